@@ -1,0 +1,62 @@
+"""The decision log: what was done to a host, or refused, and on what evidence. Cold path only."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+
+from . import state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+JOURNAL = "/run/systemd/journal/socket"
+
+
+def record(
+    places: state.Places,
+    check: str,
+    action: str,
+    target: str,
+    reason: str,
+    outcome: str,
+    evidence: Mapping[str, state.Json] | None = None,
+    journal: str = JOURNAL,
+) -> None:
+    """Append one JSON line to /mf/var/log/decisions.jsonl and send one line to the journal. Never raises.
+
+    ``action`` is a verb such as kill, restart, throttle, release, refuse; ``outcome`` says done, failed, refused,
+    dry-run. A log that can't be written must not stop a machine from healing, so failures go to stderr only.
+    Texts from outside must have gone through ``text.clean``.
+    """
+    entry: dict[str, state.Json] = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "host": socket.gethostname(),
+        "check": check,
+        "action": action,
+        "target": target,
+        "reason": reason,
+        "outcome": outcome,
+        "evidence": dict(evidence) if evidence else {},
+    }
+    line = (state.encode(entry) + "\n").encode()
+    try:
+        # one write to an O_APPEND file: lines of concurrent writers don't mix
+        descriptor = os.open(places.decisions, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        try:
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        print(f"mf: {places.decisions}: {error.strerror}", file=sys.stderr)
+    message = f"{check}: {action} {target}: {outcome} ({reason})".replace("\n", " ")
+    fields = f"MESSAGE={message}\nPRIORITY=5\nSYSLOG_IDENTIFIER=mf\nMF_CHECK={check}\nMF_ACTION={action}\n"
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            channel.settimeout(1)
+            channel.sendto(fields.encode(), journal)
+    except OSError:
+        pass
