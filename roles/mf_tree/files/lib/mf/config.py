@@ -21,7 +21,7 @@ class SettingsError(Exception):
 _ADVICE = "deploy again with playbooks/site.yml"
 
 # section -> key -> (kind, lowest, highest); a kind is a tuple of types
-_NUMBER = (int, float)
+_NUMBER: tuple[type, ...] = (int, float)
 _RULES: dict[str, dict[str, tuple[tuple[type, ...], float, float]]] = {
     "throttle": {"lease_ttl": (_NUMBER, 60, 3600)},
     "fleet": {"min_accepting": ((int,), 0, 100000)},
@@ -82,7 +82,7 @@ def _verify_keys(
     section: Mapping[str, Any], rules: Mapping[str, tuple[tuple[type, ...], float, float]], path: str, source: str
 ) -> None:
     for key, (kinds, lowest, highest) in rules.items():
-        value = section.get(key)
+        value: Any = section.get(key)
         if value is None:
             raise SettingsError(f"{source}: {path}.{key} is missing; {_ADVICE}")
         if isinstance(value, bool) or not isinstance(value, kinds) or not lowest <= value <= highest:
