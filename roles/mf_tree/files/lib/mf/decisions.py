@@ -24,7 +24,7 @@ def record(
     reason: str,
     outcome: str,
     evidence: Mapping[str, state.Json] | None = None,
-    journal: str = JOURNAL,
+    journal_socket: str = JOURNAL,
 ) -> None:
     """Append one JSON line to /mf/var/log/decisions.jsonl and send one line to the journal. Never raises.
 
@@ -52,11 +52,21 @@ def record(
             os.close(descriptor)
     except OSError as error:
         print(f"mf: {places.decisions}: {error.strerror}", file=sys.stderr)
-    message = f"{check}: {action} {target}: {outcome} ({reason})".replace("\n", " ")
-    fields = f"MESSAGE={message}\nPRIORITY=5\nSYSLOG_IDENTIFIER=mf\nMF_CHECK={check}\nMF_ACTION={action}\n"
+    journal(f"{check}: {action} {target}: {outcome} ({reason})", {"MF_CHECK": check, "MF_ACTION": action}, journal_socket)
+
+
+def journal(message: str, fields: Mapping[str, str], path: str = JOURNAL) -> None:
+    """Send one entry to systemd's journal (its native protocol, systemd.io/JOURNAL_NATIVE_PROTOCOL). Never raises."""
+    entry = b""
+    for name, value in {"PRIORITY": "5", "SYSLOG_IDENTIFIER": "mf", **fields, "MESSAGE": message}.items():
+        data = value.encode(errors="backslashreplace")
+        if b"\n" in data:
+            entry += name.encode() + b"\n" + len(data).to_bytes(8, "little") + data + b"\n"
+        else:
+            entry += name.encode() + b"=" + data + b"\n"
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
             channel.settimeout(1)
-            channel.sendto(fields.encode(), journal)
+            channel.sendto(entry, path)
     except OSError:
         pass

@@ -1,0 +1,260 @@
+"""One run of a check: lock, deadline, generation, settings, result, Nagios line, exit code. Hot path.
+
+A check is a module in ``mf.checks`` with three things::
+
+    RULES = {"high": (0.1, 10000), "address": str}      # its own settings: lowest and highest number, or str
+    def look(places, values):                           # hot; reads, acts on nothing
+        ...
+        return Result("load", OK, "0.12 ...", {...})    # healthy: that was all
+        return lambda dry_run: examine(...)             # anything odd: the cold path, may import what it likes
+    CHECK = run.Check("load", look, RULES)
+    def main(argv, **release): run.main(CHECK, argv, **release)
+
+and a launcher that calls ``load.main(sys.argv[1:], generation="...", period=120, deadline=20, high=5.0, ...)``.
+``look`` finds its settings in ``values`` (complete, of the right kind, in range; ``period`` and ``deadline`` too).
+The cold function gets ``dry_run`` and returns a Result; with ``dry_run`` it says in ``actions`` what it would do,
+does nothing, stores nothing. It may run until the deadline, then ``DeadlinePassed`` is raised in it.
+Under run-checks the hot parts of all checks share one process and each cold part gets a process of its own.
+"""
+
+from __future__ import annotations
+
+import posix
+import time
+
+from . import state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, NoReturn, TypeAlias
+
+    Values: TypeAlias = Mapping[str, Any]
+    Rest: TypeAlias = Callable[[bool], state.Result]
+    Look: TypeAlias = Callable[[state.Places, Values], "state.Result | Rest"]
+    Rules: TypeAlias = Mapping[str, "tuple[float, float] | type[str]"]
+else:
+    import _signal
+
+SLACK = 15.0  # seconds a result may be later than period + deadline: cron's own delay, splay, a slow start
+_EVERY: Rules = {"period": (60, 86400), "deadline": (1, 3600)}
+
+
+class DeadlinePassed(BaseException):
+    """The run's time is up. Not an Exception, so that no ``except Exception`` on the way swallows it."""
+
+
+class Check:
+    """A check's name, its look and the rules for its settings."""
+
+    __slots__ = ("look", "name", "rules")
+
+    def __init__(self, name: str, look: Look, rules: Rules) -> None:
+        self.name = name
+        self.look = look
+        self.rules = rules
+
+
+class Run:
+    """One run of one check. Use in this order: ``start``, ``look``, then ``rest`` if need be, then ``publish``."""
+
+    __slots__ = ("_give_up", "_lock", "_started", "_store", "as_json", "check", "dry_run", "generation", "places", "values")
+
+    def __init__(
+        self,
+        check: Check,
+        values: Values,
+        generation: str,
+        places: state.Places,
+        dry_run: bool = False,
+        as_json: bool = False,
+    ) -> None:
+        self.check = check
+        self.values = values
+        self.generation = generation
+        self.places = places
+        self.dry_run = dry_run
+        self.as_json = as_json
+        self._store = not dry_run
+        self._started = time.time()
+        self._give_up = 0.0
+        self._lock = state.Lock(places, check.name)
+
+    def start(self) -> bool:
+        """Take the check's lock. False when another run of it is under way. Raises OSError when /run is unusable."""
+        return self._lock.__enter__()
+
+    def release(self) -> None:
+        """Give the lock back, here; a forked child that shares it still holds it."""
+        self._lock.__exit__()
+
+    def look(self) -> state.Result | Rest:
+        """The hot part. Whatever goes wrong becomes a result."""
+        trouble = self._trouble()
+        if trouble is not None:
+            return trouble
+        self._give_up = time.monotonic() + self.values["deadline"]
+        return self._guarded(lambda: self.check.look(self.places, self.values))
+
+    def rest(self, function: Rest) -> state.Result:
+        """The cold part, within what is left of the deadline."""
+        outcome = self._guarded(lambda: function(self.dry_run))
+        return outcome if isinstance(outcome, state.Result) else self.unknown("a bug: the cold part gave no result")
+
+    def publish(self, result: state.Result) -> int:
+        """Store the result, print it, return the exit code. A result that can't be stored is still printed."""
+        record: Mapping[str, state.Json] | None = None
+        if self._store:
+            try:
+                record = state.write_result(
+                    self.places,
+                    result,
+                    generation=self.generation,
+                    started=self._started,
+                    period=_number(self.values.get("period"), 60),
+                    slack=_number(self.values.get("deadline"), 60) + SLACK,
+                )
+            except OSError as error:
+                complain(f"{self.check.name}: the result can't be stored in {self.places.results}: {error.strerror}")
+        if self.as_json:
+            record = record or {
+                "check": result.check,
+                "status": result.status,
+                "summary": result.summary,
+                "metrics": result.metrics,
+                "actions": result.actions,
+            }
+            say(1, state.encode(record))
+        else:
+            say(1, result.line())
+        return state.EXIT_CODES[result.status]
+
+    def unknown(self, summary: str) -> state.Result:
+        """A result that says why nothing is known."""
+        return state.Result(self.check.name, state.UNKNOWN, summary)
+
+    def time_left(self) -> float:
+        """Seconds until the deadline."""
+        return self._give_up - time.monotonic()
+
+    def _guarded(self, function: Callable[[], state.Result | Rest]) -> state.Result | Rest:
+        try:
+            _signal.signal(_signal.SIGALRM, _alarm)
+            # again each second, in case the first one falls into a place that can't pass it on
+            _signal.setitimer(_signal.ITIMER_REAL, max(0.001, self.time_left()), 1.0)
+            try:
+                return function()
+            finally:
+                _signal.setitimer(_signal.ITIMER_REAL, 0)
+        except DeadlinePassed:
+            return self.unknown(f"did not finish within {self.values['deadline']:g} s")
+        except Exception as error:  # noqa: BLE001  (the last line of defence: it becomes a result)
+            return self.unknown(_explain(self.check.name, error))
+
+    def _trouble(self) -> state.Result | None:
+        """What forbids this run: settings of another release, torn or out of range. None when all is well."""
+        problem = wrong_setting(self.values, _EVERY) or wrong_setting(self.values, self.check.rules)
+        if problem is not None:
+            problem = f"setting {problem}; deploy again with playbooks/site.yml"
+            complain(f"{self.check.name}: {problem}")
+            return self.unknown(problem)
+        try:
+            data = state.read_bytes(self.places.settings)
+        except OSError:
+            data = None
+        if data is not None and data.rstrip()[-1:] == b"}" and f'"generation": "{self.generation}"'.encode() in data:
+            return None
+        from . import config
+
+        try:
+            there = config.load(self.places)["generation"]
+        except config.SettingsError as error:
+            complain(f"{self.check.name}: {error}")
+            return self.unknown(str(error))
+        problem = f"this launcher is of release {self.generation}, {self.places.settings} of {there}"
+        if overtaken(self.places, self.generation):
+            # a deploy finished while this run began: the next run, of the new release, will say how things are
+            self._store = False
+            return self.unknown(f"{problem}: a deploy overtook this run")
+        return self.unknown(f"{problem}; deploy again with playbooks/site.yml")
+
+
+def main(check: Check, argv: Sequence[str], *, generation: str, **values: Any) -> NoReturn:
+    """Run one check and end the process with its exit code: 0 1 2 3; 0 and no word when a run is under way."""
+    dry_run = as_json = False
+    if argv:
+        from .cli import checks
+
+        dry_run, as_json = checks.one(check.name, argv)
+    posix._exit(execute(Run(check, values, generation, state.Places(), dry_run, as_json)))
+
+
+def execute(run: Run) -> int:
+    """A whole run in this process; returns the exit code."""
+    try:
+        if not run.start():
+            return 0
+    except OSError as error:
+        return run.publish(run.unknown(f"no lock in {run.places.locks}: {error.strerror}"))
+    outcome = run.look()
+    if not isinstance(outcome, state.Result):
+        outcome = run.rest(outcome)
+    code = run.publish(outcome)
+    run.release()
+    return code
+
+
+def wrong_setting(values: Values, rules: Rules) -> str | None:
+    """The first setting that is missing, of the wrong kind or out of range, in words; None when there is none."""
+    for name, rule in rules.items():
+        value = values.get(name)
+        if isinstance(rule, tuple):
+            lowest, highest = rule
+            if type(value) not in (int, float) or not lowest <= value <= highest:  # type: ignore[operator]
+                return f"{name} must be a number from {lowest:g} to {highest:g}, not {value!r:.40}"
+        elif not isinstance(value, str):
+            return f"{name} must be a text, not {value!r:.40}"
+    return None
+
+
+def overtaken(places: state.Places, generation: str) -> bool:
+    """Whether /mf/current already names another release than the one this run belongs to."""
+    try:
+        return posix.readlink(places.current).rpartition("/")[2] != generation
+    except OSError:
+        return False
+
+
+def say(descriptor: int, line: str) -> None:
+    """Write a line to stdout (1) or stderr (2); nobody listening is no error."""
+    try:
+        posix.write(descriptor, (line + "\n").encode(errors="backslashreplace"))
+    except OSError:
+        pass
+
+
+def complain(line: str) -> None:
+    """One line on stderr."""
+    say(2, f"mf: {line}")
+
+
+def _number(value: object, otherwise: float) -> float:
+    return value if isinstance(value, (int, float)) and 0 < value <= 86400 else otherwise
+
+
+def _alarm(*_: object) -> None:
+    raise DeadlinePassed
+
+
+def _explain(name: str, error: Exception) -> str:
+    """An unexpected exception in one line; its traceback goes to the journal only."""
+    import traceback
+
+    from . import decisions, text
+
+    summary = text.clean(f"{type(error).__name__}: {error}", 200)
+    decisions.journal(
+        f"{name}: {summary}", {"PRIORITY": "3", "MF_CHECK": name, "MF_TRACEBACK": "".join(traceback.format_exception(error))}
+    )
+    return f"internal error: {summary}"
