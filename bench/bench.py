@@ -1,0 +1,216 @@
+"""What the fleet's own care costs: checks, health queries and a deploy that changes nothing, each beside a peer or floor.
+
+Needs the lab of ``make demo``. Every figure is a median of runs taken in turn with the commands it is compared to, so
+compare within a table, not across machines. Exit codes: 0 done, 1 a command under test failed, 3 there is no lab.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import measure
+
+REPO = Path(__file__).resolve().parent.parent
+PYTHON = "/usr/bin/python3"
+PLUGINS = "/usr/lib/nagios/plugins"
+MX1 = 11  # last octet and port offset of mx1 in the lab
+MX_COUNT = 3
+
+FLOOR = "python3 -I -S -c pass"
+CHECKS = {
+    FLOOR: [PYTHON, "-I", "-S", "-c", "pass"],
+    "check-load": ["/mf/bin/check-load"],
+    "check-processes": ["/mf/bin/check-processes"],
+    "check-smtp": ["/mf/bin/check-smtp"],
+    "check-queue": ["/mf/bin/check-queue"],
+    "run-checks --all": ["/mf/bin/run-checks", "--all"],
+    "health --json": ["/mf/bin/health", "--json"],
+}
+PEERS = {
+    "check_load": [f"{PLUGINS}/check_load", "-w", "50,50,50", "-c", "90,90,90"],
+    "check_procs": [f"{PLUGINS}/check_procs", "-w", "1:500", "-c", "1:900", "-C", "qpsmtpd-forkser"],
+    "check_smtp": [f"{PLUGINS}/check_smtp", "-H", "127.0.0.1", "-p", "25", "-t", "10"],
+}
+
+
+class BenchError(Exception):
+    """Something a figure can't be taken without; one line, with the exit code that goes with it."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def ssh(lab: int, octet: int, command: str) -> list[str]:
+    """The argv of one ssh command to a host of the lab, over a connection of its own."""
+    folder = REPO / ".lab" / str(lab)
+    if not (folder / "known_hosts").exists():
+        raise BenchError("no lab is running; run: make demo", 3)
+    return [
+        shutil.which("ssh") or "ssh",
+        *("-F", "none", "-i", str(folder / "id_ed25519"), "-p", str(2200 + 100 * lab + octet)),
+        *("-o", f"UserKnownHostsFile={folder / 'known_hosts'}", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR"),
+        *("root@127.0.0.1", command),
+    ]
+
+
+def bench_checks(lab: int, runs: int) -> None:
+    """Each check and all of a minute's, timed on mx1 beside bare Python and three plugins written in C."""
+    tools = "dpkg -s monitoring-plugins-basic time >/dev/null 2>&1 || apt-get install -qq -y --no-install-recommends"
+    subprocess.run(ssh(lab, MX1, f"{tools} monitoring-plugins-basic time"), capture_output=True, check=False)
+    program = (REPO / "bench" / "measure.py").read_text(encoding="utf-8")
+    answer = subprocess.run(
+        ssh(lab, MX1, f"{PYTHON} -I -c {shlex.quote(program)}"),
+        input=json.dumps({"runs": runs, "commands": CHECKS | PEERS}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if answer.returncode:
+        raise BenchError(f"measuring on mx1 failed: {answer.stderr.strip()[-300:]}")
+    figures = json.loads(answer.stdout)
+    peers = sum(figures[name]["cpu_ms"] for name in PEERS)
+    rows = [
+        [
+            name,
+            f"{row['cpu_ms']:.1f}",
+            f"{row['cpu_ms'] / figures[FLOOR]['cpu_ms']:.2f}",
+            f"{row['cpu_ms'] / peers:.2f}",
+            f"{row['wall_ms']:.1f}",
+            f"{row['rss_mib']:.1f}",
+            ",".join(map(str, row["exits"])),
+        ]
+        for name, row in figures.items()
+    ]
+    rows.append(["the three C plugins", f"{peers:.1f}", f"{peers / figures[FLOOR]['cpu_ms']:.2f}", "1.00", "", "", ""])
+    table(
+        f"Checks on mx1, healthy ({runs} runs each, in turn)",
+        ["command", "CPU ms", "x bare", "x C plugins", "wall ms", "MiB", "exit"],
+        rows,
+    )
+
+
+def bench_fleet(lab: int, runs: int) -> None:
+    """mf_health over all MXs beside ansible's ping and bare ssh, seen from the controller."""
+    ansible = shutil.which("ansible") or "ansible"
+    hosts = " & ".join(shlex.join(ssh(lab, MX1 + number, "true")) for number in range(MX_COUNT))
+    commands = {
+        "ansible mx -m mf_health": [ansible, "mx", "-m", "mf_health"],
+        "ansible mx -m ping": [ansible, "mx", "-m", "ping"],
+        "ssh HOST true, three at once": ["/bin/sh", "-c", f"{hosts} & wait"],
+    }
+    figures = measure.compare(commands, runs)
+    ping = figures["ansible mx -m ping"]
+    rows = [
+        [
+            name,
+            f"{row['wall_ms']:.0f}",
+            f"{ratio(row, ping, 'wall_ms'):.2f}",
+            f"{row['cpu_ms']:.0f}",
+            f"{ratio(row, ping, 'cpu_ms'):.2f}",
+            str(row["exits"]),
+        ]
+        for name, row in figures.items()
+    ]
+    table(
+        f"Fleet queries over {MX_COUNT} MXs ({runs} runs each, in turn)",
+        ["command", "wall ms", "x ping", "controller CPU ms", "x ping", "exit"],
+        rows,
+    )
+
+
+def bench_deploy(runs: int) -> None:
+    """A site.yml that changes nothing: wall time, tasks and remote executions for each host."""
+    playbook = [shutil.which("ansible-playbook") or "ansible-playbook", "playbooks/site.yml"]
+    traced = subprocess.run([*playbook, "-vvv"], cwd=REPO, capture_output=True, text=True, check=False)
+    hosts = recap(traced.stdout)
+    if traced.returncode or not hosts:
+        raise BenchError(f"site.yml failed: {traced.stdout.strip()[-300:]}")
+    if any(row["changed"] for row in hosts.values()):
+        raise BenchError("site.yml changed something; run it again until it doesn't, then measure")
+    remote = executions(traced.stdout)
+    figures = measure.compare({"site.yml": playbook}, runs, warm_up=1)["site.yml"]
+    rows = [[host, str(row["ok"]), str(remote.get(host, 0))] for host, row in hosts.items()]
+    table(f"site.yml with nothing to change ({runs} runs)", ["host", "tasks", "remote executions"], rows)
+    wall, cpu = (figures[key] for key in ("wall_ms", "cpu_ms"))
+    assert isinstance(wall, float) and isinstance(cpu, float)
+    print(f"whole run: {wall / 1000:.1f} s of wall time, {cpu / 1000:.1f} s of controller CPU,")
+    print(f"that is {wall / 1000 / len(hosts):.2f} s of wall time for each of {len(hosts)} hosts\n")
+
+
+def recap(output: str) -> dict[str, dict[str, int]]:
+    """The counts of Ansible's PLAY RECAP, by host; localhost is left out."""
+    found = re.findall(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)", output.rpartition("PLAY RECAP")[2], re.MULTILINE)
+    return {host: {"ok": int(ok), "changed": int(changed)} for host, ok, changed in found if host != "localhost"}
+
+
+def executions(output: str) -> dict[str, int]:
+    """Remote executions by host in the output of ``ansible-playbook -vvv``: one a command sent over ssh."""
+    counts: dict[str, int] = {}
+    for line in output.splitlines():
+        # the address is the same for all hosts of the lab; the port in the command tells them apart
+        if "SSH: EXEC" in line and (port := re.search(r"-o Port=(\d+)|-p (\d+)", line)):
+            host = NAMES.get(int(port[1] or port[2]) % 100, "?")
+            counts[host] = counts.get(host, 0) + 1
+    return counts
+
+
+NAMES = {11: "mx1", 12: "mx2", 13: "mx3", 21: "control", 22: "offsite", 23: "monitor"}
+
+
+def ratio(row: measure.Figures, peer: measure.Figures, key: str) -> float:
+    """One figure as a multiple of the peer's."""
+    mine, other = row[key], peer[key]
+    assert isinstance(mine, float) and isinstance(other, float)
+    return mine / other
+
+
+def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows as aligned columns; the first is text, the others are numbers."""
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    print(f"\n{title}")
+    for row in [head, ["-" * width for width in widths], *rows]:
+        cells = [
+            cell.ljust(width) if not column else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+    print()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse the command line, run what was asked for."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("what", nargs="*", choices=["checks", "fleet", "deploy", []], help="default: all of them")
+    parser.add_argument(
+        "--runs", type=int, default=0, help="counted runs of each command (default 30, fleet 7, deploy 3)"
+    )
+    options = parser.parse_args(argv)
+    lab = int(os.environ.get("MF_LAB", "0"))
+    what = options.what or ["checks", "fleet", "deploy"]
+    try:
+        if "checks" in what:
+            bench_checks(lab, options.runs or 30)
+        if "fleet" in what:
+            bench_fleet(lab, options.runs or 7)
+        if "deploy" in what:
+            bench_deploy(options.runs or 3)
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,64 @@
+"""Time whole commands side by side: A B C, A B C, … so that a machine's drift meets all of them alike.
+
+Needs the standard library only, for it also runs on the hosts of the lab. As a program it reads a JSON object on stdin:
+``{"runs": 30, "commands": {"name": ["argv", …], …}}`` and writes ``{"name": {"cpu_ms": …, "wall_ms": …, "rss_mib": …,
+"exits": [0]}, …}``: medians over the counted runs. CPU is user + system of the process and of the children it waited
+for (getrusage(2) through wait4(2)). Memory is the largest resident set of one process, taken in one further run under
+GNU time, because a child of this program would inherit this program's own peak; 0 where GNU time is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+Figures = dict[str, float | list[int]]
+
+
+def run(argv: Sequence[str]) -> tuple[float, float, int]:
+    """CPU in ms, wall in ms and the exit code of one run; its output is thrown away."""
+    null = os.open(os.devnull, os.O_RDWR)
+    started = time.perf_counter()
+    pid = os.posix_spawnp(argv[0], argv, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)])
+    _, status, usage = os.wait4(pid, 0)
+    wall = time.perf_counter() - started
+    os.close(null)
+    return (usage.ru_utime + usage.ru_stime) * 1000, wall * 1000, os.waitstatus_to_exitcode(status)
+
+
+def peak_memory(argv: Sequence[str]) -> float:
+    """The largest resident set of the command or a child of it, in MiB."""
+    timer = "/usr/bin/time"
+    if not os.access(timer, os.X_OK):
+        return 0.0
+    words = subprocess.run([timer, "-f", "%M", *argv], capture_output=True, text=True, check=False).stderr.split()
+    return int(words[-1]) / 1024
+
+
+def compare(commands: Mapping[str, Sequence[str]], runs: int, warm_up: int = 2) -> dict[str, Figures]:
+    """Medians for each command, run in turn; the warm-up rounds are not counted."""
+    seen: dict[str, list[tuple[float, float, int]]] = {name: [] for name in commands}
+    for turn in range(warm_up + runs):
+        for name, argv in commands.items():
+            figures = run(argv)
+            if turn >= warm_up:
+                seen[name].append(figures)
+    return {
+        name: {
+            "cpu_ms": statistics.median(row[0] for row in rows),
+            "wall_ms": statistics.median(row[1] for row in rows),
+            "rss_mib": peak_memory(commands[name]),
+            "exits": sorted({row[2] for row in rows}),
+        }
+        for name, rows in seen.items()
+    }
+
+
+if __name__ == "__main__":
+    order = json.load(sys.stdin)
+    json.dump(compare(order["commands"], order["runs"]), sys.stdout)
