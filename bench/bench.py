@@ -1,4 +1,4 @@
-"""What the fleet's own care costs: checks, health queries and a deploy that changes nothing, each beside a peer or floor.
+"""What the fleet's own care costs: checks, health queries, a deploy that changes nothing; each beside a peer or floor.
 
 Needs the lab of ``make demo``. Every figure is a median of runs taken in turn with the commands it is compared to, so
 compare within a table, not across machines. Exit codes: 0 done, 1 a command under test failed, 3 there is no lab.
@@ -14,10 +14,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import measure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 REPO = Path(__file__).resolve().parent.parent
 PYTHON = "/usr/bin/python3"
@@ -114,9 +117,9 @@ def bench_fleet(lab: int, runs: int) -> None:
         [
             name,
             f"{row['wall_ms']:.0f}",
-            f"{ratio(row, ping, 'wall_ms'):.2f}",
+            f"{row['wall_ms'] / ping['wall_ms']:.2f}",
             f"{row['cpu_ms']:.0f}",
-            f"{ratio(row, ping, 'cpu_ms'):.2f}",
+            f"{row['cpu_ms'] / ping['cpu_ms']:.2f}",
             str(row["exits"]),
         ]
         for name, row in figures.items()
@@ -141,10 +144,10 @@ def bench_deploy(runs: int) -> None:
     figures = measure.compare({"site.yml": playbook}, runs, warm_up=1)["site.yml"]
     rows = [[host, str(row["ok"]), str(remote.get(host, 0))] for host, row in hosts.items()]
     table(f"site.yml with nothing to change ({runs} runs)", ["host", "tasks", "remote executions"], rows)
-    wall, cpu = (figures[key] for key in ("wall_ms", "cpu_ms"))
-    assert isinstance(wall, float) and isinstance(cpu, float)
-    print(f"whole run: {wall / 1000:.1f} s of wall time, {cpu / 1000:.1f} s of controller CPU,")
-    print(f"that is {wall / 1000 / len(hosts):.2f} s of wall time for each of {len(hosts)} hosts\n")
+    print(
+        f"whole run: {figures['wall_ms'] / 1000:.1f} s of wall time, {figures['cpu_ms'] / 1000:.1f} s of controller CPU,"
+    )
+    print(f"that is {figures['wall_ms'] / 1000 / len(hosts):.2f} s of wall time for each of {len(hosts)} hosts\n")
 
 
 def recap(output: str) -> dict[str, dict[str, int]]:
@@ -165,13 +168,6 @@ def executions(output: str) -> dict[str, int]:
 
 
 NAMES = {11: "mx1", 12: "mx2", 13: "mx3", 21: "control", 22: "offsite", 23: "monitor"}
-
-
-def ratio(row: measure.Figures, peer: measure.Figures, key: str) -> float:
-    """One figure as a multiple of the peer's."""
-    mine, other = row[key], peer[key]
-    assert isinstance(mine, float) and isinstance(other, float)
-    return mine / other
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

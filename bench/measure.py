@@ -15,16 +15,28 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypedDict
 
-Figures = dict[str, float | list[int]]
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+class Figures(TypedDict):
+    """Medians of one command: CPU and wall time in ms, peak memory in MiB, and the exit codes that were seen."""
+
+    cpu_ms: float
+    wall_ms: float
+    rss_mib: float
+    exits: list[int]
 
 
 def run(argv: Sequence[str]) -> tuple[float, float, int]:
     """CPU in ms, wall in ms and the exit code of one run; its output is thrown away."""
     null = os.open(os.devnull, os.O_RDWR)
     started = time.perf_counter()
-    pid = os.posix_spawnp(argv[0], argv, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)])
+    pid = os.posix_spawnp(
+        argv[0], list(argv), os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)]
+    )
     _, status, usage = os.wait4(pid, 0)
     wall = time.perf_counter() - started
     os.close(null)
