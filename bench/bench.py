@@ -144,10 +144,9 @@ def bench_deploy(runs: int) -> None:
     figures = measure.compare({"site.yml": playbook}, runs, warm_up=1)["site.yml"]
     rows = [[host, str(row["ok"]), str(remote.get(host, 0))] for host, row in hosts.items()]
     table(f"site.yml with nothing to change ({runs} runs)", ["host", "tasks", "remote executions"], rows)
-    print(
-        f"whole run: {figures['wall_ms'] / 1000:.1f} s of wall time, {figures['cpu_ms'] / 1000:.1f} s of controller CPU,"
-    )
-    print(f"that is {figures['wall_ms'] / 1000 / len(hosts):.2f} s of wall time for each of {len(hosts)} hosts\n")
+    wall, cpu = figures["wall_ms"] / 1000, figures["cpu_ms"] / 1000
+    print(f"whole run: {wall:.1f} s of wall time, {cpu:.1f} s of controller CPU,")
+    print(f"that is {wall / len(hosts):.2f} s of wall time for each of {len(hosts)} hosts\n")
 
 
 def recap(output: str) -> dict[str, dict[str, int]]:
