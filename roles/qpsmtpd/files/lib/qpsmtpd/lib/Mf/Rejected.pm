@@ -1,0 +1,146 @@
+package Mf::Rejected;
+
+=head1 NAME
+
+Mf::Rejected - keep a rejected message where the quarantine will find it
+
+=head1 FORMAT
+
+One file per message and recipient domain:
+
+    ROOT/YYYY-MM-DD/<domain>/new/<id>
+
+Its first line is a JSON object in ASCII, ended by one "\n"; everything after
+that line is the message as the next server would have got it, lines ended by
+"\n". So a reader takes one line, then streams the rest. Bytes above 127 in
+the envelope appear as the code points U+0080 to U+00FF.
+
+    id          name of the file, unique in the fleet for ever
+    message     the same for the copies of one message in several domains
+    host        the MX that rejected it
+    received    time, ISO 8601 in UTC
+    sender      envelope sender without angle brackets, "" for a bounce
+    recipients  list, those in this domain only
+    client_ip, helo
+    plugin      which plugin refused
+    reason      what it answered
+    size        bytes of the whole message
+    truncated   whether fewer bytes than that follow (see max_bytes)
+    sha256      hex, of the bytes that follow
+
+A file is written under tmp/ (the same name), synced, then renamed to new/: what
+is in new/ is whole. A domain that isn't one is kept under "_invalid".
+
+=head1 FUNCTIONS
+
+=over
+
+=item safe_domain($text)
+
+Lower case, or "_invalid". Never contains "/", "..", or anything but [a-z0-9.-].
+
+=item new_id($host, $seconds, $microseconds)
+
+Time, host, process, counter and 64 random bits.
+
+=item write_copy(root =>, date =>, domain =>, envelope =>, raw =>)
+
+C<envelope> is a hash reference (with C<id>), C<raw> a reference to the bytes.
+Returns the path. Dies with a reason; then nothing is left in new/.
+
+=back
+
+=cut
+
+use strict;
+use warnings;
+
+use Digest::SHA ();
+use Fcntl qw(O_CREAT O_EXCL O_NOFOLLOW O_WRONLY);
+use IO::Handle ();
+use JSON::PP ();
+use Mf::Address ();
+use POSIX ();
+
+my $counter = 0;
+my $json = JSON::PP->new->ascii->canonical;
+
+sub safe_domain {
+    my ($text) = @_;
+    return '_invalid' unless Mf::Address::is_domain($text);
+    my ($safe) = lc($text) =~ /\A([a-z0-9.-]+)\z/;
+    return $safe;
+}
+
+sub _random_hex {
+    my $bytes = '';
+    if (open my $urandom, '<:raw', '/dev/urandom') {
+        sysread $urandom, $bytes, 8;
+    }
+    $bytes .= chr int rand 256 while length $bytes < 8;
+    return unpack 'H16', $bytes;
+}
+
+sub new_id {
+    my ($host, $seconds, $microseconds) = @_;
+    (my $name = lc $host) =~ s/[^a-z0-9.-]/-/g;
+    $name =~ s/^[.-]+//;
+    ($name) = substr("${name}x", 0, 64) =~ /\A([a-z0-9.-]+)x?\z/;
+    my $id = sprintf '%s.%06dZ-%s-%d-%d-%s',
+      POSIX::strftime('%Y%m%dT%H%M%S', gmtime $seconds), $microseconds, $name, $$, $counter++, _random_hex();
+    my ($safe) = $id =~ /\A([A-Za-z0-9.-]+)\z/;
+    return $safe;
+}
+
+sub _sync_directory {
+    my ($path) = @_;
+    open my $directory, '<', $path or die "open $path: $!\n";
+    $directory->sync or die "fsync $path: $!\n";
+}
+
+# Makes what is missing of $base/$parts[0]/$parts[1]/..., each entry synced.
+sub _make_directories {
+    my ($base, @parts) = @_;
+    for my $part (@parts) {
+        my $path = "$base/$part";
+        if (mkdir $path, 0750) {
+            _sync_directory($base);
+        }
+        elsif (!$!{EEXIST}) {
+            die "mkdir $path: $!\n";
+        }
+        $base = $path;
+    }
+    return $base;
+}
+
+sub write_copy {
+    my (%a) = @_;
+    my ($id)   = $a{envelope}{id} =~ /\A([A-Za-z0-9.-]+)\z/     or die "bad id\n";
+    my ($date) = $a{date}         =~ /\A(\d{4}-\d\d-\d\d)\z/    or die "bad date\n";
+    my ($root) = $a{root}         =~ m{\A(/[A-Za-z0-9._/-]+)\z} or die "bad directory\n";
+    my $box  = _make_directories($root, $date, safe_domain($a{domain}));
+    my $tmp  = _make_directories($box,  'tmp') . "/$id";
+    my $new  = _make_directories($box,  'new') . "/$id";
+    my $line = $json->encode({%{$a{envelope}}, sha256 => Digest::SHA::sha256_hex(${$a{raw}})});
+
+    sysopen my $out, $tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0640 or die "open $tmp: $!\n";
+    my $done = eval {
+        binmode $out;
+        print {$out} $line, "\n", ${$a{raw}} or die "write: $!\n";
+        $out->flush      or die "write: $!\n";
+        $out->sync       or die "fsync: $!\n";
+        close $out       or die "close: $!\n";
+        rename $tmp, $new or die "rename: $!\n";
+        1;
+    };
+    if (!$done) {
+        my $reason = $@;
+        unlink $tmp;
+        die "$tmp: $reason";
+    }
+    _sync_directory("$box/new");
+    return $new;
+}
+
+1;
