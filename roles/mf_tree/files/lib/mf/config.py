@@ -1,7 +1,7 @@
 """The host's settings, /mf/etc/mf.json: read whole, checked whole, or refused in one line.
 
 Cold path only. The healthy path of a check takes its few values from its launcher and merely compares the
-generation stamp (see ``same_generation``).
+generation stamp (see ``run``).
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def load(places: state.Places) -> dict[str, Any]:
     try:
         data = state.read_bytes(places.settings)
     except OSError as error:
-        raise SettingsError(f"{places.settings} can't be read: {error.strerror}; {_ADVICE}") from None
+        advice = "run this as root" if isinstance(error, PermissionError) else _ADVICE
+        raise SettingsError(f"{places.settings} can't be read: {error.strerror}; {advice}") from None
     if data is None:
         raise SettingsError(f"{places.settings} is missing; {_ADVICE}")
     settings = state.decode(data)
@@ -67,8 +68,40 @@ def verify(settings: Mapping[str, Any], source: str = "settings") -> None:
         if name in holder:
             _verify_keys(_section(holder, name, source, folder and folder + "."), rules, path, source)
     load_check = checks.get("load")
-    if load_check and load_check["low"] > load_check["high"]:
+    if load_check:
+        _verify_load(load_check, source)
+    _verify_ports(settings.get("throttle", {}), source)
+    _verify_peers(settings.get("fleet", {}), source)
+
+
+def _verify_load(check: Mapping[str, Any], source: str) -> None:
+    if check["low"] > check["high"]:
         raise SettingsError(f"{source}: checks.load.low is above checks.load.high; {_ADVICE}")
+    if check.get("mark") is not None:
+        _verify_keys(check, {"mark": (_NUMBER, 0.1, check["high"])}, "checks.load", source)
+    if not isinstance(check.get("per_core", False), bool):
+        raise SettingsError(f"{source}: checks.load.per_core must be true or false; {_ADVICE}")
+
+
+def _verify_ports(throttle: Mapping[str, Any], source: str) -> None:
+    ports = throttle.get("ports", [])
+    if not isinstance(ports, list) or not all(_is_port(port) for port in ports):
+        raise SettingsError(f"{source}: throttle.ports must be a list of numbers from 1 to 65535; {_ADVICE}")
+
+
+def _verify_peers(fleet: Mapping[str, Any], source: str) -> None:
+    peers = fleet.get("peers", [])
+    if not isinstance(peers, list) or not all(
+        isinstance(peer, dict)
+        and all(isinstance(peer.get(key), str) and peer[key] for key in ("name", "address"))
+        and _is_port(peer.get("port"))
+        for peer in peers
+    ):
+        raise SettingsError(f"{source}: fleet.peers must be a list of objects with name, address and port; {_ADVICE}")
+
+
+def _is_port(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65535
 
 
 def _section(holder: Mapping[str, Any], name: str, source: str, prefix: str = "") -> Mapping[str, Any]:
@@ -85,16 +118,8 @@ def _verify_keys(
         value: Any = section.get(key)
         if value is None:
             raise SettingsError(f"{source}: {path}.{key} is missing; {_ADVICE}")
-        if isinstance(value, bool) or not isinstance(value, kinds) or not lowest <= value <= highest:
+        # type() and not isinstance(): True is no number here
+        if type(value) not in kinds or not lowest <= value <= highest:
             raise SettingsError(
                 f"{source}: {path}.{key} must be a number from {lowest:g} to {highest:g}, not {value!r:.40}; {_ADVICE}"
             )
-
-
-def same_generation(places: state.Places, generation: str) -> bool:
-    """Whether mf.json carries this stamp, seen without parsing it (hot path)."""
-    try:
-        data = state.read_bytes(places.settings)
-    except OSError:
-        return False
-    return data is not None and f'"generation": "{generation}"'.encode() in data

@@ -1,0 +1,216 @@
+"""How this host is: its checks' results, judged for freshness, and what holds right now. Reads only; never raises.
+
+``collect`` answers with this flat object (also the output of ``health --json`` and of the module mf_health)::
+
+    {"host": "mx1", "type": "mx",
+     "status": "OK",                  OK WARNING CRITICAL UNKNOWN: the most urgent of checks and live facts
+     "line": "mx1 OK load 0.3, not throttled, oldest result 34 s, queue 0",
+     "load1": 0.3,                    null when unreadable
+     "uptime_seconds": 8123.4,
+     "throttled": false,              any valid lease
+     "refusing": false,               new SMTP connections are really refused
+     "held": false,                   a lease without an end
+     "leases": [{"owner", "reason", "refuse", "held_seconds", "left_seconds" (null: a hold)}],
+     "maintenance": null,             or {"owner", "reason", "left_seconds"}
+     "oldest_result_seconds": 34.2,   age of the oldest result of an expected check; null without any
+     "queue": 0,                      messages waiting behind qpsmtpd; null when unknown or not an MX
+     "accepting": true,               SMTP result fresh and OK, and not refusing; null on a host without SMTP
+     "problems": ["smtp CRITICAL: ..."],
+     "checks": {"smtp": {"status", "summary", "age_seconds", "since" (epoch s), "overdue_seconds", "metrics"}},
+     "generation": "0123456789ab",    of the settings; "" when unreadable
+     "version": "0.1.0"}
+
+A check counts as UNKNOWN when it never ran, is past its ``next_due`` (on CLOCK_BOOTTIME: a wall clock that was set
+changes nothing), left something unreadable, or comes from a release that is no longer the current one.
+"""
+
+from __future__ import annotations
+
+import posix
+
+from . import VERSION, config, maintenance, marker, state, text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+_LONGEST = 2 * 86400.0  # seconds; a result that claims to hold longer is not ours
+_HAND_OVER = 60.0  # seconds after a release during which a check of the former one may still end
+
+
+def collect(places: state.Places) -> dict[str, Any]:
+    """The host's health, as described above."""
+    now = state.boottime()
+    problems: list[tuple[str, str]] = []
+    settings: Mapping[str, Any] = {}
+    try:
+        settings = config.load(places)
+    except config.SettingsError as error:
+        problems.append((state.UNKNOWN, str(error)))
+    generation = str(settings.get("generation", ""))
+    checks = {name: judge_file(places, name, generation, now) for name in sorted(settings.get("checks", {}))}
+    throttle = marker.current(places, now)
+    if not throttle.throttled and "load" in checks:
+        checks["load"] = _without_lease(checks["load"])
+    for name, check in checks.items():
+        if check["status"] != state.OK:
+            problems.append((check["status"], f"{name} {check['status']}: {check['summary']}"))
+    problems.extend(judge_throttle(throttle, "load" in checks and checks["load"]["status"] != state.OK))
+    load1, uptime = _load1(places), _uptime(places)
+    if load1 is None:
+        problems.append((state.UNKNOWN, f"{places.proc}/loadavg can't be read"))
+    at_work = maintenance.active(places, now)
+
+    status = state.worst([word for word, _ in problems])
+    ages = [check["age_seconds"] for check in checks.values() if check["age_seconds"] is not None]
+    shown = throttle.as_json()
+    health: dict[str, Any] = {
+        "host": str(settings.get("host") or posix.uname().nodename),
+        "type": str(settings.get("type", "")),
+        "status": status,
+        "line": "",
+        "load1": load1,
+        "uptime_seconds": uptime,
+        "throttled": shown["throttled"],
+        "refusing": shown["refusing"],
+        "held": shown["held"],
+        "leases": shown["leases"],
+        "maintenance": None
+        if at_work is None
+        else {"owner": at_work["owner"], "reason": at_work["reason"], "left_seconds": round(at_work["until"] - now, 1)},  # type: ignore[operator]
+        "oldest_result_seconds": max(ages, default=None),
+        "queue": _queue(checks.get("queue")),
+        "accepting": checks["smtp"]["status"] == state.OK and not throttle.refusing if "smtp" in checks else None,
+        "problems": [problem for _, problem in sorted(problems, key=lambda one: -state.SEVERITY[one[0]])],
+        "checks": checks,
+        "generation": generation,
+        "version": VERSION,
+    }
+    health["line"] = line(health)
+    return health
+
+
+def judge_file(places: state.Places, name: str, generation: str, now: float) -> dict[str, Any]:
+    """One check's entry, from its result file."""
+    data, damage = marker.read_plain(f"{places.results}/{name}.json")
+    if damage:
+        return _entry(state.UNKNOWN, f"its result is {damage}")
+    if data is None:
+        return _entry(state.UNKNOWN, "never ran since the last boot; is cron running?")
+    return judge(state.decode(data), generation, now, _released(places))
+
+
+def judge(
+    record: Mapping[str, Any] | None, generation: str, now: float, released: float | None = None
+) -> dict[str, Any]:
+    """One check's entry, from its stored result (see ``state.write_result``).
+
+    ``now`` is CLOCK_BOOTTIME; ``released`` is when the current release became current, in epoch seconds.
+    """
+    kinds = (("status", str), ("summary", str), ("started", float), ("finished", float), ("next_due", float))
+    if record is None or not all(_is(record.get(key), kind) for key, kind in (*kinds, ("next_due_boottime", float))):
+        return _entry(state.UNKNOWN, "its result is not whole")
+    # how long ago it finished, without trusting the wall clock in between
+    validity = record["next_due"] - record["finished"]
+    age = now - (record["next_due_boottime"] - validity)
+    if record["status"] not in state.SEVERITY or not 0 <= validity <= _LONGEST or age < -1:
+        return _entry(state.UNKNOWN, "its result is not plausible")
+    status, summary = record["status"], text.clean(record["summary"], 300)
+    overdue = max(0.0, now - record["next_due_boottime"])
+    if overdue:
+        status, summary = state.UNKNOWN, f"last ran {text.span(age)} ago, then {record['status']}; is cron running?"
+    elif record.get("generation") != generation and (released is None or record["started"] > released + _HAND_OVER):
+        foreign = text.clean(str(record.get("generation")), 20)
+        status, summary = state.UNKNOWN, f"comes from release {foreign}, current is {generation}; deploy again"
+    since = record.get("since")
+    metrics = record.get("metrics")
+    return {
+        "status": status,
+        "summary": summary,
+        "age_seconds": round(max(0.0, age), 1),
+        "since": since if _is(since, float) else None,
+        "overdue_seconds": round(overdue, 1),
+        "metrics": metrics if isinstance(metrics, dict) else {},
+    }
+
+
+def judge_throttle(throttle: marker.Status, said: bool) -> list[tuple[str, str]]:
+    """What is wrong with the throttle right now; ``said``: check-load reports it already, if no worse."""
+    words = throttle.words()
+    if throttle.held or (throttle.should_refuse and not throttle.refusing):
+        return [(state.CRITICAL, words)]
+    return [(state.WARNING, words)] if throttle.throttled and not said else []
+
+
+def line(health: Mapping[str, Any]) -> str:
+    """One line for people; what is wrong comes last."""
+    load = "unknown" if health["load1"] is None else f"{health['load1']:g}"
+    parts = [f"load {load}"]
+    if not health["throttled"]:
+        parts.append("not throttled")
+    else:
+        owners = ", ".join(one["owner"] for one in health["leases"])
+        mode = "refusing mail" if health["refusing"] else "accepting mail"
+        parts.append(f"{'on hold' if health['held'] else 'throttled'} by {owners} and {mode}")
+    if health["maintenance"]:
+        at_work = health["maintenance"]
+        parts.append(f"maintenance by {text.clean(at_work['owner'], 32)} for {text.span(at_work['left_seconds'])} more")
+    oldest = health["oldest_result_seconds"]
+    parts.append("no results" if oldest is None else f"oldest result {text.span(oldest)}")
+    if health["queue"] is not None:
+        parts.append(f"queue {health['queue']:g}")
+    shown = f"{text.clean(health['host'], 64)} {health['status']} " + ", ".join(parts)
+    return shown + (": " + "; ".join(health["problems"]) if health["problems"] else "")
+
+
+def _entry(status: str, summary: str) -> dict[str, Any]:
+    return {
+        "status": status,
+        "summary": summary,
+        "age_seconds": None,
+        "since": None,
+        "overdue_seconds": None,
+        "metrics": {},
+    }
+
+
+def _without_lease(check: dict[str, Any]) -> dict[str, Any]:
+    """The load check's entry when no lease is left: what it said about leases has passed, and live facts are newer."""
+    if check["status"] in (state.WARNING, state.CRITICAL) and check["metrics"].get("leases"):
+        return {**check, "status": state.OK, "summary": "was throttled; the lease has been given back since"}
+    return check
+
+
+def _queue(check: Mapping[str, Any] | None) -> float | None:
+    value = check["metrics"].get("messages") if check else None
+    return value if _is(value, float) else None
+
+
+def _is(value: object, kind: type) -> bool:
+    """``float`` stands for any finite number that isn't a boolean."""
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e15 < value < 1e15
+    return isinstance(value, kind)
+
+
+def _load1(places: state.Places) -> float | None:
+    try:
+        return float((state.read_bytes(places.proc + "/loadavg", 128) or b"").split(None, 1)[0])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _uptime(places: state.Places) -> float | None:
+    try:
+        return float((state.read_bytes(places.proc + "/uptime", 128) or b"").split(None, 1)[0])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _released(places: state.Places) -> float | None:
+    """When the current release became current (epoch seconds): the age of the link itself."""
+    try:
+        return posix.lstat(places.current).st_mtime
+    except OSError:
+        return None

@@ -1,0 +1,168 @@
+"""Maintenance: a person, or a deploy, is at work on this host, so the checks look and don't act.
+
+The marker /run/mf/maintenance is ``{"owner", "reason", "since", "until"}`` with times on CLOCK_BOOTTIME; it always has
+an end. A deploy writes the same marker (owner ``deploy``, 15 minutes) and removes it. An operator's is also kept in
+/mf/var/state/maintenance.json, which is read when no marker is valid: so it outlives a reboot, and a deploy that came
+in between. Within one boot its ``until`` counts, after a reboot ``until_epoch``.
+"""
+
+from __future__ import annotations
+
+import posix
+import time
+
+from . import state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import TypeGuard
+
+MAX_TTL = 7 * 86400.0  # seconds
+
+
+class MaintenanceError(Exception):
+    """It can't be done. Its text is one line."""
+
+
+def active(places: state.Places, now: float | None = None, epoch: float | None = None) -> dict[str, state.Json] | None:
+    """``{"owner", "reason", "since", "until"}`` of the maintenance that is on, or None. Expired counts as absent, and
+    so does what can't be read. Never raises; without maintenance it costs two failed opens."""
+    moment = state.boottime() if now is None else now
+    found = _valid(_read(places.maintenance), moment)
+    if found is not None:
+        return found
+    data = _read(_kept(places))
+    if data is None:
+        return None
+    return _from_disk(data, moment, time.time() if epoch is None else epoch, _boot(places))
+
+
+def on(places: state.Places, owner: str, reason: str, ttl: float, *, dry_run: bool = False) -> list[str]:
+    """Begin or prolong maintenance for ``ttl`` seconds; returns warnings. Raises MaintenanceError, LeaseError."""
+    from . import decisions, lease, text
+
+    lease.check_owner(owner)
+    lease.check_reason(reason)
+    lease.check_ttl(ttl)
+    if dry_run:
+        return []
+    now, epoch = state.boottime(), time.time()
+    warnings = []
+    marker: dict[str, state.Json] = {
+        "owner": owner,
+        "reason": reason,
+        "since": round(now, 3),
+        "until": round(now + ttl, 3),
+    }
+    try:
+        _write(places.maintenance, marker)
+    except OSError as error:
+        raise MaintenanceError(_explain(places.maintenance, error)) from None
+    boot = _boot(places)
+    if not boot:
+        boot = posix.urandom(8).hex()
+        try:
+            _put(_boot_file(places), boot.encode() + b"\n")
+        except OSError:
+            boot = ""
+    disk = {**marker, "boot": boot, "until_epoch": round(epoch + ttl, 3), "written_epoch": round(epoch, 3)}
+    try:
+        _write(_kept(places), disk, durable=True)
+    except OSError as error:
+        warnings.append(f"{_explain(_kept(places), error)}: maintenance won't survive a reboot")
+    decisions.record(places, "maintenance", "begin", owner, text.clean(reason, 200), "done", {"seconds": ttl})
+    return warnings
+
+
+def off(places: state.Places, *, dry_run: bool = False) -> bool:
+    """End maintenance, whoever began it. Returns whether there was any. Raises MaintenanceError."""
+    from . import decisions
+
+    before = active(places)
+    if dry_run:
+        return before is not None
+    for path in (_kept(places), places.maintenance):
+        try:
+            posix.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise MaintenanceError(_explain(path, error)) from None
+    if before is not None:
+        decisions.record(places, "maintenance", "end", str(before["owner"]), "ended by command", "done")
+    return before is not None
+
+
+def _valid(data: bytes | None, now: float) -> dict[str, state.Json] | None:
+    record = state.decode(data)
+    return None if record is None else _plausible(record, now)
+
+
+def _plausible(record: Mapping[str, object], now: float) -> dict[str, state.Json] | None:
+    owner, reason = record.get("owner"), record.get("reason", "")
+    since, until = record.get("since"), record.get("until")
+    if not isinstance(owner, str) or not isinstance(reason, str) or not _is_number(until):
+        return None
+    if not owner or len(owner) > 32 or len(reason) > 1000 or not now < until <= now + MAX_TTL + 1:
+        return None
+    begun = float(since) if _is_number(since) and since <= now + 1 else now
+    return {"owner": owner, "reason": reason, "since": begun, "until": float(until)}
+
+
+def _from_disk(data: bytes, now: float, epoch: float, boot: str) -> dict[str, state.Json] | None:
+    record = state.decode(data)
+    if record is None:
+        return None
+    if not boot or record.get("boot") != boot:
+        until, written = record.get("until_epoch"), record.get("written_epoch")
+        if not _is_number(until) or not _is_number(written):
+            return None
+        # a clock that went backwards doesn't lengthen it
+        left = min(until - epoch, until - written)
+        record = {**record, "since": now, "until": now + left}
+    return _plausible(record, now)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e12 < value < 1e12
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        # a plain file only: opening a FIFO would wait for a writer
+        if posix.lstat(path).st_mode & 0o170000 != 0o100000:
+            return None
+        return state.read_bytes(path, 65536)
+    except OSError:
+        return None
+
+
+def _write(path: str, record: Mapping[str, state.Json], *, durable: bool = False) -> None:
+    _put(path, (state.encode(record) + "\n").encode(), durable=durable)
+
+
+def _put(path: str, data: bytes, *, durable: bool = False) -> None:
+    try:
+        state.write_atomic(path, data, durable=durable)
+    except FileNotFoundError:
+        state.make_folder(path.rpartition("/")[0])
+        state.write_atomic(path, data, durable=durable)
+
+
+def _kept(places: state.Places) -> str:
+    return places.persistent + "/maintenance.json"
+
+
+def _boot_file(places: state.Places) -> str:
+    return places.marker.rpartition("/")[0] + "/boot"
+
+
+def _boot(places: state.Places) -> str:
+    """The token of the present boot (see ``throttle``), "" when none was made yet."""
+    return (_read(_boot_file(places)) or b"").strip().decode("ascii", "replace")
+
+
+def _explain(path: str, error: OSError) -> str:
+    hint = "; run this as root" if isinstance(error, PermissionError) else ""
+    return f"{path} can't be changed: {error.strerror}{hint}"
