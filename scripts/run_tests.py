@@ -1,0 +1,258 @@
+#!/usr/bin/env python3
+"""Run every linter, the unit tests and the Molecule scenarios; say what passed, what failed and where the time went.
+
+Runs in the project's environment (`make venv`). A failing stage doesn't stop the others. What a stage printed is in
+build/test/STAGE.log, and the end of it is shown when the stage fails. The last line counts over all runners: a linter
+is one test, pytest and prove count their own, and of a Molecule scenario each step is one.
+
+Exit codes: 0 everything passed, 1 something failed, 2 usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+ROOT = Path(__file__).resolve().parent.parent
+LOGS = Path("build/test")
+TAIL_LINES = 60
+PACKAGE = "roles/mf_tree/files/lib/mf"
+PYTEST_XML = LOGS / "pytest.xml"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many tests of a stage passed and failed."""
+
+    passed: int
+    failed: int
+
+    def __add__(self, other: Counts) -> Counts:
+        """Add two stages up."""
+        return Counts(self.passed + other.passed, self.failed + other.failed)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command. `count` reads the counts from its log; a bad exit code is a failure whatever that says."""
+
+    name: str
+    group: str
+    argv: tuple[str, ...]
+    count: Callable[[str], Counts] | None = None
+    limit: int = 600  # seconds, then it is ended and has failed
+
+
+def count_pytest(_log: str) -> Counts:
+    """Counts from the JUnit file of the run that just ended; a skipped test is neither passed nor failed."""
+    passed = failed = 0
+    for suite in ET.parse(PYTEST_XML).getroot().iter("testsuite"):
+        bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+        failed += bad
+        passed += int(suite.get("tests", 0)) - bad - int(suite.get("skipped", 0))
+    return Counts(passed, failed)
+
+
+def count_molecule(log: str) -> Counts:
+    """Counts from Molecule's closing report, one for each step that ran, and from what `prove` said on the way."""
+    steps = re.findall(r"^\S+ > \S+: Executed: (Successful|Failed)", log, re.MULTILINE)
+    perl = sum(map(int, re.findall(r"\bFiles=\d+, Tests=(\d+)", log)))
+    return Counts(steps.count("Successful") + perl, steps.count("Failed"))
+
+
+def scenarios() -> list[str]:
+    """Names of the Molecule scenarios, the whole lab first, the whole fleet last."""
+    names = [path.parent.name for path in Path("molecule").glob("*/molecule.yml")]
+    return sorted(names, key=lambda name: (name != "default", name == "fleet", name))
+
+
+def stages() -> list[Stage]:
+    """Every stage, in the order in which they run: what fails fastest comes first."""
+    python = sys.executable
+    found = [
+        Stage("ruff check", "lint", ("ruff", "check")),
+        Stage("ruff format", "lint", ("ruff", "format", "--check")),
+        Stage("yamllint", "lint", ("yamllint", "--strict", ".")),
+        Stage("mypy", "lint", ("mypy", *python_roots())),
+        Stage("ansible-lint", "lint", ("ansible-lint", "--strict")),
+        Stage("pytest", "unit", (python, "-m", "pytest", "-q", f"--junitxml={PYTEST_XML}"), count_pytest),
+    ]
+    for name in scenarios():
+        argv = ("molecule", "test", "--no-command-borders", "--scenario-name", name)
+        found.append(Stage(f"molecule {name}", "molecule", argv, count_molecule, limit=1500))
+    return found
+
+
+def python_roots() -> list[str]:
+    """Every directory that holds Python of ours."""
+    roots = (PACKAGE, "module_utils", "library", "action_plugins", "lab", "bench", "scripts", "tests")
+    return [root for root in roots if any(Path(root).rglob("*.py"))]
+
+
+def link_typing() -> None:
+    """Show mypy our packages under the names that Ansible gives them: `ansible.module_utils.mf` and so on."""
+    where = Path("build/typing/ansible/module_utils")
+    where.mkdir(parents=True, exist_ok=True)
+    for old in where.iterdir():
+        old.unlink()
+    for package in (Path(PACKAGE), *Path("module_utils").glob("*/")):
+        (where / package.name).symlink_to(package.resolve())
+
+
+def environment() -> dict[str, str]:
+    """The environment of every stage: our tools first, plain text, UTF-8 (Ansible insists), a lab beside the demo's."""
+    tools = str(Path(sys.executable).parent)
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join((tools, os.environ.get("PATH", os.defpath))),
+        "LC_ALL": "C.UTF-8",
+        "NO_COLOR": "1",
+        "ANSIBLE_NOCOLOR": "1",
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "MF_LAB": os.environ.get("MF_LAB", "1"),
+        "PYTHONWARNINGS": "default",
+    }
+
+
+def execute(stage: Stage, log: Path) -> int:
+    """Run the stage into `log`, without a terminal; end it with all its children at its limit or on Ctrl-C."""
+    with log.open("wb") as out:
+        try:
+            process = subprocess.Popen(
+                stage.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=environment(),
+                start_new_session=True,
+            )
+        except OSError as error:
+            out.write(f"{stage.argv[0]}: {error.strerror}. Run: make venv\n".encode())
+            return 127
+        try:
+            return process.wait(stage.limit)
+        except subprocess.TimeoutExpired:
+            out.write(f"\nended after {stage.limit} s\n".encode())
+            return 124
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+
+
+def run(stage: Stage) -> Counts:
+    """Run one stage and show its line; return its counts."""
+    log = LOGS / f"{stage.name.replace(' ', '-')}.log"
+    if sys.stdout.isatty():
+        print(f"{stage.name:<24} ...", end="\r", flush=True)
+    started = time.monotonic()
+    code = execute(stage, log)
+    took = time.monotonic() - started
+    text = log.read_text(errors="replace")
+    counts = Counts(int(code == 0), int(code != 0))
+    if stage.count:
+        try:
+            counts = stage.count(text)
+        except (OSError, ET.ParseError):
+            counts = Counts(0, 1)
+        if code and not counts.failed:
+            counts += Counts(0, 1)
+        elif not code and not counts.passed:
+            counts = Counts(0, 1)
+            text += "\nIt ran no test at all.\n"
+    verdict = "ok" if not counts.failed else "FAILED"
+    print(f"{stage.name:<24} {verdict:<7} {took:7.1f} s  {counts.passed:5} passed {counts.failed:3} failed", flush=True)
+    if counts.failed:
+        show_tail(stage, log, text)
+    return counts
+
+
+def show_tail(stage: Stage, log: Path, text: str) -> None:
+    """Print the end of a failed stage's log."""
+    print(f"--- the end of {log} ({' '.join(stage.argv)})")
+    print("\n".join(line for line in text.rstrip().splitlines()[-TAIL_LINES:]))
+    print("---", flush=True)
+
+
+def lab_ready() -> str | None:
+    """Build or find what the lab needs. Returns what is wrong, in a line, or None."""
+    started = time.monotonic()
+    log = LOGS / "lab.log"
+    code = execute(Stage("lab", "molecule", (sys.executable, "lab/lab.py", "image"), limit=900), log)
+    if code == 0:
+        print(f"{'lab image':<24} {'ok':<7} {time.monotonic() - started:7.1f} s", flush=True)
+        return None
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"lab/lab.py image ended with {code}"
+
+
+def choose(names: Sequence[str], every: Iterable[Stage]) -> list[Stage]:
+    """The stages of which the name, a word of it or the group is in `names`; all if `names` is empty.
+
+    Raises ValueError for a name that fits nothing.
+    """
+    every = list(every)
+    if not names:
+        return every
+    known = {stage: {stage.name, *stage.name.split(), stage.group} for stage in every}
+    unknown = sorted(set(names) - set().union(*known.values()))
+    if unknown:
+        raise ValueError(f"no such stage: {', '.join(unknown)}. There are: {', '.join(stage.name for stage in every)}")
+    return [stage for stage in every if known[stage] & set(names)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the stages that were asked for; return the exit code."""
+    parser = argparse.ArgumentParser(description="Run the linters, unit tests and Molecule scenarios.")
+    parser.add_argument("stage", nargs="*", help="a stage (yamllint, mypy, fleet, …) or group (lint, unit, molecule)")
+    parser.add_argument("--list", action="store_true", help="name the stages and run nothing")
+    options = parser.parse_args(arguments)
+    os.chdir(ROOT)
+    try:
+        chosen = choose(options.stage, stages())
+    except ValueError as error:
+        parser.error(str(error))
+    if options.list:
+        print("\n".join(f"{stage.group:<9} {stage.name}" for stage in chosen))
+        return 0
+    LOGS.mkdir(parents=True, exist_ok=True)
+    PYTEST_XML.unlink(missing_ok=True)
+    link_typing()
+    total = Counts(0, 0)
+    started = time.monotonic()
+    lab_problem: str | None = None
+    lab_known = False
+    try:
+        for stage in chosen:
+            if stage.group == "molecule" and not lab_known:
+                lab_known, lab_problem = True, lab_ready()
+                if lab_problem:
+                    print(f"{'molecule':<24} {'FAILED':<7} {lab_problem}", flush=True)
+                    total += Counts(0, 1)
+            if stage.group == "molecule" and lab_problem:
+                continue
+            total += run(stage)
+    except KeyboardInterrupt:
+        print("\ninterrupted; what a scenario left behind goes with: make demo-down MF_LAB=1", file=sys.stderr)
+        return 130
+    minutes, seconds = divmod(round(time.monotonic() - started), 60)
+    print(f"{len(chosen)} stages in {minutes} min {seconds} s; logs in {LOGS}/")
+    print(f"{total.passed} passed, {total.failed} failed")
+    return 1 if total.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""What all unit tests share: the paths of the two doors into the package, and a way to run an Ansible module."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ansible.module_utils
+import pytest
+from ansible.module_utils.testing import patch_module_args
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# As `module_utils` in ansible.cfg does. (The path "mf" itself is on comes from pyproject.toml.)
+for folder in ("roles/mf_tree/files/lib", "module_utils"):
+    ansible.module_utils.__path__.append(str(ROOT / folder))
+
+# The same examples in every run: a red build must be red again for whoever looks at it.
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.load_profile("repeatable")
+
+ModuleRunner = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run_module() -> ModuleRunner:
+    """Run an Ansible module in this process.
+
+    `run_module(module, check=False, diff=False, **arguments)` returns what it would have printed, and its exit code
+    as "exit_code". `module` is the imported file from library/.
+    """
+
+    def run(module: ModuleType, *, check: bool = False, diff: bool = False, **arguments: Any) -> dict[str, Any]:
+        options = {**arguments, "_ansible_check_mode": check, "_ansible_diff": diff, "_ansible_remote_tmp": "/tmp"}
+        printed = io.StringIO()
+        with patch_module_args(options), contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as ended:
+            module.main()
+        result: dict[str, Any] = json.loads(printed.getvalue())
+        return {**result, "exit_code": ended.value.code}
+
+    return run
