@@ -1,0 +1,227 @@
+#!/usr/bin/env python3
+"""The lab: a whole fleet as system containers on this machine. `lab.py --help` lists the commands."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+import time
+from types import FrameType
+
+from mflab import hosts, image, machine, ui
+from mflab.podman import Podman
+from mflab.spec import (
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    OCTETS,
+    Host,
+    Lab,
+    LabError,
+    open_lab,
+    parse_hosts,
+)
+
+EPILOG = """\
+Labs are numbered (--lab or MF_LAB, 0 to 249, default 0) and don't touch each other: lab N has the network
+10.111.N.0/24, ssh ports from 2200 + 100 N on 127.0.0.1, and its keys in .lab/N.
+
+exit status: 0 done; 1 something failed; 2 wrong usage; 3 a program is missing and can't be installed, or
+the user's rights don't suffice; 130 interrupted (the next `up` mends what was left half-made).
+"""
+
+
+def one_host(args: argparse.Namespace, lab: Lab) -> Host:
+    """Return the host the command names; LabError (usage) for an unknown one."""
+    names = parse_hosts(args.host)
+    if len(names) != 1:
+        raise LabError("name one host", EXIT_USAGE)
+    return lab.host(names[0])
+
+
+def prepare(lab: Lab, show: bool = True) -> Podman:
+    """See that this machine has what a lab needs; return podman as it is called here."""
+    if not show:
+        found = machine.look(lab.home.parent)
+        machine.provide(found)
+        return Podman(found)
+    with ui.phase("machine") as phase:
+        found = machine.look(lab.home.parent)
+        installed = machine.provide(found)
+        words = [f"restricted ({', '.join(found.restricted)})" if found.restricted else "ordinary"]
+        words += ["rootless"] if found.rootless else []
+        words += [f"installed {', '.join(installed)}"] if installed else []
+        phase.note(", ".join(words))
+    return Podman(found)
+
+
+def provide_image(podman: Podman, rebuild: bool = False) -> str:
+    """See that the image of the present recipe is there; return its name."""
+    name = image.wanted()
+    with ui.phase("image") as phase:
+        if not rebuild and image.exists(podman, name):
+            phase.note(f"{name} re-used")
+        else:
+            image.build(podman, name)
+            phase.note(f"{name} built")
+    return name
+
+
+def tell(done: dict[str, str]) -> str:
+    """Return "created mx1 mx2, kept world" for what was done to each host."""
+    words = []
+    for deed in ("created", "recreated", "started", "kept"):
+        names = [name for name in OCTETS if done.get(name) == deed]
+        if names:
+            words.append(f"{deed} {' '.join(names)}")
+    return ", ".join(words)
+
+
+def bring_up(lab: Lab, names: list[str]) -> None:
+    """Bring the hosts `names` up, whatever state they are in."""
+    started = time.monotonic()
+    podman = prepare(lab)
+    name = provide_image(podman)
+    with hosts.locked(lab), ui.phase("hosts") as phase:
+        fleet = hosts.Fleet(podman, lab, name, [lab.host(host) for host in names])
+        phase.note(tell(fleet.up()))
+    print(f"lab {lab.number} is up ({time.monotonic() - started:.1f} s)")
+
+
+def do_up(args: argparse.Namespace, lab: Lab) -> int:
+    bring_up(lab, parse_hosts(args.only) if args.only else list(OCTETS))
+    return 0
+
+
+def do_start(args: argparse.Namespace, lab: Lab) -> int:
+    bring_up(lab, parse_hosts(args.host))
+    return 0
+
+
+def do_image(args: argparse.Namespace, lab: Lab) -> int:
+    provide_image(prepare(lab), rebuild=args.rebuild)
+    return 0
+
+
+def do_down(args: argparse.Namespace, lab: Lab) -> int:
+    if not shutil.which("podman"):
+        shutil.rmtree(lab.home, ignore_errors=True)
+        print(f"lab {lab.number}: nothing to remove (podman isn't installed)")
+        return 0
+    podman = Podman(machine.look(lab.home.parent))
+    with hosts.locked(lab), ui.phase("hosts") as phase:
+        removed = hosts.down(podman, lab)
+        phase.note(f"removed {removed['containers']} containers, {removed['networks']} network"
+                   if any(removed.values()) else "nothing to remove")
+    if args.image:
+        with ui.phase("image") as phase:
+            found = image.listed(podman)
+            kept = [name for name in found if podman.run("rmi", name, check=False)[0]]
+            phase.note(f"removed {len(found) - len(kept)}" + (f", {len(kept)} still in use by another lab" if kept else ""))
+    leave = lab.home.parent
+    if leave.is_dir() and {entry.name for entry in leave.iterdir()} <= {"containers.conf"}:
+        shutil.rmtree(leave, ignore_errors=True)
+    return 0
+
+
+def do_status(args: argparse.Namespace, lab: Lab) -> int:
+    rows = hosts.status(prepare(lab, show=False), lab)
+    if args.json:
+        print(json.dumps({"lab": lab.number, "hosts": rows}, indent=2))
+    else:
+        print(ui.table(
+            ("host", "address", "ssh port", "state", "ssh", "up"),
+            [(row["host"], row["address"], row["ssh_port"], row["state"], "answers" if row["ssh"] else "-",
+              "-" if row["up_seconds"] is None else f"{row['up_seconds'] // 60} min") for row in rows],
+            right=(2, 5),
+        ))
+    return 0 if all(row["ssh"] for row in rows) else 1
+
+
+def do_exec(args: argparse.Namespace, lab: Lab) -> int:
+    host = one_host(args, lab)
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if not command:
+        raise LabError("say what to run: lab.py exec HOST -- COMMAND", EXIT_USAGE)
+    flags = ["--interactive", *(["--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else [])]
+    return prepare(lab, show=False).call("exec", *flags, host.container, *command)
+
+
+def do_stop(args: argparse.Namespace, lab: Lab) -> int:
+    podman = prepare(lab, show=False)
+    chosen = [lab.host(name) for name in parse_hosts(args.host)]
+    words = ("kill",) if args.kill else ("stop", "--time", "20")
+    failed = hosts.each(podman, lambda host: podman.run(*words, host.container) and None, chosen)
+    if failed:
+        raise LabError("\n".join(f"{host.name}: {error}" for host, error in failed))
+    return 0
+
+
+def do_restart(args: argparse.Namespace, lab: Lab) -> int:
+    podman = prepare(lab, show=False)
+    for name in parse_hosts(args.host):
+        podman.run("restart", "--time", "20", lab.host(name).container)
+    bring_up(lab, parse_hosts(args.host))
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line of lab.py."""
+    top = argparse.ArgumentParser(prog="lab.py", description="A whole fleet as system containers on this machine.",
+                                  epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top.add_argument("--lab", metavar="N", help="the lab's number (default: MF_LAB, or 0)")
+    commands = top.add_subparsers(dest="verb", metavar="COMMAND", required=True)
+
+    up = commands.add_parser("up", help="bring the lab up: make what is missing, start what is stopped, mend the rest")
+    up.add_argument("--only", "--hosts", metavar="HOST,HOST", help=f"only these, of {','.join(OCTETS)}")
+    up.set_defaults(work=do_up)
+    down = commands.add_parser("down", help="remove what this lab made, and nothing else")
+    down.add_argument("--image", action="store_true", help="the base image too")
+    down.set_defaults(work=do_down)
+    status = commands.add_parser("status", help="show the hosts; exit 1 unless all answer")
+    status.add_argument("--json", action="store_true", help="for programs")
+    status.set_defaults(work=do_status)
+    build = commands.add_parser("image", help="build the base image unless it is there")
+    build.add_argument("--rebuild", action="store_true", help="build it in any case (newer packages)")
+    build.set_defaults(work=do_image)
+    run = commands.add_parser("exec", help="run a command on a host: exec HOST -- COMMAND")
+    run.add_argument("host", metavar="HOST")
+    run.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND")
+    run.set_defaults(work=do_exec)
+    stop = commands.add_parser("stop", help="shut hosts down")
+    stop.add_argument("host", metavar="HOST[,HOST]")
+    stop.add_argument("--kill", action="store_true", help="as if the power failed")
+    stop.set_defaults(work=do_stop)
+    start = commands.add_parser("start", help="start hosts again (up --only)")
+    start.add_argument("host", metavar="HOST[,HOST]")
+    start.set_defaults(work=do_start)
+    restart = commands.add_parser("restart", help="reboot hosts")
+    restart.add_argument("host", metavar="HOST[,HOST]")
+    restart.set_defaults(work=do_restart)
+    return top
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run lab.py with the arguments `words`; return its exit status."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    args = parser().parse_args(words)
+    try:
+        return int(args.work(args, open_lab(args.lab)))
+    except LabError as error:
+        print(f"lab.py: {error}", file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        print("lab.py: interrupted; `lab.py up` carries on, `lab.py down` removes what is there", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The lab: a whole fleet as system containers on one machine. See lab/README.md."""

@@ -1,0 +1,108 @@
+"""What a lab consists of: names, addresses, ports, paths. Pure data; nothing here touches the machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+# Host -> last octet of its address. `world` is everything outside the fleet: senders, a customer's mail server.
+OCTETS = {"mx1": 11, "mx2": 12, "mx3": 13, "control": 21, "offsite": 22, "monitor": 23, "world": 31}
+# Further names a host answers to in the lab's DNS.
+ALIASES = {"world": ("mail.customer.example", "mail.shop.example")}
+
+HIGHEST_NUMBER = 249
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_PREREQUISITES = 3
+EXIT_INTERRUPTED = 130
+
+
+class LabError(Exception):
+    """Something a person has to know; shown as one message without a traceback. `code` is the exit status."""
+
+    def __init__(self, message: str, code: int = EXIT_FAILED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Host:
+    """One container of a lab."""
+
+    name: str
+    container: str
+    address: str
+    ssh_port: int  # on 127.0.0.1 of the machine that runs the lab
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Lab number `number` (0..249): its own network 10.111.N.0/24, its own containers, keys and ports.
+
+    `home` is the directory for its keys and state, `.lab/N` in the checkout.
+    """
+
+    number: int
+    home: Path
+
+    @property
+    def network(self) -> str:
+        return f"mf-lab-{self.number}"
+
+    @property
+    def subnet(self) -> str:
+        return f"10.111.{self.number}.0/24"
+
+    @property
+    def label(self) -> str:
+        return f"mf.lab={self.number}"
+
+    @property
+    def key(self) -> Path:
+        return self.home / "id_ed25519"
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.home / "known_hosts"
+
+    def host(self, name: str) -> Host:
+        octet = OCTETS[name]
+        return Host(
+            name=name,
+            container=f"mf-lab{self.number}-{name}",
+            address=f"10.111.{self.number}.{octet}",
+            ssh_port=2200 + 100 * self.number + octet,
+            aliases=ALIASES.get(name, ()),
+        )
+
+    def hosts(self) -> list[Host]:
+        return [self.host(name) for name in OCTETS]
+
+
+def parse_number(text: str) -> int:
+    """Return the lab number written in `text`; LabError (usage) unless it is 0..249."""
+    if not re.fullmatch(r"[0-9]{1,3}", text) or int(text) > HIGHEST_NUMBER:
+        raise LabError(
+            f"the lab number (--lab or MF_LAB) must be 0 to {HIGHEST_NUMBER}, not {text!r}", EXIT_USAGE
+        )
+    return int(text)
+
+
+def parse_hosts(text: str) -> list[str]:
+    """Return the host names in the comma-separated `text`, in the lab's order; LabError (usage) for an unknown one."""
+    wanted = {name.strip() for name in text.split(",") if name.strip()}
+    unknown = sorted(wanted - OCTETS.keys())
+    if unknown or not wanted:
+        raise LabError(f"unknown host {', '.join(unknown) or repr(text)}: choose from {', '.join(OCTETS)}", EXIT_USAGE)
+    return [name for name in OCTETS if name in wanted]
+
+
+def open_lab(number: str | None, repository: Path = REPOSITORY) -> Lab:
+    """Return the lab that `--lab` (or else MF_LAB, or else 0) names."""
+    chosen = parse_number(number if number is not None else os.environ.get("MF_LAB") or "0")
+    return Lab(number=chosen, home=repository / ".lab" / str(chosen))
