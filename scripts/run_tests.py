@@ -250,7 +250,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
     print(f"{len(chosen)} stages in {minutes} min {seconds} s; logs in {LOGS}/")
-    print(f"{total.passed} passed, {total.failed} failed")
+    summary = f"{total.passed} passed, {total.failed} failed"
+    (LOGS / "summary").write_text(summary + "\n")
+    print(summary)
     return 1 if total.failed else 0
 
 

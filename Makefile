@@ -1,0 +1,53 @@
+# `make help` lists what there is. Everything runs in .venv, which is made from requirements.lock when needed.
+.DEFAULT_GOAL := help
+.SILENT:
+MAKEFLAGS += --no-print-directory
+SHELL := /bin/sh
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+# Ansible insists on UTF-8, a fresh machine often says POSIX.
+export LC_ALL := C.UTF-8
+
+N ?= 30
+
+.PHONY: help venv demo demo-down mail check test lint unit molecule bench lock clean
+
+help: ## this list
+	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
+
+demo: venv ## a running fleet in local containers: lab, deployment, real mail, a table of its health
+	python scripts/demo.py --mail $(N)
+
+demo-down: ## remove what the lab made, and nothing else (IMAGE=1: the base image too)
+	/usr/bin/env python3 lab/lab.py down $(if $(IMAGE),--image)
+
+mail: venv ## send N=30 messages through the MXs and account for each (SPAM=percent, STOP=mx2: stop it half way)
+	python lab/mail.py --count $(N) $(if $(SPAM),--spam $(SPAM)) $(if $(STOP),--stop $(STOP))
+
+check: venv ## the fleet's health as a table (INVENTORY=inventory/NAME: another fleet)
+	ansible-playbook $(if $(INVENTORY),--inventory $(INVENTORY)) playbooks/check_fleet.yml
+
+test: venv ## everything: linters, unit tests, all Molecule scenarios; the last line counts
+	python scripts/run_tests.py
+
+lint: venv ## the linters alone: ruff, yamllint, mypy, ansible-lint
+	python scripts/run_tests.py lint
+
+unit: venv ## the unit tests alone; no containers needed
+	python scripts/run_tests.py unit
+
+molecule: venv ## the Molecule scenarios alone (SCENARIO=mf_tree: that one)
+	python scripts/run_tests.py $(or $(SCENARIO),molecule)
+
+bench: venv ## what the checks, mf_health and a second site.yml cost, beside their peers
+	python bench/bench.py
+
+venv: ## the locked Python environment in .venv
+	scripts/make_venv.sh
+
+lock: ## write requirements.lock anew from requirements.in (newer versions)
+	scripts/make_lock.sh
+
+clean: ## remove .venv, caches and logs (not the lab: demo-down)
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .ansible
