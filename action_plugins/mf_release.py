@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Controller's half of mf_release: gathers and renders what the roles of a play bring to a host.
+
+The module of the same name in library/ carries the documentation; what roles contribute by which names is described in
+roles/mf_tree/README.md. Everything is settled here, before the first remote execution: a missing variable or two roles
+that want the same path are refused with nothing changed.
+"""
+
+from __future__ import annotations
+
+import base64
+import fnmatch
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ansible.errors import AnsibleActionFail, AnsibleError, AnsibleTemplateError
+from ansible.plugins.action import ActionBase
+from ansible.template import generate_ansible_template_vars, trust_as_template
+
+TOKEN = "@generation@"  # noqa: S105
+TREE = ("bin", "etc", "lib")
+SETTINGS = "etc/mf.json"
+EXCEPTIONS = frozenset({"mode", "owner", "group", "validate", "present"})
+IGNORED = (".*", "__pycache__", "*.pyc", "*~")
+"""Names that editors, linters and interpreters leave in a role."""
+
+
+class Role(NamedTuple):
+    """A role of the play: its name and its directory."""
+
+    name: str
+    path: str
+
+
+class Source(NamedTuple):
+    """A file that a role brings: its path in the manifest, where it lies in the role, whether it is a template."""
+
+    path: str
+    origin: str
+    template: bool
+
+
+class Entry(NamedTuple):
+    """A rendered file and how it is to be on the host. ``content`` still has the token."""
+
+    path: str
+    part: str
+    content: bytes
+    mode: int
+    owner: str
+    group: str
+    validate: str
+
+
+class Release(NamedTuple):
+    """What goes to the host: the manifest, and the contents by sha256 (``tokens``: by path, before the generation)."""
+
+    manifest: dict[str, Any]
+    contents: dict[str, bytes]
+    tokens: dict[str, bytes]
+
+
+def sources(role: Role) -> Iterator[Source]:
+    """All files of a role, by the house rule: files/ and templates/, below bin, etc, lib or root."""
+    for kind in ("files", "templates"):
+        for top in (*TREE, "root"):
+            start = f"{role.path}/{kind}/{top}"
+            for folder, folders, names in os.walk(start):
+                folders[:] = sorted(name for name in folders if not _ignored(name))
+                for name in sorted(names):
+                    if _ignored(name):
+                        continue
+                    origin = f"{folder}/{name}"
+                    inner = os.path.relpath(origin, start)
+                    path = f"/{inner}" if top == "root" else f"{top}/{inner}"
+                    if kind == "templates":
+                        if not path.endswith(".j2"):
+                            raise AnsibleActionFail(f"{_shown(origin, role)}: the name of a template ends in .j2")
+                        path = path.removesuffix(".j2")
+                    yield Source(path, origin, kind == "templates")
+
+
+def _ignored(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in IGNORED)
+
+
+def _shown(origin: str, role: Role) -> str:
+    """A path as people look for it: from the role's directory on."""
+    return f"roles/{role.name}/{os.path.relpath(origin, role.path)}"
+
+
+def merge(into: dict[str, Any], new: Mapping[str, Any], part: str, owners: dict[str, str], above: str = "") -> None:
+    """Merge a role's settings deeply. Raises AnsibleActionFail when two roles disagree about a value."""
+    for key, value in new.items():
+        path = f"{above}{key}"
+        if isinstance(value, Mapping) and isinstance(into.get(key, {}), dict):
+            merge(into.setdefault(key, {}), value, part, owners, f"{path}.")
+        elif key in into and into[key] != value:
+            other = owners.get(path) or next((owners[name] for name in owners if name.startswith(f"{path}.")), "?")
+            raise AnsibleActionFail(f"setting {path} comes from role {other} and, with another value, from role {part}")
+        else:
+            into[key] = value
+            owners.setdefault(path, part)
+
+
+def settings_text(parts: Mapping[str, Mapping[str, Any]], host: str, kind: str) -> bytes:
+    """The content of etc/mf.json from all roles' settings, as ``to_nice_json`` writes it."""
+    settings: dict[str, Any] = {"generation": TOKEN, "host": host, "type": kind}
+    owners = dict.fromkeys(settings, "mf_tree")
+    for part, value in sorted(parts.items()):
+        merge(settings, value, part, owners)
+    return (json.dumps(settings, indent=4, sort_keys=True) + "\n").encode()
+
+
+def assemble(entries: list[Entry], parts: Mapping[str, Any], units: Mapping[str, list[str]]) -> Release:
+    """Manifest and contents of a release. Its generation is a hash over all that it means, so the same input always
+    gives the same. Raises AnsibleActionFail when two entries want the same path, or one lies below another."""
+    by_path: dict[str, Entry] = {}
+    for entry in entries:
+        other = by_path.setdefault(entry.path, entry)
+        if other is not entry:
+            who = " and ".join(sorted({f"role {entry.part}", f"role {other.part}"}))
+            raise AnsibleActionFail(f"{entry.path} is brought twice, by {who}; rename or remove one")
+    for path in by_path:
+        folder = os.path.dirname(path)
+        while folder not in ("", "/"):
+            if folder in by_path:
+                raise AnsibleActionFail(
+                    f"{folder} of role {by_path[folder].part} is a file, and a directory for {path} of role "
+                    f"{by_path[path].part}; rename one"
+                )
+            folder = os.path.dirname(folder)
+    files = [
+        {
+            "path": path,
+            "part": entry.part,
+            "mode": f"{entry.mode:04o}",
+            "owner": entry.owner,
+            "group": entry.group,
+            "validate": entry.validate,
+            "source": hashlib.sha256(entry.content).hexdigest(),
+        }
+        for path, entry in sorted(by_path.items())
+    ]
+    digests = {part: hashlib.sha256(_canonical(value)).hexdigest()[:16] for part, value in sorted(parts.items())}
+    meaning = {"files": files, "settings": digests, "units": dict(sorted(units.items()))}
+    generation = hashlib.sha256(_canonical(meaning)).hexdigest()[:12]
+    contents = {}
+    for file in files:
+        content = by_path[str(file["path"])].content.replace(TOKEN.encode(), generation.encode())
+        file["sha256"] = hashlib.sha256(content).hexdigest()
+        contents[file["sha256"]] = content
+    tokens = {path: entry.content for path, entry in by_path.items()}
+    return Release({"generation": generation, **meaning}, contents, tokens)
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def pack(value: Any) -> str:
+    """A value as base64(zlib(JSON))."""
+    return base64.b64encode(zlib.compress(_canonical(value))).decode()
+
+
+def pack_content(contents: Mapping[str, bytes]) -> str:
+    """Contents as base64(zlib(a line of JSON ``[[sha256, size], ...]`` and the contents))."""
+    header = json.dumps([[sha256, len(data)] for sha256, data in contents.items()]).encode()
+    return base64.b64encode(zlib.compress(header + b"\n" + b"".join(contents.values()))).decode()
+
+
+class ActionModule(ActionBase):
+    """See library/mf_release.py."""
+
+    _supports_check_mode = True
+    _supports_diff = True
+    _VALID_ARGS = frozenset({"state", "host", "type"})
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Entry point: gather, ask the host, send what it lacks."""
+        variables = task_vars or {}
+        super().run(tmp, variables)
+        _, arguments = self.validate_argument_spec(
+            argument_spec={
+                "state": {
+                    "type": "str",
+                    "choices": ["present", "rolled_back", "settled", "absent"],
+                    "default": "present",
+                },
+                "host": {"type": "str"},
+                "type": {"type": "str"},
+            },
+            required_if=[("state", "present", ("host", "type"))],
+        )
+        if arguments["state"] != "present":
+            return self._ask({"state": arguments["state"]}, variables)
+        release = self.gather(str(arguments["host"]), str(arguments["type"]), variables)
+        request = {"state": "present", "manifest": pack(release.manifest)}
+        result = self._ask(request, variables)
+        lacking = result.get("needed") or []
+        if lacking and not self._task.check_mode and not result.get("failed"):
+            before = result.get("before")
+            sent = {sha256: release.contents[sha256] for sha256 in lacking}
+            result = self._ask({**request, "content": pack_content(sent)}, variables)
+            if before is not None:
+                # the host no longer shows what was there before
+                result["before"] = before
+        result.pop("needed", None)
+        if "before" in result:
+            result["diff"] = _diff(result.pop("before"), result.get("changed_paths", []), release)
+        return result
+
+    def _ask(self, arguments: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = self._execute_module(
+            module_name="mf_release", module_args=arguments, task_vars=variables
+        )
+        answer.pop("invocation", None)
+        return answer
+
+    def roles(self) -> list[Role]:
+        """All roles of the play with their dependencies, sorted by name."""
+        play = self._task.get_play()
+        found = {}
+        for role in play.roles:
+            for one in (*role.get_all_dependencies(), role):
+                found[one.get_name()] = one.get_role_path()
+        return [Role(name, path) for name, path in sorted(found.items())]
+
+    def gather(self, host: str, kind: str, variables: dict[str, Any]) -> Release:
+        """The release that the play's roles make for this host. Raises AnsibleActionFail."""
+        entries: list[Entry] = []
+        parts: dict[str, Mapping[str, Any]] = {}
+        units: dict[str, list[str]] = {}
+        for role in self.roles():
+            exceptions = self._contribution(role, "files", dict, variables)
+            entries += self._entries(role, exceptions, variables)
+            settings = self._contribution(role, "settings", dict, variables)
+            if settings:
+                parts[role.name] = settings
+            for unit in self._contribution(role, "units", list, variables):
+                units.setdefault(str(unit), []).append(role.name)
+        for unit, owners in units.items():
+            units[unit] = sorted(owners)
+        text = settings_text(parts, host, kind)
+        entries.append(Entry(SETTINGS, "settings", text, 0o644, "root", "root", ""))
+        return assemble(entries, parts, units)
+
+    def _contribution(self, role: Role, what: str, kind: type, variables: dict[str, Any]) -> Any:
+        """The value of ``__<role>_<what>``, plain JSON; empty when the role has none."""
+        name = f"__{role.name}_{what}"
+        if name not in variables:
+            return kind()
+        where = f"roles/{role.name}/vars/main.yml: {name}"
+        try:
+            value = json.loads(json.dumps(self._templar.template(variables[name])))
+        except AnsibleError as error:
+            raise AnsibleActionFail(f"{where}: {_reason(error)}. Nothing was changed.") from None
+        except (TypeError, ValueError) as error:
+            raise AnsibleActionFail(f"{where} can't be written as JSON: {error}. Nothing was changed.") from None
+        if not isinstance(value, kind):
+            raise AnsibleActionFail(f"{where} must be a {kind.__name__}, not {value!r}. Nothing was changed.")
+        return value
+
+    def _entries(self, role: Role, exceptions: dict[str, Any], variables: dict[str, Any]) -> Iterator[Entry]:
+        unused = set(exceptions)
+        where = f"roles/{role.name}/vars/main.yml: __{role.name}_files"
+        for source in sources(role):
+            unused.discard(source.path)
+            options = exceptions.get(source.path) or {}
+            if not isinstance(options, dict) or set(options) - EXCEPTIONS:
+                raise AnsibleActionFail(
+                    f"{where}[{source.path!r}] knows {', '.join(sorted(EXCEPTIONS))}, not {options!r}"
+                )
+            if not options.get("present", True):
+                continue
+            validate = str(options.get("validate") or "")
+            if validate and "%s" not in validate:
+                raise AnsibleActionFail(f"{where}[{source.path!r}]: validate must have %s where the file's path goes")
+            default = "0755" if source.path.startswith("bin/") else "0644"
+            yield Entry(
+                path=source.path,
+                part=role.name,
+                content=self._content(source, role, variables),
+                mode=_mode(options.get("mode", default), f"{where}[{source.path!r}]"),
+                owner=str(options.get("owner", "root")),
+                group=str(options.get("group", "root")),
+                validate=validate,
+            )
+        if unused:
+            raise AnsibleActionFail(f"{where} names what the role doesn't bring: {', '.join(sorted(unused))}")
+
+    def _content(self, source: Source, role: Role, variables: dict[str, Any]) -> bytes:
+        """A file's content; a template is rendered as ansible.builtin.template would."""
+        if not source.template:
+            with open(source.origin, "rb") as file:
+                return file.read()
+        try:
+            text = self._loader.get_text_file_contents(source.origin)
+            known = {
+                **variables,
+                **generate_ansible_template_vars(os.path.basename(source.origin), source.origin, source.path),
+                "role_name": role.name,
+                "role_path": role.path,
+            }
+            templar = self._templar.copy_with_new_env(
+                searchpath=[os.path.dirname(source.origin), f"{role.path}/templates"], available_variables=known
+            )
+            rendered = templar.template(
+                trust_as_template(text), escape_backslashes=False, overrides={"trim_blocks": True}
+            )
+        except AnsibleError as error:
+            raise AnsibleActionFail(f"{_shown(source.origin, role)}: {_reason(error)}. Nothing was changed.") from None
+        return ("" if rendered is None else str(rendered)).encode()
+
+
+def _mode(value: Any, where: str) -> int:
+    try:
+        mode = int(value, 8) if isinstance(value, str) else -1
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o7777:
+        raise AnsibleActionFail(f"{where}: mode must be an octal text such as '0640', not {value!r}")
+    return mode
+
+
+def _reason(error: AnsibleError) -> str:
+    """The innermost message: what is wrong, without Ansible's frames around it."""
+    cause: BaseException = error
+    while isinstance(cause.__cause__, AnsibleTemplateError):
+        cause = cause.__cause__
+    message = getattr(cause, "message", None) or str(cause)
+    return str(message).strip().rstrip(".")
+
+
+def _diff(before: Mapping[str, str], paths: list[str], release: Release) -> list[dict[str, str]]:
+    """One difference for each changed path. Files that not everybody may read are only named."""
+    modes = {file["path"]: int(file["mode"], 8) for file in release.manifest["files"]}
+    found = []
+    for path in paths:
+        new = release.tokens.get(path)
+        label = {"before_header": path, "after_header": path}
+        if new is None:
+            found.append({**label, "before": before.get(path, "there\n"), "after": ""})
+        elif not modes[path] & 0o004 or b"\0" in new:
+            found.append({**label, "before": "", "after": "(changed; content not shown)\n"})
+        elif path.startswith("lib/") and path not in before:
+            found.append({**label, "before": "", "after": f"(new, {len(new)} bytes)\n"})
+        else:
+            found.append({**label, "before": before.get(path, ""), "after": new.decode(errors="replace")})
+    return found

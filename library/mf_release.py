@@ -1,0 +1,170 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bring a release of the /mf tree to a host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: mf_release
+short_description: Release the /mf tree, atomically
+description:
+  - Gathers the files, settings, packages and units of all roles of the play, renders them for the host, and brings
+    them there as one release that takes effect by one rename.
+  - A release is complete, compiled and validated on disk before it becomes current. When anything fails, everything
+    is as it was before.
+  - What somebody changed by hand is found and repaired.
+  - The first remote execution carries hashes only; contents follow when the host lacks some.
+version_added: "0.1.0"
+options:
+  state:
+    description:
+      - V(present) has the release of this play in force, whole and untouched.
+      - V(rolled_back) goes back to the release that was current before.
+      - V(settled) ends the maintenance that a release began (the checks act again).
+      - V(absent) stops and disables the units, and removes all of our files, C(/mf/var) and what lies in it included.
+    type: str
+    choices: [present, rolled_back, settled, absent]
+    default: present
+  host:
+    description: The host's name in its settings. Needed with O(state=present).
+    type: str
+  type:
+    description: The host's type in its settings (mx, control, ...). Needed with O(state=present).
+    type: str
+  manifest:
+    description: Made by the action plugin; not for people. What the release consists of.
+    type: str
+  content:
+    description: Made by the action plugin; not for people. Contents that the host lacks.
+    type: str
+attributes:
+  check_mode:
+    description: Says what would change without changing it. Validation commands are not run.
+    support: full
+  diff_mode:
+    description: Shows files before and after, except those that not everybody may read.
+    support: full
+  platform:
+    description: Debian with systemd.
+    support: full
+    platforms: debian
+notes:
+  - Needs root.
+  - The conventions by which roles contribute are described in C(roles/mf_tree/README.md).
+seealso:
+  - module: mf_look
+author:
+  - The mf authors
+"""
+
+EXAMPLES = r"""
+- name: Bring the tree to the host
+  mf_release:
+    host: "{{ inventory_hostname }}"
+    type: mx
+  register: mf_tree__result
+
+- name: Go back to the release before
+  mf_release:
+    state: rolled_back
+
+- name: Remove everything that is ours
+  mf_release:
+    state: absent
+"""
+
+RETURN = r"""
+generation:
+  description: The release in force, 12 hex digits; null when there is none.
+  returned: success
+  type: str
+  sample: 3f2a9c01b7de
+previous:
+  description: The release that was in force before.
+  returned: success
+  type: str
+changed_paths:
+  description: Files that changed by meaning. C(bin/x) lies in the tree, C(/etc/x) on the host.
+  returned: success
+  type: list
+  elements: str
+changed_parts:
+  description: Roles of which files or settings changed.
+  returned: success
+  type: list
+  elements: str
+units:
+  description: >-
+    State of the units that roles registered. C(stale) says that a unit runs since before a file of its role changed
+    and must be restarted, also when an earlier run was interrupted.
+  returned: success
+  type: dict
+  sample: {"qpsmtpd.service": {"exists": true, "active": true, "enabled": true, "stale": false}}
+maintenance:
+  description: A maintenance marker of the deployment is in force, until O(state=settled) or 15 minutes have passed.
+  returned: success
+  type: bool
+"""
+
+import signal
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mf_deploy import host, release
+from ansible.module_utils.mf_deploy.layout import Layout, ReleaseError
+from ansible.module_utils.mf_deploy.manifest import Manifest, unpack, unpack_content
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "state": {"type": "str", "choices": ["present", "rolled_back", "settled", "absent"], "default": "present"},
+    "host": {"type": "str"},
+    "type": {"type": "str"},
+    # not secret as such, but long, and contents may be: kept out of the system's log
+    "manifest": {"type": "str", "no_log": True},
+    "content": {"type": "str", "no_log": True},
+}
+
+
+def bring(module: AnsibleModule, layout: Layout, run: host.Run) -> dict[str, Any]:
+    """Do what the parameters say. Raises ReleaseError, OSError."""
+    state, check = module.params["state"], module.check_mode
+    if state == "rolled_back":
+        return release.rolled_back(layout, run, check=check)
+    if state == "settled":
+        return release.settled(layout, check=check)
+    if state == "absent":
+        return release.absent(layout, run, check=check)
+    if not module.params["manifest"]:
+        raise ReleaseError("mf_release state=present works in a play with roles, through its action plugin")
+    content = module.params["content"]
+    return release.present(
+        layout,
+        Manifest(unpack(module.params["manifest"])),
+        unpack_content(content) if content else None,
+        run,
+        check=check,
+        diff=bool(module._diff),
+    )
+
+
+def _leave(number: int, _frame: object) -> None:
+    """End through the exception handlers that clean up."""
+    raise SystemExit(128 + number)
+
+
+def main() -> None:
+    """Entry point of the module."""
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, _leave)
+    try:
+        result = bring(module, Layout(), host.run)
+    except ReleaseError as error:
+        module.fail_json(msg=str(error))
+    except OSError as error:
+        module.fail_json(msg=f"{error.filename or 'this host'}: {error.strerror or error}. Nothing was changed.")
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""The moment a release takes effect: host files, units and the link /mf/current go over together, or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from . import drift, host, journal, manifest, units
+from .layout import TREE, Layout, ReleaseError
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hold back the signals of a lost connection or an impatient person until the few steps inside are done."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def switch(
+    layout: Layout,
+    wanted: manifest.Manifest,
+    known: journal.Journal,
+    history: list[str],
+    restart: Iterable[str],
+    run: host.Run,
+) -> None:
+    """Make a release that is complete on disk the current one, and bring the host's files in line with it.
+
+    ``known``: the journal before. ``history``: the one to write. ``restart``: roles whose files change by this.
+    Raises ReleaseError or OSError; then everything is as it was. An exception is what comes after the point of no
+    return (daemon-reload, tmpfiles): the text says so, and the next run does it again.
+    """
+    release = layout.release(wanted.generation)
+    findings = [finding.path for finding in drift.outside(layout, wanted)]
+    removed = [path for path in known.files if path not in wanted.files and os.path.lexists(layout.on_host(path))]
+    old = manifest.stored(layout, layout.generation() or wanted.generation)
+    host.make_folders(layout.releases)
+    ours = sorted({*known.files, *(file.path for file in wanted.outside)})
+    made: list[str] = []
+    with undisturbed(), ExitStack() as undo:
+        undo.callback(_clean, made)
+        for path in findings:
+            _prepare(layout, wanted.files[path], release, undo, made)
+        folders = [*known.folders, *(path.removeprefix(layout.root) for path in made)]
+        undo.callback(journal.write, layout, known)
+        journal.write(layout, known._replace(files=ours, folders=folders, pending=True))
+        _stamp(layout, restart, undo)
+        _retire(set(old.units if old else ()) - set(wanted.units), run, undo)
+        _flip(layout, wanted.generation, undo)
+        backups = [_replace(layout, path, undo) for path in findings]
+        backups += [_remove(layout, path, undo) for path in removed]
+        undo.pop_all()
+        _settle(backups, layout, folders)
+        after = journal.Journal(history, [file.path for file in wanted.outside], _present(layout, folders), True)
+        journal.write(layout, after)
+        apply_services(layout, wanted, {*findings, *removed}, known.pending, run)
+        journal.write(layout, after._replace(pending=False))
+
+
+def _clean(made: list[str]) -> None:
+    for folder in reversed(made):
+        os.rmdir(folder)
+
+
+def _prepare(layout: Layout, file: manifest.File, release: str, undo: ExitStack, made: list[str]) -> None:
+    """Write a host file beside its place, so that what follows are renames only."""
+    target = layout.on_host(file.path)
+    if os.path.isdir(target) and not os.path.islink(target):
+        raise ReleaseError(f"{file.path} (role {file.part}) is a directory on this host; nothing was changed")
+    made += host.make_folders(os.path.dirname(target))
+    temporary = host.beside(target, "new")
+    host.forget(temporary)
+    undo.callback(host.forget, temporary)
+    with open(layout.stored(release, file.path), "rb") as stored:
+        host.write(temporary, stored.read(), file.mode, host.identify(file.owner, file.group))
+
+
+def _flip(layout: Layout, generation: str, undo: ExitStack) -> None:
+    for name in TREE:
+        path = f"{layout.mf}/{name}"
+        if os.path.islink(path) and os.readlink(path) == f"current/{name}":
+            continue
+        if os.path.lexists(path) and not os.path.islink(path):
+            raise ReleaseError(f"/mf/{name} is there and is not ours; move it away. Nothing was changed.")
+        _link(f"current/{name}", path, undo)
+    if layout.generation() != generation:
+        _link(f"releases/{generation}", layout.current, undo)
+
+
+def _link(target: str, path: str, undo: ExitStack) -> None:
+    before = os.readlink(path) if os.path.islink(path) else None
+    undo.callback(host.forget if before is None else _relink, path, *([] if before is None else [before]))
+    host.link(target, path)
+
+
+def _relink(path: str, target: str) -> None:
+    host.link(target, path)
+
+
+def _replace(layout: Layout, path: str, undo: ExitStack) -> str:
+    """Put a prepared host file in its place; where the former one is kept until all are done."""
+    target = layout.on_host(path)
+    backup = host.beside(target, "old")
+    host.forget(backup)
+    if os.path.lexists(target):
+        os.link(target, backup, follow_symlinks=False)
+        undo.callback(_restore, backup, target)
+    else:
+        undo.callback(host.forget, target)
+    os.replace(host.beside(target, "new"), target)
+    return backup
+
+
+def _remove(layout: Layout, path: str, undo: ExitStack) -> str:
+    target = layout.on_host(path)
+    backup = host.beside(target, "old")
+    os.rename(target, backup)
+    undo.callback(_restore, backup, target)
+    return backup
+
+
+def _restore(backup: str, target: str) -> None:
+    os.replace(backup, target)
+    # rename(2) does nothing when both are the same file
+    host.forget(backup)
+
+
+def _settle(backups: Iterable[str], layout: Layout, folders: Iterable[str]) -> None:
+    changed = set()
+    for backup in backups:
+        host.forget(backup)
+        changed.add(os.path.dirname(backup))
+    remove_empty(layout, folders)
+    for folder in changed:
+        if os.path.isdir(folder):
+            host.sync(folder)
+
+
+def _present(layout: Layout, folders: Iterable[str]) -> list[str]:
+    return sorted({folder for folder in folders if os.path.isdir(layout.on_host(folder))})
+
+
+def remove_empty(layout: Layout, folders: Iterable[str]) -> None:
+    """Remove directories that were made for our files, deepest first, unless somebody uses them."""
+    for folder in sorted(set(folders), reverse=True):
+        try:
+            os.rmdir(layout.on_host(folder))
+        except OSError:
+            continue
+
+
+def _retire(names: Iterable[str], run: host.Run, undo: ExitStack) -> None:
+    """Stop and disable units that no role of the new release has any more."""
+    for name, unit in units.look(names, run).items():
+        if not unit.exists:
+            continue
+        if unit.enabled:
+            undo.callback(run, ["systemctl", "enable", "--", name])
+        if unit.active:
+            undo.callback(run, ["systemctl", "start", "--", name])
+        retire(name, run)
+
+
+def retire(name: str, run: host.Run) -> None:
+    """Stop and disable a unit. Raises ReleaseError."""
+    code, output = run(["systemctl", "disable", "--now", "--", name])
+    if code != 0:
+        raise ReleaseError(f"systemctl disable --now {name}: exit code {code}: {output[-500:]}. Nothing was changed.")
+
+
+def apply_services(
+    layout: Layout, wanted: manifest.Manifest, changed: Iterable[str], everything: bool, run: host.Run
+) -> None:
+    """Tell systemd what changed. ``everything``: an earlier run may not have come so far."""
+    paths = set(changed)
+    commands = []
+    if everything or any(units.is_unit_file(path) for path in paths):
+        commands.append(["systemctl", "daemon-reload"])
+    texts = drift.tmpfiles(layout, wanted)
+    if texts and (everything or paths & set(texts) or drift.folders(layout, wanted, texts)):
+        commands.append(["systemd-tmpfiles", "--create", *sorted(texts)])
+    for command in commands:
+        code, output = run(command)
+        if code != 0:
+            raise ReleaseError(
+                f"release {wanted.generation} is current, but `{' '.join(command)}` failed with exit code {code}: "
+                f"{output[-500:]}. The next run does it again."
+            )
+
+
+def stamps(layout: Layout) -> dict[str, float]:
+    """When each role's files last changed, in seconds on CLOCK_MONOTONIC; empty after a boot, as it should be."""
+    try:
+        with open(layout.stamps, encoding="utf-8") as file:
+            data = json.load(file)
+        return {str(part): float(at) for part, at in data.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _stamp(layout: Layout, parts: Iterable[str], undo: ExitStack) -> None:
+    """Written before anything changes: a run that is killed right after must still lead to a restart."""
+    before = stamps(layout)
+    changed = dict.fromkeys(parts, time.monotonic())
+    if not changed:
+        return
+    host.make_folders(layout.run)
+    undo.callback(_write_stamps, layout, before)
+    _write_stamps(layout, {**before, **changed})
+
+
+def _write_stamps(layout: Layout, data: dict[str, float]) -> None:
+    host.replace(layout.stamps, json.dumps(data).encode(), 0o644, (-1, -1))

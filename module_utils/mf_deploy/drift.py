@@ -1,0 +1,157 @@
+"""What on a host is not as a manifest says: somebody edited, removed, added or re-owned something. Changes nothing."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from . import host, manifest
+from .layout import TREE, Layout, ReleaseError
+
+TMPFILES = "/etc/tmpfiles.d/"
+FOLDER_MODE = 0o755
+ROOT_MODE = 0o700
+
+
+class Finding(NamedTuple):
+    """``path`` as in a manifest (``/bin``-like for links); ``kind``: content, rights, extra, compiled, link, folder."""
+
+    path: str
+    kind: str
+
+
+def compiled_name(path: str) -> str:
+    """Where the byte code of ``lib/a/b.py`` lies (PEP 3147), for the Python this runs under."""
+    folder, name = os.path.split(path)
+    return f"{folder}/__pycache__/{name[:-3]}.{sys.implementation.cache_tag}.pyc"
+
+
+def modules(wanted: manifest.Manifest) -> list[str]:
+    """The files that are compiled."""
+    return [path for path in sorted(wanted.files) if path.startswith("lib/") and path.endswith(".py")]
+
+
+def tree(layout: Layout, wanted: manifest.Manifest) -> list[Finding]:
+    """Differences inside a release directory."""
+    release = layout.release(wanted.generation)
+    if not os.path.isdir(release):
+        return [Finding(".", "content")]
+    data = manifest.stored_data(release)
+    compiled = data.get("compiled")
+    if not isinstance(compiled, dict) or data.get("python") != sys.implementation.cache_tag:
+        compiled = {}
+    found = []
+    expected = {layout.stored("", path)[1:]: file for path, file in wanted.files.items()}
+    byte_code = {compiled_name(path): path for path in modules(wanted)}
+    seen = set()
+    for path, is_folder in _walk(release):
+        seen.add(path)
+        if is_folder:
+            want = ROOT_MODE if path == "root" else FOLDER_MODE
+            if stat.S_IMODE(os.lstat(f"{release}/{path}").st_mode) != want:
+                found.append(Finding(path, "rights"))
+        elif path in expected:
+            finding = _compare(f"{release}/{path}", expected[path])
+            if finding:
+                found.append(Finding(path, finding))
+        elif path in byte_code:
+            if compiled.get(path) is None or host.digest(f"{release}/{path}") != compiled[path]:
+                found.append(Finding(byte_code[path], "compiled"))
+        elif path != "manifest.json":
+            found.append(Finding(path, "extra"))
+    found += [Finding(path, "content") for path in expected if path not in seen]
+    found += [Finding(path, "compiled") for name, path in byte_code.items() if name not in seen]
+    known = manifest.stored(layout, wanted.generation)
+    if known is None or known.as_data() != wanted.as_data():
+        found.append(Finding("manifest.json", "content"))
+    return sorted(found)
+
+
+def _walk(release: str, below: str = "") -> Iterator[tuple[str, bool]]:
+    """Everything in a directory tree as (relative path, is a real directory)."""
+    with os.scandir(f"{release}/{below}") as entries:
+        for entry in entries:
+            path = f"{below}{entry.name}"
+            is_folder = entry.is_dir(follow_symlinks=False)
+            yield path, is_folder
+            if is_folder:
+                yield from _walk(release, path + "/")
+
+
+def _compare(path: str, file: manifest.File) -> str:
+    """How a file differs: content, rights, or "" for not at all."""
+    if host.digest(path) != file.sha256:
+        return "content"
+    status = os.lstat(path)
+    try:
+        owner = host.identify(file.owner, file.group)
+    except ReleaseError:
+        return "rights"
+    return "" if (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (file.mode, *owner) else "rights"
+
+
+def outside(layout: Layout, wanted: manifest.Manifest) -> list[Finding]:
+    """Differences among the files outside of the tree."""
+    found = ((file.path, _compare(layout.on_host(file.path), file)) for file in wanted.outside)
+    return [Finding(path, kind) for path, kind in found if kind]
+
+
+def links(layout: Layout) -> list[Finding]:
+    """/mf/bin, /mf/etc and /mf/lib, which follow /mf/current."""
+    found = []
+    for name in TREE:
+        try:
+            right = os.readlink(f"{layout.mf}/{name}") == f"current/{name}"
+        except OSError:
+            right = False
+        if not right:
+            found.append(Finding(f"/mf/{name}", "link"))
+    return found
+
+
+def folders(layout: Layout, wanted: manifest.Manifest, texts: dict[str, str]) -> list[Finding]:
+    """Directories that a tmpfiles.d(5) file of ours asks for (``d PATH MODE USER GROUP``) and that are not so.
+
+    ``texts``: the content of those files by path.
+    """
+    found = []
+    for path in sorted(texts):
+        for line in texts[path].splitlines():
+            words = shlex.split(line, comments=True)
+            if len(words) < 2 or words[0].rstrip("!+=~^-") != "d":
+                continue
+            mode, user, group = [*words[2:5], "-", "-", "-"][:3]
+            if not _folder_is(layout.on_host(words[1]), mode, user, group):
+                found.append(Finding(words[1], "folder"))
+    return found
+
+
+def _folder_is(path: str, mode: str, user: str, group: str) -> bool:
+    try:
+        status = os.lstat(path)
+        owner = host.identify("root" if user == "-" else user, "root" if group == "-" else group)
+    except (OSError, ReleaseError):
+        return False
+    return (
+        stat.S_ISDIR(status.st_mode)
+        and (mode == "-" or stat.S_IMODE(status.st_mode) == int(mode.lstrip("~:"), 8))
+        and (user == "-" or status.st_uid == owner[0])
+        and (group == "-" or status.st_gid == owner[1])
+    )
+
+
+def tmpfiles(layout: Layout, wanted: manifest.Manifest) -> dict[str, str]:
+    """The tmpfiles.d files of a release that is on disk, by path."""
+    texts = {}
+    for file in wanted.outside:
+        if file.path.startswith(TMPFILES):
+            try:
+                with open(layout.stored(layout.release(wanted.generation), file.path), encoding="utf-8") as stored:
+                    texts[file.path] = stored.read()
+            except (OSError, UnicodeError):
+                continue
+    return texts

@@ -1,0 +1,104 @@
+"""What a host remembers of its releases: in which order they were current, what they put outside of the tree.
+
+Kept in /mf/releases/journal.json. The link /mf/current is the truth; the journal is written after it and set right by
+it, so a journal that is one step behind (interrupted) does no harm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from . import host, manifest
+from .layout import Layout
+
+KEEP = 3
+
+
+class Journal(NamedTuple):
+    """``history``: generations in the order they became current, the last one current now. ``files``: host files that
+    are ours. ``folders``: directories that were made for them. ``pending``: a change of host files and services was
+    begun and not seen to its end."""
+
+    history: list[str]
+    files: list[str]
+    folders: list[str]
+    pending: bool
+
+    @property
+    def previous(self) -> str | None:
+        """The generation to go back to."""
+        return self.history[-2] if len(self.history) > 1 else None
+
+
+def read(layout: Layout) -> Journal:
+    """The journal; a lost or damaged one is made up again from the releases on disk."""
+    current = layout.generation()
+    try:
+        with open(layout.journal, encoding="utf-8") as file:
+            data = json.load(file)
+        found = Journal(
+            [str(name) for name in data["history"]],
+            [str(name) for name in data["files"]],
+            [str(name) for name in data["folders"]],
+            bool(data["pending"]),
+        )
+    except FileNotFoundError:
+        found = Journal([], _all_files(layout), [], False)
+    except (OSError, ValueError, KeyError, TypeError):
+        found = Journal([], _all_files(layout), [], True)
+    present = set(layout.generations())
+    return found._replace(history=[name for name in settled(found.history, current) if name in present])
+
+
+def _all_files(layout: Layout) -> list[str]:
+    manifests = (manifest.stored(layout, generation) for generation in layout.generations())
+    return sorted({file.path for known in manifests if known for file in known.outside})
+
+
+def settled(history: list[str], current: str | None) -> list[str]:
+    """A history that ends with what is really current."""
+    if current is None:
+        return []
+    if current in history:
+        return history[: history.index(current) + 1]
+    return [*history, current]
+
+
+def deployed(history: list[str], generation: str) -> list[str]:
+    """The history after a deployment: what was current before is what one goes back to."""
+    return [*(name for name in history if name != generation), generation][-KEEP:]
+
+
+def write(layout: Layout, journal: Journal) -> None:
+    """Store the journal, on disk when this returns."""
+    text = json.dumps(journal._asdict(), indent=1) + "\n"
+    host.replace(layout.journal, text.encode(), 0o644, (-1, -1))
+    host.sync(layout.releases)
+
+
+def prune(layout: Layout, keep: Iterable[str]) -> list[str]:
+    """Remove the releases that are not kept, and what interrupted runs left; what was removed."""
+
+
+    kept = set(keep)
+    removed = [name for name in layout.generations() if name not in kept]
+    for name in [*removed, *leftovers(layout)]:
+        # renamed first: a removal that is interrupted must not leave half a release under a release's name
+        trash = f"{layout.releases}/.staging-trash"
+        host.discard(trash)
+        os.rename(f"{layout.releases}/{name}", trash)
+        host.discard(trash)
+    return removed
+
+
+def leftovers(layout: Layout) -> list[str]:
+    """Directories of releases that were never completed."""
+
+
+    try:
+        return [name for name in os.listdir(layout.releases) if name.startswith(".staging-")]
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,277 @@
+"""The states a host's tree can be brought to: present, rolled_back, settled, absent. Each returns what it did."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from . import commit, drift, guard, host, journal, manifest, stage, units
+from .layout import TREE, Layout, ReleaseError
+
+DIFF_LIMIT = 100_000
+"""Bytes; larger files are only named in a diff."""
+
+
+class Plan:
+    """What stands between a host and a release. Looks only."""
+
+    def __init__(self, layout: Layout, wanted: manifest.Manifest) -> None:
+        self.layout = layout
+        self.wanted = wanted
+        self.current = layout.generation()
+        self.old = manifest.stored(layout, self.current) if self.current else None
+        self.known = journal.read(layout)
+        self.tree = drift.tree(layout, wanted)
+        self.outside = drift.outside(layout, wanted)
+        self.elsewhere = drift.links(layout) + drift.folders(layout, wanted, drift.tmpfiles(layout, wanted))
+        self.removed = [
+            path
+            for path in self.known.files
+            if path not in wanted.files and os.path.lexists(layout.on_host(path))
+        ]
+        self.drifted = [file for file in map(self._drifted, self.outside) if file]
+        self.meant = manifest.difference(self.old, wanted)
+
+    def _drifted(self, finding: drift.Finding) -> manifest.File | None:
+        """A host file that is not as the release now current has it, so that somebody must have touched it."""
+        before = self.old.files.get(finding.path) if self.old else None
+        wanted = self.wanted.files[finding.path]
+        if before is None or not wanted.same(before):
+            return None
+        touched = {found.path for found in drift.outside(self.layout, self.old)} if self.old else set()
+        return wanted if finding.path in touched else None
+
+    @property
+    def new(self) -> bool:
+        """Whether another release than the current one is wanted."""
+        return self.current != self.wanted.generation
+
+    @property
+    def needed(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(
+            self.new or self.tree or self.outside or self.elsewhere or self.removed or self.known.pending
+            or journal.leftovers(self.layout)
+        )  # fmt: skip
+
+    @property
+    def paths(self) -> list[str]:
+        """What changes, by meaning."""
+        if not self.needed:
+            return []
+        touched = {file.path for file in self.drifted} | {finding.path for finding in self.elsewhere}
+        if not self.new:
+            touched |= {_manifest_path(finding.path) for finding in self.tree}
+        return sorted({*self.meant.paths, *touched, *self.removed})
+
+    @property
+    def parts(self) -> list[str]:
+        """Roles of which files or settings change."""
+        return sorted({*self.meant.parts, *self.restart})
+
+    @property
+    def restart(self) -> list[str]:
+        """Roles of which files change."""
+        touched = {file.part for file in self.drifted}
+        if not self.new:
+            paths = (_manifest_path(finding.path) for finding in self.tree)
+            touched |= {self.wanted.files[path].part for path in paths if path in self.wanted.files}
+        return sorted({*self.meant.restart, *touched} - {manifest.SETTINGS})
+
+    def unknown(self, contents: stage.Contents) -> list[str]:
+        """Hashes of contents that this host would need and doesn't have."""
+        if not self.tree:
+            return []
+        paths = {_manifest_path(finding.path) for finding in self.tree if finding.kind in ("content", "rights")}
+        files = self.wanted.files.values()
+        whole = self.new or "." in paths
+        return sorted({file.sha256 for file in files if (whole or file.path in paths) and file.sha256 not in contents})
+
+
+def _manifest_path(stored: str) -> str:
+    """The manifest's name of something in a release directory."""
+    return stored.removeprefix("root") if stored.startswith("root/") else stored
+
+
+def present(
+    layout: Layout,
+    wanted: manifest.Manifest,
+    sent: Mapping[str, bytes] | None,
+    run: host.Run,
+    *,
+    check: bool = False,
+    diff: bool = False,
+) -> dict[str, Any]:
+    """Have a release in force, whole and untouched.
+
+    Without ``sent`` (contents by sha256) and when this host lacks some, nothing is done and ``needed`` names them.
+    Raises ReleaseError or OSError; nothing is changed then, unless its text says otherwise.
+    """
+    plan = Plan(layout, wanted)
+    result = _report(plan, run)
+    if diff:
+        result["before"] = _before(layout, plan)
+    if check or not plan.needed:
+        if not check and any(unit["stale"] for unit in result["units"].values()):
+            # an earlier run ended before the restart: it is about to happen now
+            result["maintenance"] = guard.mark(layout, wanted.generation)
+        return result
+    result["needed"] = plan.unknown(stage.Contents(layout, sent))
+    if result["needed"] and sent is None:
+        return result
+    result["needed"] = []
+    with guard.lock(layout, "release", "another deployment"):
+        # what was seen before the lock was held may be old
+        plan = Plan(layout, wanted)
+        contents = stage.Contents(layout, sent)
+        if plan.tree and not plan.new:
+            stage.repair(layout, wanted, plan.tree, contents)
+        elif plan.tree:
+            stage.build(layout, wanted, contents, run)
+        history = journal.deployed(plan.known.history, wanted.generation)
+        _enforce(layout, plan, history, run)
+        journal.prune(layout, history)
+    return {**result, **_services(layout, wanted, [], run), **_end(layout, wanted, run)}
+
+
+def rolled_back(layout: Layout, run: host.Run, *, check: bool = False) -> dict[str, Any]:
+    """Go back to the release that was current before this one. Raises ReleaseError when there is none that is whole."""
+    known = journal.read(layout)
+    current = layout.generation()
+    if known.previous is None:
+        raise ReleaseError(
+            f"there is no release before {current} on this host" if current else "there is no release on this host"
+        )
+    target = manifest.stored(layout, known.previous)
+    if target is None:
+        raise ReleaseError(f"release {known.previous} has no readable manifest; deploy with playbooks/site.yml instead")
+    plan = Plan(layout, target)
+    if plan.tree:
+        what = ", ".join(f"{finding.path} ({finding.kind})" for finding in plan.tree[:5])
+        raise ReleaseError(f"release {known.previous} is damaged: {what}; deploy with playbooks/site.yml instead")
+    result = _report(plan, run)
+    if check:
+        return result
+    with guard.lock(layout, "release", "another deployment"):
+        plan = Plan(layout, target)
+        _enforce(layout, plan, known.history[:-1], run)
+    return {**result, **_services(layout, target, [], run), **_end(layout, target, run)}
+
+
+def _enforce(layout: Layout, plan: Plan, history: list[str], run: host.Run) -> None:
+    generation = plan.wanted.generation
+    with guard.lock(layout, "action", "a check, a restart or a person"):
+        guard.mark(layout, generation)
+        try:
+            commit.switch(layout, plan.wanted, plan.known, history, plan.restart, run)
+        except BaseException:
+            if layout.generation() != generation:
+                host.discard(layout.release(generation) if generation not in plan.known.history else "/nonexistent")
+            guard.unmark(layout)
+            raise
+
+
+def _end(layout: Layout, wanted: manifest.Manifest, run: host.Run) -> dict[str, Any]:
+    """Whether the marker stays: it does while a unit still waits for its restart or its start."""
+    waiting = [
+        state
+        for state in _services(layout, wanted, [], run)["units"].values()
+        if state["stale"] or not state["active"] or not state["enabled"]
+    ]
+    if not waiting:
+        guard.unmark(layout)
+    return {"maintenance": guard.ours(layout)}
+
+
+def _report(plan: Plan, run: host.Run) -> dict[str, Any]:
+    return {
+        "changed": plan.needed,
+        "generation": plan.wanted.generation,
+        "previous": plan.current,
+        "changed_paths": plan.paths,
+        "changed_parts": plan.parts,
+        "needed": [],
+        "maintenance": guard.ours(plan.layout),
+        **_services(plan.layout, plan.wanted, plan.restart, run),
+    }
+
+
+def _services(layout: Layout, wanted: manifest.Manifest, changing: Iterable[str], run: host.Run) -> dict[str, Any]:
+    """State of all registered units; ``stale``: running since before a file of their roles changed (or would)."""
+    stamps = commit.stamps(layout)
+    soon = set(changing)
+    states = {}
+    for name, unit in units.look(wanted.units, run).items():
+        parts = wanted.units[name]
+        behind = any(unit.started < stamps.get(part, 0.0) for part in parts) or bool(soon & set(parts))
+        states[name] = {
+            "exists": unit.exists,
+            "active": unit.active,
+            "enabled": unit.enabled,
+            "stale": unit.active and behind,
+        }
+    return {"units": states}
+
+
+def _before(layout: Layout, plan: Plan) -> dict[str, str]:
+    """Text of the files that change, as it is now, for a diff; none of files that not everybody may read."""
+    texts = {}
+    for path in plan.paths:
+        file = plan.wanted.files.get(path) or (plan.old.files.get(path) if plan.old else None)
+        if file is None or not file.mode & 0o004:
+            continue
+        now = layout.on_host(path) if path.startswith("/") else f"{layout.current}/{path}"
+        try:
+            with open(now, encoding="utf-8") as text:
+                content = text.read(DIFF_LIMIT + 1)
+        except (OSError, UnicodeError):
+            continue
+        if len(content) <= DIFF_LIMIT:
+            texts[path] = content.replace(plan.current, "@generation@") if plan.current else content
+    return texts
+
+
+def settled(layout: Layout, *, check: bool = False) -> dict[str, Any]:
+    """End the maintenance that a release began: all its units have been restarted."""
+    changed = guard.ours(layout) if check else guard.unmark(layout)
+    return {"changed": changed, "generation": layout.generation(), "maintenance": False}
+
+
+def absent(layout: Layout, run: host.Run, *, check: bool = False) -> dict[str, Any]:
+    """Remove everything that is ours: units, host files, /mf with /mf/var in it, /run/mf."""
+    known = journal.read(layout)
+    manifests = [found for name in layout.generations() if (found := manifest.stored(layout, name))]
+    files = sorted({*known.files, *(file.path for found in manifests for file in found.outside)})
+    names = sorted({name for found in manifests for name in found.units})
+    trees = [layout.current, *(f"{layout.mf}/{name}" for name in TREE), layout.releases, layout.var, layout.run]
+    there = [path for path in map(layout.on_host, files) if os.path.lexists(path)]
+    there += [path for path in trees if os.path.lexists(path)]
+    result = {
+        "changed": bool(there),
+        "generation": None,
+        "previous": layout.generation(),
+        "changed_paths": [path.removeprefix(layout.root) for path in there],
+        "changed_parts": sorted({file.part for found in manifests for file in found.files.values()} - {manifest.SETTINGS}),
+        "units": {},
+        "maintenance": False,
+    }
+    if check or not there:
+        return result
+    with (
+        guard.lock(layout, "release", "another deployment"),
+        guard.lock(layout, "action", "a check, a restart or a person"),
+    ):
+        for name, unit in units.look(names, run).items():
+            if unit.exists:
+                commit.retire(name, run)
+        for path in map(layout.on_host, files):
+            for leftover in (path, host.beside(path, "new"), host.beside(path, "old")):
+                host.forget(leftover)
+        commit.remove_empty(layout, known.folders)
+        if any(units.is_unit_file(path) for path in files):
+            run(["systemctl", "daemon-reload"])
+        for path in trees:
+            host.discard(path)
+        commit.remove_empty(layout, ["/mf"])
+    return result

@@ -1,0 +1,169 @@
+"""A release made complete on disk before anybody can see it: written, compiled, validated, then given its name."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import marshal
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from . import drift, host, manifest
+from .layout import TREE, Layout, ReleaseError
+
+
+class Contents:
+    """File contents by sha256: those that were sent, and those that releases on this host still have intact."""
+
+    def __init__(self, layout: Layout, sent: Mapping[str, bytes] | None = None) -> None:
+        self._sent = dict(sent or {})
+        self._places: dict[str, list[str]] = {}
+        for generation in layout.generations():
+            known = manifest.stored(layout, generation)
+            for file in known.files.values() if known else ():
+                self._places.setdefault(file.sha256, []).append(layout.stored(layout.release(generation), file.path))
+
+    def __contains__(self, sha256: str) -> bool:
+        return sha256 in self._sent or any(host.digest(path) == sha256 for path in self._places.get(sha256, ()))
+
+    def read(self, file: manifest.File) -> bytes:
+        """The content of a file, checked. Raises ReleaseError when nobody has it."""
+        data = self._sent.get(file.sha256)
+        if data is None:
+            for path in self._places.get(file.sha256, ()):
+                if host.digest(path) == file.sha256:
+                    with open(path, "rb") as stored:
+                        data = stored.read()
+                    break
+        if data is None or hashlib.sha256(data).hexdigest() != file.sha256:
+            raise ReleaseError(f"{file.path}: its content was not sent, or was damaged on its way; run it again")
+        return data
+
+
+def build(layout: Layout, wanted: manifest.Manifest, contents: Contents, run: host.Run) -> None:
+    """Put a complete, validated release on disk under its own name. Raises ReleaseError, and then leaves no trace."""
+    staging = layout.staging(wanted.generation)
+    host.discard(staging)
+    host.make_folders(layout.releases)
+    try:
+        os.mkdir(staging)
+        os.chmod(staging, drift.FOLDER_MODE)
+        os.mkdir(f"{staging}/root", drift.ROOT_MODE)
+        for name in TREE:
+            host.make_folders(f"{staging}/{name}")
+        for _, file in sorted(wanted.files.items()):
+            path = layout.stored(staging, file.path)
+            host.make_folders(os.path.dirname(path))
+            host.write(path, contents.read(file), file.mode, host.identify(file.owner, file.group))
+        compiled = {
+            drift.compiled_name(path): _compile(layout, wanted.generation, staging, path)
+            for path in drift.modules(wanted)
+        }
+        host.write(f"{staging}/manifest.json", _manifest_text(wanted, compiled), 0o644, (-1, -1))
+        validate(layout, wanted, staging, run)
+        for folder, _, _ in os.walk(staging):
+            host.sync(folder)
+        # what stands under this name was never current or is damaged: current releases are repaired in place
+        host.discard(layout.release(wanted.generation))
+        os.rename(staging, layout.release(wanted.generation))
+        host.sync(layout.releases)
+    except BaseException:
+        host.discard(staging)
+        raise
+
+
+def _manifest_text(wanted: manifest.Manifest, compiled: Mapping[str, str]) -> bytes:
+    data: dict[str, Any] = {**wanted.as_data(), "compiled": dict(compiled), "python": sys.implementation.cache_tag}
+    return (json.dumps(data, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _compile(layout: Layout, generation: str, release: str, path: str) -> str:
+    """Write a module's byte code beside it; its sha256.
+
+    Unchecked hash-based byte code (PEP 552): Python then never looks at the source, which saves a stat for each module
+    of each run. Tracebacks name the place where the release ends up.
+    """
+    with open(f"{release}/{path}", "rb") as file:
+        source = file.read()
+    code = _syntax(source, f"{layout.release(generation)}/{path}", path)
+    data = _byte_code(code, source)
+    target = f"{release}/{drift.compiled_name(path)}"
+    host.make_folders(os.path.dirname(target))
+    host.replace(target, data, 0o644, (-1, -1))
+    return hashlib.sha256(data).hexdigest()
+
+
+def _byte_code(code: Any, source: bytes) -> bytes:
+    # flags 0b01: hash-based, 0b00 in the second bit: unchecked
+
+
+    return importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + importlib.util.source_hash(source) + marshal.dumps(code)
+
+
+def _syntax(source: bytes, filename: str, path: str) -> Any:
+    try:
+        return compile(source, filename, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        line = f" line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+        raise ReleaseError(f"{path}{line} is not valid Python: {error}; nothing was changed") from None
+
+
+def validate(layout: Layout, wanted: manifest.Manifest, release: str, run: host.Run) -> None:
+    """Check every file that can be checked. Raises ReleaseError with the role, the file, the command and its output."""
+    for _, file in sorted(wanted.files.items()):
+        path = layout.stored(release, file.path)
+        if file.path.startswith("bin/"):
+            _validate_launcher(file, path, run)
+        if file.validate:
+            _demand([word.replace("%s", path) for word in shlex.split(file.validate)], file, run)
+
+
+def _validate_launcher(file: manifest.File, path: str, run: host.Run) -> None:
+    with open(path, "rb") as launcher:
+        source = launcher.read()
+    first = source.partition(b"\n")[0]
+    if not first.startswith(b"#!"):
+        raise ReleaseError(f"{file.path} (role {file.part}) has no #! line; nothing was changed")
+    if b"python" in first:
+        _syntax(source, file.path, f"{file.path} (role {file.part})")
+    elif first.split(b"/")[-1].split()[0] in (b"sh", b"bash", b"dash"):
+        _demand(["/bin/sh", "-n", path], file, run)
+
+
+def _demand(command: list[str], file: manifest.File, run: host.Run) -> None:
+    code, output = run(command)
+    if code != 0:
+        raise ReleaseError(
+            f"{file.path} (role {file.part}) was refused by `{shlex.join(command)}`, exit code {code}: "
+            f"{output[-2000:] or 'no output'}. Nothing was changed."
+        )
+
+
+def repair(
+    layout: Layout, wanted: manifest.Manifest, findings: Iterable[drift.Finding], contents: Contents
+) -> None:
+    """Bring a release directory that is in use back to what its manifest says, one atomic replacement at a time."""
+    release = layout.release(wanted.generation)
+    by_place = {layout.stored("", path)[1:]: file for path, file in wanted.files.items()}
+    for path, kind in findings:
+        place = f"{release}/{path}"
+        if kind == "extra":
+            host.discard(place)
+        elif kind == "rights" and path not in by_place:
+            os.chmod(place, drift.ROOT_MODE if path == "root" else drift.FOLDER_MODE)
+        elif kind in ("content", "rights") and path in by_place:
+            file = by_place[path]
+            if os.path.isdir(place) and not os.path.islink(place):
+                host.discard(place)
+            host.make_folders(os.path.dirname(place))
+            host.replace(place, contents.read(file), file.mode, host.identify(file.owner, file.group))
+    compiled = {
+        drift.compiled_name(path): _compile(layout, wanted.generation, release, path) for path in drift.modules(wanted)
+    }
+    host.replace(f"{release}/manifest.json", _manifest_text(wanted, compiled), 0o644, (-1, -1))
+
+

@@ -1,0 +1,55 @@
+"""What systemd says about units, asked once for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from . import host
+from .layout import ReleaseError
+
+_ASKED = "LoadState,ActiveState,UnitFileState,InactiveExitTimestampMonotonic,NeedDaemonReload"
+# "static" and its like have no [Install] section: there is nothing left to enable
+_ENABLED = frozenset({"enabled", "enabled-runtime", "static", "alias", "indirect", "generated", "transient", "linked"})
+
+
+class Unit(NamedTuple):
+    """``started``: seconds on CLOCK_MONOTONIC when it last began to start, 0 for never."""
+
+    exists: bool
+    active: bool
+    enabled: bool
+    started: float
+    reload: bool
+
+
+def look(names: Iterable[str], run: host.Run) -> dict[str, Unit]:
+    """State of some units, by name. Raises ReleaseError when systemd doesn't answer."""
+    wanted = sorted(set(names))
+    if not wanted:
+        return {}
+    code, output = run(["systemctl", "show", f"--property={_ASKED}", "--", *wanted])
+    blocks = [
+        dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        for block in output.split("\n\n")
+        if block.strip()
+    ]
+    if code != 0 or len(blocks) != len(wanted):
+        raise ReleaseError(f"systemctl show {' '.join(wanted)}: exit code {code}: {output[-500:]}")
+    return {name: _unit(block) for name, block in zip(wanted, blocks, strict=True)}
+
+
+def _unit(block: Mapping[str, str]) -> Unit:
+    started = block.get("InactiveExitTimestampMonotonic", "0")
+    return Unit(
+        exists=block.get("LoadState") not in ("not-found", None),
+        active=block.get("ActiveState") in ("active", "activating", "reloading"),
+        enabled=block.get("UnitFileState") in _ENABLED,
+        started=int(started) / 1e6 if started.isdigit() else 0.0,
+        reload=block.get("NeedDaemonReload") == "yes",
+    )
+
+
+def is_unit_file(path: str) -> bool:
+    """Whether systemd reads its units (or their drop-ins) from there."""
+    return path.startswith(("/etc/systemd/system/", "/usr/lib/systemd/system/", "/lib/systemd/system/"))
