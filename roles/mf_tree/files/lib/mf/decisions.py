@@ -45,14 +45,18 @@ def record(
     line = (state.encode(entry) + "\n").encode()
     try:
         # one write to an O_APPEND file: lines of concurrent writers don't mix
-        descriptor = os.open(places.decisions, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        descriptor = os.open(
+            places.decisions, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640
+        )
         try:
             os.write(descriptor, line)
         finally:
             os.close(descriptor)
     except OSError as error:
         print(f"mf: {places.decisions}: {error.strerror}", file=sys.stderr)
-    journal(f"{check}: {action} {target}: {outcome} ({reason})", {"MF_CHECK": check, "MF_ACTION": action}, journal_socket)
+    journal(
+        f"{check}: {action} {target}: {outcome} ({reason})", {"MF_CHECK": check, "MF_ACTION": action}, journal_socket
+    )
 
 
 def journal(message: str, fields: Mapping[str, str], path: str = JOURNAL) -> None:

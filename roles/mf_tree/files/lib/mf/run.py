@@ -59,7 +59,18 @@ class Check:
 class Run:
     """One run of one check. Use in this order: ``start``, ``look``, then ``rest`` if need be, then ``publish``."""
 
-    __slots__ = ("_give_up", "_lock", "_started", "_store", "as_json", "check", "dry_run", "generation", "places", "values")
+    __slots__ = (
+        "_give_up",
+        "_lock",
+        "_started",
+        "_store",
+        "as_json",
+        "check",
+        "dry_run",
+        "generation",
+        "places",
+        "values",
+    )
 
     def __init__(
         self,
@@ -255,6 +266,7 @@ def _explain(name: str, error: Exception) -> str:
 
     summary = text.clean(f"{type(error).__name__}: {error}", 200)
     decisions.journal(
-        f"{name}: {summary}", {"PRIORITY": "3", "MF_CHECK": name, "MF_TRACEBACK": "".join(traceback.format_exception(error))}
+        f"{name}: {summary}",
+        {"PRIORITY": "3", "MF_CHECK": name, "MF_TRACEBACK": "".join(traceback.format_exception(error))},
     )
     return f"internal error: {summary}"

@@ -29,7 +29,18 @@ SEVERITY = {OK: 0, WARNING: 1, UNKNOWN: 2, CRITICAL: 3}
 class Places:
     """Directories and files of one host. ``root`` and ``proc`` let a test live in a directory of its own."""
 
-    __slots__ = ("current", "decisions", "etc", "locks", "maintenance", "marker", "persistent", "proc", "results", "settings")
+    __slots__ = (
+        "current",
+        "decisions",
+        "etc",
+        "locks",
+        "maintenance",
+        "marker",
+        "persistent",
+        "proc",
+        "results",
+        "settings",
+    )
 
     def __init__(self, root: str = "", proc: str = "/proc") -> None:
         self.proc = proc

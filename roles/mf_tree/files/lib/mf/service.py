@@ -1,0 +1,177 @@
+"""One systemd unit: how it is, what its master process does, and the few things that are done to it. Cold path.
+
+systemctl is called by absolute path (cron's PATH is short), with a limit in seconds, never through a shell.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+
+from . import state
+from .text import clean
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SYSTEMCTL = "/usr/bin/systemctl"
+
+# ActiveState words that mean somebody is just changing it (systemd.unit(5))
+MOVING = ("activating", "deactivating", "reloading", "refreshing", "maintenance")
+
+
+class ServiceError(Exception):
+    """systemctl failed or took too long; one line says how."""
+
+
+class Unit:
+    """``active``: systemd's ActiveState; ``sub``: SubState; ``pid``: MainPID, 0 for none; ``known``: is there such a unit."""
+
+    __slots__ = ("active", "cgroup", "known", "pid", "result", "sub")
+
+    def __init__(
+        self, active: str, sub: str = "", pid: int = 0, cgroup: str = "", known: bool = True, result: str = ""
+    ) -> None:
+        self.active = active
+        self.sub = sub
+        self.pid = pid
+        self.cgroup = cgroup
+        self.known = known
+        self.result = result
+
+
+def show(unit: str, limit: float = 5.0, systemctl: str = SYSTEMCTL) -> Unit:
+    """How a unit is. Raises ServiceError."""
+    names = "ActiveState,SubState,MainPID,ControlGroup,LoadState,Result"
+    return parse(_call([systemctl, "show", f"--property={names}", "--", unit], limit))
+
+
+def parse(output: str) -> Unit:
+    """The output of ``systemctl show``, lines of ``Name=value``."""
+    found = dict(line.partition("=")[::2] for line in output.splitlines())
+    pid = found.get("MainPID", "0")
+    return Unit(
+        found.get("ActiveState", "unknown"),
+        found.get("SubState", ""),
+        int(pid) if pid.isascii() and pid.isdigit() else 0,
+        found.get("ControlGroup", ""),
+        found.get("LoadState", "") == "loaded",
+        found.get("Result", ""),
+    )
+
+
+def try_restart(unit: str, limit: float, systemctl: str = SYSTEMCTL) -> None:
+    """Restart a unit that runs, and wait for it; one that somebody has stopped stays so. Raises ServiceError."""
+    _call([systemctl, "try-restart", "--", unit], limit)
+
+
+def start(unit: str, limit: float, systemctl: str = SYSTEMCTL) -> None:
+    """Start a failed unit, forgetting its failures first (they count against its start limit). Raises ServiceError."""
+    _call([systemctl, "reset-failed", "--", unit], min(5.0, limit))
+    _call([systemctl, "start", "--", unit], limit)
+
+
+def _call(command: Sequence[str], limit: float) -> str:
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=max(0.1, limit),
+            check=False,
+            errors="replace",
+        )
+    except subprocess.TimeoutExpired:
+        raise ServiceError(f"systemctl {command[1]} took longer than {limit:.0f} s") from None
+    except OSError as error:
+        raise ServiceError(f"{command[0]}: {error.strerror}") from None
+    if done.returncode != 0:
+        said = clean(" ".join(done.stderr.split()) or f"exit code {done.returncode}", 160)
+        raise ServiceError(f"systemctl {command[1]} failed: {said}")
+    return done.stdout
+
+
+class Listener:
+    """A listening TCP socket: its inode, its owner's uid, how many connections wait in its queue to be accepted."""
+
+    __slots__ = ("inode", "uid", "waiting")
+
+    def __init__(self, inode: int, uid: int, waiting: int) -> None:
+        self.inode = inode
+        self.uid = uid
+        self.waiting = waiting
+
+
+def listeners(port: int, proc: str = "/proc") -> list[Listener]:
+    """Who listens on a TCP port of this host, from /proc/net/tcp and tcp6 (kernel: proc_net_tcp.rst).
+
+    For a listening socket (state 0A) the kernel shows the length of its accept queue as rx_queue.
+    """
+    found = []
+    for family in ("tcp", "tcp6"):
+        table = state.read_bytes(f"{proc}/net/{family}", 1 << 24) or b""
+        for row in table.split(b"\n")[1:]:
+            words = row.split()
+            if len(words) < 10 or words[3] != b"0A":
+                continue
+            try:
+                if int(words[1].rpartition(b":")[2], 16) == port:
+                    found.append(Listener(int(words[9]), int(words[7]), int(words[4].partition(b":")[2], 16)))
+            except ValueError:
+                continue
+    return found
+
+
+def owns(pid: int, listener: Listener, proc: str = "/proc") -> bool | None:
+    """Whether a process holds a listening socket; by its open files, or where those can't be read by its user.
+
+    None when nothing can be known. Reading another user's open files takes CAP_SYS_PTRACE, which a container may lack.
+    """
+    folder = f"{proc}/{pid}/fd"
+    try:
+        for name in os.listdir(folder):
+            try:
+                if os.readlink(f"{folder}/{name}") == f"socket:[{listener.inode}]":
+                    return True
+            except FileNotFoundError:
+                continue
+        return False
+    except PermissionError:
+        pass
+    except OSError:
+        return None
+    try:
+        return os.stat(f"{proc}/{pid}").st_uid == listener.uid
+    except OSError:
+        return None
+
+
+def switches(pid: int, proc: str = "/proc") -> int | None:
+    """How often a process gave up the CPU by itself (it went to sleep and woke); None when it is gone."""
+    try:
+        status = state.read_bytes(f"{proc}/{pid}/status", 65536) or b""
+        return int(status.partition(b"\nvoluntary_ctxt_switches:")[2].split(None, 1)[0])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def ticks(pid: int, proc: str = "/proc", watch: float = 2.5, pause: float = 0.1) -> bool:
+    """Whether a master lives: its voluntary context switches grow within ``watch`` seconds.
+
+    qpsmtpd-forkserver wakes every second even when it has nothing to do, and also while it is at its child limit. A
+    master that is busy without ever sleeping switches too: each accept and fork waits for something.
+    """
+    before = switches(pid, proc)
+    if before is None:
+        return False
+    give_up = time.monotonic() + watch
+    while time.monotonic() < give_up:
+        time.sleep(pause)
+        after = switches(pid, proc)
+        if after is None:
+            return False
+        if after > before:
+            return True
+    return False

@@ -1,0 +1,280 @@
+"""A small SMTP client (RFC 5321) that a broken server can't hang, flood or crash. Hot path.
+
+One monotonic deadline for the whole dialogue, a cap on the bytes read, raw non-blocking sockets. smtplib has neither:
+a dripped greeting holds it far beyond its timeout, an endless ``220-`` fills the memory. Nothing here raises because
+of what a server says or does.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import posix
+import select
+import time
+
+from .text import clean
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    Address = tuple[str, int]
+
+CAP = 65536  # bytes read in one dialogue
+NEVER_SAID = 0  # the code when there was no reply
+
+# what became of a dialogue
+ACCEPTED = "accepted"  # 250 after the final dot
+TEMPORARY = "temporary"  # a 4xx
+REFUSED = "refused"  # a 5xx, or another code that has no place there
+GARBAGE = "garbage"  # not SMTP, or more than CAP
+CLOSED = "closed"  # the server closed or reset the connection
+SILENT = "silent"  # the deadline passed
+UNREACHABLE = "unreachable"  # nobody listens there
+
+STAGES = ("connect", "greeting", "ehlo", "mail", "rcpt", "data", "message", "quit")
+_GOOD = {"greeting": 220, "ehlo": 250, "mail": 250, "rcpt": 250, "data": 354, "message": 250, "quit": 221}
+
+
+class Dialogue:
+    """One dialogue: ``outcome`` at ``stage`` with the reply's ``code`` (0: none) and ``text`` (safe to show).
+
+    ``timings`` maps each stage that was begun to its seconds; ``starttls`` says whether the server offers it.
+    """
+
+    __slots__ = ("code", "outcome", "stage", "starttls", "text", "timings")
+
+    def __init__(self, stage: str = "connect", outcome: str = SILENT, code: int = NEVER_SAID, text: str = "") -> None:
+        self.stage = stage
+        self.outcome = outcome
+        self.code = code
+        self.text = text
+        self.starttls = False
+        self.timings: dict[str, float] = {}
+
+    def seconds(self) -> float:
+        """Length of the dialogue up to where it ended."""
+        return sum(self.timings.values())
+
+    def stall(self) -> float:
+        """Seconds spent in the stage it ended in."""
+        return self.timings.get(self.stage, 0.0)
+
+    def words(self) -> str:
+        """The outcome in a few words, for example ``450 at rcpt: try later``."""
+        if self.outcome in (TEMPORARY, REFUSED):
+            return f"{self.code} at {self.stage}: {self.text}"
+        said = {
+            ACCEPTED: "the message was accepted",
+            GARBAGE: f"no SMTP at {self.stage}: {self.text}",
+            CLOSED: f"the connection was closed at {self.stage}",
+            SILENT: f"silence at {self.stage}",
+            UNREACHABLE: f"nothing answers: {self.text}",
+        }
+        return said[self.outcome]
+
+
+class _EndedError(Exception):
+    def __init__(self, outcome: str, code: int = NEVER_SAID, text: str = "") -> None:
+        self.outcome = outcome
+        self.code = code
+        self.text = text
+
+
+class _Line:
+    """A connection with a deadline and a cap; raises _EndedError and nothing else."""
+
+    __slots__ = ("_buffer", "_give_up", "_left", "_poll", "_socket")
+
+    def __init__(self, address: str, port: int, give_up: float) -> None:
+        self._buffer = b""
+        self._give_up = give_up
+        self._left = CAP
+        self._poll = select.poll()
+        self._socket: _socket.socket | None = None
+        try:
+            self._socket = dial(address, port)
+            self._wait(select.POLLOUT)
+            failure = self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+        except OSError as error:
+            failure = error.errno or errno.EIO
+        if failure:
+            self.close()
+            raise _EndedError(UNREACHABLE, text=posix.strerror(failure))
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def send(self, data: bytes) -> None:
+        assert self._socket is not None
+        while data:
+            try:
+                data = data[self._socket.send(data) :]
+            except BlockingIOError:
+                self._wait(select.POLLOUT)
+            except OSError:
+                # what the server said before it closed is worth more than the broken pipe
+                return
+
+    def reply(self) -> tuple[int, list[bytes]]:
+        """One reply, RFC 5321 4.2: its code and the texts of its lines."""
+        texts: list[bytes] = []
+        while True:
+            line = self._line()
+            code = line[:3]
+            if not (len(code) == 3 and code.isdigit() and b"2" <= code[:1] <= b"5" and line[3:4] in (b"", b" ", b"-")):
+                raise _EndedError(GARBAGE, text=clean(line, 60))
+            texts.append(line[4:])
+            if line[3:4] != b"-":
+                return int(code), texts
+
+    def _line(self) -> bytes:
+        assert self._socket is not None
+        while (end := self._buffer.find(b"\n")) < 0:
+            if len(self._buffer) > 4096:
+                raise _EndedError(GARBAGE, text=f"a line without end: {clean(self._buffer, 60)}")
+            self._wait(select.POLLIN)
+            try:
+                chunk = self._socket.recv(4096)
+            except BlockingIOError:
+                continue
+            except OSError:
+                chunk = b""
+            if not chunk:
+                raise _EndedError(CLOSED)
+            self._left -= len(chunk)
+            if self._left < 0:
+                raise _EndedError(GARBAGE, text=f"more than {CAP} bytes")
+            self._buffer += chunk
+        line, self._buffer = self._buffer[:end], self._buffer[end + 1 :]
+        return line.rstrip(b"\r")
+
+    def _wait(self, event: int) -> None:
+        assert self._socket is not None
+        self._poll.register(self._socket.fileno(), event)
+        left = self._give_up - time.monotonic()
+        if left <= 0 or not self._poll.poll(left * 1000):
+            raise _EndedError(SILENT)
+
+
+def dial(address: str, port: int) -> _socket.socket:
+    """A non-blocking TCP socket that is connecting to a numeric IPv4 or IPv6 address. Raises OSError."""
+    family = _socket.AF_INET6 if ":" in address else _socket.AF_INET
+    channel = _socket.socket(family, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
+    try:
+        channel.connect((address, port))
+    except BlockingIOError:
+        pass
+    except BaseException:
+        channel.close()
+        raise
+    return channel
+
+
+def transaction(address: str, port: int, limit: float, recipient: str, *, hello: str = "localhost") -> Dialogue:
+    """A full dialogue with a canary message, in at most ``limit`` seconds. Never raises.
+
+    ``address`` is numeric; ``recipient`` an address the server accepts from us and discards. The sender is the null
+    sender: whatever happens to the canary, no bounce is ever made of it.
+    """
+    end = Dialogue()
+    give_up = time.monotonic() + limit
+    begun = time.monotonic()
+    line: _Line | None = None
+
+    def step(stage: str, data: bytes = b"") -> list[bytes]:
+        nonlocal begun
+        assert line is not None
+        end.stage = stage
+        begun = time.monotonic()
+        if data:
+            line.send(data)
+        code, texts = line.reply()
+        end.timings[stage] = time.monotonic() - begun
+        end.code = code
+        if code != _GOOD[stage]:
+            raise _EndedError(TEMPORARY if 400 <= code < 500 else REFUSED, code, clean(b" ".join(texts), 100))
+        return texts
+
+    try:
+        line = _Line(address, port, give_up)
+        end.timings["connect"] = time.monotonic() - begun
+        step("greeting")
+        offered = step("ehlo", b"EHLO %s\r\n" % hello.encode())
+        end.starttls = any(word.strip().upper() == b"STARTTLS" for word in offered)
+        step("mail", b"MAIL FROM:<>\r\n")
+        step("rcpt", b"RCPT TO:<%s>\r\n" % recipient.encode())
+        step("data", b"DATA\r\n")
+        step("message", canary(recipient, hello))
+        end.outcome = ACCEPTED
+        # accepted is accepted: a server that is slow or rude at QUIT has still done its work
+        step("quit", b"QUIT\r\n")
+    except _EndedError as why:
+        if end.outcome != ACCEPTED:
+            end.outcome, end.code, end.text = why.outcome, why.code, why.text
+            end.timings[end.stage] = time.monotonic() - begun
+    finally:
+        if line is not None:
+            line.close()
+    if end.outcome == ACCEPTED:
+        end.stage, end.code = "message", 250
+    return end
+
+
+def canary(recipient: str, hello: str) -> bytes:
+    """The message check-smtp sends (RFC 5322), its final dot included."""
+    date = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime())
+    return (
+        f"Date: {date}\r\nFrom: <{recipient}>\r\nTo: <{recipient}>\r\nSubject: check-smtp canary\r\n"
+        f"Message-ID: <{time.time_ns()}@{hello}>\r\n\r\nSent by check-smtp; discarded by qpsmtpd.\r\n.\r\n"
+    ).encode()
+
+
+def greets(address: str, port: int, limit: float) -> bool:
+    """Whether a server there says 220 within ``limit`` seconds."""
+    return greeting_many([(address, port)], limit)[address, port]
+
+
+def greeting_many(servers: Iterable[Address], limit: float) -> dict[Address, bool]:
+    """Which of many servers say 220 within ``limit`` seconds, asked all at once in one poll loop. Never raises.
+
+    Only the first bytes count (``220`` and a space or hyphen); each connection is closed as soon as they are there.
+    What can't be known (no answer, no route, not a numeric address) is False.
+    """
+    give_up = time.monotonic() + limit
+    answers: dict[Address, bool] = {}
+    open_: dict[int, tuple[Address, _socket.socket, bytes]] = {}
+    poll = select.poll()
+    try:
+        for server in servers:
+            answers[server] = False
+            try:
+                channel = dial(*server)
+            except (OSError, OverflowError):
+                continue
+            open_[channel.fileno()] = (server, channel, b"")
+            poll.register(channel.fileno(), select.POLLIN)
+        while open_ and (left := give_up - time.monotonic()) > 0:
+            for descriptor, _ in poll.poll(left * 1000):
+                server, channel, heard = open_[descriptor]
+                try:
+                    chunk = channel.recv(4 - len(heard))
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    chunk = b""
+                heard += chunk
+                if chunk and len(heard) < 4:
+                    open_[descriptor] = (server, channel, heard)
+                    continue
+                answers[server] = heard in (b"220 ", b"220-")
+                poll.unregister(descriptor)
+                del open_[descriptor]
+                channel.close()
+    finally:
+        for _, channel, _ in open_.values():
+            channel.close()
+    return answers
