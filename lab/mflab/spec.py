@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Host -> last octet of its address. `world` is everything outside the fleet: senders, a customer's mail server.
-OCTETS = {"mx1": 11, "mx2": 12, "mx3": 13, "control": 21, "offsite": 22, "monitor": 23, "world": 31}
+# (control1, not control: Ansible warns at every command about a host that is called like its group.)
+OCTETS = {"mx1": 11, "mx2": 12, "mx3": 13, "control1": 21, "offsite1": 22, "monitor1": 23, "world": 31}
+# The groups of inventory/lab, which a command may name instead of hosts.
+GROUPS = {"mx": ("mx1", "mx2", "mx3"), "control": ("control1",), "offsite": ("offsite1",), "monitor": ("monitor1",)}
 # Further names a host answers to in the lab's DNS.
 ALIASES = {"world": ("mail.customer.example", "mail.shop.example")}
 
@@ -94,11 +97,16 @@ def parse_number(text: str) -> int:
 
 
 def parse_hosts(text: str) -> list[str]:
-    """Return the host names in the comma-separated `text`, in the lab's order; LabError (usage) for an unknown one."""
-    wanted = {name.strip() for name in text.split(",") if name.strip()}
-    unknown = sorted(wanted - OCTETS.keys())
-    if unknown or not wanted:
-        raise LabError(f"unknown host {', '.join(unknown) or repr(text)}: choose from {', '.join(OCTETS)}", EXIT_USAGE)
+    """Return the hosts that the comma-separated names of hosts and groups in `text` mean, in the lab's order.
+
+    LabError (usage) for a name that is neither, or if there is none.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in OCTETS and name not in GROUPS]
+    if unknown or not names:
+        known = ", ".join([*OCTETS, *GROUPS])
+        raise LabError(f"unknown host {', '.join(unknown) or repr(text)}: choose from {known}", EXIT_USAGE)
+    wanted = {host for name in names for host in GROUPS.get(name, (name,))}
     return [name for name in OCTETS if name in wanted]
 
 
