@@ -56,7 +56,7 @@ def collect(places: state.Places) -> dict[str, Any]:
     for name, check in checks.items():
         if check["status"] != state.OK:
             problems.append((check["status"], f"{name} {check['status']}: {check['summary']}"))
-    problems.extend(judge_throttle(throttle, "load" in checks and checks["load"]["status"] != state.OK))
+    problems.extend(judge_throttle(throttle, checks["load"]["status"] if "load" in checks else state.OK))
     load1, uptime = _load1(places), _uptime(places)
     if load1 is None:
         problems.append((state.UNKNOWN, f"{places.proc}/loadavg can't be read"))
@@ -135,12 +135,14 @@ def judge(
     }
 
 
-def judge_throttle(throttle: marker.Status, said: bool) -> list[tuple[str, str]]:
-    """What is wrong with the throttle right now; ``said``: check-load reports it already, if no worse."""
-    words = throttle.words()
-    if throttle.held or (throttle.should_refuse and not throttle.refusing):
-        return [(state.CRITICAL, words)]
-    return [(state.WARNING, words)] if throttle.throttled and not said else []
+def judge_throttle(throttle: marker.Status, said: str) -> list[tuple[str, str]]:
+    """What is wrong with the throttle right now, unless check-load, whose status is ``said``, reports it as grave."""
+    status = state.OK
+    if throttle.held or throttle.wrong:
+        status = state.CRITICAL
+    elif throttle.throttled:
+        status = state.WARNING
+    return [(status, throttle.words())] if state.SEVERITY[status] > state.SEVERITY[said] else []
 
 
 def line(health: Mapping[str, Any]) -> str:

@@ -42,14 +42,18 @@ class Marker:
 
 
 class Status:
-    """The throttle as the marker shows it: valid ``leases``, and whether new connections are really ``refusing``."""
+    """The throttle as the marker shows it: valid ``leases``, and whether new connections are really refused.
+
+    ``refusing`` without any lease that asks for it: the firewall couldn't be told to stop.
+    """
 
     __slots__ = ("leases", "now", "refusing")
 
     def __init__(self, leases: Sequence[Lease], refusing: bool, now: float) -> None:
         self.leases = lease.valid(leases, now)
-        self.refusing = refusing and lease.refusal(self.leases, now) != 0
         self.now = now
+        # an expired lease's refusal was ended by the kernel; one whose lease is gone already wasn't ended yet
+        self.refusing = refusing and (self.should_refuse or not any(one.refuse for one in leases))
 
     @property
     def throttled(self) -> bool:
@@ -60,6 +64,11 @@ class Status:
     def should_refuse(self) -> bool:
         """Whether any valid lease asks for refusal."""
         return lease.refusal(self.leases, self.now) != 0
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the firewall doesn't do what the leases ask for."""
+        return self.should_refuse != self.refusing
 
     @property
     def held(self) -> bool:
@@ -87,9 +96,9 @@ class Status:
     def words(self) -> str:
         """One line for people."""
         if not self.leases:
-            return "not throttled"
+            return "not throttled, but STILL refusing new mail" if self.refusing else "not throttled"
         if self.refusing:
-            mode = "throttled, refusing new mail"
+            mode = "throttled, refusing new mail" if self.should_refuse else "throttled, STILL refusing new mail"
         elif self.should_refuse:
             mode = "throttled, but NOT refusing new mail as it should"
         else:

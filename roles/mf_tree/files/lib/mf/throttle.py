@@ -362,7 +362,7 @@ class Control:
             action,
             target,
             text.clean(reason, lease.MAX_REASON),
-            "failed" if outcome.after.should_refuse and not outcome.after.refusing else "done",
+            "failed" if outcome.after.wrong else "done",
             {
                 "actions": [text.clean(one, 300) for one in outcome.actions],
                 "warnings": [text.clean(one, 300) for one in outcome.warnings],

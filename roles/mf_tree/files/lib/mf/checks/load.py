@@ -104,10 +104,12 @@ def examine(
     except (throttle.ThrottleError, lease.LeaseError) as error:
         status = state.CRITICAL if want == REFUSE else state.WARNING
         return state.Result("load", status, f"load {load:g}; the throttle can't be set: {error}", figures)
-    return report(load, outcome, figures)
+    return report(load, outcome, figures, can_refuse=control.can_refuse)
 
 
-def report(load: float, outcome: throttle.Outcome, figures: dict[str, float | str]) -> state.Result:
+def report(
+    load: float, outcome: throttle.Outcome, figures: dict[str, float | str], *, can_refuse: bool = True
+) -> state.Result:
     """The result after the throttle was brought into line."""
     after = outcome.after
     parts = [f"load {load:g}"]
@@ -121,7 +123,9 @@ def report(load: float, outcome: throttle.Outcome, figures: dict[str, float | st
     if outcome.warnings:
         status = state.WARNING
         parts.extend(outcome.warnings)
-    if after.held or (after.should_refuse and not after.refusing):
+    if after.wrong and not after.throttled:
+        parts.append(after.words())
+    if after.held or (after.wrong and can_refuse):
         status = state.CRITICAL
     figures = {**figures, "leases": len(after.leases), "refusing": int(after.refusing)}
     result = state.Result("load", status, "; ".join(parts), figures)
