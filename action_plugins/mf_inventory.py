@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Refuse an inventory that can't work. Documented in library/mf_inventory.py."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+GROUP = "mx"
+
+# RFC 1035 2.3.1 with RFC 1123 2.1; two labels at least, for a mail domain or a server of one
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})+")
+_HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
+
+
+def problems(machines: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Everything wrong with a fleet, in one sentence each; an empty list when nothing is.
+
+    ``machines`` maps the name of each MX to its variables: mf_address, mf_domains, mf_min_accepting, mf_smtp_port.
+    """
+    if not machines:
+        return [f"there is no MX machine: put at least one host into the group {GROUP} (see inventory/example)"]
+    found: dict[str, None] = {}  # in order, and what is wrong for all is said once
+    for one in (
+        *_addresses(machines),
+        *(problem for variables in machines.values() for problem in _common(variables, len(machines))),
+        *_agreement(machines),
+    ):
+        found[one] = None
+    return list(found)
+
+
+def _addresses(machines: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    seen: dict[str, str] = {}
+    for name, variables in machines.items():
+        address = variables.get("mf_address")
+        if address is None:
+            yield f"{name} has no mf_address: state the address at which the other MX machines reach it"
+            continue
+        try:
+            parsed = ipaddress.ip_address(address if isinstance(address, str) else repr(address))
+        except ValueError:
+            yield f"{name}: mf_address must be an IP address, not {_shown(address)}"
+            continue
+        other = seen.setdefault(str(parsed), name)
+        if other != name:
+            yield f"{name} and {other} have the same mf_address {parsed}: give each its own"
+
+
+def _common(variables: Mapping[str, Any], machines: int) -> Iterator[str]:
+    yield from _domains(variables.get("mf_domains"))
+    port = variables.get("mf_smtp_port", 25)
+    if not _is_whole(port, 1, 65535):
+        yield f"mf_smtp_port must be a port from 1 to 65535, not {_shown(port)}"
+    least = variables.get("mf_min_accepting")
+    if least is None:
+        yield "mf_min_accepting is missing: state how many MX machines must accept mail at any time"
+    elif not _is_whole(least, 0, 100_000):
+        yield f"mf_min_accepting must be a whole number from 0 up, not {_shown(least)}"
+    elif least > machines:
+        yield f"mf_min_accepting is {least}, but there are {machines} MX machines: lower it, or add machines"
+
+
+def _domains(domains: object) -> Iterator[str]:
+    if not isinstance(domains, Mapping) or not domains:
+        yield "mf_domains is missing or empty: map each domain to its route (a.example: {route: mail.a.example:25})"
+        return
+    for domain, settings in domains.items():
+        if not isinstance(domain, str) or not _NAME.fullmatch(domain):
+            yield f"mf_domains: {_shown(domain)} is not a domain name"
+            continue
+        routes = settings.get("route") if isinstance(settings, Mapping) else None
+        if not routes:
+            yield f"mf_domains: {domain} has no route: state its mail server (route: mail.{domain}:25)"
+            continue
+        for route in routes if isinstance(routes, list) else [routes]:
+            yield from _route(domain, route)
+
+
+def _route(domain: str, route: object) -> Iterator[str]:
+    host, colon, port = route.rpartition(":") if isinstance(route, str) else ("", "", "")
+    if not colon or not (_HOST_NAME.fullmatch(host) or _is_ipv6(host)):
+        yield f"mf_domains: the route of {domain} must be SERVER:PORT, not {_shown(route)}"
+    elif not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        yield f"mf_domains: the route of {domain} needs a port from 1 to 65535, not {_shown(port)}"
+
+
+def _is_ipv6(host: str) -> bool:
+    """Whether it is an IPv6 address in brackets."""
+    try:
+        return host[:1] == "[" and host[-1:] == "]" and ipaddress.ip_address(host[1:-1]).version == 6
+    except ValueError:
+        return False
+
+
+def _agreement(machines: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    if len({repr(variables.get("mf_min_accepting")) for variables in machines.values()}) > 1:
+        yield "mf_min_accepting differs between MX machines: set it once, for the whole fleet"
+
+
+def _is_whole(value: object, lowest: int, highest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest
+
+
+def _shown(value: object) -> str:
+    return ascii(str(value) if isinstance(value, str) else value)[:60]
+
+
+class ActionModule(ActionBase):
+    """Look at all MX machines of the inventory, whatever the play's hosts are."""
+
+    _supports_check_mode = True
+    _supports_diff = False
+    _requires_connection = False
+    TRANSFERS_FILES = False
+
+    NEEDED = ("mf_address", "mf_domains", "mf_min_accepting", "mf_smtp_port")
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return one line about the fleet, or fail with all problems."""
+        super().run(tmp, task_vars)
+        task_vars = task_vars or {}
+        self.validate_argument_spec({})  # type: ignore[no-untyped-call]
+        names: Sequence[str] = task_vars["groups"].get(GROUP, [])
+        machines: dict[str, dict[str, Any]] = {}
+        found: list[str] = []
+        for name in names:
+            variables = task_vars["hostvars"][name]
+            machines[name] = {}
+            for key in self.NEEDED:
+                try:
+                    if key in variables:
+                        machines[name][key] = variables[key]
+                except AnsibleError as error:  # a template in the inventory that doesn't work
+                    found.append(f"{name}: {key} can't be worked out: {str(error)[:200]}")
+        found.extend(one for one in problems(machines) if one not in found)
+        if found:
+            head = "The inventory can't work, so nothing was changed:"
+            return {"failed": True, "msg": "\n".join([head, *(f"  - {one}" for one in found)]), "problems": found}
+        first = machines[names[0]]
+        return {
+            "changed": False,
+            "msg": f"{_count(len(names), 'MX machine')}, {first['mf_min_accepting']} must accept mail, "
+            f"{_count(len(first['mf_domains']), 'domain')}",
+        }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

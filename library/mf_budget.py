@@ -1,0 +1,113 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Refuse to touch an MX that the fleet can't spare at this moment."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: mf_budget
+short_description: Refuse to touch an MX that the fleet can't spare
+description:
+  - "If this MX accepts mail now, at least C(mf_min_accepting) others must accept it too, or it isn't touched."
+  - An MX that accepts no mail takes nothing from the fleet when it is touched, so it may always be repaired.
+  - An MX counts as accepting when it greets with a 220 within two seconds. Of more than 30 others a sample is asked.
+version_added: "0.1.0"
+options:
+  min_accepting:
+    description: How many others must accept mail. The action plugin takes it from C(mf_min_accepting).
+    type: int
+  port:
+    description: The SMTP port. The action plugin takes it from C(mf_smtp_port).
+    type: int
+    default: 25
+  peers:
+    description:
+      - The other MX machines, each with name, address and port.
+      - The action plugin takes them from the inventory, for what a host knows of its fleet may be older.
+    type: list
+    elements: dict
+    default: []
+attributes:
+  check_mode:
+    description: Reads only.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+  platform:
+    description: Debian, with or without the /mf tree.
+    support: full
+    platforms: debian
+seealso:
+  - module: mf_throttle
+author:
+  - The mf authors
+"""
+
+EXAMPLES = r"""
+- name: Refuse to touch this MX when the fleet can't spare it
+  mf_budget:
+"""
+
+RETURN = r"""
+msg:
+  description: One line for people.
+  returned: always
+  type: str
+  sample: this MX accepts mail, and so do 2 of 2 others; 2 must
+accepting:
+  description: Whether this MX accepts mail.
+  returned: always
+  type: bool
+others:
+  description: How many others do, at least.
+  returned: when this MX accepts mail
+  type: int
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mf import marker, peers, state
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "min_accepting": {"type": "int"},
+    "port": {"type": "int", "default": 25},
+    "peers": {"type": "list", "elements": "dict", "default": []},
+}
+
+
+def judge(accepting: bool, others: peers.Sight, minimum: int) -> dict[str, Any]:
+    """The module's result, from one look at this MX and one at the others."""
+    if not accepting:
+        return {"msg": "this MX accepts no mail now, so touching it takes nothing from the fleet", "accepting": False}
+    number = others.estimate()
+    result = {"accepting": True, "others": number}
+    if peers.is_enough(others, minimum):
+        return {"msg": f"this MX accepts mail, and so do {number} of {others.total} others; {minimum} must", **result}
+    missing = sorted(others.asked - others.accepting)
+    return {
+        "failed": True,
+        "msg": f"over budget: only {number} of {others.total} other MX machines accept mail, {minimum} must, so this "
+        f"one was not touched. First see to {', '.join(missing[:5]) or 'the inventory'}"
+        f"{' and others' if len(missing) > 5 else ''}",
+        **result,
+    }
+
+
+def main() -> None:
+    """Entry point of the module."""
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    here = {"peers": [{"name": "this", "address": "127.0.0.1", "port": module.params["port"]}]}
+    # loopback is exempt from a refusal, so the marker is asked as well
+    accepting = not marker.current(state.Places()).refusing and bool(peers.look(here).accepting)
+    others = peers.look({"peers": module.params["peers"]}) if accepting else peers.Sight(0, (), ())
+    result = judge(accepting, others, module.params["min_accepting"] or 0)
+    if result.pop("failed", False):
+        module.fail_json(**result)
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Say how a host is: one line for people, data for playbooks."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: mf_health
+short_description: Say how a host is
+description:
+  - "One line a host: its status, load, whether it is throttled, age of its oldest check result, mail in its queue, and
+    what is wrong."
+  - A check result that is overdue counts as UNKNOWN, so a host on which nothing runs any more is never OK.
+  - An unhealthy host is no failure of this module, unless O(fail_at) says so.
+  - Works on a host where C(/mf) is broken or missing too, and says so.
+version_added: "0.1.0"
+options:
+  refresh:
+    description:
+      - Run the host's checks now, instead of telling what cron's last run found. Needs root.
+      - They act as they do under cron. In check mode they are not run.
+    type: bool
+    default: false
+  checks:
+    description:
+      - Let only these checks decide for O(fail_at), not everything that is known of the host.
+      - A check that the host doesn't have counts as UNKNOWN.
+    type: list
+    elements: str
+    choices: [load, processes, queue, smtp]
+  fail_at:
+    description: Fail when the host is that bad, or worse. UNKNOWN ranks between WARNING and CRITICAL.
+    type: str
+    choices: [never, warning, unknown, critical]
+    default: never
+  details:
+    description: Return all that is known, not only the line and the status.
+    type: bool
+    default: false
+  broken:
+    description: Made by the action plugin; not for people. What is wrong with the host's own C(/mf/bin/health).
+    type: str
+attributes:
+  check_mode:
+    description: Reads only. O(refresh) is left out, for checks may act.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+  platform:
+    description: Debian, with or without the /mf tree.
+    support: full
+    platforms: debian
+notes:
+  - "It has two doors to a host: the action plugin runs the host's own C(/mf/bin/health), one command over ssh; where
+    that is missing or answers nonsense, the module is shipped to the host instead. Both run the same code."
+seealso:
+  - module: mf_throttle
+author:
+  - The mf authors
+"""
+
+EXAMPLES = r"""
+# ansible mx -m mf_health
+# ansible mx -m mf_health -a refresh=true
+# ansible mx -m mf_health -a details=true
+
+- name: Stop unless this host takes mail
+  mf_health:
+    refresh: true
+    checks: [smtp]
+    fail_at: warning
+"""
+
+RETURN = r"""
+msg:
+  description: One line for people; what is wrong comes last.
+  returned: always
+  type: str
+  sample: mx1 OK load 0.12, not throttled, oldest result 34 s, queue 0
+status:
+  description: V(OK), V(WARNING), V(UNKNOWN) or V(CRITICAL), the worst of all checks and live facts.
+  returned: always
+  type: str
+  sample: OK
+door:
+  description: V(command) when the host's own C(/mf/bin/health) answered, V(module) when that is missing or broken.
+  returned: with O(details), and whenever it is V(module)
+  type: str
+  sample: command
+problems:
+  description: What is wrong, the worst first.
+  returned: with O(details)
+  type: list
+  elements: str
+checks:
+  description: Each check with its status, summary, age_seconds, since, overdue_seconds and metrics.
+  returned: with O(details)
+  type: dict
+accepting:
+  description: Whether mail from outside is accepted; null on a host without SMTP.
+  returned: with O(details)
+  type: bool
+throttled:
+  description: Whether any lease is in force.
+  returned: with O(details)
+  type: bool
+refusing:
+  description: Whether new SMTP connections are refused.
+  returned: with O(details)
+  type: bool
+held:
+  description: Whether a lease has no end, so that somebody must give it back.
+  returned: with O(details)
+  type: bool
+leases:
+  description: The leases in force, each with owner, reason, refuse, held_seconds and left_seconds.
+  returned: with O(details)
+  type: list
+  elements: dict
+maintenance:
+  description: The maintenance that is on, with owner, reason and left_seconds; null without.
+  returned: with O(details)
+  type: dict
+load1:
+  description: Load average of one minute.
+  returned: with O(details)
+  type: float
+queue:
+  description: Messages in the mail queue; null when unknown, or without one.
+  returned: with O(details)
+  type: int
+oldest_result_seconds:
+  description: Age of the oldest check result.
+  returned: with O(details)
+  type: float
+uptime_seconds:
+  description: Seconds since the host booted.
+  returned: with O(details)
+  type: float
+host:
+  description: The host's own name.
+  returned: with O(details)
+  type: str
+type:
+  description: The host's type, such as mx.
+  returned: with O(details)
+  type: str
+generation:
+  description: The release in force on the host; empty when unknown.
+  returned: with O(details)
+  type: str
+version:
+  description: Version of the package that answered.
+  returned: with O(details)
+  type: str
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mf import health, state
+from ansible.module_utils.mf.cli import health as command
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "refresh": {"type": "bool", "default": False},
+    "checks": {"type": "list", "elements": "str", "choices": ["load", "processes", "queue", "smtp"]},
+    "fail_at": {"type": "str", "choices": ["never", "warning", "unknown", "critical"], "default": "never"},
+    "details": {"type": "bool", "default": False},
+    "broken": {"type": "str"},
+}
+
+
+def look(places: state.Places, broken: str | None) -> dict[str, Any]:
+    """The host's health; with what is ``broken`` about its own command among the problems."""
+    found = health.collect(places)
+    if broken:
+        found["problems"].append(f"{broken}; deploy again with playbooks/site.yml")
+        found["status"] = state.worst([found["status"], state.UNKNOWN])
+        found["line"] = health.line(found)
+    return found
+
+
+def is_too_bad(found: Mapping[str, Any], checks: Sequence[str] | None, fail_at: str) -> bool:
+    """Whether the host, or one of the named checks, is as bad as ``fail_at`` says, or worse."""
+    if fail_at == "never":
+        return False
+    if checks:
+        statuses = [found["checks"][name]["status"] if name in found["checks"] else state.UNKNOWN for name in checks]
+    else:
+        statuses = [found["status"]]
+    return state.SEVERITY[state.worst(statuses)] >= state.SEVERITY[fail_at.upper()]
+
+
+def main() -> None:
+    """Entry point of the module."""
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    if module.params["refresh"] and not module.check_mode:
+        command.refresh()
+    found = look(state.Places(), module.params["broken"])
+    failed = is_too_bad(found, module.params["checks"], module.params["fail_at"])
+    line = found.pop("line")
+    if not module.params["details"]:
+        found = {"status": found["status"]}
+    result: dict[str, Any] = {"changed": False, "door": "module", **found}
+    if failed:
+        module.fail_json(msg=line, **result)
+    module.exit_json(msg=line, **result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Throttle a host for a while, or end that."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: mf_throttle
+short_description: Throttle a host for a while, or end that
+description:
+  - A throttled host makes its IO-heavy jobs wait (quarantine import, backups), and an MX also refuses new SMTP
+    connections, so that senders go to another MX at once. Sessions under way are not cut, loopback stays open.
+  - "The throttle is a lease: it ends by itself. If everything on the host should die, the kernel ends it."
+  - An owner has one lease. A lease of the same owner is renewed.
+  - "Obeys the fleet's budget unless forced: it is refused when fewer than C(mf_min_accepting) MX machines would be left
+    that accept mail. All hosts of the same run (or of the same batch, with C(serial)) are counted as refusing."
+version_added: "0.1.0"
+options:
+  state:
+    description:
+      - V(present) takes or renews the lease of O(owner).
+      - V(absent) gives it back. Leases of other owners, check-load's for one, stay in force.
+    type: str
+    choices: [present, absent]
+    default: present
+  owner:
+    description:
+      - "Whose lease it is: a small letter, then up to 31 of C(a-z 0-9 _ . -)."
+      - V(load) belongs to check-load and can't be used.
+      - V(deploy) is used by C(playbooks/site.yml) for a host that failed its gate.
+    type: str
+    default: operator
+  reason:
+    description: One line that says why, for those who wonder later.
+    type: str
+    default: ""
+  ttl:
+    description:
+      - How long, such as V(90s), V(15m), V(2h) or V(1d); up to 7 days. A bare number is seconds.
+      - Default is V(15m). Excludes O(hold).
+    type: str
+  hold:
+    description:
+      - Without an end. Stays until somebody gives it back, also after a reboot, and health tells of it all the time.
+    type: bool
+    default: false
+  refuse:
+    description: Refuse new SMTP connections. If V(false), only IO-heavy jobs wait.
+    type: bool
+    default: true
+  force:
+    description: Refuse mail although too few MX machines would be left that accept it.
+    type: bool
+    default: false
+  leaving:
+    description:
+      - Made by the action plugin; not for people. Names of the MX machines that are throttled in the same run.
+    type: list
+    elements: str
+    default: []
+attributes:
+  check_mode:
+    description: Asks the other MX machines too, and says what would change without changing it.
+    support: full
+  diff_mode:
+    description: Shows the leases and whether mail is refused, before and after.
+    support: full
+  platform:
+    description: Debian, with the /mf tree.
+    support: full
+    platforms: debian
+notes:
+  - Needs root on the host.
+  - "Idempotent: to take the lease again with the same O(reason), O(refuse) and O(hold) renews it, and is no change."
+  - A new refusal takes some 3 seconds, for the host looks at the other MX machines again after it began.
+seealso:
+  - module: mf_health
+author:
+  - The mf authors
+"""
+
+EXAMPLES = r"""
+- name: Have the disk of this host swapped
+  mf_throttle:
+    ttl: 15m
+    reason: disk swap
+
+- name: Make jobs wait, but keep accepting mail
+  mf_throttle:
+    ttl: 2h
+    reason: array is rebuilding
+    refuse: false
+
+- name: Take a host out of service until somebody puts it back
+  mf_throttle:
+    hold: true
+    reason: memory errors, new module is ordered
+
+- name: Put it back
+  mf_throttle:
+    state: absent
+
+# ansible mx1 -m mf_throttle -a 'state=present ttl=15m reason="disk swap"'
+# ansible mx1 -m mf_throttle -a state=absent
+"""
+
+RETURN = r"""
+msg:
+  description: One line for people.
+  returned: always
+  type: str
+  sample: "throttled, refusing new mail: operator (disk swap, 15 min left)"
+throttled:
+  description: Whether any lease is in force now, somebody else's included.
+  returned: success
+  type: bool
+refusing:
+  description: Whether the host refuses new SMTP connections now.
+  returned: success
+  type: bool
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mf import config, lease, marker, peers, state, text, throttle
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+DEFAULT_TTL = "15m"
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "owner": {"type": "str", "default": "operator"},
+    "reason": {"type": "str", "default": ""},
+    "ttl": {"type": "str"},
+    "hold": {"type": "bool", "default": False},
+    "refuse": {"type": "bool", "default": True},
+    "force": {"type": "bool", "default": False},
+    "leaving": {"type": "list", "elements": "str", "default": []},
+}
+
+
+class RefusedError(Exception):
+    """What was asked for can't be. Its text is one line that says what to do."""
+
+
+def wanted_seconds(params: Mapping[str, Any]) -> float | None:
+    """The lease's length, None for a hold. Raises RefusedError for parameters that make no sense."""
+    try:
+        lease.check_owner(params["owner"])
+        lease.check_reason(params["reason"])
+        if params["hold"]:
+            return None
+        return lease.check_ttl(text.seconds(params["ttl"] or DEFAULT_TTL))
+    except ValueError as error:  # LeaseError is one
+        # the package speaks of the command's options
+        raise RefusedError(str(error).replace("--hold", "hold=true")) from None
+
+
+def look_without(leaving: Collection[str]) -> Any:
+    """A look at the peers that counts those ``leaving`` as refusing already, whatever they do at this moment."""
+
+    def look(fleet: Mapping[str, Any], **options: Any) -> peers.Sight:
+        sight = peers.look(fleet, **options)
+        return peers.Sight(sight.total, sight.asked, sight.accepting - frozenset(leaving))
+
+    return look
+
+
+def change(params: Mapping[str, Any], places: state.Places, *, check: bool, **parts: Any) -> throttle.Outcome:
+    """Take, renew or give back the lease. ``parts`` replace parts of throttle.Control, for tests.
+
+    Raises RefusedError.
+    """
+    seconds = wanted_seconds(params)
+    look = look_without(params["leaving"])
+    try:
+        settings = config.load(places)
+        control = throttle.Control(places, settings, dry_run=check, **{"look": look, **parts})
+        if params["state"] == "absent":
+            return control.off(params["owner"])
+        if seconds is None and params["refuse"] and control.can_refuse and not params["force"]:
+            hold_within_budget(params, places, settings, parts.get("look", look))
+        return control.on(params["owner"], params["reason"], seconds, refuse=params["refuse"], force=params["force"])
+    except throttle.OverBudgetError as error:
+        raise RefusedError(over_budget(str(error).partition(". ")[0])) from None
+    except (config.SettingsError, throttle.ThrottleError, lease.LeaseError) as error:
+        raise RefusedError(str(error)) from None
+
+
+def hold_within_budget(params: Mapping[str, Any], places: state.Places, settings: Mapping[str, Any], look: Any) -> None:
+    """Raise RefusedError when a new hold would leave too few. (The package lets every hold pass, as a deploy needs.)"""
+    own = lease.find(marker.current(places).leases, params["owner"])
+    minimum = settings["fleet"]["min_accepting"] if "fleet" in settings else 0
+    if minimum > 0 and not (own is not None and own.refuse):
+        sight = look(settings["fleet"])
+        if not peers.is_enough(sight, minimum):
+            raise RefusedError(over_budget(f"over budget: {sight.words(minimum)}"))
+
+
+def over_budget(why: str) -> str:
+    """The message for a lease that the fleet can't spare a host for."""
+    return (
+        f"{why}. Nothing was changed: say refuse=false to throttle without refusing mail, "
+        "force=true to refuse it all the same"
+    )
+
+
+def shown(status: marker.Status) -> dict[str, Any]:
+    """What a diff shows; times are left out, for they differ in each run."""
+    return {
+        "refusing": status.refusing,
+        "leases": {
+            one.owner: {"reason": one.reason, "refuse": one.refuse, "hold": one.until is None} for one in status.leases
+        },
+    }
+
+
+def refuses_in_vain(params: Mapping[str, Any], after: marker.Status) -> bool:
+    """Whether mail was to be refused and isn't: the lease marks, but the firewall didn't follow."""
+    return params["state"] == "present" and params["refuse"] and after.should_refuse and not after.refusing
+
+
+def main() -> None:
+    """Entry point of the module."""
+    module = AnsibleModule(argument_spec=ARGUMENTS, mutually_exclusive=[("ttl", "hold")], supports_check_mode=True)
+    try:
+        outcome = change(module.params, state.Places(), check=module.check_mode)
+    except RefusedError as error:
+        module.fail_json(msg=str(error))
+    for warning in outcome.warnings:
+        module.warn(warning)
+    before, after = outcome.before, outcome.after
+    result: dict[str, Any] = {
+        "changed": outcome.changed,
+        "throttled": after.throttled,
+        "refusing": after.refusing,
+        "diff": {"before": shown(before), "after": shown(after)},
+    }
+    if refuses_in_vain(module.params, after):
+        module.fail_json(msg=after.words(), **result)
+    module.exit_json(msg=after.words(), **result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""An inventory that can't work is refused whole, with what to do."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_SPEC = importlib.util.spec_from_file_location(
+    "mf_inventory_action", Path(__file__).parents[1] / "action_plugins" / "mf_inventory.py"
+)
+assert _SPEC is not None
+assert _SPEC.loader is not None
+plugin = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(plugin)
+
+
+def fleet(count: int = 3, **changes: Any) -> dict[str, dict[str, Any]]:
+    """A fleet that works, but for the changes."""
+    return {
+        f"mx{number}": {
+            "mf_address": f"192.0.2.{number}",
+            "mf_domains": {"customer.example": {"route": "mail.customer.example:25"}},
+            "mf_min_accepting": 2,
+            "mf_smtp_port": 25,
+            **changes,
+        }
+        for number in range(1, count + 1)
+    }
+
+
+def test_a_good_fleet_has_no_problems() -> None:
+    assert plugin.problems(fleet()) == []
+    for route in ("192.0.2.9:2525", "[2001:db8::1]:25", ["mail.a.example:25", "mail2.a.example:25"]):
+        assert plugin.problems(fleet(mf_domains={"a.example": {"route": route}})) == []
+
+
+def test_no_mx() -> None:
+    assert plugin.problems({}) == [
+        "there is no MX machine: put at least one host into the group mx (see inventory/example)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"mf_domains": {"a.example": {}}}, "a.example has no route: state its mail server (route: mail.a.example:25)"),
+        ({"mf_domains": {"a.example": None}}, "a.example has no route: state its mail server"),
+        ({"mf_domains": {"a.example": {"route": []}}}, "a.example has no route: state its mail server"),
+        ({"mf_domains": {"a.example": {"route": ["mail.a.example"]}}}, "must be SERVER:PORT"),
+        ({"mf_domains": {"a.example": {"route": "[192.0.2.1]:25"}}}, "must be SERVER:PORT"),
+        ({"mf_domains": {"a.example": {"route": "mail.a.example"}}}, "the route of a.example must be SERVER:PORT"),
+        ({"mf_domains": {"a.example": {"route": "mail.a.example:99999"}}}, "needs a port from 1 to 65535, not '99999'"),
+        ({"mf_domains": {"a.example": {"route": "mail.a.example:0"}}}, "needs a port from 1 to 65535, not '0'"),
+        ({"mf_domains": {"a.example": {"route": "mail.a.example:25\nevil"}}}, "needs a port from 1 to 65535"),
+        ({"mf_domains": {"a.example": {"route": "a b:25"}}}, "must be SERVER:PORT"),
+        ({"mf_domains": {"a.example": {"route": {"host": "mail.a.example"}}}}, "must be SERVER:PORT"),
+        ({"mf_domains": {"not a domain": {"route": "mail.a.example:25"}}}, "'not a domain' is not a domain name"),
+        ({"mf_domains": {"a.example\n": {"route": "mail.a.example:25"}}}, "is not a domain name"),
+        ({"mf_domains": {}}, "mf_domains is missing or empty"),
+        ({"mf_domains": ["a.example"]}, "mf_domains is missing or empty"),
+        ({"mf_smtp_port": 99999}, "mf_smtp_port must be a port from 1 to 65535, not 99999"),
+        ({"mf_smtp_port": "25"}, "mf_smtp_port must be a port from 1 to 65535, not '25'"),
+        ({"mf_smtp_port": True}, "mf_smtp_port must be a port"),
+        ({"mf_min_accepting": 4}, "mf_min_accepting is 4, but there are 3 MX machines: lower it, or add machines"),
+        ({"mf_min_accepting": -1}, "mf_min_accepting must be a whole number from 0 up, not -1"),
+        ({"mf_min_accepting": "two"}, "mf_min_accepting must be a whole number"),
+        ({"mf_min_accepting": None}, "mf_min_accepting is missing"),
+    ],
+)
+def test_what_is_wrong_for_all_is_said_once(changes: dict[str, Any], said: str) -> None:
+    found = plugin.problems(fleet(**changes))
+    assert len(found) == 1, found
+    assert said in found[0]
+    assert "\n" not in found[0]
+
+
+def test_each_address_is_needed_valid_and_its_own() -> None:
+    machines = fleet(4)
+    del machines["mx1"]["mf_address"]
+    machines["mx2"]["mf_address"] = "999.0.2.1"
+    machines["mx4"]["mf_address"] = machines["mx3"]["mf_address"]
+    assert plugin.problems(machines) == [
+        "mx1 has no mf_address: state the address at which the other MX machines reach it",
+        "mx2: mf_address must be an IP address, not '999.0.2.1'",
+        "mx4 and mx3 have the same mf_address 192.0.2.3: give each its own",
+    ]
+
+
+def test_all_problems_are_reported_together() -> None:
+    assert len(plugin.problems(fleet(mf_smtp_port=0, mf_min_accepting=9, mf_domains={}))) == 3
+
+
+def test_one_budget_for_the_whole_fleet() -> None:
+    machines = fleet()
+    machines["mx2"]["mf_min_accepting"] = 1
+    assert plugin.problems(machines) == [
+        "mf_min_accepting differs between MX machines: set it once, for the whole fleet"
+    ]
