@@ -30,7 +30,7 @@ CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"
 
 
 class Breaker:
-    """``restarts``: when (boot-time seconds, oldest first); ``opened``: how often in a row; ``until``: open until then."""
+    """``restarts``: when (boot-time seconds, oldest first); ``opened``: times in a row; ``until``: open till then."""
 
     __slots__ = ("opened", "restarts", "until")
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 QUIET = 45.0  # seconds without progress, at least, between two runs: cron's minute less its jitter
-TICK = 100.0  # clock ticks a second in /proc/*/stat; USER_HZ is 100 on all of Debian's architectures but alpha
+TICK = posix.sysconf("SC_CLK_TCK")  # clock ticks a second in /proc/*/stat
 
 
 class Stat:
@@ -68,7 +68,7 @@ def read_stat(pid: int, proc: str = "/proc") -> Stat | None:
 
 def lines(proc: str = "/proc") -> list[bytes]:
     """The first bytes of every /proc/PID/stat. Hot: one open, read and close a process and nothing else."""
-    found = []
+    found: list[bytes] = []
     add, open_, read, close = found.append, posix.open, posix.read, posix.close
     folder = open_(proc, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
     try:
@@ -191,7 +191,7 @@ class Process:
 
 
 class Verdict:
-    """What is thought of one process. ``kill``: it has to go; otherwise it is only reported, or watched (``report`` False)."""
+    """What is thought of one process. ``kill``: it has to go; otherwise it is reported, or watched (no ``report``)."""
 
     __slots__ = ("kill", "kind", "process", "quiet", "report")
 

@@ -27,7 +27,7 @@ class ServiceError(Exception):
 
 
 class Unit:
-    """``active``: systemd's ActiveState; ``sub``: SubState; ``pid``: MainPID, 0 for none; ``known``: is there such a unit."""
+    """``active``: ActiveState; ``sub``: SubState; ``pid``: MainPID, 0 for none; ``known``: is there such a unit."""
 
     __slots__ = ("active", "cgroup", "known", "pid", "result", "sub")
 
@@ -175,3 +175,38 @@ def ticks(pid: int, proc: str = "/proc", watch: float = 2.5, pause: float = 0.1)
         if after > before:
             return True
     return False
+
+
+def session_states(proc: str = "/proc") -> dict[int, tuple[str, int, int]]:
+    """``{inode: (TCP state, bytes to send, bytes not read)}`` of all TCP sockets of this host."""
+    found = {}
+    for family in ("tcp", "tcp6"):
+        try:
+            table = state.read_bytes(f"{proc}/net/{family}", 1 << 24) or b""
+        except OSError:
+            continue
+        for row in table.split(b"\n")[1:]:
+            words = row.split()
+            try:
+                sending, _, unread = words[4].partition(b":")
+                name = TCP_STATES.get(words[3], "unknown")
+                found[int(words[9])] = (name, int(sending, 16), int(unread, 16))
+            except (ValueError, IndexError):
+                continue
+    return found
+
+
+# include/net/tcp_states.h
+TCP_STATES = {
+    b"01": "established",
+    b"02": "syn-sent",
+    b"03": "syn-recv",
+    b"04": "fin-wait-1",
+    b"05": "fin-wait-2",
+    b"06": "time-wait",
+    b"07": "close",
+    b"08": "close-wait",
+    b"09": "last-ack",
+    b"0A": "listen",
+    b"0B": "closing",
+}

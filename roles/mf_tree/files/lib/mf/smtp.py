@@ -17,7 +17,7 @@ from .text import clean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     Address = tuple[str, int]
 
@@ -34,7 +34,7 @@ SILENT = "silent"  # the deadline passed
 UNREACHABLE = "unreachable"  # nobody listens there
 
 STAGES = ("connect", "greeting", "ehlo", "mail", "rcpt", "data", "message", "quit")
-_GOOD = {"greeting": 220, "ehlo": 250, "mail": 250, "rcpt": 250, "data": 354, "message": 250, "quit": 221}
+_GOOD = {"greeting": 220, "ehlo": 250, "mail": 250, "rcpt": 250, "data": 354, "message": 250}
 
 
 class Dialogue:
@@ -66,7 +66,7 @@ class Dialogue:
         if self.outcome in (TEMPORARY, REFUSED):
             return f"{self.code} at {self.stage}: {self.text}"
         said = {
-            ACCEPTED: "the message was accepted",
+            ACCEPTED: "accepted",
             GARBAGE: f"no SMTP at {self.stage}: {self.text}",
             CLOSED: f"the connection was closed at {self.stage}",
             SILENT: f"silence at {self.stage}",
@@ -180,38 +180,50 @@ def transaction(address: str, port: int, limit: float, recipient: str, *, hello:
     ``address`` is numeric; ``recipient`` an address the server accepts from us and discards. The sender is the null
     sender: whatever happens to the canary, no bounce is ever made of it.
     """
+    return _dialogue(
+        address,
+        port,
+        limit,
+        (
+            ("greeting", b""),
+            ("ehlo", b"EHLO %s\r\n" % hello.encode()),
+            ("mail", b"MAIL FROM:<>\r\n"),
+            ("rcpt", b"RCPT TO:<%s>\r\n" % recipient.encode()),
+            ("data", b"DATA\r\n"),
+            ("message", canary(recipient, hello)),
+        ),
+    )
+
+
+def greeting(address: str, port: int, limit: float) -> Dialogue:
+    """Only the greeting and QUIT; ACCEPTED means a 220. Never raises."""
+    return _dialogue(address, port, limit, (("greeting", b""),))
+
+
+def _dialogue(address: str, port: int, limit: float, steps: Sequence[tuple[str, bytes]]) -> Dialogue:
     end = Dialogue()
-    give_up = time.monotonic() + limit
     begun = time.monotonic()
     line: _Line | None = None
-
-    def step(stage: str, data: bytes = b"") -> list[bytes]:
-        nonlocal begun
-        assert line is not None
-        end.stage = stage
-        begun = time.monotonic()
-        if data:
-            line.send(data)
-        code, texts = line.reply()
-        end.timings[stage] = time.monotonic() - begun
-        end.code = code
-        if code != _GOOD[stage]:
-            raise _EndedError(TEMPORARY if 400 <= code < 500 else REFUSED, code, clean(b" ".join(texts), 100))
-        return texts
-
     try:
-        line = _Line(address, port, give_up)
+        line = _Line(address, port, begun + limit)
         end.timings["connect"] = time.monotonic() - begun
-        step("greeting")
-        offered = step("ehlo", b"EHLO %s\r\n" % hello.encode())
-        end.starttls = any(word.strip().upper() == b"STARTTLS" for word in offered)
-        step("mail", b"MAIL FROM:<>\r\n")
-        step("rcpt", b"RCPT TO:<%s>\r\n" % recipient.encode())
-        step("data", b"DATA\r\n")
-        step("message", canary(recipient, hello))
+        for stage, data in steps:
+            end.stage = stage
+            begun = time.monotonic()
+            line.send(data)
+            code, texts = line.reply()
+            end.timings[stage] = time.monotonic() - begun
+            if code != _GOOD[stage]:
+                raise _EndedError(TEMPORARY if 400 <= code < 500 else REFUSED, code, clean(b" ".join(texts), 100))
+            end.code = code
+            if stage == "ehlo":
+                end.starttls = any(word.strip().upper() == b"STARTTLS" for word in texts)
         end.outcome = ACCEPTED
         # accepted is accepted: a server that is slow or rude at QUIT has still done its work
-        step("quit", b"QUIT\r\n")
+        begun = time.monotonic()
+        line.send(b"QUIT\r\n")
+        line.reply()
+        end.timings["quit"] = time.monotonic() - begun
     except _EndedError as why:
         if end.outcome != ACCEPTED:
             end.outcome, end.code, end.text = why.outcome, why.code, why.text
@@ -219,8 +231,6 @@ def transaction(address: str, port: int, limit: float, recipient: str, *, hello:
     finally:
         if line is not None:
             line.close()
-    if end.outcome == ACCEPTED:
-        end.stage, end.code = "message", 250
     return end
 
 

@@ -53,7 +53,7 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
     del places
     first = smtp.transaction(values["address"], values["port"], values["dialogue"], values["canary"])
     if first.outcome == smtp.ACCEPTED and (
-        not values["address6"] or smtp.greets(values["address6"], values["port"], values["dialogue"])
+        not values["address6"] or smtp.greeting(values["address6"], values["port"], 3.0).outcome == smtp.ACCEPTED
     ):
         return report(state.OK, OK, f"canary accepted in {first.seconds():.3f} s", first)
     return lambda dry_run: Examination(values, dry_run).result(first)
@@ -144,7 +144,7 @@ def classify(dialogue: smtp.Dialogue, view: View, children_max: int, limit: floa
 
 
 def confirmed(first: str, second: str) -> str:
-    """The class two looks agree on: an action needs the same one twice, otherwise the second look counts as BUSY. Pure."""
+    """The class two looks agree on: an action needs the same one twice, else the second look counts as BUSY. Pure."""
     if second in ACTIONS and first != second:
         return BUSY
     return second
@@ -181,7 +181,11 @@ class Examination:
             has_ipv6 = bool(state.read_bytes(self.places.proc + "/net/if_inet6", 1))
         except OSError:
             has_ipv6 = False
-        return not has_ipv6 or smtp.greets(self.values["address6"], self.values["port"], self.values["dialogue"])
+        values = self.values
+        return (
+            not has_ipv6
+            or smtp.greeting(values["address6"], values["port"], values["dialogue"]).outcome == smtp.ACCEPTED
+        )
 
     def view(self) -> View:
         """Unit, master, children and listening socket as they are now. Raises ServiceError."""
@@ -234,7 +238,7 @@ class Examination:
             )
 
     def judged(self, first: smtp.Dialogue) -> state.Result:
-        """Look behind the port; when that calls for an action, look again under the action lock. Raises ServiceError."""
+        """Look behind the port; if that calls for an action, look again under the action lock. Raises ServiceError."""
         view = self.view()
         kind, why = self.classify(first, view)
         if kind not in ACTIONS:
@@ -309,8 +313,8 @@ class Examination:
         elif not held:
             obstacle = "another action is under way on this host"
         elif not allowed:
-            minutes = ((after.until or now) - now) / 60
-            obstacle = f"the circuit breaker is open for {max(1, round(minutes))} more min: {breaker.LIMIT} restarts didn't help"
+            minutes = max(1, round(((after.until or now) - now) / 60))
+            obstacle = f"the circuit breaker is open for {minutes} more min: {breaker.LIMIT} restarts didn't help"
         if self.dry_run:
             result.actions.append(
                 f"would {action} {unit}" if not obstacle else f"would not {action} {unit}: {obstacle}"

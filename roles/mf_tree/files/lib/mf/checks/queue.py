@@ -1,0 +1,185 @@
+"""check-queue: what stands behind qpsmtpd: Exim and its queue. It only watches.
+
+Exim's spool is read without Exim (specification, chapter "Format of spool files"): each message has a file
+``input/[X/]ID-H``, X being one character when the spool is split. The first six characters of an ID are its time of
+arrival, seconds since the epoch in base 62, in the short IDs of old as in the long ones since Exim 4.97. A frozen
+message has a line ``-frozen TIME`` among the options at the start of its -H file.
+"""
+
+from __future__ import annotations
+
+import posix
+import time
+
+from .. import run, smtp, state
+from ..text import span
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+NAME = "queue"
+RULES: run.Rules = {
+    "unit": str,
+    "spool": str,
+    "address": str,  # where Exim listens for qpsmtpd, numeric
+    "port": (1, 65535),
+    "age_warning": (60, 30 * 86400),  # seconds in the queue
+    "age_critical": (60, 30 * 86400),
+    "frozen_warning": (1, 1000000),  # messages
+    "free_warning": (0, 100),  # percent of the spool's bytes, and of its inodes
+    "free_critical": (0, 100),
+}
+
+READ = 1000  # -H files read in one run to count the frozen, oldest first
+GREETING = 10.0  # seconds
+
+
+class Queue:
+    """What the spool holds: ``messages``, ``oldest`` (epoch seconds or None), ``frozen`` of ``read`` messages."""
+
+    __slots__ = ("frozen", "messages", "oldest", "read")
+
+    def __init__(self, messages: int = 0, oldest: int | None = None, frozen: int = 0, read: int = 0) -> None:
+        self.messages = messages
+        self.oldest = oldest
+        self.frozen = frozen
+        self.read = read
+
+
+def arrival(name: str) -> int | None:
+    """Epoch seconds from a message ID or a spool file's name; None when it is none."""
+    if len(name) < 16 or name[6] != "-":
+        return None
+    value = 0
+    for letter in name[:6]:
+        if "0" <= letter <= "9":
+            digit = ord(letter) - 48
+        elif "A" <= letter <= "Z":
+            digit = ord(letter) - 55
+        elif "a" <= letter <= "z":
+            digit = ord(letter) - 61
+        else:
+            return None
+        value = value * 62 + digit
+    return value
+
+
+def is_frozen(head: bytes) -> bool:
+    """Whether the beginning of a -H file says that its message is frozen.
+
+    The options follow the envelope, each on a line that begins with a hyphen; a header or an address further down that
+    looks like one doesn't count.
+    """
+    lines = head.split(b"\n")
+    for line in lines[4:]:
+        if line.startswith(b"-frozen"):
+            return True
+        if not line.startswith(b"-"):
+            return False
+    return False
+
+
+def survey(spool: str, limit: int = READ) -> Queue:
+    """Read a spool. Raises OSError when there is none."""
+    folder = spool + "/input"
+    names = posix.listdir(folder)
+    found = [f"{folder}/{name}" for name in names if name.endswith("-H")]
+    for name in names:
+        if len(name) == 1 and name.isalnum():
+            try:
+                found += [
+                    f"{folder}/{name}/{entry}" for entry in posix.listdir(f"{folder}/{name}") if entry.endswith("-H")
+                ]
+            except OSError:
+                continue
+    dated = [(when, path) for path in found if (when := arrival(path.rpartition("/")[2])) is not None]
+    if not dated:
+        return Queue()
+    dated.sort()
+    frozen = read = 0
+    for _, path in dated[:limit]:
+        try:
+            head = state.read_bytes(path, 4096)
+        except OSError:
+            continue
+        if head is not None:  # otherwise it was delivered meanwhile
+            read += 1
+            frozen += is_frozen(head)
+    return Queue(len(dated), dated[0][0], frozen, read)
+
+
+def room(spool: str) -> tuple[float, float]:
+    """Percent of bytes and of inodes that are free (to others than root); 100 where a file system counts none."""
+    figures = posix.statvfs(spool)
+    free = 100.0 * figures.f_bavail / figures.f_blocks if figures.f_blocks else 100.0
+    inodes = 100.0 * figures.f_favail / figures.f_files if figures.f_files else 100.0
+    return free, inodes
+
+
+def decide(queue: Queue, free: float, inodes: float, now: float, values: run.Values) -> tuple[str, list[str]]:
+    """``(status, what is wrong)``. Pure."""
+    status, words = state.OK, []
+    age = max(0.0, now - queue.oldest) if queue.oldest is not None else 0.0
+    if age >= values["age_warning"]:
+        status = state.CRITICAL if age >= values["age_critical"] else state.WARNING
+        words.append(f"oldest message {span(age)}")
+    if queue.frozen >= values["frozen_warning"]:
+        status = state.worst([status, state.WARNING])
+        words.append(f"{queue.frozen} frozen")
+    for amount, of in ((free, "space"), (inodes, "inodes")):
+        if amount < values["free_warning"]:
+            critical = amount < values["free_critical"]
+            status = state.worst([status, state.CRITICAL if critical else state.WARNING])
+            words.append(f"{amount:.0f}% of the spool's {of} free")
+    return status, words
+
+
+def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
+    """Exim's greeting, its spool and the room it has."""
+    del places
+    greeting = smtp.greeting(values["address"], values["port"], GREETING)
+    try:
+        queue = survey(values["spool"])
+        free, inodes = room(values["spool"])
+    except OSError as error:
+        return state.Result(NAME, state.CRITICAL, f"Exim's spool {values['spool']} can't be read: {error.strerror}")
+    now = time.time()
+    status, words = decide(queue, free, inodes, now, values)
+    result = state.Result(NAME, status, ", ".join([f"{queue.messages} messages", *words]))
+    result.metrics = {
+        "messages": queue.messages,
+        "oldest_seconds": max(0, round(now - queue.oldest)) if queue.oldest is not None else 0,
+        "frozen": queue.frozen,
+        "free_percent": round(free, 1),
+        "free_inodes_percent": round(inodes, 1),
+        "greeting_seconds": round(greeting.seconds(), 6),
+    }
+    if queue.read < queue.messages:
+        result.metrics["read"] = queue.read
+    if greeting.outcome == smtp.ACCEPTED:
+        return result
+    return lambda dry_run: _without_exim(values, result, greeting)
+
+
+def _without_exim(values: run.Values, result: state.Result, greeting: smtp.Dialogue) -> state.Result:
+    """Exim doesn't answer: say how its unit is."""
+    from .. import service
+
+    try:
+        unit = service.show(values["unit"])
+        how = f"{values['unit']} is {unit.active}" if unit.known else f"there is no unit {values['unit']}"
+    except service.ServiceError as error:
+        how = str(error)
+    result.status = state.CRITICAL
+    result.summary = f"Exim doesn't answer ({greeting.words()}), {how}; {result.summary}"
+    return result
+
+
+CHECK = run.Check(NAME, look, RULES)
+
+
+def main(argv: Sequence[str], **release: object) -> NoReturn:
+    """Entry of the launcher /mf/bin/check-queue."""
+    run.main(CHECK, argv, **release)  # type: ignore[arg-type]
