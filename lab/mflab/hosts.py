@@ -47,7 +47,8 @@ cat /etc/ssh/ssh_host_ed25519_key.pub
 
 def create_words(lab: Lab, host: Host, image: str) -> list[str]:
     """Return the arguments after `podman run` for `host`, without the labels that are computed from them."""
-    network = ",".join([f"{lab.network}:ip={host.address}", *(f"alias={name}" for name in (host.name, *host.aliases))])
+    place = f"{lab.network}:ip={host.address},mac={host.mac}"
+    network = ",".join([place, *(f"alias={name}" for name in (host.name, *host.aliases))])
     return [
         "--name", host.container,
         "--hostname", host.name,

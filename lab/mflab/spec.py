@@ -39,6 +39,7 @@ class Host:
     name: str
     container: str
     address: str
+    mac: str  # fixed: after a restart with another one, its neighbours would not find it for half a minute
     ssh_port: int  # on 127.0.0.1 of the machine that runs the lab
     aliases: tuple[str, ...] = ()
 
@@ -79,6 +80,7 @@ class Lab:
             name=name,
             container=f"mf-lab{self.number}-{name}",
             address=f"10.111.{self.number}.{octet}",
+            mac=f"02:6d:66:{self.number:02x}:00:{octet:02x}",  # 02: locally administered
             ssh_port=2200 + 100 * self.number + octet,
             aliases=ALIASES.get(name, ()),
         )
