@@ -17,10 +17,11 @@ when there was none; C<accepted> is true only if the server answered the final
 dot with a 250. Never dies. Anything unclear is a 451, so a message may come
 twice, but is never lost.
 
-Why not Net::SMTP: it writes each line by itself without TCP_NODELAY, waits for
-each command's answer, and takes a failed QUIT after an accepted message for a
-failure, which doubles the message. Here envelope commands are pipelined (RFC
-2920, if offered) and the message leaves in blocks of 64 KiB.
+Why not Net::SMTP: it waits for the answer to QUIT, for which Exim takes 200 ms
+(four fifths of what a message cost), and takes a failed QUIT after an accepted
+message for a failure, which doubles it. Here nobody waits for QUIT, envelope
+commands are pipelined (RFC 2920, if offered), and the message leaves in blocks
+of 64 KiB.
 
 Lines may end in "\n" or "\r\n"; they leave as CRLF, dot-stuffed. A CR elsewhere
 becomes a space, as in Postfix: some servers take it for a line end, and then a

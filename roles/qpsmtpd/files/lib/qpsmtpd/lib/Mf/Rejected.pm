@@ -83,9 +83,7 @@ sub _random_hex {
 
 sub new_id {
     my ($host, $seconds, $microseconds) = @_;
-    (my $name = lc $host) =~ s/[^a-z0-9.-]/-/g;
-    $name =~ s/^[.-]+//;
-    ($name) = substr("${name}x", 0, 64) =~ /\A([a-z0-9.-]+)x?\z/;
+    (my $name = substr lc $host, 0, 64) =~ s/[^a-z0-9.-]/-/g;
     my $id = sprintf '%s.%06dZ-%s-%d-%d-%s',
       POSIX::strftime('%Y%m%dT%H%M%S', gmtime $seconds), $microseconds, $name, $$, $counter++, _random_hex();
     my ($safe) = $id =~ /\A([A-Za-z0-9.-]+)\z/;
