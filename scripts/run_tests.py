@@ -83,7 +83,7 @@ def stages() -> list[Stage]:
         Stage("ruff format", "lint", ("ruff", "format", "--check")),
         Stage("yamllint", "lint", ("yamllint", "--strict", ".")),
         Stage("mypy", "lint", ("mypy", *python_roots())),
-        Stage("ansible-lint", "lint", ("ansible-lint", "--strict")),
+        Stage("ansible-lint", "lint", (python, "scripts/lint_ansible.py")),
         Stage("pytest", "unit", (python, "-m", "pytest", "-q", f"--junitxml={PYTEST_XML}"), count_pytest),
     ]
     for name in scenarios():

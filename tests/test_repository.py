@@ -1,0 +1,328 @@
+"""The repository keeps its own promises: what is said twice is said alike, what must stay trivial stays trivial."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "roles/mf_tree/files/lib/mf"
+ROLES = sorted(path.parent.parent for path in ROOT.glob("roles/*/tasks/main.yml"))
+MODULES = sorted(path.stem for path in ROOT.glob("library/*.py"))
+LAUNCHERS = sorted(path for path in ROOT.glob("roles/*/*/bin/*") if path.parts[-3] in {"files", "templates"})
+ARGUMENT_KEYS = ("type", "elements", "choices", "default", "required")
+
+
+def load(path: Path) -> Any:
+    """The YAML of a file; {} when there is none."""
+    return yaml.safe_load(path.read_text()) if path.exists() else {}
+
+
+def name(value: object) -> str:
+    """A readable test id."""
+    return value.name if isinstance(value, Path) else str(value)
+
+
+# --- roles
+
+
+@pytest.mark.parametrize("role", ROLES, ids=name)
+def test_argument_specs_and_defaults_say_the_same(role: Path) -> None:
+    options = load(role / "meta/argument_specs.yml")["argument_specs"]["main"].get("options", {})
+    defaults = load(role / "defaults/main.yml") or {}
+    optional = {option: spec["default"] for option, spec in options.items() if not spec.get("required")}
+    assert optional == defaults
+
+
+@pytest.mark.parametrize("role", ROLES, ids=name)
+def test_argument_specs_describe_every_option(role: Path) -> None:
+    main = load(role / "meta/argument_specs.yml")["argument_specs"]["main"]
+    assert main["short_description"]
+    for option, spec in main.get("options", {}).items():
+        assert spec.get("type"), option
+        assert spec.get("description"), option
+
+
+@pytest.mark.parametrize("role", ROLES, ids=name)
+def test_variables_carry_the_name_of_their_role(role: Path) -> None:
+    for variable in load(role / "defaults/main.yml") or {}:
+        assert variable.startswith(f"{role.name}_")
+    for path in role.glob("vars/*.yml"):
+        for variable in load(path) or {}:
+            assert variable.startswith((f"__{role.name}_", f"{role.name}__"))
+
+
+@pytest.mark.parametrize("role", ROLES, ids=name)
+def test_every_default_has_a_comment(role: Path) -> None:
+    path = role / "defaults/main.yml"
+    lines = path.read_text().splitlines() if path.exists() else []
+    for index, line in enumerate(lines):
+        if re.match(r"[a-z_]+:", line):
+            above = next((earlier for earlier in reversed(lines[:index]) if not re.match(r"[a-z_]+:", earlier)), "")
+            assert above.startswith("#") or "  # " in line, f"{path}:{index + 1}"
+
+
+@pytest.mark.parametrize("role", [role for role in ROLES if role.name != "mf_tree"], ids=name)
+def test_roles_depend_on_the_tree(role: Path) -> None:
+    needs = [
+        entry if isinstance(entry, str) else entry["role"] for entry in load(role / "meta/main.yml")["dependencies"]
+    ]
+    assert "mf_tree" in needs
+
+
+@pytest.mark.parametrize("role", ROLES, ids=name)
+def test_every_role_has_a_scenario_that_verifies_it(role: Path) -> None:
+    scenario = ROOT / "molecule" / role.name
+    assert (scenario / "molecule.yml").exists()
+    assert (scenario / "converge.yml").exists()
+    assert (scenario / "verify.yml").exists()
+
+
+# --- playbooks and scenarios
+
+
+def plays() -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every play of every playbook and scenario."""
+    for path in sorted([*ROOT.glob("playbooks/*.yml"), *ROOT.glob("molecule/*/*.yml")]):
+        document = load(path)
+        if isinstance(document, list):
+            yield from ((path, play) for play in document if "hosts" in play)
+
+
+def test_no_play_gathers_facts() -> None:
+    gathering = [
+        f"{path.relative_to(ROOT)}: {play.get('name')}"
+        for path, play in plays()
+        if play.get("gather_facts") is not False
+    ]
+    assert not gathering
+
+
+def test_the_fleet_scenario_converges_site_yml() -> None:
+    settings = load(ROOT / "molecule/fleet/molecule.yml")
+    assert settings["ansible"]["playbooks"]["converge"].endswith("playbooks/site.yml")
+
+
+def test_linters_have_no_exceptions() -> None:
+    settings = load(ROOT / ".ansible-lint")
+    assert settings["profile"] == "production"
+    assert settings["strict"] is True
+    assert not settings.get("skip_list")
+    assert not settings.get("warn_list")
+    assert not (ROOT / ".ansible-lint-ignore").exists()
+
+
+def test_ansible_lint_knows_our_modules(tmp_path: Path) -> None:
+    """Its args rule imports a module to check parameters, and is silent when it can't."""
+    playbook = tmp_path / "wrong.yml"
+    playbook.write_text(
+        "---\n- name: Wrong\n  hosts: all\n  gather_facts: false\n  tasks:\n"
+        "    - name: Use a parameter that doesn't exist\n      mf_throttle:\n        state: present\n        bogus: 1\n"
+    )
+    command = [sys.executable, str(ROOT / "scripts/lint_ansible.py"), "--format=pep8", "--nocolor", str(playbook)]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    assert "args[module]" in done.stdout
+    assert "bogus" in done.stdout
+    assert done.returncode != 0
+
+
+# --- modules
+
+
+class Spec(Exception):
+    """Carries what a module gave to AnsibleModule."""
+
+    def __init__(self, **given: Any) -> None:
+        self.given = given
+
+
+@pytest.fixture
+def module(request: pytest.FixtureRequest) -> ModuleType:
+    return importlib.import_module(f"library.{request.param}")
+
+
+every_module = pytest.mark.parametrize("module", MODULES, indirect=True)
+
+
+def given(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the module gives to AnsibleModule."""
+
+    def catch(**options: Any) -> None:
+        raise Spec(**options)
+
+    monkeypatch.setattr(module, "AnsibleModule", catch)
+    with pytest.raises(Spec) as caught:
+        module.main()
+    return caught.value.given
+
+
+@every_module
+def test_documentation_and_argument_spec_say_the_same(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = given(module, monkeypatch)["argument_spec"]
+    options = yaml.safe_load(module.DOCUMENTATION).get("options", {})
+    assert set(options) == set(spec)
+    for option, documented in options.items():
+        assert documented["description"], option
+        for key in ARGUMENT_KEYS:
+            assert documented.get(key) == spec[option].get(key), f"{option}: {key}"
+
+
+@every_module
+def test_documentation_is_complete(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    documentation = yaml.safe_load(module.DOCUMENTATION)
+    assert documentation["module"] == module.__name__.rpartition(".")[2]
+    assert {"short_description", "description", "author", "attributes"} <= set(documentation)
+    supports = documentation["attributes"]["check_mode"]["support"] == "full"
+    assert given(module, monkeypatch)["supports_check_mode"] is supports
+    for key, returned in yaml.safe_load(module.RETURN).items():
+        assert {"description", "returned", "type"} <= set(returned), key
+
+
+@every_module
+def test_examples_use_documented_options(module: ModuleType) -> None:
+    documentation = yaml.safe_load(module.DOCUMENTATION)
+    options = set(documentation.get("options", {}))
+    used = [
+        task[documentation["module"]] or {}
+        for task in yaml.safe_load(module.EXAMPLES)
+        if documentation["module"] in task
+    ]
+    assert used
+    for arguments in used:
+        assert set(arguments) <= options
+
+
+# --- launchers and the package
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS, ids=name)
+def test_launchers_are_trivial(launcher: Path) -> None:
+    text = launcher.read_text()
+    assert "{%" not in text
+    assert len(text.splitlines()) < 20
+    assert text.startswith(("#!/usr/bin/python3 -I", "#!{{"))
+    code = ast.parse(re.sub(r"\{\{.*?\}\}", "0", re.sub(r"\A#!.*", "", text)))
+    logic = (ast.If, ast.IfExp, ast.For, ast.While, ast.Try, ast.FunctionDef, ast.Lambda, ast.comprehension, ast.BoolOp)
+    assert not [node for node in ast.walk(code) if isinstance(node, logic)]
+
+
+def test_there_are_launchers() -> None:
+    assert LAUNCHERS
+
+
+def imports(path: Path) -> set[str]:
+    """Names of the modules a file imports, relative ones as `mf.X`."""
+    found: set[str] = set()
+    parents = path.relative_to(PACKAGE.parent).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = parents[: len(parents) - node.level + 1] if node.level else ()
+            base = ".".join((*above, *([node.module] if node.module else [])))
+            found.add(base)
+            found.update(f"{base}.{alias.name}" for alias in node.names)
+    return found
+
+
+CORE = sorted(
+    path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in {"quarantine", "monitor"}
+)
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_core_imports_the_standard_library_and_psutil_only(path: Path) -> None:
+    tops = {imported.partition(".")[0] for imported in imports(path)} - {"mf", "psutil"}
+    assert tops <= set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_arrows_point_down(path: Path) -> None:
+    """cli -> checks -> the rest -> (state, config); checks never import each other."""
+    layer, stem = path.relative_to(PACKAGE).parts[0], path.stem
+    used = imports(path)
+    if layer != "cli":
+        assert not [imported for imported in used if imported.startswith("mf.cli")]
+    if layer not in {"cli", "checks"}:
+        assert not [imported for imported in used if imported.startswith("mf.checks")]
+    if layer == "checks" and stem != "__init__":
+        others = {f"mf.checks.{other.stem}" for other in (PACKAGE / "checks").glob("*.py")} - {f"mf.checks.{stem}"}
+        assert not used & (others - {"mf.checks.__init__"})
+    if path.relative_to(PACKAGE).parts == ("state.py",):
+        assert not [imported for imported in used if imported.startswith("mf.")]
+
+
+# --- the toolchain
+
+
+def targets() -> dict[str, str]:
+    """Makefile target -> its line of help."""
+    return dict(re.findall(r"^([a-z-]+):.*?## (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_make_help_lists_every_target() -> None:
+    text = (ROOT / "Makefile").read_text()
+    phony = re.findall(r"^\.PHONY:(.*)$", text, re.MULTILINE)
+    assert set(" ".join(phony).split()) == set(targets()) == set(re.findall(r"^([a-z-]+):", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))], ids=name
+)
+def test_documents_name_targets_and_files_that_exist(path: Path) -> None:
+    text = path.read_text()
+    code = re.findall(r"`([^`\n]+)`|^    (.+)$", text, re.MULTILINE) + [
+        ("", block) for block in re.findall(r"```.*?```", text, re.DOTALL)
+    ]
+    commands = "\n".join(inline or block for inline, block in code)
+    assert set(re.findall(r"\bmake ([a-z][a-z-]*)", commands)) <= set(targets())
+    linked = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
+    assert not [link for link in linked if not (path.parent / link).exists()]
+
+
+def test_the_lock_has_hashes_and_no_addresses() -> None:
+    text = (ROOT / "requirements.lock").read_text()
+    assert "://" not in text
+    assert not re.search(r"^(-|--)", text, re.MULTILINE)
+    entries = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
+    assert all(re.match(r"\S+==\S+ \\\n +--hash=sha256:", entry) for entry in entries)
+    locked = {re.split("==", entry)[0] for entry in entries}
+    wanted = re.findall(r"^([A-Za-z][A-Za-z0-9-]*)", (ROOT / "requirements.in").read_text(), re.MULTILINE)
+    assert {package.lower() for package in wanted} <= locked
+
+
+def test_pre_commit_runs_the_linters_of_make_lint() -> None:
+    hooks = {
+        hook["id"] for repository in load(ROOT / ".pre-commit-config.yaml")["repos"] for hook in repository["hooks"]
+    }
+    listed = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/run_tests.py"), "--list", "lint"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert hooks == {line.split(maxsplit=1)[1].replace(" ", "-") for line in listed.stdout.splitlines()}
+
+
+def test_no_file_names_a_place_of_its_author() -> None:
+    listed = subprocess.run(
+        ["git", "grep", "-nIE", r"(^|[^A-Za-z0-9_.-])/(home|root)/[a-z]", "--", "."],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert listed.returncode in {0, 1}, listed.stderr
+    assert not listed.stdout

@@ -1,0 +1,83 @@
+"""The test runner counts what ran and never calls nothing a success."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import run_tests
+from run_tests import Counts, Stage
+
+MOLECULE = """\
+INFO     [mf_tree > verify] Executed: Successful
+Files=3, Tests=14,  1 wallclock secs
+DETAILS
+mf_tree > destroy: Executed: Successful
+mf_tree > prepare: Executed: Missing playbook (Remove from test_sequence to suppress)
+mf_tree > converge: Executed: Successful
+mf_tree > verify: Executed: Failed (Ansible return code was 2)
+"""
+
+
+@pytest.fixture(autouse=True)
+def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_tests, "LOGS", tmp_path)
+    monkeypatch.setattr(run_tests, "PYTEST_XML", tmp_path / "pytest.xml")
+
+
+def python(code: str, limit: int = 60) -> Stage:
+    return Stage("a stage", "unit", (sys.executable, "-c", code), limit=limit)
+
+
+def test_molecule_counts_steps_that_ran_and_perl_tests() -> None:
+    assert run_tests.count_molecule(MOLECULE) == Counts(passed=2 + 14, failed=1)
+
+
+def test_pytest_counts_leave_out_what_was_skipped() -> None:
+    run_tests.PYTEST_XML.write_text(
+        '<testsuites><testsuite tests="9" failures="1" errors="2" skipped="3"/></testsuites>'
+    )
+    assert run_tests.count_pytest("") == Counts(passed=3, failed=3)
+
+
+def test_a_linter_is_one_test() -> None:
+    assert run_tests.run(python("")) == Counts(1, 0)
+    assert run_tests.run(python("raise SystemExit(3)")) == Counts(0, 1)
+
+
+def test_a_bad_exit_is_a_failure_whatever_the_counts_say() -> None:
+    stage = python("raise SystemExit(3)")
+    counting = Stage(stage.name, stage.group, stage.argv, lambda _log: Counts(5, 0))
+    assert run_tests.run(counting) == Counts(5, 1)
+
+
+def test_no_test_at_all_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    stage = python("")
+    assert run_tests.run(Stage(stage.name, stage.group, stage.argv, run_tests.count_molecule)) == Counts(0, 1)
+    assert "ran no test" in capsys.readouterr().out
+
+
+def test_a_crash_before_the_report_is_a_failure() -> None:
+    stage = python("raise SystemExit(4)")
+    assert run_tests.run(Stage(stage.name, stage.group, stage.argv, run_tests.count_pytest)) == Counts(0, 1)
+
+
+def test_a_stage_ends_at_its_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_tests.run(python("import time; time.sleep(600)", limit=1)) == Counts(0, 1)
+    assert "ended after 1 s" in capsys.readouterr().out
+
+
+def test_a_missing_program_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_tests.run(Stage("gone", "lint", ("there-is-no-such-linter",))) == Counts(0, 1)
+    assert "there-is-no-such-linter: No such file or directory. Run: make venv" in capsys.readouterr().out
+
+
+def test_stages_are_chosen_by_name_word_or_group() -> None:
+    every = [Stage("ruff check", "lint", ()), Stage("ruff format", "lint", ()), Stage("molecule fleet", "molecule", ())]
+    assert run_tests.choose([], every) == every
+    assert run_tests.choose(["ruff"], every) == every[:2]
+    assert run_tests.choose(["lint"], every) == every[:2]
+    assert run_tests.choose(["fleet"], every) == every[2:]
+    with pytest.raises(ValueError, match="no such stage: fleets"):
+        run_tests.choose(["fleets"], every)
