@@ -36,7 +36,7 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
     except (OSError, ValueError):
         # no lease is touched: what is in force runs out by itself, or a person's lease goes on
         return state.Result("load", state.UNKNOWN, f"{places.proc}/loadavg can't be read")
-    scale = (posix.cpu_count() or 1) if values.get("per_core") is True else 1
+    scale = (posix.cpu_count() or 1) if values.get("per_core") else 1
     high, mark = values["high"] * scale, values.get("mark")
     limit = min(high, mark * scale) if isinstance(mark, (int, float)) else high
     metrics = {"load1": one, "load5": five, "load15": fifteen}
