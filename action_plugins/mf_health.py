@@ -163,8 +163,10 @@ class ActionModule(ActionBase):
         try:
             health = self._ask(arguments["refresh"] and not self._task.check_mode)
         except NotUnderstoodError as why:
-            arguments["broken"] = f"{COMMAND} {why}"
-            shipped: dict[str, Any] = self._execute_module("mf_health", module_args=arguments, task_vars=task_vars)
+            given = {key: value for key, value in arguments.items() if value is not None}
+            shipped: dict[str, Any] = self._execute_module(
+                "mf_health", module_args={**given, "broken": f"{COMMAND} {why}"}, task_vars=task_vars
+            )
             return shipped
         result: dict[str, Any] = {
             "changed": False,

@@ -176,9 +176,12 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def look(places: state.Places, broken: str | None) -> dict[str, Any]:
-    """The host's health; with what is ``broken`` about its own command among the problems."""
+    """The host's health; with what is ``broken`` about its own command among the problems.
+
+    Without settings all is broken, and that is said already.
+    """
     found = health.collect(places)
-    if broken:
+    if broken and found["generation"]:
         found["problems"].append(f"{broken}; deploy again with playbooks/site.yml")
         found["status"] = state.worst([found["status"], state.UNKNOWN])
         found["line"] = health.line(found)

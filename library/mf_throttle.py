@@ -127,7 +127,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.mf import config, lease, marker, peers, state, text, throttle
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
 DEFAULT_TTL = "15m"
 
@@ -154,10 +154,12 @@ def wanted_seconds(params: Mapping[str, Any]) -> float | None:
         lease.check_reason(params["reason"])
         if params["hold"]:
             return None
-        return lease.check_ttl(text.seconds(params["ttl"] or DEFAULT_TTL))
-    except ValueError as error:  # LeaseError is one
-        # the package speaks of the command's options
-        raise RefusedError(str(error).replace("--hold", "hold=true")) from None
+    except lease.LeaseError as error:
+        raise RefusedError(str(error)) from None
+    try:
+        return lease.check_ttl(text.seconds(DEFAULT_TTL if params["ttl"] is None else params["ttl"]))
+    except ValueError as error:  # LeaseError is one; the package speaks of the command's options
+        raise RefusedError(f"ttl: {error}".replace("--hold", "hold=true")) from None
 
 
 def look_without(leaving: Collection[str]) -> Any:
@@ -186,7 +188,7 @@ def change(params: Mapping[str, Any], places: state.Places, *, check: bool, **pa
             hold_within_budget(params, places, settings, parts.get("look", look))
         return control.on(params["owner"], params["reason"], seconds, refuse=params["refuse"], force=params["force"])
     except throttle.OverBudgetError as error:
-        raise RefusedError(over_budget(str(error).partition(". ")[0])) from None
+        raise RefusedError(over_budget(str(error).partition(". ")[0], params["leaving"])) from None
     except (config.SettingsError, throttle.ThrottleError, lease.LeaseError) as error:
         raise RefusedError(str(error)) from None
 
@@ -198,13 +200,15 @@ def hold_within_budget(params: Mapping[str, Any], places: state.Places, settings
     if minimum > 0 and not (own is not None and own.refuse):
         sight = look(settings["fleet"])
         if not peers.is_enough(sight, minimum):
-            raise RefusedError(over_budget(f"over budget: {sight.words(minimum)}"))
+            raise RefusedError(over_budget(f"over budget: {sight.words(minimum)}", params["leaving"]))
 
 
-def over_budget(why: str) -> str:
+def over_budget(why: str, leaving: Sequence[str]) -> str:
     """The message for a lease that the fleet can't spare a host for."""
+    together = f" ({', '.join(leaving[:5])}{' ...' if len(leaving) > 5 else ''} would be throttled in the same run)"
     return (
-        f"{why}. Nothing was changed: say refuse=false to throttle without refusing mail, "
+        f"{why}{together if leaving else ''}. "
+        f"Nothing was changed: {'name fewer hosts at once, ' if leaving else ''}say refuse=false to throttle without refusing mail, "
         "force=true to refuse it all the same"
     )
 
