@@ -21,7 +21,7 @@ from ansible.errors import AnsibleActionFail, AnsibleError, AnsibleTemplateError
 from ansible.plugins.action import ActionBase
 from ansible.template import generate_ansible_template_vars, trust_as_template
 
-TOKEN = "@generation@"  # noqa: S105
+TOKEN = "@generation@"
 TREE = ("bin", "etc", "lib")
 SETTINGS = "etc/mf.json"
 EXCEPTIONS = frozenset({"mode", "owner", "group", "validate", "present"})
@@ -125,13 +125,13 @@ def assemble(entries: list[Entry], parts: Mapping[str, Any], units: Mapping[str,
         if other is not entry:
             who = " and ".join(sorted({f"role {entry.part}", f"role {other.part}"}))
             raise AnsibleActionFail(f"{entry.path} is brought twice, by {who}; rename or remove one")
-    for path in by_path:
+    for path, entry in by_path.items():
         folder = os.path.dirname(path)
         while folder not in ("", "/"):
             if folder in by_path:
                 raise AnsibleActionFail(
                     f"{folder} of role {by_path[folder].part} is a file, and a directory for {path} of role "
-                    f"{by_path[path].part}; rename one"
+                    f"{entry.part}; rename one"
                 )
             folder = os.path.dirname(folder)
     files = [

@@ -101,7 +101,8 @@ def installed(status: bytes, packages: list[str]) -> set[str]:
     """Which packages dpkg's status file (deb822, man dpkg-query) says are installed."""
     found = set()
     for package in packages:
-        head = re.search(rb"^Package: " + re.escape(package.encode()) + rb"\n(?:[^\n]+\n)*?Status: ([^\n]+)\n", status, re.M)
+        pattern = rb"^Package: " + re.escape(package.encode()) + rb"\n(?:[^\n]+\n)*?Status: ([^\n]+)\n"
+        head = re.search(pattern, status, re.MULTILINE)
         if head and head[1].split()[-1:] == [b"installed"]:
             found.add(package)
     return found

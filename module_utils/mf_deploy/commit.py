@@ -40,23 +40,26 @@ def switch(
     release = layout.release(wanted.generation)
     findings = [finding.path for finding in drift.outside(layout, wanted)]
     removed = [path for path in known.files if path not in wanted.files and os.path.lexists(layout.on_host(path))]
-    old = manifest.stored(layout, layout.generation() or wanted.generation)
-    host.make_folders(layout.releases)
+    leaving = layout.generation()
+    old = manifest.stored(layout, leaving) if leaving else None
     ours = sorted({*known.files, *(file.path for file in wanted.outside)})
-    made: list[str] = []
+    missing = {folder for path in findings for folder in host.missing_folders(os.path.dirname(layout.on_host(path)))}
+    folders = sorted({*known.folders, *(folder.removeprefix(layout.root) for folder in missing)})
     with undisturbed(), ExitStack() as undo:
-        undo.callback(_clean, made)
-        for path in findings:
-            _prepare(layout, wanted.files[path], release, undo, made)
-        folders = [*known.folders, *(path.removeprefix(layout.root) for path in made)]
+        # from here on a run that is killed leaves word of everything it may have begun
         undo.callback(journal.write, layout, known)
         journal.write(layout, known._replace(files=ours, folders=folders, pending=True))
+        _tidy(layout, ours)
+        undo.callback(host.remove_empty, missing)
+        for path in findings:
+            _prepare(layout, wanted.files[path], release, undo)
         _stamp(layout, restart, undo)
         _retire(set(old.units if old else ()) - set(wanted.units), run, undo)
         _flip(layout, wanted.generation, undo)
         backups = [_replace(layout, path, undo) for path in findings]
         backups += [_remove(layout, path, undo) for path in removed]
         undo.pop_all()
+        journal.left(layout, leaving if leaving != wanted.generation else None)
         _settle(backups, layout, folders)
         after = journal.Journal(history, [file.path for file in wanted.outside], _present(layout, folders), True)
         journal.write(layout, after)
@@ -64,17 +67,19 @@ def switch(
         journal.write(layout, after._replace(pending=False))
 
 
-def _clean(made: list[str]) -> None:
-    for folder in reversed(made):
-        os.rmdir(folder)
+def _tidy(layout: Layout, paths: Iterable[str]) -> None:
+    """Remove what a killed run left beside host files."""
+    for path in paths:
+        for kind in ("new", "old"):
+            host.forget(host.beside(layout.on_host(path), kind))
 
 
-def _prepare(layout: Layout, file: manifest.File, release: str, undo: ExitStack, made: list[str]) -> None:
+def _prepare(layout: Layout, file: manifest.File, release: str, undo: ExitStack) -> None:
     """Write a host file beside its place, so that what follows are renames only."""
     target = layout.on_host(file.path)
     if os.path.isdir(target) and not os.path.islink(target):
         raise ReleaseError(f"{file.path} (role {file.part}) is a directory on this host; nothing was changed")
-    made += host.make_folders(os.path.dirname(target))
+    host.make_folders(os.path.dirname(target))
     temporary = host.beside(target, "new")
     host.forget(temporary)
     undo.callback(host.forget, temporary)
@@ -96,11 +101,10 @@ def _flip(layout: Layout, generation: str, undo: ExitStack) -> None:
 
 def _link(target: str, path: str, undo: ExitStack) -> None:
     before = os.readlink(path) if os.path.islink(path) else None
-    undo.callback(host.forget if before is None else _relink, path, *([] if before is None else [before]))
-    host.link(target, path)
-
-
-def _relink(path: str, target: str) -> None:
+    if before is None:
+        undo.callback(host.forget, path)
+    else:
+        undo.callback(host.link, before, path)
     host.link(target, path)
 
 
@@ -137,7 +141,7 @@ def _settle(backups: Iterable[str], layout: Layout, folders: Iterable[str]) -> N
     for backup in backups:
         host.forget(backup)
         changed.add(os.path.dirname(backup))
-    remove_empty(layout, folders)
+    host.remove_empty(map(layout.on_host, folders))
     for folder in changed:
         if os.path.isdir(folder):
             host.sync(folder)
@@ -145,15 +149,6 @@ def _settle(backups: Iterable[str], layout: Layout, folders: Iterable[str]) -> N
 
 def _present(layout: Layout, folders: Iterable[str]) -> list[str]:
     return sorted({folder for folder in folders if os.path.isdir(layout.on_host(folder))})
-
-
-def remove_empty(layout: Layout, folders: Iterable[str]) -> None:
-    """Remove directories that were made for our files, deepest first, unless somebody uses them."""
-    for folder in sorted(set(folders), reverse=True):
-        try:
-            os.rmdir(layout.on_host(folder))
-        except OSError:
-            continue
 
 
 def _retire(names: Iterable[str], run: host.Run, undo: ExitStack) -> None:

@@ -22,12 +22,12 @@ WAIT = 30.0
 
 
 @contextmanager
-def lock(layout: Layout, name: str, what: str, wait: float = WAIT) -> Iterator[None]:
-    """Hold one of the host's locks. Raises ReleaseError when somebody else keeps it."""
-    with state.Lock(state.Places(layout.root), name, wait) as held:
+def lock(layout: Layout, name: str, what: str) -> Iterator[None]:
+    """Hold one of the host's locks; raises ReleaseError when somebody else keeps it for WAIT seconds."""
+    with state.Lock(state.Places(layout.root), name, WAIT) as held:
         if not held:
             raise ReleaseError(
-                f"{what} has held {layout.run}/lock/{name}.lock for {wait:.0f} s. Nothing was changed. "
+                f"{what} has held {layout.run}/lock/{name}.lock for {WAIT:.0f} s. Nothing was changed. "
                 f"Who it is: fuser -v {layout.run}/lock/{name}.lock; then run this again."
             )
         yield
@@ -66,4 +66,3 @@ def mark(layout: Layout, generation: str) -> bool:
 def unmark(layout: Layout) -> bool:
     """Take our marker away, and only ours; whether there was one."""
     return ours(layout) and host.forget(state.Places(layout.root).maintenance)
-

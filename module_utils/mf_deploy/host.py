@@ -9,7 +9,7 @@ import pwd
 import shutil
 import stat
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from .layout import ReleaseError
@@ -46,7 +46,7 @@ def identify(owner: str, group: str) -> tuple[int, int]:
         return pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid
     except KeyError as error:
         raise ReleaseError(
-            f"{str(error.args[0])}; install the package that brings it, or name another in __<role>_files"
+            f"{error.args[0]}; install the package that brings it, or name another in __<role>_files"
         ) from None
 
 
@@ -56,14 +56,15 @@ def digest(path: str) -> str | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return None
     with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return None
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write(path: str, data: bytes, mode: int, owner: tuple[int, int]) -> None:
-    """Write a new file whole and on disk (fsync). It must not exist yet; nobody can read it before it is its owner's."""
+    """Write a new file whole and on disk (fsync). It must not exist yet; nobody reads it before it is its owner's."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as file:
         file.write(data)
@@ -130,11 +131,24 @@ def sync(folder: str) -> None:
         os.close(descriptor)
 
 
+def missing_folders(path: str) -> list[str]:
+    """The directories that make_folders would make, outermost first."""
+    return [] if os.path.isdir(path) else [*missing_folders(os.path.dirname(path)), path]
+
+
 def make_folders(path: str, mode: int = 0o755) -> list[str]:
     """Make a directory and what is missing above it, whatever the umask; the ones made, outermost first."""
-    if os.path.isdir(path):
-        return []
-    made = make_folders(os.path.dirname(path), mode)
-    os.mkdir(path)
-    os.chmod(path, mode)
-    return [*made, path]
+    missing = missing_folders(path)
+    for folder in missing:
+        os.mkdir(folder)
+        os.chmod(folder, mode)
+    return missing
+
+
+def remove_empty(folders: Iterable[str]) -> None:
+    """Remove directories that are empty, deepest first; the others stay."""
+    for folder in sorted(set(folders), reverse=True):
+        try:
+            os.rmdir(folder)
+        except OSError:
+            continue

@@ -15,6 +15,8 @@ from . import host, manifest
 from .layout import Layout
 
 KEEP = 3
+GRACE = 120.0
+"""Seconds a release stays after it stopped being current: a job that started from it must find all of it."""
 
 
 class Journal(NamedTuple):
@@ -34,7 +36,7 @@ class Journal(NamedTuple):
 
 
 def read(layout: Layout) -> Journal:
-    """The journal; a lost or damaged one is made up again from the releases on disk."""
+    """The journal; a lost or damaged one is made again from the releases on disk."""
     current = layout.generation()
     try:
         with open(layout.journal, encoding="utf-8") as file:
@@ -79,12 +81,20 @@ def write(layout: Layout, journal: Journal) -> None:
     host.sync(layout.releases)
 
 
-def prune(layout: Layout, keep: Iterable[str]) -> list[str]:
-    """Remove the releases that are not kept, and what interrupted runs left; what was removed."""
+def left(layout: Layout, generation: str | None) -> None:
+    """Note (as the time of its directory) that a release has just stopped being current."""
+    if generation is not None:
+        os.utime(layout.release(generation))
 
 
+def prune(layout: Layout, keep: Iterable[str], now: float) -> list[str]:
+    """Remove the releases that are not kept, and what interrupted runs left; what was removed. ``now``: epoch."""
     kept = set(keep)
-    removed = [name for name in layout.generations() if name not in kept]
+    removed = [
+        name
+        for name in layout.generations()
+        if name not in kept and not 0 <= now - os.stat(layout.release(name)).st_mtime < GRACE
+    ]
     for name in [*removed, *leftovers(layout)]:
         # renamed first: a removal that is interrupted must not leave half a release under a release's name
         trash = f"{layout.releases}/.staging-trash"
@@ -96,8 +106,6 @@ def prune(layout: Layout, keep: Iterable[str]) -> list[str]:
 
 def leftovers(layout: Layout) -> list[str]:
     """Directories of releases that were never completed."""
-
-
     try:
         return [name for name in os.listdir(layout.releases) if name.startswith(".staging-")]
     except FileNotFoundError:

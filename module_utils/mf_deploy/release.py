@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -26,9 +27,7 @@ class Plan:
         self.outside = drift.outside(layout, wanted)
         self.elsewhere = drift.links(layout) + drift.folders(layout, wanted, drift.tmpfiles(layout, wanted))
         self.removed = [
-            path
-            for path in self.known.files
-            if path not in wanted.files and os.path.lexists(layout.on_host(path))
+            path for path in self.known.files if path not in wanted.files and os.path.lexists(layout.on_host(path))
         ]
         self.drifted = [file for file in map(self._drifted, self.outside) if file]
         self.meant = manifest.difference(self.old, wanted)
@@ -131,7 +130,7 @@ def present(
             stage.build(layout, wanted, contents, run)
         history = journal.deployed(plan.known.history, wanted.generation)
         _enforce(layout, plan, history, run)
-        journal.prune(layout, history)
+        journal.prune(layout, history, time.time())
     return {**result, **_services(layout, wanted, [], run), **_end(layout, wanted, run)}
 
 
@@ -166,9 +165,12 @@ def _enforce(layout: Layout, plan: Plan, history: list[str], run: host.Run) -> N
         try:
             commit.switch(layout, plan.wanted, plan.known, history, plan.restart, run)
         except BaseException:
-            if layout.generation() != generation:
-                host.discard(layout.release(generation) if generation not in plan.known.history else "/nonexistent")
             guard.unmark(layout)
+            if generation not in (layout.generation(), *plan.known.history):
+                host.discard(layout.release(generation))
+            if not plan.known.files and layout.generation() is None:
+                host.forget(layout.journal)
+                host.remove_empty([layout.mf, layout.releases])
             raise
 
 
@@ -247,12 +249,14 @@ def absent(layout: Layout, run: host.Run, *, check: bool = False) -> dict[str, A
     trees = [layout.current, *(f"{layout.mf}/{name}" for name in TREE), layout.releases, layout.var, layout.run]
     there = [path for path in map(layout.on_host, files) if os.path.lexists(path)]
     there += [path for path in trees if os.path.lexists(path)]
-    result = {
+    result: dict[str, Any] = {
         "changed": bool(there),
         "generation": None,
         "previous": layout.generation(),
         "changed_paths": [path.removeprefix(layout.root) for path in there],
-        "changed_parts": sorted({file.part for found in manifests for file in found.files.values()} - {manifest.SETTINGS}),
+        "changed_parts": sorted(
+            {file.part for found in manifests for file in found.files.values()} - {manifest.SETTINGS}
+        ),
         "units": {},
         "maintenance": False,
     }
@@ -268,10 +272,10 @@ def absent(layout: Layout, run: host.Run, *, check: bool = False) -> dict[str, A
         for path in map(layout.on_host, files):
             for leftover in (path, host.beside(path, "new"), host.beside(path, "old")):
                 host.forget(leftover)
-        commit.remove_empty(layout, known.folders)
+        host.remove_empty(map(layout.on_host, known.folders))
         if any(units.is_unit_file(path) for path in files):
             run(["systemctl", "daemon-reload"])
         for path in trees:
             host.discard(path)
-        commit.remove_empty(layout, ["/mf"])
+        host.remove_empty([layout.mf])
     return result

@@ -9,7 +9,7 @@ import marshal
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from . import drift, host, manifest
@@ -48,7 +48,7 @@ def build(layout: Layout, wanted: manifest.Manifest, contents: Contents, run: ho
     """Put a complete, validated release on disk under its own name. Raises ReleaseError, and then leaves no trace."""
     staging = layout.staging(wanted.generation)
     host.discard(staging)
-    host.make_folders(layout.releases)
+    made = host.make_folders(layout.releases)
     try:
         os.mkdir(staging)
         os.chmod(staging, drift.FOLDER_MODE)
@@ -73,6 +73,7 @@ def build(layout: Layout, wanted: manifest.Manifest, contents: Contents, run: ho
         host.sync(layout.releases)
     except BaseException:
         host.discard(staging)
+        host.remove_empty(made)
         raise
 
 
@@ -99,9 +100,12 @@ def _compile(layout: Layout, generation: str, release: str, path: str) -> str:
 
 def _byte_code(code: Any, source: bytes) -> bytes:
     # flags 0b01: hash-based, 0b00 in the second bit: unchecked
-
-
-    return importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + importlib.util.source_hash(source) + marshal.dumps(code)
+    return (
+        importlib.util.MAGIC_NUMBER
+        + (1).to_bytes(4, "little")
+        + importlib.util.source_hash(source)
+        + marshal.dumps(code)
+    )
 
 
 def _syntax(source: bytes, filename: str, path: str) -> Any:
@@ -143,9 +147,7 @@ def _demand(command: list[str], file: manifest.File, run: host.Run) -> None:
         )
 
 
-def repair(
-    layout: Layout, wanted: manifest.Manifest, findings: Iterable[drift.Finding], contents: Contents
-) -> None:
+def repair(layout: Layout, wanted: manifest.Manifest, findings: Iterable[drift.Finding], contents: Contents) -> None:
     """Bring a release directory that is in use back to what its manifest says, one atomic replacement at a time."""
     release = layout.release(wanted.generation)
     by_place = {layout.stored("", path)[1:]: file for path, file in wanted.files.items()}
@@ -165,5 +167,3 @@ def repair(
         drift.compiled_name(path): _compile(layout, wanted.generation, release, path) for path in drift.modules(wanted)
     }
     host.replace(f"{release}/manifest.json", _manifest_text(wanted, compiled), 0o644, (-1, -1))
-
-

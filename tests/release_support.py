@@ -1,0 +1,158 @@
+"""A host in a directory, releases for it, and a systemd that only keeps books."""
+
+from __future__ import annotations
+
+import grp
+import importlib.util
+import os
+import pwd
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ansible.module_utils.mf_deploy import host, release
+from ansible.module_utils.mf_deploy.layout import Layout
+from ansible.module_utils.mf_deploy.manifest import Manifest
+
+ROOT = Path(__file__).resolve().parent.parent
+USER, GROUP = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
+
+
+def load_action() -> ModuleType:
+    """action_plugins/mf_release.py, which has the name of a module in library/."""
+    spec = importlib.util.spec_from_file_location("mf_release_action", ROOT / "action_plugins" / "mf_release.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+action = load_action()
+
+
+def make(
+    files: Mapping[str, str | bytes],
+    *,
+    parts: Mapping[str, str] | None = None,
+    modes: Mapping[str, int] | None = None,
+    validate: Mapping[str, str] | None = None,
+    units: Mapping[str, list[str]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Any:
+    """A release as the action plugin makes it; ``parts`` says which role a file is from (default: one)."""
+    entries = [
+        action.Entry(
+            path=path,
+            part=(parts or {}).get(path, "one"),
+            content=text.encode() if isinstance(text, str) else text,
+            mode=(modes or {}).get(path, 0o755 if path.startswith("bin/") else 0o644),
+            owner=USER,
+            group=GROUP,
+            validate=(validate or {}).get(path, ""),
+        )
+        for path, text in files.items()
+    ]
+    return action.assemble(entries, settings or {}, units or {})
+
+
+class Systemd:
+    """Stands in for ``host.run``: units are ``{name: {property: value}}``; validators are ``test``-like words."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.calls: list[list[str]] = []
+        self.units: dict[str, dict[str, str]] = {}
+        self.failing: set[str] = set()
+
+    def start(self, name: str, at: float, *, active: bool = True, enabled: bool = True) -> None:
+        self.units[name] = {
+            "LoadState": "loaded",
+            "ActiveState": "active" if active else "inactive",
+            "UnitFileState": "enabled" if enabled else "disabled",
+            "InactiveExitTimestampMonotonic": str(int(at * 1e6)),
+            "NeedDaemonReload": "no",
+        }
+
+    def __call__(self, command: Sequence[str]) -> host.Outcome:
+        self.calls.append(list(command))
+        words = " ".join(command)
+        if any(part in words for part in self.failing):
+            return host.Outcome(1, "it does not want to")
+        if command[:2] == ["systemctl", "show"]:
+            names = command[command.index("--") + 1 :]
+            missing = {"LoadState": "not-found", "ActiveState": "inactive"}
+            blocks = ["\n".join(f"{k}={v}" for k, v in self.units.get(name, missing).items()) for name in names]
+            return host.Outcome(0, "\n\n".join(blocks))
+        if command[:3] == ["systemctl", "disable", "--now"]:
+            self.units[command[-1]] |= {"ActiveState": "inactive", "UnitFileState": "disabled"}
+        elif command[:2] == ["systemctl", "enable"]:
+            self.units[command[-1]]["UnitFileState"] = "enabled"
+        elif command[:2] == ["systemctl", "start"]:
+            self.units[command[-1]]["ActiveState"] = "active"
+        elif command[0] == "systemd-tmpfiles":
+            self._tmpfiles(command[2:])
+        return host.Outcome(0, "")
+
+    def _tmpfiles(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            for line in Path(self.root + path).read_text().splitlines():
+                kind, folder, mode, *_ = line.split()
+                assert kind == "d"
+                os.makedirs(self.root + folder, exist_ok=True)
+                os.chmod(self.root + folder, int(mode, 8))
+
+
+class Machine:
+    """A host below a directory, with the module's states as methods."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(exist_ok=True)
+        self.layout = Layout(str(root))
+        self.systemd = Systemd(str(root))
+
+    def deploy(self, made: Any, *, check: bool = False, diff: bool = False) -> dict[str, Any]:
+        """Both executions, as the action plugin does them."""
+        wanted = Manifest(made.manifest)
+        result = release.present(self.layout, wanted, None, self.systemd, check=check, diff=diff)
+        if result["needed"] and not check:
+            sent = {sha256: made.contents[sha256] for sha256 in result["needed"]}
+            result = release.present(self.layout, wanted, sent, self.systemd, diff=diff)
+        return dict(result)
+
+    def back(self, *, check: bool = False) -> dict[str, Any]:
+        return dict(release.rolled_back(self.layout, self.systemd, check=check))
+
+    def remove(self, *, check: bool = False) -> dict[str, Any]:
+        return dict(release.absent(self.layout, self.systemd, check=check))
+
+    def text(self, path: str) -> str:
+        """What a program on the host reads there."""
+        return (self.root / path.lstrip("/")).read_text()
+
+    def everything(self, *, below: str = "") -> dict[str, tuple[Any, ...]]:
+        """Every path with what it is: kind, mode, content. Locks and the release directories' names aside."""
+        found: dict[str, tuple[Any, ...]] = {}
+        for folder, folders, names in os.walk(self.root / below):
+            for name in (*folders, *names):
+                path = Path(folder, name)
+                key = str(path.relative_to(self.root))
+                if path.is_symlink():
+                    found[key] = ("link", os.readlink(path))
+                elif path.is_dir():
+                    found[key] = ("folder", path.stat().st_mode)
+                else:
+                    found[key] = ("file", path.stat().st_mode, path.read_bytes())
+        return found
+
+    def seen(self) -> dict[str, tuple[Any, ...]]:
+        """What the rest of the system can see of a release: /mf by its links, and host files; no lock, no journal."""
+        found = {key: what for key, what in self.everything().items() if not key.startswith(("mf/", "run"))}
+        for name in ("bin", "etc", "lib"):
+            start = self.root / "mf" / name
+            for path in sorted(start.rglob("*")) if start.exists() else ():
+                if path.is_file() and "__pycache__" not in path.parts:
+                    found[str(path.relative_to(self.root))] = ("file", path.stat().st_mode, path.read_bytes())
+        return found
