@@ -9,10 +9,14 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
+from typing import TypeVar
 
-from mflab import hosts, image, machine, ui
+from mflab import hosts, image, load, machine, mail, ui, world
 from mflab.podman import Podman
+from mflab.reconcile import reconcile
 from mflab.spec import (
     EXIT_INTERRUPTED,
     EXIT_USAGE,
@@ -91,21 +95,25 @@ def bring_up(lab: Lab, names: list[str]) -> None:
 
 
 def do_up(args: argparse.Namespace, lab: Lab) -> int:
+    """Make, start or mend hosts."""
     bring_up(lab, parse_hosts(args.only) if args.only else list(OCTETS))
     return 0
 
 
 def do_start(args: argparse.Namespace, lab: Lab) -> int:
+    """Start hosts again."""
     bring_up(lab, parse_hosts(args.host))
     return 0
 
 
 def do_image(args: argparse.Namespace, lab: Lab) -> int:
+    """Build the base image."""
     provide_image(prepare(lab), rebuild=args.rebuild)
     return 0
 
 
 def do_down(args: argparse.Namespace, lab: Lab) -> int:
+    """Remove the lab."""
     if not shutil.which("podman"):
         shutil.rmtree(lab.home, ignore_errors=True)
         print(f"lab {lab.number}: nothing to remove (podman isn't installed)")
@@ -119,7 +127,8 @@ def do_down(args: argparse.Namespace, lab: Lab) -> int:
         with ui.phase("image") as phase:
             found = image.listed(podman)
             kept = [name for name in found if podman.run("rmi", name, check=False)[0]]
-            phase.note(f"removed {len(found) - len(kept)}" + (f", {len(kept)} still in use by another lab" if kept else ""))
+            in_use = f", {len(kept)} still in use by another lab" if kept else ""
+            phase.note(f"removed {len(found) - len(kept)}{in_use}")
     leave = lab.home.parent
     if leave.is_dir() and {entry.name for entry in leave.iterdir()} <= {"containers.conf"}:
         shutil.rmtree(leave, ignore_errors=True)
@@ -127,6 +136,7 @@ def do_down(args: argparse.Namespace, lab: Lab) -> int:
 
 
 def do_status(args: argparse.Namespace, lab: Lab) -> int:
+    """Show the hosts; 1 unless all answer."""
     rows = hosts.status(prepare(lab, show=False), lab)
     if args.json:
         print(json.dumps({"lab": lab.number, "hosts": rows}, indent=2))
@@ -141,6 +151,7 @@ def do_status(args: argparse.Namespace, lab: Lab) -> int:
 
 
 def do_exec(args: argparse.Namespace, lab: Lab) -> int:
+    """Run a command on a host; its exit status."""
     host = one_host(args, lab)
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command:
@@ -150,6 +161,7 @@ def do_exec(args: argparse.Namespace, lab: Lab) -> int:
 
 
 def do_stop(args: argparse.Namespace, lab: Lab) -> int:
+    """Shut hosts down, or cut their power."""
     podman = prepare(lab, show=False)
     chosen = [lab.host(name) for name in parse_hosts(args.host)]
     words = ("kill",) if args.kill else ("stop", "--time", "20")
@@ -160,11 +172,59 @@ def do_stop(args: argparse.Namespace, lab: Lab) -> int:
 
 
 def do_restart(args: argparse.Namespace, lab: Lab) -> int:
+    """Reboot hosts and wait until they answer."""
     podman = prepare(lab, show=False)
     for name in parse_hosts(args.host):
         podman.run("restart", "--time", "20", lab.host(name).container)
     bring_up(lab, parse_hosts(args.host))
     return 0
+
+
+def do_load(args: argparse.Namespace, lab: Lab) -> int:
+    """Fake a host's load average."""
+    host = one_host(args, lab)
+    value = load.parse(args.value)
+    load.fake(prepare(lab, show=False), host, value)
+    return 0
+
+
+def do_customer(args: argparse.Namespace, lab: Lab) -> int:
+    """Tell the customer's mail server how to behave."""
+    world.set_customer(prepare(lab, show=False), lab, args.mode)
+    return 0
+
+
+def do_mail(args: argparse.Namespace, lab: Lab) -> int:
+    """Send mail and account for it; 1 if something went wrong with any message."""
+    stop = parse_hosts(args.stop) if args.stop else []
+    mailer = mail.Mailer(prepare(lab, show=False), lab, stop, args.kill, show=not args.json)
+    mailer.send(args.count, args.spam, args.strangers, args.deadline)
+    record = mailer.wait(args.wait)
+    account = reconcile(mailer.run.ends, record, stopped=bool(stop))
+    if args.json:
+        print(json.dumps(mail.report(mailer.run, account), indent=2))
+    else:
+        print(("\r\033[K" if sys.stdout.isatty() else "") + mail.show(mailer.run, account))
+    faults = account.faults()
+    for fault in faults:
+        print(f"lab.py: {fault}", file=sys.stderr)
+    return 1 if faults else 0
+
+
+Number = TypeVar("Number", int, float)
+
+
+def number(kind: Callable[[str], Number], lowest: Number, highest: Number) -> Callable[[str], Number]:
+    """Return argparse's type for a number (`kind`: int or float) from `lowest` to `highest`."""
+
+    def parse(text: str) -> Number:
+        with suppress(ValueError):
+            value = kind(text)
+            if lowest <= value <= highest:
+                return value
+        raise argparse.ArgumentTypeError(f"expected a number from {lowest} to {highest}, not {text!r}")
+
+    return parse
 
 
 def parser() -> argparse.ArgumentParser:
@@ -200,6 +260,27 @@ def parser() -> argparse.ArgumentParser:
     restart = commands.add_parser("restart", help="reboot hosts")
     restart.add_argument("host", metavar="HOST[,HOST]")
     restart.set_defaults(work=do_restart)
+    fake = commands.add_parser("load", help="fake a host's load average: load HOST 9.0, and back: load HOST off")
+    fake.add_argument("host", metavar="HOST")
+    fake.add_argument("value", metavar="NUMBER|off")
+    fake.set_defaults(work=do_load)
+    customer = commands.add_parser("customer", help="tell the customer's mail server how to behave")
+    customer.add_argument("mode", choices=world.MODES, help="accept mail; 4xx; 5xx; don't answer at all")
+    customer.set_defaults(work=do_customer)
+    send = commands.add_parser("mail", help="send real mail through the MXs and account for every message; exit 1 if "
+                               "any is lost, doubled without cause, undecided or misjudged")
+    send.add_argument("count", nargs="?", type=number(int, 1, 100_000), default=100, metavar="N",
+                      help="messages (default 100)")
+    send.add_argument("--spam", type=number(float, 0.0, 1.0), default=0.3, help="share of spam (default 0.3)")
+    send.add_argument("--strangers", type=number(float, 0.0, 1.0), default=0.05,
+                      help="share for a domain that isn't ours (default 0.05)")
+    send.add_argument("--stop", metavar="HOST[,HOST]", help="stop these MXs half way, start them again at the end")
+    send.add_argument("--kill", action="store_true", help="with --stop: as if the power failed")
+    seconds = number(float, 0.0, 86_400.0)
+    send.add_argument("--deadline", type=seconds, default=300, metavar="S", help="for sending (default 300)")
+    send.add_argument("--wait", type=seconds, default=180, metavar="S", help="for deliveries (default 180)")
+    send.add_argument("--json", action="store_true", help="for programs")
+    send.set_defaults(work=do_mail)
     return top
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mflab import world
 from mflab.podman import Podman, PodmanError
 from mflab.spec import Host, Lab, LabError
 
@@ -213,6 +214,8 @@ class Fleet:
         self.host_keys[host.name] = self.podman.run(
             "exec", "--interactive", host.container, "sh", "-c", SETTLE, text=self.public_key, limit=BOOT_LIMIT
         )[1].strip()
+        if host.name == "world":
+            world.equip(self.podman, host)
         self.done[host.name] = {"create": "created", "recreate": "recreated", "start": "started", "keep": "kept"}[plan]
 
     def pin(self, hosts: Sequence[Host]) -> None:
@@ -241,9 +244,9 @@ class Fleet:
 def ssh_command(lab: Lab, host: Host) -> list[str]:
     """Return the ssh command for `host`, that of the inventory too: pinned host key, the lab's own key."""
     return [
-        "ssh", "-F", "none", "-p", str(host.ssh_port), "-i", str(lab.key), "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes",
-        "-o", f"UserKnownHostsFile={lab.known_hosts}", "-o", "StrictHostKeyChecking=yes", "-o", "ConnectTimeout=20",
-        "root@127.0.0.1",
+        "ssh", "-F", "none", "-p", str(host.ssh_port), "-i", str(lab.key), "-o", "IdentitiesOnly=yes",
+        "-o", "BatchMode=yes", "-o", f"UserKnownHostsFile={lab.known_hosts}", "-o", "StrictHostKeyChecking=yes",
+        "-o", "ConnectTimeout=20", "root@127.0.0.1",
     ]
 
 
@@ -279,7 +282,7 @@ def ssh_answers(host: Host) -> bool:
 
 
 def status(podman: Podman, lab: Lab) -> list[dict[str, Any]]:
-    """Return one object for each host of the lab: host, address, ssh_port, state, ssh, up_seconds, fake_load."""
+    """Return one object for each host of the lab: host, address, ssh_port, state, ssh, up_seconds."""
     containers = listed(podman, lab)
     rows = []
     for host in lab.hosts():

@@ -77,6 +77,7 @@ class Need:
     folders: tuple[str, ...] = SBIN
 
     def met(self) -> bool:
+        """Is one of the programs there?"""
         path = os.pathsep.join((os.environ.get("PATH", os.defpath), *self.folders))
         return any(shutil.which(program, path=path) for program in self.programs)
 
@@ -159,8 +160,9 @@ def look(state: Path) -> Machine:
     A CONTAINERS_CONF that the caller has set himself is respected. LabError when the user's rights don't suffice.
     """
     uid = os.geteuid()
+    proc = Path("/proc/self")
     found = restrictions(
-        Path("/proc/self/status").read_text(encoding="utf-8"), Path("/proc/self/mounts").read_text(encoding="utf-8"), uid
+        (proc / "status").read_text(encoding="utf-8"), (proc / "mounts").read_text(encoding="utf-8"), uid
     )
     env = dict(os.environ)
     if not found:

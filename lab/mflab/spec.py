@@ -56,25 +56,31 @@ class Lab:
 
     @property
     def network(self) -> str:
+        """The name of its podman network."""
         return f"mf-lab-{self.number}"
 
     @property
     def subnet(self) -> str:
+        """The network's addresses."""
         return f"10.111.{self.number}.0/24"
 
     @property
     def label(self) -> str:
+        """The label of all that podman makes for it, and only for it."""
         return f"mf.lab={self.number}"
 
     @property
     def key(self) -> Path:
+        """Its private ssh key."""
         return self.home / "id_ed25519"
 
     @property
     def known_hosts(self) -> Path:
+        """The pinned keys of its hosts."""
         return self.home / "known_hosts"
 
     def host(self, name: str) -> Host:
+        """Return the host `name`, one of OCTETS."""
         octet = OCTETS[name]
         return Host(
             name=name,
@@ -86,6 +92,7 @@ class Lab:
         )
 
     def hosts(self) -> list[Host]:
+        """Return all hosts in order."""
         return [self.host(name) for name in OCTETS]
 
 

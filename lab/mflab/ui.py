@@ -22,6 +22,7 @@ class Phase:
         self.outcome = "done"
 
     def note(self, outcome: str) -> None:
+        """Say what came of the step."""
         self.outcome = outcome
 
 

@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""A customer's mail server, as far as the lab needs one: it takes mail on port 2525 and writes down what it took.
+
+Each accepted message is one JSON line in RECORD: id (its X-Lab-Id header, null without one), rcpt (list), time (epoch
+seconds), via (who delivered it). The line is on disk before the 250 is said, so what was accepted is never forgotten.
+The file MODE tells it to behave: "accept" (or no file), "tempfail" (451 to every recipient), "refuse" (550).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.parser
+import email.policy
+import json
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+STATE = Path("/var/lib/world")
+RECORD = STATE / "mail.jsonl"
+MODE = STATE / "mode"
+PORT = 2525
+REPLIES = {"tempfail": "451 4.3.2 try again later", "refuse": "550 5.1.1 no such user"}
+
+
+class Customer:
+    """Decides about recipients, records messages."""
+
+    def __init__(self, record: int) -> None:
+        self.record = record  # a file descriptor, opened for appending
+
+    async def take_recipient(
+        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        """Take a recipient, or refuse it as MODE says."""
+        mode = MODE.read_text(encoding="ascii").strip() if MODE.exists() else "accept"
+        if mode in REPLIES:
+            return REPLIES[mode]
+        envelope.rcpt_tos.append(address)
+        envelope.rcpt_options.extend(options)
+        return "250 2.1.5 ok"
+
+    async def take_message(self, _server: SMTP, session: Session, envelope: Envelope) -> str:
+        """Write the message down, then say 250."""
+        content = envelope.original_content or b""
+        headers = email.parser.BytesHeaderParser(policy=email.policy.compat32).parsebytes(content)
+        line = {
+            "id": headers["X-Lab-Id"],
+            "rcpt": envelope.rcpt_tos,
+            "time": round(time.time(), 3),
+            "via": session.peer[0] if session.peer else None,
+            "size": len(content),
+        }
+        os.write(self.record, json.dumps(line).encode() + b"\n")
+        os.fsync(self.record)
+        return "250 2.0.0 recorded"
+
+
+def notify_ready() -> None:
+    """Tell systemd that mail is being accepted (sd_notify(3))."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if path:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.sendto(b"READY=1", path.replace("@", "\0", 1) if path.startswith("@") else path)
+
+
+async def serve() -> None:
+    """Take mail until SIGTERM."""
+    loop = asyncio.get_running_loop()
+    STATE.mkdir(parents=True, exist_ok=True)
+    record = os.open(RECORD, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    customer = Customer(record)
+    handler = SimpleNamespace(handle_RCPT=customer.take_recipient, handle_DATA=customer.take_message)
+    server = await loop.create_server(
+        lambda: SMTP(handler, hostname="mail.customer.example", loop=loop), host="0.0.0.0", port=PORT, backlog=200
+    )
+    stopped = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stopped.set)
+    notify_ready()
+    async with server:
+        await stopped.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve())
