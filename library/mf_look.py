@@ -80,6 +80,10 @@ unknown:
   description: In check mode, apt's lists were missing or old, and it wasn't sure whether the packages can be had.
   returned: always
   type: bool
+check_mode:
+  description: Whether this is check mode. A play's own C(check_mode) is not in C(ansible_check_mode).
+  returned: always
+  type: bool
 """
 
 import os
@@ -191,7 +195,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={"packages": {"type": "list", "elements": "str", "default": []}}, supports_check_mode=True
     )
-    module.exit_json(**look(module))
+    module.exit_json(**look(module), check_mode=module.check_mode)
 
 
 if __name__ == "__main__":

@@ -207,9 +207,8 @@ def over_budget(why: str, leaving: Sequence[str]) -> str:
     """The message for a lease that the fleet can't spare a host for."""
     together = f" ({', '.join(leaving[:5])}{' ...' if len(leaving) > 5 else ''} would be throttled in the same run)"
     return (
-        f"{why}{together if leaving else ''}. "
-        f"Nothing was changed: {'name fewer hosts at once, ' if leaving else ''}say refuse=false to throttle without refusing mail, "
-        "force=true to refuse it all the same"
+        f"{why}{together if leaving else ''}. Nothing was changed: {'name fewer hosts at once, ' if leaving else ''}"
+        "say refuse=false to throttle without refusing mail, force=true to refuse it all the same"
     )
 
 
