@@ -1,0 +1,192 @@
+# Keeping rejected mail: format, hostile input, and that it never changes an answer.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib", "$FindBin::Bin/../../roles/qpsmtpd/files/lib/qpsmtpd/lib";
+use Test::More;
+use Digest::SHA qw(sha256_hex);
+use File::Temp qw(tempdir);
+use JSON::PP;
+use Mf::Counters;
+use Mf::Rejected;
+use TestServer;
+use Qpsmtpd::Constants;
+
+my $GTUBE = 'XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X';
+my $root = tempdir(CLEANUP => 1);
+umask 027;
+
+{
+    package My::Deny;    # refuses where and how the test says
+    our @ISA = 'Qpsmtpd::Plugin';
+    our ($hook, @answer) = ('');
+    sub plugin_name { 'My::Deny' }
+    sub register {
+        my ($self) = @_;
+        for my $name (qw(mail rcpt data_post queue)) {
+            no strict 'refs';
+            no warnings 'redefine';
+            *{"on_$name"} = sub { return $hook eq $name ? @answer : Qpsmtpd::Constants::DECLINED() };
+            $self->register_hook($name, "on_$name");
+        }
+    }
+}
+
+sub server {
+    my ($directory, $max) = @_;
+    my $s = TestServer->start(config => {rcpthosts => ['ours.example', 'second.example'], mf_canary => ['c@mx.mf.invalid']},
+        plugins => ["mf_keep_rejected host=mx1 directory=$directory max_bytes=$max counters=$root/counts", 'mf_canary', 'My::Deny',
+            'mf_reject_gtube', 'mf_domains']);
+    return $s;
+}
+
+sub files { my @files = sort glob "$_[0]/*/*/$_[1]/*"; return @files }
+sub counts { open my $in, '<', "$root/counts" or return {}; local $/; return decode_json(<$in>)->{counts} }
+
+sub read_kept {
+    my ($path) = @_;
+    open my $in, '<:raw', $path or die "$path: $!";
+    my $envelope = decode_json(scalar <$in>);
+    local $/;
+    return ($envelope, <$in>);
+}
+
+subtest 'one copy for each domain' => sub {
+    my $dir = "$root/a"; mkdir $dir;
+    my $s = server($dir, 10_000);
+    $s->envelope('a@b.example', 'u@ours.example', 'v@second.example', 'W@Second.example');
+    is($s->transmit("Subject: x\r\n\r\n$GTUBE\r\n\xff\x00 bytes\r\n.\r\n"), '552 5.7.1 spam refused (GTUBE)', 'refused');
+    my @files = files($dir, 'new');
+    is(@files, 2, 'two copies');
+    is(scalar(() = files($dir, 'tmp')), 0, 'nothing left in tmp');
+    my ($envelope, $raw) = read_kept($files[1]);
+    like($files[1], qr{^\Q$dir\E/\d{4}-\d\d-\d\d/second\.example/new/\Q$envelope->{id}\E$}, 'its place');
+    is_deeply($envelope->{recipients}, ['v@second.example', 'W@Second.example'], 'recipients of this domain only');
+    is($envelope->{sha256}, sha256_hex($raw), 'hash of what follows');
+    is($envelope->{size}, length $raw, 'size');
+    ok(!$envelope->{truncated}, 'whole');
+    is_deeply([@$envelope{qw(host sender client_ip helo plugin reason)}],
+        ['mx1', 'a@b.example', '192.0.2.1', 'client.example', 'mf_reject_gtube', '5.7.1 spam refused (GTUBE)'], 'envelope');
+    like($envelope->{received}, qr/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/, 'time');
+    like($raw, qr/^Received: .*^Subject: x\n\n\Q$GTUBE\E\n\xff\x00 bytes\n\z/ms, 'the bytes');
+    my ($other) = read_kept($files[0]);
+    is($other->{message}, $envelope->{message}, 'one message');
+    isnt($other->{id}, $envelope->{id}, 'two ids');
+    is((stat $files[0])[2] & 07777, 0640, 'mode');
+};
+
+subtest 'size limit' => sub {
+    for my $threshold (0, 1_000_000) {    # spooled to disk, and in memory
+        my $dir = "$root/b$threshold"; mkdir $dir;
+        my $s = server($dir, 600);
+        $Qpsmtpd::Size_threshold = $threshold;
+        $s->envelope('a@b.example', 'u@ours.example');
+        $s->transmit("Subject: x\r\n\r\n$GTUBE\r\n" . ("y" x 70 . "\r\n") x 100 . ".\r\n");
+        my ($envelope, $raw) = read_kept(files($dir, 'new'));
+        is(length $raw, 600, "$threshold: cut");
+        ok($envelope->{truncated} && $envelope->{size} > 7100, "$threshold: and says so");
+        is($envelope->{sha256}, sha256_hex($raw), "$threshold: hash of what is kept");
+    }
+};
+
+subtest 'what is not kept' => sub {
+    my $dir = "$root/c"; mkdir $dir;
+    unlink "$root/counts";
+    my $s = server($dir, 10_000);
+    my $message = "Subject: x\r\n\r\ny\r\n.\r\n";
+    $s->envelope('a@b.example', 'u@elsewhere.example');
+    ($My::Deny::hook, @My::Deny::answer) = ('mail', DENY, "evil\r\nreason \x1b[31m");
+    $s->envelope('a@b.example');
+    ($My::Deny::hook, @My::Deny::answer) = ('data_post', DENYSOFT, 'later');
+    $s->envelope('a@b.example', 'u@ours.example'); $s->transmit($message);
+    ($My::Deny::hook, @My::Deny::answer) = ('queue', DENY, 'no queue');
+    $s->envelope('a@b.example', 'u@ours.example'); $s->transmit($message);
+    $s->remote('127.0.0.1');
+    ($My::Deny::hook, @My::Deny::answer) = ('data_post', DENY, 'bad canary');
+    $s->envelope('a@b.example', 'c@mx.mf.invalid'); $s->transmit($message);
+    is(scalar(() = files($dir, 'new')), 0, 'none is kept');
+    is_deeply(counts(), {'rcpt mf_domains' => 1, 'mail My::Deny' => 1, 'message for now My::Deny' => 1, 'queue My::Deny' => 1},
+        'all but the canary are counted');
+    unlike(join("\n", grep { /^[0-5] / } $s->log_lines), qr/\x1b|canary/, 'no escape sequences in the log, and no canary');
+    $My::Deny::hook = '';
+};
+
+subtest 'hostile envelopes' => sub {
+    my $dir = "$root/d"; mkdir $dir;
+    my %domains = (
+        'Ours.Example' => 'ours.example', '../../etc' => '_invalid', '..' => '_invalid', '.' => '_invalid', '' => '_invalid', 'a/b' => '_invalid',
+        "a\0b" => '_invalid', "a.example\n" => '_invalid', 'a..b' => '_invalid', '-a' => '_invalid', 'x' x 300 => '_invalid', 'tmp' => 'tmp',
+        "\xe9.example" => '_invalid', '[192.0.2.1]' => '_invalid', 'a_b' => '_invalid',
+    );
+    is(Mf::Rejected::safe_domain($_), $domains{$_}, 'domain ' . s/[^\x20-\x7e]/?/gr) for sort keys %domains;
+    is(Mf::Rejected::safe_domain(undef), '_invalid', 'no domain');
+
+    my $s = server($dir, 10_000);
+    ($My::Deny::hook, @My::Deny::answer) = ('data_post', DENY, "\xff\"\\\n\0{}" . 'x' x 5000);
+    $s->connection->hello_host("h\"\0\x1b" . 'y' x 1000);
+    $s->envelope('a@b.example', map { "u$_\@ours.example" } 1 .. 200);
+    # Past the checks at RCPT, as if they had a hole:
+    my $odd = bless {_user => "a\nb", _host => '../../etc'}, 'Qpsmtpd::Address';
+    $s->transaction->add_recipient($odd);
+    $s->transaction->sender(bless {_user => "s\n\0\xff", _host => 'x'}, 'Qpsmtpd::Address');
+    like($s->transmit("Subject: x\r\n\r\ny\r\n.\r\n"), qr/^552 /, 'refused');
+    my @files = files($dir, 'new');
+    is(@files, 2, 'two copies: ours.example and _invalid');
+    open my $in, '<:raw', $files[1] or die;
+    my $first = <$in>;
+    like($first, qr/\A[\x20-\x7e]+\n\z/, 'the envelope is one line of ASCII');
+    my $envelope = decode_json($first);
+    is(scalar @{$envelope->{recipients}}, 200, '200 recipients');
+    is($envelope->{sender}, "s\n\0\x{ff}\@x", 'a hostile sender comes back as it was');
+    cmp_ok(length $envelope->{reason}, '<=', 1000, 'a long reason is cut');
+    cmp_ok(length $envelope->{helo}, '<=', 255, 'a long HELO too');
+    my ($odd_envelope) = read_kept($files[0]);
+    like($files[0], qr{/_invalid/new/}, 'a domain that is none');
+    is_deeply($odd_envelope->{recipients}, ["a\nb\@../../etc"], 'is still told');
+    $My::Deny::hook = '';
+};
+
+subtest 'a disk that fails never changes the answer' => sub {
+    unlink "$root/counts";
+    my $file = "$root/not-a-directory";
+    open my $touch, '>', $file or die;
+    my %places = ('a missing directory' => "$root/missing", 'a file in the way' => $file, 'a full disk' => "$root/full");
+    mkdir "$root/full";
+    for my $name (sort keys %places) {
+        my $s = server($places{$name}, 10_000_000);
+        $s->envelope('a@b.example', 'u@ours.example');
+        no warnings 'redefine';
+        local *IO::Handle::sync = $name eq 'a full disk' ? sub { $! = 28; return } : \&IO::Handle::sync;
+        is($s->transmit("Subject: x\r\n\r\n$GTUBE\r\n.\r\n"), '552 5.7.1 spam refused (GTUBE)', "$name: the answer");
+        ok((grep { /not kept as/ } $s->log_lines), "$name: logged");
+    }
+    is(counts()->{'keep failed'}, 3, 'counted');
+    is(scalar(() = files("$root/full", $_)), 0, "nothing half-written in $_") for 'tmp', 'new';
+};
+
+subtest 'ids' => sub {
+    my %seen;
+    $seen{Mf::Rejected::new_id('mx1', 1_700_000_000, 5)}++ for 1 .. 2000;
+    is(keys %seen, 2000, 'different in the same microsecond');
+    like((keys %seen)[0], qr/^20231114T221320\.000005Z-mx1-\d+-\d+-[0-9a-f]{16}$/, 'form');
+    like(Mf::Rejected::new_id("../\0evil host" . 'x' x 300, 0, 0), qr/^[A-Za-z0-9.-]{1,150}$/, 'a hostile host name');
+    unlike(Mf::Rejected::new_id('../x', 0, 0), qr{/}, 'no path');
+};
+
+subtest 'counters' => sub {
+    my $path = "$root/many";
+    my @children = map { my $pid = fork // die; if (!$pid) { Mf::Counters::add($path, 'x', 1) for 1 .. 20; POSIX::_exit(0) } $pid } 1 .. 4;
+    waitpid $_, 0 for @children;
+    open my $in, '<', $path or die;
+    my $n = decode_json(scalar <$in>)->{counts}{x};
+    cmp_ok($n, '>', 40, "4 processes count side by side ($n of 80)");
+    cmp_ok($n, '<=', 80, 'never too many');
+    open my $out, '>', $path or die; print {$out} '{"half'; close $out;
+    ok(Mf::Counters::add($path, 'y', 7), 'a broken file starts afresh');
+    Mf::Counters::add($path, "n$_", 1) for 1 .. 210;
+    open $in, '<', $path or die;
+    cmp_ok(keys %{decode_json(scalar <$in>)->{counts}}, '<=', 202, 'names are bounded');
+    ok(!Mf::Counters::add('/nonexistent/x', 'y', 1), 'no directory: not counted, no death');
+};
+
+done_testing;
