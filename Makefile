@@ -20,10 +20,10 @@ demo: venv ## a running fleet in local containers: lab, deployment, real mail, a
 	python scripts/demo.py --mail $(N)
 
 demo-down: ## remove what the lab made, and nothing else (IMAGE=1: the base image too)
-	/usr/bin/env python3 lab/lab.py down $(if $(IMAGE),--image)
+	python3 lab/lab.py down $(if $(IMAGE),--image)
 
-mail: venv ## send N=30 messages through the MXs and account for each (SPAM=percent, STOP=mx2: stop it half way)
-	python lab/mail.py --count $(N) $(if $(SPAM),--spam $(SPAM)) $(if $(STOP),--stop $(STOP))
+mail: venv ## send N=30 messages through the MXs and account for each (SPAM=0.3: share of it, STOP=mx2: stop it half way)
+	python lab/lab.py mail $(N) $(if $(SPAM),--spam $(SPAM)) $(if $(STOP),--stop $(STOP))
 
 check: venv ## the fleet's health as a table (INVENTORY=inventory/NAME: another fleet)
 	ansible-playbook $(if $(INVENTORY),--inventory $(INVENTORY)) playbooks/check_fleet.yml

@@ -119,7 +119,6 @@ def environment() -> dict[str, str]:
         "ANSIBLE_NOCOLOR": "1",
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "MF_LAB": os.environ.get("MF_LAB", "1"),
-        "PYTHONWARNINGS": "default",
     }
 
 
