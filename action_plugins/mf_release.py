@@ -256,7 +256,7 @@ class ActionModule(ActionBase):
             return kind()
         where = f"roles/{role.name}/vars/main.yml: {name}"
         try:
-            value = json.loads(json.dumps(self._templar.template(variables[name])))
+            value = json.loads(json.dumps(self._templar.template(variables[name]), allow_nan=False))
         except AnsibleError as error:
             raise AnsibleActionFail(f"{where}: {_reason(error)}. Nothing was changed.") from None
         except (TypeError, ValueError) as error:

@@ -624,7 +624,7 @@ def test_a_job_never_sees_half_a_release(machine: Machine) -> None:
     for program, output, errors in answers:
         assert program.returncode == 0, errors
         runs += int(output)
-    assert runs >= 20
+    assert runs >= 10
 
 
 # --- the module ---
