@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 NFT = "/usr/sbin/nft"  # cron's PATH has no sbin
-TIMEOUT = 8.0  # seconds nft may take
+TIMEOUT = 5.0  # seconds nft may take; two such fit into a check's deadline
 LOOPBACK, REFUSE = "mf: loopback is exempt", "mf: refuse new connections"
 
 _REJECT = f'reject with tcp reset comment "{REFUSE}"'
@@ -40,6 +40,10 @@ _REMOVE = "add table inet mf\ndelete table inet mf\n"
 
 class FirewallError(Exception):
     """nft is missing or refused. Its text is one line."""
+
+
+class RefusedError(FirewallError):
+    """nft ran and said no."""
 
 
 class Found:
@@ -70,26 +74,26 @@ def batch(refused: Mapping[int, float | None]) -> str:
     return _TABLE + (f"add element inet mf refused_ports {{ {', '.join(elements)} }}\n" if elements else "")
 
 
-def apply(refused: Mapping[int, float | None], nft: str = NFT) -> None:
+def apply(refused: Mapping[int, float | None]) -> None:
     """Refuse exactly these ports from now on. Raises FirewallError; the kernel then has what it had before."""
     try:
-        _run([nft, "-f", "-"], batch(refused))
-    except FirewallError:
+        _run([NFT, "-f", "-"], batch(refused))
+    except RefusedError:
         # a set or chain of another shape under our name: start again from nothing, still in one batch
-        _run([nft, "-f", "-"], _REMOVE + batch(refused))
+        _run([NFT, "-f", "-"], _REMOVE + batch(refused))
 
 
-def remove(nft: str = NFT) -> None:
+def remove() -> None:
     """Take our table away, with everything in it. Raises FirewallError."""
-    _run([nft, "-f", "-"], _REMOVE)
+    _run([NFT, "-f", "-"], _REMOVE)
 
 
-def read(nft: str = NFT) -> Found:
+def read() -> Found:
     """What is in force. Raises FirewallError."""
     try:
-        return parse(_run([nft, "-j", "list", "table", "inet", "mf"], ""))
-    except FirewallError as error:
-        if "No such file or directory" in str(error) and "can't be run" not in str(error):
+        return parse(_run([NFT, "-j", "list", "table", "inet", "mf"], ""))
+    except RefusedError as error:
+        if "No such file or directory" in str(error):
             return Found()
         raise
 
@@ -145,5 +149,5 @@ def _run(command: list[str], script: str) -> bytes:
         raise FirewallError(f"nft did not finish within {TIMEOUT:g} s") from None
     if done.returncode:
         first = done.stderr.decode(errors="replace").strip().splitlines()
-        raise FirewallError(f"nft: {text.clean(first[0] if first else f'exit code {done.returncode}', 160)}")
+        raise RefusedError(f"nft: {text.clean(first[0] if first else f'exit code {done.returncode}', 160)}")
     return done.stdout

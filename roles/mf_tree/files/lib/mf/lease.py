@@ -199,10 +199,13 @@ def to_disk(leases: Iterable[Lease], now: float, epoch: float, boot: str) -> dic
     return {"leases": kept, "boot": boot, "written_epoch": round(epoch, 3)}
 
 
-def from_disk(data: bytes | None, now: float, epoch: float, boot: str) -> tuple[Lease, ...] | None:
+def from_disk(
+    data: bytes | None, now: float, epoch: float, boot: str, *, limit: bool = True
+) -> tuple[Lease, ...] | None:
     """The leases that still hold of those ``to_disk`` kept, on this boot's clock. None when they can't be read.
 
-    A wall clock that went backwards never lengthens a lease: none gets more than it had left when it was written.
+    A wall clock that went backwards never lengthens a lease: none gets more than it had left when it was written
+    (``limit``).
     """
     if data is None or len(data) > MAX_BYTES:
         return None
@@ -226,7 +229,7 @@ def from_disk(data: bytes | None, now: float, epoch: float, boot: str) -> tuple[
         until, since = item.get("until_epoch"), item.get("since_epoch")
         if not _is_time(since) or not (until is None or _is_time(until)):
             return None
-        left = None if until is None else min(until - epoch, until - written)
+        left = None if until is None else until - (max(epoch, written) if limit else epoch)
         items.append({**item, "since": min(now, now + since - epoch), "until": None if left is None else now + left})
     leases = parse_leases(items, now)
     return None if leases is None else tuple(one for one in valid(leases, now) if one.owner != LOAD)

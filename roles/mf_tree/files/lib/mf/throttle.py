@@ -62,7 +62,7 @@ class Outcome:
 class Control:
     """Commands on the throttle of one host. ``settings`` is mf.json, already verified.
 
-    Everything it touches is a parameter, for tests: ``nft`` the program, ``look`` at peers, ``sleep``, ``epoch``.
+    Everything it touches is a parameter, for tests: the ``look`` at peers, ``sleep``, ``epoch`` (time.time).
     """
 
     def __init__(
@@ -72,7 +72,6 @@ class Control:
         *,
         check: str = "throttle",
         dry_run: bool = False,
-        nft: str = firewall.NFT,
         look: Callable[..., peers.Sight] = peers.look,
         sleep: Callable[[float], None] = time.sleep,
         epoch: Callable[[], float] = time.time,
@@ -84,7 +83,6 @@ class Control:
         self._minimum = int(self._fleet.get("min_accepting", 0))
         self._check = check
         self._dry_run = dry_run
-        self._nft = nft
         self._look = look
         self._sleep = sleep
         self._epoch = epoch
@@ -146,14 +144,14 @@ class Control:
 
     def firewall(self) -> firewall.Found:
         """What the kernel has. Raises FirewallError."""
-        return firewall.read(self._nft) if self._ports else firewall.Found()
+        return firewall.read() if self._ports else firewall.Found()
 
     def remove(self) -> Outcome:
         """Take everything away: all leases, marker, table (the role is being removed). Raises ThrottleError."""
         outcome = self._change(lambda held, now: (), "release", "throttle", "removed")
         if not self._dry_run:
             try:
-                firewall.remove(self._nft)
+                firewall.remove()
             except firewall.FirewallError as error:
                 outcome.warnings.append(str(error))
         return outcome
@@ -256,7 +254,7 @@ class Control:
         refused: dict[int, float | None] = {} if seconds == 0 else dict.fromkeys(self._ports, seconds)
         ports = ", ".join(str(port) for port in self._ports)
         try:
-            found = firewall.read(self._nft)
+            found = firewall.read()
         except firewall.FirewallError as error:
             if refused or refusing:
                 outcome.warnings.append(str(error))
@@ -273,7 +271,7 @@ class Control:
         if self._dry_run:
             return bool(refused)
         try:
-            firewall.apply(refused, self._nft)
+            firewall.apply(refused)
         except firewall.FirewallError as error:
             outcome.warnings.append(str(error))
             return found.refuses(self._ports)
@@ -309,11 +307,11 @@ class Control:
         kept, damage = disk
         now, epoch = clocks
         mine = [one for one in wanted if one.owner != lease.LOAD]
-        # by the wall clock, as a reboot would read it
-        there = lease.from_disk(kept, now, epoch, "")
+        # by the wall clock alone, so that a step of it shows and is made good before a reboot
+        there = lease.from_disk(kept, now, epoch, "", limit=False)
         if not mine and kept is None and not damage:
             return True
-        if damage or (there is None and kept is not None):
+        if damage or (kept is not None and state.decode(kept) is None):
             outcome.actions.append(f"replace {self._disk}, which was {damage or 'not whole'}")
         if mine and there is not None and _alike(mine, there) and f'"boot": "{boot}"'.encode() in (kept or b""):
             return True
@@ -426,7 +424,7 @@ def _replace(path: str, data: bytes, *, durable: bool = False) -> None:
         state.make_folder(path.rpartition("/")[0])
         state.write_atomic(path, data, durable=durable)
     except IsADirectoryError:
-        os.rename(path, f"{path}.damaged.{os.getpid()}")
+        os.rename(path, f"{path}.damaged.{os.getpid()}.{time.monotonic_ns()}")
         state.write_atomic(path, data, durable=durable)
 
 
@@ -437,4 +435,4 @@ def _unlink(path: str) -> None:
     except FileNotFoundError:
         pass
     except IsADirectoryError:
-        os.rename(path, f"{path}.damaged.{os.getpid()}")
+        os.rename(path, f"{path}.damaged.{os.getpid()}.{time.monotonic_ns()}")

@@ -49,7 +49,9 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
 def parse(loadavg: bytes) -> tuple[float, float, float]:
     """The three averages in /proc/loadavg: ``0.20 0.18 0.12 1/80 11206``. Raises ValueError."""
     words = loadavg.split(None, 3)
-    one, five, fifteen = float(words[0]), float(words[1]), float(words[2]) if len(words) > 3 else -1.0
+    if len(words) < 4:
+        raise ValueError("no load averages")
+    one, five, fifteen = float(words[0]), float(words[1]), float(words[2])
     if not (0 <= one < 1e9 and 0 <= five < 1e9 and 0 <= fifteen < 1e9):
         raise ValueError("no load averages")
     return one, five, fifteen

@@ -1,0 +1,324 @@
+"""Health: freshness, damage, the line, and that it never raises."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mf import config, decisions, firewall, health, maintenance, state, throttle
+from mf.cli import health as command
+from throttle_support import Clock, Host
+
+_refresh = command.refresh
+GENERATION = "0123456789ab"
+KEYS = [
+    "host",
+    "type",
+    "status",
+    "line",
+    "load1",
+    "uptime_seconds",
+    "throttled",
+    "refusing",
+    "held",
+    "leases",
+    "maintenance",
+    "oldest_result_seconds",
+    "queue",
+    "accepting",
+    "problems",
+    "checks",
+    "generation",
+    "version",
+]
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    clock = Clock()
+    monkeypatch.setattr(state, "boottime", clock.now)
+    host = Host(tmp_path, clock)
+    monkeypatch.setattr(firewall, "_run", host.kernel.run)
+    monkeypatch.setattr(decisions, "JOURNAL", str(tmp_path / "journal"))
+    every = {"period": 60, "offset": 0, "deadline": 20}
+    host.settings["checks"]["smtp"] = {**every, "port": 25}
+    host.settings["checks"]["queue"] = every
+    host.save()
+    for name in host.settings["checks"]:
+        report(host, name)
+    host.set_load(0.3)
+    return host
+
+
+def report(host: Host, name: str, status: str = state.OK, summary: str = "fine", **metrics: float) -> None:
+    if name == "queue":
+        metrics = {"messages": 0, **metrics}
+    result = state.Result(name, status, summary, metrics)
+    state.write_result(host.places, result, generation=GENERATION, started=1.7e9, period=60, slack=35)
+
+
+def result_of(host: Host, name: str) -> Path:
+    return Path(host.places.results) / f"{name}.json"
+
+
+def test_a_healthy_host(host: Host) -> None:
+    host.clock.sleep(34)
+    found = health.collect(host.places)
+    assert list(found) == KEYS
+    assert found["line"] == "mx1 OK load 0.3, not throttled, oldest result 34 s, queue 0"
+    assert (found["status"], found["problems"], found["accepting"]) == ("OK", [], True)
+    assert found["checks"]["smtp"]["age_seconds"] == 34
+    json.dumps(found, allow_nan=False)
+
+
+def test_past_its_due_time_it_is_unknown_however_good_it_was(host: Host) -> None:
+    host.clock.sleep(94)
+    assert health.collect(host.places)["status"] == "OK"
+    host.clock.sleep(2)
+    found = health.collect(host.places)
+    assert found["status"] == "UNKNOWN"
+    assert found["accepting"] is False
+    assert "smtp UNKNOWN: last ran 2 min ago, then OK; is cron running?" in found["problems"]
+    assert found["checks"]["smtp"]["overdue_seconds"] == 1
+
+
+@pytest.mark.parametrize("step", [-86400, 86400])
+def test_the_wall_clock_does_not_matter(host: Host, monkeypatch: pytest.MonkeyPatch, step: float) -> None:
+    monkeypatch.setattr("time.time", lambda: 1.7e9 + step)
+    host.clock.sleep(34)
+    assert health.collect(host.places)["oldest_result_seconds"] == 34
+
+
+def test_never_ran(host: Host) -> None:
+    result_of(host, "smtp").unlink()
+    found = health.collect(host.places)
+    assert found["status"] == "UNKNOWN"
+    assert found["problems"] == ["smtp UNKNOWN: never ran since the last boot; is cron running?"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"[]", b"null", b'{"status": "OK"}', b"\xff" * 100, b"[" * 200000, b'{"a":' * 50000, b"x" * (1 << 20)],
+)
+def test_garbage(host: Host, data: bytes) -> None:
+    result_of(host, "smtp").write_bytes(data)
+    found = health.collect(host.places)
+    assert found["checks"]["smtp"]["status"] == "UNKNOWN"
+    assert found["accepting"] is False
+
+
+def test_what_is_no_plain_file(host: Host) -> None:
+    path = result_of(host, "smtp")
+    path.unlink()
+    os.mkfifo(path)
+    assert "not a plain file" in health.collect(host.places)["problems"][0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"status": "FINE"},
+        {"next_due_boottime": 5e8},
+        {"next_due": 1.0},
+        {"next_due": 5e14},
+        {"finished": None},
+        {"finished": "x"},
+        {"summary": 7},
+        {"next_due_boottime": True},
+    ],
+)
+def test_implausible(host: Host, change: dict[str, Any]) -> None:
+    path = result_of(host, "smtp")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert health.collect(host.places)["checks"]["smtp"]["status"] == "UNKNOWN"
+
+
+records = st.fixed_dictionaries(
+    {
+        key: st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=9) | st.lists(st.none()) | value
+        for key, value in {
+            "status": st.sampled_from(["OK", "CRITICAL"]),
+            "summary": st.text(),
+            "metrics": st.dictionaries(st.text(max_size=5), st.none() | st.floats()),
+            "since": st.just(1.7e9),
+            "started": st.just(1.7e9),
+            "finished": st.just(1.7e9),
+            "next_due": st.just(1.7e9 + 95),
+            "next_due_boottime": st.just(5090.0),
+            "generation": st.just(GENERATION),
+        }.items()
+    }
+)
+
+
+@settings(max_examples=500)
+@given(records)
+def test_hostile_results(record: dict[str, Any]) -> None:
+    found = health.judge(record, GENERATION, 5000.0)
+    assert found["status"] in state.SEVERITY
+    assert found["summary"].isprintable()
+    assert found["summary"].isascii()
+
+
+def test_another_release(host: Host) -> None:
+    host.settings["generation"] = "ffffffffffff"
+    host.save()
+    assert "comes from release 0123456789ab" in health.collect(host.places)["problems"][0]
+
+
+def test_a_deploy_a_moment_ago_is_no_alarm(host: Host) -> None:
+    host.settings["generation"] = "ffffffffffff"
+    host.save()
+    current = Path(host.places.current)
+    current.symlink_to("releases/ffffffffffff")
+    # results that were there before the release are good until the next run is due
+    assert health.collect(host.places)["status"] == "OK"
+    # those of an old release that goes on running afterwards are not
+    os.utime(current, (1.7e9 - 100, 1.7e9 - 100), follow_symlinks=False)
+    assert health.collect(host.places)["status"] == "UNKNOWN"
+
+
+def test_the_worst_comes_first_and_hostile_text_is_tamed(host: Host) -> None:
+    report(host, "load", state.WARNING, "warm")
+    report(host, "smtp", state.CRITICAL, "down\x1b[2J\nx")
+    found = health.collect(host.places)
+    assert found["status"] == "CRITICAL"
+    assert found["problems"] == [r"smtp CRITICAL: down\x1b[2J\nx", "load WARNING: warm"]
+    assert found["line"].isprintable()
+
+
+def test_throttled_by_an_operator(host: Host) -> None:
+    throttle.Control(host.places, host.settings).on("operator", "disk swap", 900)
+    found = health.collect(host.places)
+    assert (found["status"], found["throttled"], found["refusing"], found["accepting"]) == (
+        "WARNING",
+        True,
+        True,
+        False,
+    )
+    assert found["leases"] == [
+        {"owner": "operator", "reason": "disk swap", "refuse": True, "held_seconds": 0.0, "left_seconds": 900.0}
+    ]
+    assert "throttled by operator and refusing mail" in found["line"]
+    assert found["problems"] == ["throttled, refusing new mail: operator (disk swap, 15 min left)"]
+
+
+def test_a_hold_is_critical(host: Host) -> None:
+    throttle.Control(host.places, host.settings).on("deploy", "gate", None)
+    found = health.collect(host.places)
+    assert (found["status"], found["held"]) == ("CRITICAL", True)
+    assert "on hold by deploy" in found["line"]
+    report(host, "load", state.CRITICAL, "throttled: deploy", leases=1)
+    assert len(health.collect(host.places)["problems"]) == 1
+
+
+def test_a_lease_given_back_is_not_held_against_the_host_until_the_next_check(host: Host) -> None:
+    report(host, "load", state.CRITICAL, "throttled: deploy", leases=1)
+    assert health.collect(host.places)["status"] == "OK"
+    report(host, "load", state.CRITICAL, "something else", leases=0)
+    assert health.collect(host.places)["status"] == "CRITICAL"
+
+
+def test_refusal_that_is_not_in_force_is_critical(host: Host) -> None:
+    host.kernel.broken = firewall.FirewallError("no nft")
+    throttle.Control(host.places, host.settings).on("operator", "", 900)
+    found = health.collect(host.places)
+    assert (found["status"], found["refusing"], found["accepting"]) == ("CRITICAL", False, True)
+
+
+def test_maintenance_is_shown_and_no_problem(host: Host) -> None:
+    maintenance.on(host.places, "operator", "disk", 3600)
+    found = health.collect(host.places)
+    assert found["status"] == "OK"
+    assert found["maintenance"] == {"owner": "operator", "reason": "disk", "left_seconds": 3600.0}
+    assert "maintenance by operator for 60 min more" in found["line"]
+
+
+def test_a_host_without_smtp(host: Host) -> None:
+    del host.settings["checks"]["smtp"], host.settings["checks"]["queue"]
+    host.save()
+    found = health.collect(host.places)
+    assert (found["accepting"], found["queue"], found["status"]) == (None, None, "OK")
+    assert "queue" not in found["line"]
+
+
+def wreck_nothing(host: Host) -> None:
+    for path in sorted(host.root.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+def wreck_settings(host: Host) -> None:
+    Path(host.places.settings).write_bytes(Path(host.places.settings).read_bytes()[:100])
+
+
+def wreck_settings_folder(host: Host) -> None:
+    Path(host.places.settings).unlink()
+    Path(host.places.settings).mkdir()
+
+
+def wreck_settings_types(host: Host) -> None:
+    host.settings["checks"] = ["load"]
+    host.save()
+
+
+def wreck_proc(host: Host) -> None:
+    (host.root / "proc/loadavg").unlink()
+    (host.root / "proc/uptime").write_text("x")
+
+
+@pytest.mark.parametrize(
+    ("wreck", "said"),
+    [
+        (wreck_nothing, "mf.json is missing; deploy again"),
+        (wreck_settings, "not a whole JSON object"),
+        (wreck_settings_folder, "can't be read"),
+        (wreck_settings_types, "checks must be an object"),
+        (wreck_proc, "loadavg can't be read"),
+    ],
+)
+def test_a_broken_host_is_told_and_nothing_raised(host: Host, wreck: Any, said: str) -> None:
+    wreck(host)
+    found = health.collect(host.places)
+    assert list(found) == KEYS
+    assert found["status"] == "UNKNOWN"
+    assert any(said in problem for problem in found["problems"])
+    assert "UNKNOWN" in found["line"]
+
+
+def test_command(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main([], host.places) == 0
+    assert capsys.readouterr().out == "mx1 OK load 0.3, not throttled, oldest result 0 s, queue 0\n"
+    assert command.main(["--json"], host.places) == 0
+    assert list(json.loads(capsys.readouterr().out)) == KEYS
+    report(host, "smtp", state.CRITICAL, "down")
+    assert command.main([], host.places) == 2
+    assert command.main(["--help"], host.places) == 0
+    capsys.readouterr()
+    assert command.main(["--surprise"], host.places) == 3
+    assert capsys.readouterr().err == "health: unknown argument '--surprise'; see health --help\n"
+
+
+def test_refresh_runs_the_checks_first(
+    host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "run-checks"
+    script.write_text(f'#!/bin/sh\necho noise; echo "$@" > {tmp_path}/called; exit 2\n')
+    script.chmod(0o755)
+    monkeypatch.setattr(command, "refresh", lambda: _refresh(str(script)))
+    assert command.main(["--refresh"], host.places) == 0
+    assert (tmp_path / "called").read_text() == "--all\n"
+    assert "noise" not in capsys.readouterr().out
+    _refresh(str(tmp_path / "none"))
+    assert "can't be run" in capsys.readouterr().err
+
+
+def test_settings_error_is_the_same_behind_both_doors(host: Host) -> None:
+    wreck_settings(host)
+    with pytest.raises(config.SettingsError) as error:
+        config.load(host.places)
+    assert str(error.value) in health.collect(host.places)["problems"]

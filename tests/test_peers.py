@@ -1,0 +1,114 @@
+"""The fleet budget, its estimate and the protocol between hosts that act at once."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mf import peers
+from mf.peers import Sight
+
+
+def fleet(count: int, minimum: int = 2) -> dict[str, Any]:
+    return {
+        "min_accepting": minimum,
+        "peers": [
+            {"name": f"mx{number}", "address": f"192.0.2.{number}", "port": 25} for number in range(1, count + 1)
+        ],
+    }
+
+
+def names(*numbers: int) -> list[str]:
+    return [f"mx{number}" for number in numbers]
+
+
+def test_who_greets_counts_and_nobody_else() -> None:
+    def ask(targets: Sequence[tuple[str, int]], limit: float) -> dict[tuple[str, int], bool]:
+        assert limit == peers.LOOK
+        return {targets[0]: True, targets[1]: False}
+
+    sight = peers.look(fleet(3), ask)
+    assert (sight.total, sight.asked, sight.accepting) == (3, frozenset(names(1, 2, 3)), frozenset(names(1)))
+
+
+def test_a_large_fleet_is_sampled_and_the_same_are_asked_again() -> None:
+    chosen = random.Random(1)
+    first = peers.look(fleet(1000), lambda targets, _: dict.fromkeys(targets, True), chosen.sample)
+    assert len(first.asked) == peers.SAMPLE
+    again = peers.look(fleet(1000), lambda targets, _: {}, only=first.asked)
+    assert again.asked == first.asked
+    assert not again.accepting
+
+
+def test_no_peers_is_nobody() -> None:
+    assert peers.look({}, lambda *_: {}).estimate() == 0
+
+
+@pytest.mark.parametrize(("accepting", "minimum", "enough"), [(2, 2, True), (1, 2, False), (0, 0, True), (0, 1, False)])
+def test_a_small_fleet_is_counted(accepting: int, minimum: int, enough: bool) -> None:
+    sight = Sight(2, names(1, 2), names(1, 2)[:accepting])
+    assert peers.is_enough(sight, minimum) is enough
+
+
+def test_a_sample_is_believed_at_its_lower_end() -> None:
+    everyone = [str(number) for number in range(30)]
+    assert Sight(999, everyone, everyone).estimate() == 885
+    assert Sight(999, everyone, everyone[:15]).estimate() == 331
+    assert Sight(999, everyone, []).estimate() == 0
+
+
+@given(st.integers(1, 2000), st.integers(0, 30), st.integers(0, 30))
+def test_an_estimate_is_never_more_than_proportion_nor_less_than_seen(total: int, asked: int, accepting: int) -> None:
+    asked = min(asked, total)
+    accepting = min(accepting, asked)
+    sight = Sight(total, [str(one) for one in range(asked)], [str(one) for one in range(accepting)])
+    assert accepting <= sight.estimate() <= max(accepting, total * accepting / max(1, asked))
+
+
+@given(st.integers(2, 8), st.data())
+def test_hosts_that_refuse_at_once_leave_the_minimum_and_no_more_yield_than_must(
+    count: int, data: st.DataObject
+) -> None:
+    """All see each other before and after; the rank decides alike on each."""
+    minimum = data.draw(st.integers(0, count - 1))
+    everyone = names(*range(1, count + 1))
+    eager = data.draw(st.sets(st.sampled_from(everyone)))
+    staying = set(everyone) - eager
+    yielded = set()
+    for host in eager:
+        others = [name for name in everyone if name != host]
+        first, second = Sight(len(others), others, others), Sight(len(others), others, staying)
+        if peers.must_yield(host, first, second, minimum):
+            yielded.add(host)
+    accepting = len(staying | yielded)
+    # who refuses counts the others, so the minimum holds whenever anybody still refuses
+    assert accepting >= min(minimum, count) or not eager - yielded
+    assert len(yielded) == max(0, min(len(eager), minimum - len(staying)))
+
+
+def test_the_lower_rank_yields() -> None:
+    before, after = Sight(2, names(2, 3), names(2, 3)), Sight(2, names(2, 3), names(3))
+    assert peers.must_yield("mx1", before, after, 2)
+    assert not peers.must_yield("mx9", before, after, 2)
+
+
+def test_who_was_down_before_has_no_rank() -> None:
+    before, after = Sight(3, names(1, 2, 4), names(2, 4)), Sight(3, names(1, 2, 4), names(2))
+    assert peers.must_yield("mx3", before, after, 2)
+    assert not peers.must_yield("mx5", before, after, 2)
+
+
+def test_of_a_sample_the_same_share_yields() -> None:
+    everyone = [f"mx{number:02}" for number in range(30)]
+    before, after = Sight(999, everyone, everyone), Sight(999, everyone, [])
+    yielding = sum(peers.must_yield(f"mx{number:02}x", before, after, 700) for number in range(30))
+    assert 20 <= yielding <= 23
+
+
+def test_words() -> None:
+    assert Sight(2, names(1, 2), names(1)).words(2) == "1 of 2 peers accept mail; 2 must"
+    assert "so of all 999 at least 0" in Sight(999, names(1), []).words(2)

@@ -1,0 +1,689 @@
+"""The throttle on a host with a stand-in kernel: order, reconciliation both ways, persistence, budget, commands."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mf import decisions, firewall, lease, marker, state, throttle
+from mf.cli import throttle as command
+from mf.peers import SETTLE, Sight
+from throttle_support import Clock, Host
+
+DOWN = firewall.FirewallError("/usr/sbin/nft can't be run: it is missing; install the package nftables")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(state, "boottime", clock.now)
+    return clock
+
+
+@pytest.fixture
+def host(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Host:
+    host = Host(tmp_path, clock)
+    monkeypatch.setattr(firewall, "_run", host.kernel.run)
+    monkeypatch.setattr(decisions, "JOURNAL", str(tmp_path / "journal"))
+    return host
+
+
+def control(host: Host, **options: Any) -> throttle.Control:
+    return throttle.Control(host.places, host.settings, epoch=host.clock.epoch, sleep=host.clock.sleep, **options)
+
+
+def status(host: Host) -> marker.Status:
+    return marker.current(host.places)
+
+
+def sound(host: Host) -> None:
+    """Marker, kernel and disk say the same."""
+    now = status(host)
+    assert host.kernel.refused == ([25] if now.should_refuse else [])
+    assert now.refusing == now.should_refuse
+    assert host.disk.exists() == any(one.owner != "load" for one in now.leases)
+    assert host.marker.exists() == bool(now.leases)
+
+
+# --- on, off, expiry
+
+
+def test_on_and_off(host: Host) -> None:
+    outcome = control(host).on("operator", "disk swap", 900)
+    assert outcome.changed
+    assert outcome.actions == [
+        "operator takes a lease that refuses mail",
+        "refuse new connections to port 25 for 15 min",
+    ]
+    assert status(host).words() == "throttled, refusing new mail: operator (disk swap, 15 min left)"
+    sound(host)
+    outcome = control(host).off("operator")
+    assert outcome.actions == ["operator gives its lease back", "accept new connections again"]
+    sound(host)
+    assert [(one["action"], one["outcome"]) for one in host.decisions()] == [("throttle", "done"), ("release", "done")]
+
+
+def test_the_marker_of_a_contract(host: Host) -> None:
+    control(host).on("operator", "disk swap", 900)
+    assert json.loads(host.marker.read_text()) == {
+        "leases": [{"owner": "operator", "reason": "disk swap", "since": 5000.0, "until": 5900.0, "refuse": True}],
+        "refusing": True,
+        "written": 5000.0,
+    }
+    assert host.marker.stat().st_mode & 0o777 == 0o644
+    kept = json.loads(host.disk.read_text())
+    assert kept["leases"][0]["until_epoch"] == 1.7e9 + 5900
+
+
+def test_the_kernel_ends_it_when_nobody_renews(host: Host) -> None:
+    control(host).on("load", "", 300)
+    host.clock.sleep(299)
+    assert host.kernel.refused == [25]
+    host.clock.sleep(1)
+    assert host.kernel.refused == []
+    assert not status(host).throttled
+    assert not status(host).refusing
+    assert control(host).reconcile().actions == ["the lease of load has ended"]
+    sound(host)
+
+
+def test_a_renewal_prolongs_and_is_no_change(host: Host) -> None:
+    control(host).on("load", "load 9", 300)
+    for _ in range(200):
+        host.clock.sleep(120)
+        assert not control(host).on("load", "load 9.1", 300).changed
+        assert host.kernel.refused == [25]
+    assert len(host.decisions()) == 1
+    host.clock.sleep(299)
+    assert host.kernel.refused == [25]
+
+
+def test_a_hold_has_no_end(host: Host) -> None:
+    control(host).on("deploy", "gate", None)
+    host.clock.sleep(400 * 86400)
+    assert host.kernel.refused == [25]
+    assert status(host).held
+    control(host).off("deploy")
+    sound(host)
+
+
+def test_a_lease_that_only_marks(host: Host) -> None:
+    control(host).on("backup", "", 60, refuse=False)
+    assert status(host).throttled
+    assert not status(host).refusing
+    sound(host)
+
+
+def test_owners_do_not_disturb_each_other(host: Host) -> None:
+    control(host).on("a", "", 60)
+    control(host).on("b", "", 600, refuse=False)
+    control(host).on("c", "", 90)
+    host.clock.sleep(70)
+    assert [one.owner for one in status(host).leases] == ["b", "c"]
+    assert host.kernel.refused == [25]
+    control(host).off("c")
+    assert host.kernel.refused == []
+    assert status(host).throttled
+
+
+def test_a_host_without_smtp_is_only_marked(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(tmp_path, clock, ports=())
+    monkeypatch.setattr(firewall, "_run", lambda *_: pytest.fail("nft has no business here"))
+    outcome = control(host).on("load", "load 9", 300)
+    assert outcome.after.throttled
+    assert not outcome.after.wrong
+
+
+def test_nonsense_changes_nothing(host: Host) -> None:
+    for owner, reason, ttl in (("Bob", "", 60.0), ("a", "x\ny", 60.0), ("a", "", -5.0)):
+        with pytest.raises(lease.LeaseError):
+            control(host).on(owner, reason, ttl)
+    assert not host.marker.exists()
+    assert not host.kernel.batches
+
+
+def test_dry_run_says_what_it_would_do_and_does_nothing(host: Host) -> None:
+    before = sorted(path for path in host.root.rglob("*"))
+    outcome = control(host, dry_run=True).on("operator", "", 60)
+    assert outcome.actions == ["operator takes a lease that refuses mail", "refuse new connections to port 25 for 60 s"]
+    assert sorted(path for path in host.root.rglob("*")) == before
+    assert not host.kernel.batches
+    control(host).on("operator", "", 60)
+    text = host.marker.read_text()
+    assert control(host, dry_run=True).off("operator").actions == [
+        "operator gives its lease back",
+        "accept new connections again",
+    ]
+    assert host.marker.read_text() == text
+
+
+# --- reconciliation
+
+
+def test_nft_flushed(host: Host) -> None:
+    control(host).on("operator", "", 900)
+    host.clock.sleep(100)
+    host.kernel.flush_ruleset()
+    assert control(host).reconcile().actions == ["refuse new connections to port 25 for 13 min"]
+    sound(host)
+    host.clock.sleep(799)
+    assert host.kernel.refused == [25]
+    host.clock.sleep(1)
+    assert host.kernel.refused == []
+
+
+def test_rules_flushed(host: Host) -> None:
+    control(host).on("operator", "", 900)
+    host.kernel.rules = False
+    control(host).reconcile()
+    sound(host)
+
+
+def test_firewall_refuses_without_any_lease(host: Host) -> None:
+    host.kernel.table = host.kernel.rules = True
+    host.kernel.elements = {25: None, 587: host.clock.boot + 50}
+    assert control(host).reconcile().actions == ["accept new connections again"]
+    assert not host.kernel.elements
+
+
+def test_marker_deleted(host: Host) -> None:
+    control(host).on("operator", "r", 900)
+    control(host).on("load", "", 300)
+    host.marker.unlink()
+    host.clock.sleep(10)
+    outcome = control(host).reconcile()
+    assert "put back the leases of operator" in outcome.actions
+    assert [(one.owner, one.until) for one in status(host).leases] == [("operator", 5900.0)]
+    sound(host)
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(os.urandom(3000))
+
+
+def huge(path: Path) -> None:
+    path.write_bytes(b'{"leases": [' + b" " * (2 << 20) + b'], "refusing": false}')
+
+
+def symlink(path: Path) -> None:
+    victim = path.parent / "victim"
+    victim.write_text("precious")
+    path.unlink()
+    path.symlink_to(victim)
+
+
+def dangling(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/nonexistent/x")
+
+
+def fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "x").write_text("")
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:40])
+
+
+DAMAGES = [garbage, huge, symlink, dangling, fifo, folder, truncated]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_marker_counts_as_absent_and_is_repaired(host: Host, damage: Callable[[Path], None]) -> None:
+    control(host).on("operator", "r", 900)
+    damage(host.marker)
+    assert not status(host).throttled
+    outcome = control(host).reconcile()
+    assert any("replace the marker" in action for action in outcome.actions)
+    assert [one.owner for one in status(host).leases] == ["operator"]
+    assert not host.marker.is_symlink()
+    sound(host)
+    victim = host.marker.parent / "victim"
+    assert not victim.exists() or victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_on_disk_is_replaced(host: Host, damage: Callable[[Path], None]) -> None:
+    control(host).on("operator", "r", 900)
+    damage(host.disk)
+    control(host).reconcile()
+    assert [one["owner"] for one in json.loads(host.disk.read_text())["leases"]] == ["operator"]
+    damage(host.disk)
+    control(host).off("operator")
+    sound(host)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_both_damaged_is_no_lease_and_mail_flows(host: Host, damage: Callable[[Path], None]) -> None:
+    control(host).on("operator", "r", 900)
+    damage(host.disk)
+    damage(host.marker)
+    control(host).reconcile()
+    assert host.kernel.refused == []
+    sound(host)
+
+
+def test_reboot_puts_back_what_an_operator_asked_for(host: Host) -> None:
+    control(host).on("operator", "disk swap", 900)
+    control(host).on("load", "", 300)
+    control(host).on("deploy", "gate", None)
+    host.reboot(seconds=100)
+    outcome = control(host).reconcile(ensure_table=True)
+    assert [(one.owner, one.left(12.0)) for one in outcome.after.leases] == [
+        ("deploy", None),
+        ("operator", pytest.approx(800)),
+    ]
+    sound(host)
+
+
+def test_reboot_later_than_the_lease(host: Host) -> None:
+    control(host).on("operator", "", 900)
+    host.reboot(seconds=901)
+    control(host).reconcile(ensure_table=True)
+    assert host.kernel.table
+    sound(host)
+
+
+@pytest.mark.parametrize("step", [-86400, 86400])
+def test_a_clock_step_changes_nothing(host: Host, step: float) -> None:
+    control(host).on("operator", "", 900)
+    host.clock.epoch_offset += step
+    assert not control(host).reconcile().changed
+    assert status(host).leases[0].left(host.clock.boot) == 900
+    # not even when the marker is lost in that very moment, or the host reboots after one look
+    host.marker.unlink()
+    control(host).reconcile()
+    assert status(host).leases[0].left(host.clock.boot) == 900
+    host.reboot(seconds=100)
+    control(host).reconcile()
+    assert status(host).leases[0].left(host.clock.boot) == pytest.approx(800)
+
+
+class KilledError(BaseException):
+    """SIGKILL: nothing after it runs."""
+
+
+@pytest.mark.parametrize("call", range(12))
+@pytest.mark.parametrize("verb", ["on", "off"])
+def test_killed_anywhere_the_next_run_completes_it(
+    host: Host, monkeypatch: pytest.MonkeyPatch, verb: str, call: int
+) -> None:
+    """Dies before the n-th write, removal or nft call; then check-load reconciles."""
+    if verb == "off":
+        control(host).on("operator", "", 900)
+    calls = 0
+    # the originals, for each is replaced below
+    parts: list[tuple[Any, str, Any]] = [
+        (throttle, "_replace", throttle._replace),
+        (throttle, "_unlink", throttle._unlink),
+        (firewall, "_run", firewall._run),
+    ]
+
+    def dying(function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > call:
+                raise KilledError
+            return function(*arguments, **options)
+
+        return wrapper
+
+    for module, name, function in parts:
+        monkeypatch.setattr(module, name, dying(function))
+    died = False
+    try:
+        control(host).on("operator", "", 900) if verb == "on" else control(host).off("operator")
+    except KilledError:
+        died = True
+    for module, name, function in parts:
+        monkeypatch.setattr(module, name, function)
+    control(host).reconcile()
+    sound(host)
+    asked = [one.owner for one in status(host).leases] == (["operator"] if verb == "on" else [])
+    # before the marker was written (the boot token comes first) nothing had been promised; afterwards it is kept
+    assert asked or (died and call <= 1)
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("on"), st.sampled_from(["a", "b", "load"]), st.sampled_from([30.0, 300.0, None]), st.booleans()
+        ),
+        st.tuples(st.just("off"), st.sampled_from(["a", "b", "load"])),
+        st.tuples(st.just("sleep"), st.sampled_from([1.0, 29.0, 31.0, 400.0])),
+        st.tuples(st.sampled_from(["flush", "unmark", "garble", "reboot", "stuck", "step", "reconcile"])),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=200)
+@given(steps)
+def test_whatever_happens_one_look_makes_it_sound(
+    tmp_path_factory: pytest.TempPathFactory, plan: Sequence[Any]
+) -> None:
+    clock = Clock()
+    host = Host(tmp_path_factory.mktemp("host"), clock)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state, "boottime", clock.now)
+        patch.setattr(firewall, "_run", host.kernel.run)
+        patch.setattr(decisions, "JOURNAL", "/nonexistent")
+        for step in plan:
+            match step:
+                case ("on", owner, ttl, refuse):
+                    control(host).on(owner, "", ttl, refuse=refuse)
+                case ("off", owner):
+                    control(host).off(owner)
+                case ("sleep", seconds):
+                    clock.sleep(seconds)
+                case ("flush",):
+                    host.kernel.flush_ruleset()
+                case ("unmark",):
+                    host.marker.unlink(missing_ok=True)
+                case ("garble",):
+                    host.marker.write_bytes(b'{"leases": [{"owner": 3')
+                case ("reboot",):
+                    host.reboot()
+                case ("stuck",):
+                    host.kernel.stuck = None if host.kernel.stuck else DOWN
+                case ("step",):
+                    clock.epoch_offset += 86400
+                case _:
+                    control(host).reconcile()
+            # whatever is broken, the kernel never refuses longer than some lease said, holds apart
+            assert all(end is None or end <= clock.boot + 300 for end in host.kernel.elements.values())
+        host.kernel.stuck = None
+        control(host).reconcile()
+        sound(host)
+
+
+# --- what can break
+
+
+def test_nft_missing_leaves_the_marker(host: Host) -> None:
+    host.kernel.broken = DOWN
+    outcome = control(host).on("load", "load 9", 300)
+    assert status(host).throttled
+    assert outcome.after.wrong
+    assert outcome.warnings == [str(DOWN)]
+    assert host.decisions()[-1]["outcome"] == "failed"
+    host.kernel.broken = None
+    control(host).reconcile()
+    sound(host)
+
+
+def test_off_that_the_firewall_does_not_hear_is_told_and_tried_again(host: Host) -> None:
+    control(host).on("operator", "", None)
+    host.kernel.stuck = DOWN
+    outcome = control(host).off("operator")
+    assert outcome.after.wrong
+    assert status(host).words() == "not throttled, but STILL refusing new mail"
+    host.kernel.stuck = None
+    assert control(host).reconcile().actions == ["accept new connections again"]
+    sound(host)
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, where: str, error: int) -> None:
+    real = state.write_atomic
+
+    def write(path: str, data: bytes, mode: int = 0o644, *, durable: bool = False) -> None:
+        if where in path:
+            raise OSError(error, os.strerror(error))
+        real(path, data, mode, durable=durable)
+
+    monkeypatch.setattr(state, "write_atomic", write)
+
+
+@pytest.mark.parametrize("error", [28, 30])
+def test_a_full_or_read_only_disk_still_throttles(host: Host, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    failing(monkeypatch, "/mf/var/", error)
+    outcome = control(host).on("operator", "", 900)
+    assert host.kernel.refused == [25]
+    assert len(outcome.warnings) == 1
+    assert "won't survive a reboot" in outcome.warnings[0]
+
+
+def test_a_lease_that_cannot_be_removed_from_disk_does_not_come_back(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control(host).on("operator", "", 900)
+
+    def read_only(path: str) -> None:
+        if "/mf/var/" in path:
+            raise OSError(30, os.strerror(30))
+        os.unlink(path)
+
+    monkeypatch.setattr(throttle, "_unlink", read_only)
+    assert "a reboot would put the lease back" in control(host).off("operator").warnings[0]
+    control(host).reconcile()
+    assert not status(host).throttled
+    assert host.kernel.refused == []
+
+
+def test_without_a_marker_the_firewall_still_works(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, "/run/mf/throttled", 28)
+    outcome = control(host).on("operator", "", 900)
+    assert host.kernel.refused == [25]
+    assert any("can't be written" in warning for warning in outcome.warnings)
+
+
+def test_somebody_else_at_work(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throttle, "LOCK_WAIT", 0.0)
+    with state.Lock(host.places, throttle.LOCK), pytest.raises(throttle.ThrottleError, match="try again"):
+        control(host).on("operator", "", 60)
+
+
+# --- the fleet's budget
+
+
+class Fleet:
+    """Peers as one host sees them: the sights of its looks, in order; the last one stays."""
+
+    def __init__(self, *sights: Collection[str], total: int = 2) -> None:
+        self.sights = list(sights)
+        self.total = total
+        self.looks = 0
+
+    def look(self, fleet: Any, only: Collection[str] | None = None) -> Sight:
+        self.looks += 1
+        seen = self.sights.pop(0) if len(self.sights) > 1 else self.sights[0]
+        return Sight(self.total, [f"mx{number}" for number in range(2, self.total + 2)], seen)
+
+
+BOTH, ONE, NOBODY = ("mx2", "mx3"), ("mx3",), ()
+
+
+@pytest.fixture
+def member(host: Host) -> Host:
+    host.settings["fleet"]["min_accepting"] = 2
+    return host
+
+
+def test_budget_left(member: Host) -> None:
+    fleet = Fleet(BOTH)
+    start = member.clock.boot
+    outcome = control(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True)
+    assert outcome.after.refusing
+    assert fleet.looks == 2
+    assert member.clock.boot - start == SETTLE
+
+
+def test_over_budget_load_only_marks(member: Host) -> None:
+    outcome = control(member, look=Fleet(ONE).look).on("load", "load 9", 300, mark_instead=True)
+    assert outcome.after.throttled
+    assert not outcome.after.refusing
+    assert outcome.over_budget == "over budget: 1 of 2 peers accept mail; 2 must"
+    assert not member.kernel.batches
+
+
+def test_over_budget_an_operator_is_told_and_nothing_changes(member: Host) -> None:
+    with pytest.raises(throttle.OverBudgetError, match="--force"):
+        control(member, look=Fleet(ONE).look).on("operator", "", 900)
+    assert not member.marker.exists()
+
+
+@pytest.mark.parametrize("options", [{"force": True, "ttl": 900.0}, {"ttl": None}, {"refuse": False, "ttl": 900.0}])
+def test_force_a_hold_and_a_mere_mark_ask_nobody(member: Host, options: dict[str, Any]) -> None:
+    fleet = Fleet(NOBODY)
+    control(member, look=fleet.look).on("operator", "", **options)
+    assert fleet.looks == 0
+
+
+def test_two_at_once_the_lower_rank_yields(member: Host) -> None:
+    fleet = Fleet(BOTH, ONE)
+    outcome = control(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True)
+    assert outcome.over_budget
+    assert member.kernel.refused == []
+    assert status(member).throttled
+    sound(member)
+
+
+def test_two_at_once_the_higher_rank_stays_when_the_other_has_yielded(member: Host) -> None:
+    member.settings["host"] = "mx9"
+    fleet = Fleet(BOTH, ONE, BOTH)
+    assert control(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True).after.refusing
+    assert fleet.looks == 3
+
+
+def test_the_higher_rank_yields_when_the_other_has_died(member: Host) -> None:
+    member.settings["host"] = "mx9"
+    outcome = control(member, look=Fleet(BOTH, ONE, ONE).look).on("load", "load 9", 300, mark_instead=True)
+    assert outcome.over_budget
+    assert member.kernel.refused == []
+
+
+def test_an_operator_that_yields_gives_the_lease_back(member: Host) -> None:
+    with pytest.raises(throttle.OverBudgetError):
+        control(member, look=Fleet(BOTH, ONE).look).on("operator", "", 900)
+    sound(member)
+    assert not status(member).throttled
+
+
+def test_a_renewal_by_load_looks_once_and_yields_whatever_its_rank(member: Host) -> None:
+    member.settings["host"] = "mx9"
+    control(member, look=Fleet(BOTH).look).on("load", "load 9", 300, mark_instead=True)
+    fleet = Fleet(BOTH)
+    control(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True)
+    assert fleet.looks == 1
+    outcome = control(member, look=Fleet(ONE).look).on("load", "load 9", 300, mark_instead=True)
+    assert outcome.over_budget
+    assert member.kernel.refused == []
+
+
+# --- the command
+
+
+def run(host: Host, *words: str) -> int:
+    try:
+        return command.main(list(words), host.places)
+    except SystemExit as ended:
+        return int(str(ended.code))
+
+
+def test_command_on_status_off(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(host, "status") == 0
+    assert run(host, "on", "--ttl", "2h", "--reason", "disk swap") == 0
+    assert run(host, "status") == 2
+    capsys.readouterr()
+    assert run(host, "status", "--json") == 2
+    assert json.loads(capsys.readouterr().out)["leases"][0]["left_seconds"] == 7200
+    assert run(host, "on", "--mark-only") == 0
+    assert run(host, "status") == 1
+    assert run(host, "off") == 0
+    assert run(host, "status") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["on", "--ttl", "-5"], "not a duration"),
+        (["on", "--ttl", "abc"], "'abc' is not a duration; say for example 90s, 15m, 2h or 1d"),
+        (["on", "--ttl", "8d"], "from 1 s to 7 d"),
+        (["on", "--owner", "Bob"], "owner 'Bob' is not a name"),
+        (["on", "--owner", "load"], "belongs to check-load"),
+        (["on", "--reason", "a\nb"], "one line"),
+        (["on", "--surprise"], "unrecognized arguments"),
+        (["wait"], "--max"),
+        ([], "COMMAND"),
+        (["run"], "throttle run -- CMD"),
+    ],
+)
+def test_misuse_is_one_clear_line(host: Host, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+    assert run(host, *words) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_broken_settings_are_one_line(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(host.places.settings).write_text('{"generation": "01234')
+    assert run(host, "on") == 1
+    error = capsys.readouterr().err
+    assert "not a whole JSON object" in error
+    assert error.count("\n") == 1
+
+
+def test_off_of_what_nobody_holds(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    run(host, "on")
+    assert run(host, "off", "--owner", "bob") == 0
+    assert "bob holds no lease here; held by: operator" in capsys.readouterr().out
+
+
+def test_exit_code_when_refusal_is_not_in_force(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    host.kernel.broken = DOWN
+    assert run(host, "on") == 1
+    assert "nft" in capsys.readouterr().err
+
+
+def test_wait_ends_with_the_lease(host: Host) -> None:
+    control(host).on("backup", "", 60, refuse=False)
+    start = host.clock.boot
+    assert not command.wait(host.places, 600, sleep=host.clock.sleep, clock=host.clock.now).throttled
+    assert 60 <= host.clock.boot - start <= 60 + command.POLL
+
+
+def test_wait_gives_up(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    control(host).on("deploy", "gate", None)
+    start = host.clock.boot
+    assert command.wait(host.places, 600, sleep=host.clock.sleep, clock=host.clock.now).throttled
+    assert host.clock.boot - start == 600
+
+
+def test_wait_without_throttle_does_not_sleep(host: Host) -> None:
+    command.wait(host.places, 600, sleep=lambda _: pytest.fail("nothing to wait for"), clock=host.clock.now)
+
+
+def test_run_takes_the_command_as_it_is(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+
+    def execute(file: str, words: list[str]) -> None:
+        started.append(words)
+        raise FileNotFoundError
+
+    monkeypatch.setattr(os, "execvp", execute)
+    assert run(host, "run", "--max", "1s", "--", "rsync", "--max", "-a") == 127
+    assert started == [["rsync", "--max", "-a"]]
+
+
+def test_run_says_so_when_it_ran_throttled(
+    host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    control(host).on("deploy", "gate", None)
+    monkeypatch.setattr(command, "wait", lambda places, *_, **__: marker.current(places))
+    monkeypatch.setattr(os, "execvp", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    assert run(host, "run", "--", "x") == 126
+    assert "Running all the same after 10 min" in capsys.readouterr().err

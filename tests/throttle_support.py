@@ -1,0 +1,198 @@
+"""A kernel that knows only what the throttle says to nft, a clock to turn, and a host in a directory."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from mf import firewall, state
+
+# what nft 1.0.6 on Debian 12 prints for our table, elements left out
+TABLE: list[dict[str, Any]] = [
+    {"metainfo": {"version": "1.0.6", "release_name": "Lester Gooch #5", "json_schema_version": 1}},
+    {"table": {"family": "inet", "name": "mf", "handle": 1}},
+    {
+        "chain": {
+            "family": "inet",
+            "table": "mf",
+            "name": "smtp_in",
+            "handle": 2,
+            "type": "filter",
+            "hook": "input",
+            "prio": -10,
+            "policy": "accept",
+        }
+    },
+]
+SET = {
+    "family": "inet",
+    "name": "refused_ports",
+    "table": "mf",
+    "type": "inet_service",
+    "handle": 1,
+    "flags": ["timeout"],
+}
+RULES: list[dict[str, Any]] = [
+    {
+        "rule": {
+            "family": "inet",
+            "table": "mf",
+            "chain": "smtp_in",
+            "handle": 3,
+            "comment": firewall.LOOPBACK,
+            "expr": [],
+        }
+    },
+    {
+        "rule": {
+            "family": "inet",
+            "table": "mf",
+            "chain": "smtp_in",
+            "handle": 4,
+            "comment": firewall.REFUSE,
+            "expr": [],
+        }
+    },
+]
+
+
+class Clock:
+    """Seconds since boot and of the epoch, apart from each other."""
+
+    def __init__(self) -> None:
+        self.boot = 5000.0
+        self.epoch_offset = 1.7e9
+
+    def now(self) -> float:
+        return self.boot
+
+    def epoch(self) -> float:
+        return self.boot + self.epoch_offset
+
+    def sleep(self, seconds: float) -> None:
+        self.boot += seconds
+
+
+class Kernel:
+    """Stands for nft and what is behind it; ``broken`` is an error that every call raises, ``stuck`` every batch."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.table = False
+        self.rules = False
+        self.elements: dict[int, float | None] = {}
+        self.broken: firewall.FirewallError | None = None
+        self.stuck: firewall.FirewallError | None = None
+        self.batches: list[str] = []
+
+    @property
+    def refused(self) -> list[int]:
+        """Ports refused now."""
+        if not (self.table and self.rules):
+            return []
+        return sorted(port for port, end in self.elements.items() if end is None or end > self.clock.boot)
+
+    def flush_ruleset(self) -> None:
+        self.table = self.rules = False
+        self.elements = {}
+
+    def run(self, command: list[str], script: str) -> bytes:
+        assert command[0] == "/usr/sbin/nft"
+        if self.broken:
+            raise self.broken
+        if command[1:] == ["-j", "list", "table", "inet", "mf"]:
+            return self.listing()
+        assert command[1:] == ["-f", "-"]
+        if self.stuck:
+            raise self.stuck
+        self.batches.append(script)
+        if "delete table" in script:
+            self.flush_ruleset()
+        if "add rule" in script:
+            self.table = self.rules = True
+        if "flush set" in script:
+            self.elements = {}
+        for line in re.findall(r"add element inet mf refused_ports { (.*) }", script):
+            for element in line.split(", "):
+                port, _, timeout = element.partition(" timeout ")
+                self.elements[int(port)] = self.clock.boot + int(timeout.removesuffix("ms")) / 1000 if timeout else None
+        return b""
+
+    def listing(self) -> bytes:
+        if not self.table:
+            raise firewall.RefusedError("nft: Error: No such file or directory")
+        elements: list[Any] = []
+        for port in sorted(self.elements):
+            end = self.elements[port]
+            if end is None:
+                elements.append(port)
+            elif end > self.clock.boot:
+                left = int(end - self.clock.boot)
+                elements.append({"elem": {"val": port, "timeout": left + 1, "expires": left}})
+        items = [*TABLE, {"set": {**SET, **({"elem": elements} if elements else {})}}, *(RULES if self.rules else [])]
+        return json.dumps({"nftables": items}).encode()
+
+
+class Host:
+    """A host's directories, settings and kernel; ``peers`` is what its look at the fleet sees (None: no peers)."""
+
+    def __init__(
+        self, root: Path, clock: Clock, name: str = "mx1", minimum: int = 0, ports: tuple[int, ...] = (25,)
+    ) -> None:
+        self.places = state.Places(str(root), str(root / "proc"))
+        self.clock = clock
+        self.kernel = Kernel(clock)
+        self.settings: dict[str, Any] = {
+            "generation": "0123456789ab",
+            "host": name,
+            "type": "mx",
+            "checks": {
+                "load": {
+                    "period": 120,
+                    "offset": 0,
+                    "deadline": 20,
+                    "high": 5.0,
+                    "low": 4.0,
+                    "mark": None,
+                    "per_core": False,
+                }
+            },
+            "throttle": {"ports": list(ports), "lease_ttl": 300},
+            "fleet": {"min_accepting": minimum, "peers": []},
+        }
+        for folder in ("mf/etc", "mf/var/state", "mf/var/log", "run/mf/state", "proc"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        self.root = root
+        self.save()
+        self.set_load(0.1)
+
+    def save(self) -> None:
+        (self.root / "mf/etc/mf.json").write_text(json.dumps(self.settings))
+
+    def set_load(self, load: float) -> None:
+        (self.root / "proc/loadavg").write_text(f"{load:.2f} {load:.2f} {load:.2f} 1/80 11206\n")
+        (self.root / "proc/uptime").write_text("8123.40 9000.00\n")
+
+    @property
+    def marker(self) -> Path:
+        return Path(self.places.marker)
+
+    @property
+    def disk(self) -> Path:
+        return Path(self.places.persistent) / "leases.json"
+
+    def reboot(self, seconds: float = 60) -> None:
+        """/run is empty, the kernel has no table, the boot clock starts anew."""
+        for path in sorted((self.root / "run/mf").rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        self.kernel.flush_ruleset()
+        epoch = self.clock.epoch() + seconds
+        self.clock.boot = 12.0
+        self.clock.epoch_offset = epoch - self.clock.boot
+
+    def decisions(self) -> list[dict[str, Any]]:
+        """The decision log."""
+        path = Path(self.places.decisions)
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
