@@ -41,8 +41,11 @@ def name(value: object) -> str:
 def test_argument_specs_and_defaults_say_the_same(role: Path) -> None:
     options = load(role / "meta/argument_specs.yml")["argument_specs"]["main"].get("options", {})
     defaults = load(role / "defaults/main.yml") or {}
-    optional = {option: spec["default"] for option, spec in options.items() if not spec.get("required")}
-    assert optional == defaults
+    assert set(defaults) == {option for option, spec in options.items() if not spec.get("required")}
+    for option, default in defaults.items():
+        # a default worked out from the inventory may be described instead
+        if "default" in options[option] or "{{" not in str(default):
+            assert options[option]["default"] == default, option
 
 
 @pytest.mark.parametrize("role", ROLES, ids=name)
@@ -237,6 +240,8 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+# What the launchers call. They read a command line, which cron's runs don't have, through mf.cli.
+ENTRIES = {PACKAGE / "run.py", PACKAGE / "checks/due.py"}
 CORE = sorted(
     path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in {"quarantine", "monitor"}
 )
@@ -253,7 +258,7 @@ def test_arrows_point_down(path: Path) -> None:
     """cli -> checks -> the rest -> (state, config); checks never import each other."""
     layer, stem = path.relative_to(PACKAGE).parts[0], path.stem
     used = imports(path)
-    if layer != "cli":
+    if layer != "cli" and path not in ENTRIES:
         assert not [imported for imported in used if imported.startswith("mf.cli")]
     if layer not in {"cli", "checks"}:
         assert not [imported for imported in used if imported.startswith("mf.checks")]
@@ -318,7 +323,7 @@ def test_pre_commit_runs_the_linters_of_make_lint() -> None:
 
 def test_no_file_names_a_place_of_its_author() -> None:
     listed = subprocess.run(
-        ["git", "grep", "-nIE", r"(^|[^A-Za-z0-9_.-])/(home|root)/[a-z]", "--", "."],
+        ["git", "grep", "-nIE", r"(^|[^A-Za-z0-9_.*}>-])/(home|root)/[a-z]", "--", "."],
         cwd=ROOT,
         capture_output=True,
         text=True,
