@@ -61,10 +61,11 @@ def prepare(lab: Lab, show: bool = True) -> Podman:
     return Podman(found)
 
 
-def provide_image(podman: Podman, rebuild: bool = False) -> str:
+def provide_image(podman: Podman, lab: Lab, rebuild: bool = False) -> str:
     """See that the image of the present recipe is there; return its name."""
     name = image.wanted()
-    with ui.phase("image") as phase:
+    building = hosts.locked(lab.home.parent, "the image")
+    with building, ui.phase("image") as phase:
         if not rebuild and image.exists(podman, name):
             phase.note(f"{name} re-used")
         else:
@@ -86,9 +87,10 @@ def tell(done: dict[str, str]) -> str:
 def bring_up(lab: Lab, names: list[str]) -> None:
     """Bring the hosts `names` up, whatever state they are in."""
     started = time.monotonic()
+    lab.home.mkdir(mode=0o755, parents=True, exist_ok=True)
     podman = prepare(lab)
-    name = provide_image(podman)
-    with hosts.locked(lab), ui.phase("hosts") as phase:
+    name = provide_image(podman, lab)
+    with hosts.locked(lab.home, f"lab {lab.number}"), ui.phase("hosts") as phase:
         fleet = hosts.Fleet(podman, lab, name, [lab.host(host) for host in names])
         phase.note(tell(fleet.up()))
     print(f"lab {lab.number} is up ({time.monotonic() - started:.1f} s)")
@@ -108,7 +110,7 @@ def do_start(args: argparse.Namespace, lab: Lab) -> int:
 
 def do_image(args: argparse.Namespace, lab: Lab) -> int:
     """Build the base image."""
-    provide_image(prepare(lab), rebuild=args.rebuild)
+    provide_image(prepare(lab), lab, rebuild=args.rebuild)
     return 0
 
 
@@ -119,10 +121,13 @@ def do_down(args: argparse.Namespace, lab: Lab) -> int:
         print(f"lab {lab.number}: nothing to remove (podman isn't installed)")
         return 0
     podman = Podman(machine.look(lab.home.parent))
-    with hosts.locked(lab), ui.phase("hosts") as phase:
+    with hosts.locked(lab.home, f"lab {lab.number}"), ui.phase("hosts") as phase:
         removed = hosts.down(podman, lab)
-        phase.note(f"removed {removed['containers']} containers, {removed['networks']} network"
-                   if any(removed.values()) else "nothing to remove")
+        phase.note(
+            f"removed {removed['containers']} containers, {removed['networks']} network"
+            if any(removed.values())
+            else "nothing to remove"
+        )
     if args.image:
         with ui.phase("image") as phase:
             found = image.listed(podman)
@@ -141,12 +146,23 @@ def do_status(args: argparse.Namespace, lab: Lab) -> int:
     if args.json:
         print(json.dumps({"lab": lab.number, "hosts": rows}, indent=2))
     else:
-        print(ui.table(
-            ("host", "address", "ssh port", "state", "ssh", "up"),
-            [(row["host"], row["address"], row["ssh_port"], row["state"], "answers" if row["ssh"] else "-",
-              "-" if row["up_seconds"] is None else f"{row['up_seconds'] // 60} min") for row in rows],
-            right=(2, 5),
-        ))
+        print(
+            ui.table(
+                ("host", "address", "ssh port", "state", "ssh", "up"),
+                [
+                    (
+                        row["host"],
+                        row["address"],
+                        row["ssh_port"],
+                        row["state"],
+                        "answers" if row["ssh"] else "-",
+                        "-" if row["up_seconds"] is None else ui.duration(row["up_seconds"]),
+                    )
+                    for row in rows
+                ],
+                right=(2, 5),
+            )
+        )
     return 0 if all(row["ssh"] for row in rows) else 1
 
 
@@ -157,7 +173,8 @@ def do_exec(args: argparse.Namespace, lab: Lab) -> int:
     if not command:
         raise LabError("say what to run: lab.py exec HOST -- COMMAND", EXIT_USAGE)
     flags = ["--interactive", *(["--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else [])]
-    return prepare(lab, show=False).call("exec", *flags, host.container, *command)
+    podman = prepare(lab, show=False)
+    return podman.call("exec", *flags, hosts.running(podman, lab, host).container, *command)
 
 
 def do_stop(args: argparse.Namespace, lab: Lab) -> int:
@@ -165,6 +182,11 @@ def do_stop(args: argparse.Namespace, lab: Lab) -> int:
     podman = prepare(lab, show=False)
     chosen = [lab.host(name) for name in parse_hosts(args.host)]
     words = ("kill",) if args.kill else ("stop", "--time", "20")
+    states = {name: entry.get("State") for name, entry in hosts.listed(podman, lab).items()}
+    absent = [host.name for host in chosen if host.container not in states]
+    if absent:
+        raise LabError(f"{', '.join(absent)} of lab {lab.number} isn't there")
+    chosen = [host for host in chosen if states[host.container] == "running"]
     failed = hosts.each(podman, lambda host: podman.run(*words, host.container) and None, chosen)
     if failed:
         raise LabError("\n".join(f"{host.name}: {error}" for host, error in failed))
@@ -175,7 +197,7 @@ def do_restart(args: argparse.Namespace, lab: Lab) -> int:
     """Reboot hosts and wait until they answer."""
     podman = prepare(lab, show=False)
     for name in parse_hosts(args.host):
-        podman.run("restart", "--time", "20", lab.host(name).container)
+        podman.run("restart", "--time", "20", hosts.running(podman, lab, lab.host(name)).container)
     bring_up(lab, parse_hosts(args.host))
     return 0
 
@@ -184,13 +206,15 @@ def do_load(args: argparse.Namespace, lab: Lab) -> int:
     """Fake a host's load average."""
     host = one_host(args, lab)
     value = load.parse(args.value)
-    load.fake(prepare(lab, show=False), host, value)
+    podman = prepare(lab, show=False)
+    load.fake(podman, hosts.running(podman, lab, host), value)
     return 0
 
 
 def do_customer(args: argparse.Namespace, lab: Lab) -> int:
     """Tell the customer's mail server how to behave."""
-    world.set_customer(prepare(lab, show=False), lab, args.mode)
+    podman = prepare(lab, show=False)
+    world.set_customer(podman, hosts.running(podman, lab, lab.host("world")), args.mode)
     return 0
 
 
@@ -229,8 +253,12 @@ def number(kind: Callable[[str], Number], lowest: Number, highest: Number) -> Ca
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line of lab.py."""
-    top = argparse.ArgumentParser(prog="lab.py", description="A whole fleet as system containers on this machine.",
-                                  epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top = argparse.ArgumentParser(
+        prog="lab.py",
+        description="A whole fleet as system containers on this machine.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     top.add_argument("--lab", metavar="N", help="the lab's number (default: MF_LAB, or 0)")
     commands = top.add_subparsers(dest="verb", metavar="COMMAND", required=True)
 
@@ -267,13 +295,21 @@ def parser() -> argparse.ArgumentParser:
     customer = commands.add_parser("customer", help="tell the customer's mail server how to behave")
     customer.add_argument("mode", choices=world.MODES, help="accept mail; 4xx; 5xx; don't answer at all")
     customer.set_defaults(work=do_customer)
-    send = commands.add_parser("mail", help="send real mail through the MXs and account for every message; exit 1 if "
-                               "any is lost, doubled without cause, undecided or misjudged")
-    send.add_argument("count", nargs="?", type=number(int, 1, 100_000), default=100, metavar="N",
-                      help="messages (default 100)")
+    send = commands.add_parser(
+        "mail",
+        help="send real mail through the MXs and account for every message; exit 1 if "
+        "any is lost, doubled without cause, undecided or misjudged",
+    )
+    send.add_argument(
+        "count", nargs="?", type=number(int, 1, 100_000), default=100, metavar="N", help="messages (default 100)"
+    )
     send.add_argument("--spam", type=number(float, 0.0, 1.0), default=0.3, help="share of spam (default 0.3)")
-    send.add_argument("--strangers", type=number(float, 0.0, 1.0), default=0.05,
-                      help="share for a domain that isn't ours (default 0.05)")
+    send.add_argument(
+        "--strangers",
+        type=number(float, 0.0, 1.0),
+        default=0.05,
+        help="share for a domain that isn't ours (default 0.05)",
+    )
     send.add_argument("--stop", metavar="HOST[,HOST]", help="stop these MXs half way, start them again at the end")
     send.add_argument("--kill", action="store_true", help="with --stop: as if the power failed")
     seconds = number(float, 0.0, 86_400.0)

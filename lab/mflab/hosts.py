@@ -51,18 +51,29 @@ def create_words(lab: Lab, host: Host, image: str) -> list[str]:
     place = f"{lab.network}:ip={host.address},mac={host.mac}"
     network = ",".join([place, *(f"alias={name}" for name in (host.name, *host.aliases))])
     return [
-        "--name", host.container,
-        "--hostname", host.name,
-        "--systemd", "always",
-        "--cap-add", CAPABILITIES,
+        "--name",
+        host.container,
+        "--hostname",
+        host.name,
+        "--systemd",
+        "always",
+        "--cap-add",
+        CAPABILITIES,
         # A profile of the machine's would forbid the mounts that systemd makes for hardened services.
-        "--security-opt", "apparmor=unconfined",
-        "--security-opt", "label=disable",
-        "--network", network,
-        "--publish", f"127.0.0.1:{host.ssh_port}:22",
-        "--label", lab.label,
-        "--label", f"mf.lab.home={lab.home}",
-        image, "/sbin/init",
+        "--security-opt",
+        "apparmor=unconfined",
+        "--security-opt",
+        "label=disable",
+        "--network",
+        network,
+        "--publish",
+        f"127.0.0.1:{host.ssh_port}:22",
+        "--label",
+        lab.label,
+        "--label",
+        f"mf.lab.home={lab.home}",
+        image,
+        "/sbin/init",
     ]
 
 
@@ -100,22 +111,31 @@ def refuse_foreign(lab: Lab, containers: Iterable[dict[str, Any]]) -> None:
 
 
 @contextmanager
-def locked(lab: Lab) -> Iterator[None]:
-    """Hold the lab for this process alone; waits for another lab.py that is changing it."""
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Hold the directory `folder` for this process alone; waits, saying `what` for, while another lab.py has it."""
     while True:
-        lab.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder = os.open(lab.home, os.O_RDONLY | os.O_DIRECTORY)
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                print(f"waiting for another lab.py that is working on lab {lab.number}", flush=True)
-                fcntl.flock(folder, fcntl.LOCK_EX)
-            if os.fstat(folder).st_nlink:  # else `down` removed it while we waited
+                print(f"waiting for another lab.py that is working on {what}", flush=True)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:  # else `down` removed it while we waited
                 yield
                 return
         finally:
-            os.close(folder)
+            os.close(descriptor)
+
+
+def running(podman: Podman, lab: Lab, host: Host) -> Host:
+    """Return `host`; LabError with what to do unless it is running."""
+    entry = listed(podman, lab).get(host.container)
+    if entry is None or entry.get("State") != "running":
+        state = entry["State"] if entry else "not there"
+        raise LabError(f"{host.name} of lab {lab.number} is {state}: run `lab.py --lab {lab.number} start {host.name}`")
+    return host
 
 
 def make_key(lab: Lab) -> str:
@@ -123,8 +143,12 @@ def make_key(lab: Lab) -> str:
     public = lab.key.with_suffix(".pub")
     if not (lab.key.exists() and public.exists()):
         lab.key.unlink(missing_ok=True)
-        made = subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", lab.network, "-f", str(lab.key)],
-                              capture_output=True, text=True, check=False)
+        made = subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", lab.network, "-f", str(lab.key)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if made.returncode:
             raise LabError(f"ssh-keygen: {made.stderr.strip()}")
     return public.read_text(encoding="utf-8")
@@ -234,8 +258,16 @@ class Fleet:
 
     def check(self, host: Host) -> None:
         """LabError unless `host` lets us in over ssh, by the keys that are on file."""
-        done = subprocess.run([*ssh_command(self.lab, host), "true"], stdin=subprocess.DEVNULL, capture_output=True,
-                              text=True, errors="replace", start_new_session=True, timeout=60, check=False)
+        done = subprocess.run(
+            [*ssh_command(self.lab, host), "true"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            timeout=60,
+            check=False,
+        )
         if done.returncode:
             said = done.stderr.strip().splitlines()
             raise LabError(f"ssh: {said[-1] if said else f'exit status {done.returncode}'}")
@@ -244,9 +276,24 @@ class Fleet:
 def ssh_command(lab: Lab, host: Host) -> list[str]:
     """Return the ssh command for `host`, that of the inventory too: pinned host key, the lab's own key."""
     return [
-        "ssh", "-F", "none", "-p", str(host.ssh_port), "-i", str(lab.key), "-o", "IdentitiesOnly=yes",
-        "-o", "BatchMode=yes", "-o", f"UserKnownHostsFile={lab.known_hosts}", "-o", "StrictHostKeyChecking=yes",
-        "-o", "ConnectTimeout=20", "root@127.0.0.1",
+        "ssh",
+        "-F",
+        "none",
+        "-p",
+        str(host.ssh_port),
+        "-i",
+        str(lab.key),
+        "-o",
+        "IdentitiesOnly=yes",
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        f"UserKnownHostsFile={lab.known_hosts}",
+        "-o",
+        "StrictHostKeyChecking=yes",
+        "-o",
+        "ConnectTimeout=20",
+        "root@127.0.0.1",
     ]
 
 
@@ -289,12 +336,14 @@ def status(podman: Podman, lab: Lab) -> list[dict[str, Any]]:
         entry = containers.get(host.container)
         state = str(entry["State"]) if entry else "absent"
         running = state == "running"
-        rows.append({
-            "host": host.name,
-            "address": host.address,
-            "ssh_port": host.ssh_port,
-            "state": state,
-            "ssh": running and ssh_answers(host),
-            "up_seconds": int(time.time() - int(entry["StartedAt"])) if entry and running else None,
-        })
+        rows.append(
+            {
+                "host": host.name,
+                "address": host.address,
+                "ssh_port": host.ssh_port,
+                "state": state,
+                "ssh": running and ssh_answers(host),
+                "up_seconds": int(time.time() - int(entry["StartedAt"])) if entry and running else None,
+            }
+        )
     return rows

@@ -19,6 +19,7 @@ from mflab.podman import Podman
 from mflab.spec import LabError
 
 NAME = "localhost/mf-lab"
+LABEL = "mf.lab.image=1"
 SUITE = "bookworm"
 RECIPE = Path(__file__).resolve().parents[1] / "image"
 # Nobody reads these in a container; without them it is a third smaller.
@@ -64,7 +65,9 @@ def machine_sources() -> list[str]:
         return []
     known = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages"],
-        capture_output=True, text=True, check=False,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return package_sources(known.stdout)
 
@@ -104,36 +107,60 @@ def exists(podman: Podman, image: str) -> bool:
 def build(podman: Podman, image: str) -> None:
     """Build `image`. Its tar goes straight from mmdebstrap into podman; an interrupted build leaves nothing."""
     machine = podman.machine
-    # Only for the building, not kept in the image: a proxy that is set in apt's own configuration.
-    env = dict(machine.env)
     mode = "auto" if machine.rootless else "root"
-    command = [*machine.prefix, "mmdebstrap", f"--mode={mode}", "--format=tar", *options(), SUITE, "-",
-               *machine_sources()]
-    load = podman.command("import", "--quiet", "--change", "CMD [\"/sbin/init\"]",
-                          "--change", "LABEL mf.lab.image=1", "-", image)
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-        make = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=env,
-                                start_new_session=True)
-        assert make.stdout is not None
-        # Imported under no name first: a tar that ends too early must never be taken for the image.
-        unnamed = [word for word in load if word != image]
-        take = subprocess.Popen(unnamed, stdin=make.stdout, stdout=subprocess.PIPE, stderr=log, text=True, env=env,
-                                start_new_session=True)
-        make.stdout.close()
+    make_words = [
+        *machine.prefix,
+        "mmdebstrap",
+        f"--mode={mode}",
+        "--format=tar",
+        *options(),
+        SUITE,
+        "-",
+        *machine_sources(),
+    ]
+    # Imported without a name first: a tar that ends too early must never be taken for the image.
+    take_words = podman.command("import", "--quiet", "--change", f"LABEL {LABEL}", "-")
+    identifier = ""
+    complete = False
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log,
+        subprocess.Popen(
+            make_words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=machine.env,
+            start_new_session=True,
+        ) as make,
+        subprocess.Popen(
+            take_words,
+            stdin=make.stdout,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=machine.env,
+            start_new_session=True,
+        ) as take,
+    ):
+        if make.stdout is not None:
+            make.stdout.close()  # the import's alone now
         try:
             identifier = take.communicate()[0].strip()
-            make.wait()
-        except BaseException:
-            make.terminate()
-            take.communicate()
-            make.wait()
-            raise
-        if make.returncode or take.returncode:
-            if identifier:
-                podman.run("rmi", "--force", identifier, check=False)
+            complete = make.wait() == 0 and take.returncode == 0
+        finally:
+            if not complete:
+                make.terminate()  # it removes what it has made
+                identifier = identifier or take.communicate()[0].strip()
+                make.wait()
+                if identifier:
+                    podman.run("rmi", "--force", identifier, check=False)
+        if not complete:
             log.seek(0)
             raise LabError(f"the image could not be built:\n{problem(log.read())}")
         podman.run("tag", identifier, image)
+    # What had this name before, unless a container still runs on it.
+    for former in listed(podman, "--filter", "dangling=true"):
+        podman.run("rmi", former, check=False)
 
 
 def problem(log: str) -> str:
@@ -143,6 +170,6 @@ def problem(log: str) -> str:
     return os.linesep.join((errors or lines)[-5:])
 
 
-def listed(podman: Podman) -> list[str]:
-    """Return the ids of all images that labs have built here."""
-    return [str(entry["Id"]) for entry in podman.json("images", "--filter", "label=mf.lab.image=1")]
+def listed(podman: Podman, *filters: str) -> list[str]:
+    """Return the ids of the images that labs have built here."""
+    return [str(entry["Id"]) for entry in podman.json("images", "--filter", f"label={LABEL}", *filters)]

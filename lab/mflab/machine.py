@@ -126,8 +126,9 @@ def install(packages: Iterable[str]) -> None:
     names = list(packages)
     by_hand = f"as root, run: apt-get install --no-install-recommends {' '.join(names)}"
     if not shutil.which("apt-get"):
-        raise LabError(f"the lab needs {', '.join(names)}, and this isn't a Debian machine: install them",
-                       EXIT_PREREQUISITES)
+        raise LabError(
+            f"the lab needs {', '.join(names)}, and this isn't a Debian machine: install them", EXIT_PREREQUISITES
+        )
     prefix = as_root()
     if prefix is None:
         raise LabError(f"the lab needs {', '.join(names)}; {by_hand}", EXIT_PREREQUISITES)
@@ -140,8 +141,10 @@ def install(packages: Iterable[str]) -> None:
     done = run_quietly(command)
     if done.returncode:
         said = (done.stdout.strip() or updated.stdout.strip()).splitlines()
-        raise LabError(f"could not install {', '.join(names)}: {said[-1] if said else 'apt-get failed'}; {by_hand}",
-                       EXIT_PREREQUISITES)
+        raise LabError(
+            f"could not install {', '.join(names)}: {said[-1] if said else 'apt-get failed'}; {by_hand}",
+            EXIT_PREREQUISITES,
+        )
 
 
 @dataclass(frozen=True)
@@ -170,12 +173,14 @@ def look(state: Path) -> Machine:
     # Without cgroup v2 no ordinary user can start a container with systemd in it.
     prefix = as_root()
     if prefix is None:
-        raise LabError(f"on this machine ({', '.join(found)}) the lab needs root: run it as root or with sudo",
-                       EXIT_PREREQUISITES)
+        raise LabError(
+            f"on this machine ({', '.join(found)}) the lab needs root: run it as root or with sudo", EXIT_PREREQUISITES
+        )
     if "CONTAINERS_CONF" not in env:
         path = state / "containers.conf"
-        text = containers_conf(resource.getrlimit(resource.RLIMIT_NOFILE)[1],
-                               resource.getrlimit(resource.RLIMIT_NPROC)[1])
+        text = containers_conf(
+            resource.getrlimit(resource.RLIMIT_NOFILE)[1], resource.getrlimit(resource.RLIMIT_NPROC)[1]
+        )
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             state.mkdir(mode=0o755, parents=True, exist_ok=True)
             part = path.with_name(f"{path.name}.{os.getpid()}")

@@ -64,21 +64,50 @@ class Mailer:
 
     def command(self, count: int, spam: float, strangers: float, deadline: float) -> list[str]:
         """Return the podman command of the sender: a unit of its own in `world`, so that it can be stopped."""
-        program = ["/usr/bin/python3", "/opt/world/send.py", "--run", self.run.id, "--count", str(count),
-                   "--spam", str(spam), "--strangers", str(strangers), "--deadline", str(deadline)]
+        program = [
+            "/usr/bin/python3",
+            "/opt/world/send.py",
+            "--run",
+            self.run.id,
+            "--count",
+            str(count),
+            "--spam",
+            str(spam),
+            "--strangers",
+            str(strangers),
+            "--deadline",
+            str(deadline),
+        ]
         for host in self.run.mxs:
             program += ["--mx", f"{host.name}={host.address}"]
-        return self.podman.command("exec", self.container, "systemd-run", "--quiet", "--pipe", "--wait", "--collect",
-                                   f"--unit={self.unit}", *program)
+        return self.podman.command(
+            "exec",
+            self.container,
+            "systemd-run",
+            "--quiet",
+            "--pipe",
+            "--wait",
+            "--collect",
+            f"--unit={self.unit}",
+            *program,
+        )
 
     def send(self, count: int, spam: float, strangers: float, deadline: float) -> None:
         """Send the messages; stop the MXs that are to be stopped half way, and start them again afterwards."""
         started = time.monotonic()
         stopping: Future[None] | None = None
-        with ThreadPoolExecutor(1) as pool, subprocess.Popen(
-            self.command(count, spam, strangers, deadline), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, env=self.podman.machine.env, start_new_session=True,
-        ) as process:
+        with (
+            ThreadPoolExecutor(1) as pool,
+            subprocess.Popen(
+                self.command(count, spam, strangers, deadline),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=self.podman.machine.env,
+                start_new_session=True,
+            ) as process,
+        ):
             assert process.stdout is not None
             assert process.stderr is not None
             try:

@@ -41,9 +41,16 @@ class Podman:
         name = words[0]
         deadline = time.monotonic() + limit
         pending: str | None = text
-        with subprocess.Popen(self.command(*words), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, text=True, errors="replace", env=self.machine.env,
-                              start_new_session=True) as process:
+        with subprocess.Popen(
+            self.command(*words),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env=self.machine.env,
+            start_new_session=True,
+        ) as process:
             while True:
                 try:
                     out, err = process.communicate(pending, timeout=POLL)

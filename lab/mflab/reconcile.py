@@ -85,7 +85,8 @@ def reconcile(ends: Iterable[Mapping[str, Any]], record: Iterable[Mapping[str, A
         unexplained=[end["id"] for end in doubled if not end["unknown"] and not stopped],
         unknown=sum(1 for end in ends if end["unknown"]),
         misjudged=[
-            end["id"] for end in ends
+            end["id"]
+            for end in ends
             if (end["kind"] == "ham" and end["outcome"] == "refused") or (end["kind"] != "ham" and copies[end["id"]])
         ],
         by_mx=dict(sorted(Counter(str(end["mx"]) for end in ends if end["outcome"] == "accepted").items())),

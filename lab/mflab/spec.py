@@ -99,9 +99,7 @@ class Lab:
 def parse_number(text: str) -> int:
     """Return the lab number written in `text`; LabError (usage) unless it is 0..249."""
     if not re.fullmatch(r"[0-9]{1,3}", text) or int(text) > HIGHEST_NUMBER:
-        raise LabError(
-            f"the lab number (--lab or MF_LAB) must be 0 to {HIGHEST_NUMBER}, not {text!r}", EXIT_USAGE
-        )
+        raise LabError(f"the lab number (--lab or MF_LAB) must be 0 to {HIGHEST_NUMBER}, not {text!r}", EXIT_USAGE)
     return int(text)
 
 

@@ -15,6 +15,14 @@ def clean(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def duration(seconds: int) -> str:
+    """Return `seconds` in the unit that reads best: 59 s, 119 min, 47 h, 3 d."""
+    for size, unit in ((172_800, "d"), (7200, "h"), (120, "min")):
+        if seconds >= size:
+            return f"{seconds // {'d': 86_400, 'h': 3600, 'min': 60}[unit]} {unit}"
+    return f"{seconds} s"
+
+
 class Phase:
     """One step that is being shown: `note` says what came of it."""
 
@@ -48,9 +56,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], right: Sequen
     cells = [list(header), *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     return "\n".join(
-        (" " * INDENT).join(
+        (" " * INDENT)
+        .join(
             cell.rjust(width) if column in right else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
+        )
+        .rstrip()
         for row in cells
     )

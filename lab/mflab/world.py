@@ -45,13 +45,17 @@ def equip(podman: Podman, host: Host) -> None:
     podman.run("exec", host.container, "sh", "-c", INSTALL, "sh", wanted)
 
 
-def set_customer(podman: Podman, lab: Lab, mode: str) -> None:
+def set_customer(podman: Podman, host: Host, mode: str) -> None:
     """Have the customer's mail server accept mail, refuse it for now (4xx) or for good (5xx), or be down."""
-    container = lab.host("world").container
     words = "stop" if mode == "down" else "start"
     text = "accept" if mode == "down" else mode
-    podman.run("exec", container, "sh", "-c",
-               f"echo {text} > /var/lib/world/mode && systemctl {words} world-customer.service")
+    podman.run(
+        "exec",
+        host.container,
+        "sh",
+        "-c",
+        f"echo {text} > /var/lib/world/mode && systemctl {words} world-customer.service",
+    )
 
 
 def recorded(podman: Podman, lab: Lab, run: str) -> str:

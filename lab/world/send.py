@@ -20,6 +20,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import formatdate
 
@@ -146,6 +147,8 @@ class Dialogue:
         except (OSError, ValueError, TimeoutError):
             pass
         self.writer.close()
+        with suppress(OSError):
+            await self.writer.wait_closed()
 
 
 class Sender:
@@ -199,9 +202,17 @@ class Sender:
             decided = reply.outcome in ("accepted", "refused")
             if decided or time.monotonic() + wait > self.deadline:
                 return {
-                    "id": message.id, "kind": message.kind, "outcome": reply.outcome if decided else "undecided",
-                    "mx": name, "stage": reply.stage, "code": reply.code, "reply": reply.text, "attempts": attempts,
-                    "unknown": unknown, "started": round(started, 3), "finished": round(time.time(), 3),
+                    "id": message.id,
+                    "kind": message.kind,
+                    "outcome": reply.outcome if decided else "undecided",
+                    "mx": name,
+                    "stage": reply.stage,
+                    "code": reply.code,
+                    "reply": reply.text,
+                    "attempts": attempts,
+                    "unknown": unknown,
+                    "started": round(started, 3),
+                    "finished": round(time.time(), 3),
                 }
             await asyncio.sleep(wait * self.choice.uniform(0.7, 1.0))
             wait = min(wait * 2, BACKOFF[1])

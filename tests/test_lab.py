@@ -1,0 +1,421 @@
+"""The lab's decisions: what a machine allows, what `up` does with a container, what became of each message."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mflab import hosts, image, load, machine, reconcile, spec, ui
+from world import send
+
+import lab as command
+
+FULL = "CapEff:\t000001ffffffffff\nCapBnd:\t000001ffffffffff\n"
+CUT = "CapEff:\t000001fffeffffff\nCapBnd:\t000001fffeffffff\n"
+ORDINARY_USER = "CapEff:\t0000000000000000\nCapBnd:\t000001ffffffffff\n"
+UNIFIED = "proc /proc proc rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw,nsdelegate 0 0\n"
+HYBRID = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n"
+V1 = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "mounts", "uid", "expected"),
+    [
+        (FULL, UNIFIED, 0, []),
+        (CUT, UNIFIED, 0, ["no CAP_SYS_RESOURCE"]),
+        (FULL, HYBRID, 0, ["cgroup v1/v2 hybrid"]),
+        (CUT, V1, 0, ["no CAP_SYS_RESOURCE", "no unified cgroup v2"]),
+        (ORDINARY_USER, UNIFIED, 1000, []),
+        (ORDINARY_USER, UNIFIED, 0, ["no CAP_SYS_RESOURCE"]),
+        (CUT, UNIFIED, 1000, ["no CAP_SYS_RESOURCE"]),
+        ("Name:\tx\n", UNIFIED, 0, []),
+    ],
+)
+def test_restrictions(status: str, mounts: str, uid: int, expected: list[str]) -> None:
+    assert machine.restrictions(status, mounts, uid) == expected
+
+
+def test_containers_conf_stays_within_the_hard_limits() -> None:
+    low = machine.containers_conf(4096, 500)
+    assert '"nofile=4096:4096"' in low
+    assert '"nproc=500:500"' in low
+    unlimited = machine.containers_conf(-1, 1_000_000)
+    assert '"nofile=16000:16000", "nproc=30000:30000"' in unlimited
+    assert 'runtime = "runc"' in unlimited
+
+
+def test_needs_follow_the_machine() -> None:
+    restricted = {need.package: need for need in machine.needs(restricted=True, rootless=False)}
+    assert restricted["runc"].programs == ("runc",)
+    assert "uidmap" not in restricted
+    ordinary = {need.package: need for need in machine.needs(restricted=False, rootless=True)}
+    assert ordinary["crun"].programs == ("crun", "runc")
+    assert "uidmap" in ordinary
+
+
+def test_a_need_is_met_by_a_program_in_its_folder(tmp_path: Path) -> None:
+    need = machine.Need("netavark", ("netavark-for-tests",), (str(tmp_path),))
+    assert not need.met()
+    program = tmp_path / "netavark-for-tests"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    assert need.met()
+
+
+@pytest.mark.parametrize("text", ["", "250", "-1", "1.0", "0x1", "seven", "٣"])
+def test_bad_lab_numbers(text: str) -> None:
+    with pytest.raises(spec.LabError, match="0 to 249") as caught:
+        spec.parse_number(text)
+    assert caught.value.code == spec.EXIT_USAGE
+
+
+def test_labs_never_share_a_port_or_an_address() -> None:
+    every = [host for n in range(spec.HIGHEST_NUMBER + 1) for host in spec.Lab(n, Path("/x")).hosts()]
+    for attribute in ("address", "ssh_port", "mac", "container"):
+        assert len({getattr(host, attribute) for host in every}) == len(every)
+    assert max(host.ssh_port for host in every) < 32768  # below the ports that Linux gives to clients
+
+
+def test_hosts_and_groups() -> None:
+    assert spec.parse_hosts("mx3, mx1") == ["mx1", "mx3"]
+    assert spec.parse_hosts("control,mx,mx1") == ["mx1", "mx2", "mx3", "control1"]
+    for text in ("mx9", "mx1,nonsense", "", ","):
+        with pytest.raises(spec.LabError, match="unknown host"):
+            spec.parse_hosts(text)
+
+
+def test_the_lab_is_named_by_option_then_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MF_LAB", "5")
+    assert spec.open_lab(None, tmp_path).home == tmp_path / ".lab" / "5"
+    assert spec.open_lab("6", tmp_path).number == 6
+    monkeypatch.setenv("MF_LAB", "")
+    assert spec.open_lab(None, tmp_path).number == 0
+
+
+def container(state: str, made_of: str = "abc") -> dict[str, Any]:
+    return {"State": state, "Labels": {"mf.lab.made-of": made_of}}
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        (None, "create"),
+        (container("running"), "keep"),
+        (container("exited"), "start"),
+        (container("created"), "recreate"),
+        (container("configured"), "recreate"),
+        (container("running", "other"), "recreate"),
+        ({"State": "running", "Labels": None}, "recreate"),
+        ({}, "recreate"),
+    ],
+)
+def test_what_up_does_with_a_container(entry: dict[str, Any] | None, expected: str) -> None:
+    assert hosts.decide(entry, "abc") == expected
+
+
+def test_a_foreign_lab_is_left_alone(tmp_path: Path) -> None:
+    mine, other = tmp_path / "a/.lab/7", tmp_path / "b/.lab/7"
+    lab = spec.Lab(7, mine)
+    entries = [{"Labels": {"mf.lab.home": str(other)}}]
+    hosts.refuse_foreign(lab, entries)  # that checkout is gone: its lab is nobody's
+    other.mkdir(parents=True)
+    with pytest.raises(spec.LabError, match="another checkout"):
+        hosts.refuse_foreign(lab, entries)
+    hosts.refuse_foreign(lab, [{"Labels": {"mf.lab.home": str(mine)}}])
+
+
+def test_a_container_is_remade_when_its_words_change() -> None:
+    lab = spec.Lab(7, Path("/x"))
+    one, two = (hosts.made_of(hosts.create_words(lab, lab.host("mx1"), name)) for name in ("i:1", "i:2"))
+    assert one != two
+    assert one == hosts.made_of(hosts.create_words(lab, lab.host("mx1"), "i:1"))
+
+
+def test_packages() -> None:
+    text = "# prose installed shelf\n\nsystemd installed  # why\nrsync shelf\n"
+    assert image.parse_packages(text) == {"installed": ["systemd"], "shelf": ["rsync"]}
+    for line in ("rsync", "rsync later", "rsync shelf twice"):
+        with pytest.raises(ValueError, match="line 1"):
+            image.parse_packages(line)
+
+
+def test_the_recipe_names_the_image() -> None:
+    name = image.tag(["--include=a"], "x86_64")
+    assert name == image.tag(["--include=a"], "x86_64")
+    assert name != image.tag(["--include=b"], "x86_64")
+    assert name != image.tag(["--include=a"], "aarch64")
+    assert any(option.startswith("--include=") and "systemd" in option for option in image.options())
+
+
+def test_package_sources() -> None:
+    targets = (
+        "http://mirror.example/debian/ bookworm main\n"
+        "http://mirror.example/debian/ bookworm main\n"
+        "http://mirror.example/debian-security/ bookworm-security main\n"
+        "http://mirror.example/debian/ bookworm contrib\n"
+        "http://other.example/node nodistro main\n"
+        "http://other.example/tools bookworm main\n"
+    )
+    assert image.package_sources(targets) == [
+        "deb http://mirror.example/debian/ bookworm main",
+        "deb http://mirror.example/debian-security/ bookworm-security main",
+    ]
+    assert image.package_sources("http://mirror.example/debian/ trixie main\n") == []
+    assert image.package_sources("") == []
+
+
+@pytest.mark.parametrize("text", ["high", "-1", "nan", "inf", ""])
+def test_bad_loads(text: str) -> None:
+    with pytest.raises(spec.LabError, match="a load is a number"):
+        load.parse(text)
+
+
+def test_loads() -> None:
+    assert load.parse("off") is None
+    assert load.line(load.parse("9") or 0) == "9.00 9.00 9.00 1/100 1"
+
+
+def test_table_and_text_from_outside() -> None:
+    assert ui.table(("a", "n"), [("xyz", 5), ("x", 15)], right=(1,)) == "a     n\nxyz   5\nx    15"
+    assert "\x1b" not in ui.clean("\x1b[2J")
+    assert [ui.duration(n) for n in (5, 600, 7200, 400_000)] == ["5 s", "10 min", "2 h", "4 d"]
+
+
+# --- the account of every message
+
+
+def end(number: int, outcome: str = "accepted", kind: str = "ham", **more: Any) -> dict[str, Any]:
+    return {
+        "id": f"r-{number}",
+        "kind": kind,
+        "outcome": outcome,
+        "mx": "mx1",
+        "stage": "message",
+        "attempts": 1,
+        "unknown": 0,
+        "started": 100.0,
+        **more,
+    }
+
+
+def arrival(number: int, at: float = 101.0) -> dict[str, Any]:
+    return {"id": f"r-{number}", "time": at}
+
+
+def test_a_good_run() -> None:
+    account = reconcile.reconcile(
+        [end(1), end(2, mx="mx2"), end(3, "refused", "spam"), end(4, "refused", "stranger", stage="rcpt")],
+        [arrival(1), arrival(2, 103.0)],
+    )
+    assert account.faults() == []
+    assert (account.sent, account.delivered, account.refused_total) == (4, 2, 2)
+    assert account.refused == {"message": 1, "rcpt": 1}
+    assert account.by_mx == {"mx1": 1, "mx2": 1}
+    assert account.delays["median"] == 2.0
+
+
+def test_a_lost_message_is_a_fault() -> None:
+    account = reconcile.reconcile([end(1), end(2)], [arrival(1)])
+    assert account.lost == ["r-2"]
+    assert account.faults() == ["1 lost, such as r-2"]
+
+
+def test_a_double_needs_an_explanation() -> None:
+    record = [arrival(1), arrival(1)]
+    assert reconcile.reconcile([end(1)], record).unexplained == ["r-1"]
+    explained = reconcile.reconcile([end(1, unknown=1, attempts=2)], record)
+    assert (explained.doubled, explained.faults(), explained.unknown) == (["r-1"], [], 1)
+    # Somebody else's lost reply explains nothing ...
+    assert reconcile.reconcile([end(1), end(2, unknown=1)], [*record, arrival(2)]).unexplained == ["r-1"]
+    # ... but an MX that was stopped does.
+    assert reconcile.reconcile([end(1)], record, stopped=True).faults() == []
+
+
+def test_misjudged_and_undecided() -> None:
+    account = reconcile.reconcile(
+        [end(1, "refused"), end(2, kind="spam"), end(3, "undecided"), end(4, "undecided", unknown=1)],
+        [arrival(2), arrival(4)],
+    )
+    assert account.misjudged == ["r-1", "r-2"]
+    assert account.undecided == ["r-3"]  # r-4 did arrive: its reply was lost
+    assert len(account.faults()) == 2
+
+
+def test_an_empty_and_a_single_run() -> None:
+    assert reconcile.reconcile([], []).delays == {}
+    assert reconcile.reconcile([end(1)], [arrival(1)]).delays == {"median": 1.0, "p95": 1.0}
+
+
+def test_pending_and_unfinished_lines() -> None:
+    text = json.dumps(arrival(1)) + "\n" + json.dumps(arrival(2))[:7]
+    assert reconcile.parse_lines(text) == [arrival(1)]
+    assert reconcile.pending([end(1), end(2), end(3, "refused")], [arrival(1)]) == 1
+
+
+# --- the sender
+
+
+def test_the_plan_keeps_its_shares() -> None:
+    messages = send.plan("run", 100, 0.3, 0.05)
+    kinds = [message.kind for message in messages]
+    assert (kinds.count("spam"), kinds.count("stranger"), kinds.count("ham")) == (30, 5, 65)
+    assert len({message.id for message in messages}) == 100
+    assert all((send.GTUBE.encode() in message.text) == (message.kind == "spam") for message in messages)
+    assert all(message.recipient == send.STRANGER for message in messages if message.kind == "stranger")
+    assert all(b"\r\n..a line" in message.text for message in messages), "a leading dot is stuffed (RFC 5321, 4.5.2)"
+    assert len(send.plan("run", 3, 1.0, 1.0)) == 3
+
+
+@pytest.mark.parametrize(
+    ("stage", "code", "outcome"),
+    [
+        ("connect", 554, "later"),
+        ("ehlo", 502, "later"),
+        ("rcpt", 550, "refused"),
+        ("message", 552, "refused"),
+        ("rcpt", 451, "later"),
+        ("message", 250, "later"),
+        ("data", 250, "later"),
+    ],
+)
+def test_what_a_reply_means(stage: str, code: int, outcome: str) -> None:
+    assert send.judge(stage, code, "").outcome == outcome
+
+
+class Server:
+    """An MX that answers each command with what `replies` say; None closes the connection."""
+
+    def __init__(self, **replies: str | None) -> None:
+        self.replies = {
+            "greet": "220 mx",
+            "EHLO": "250-mx\r\n250 SIZE",
+            "MAIL": "250 ok",
+            "RCPT": "250 ok",
+            "DATA": "354 go",
+            ".": "250 queued",
+            "QUIT": "221 bye",
+            **replies,
+        }
+        self.connections = 0
+        self.gone = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        verb = "greet"
+        while (reply := self.replies[verb]) is not None:
+            writer.write(reply.encode() + b"\r\n")
+            if verb == "DATA" and reply.startswith("354"):
+                while await reader.readline() != b".\r\n":
+                    pass
+                verb = "."
+                continue
+            line = await reader.readline()
+            if not line:
+                break
+            verb = line[:4].decode()
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+        self.gone.set()
+
+
+def deliver(*servers: Server, seconds: float = 0.0) -> dict[str, Any]:
+    """Send one message to `servers` as mx0, mx1 … in this order; give up after `seconds`."""
+
+    async def work() -> dict[str, Any]:
+        running = [await asyncio.start_server(server.serve, "127.0.0.1", 0) for server in servers]
+        names = {f"mx{index}": "127.0.0.1" for index in range(len(servers))}
+        sender = send.Sender(names, 0, 2, time.monotonic() + seconds)
+        ports = {name: server.sockets[0].getsockname()[1] for name, server in zip(names, running, strict=True)}
+
+        async def attempt(name: str, message: send.Message) -> send.Reply:
+            sender.port = ports[name]
+            return await send.Sender.attempt(sender, name, message)
+
+        sender.attempt = attempt  # type: ignore[method-assign]
+        sender.order = lambda: list(names)  # type: ignore[method-assign]
+        result = await sender.send(send.plan("run", 1, 0, 0)[0])
+        for mx in servers:
+            if mx.connections:
+                await mx.gone.wait()
+        for server in running:
+            server.close()
+            await server.wait_closed()
+        return result
+
+    return asyncio.run(work())
+
+
+def test_accepted_at_once() -> None:
+    result = deliver(Server())
+    assert (result["outcome"], result["code"], result["attempts"], result["unknown"]) == ("accepted", 250, 1, 0)
+
+
+def test_a_temporary_refusal_leads_to_the_next_mx() -> None:
+    result = deliver(Server(RCPT="451 later"), Server())
+    assert (result["outcome"], result["mx"], result["attempts"]) == ("accepted", "mx1", 2)
+
+
+def test_a_permanent_refusal_ends_it() -> None:
+    other = Server()
+    result = deliver(Server(**{".": "552 spam"}), other)
+    assert (result["outcome"], result["stage"], result["code"]) == ("refused", "message", 552)
+    assert other.connections == 0
+
+
+def test_a_lost_reply_after_the_final_dot_is_unknown_and_tried_again() -> None:
+    result = deliver(Server(**{".": None}), Server())
+    assert (result["outcome"], result["unknown"], result["attempts"]) == ("accepted", 1, 2)
+
+
+def test_a_connection_lost_before_the_final_dot_is_not_unknown() -> None:
+    result = deliver(Server(DATA=None), Server(greet="554 no"), Server(greet="garbage"))
+    assert (result["outcome"], result["unknown"], result["attempts"]) == ("undecided", 0, 3)
+
+
+# --- the command line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--lab", "999", "up"], "0 to 249"),
+        (["up", "--only", "mx9"], "unknown host mx9"),
+        (["exec", "mx1"], "say what to run"),
+        (["exec", "mx", "--", "true"], "name one host"),
+        (["load", "mx1", "high"], "a load is a number"),
+    ],
+)
+def test_wrong_usage_is_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(words) == spec.EXIT_USAGE
+    err = capsys.readouterr().err
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["fly"], ["mail", "0"], ["mail", "many"], ["mail", "5", "--spam", "1.5"], ["customer", "sleep"]]
+)
+def test_argparse_refuses(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        command.main(words)
+    assert caught.value.code == spec.EXIT_USAGE
+    assert "error:" in capsys.readouterr().err
+
+
+def test_missing_rights_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(machine, "needs", lambda *_: [machine.Need("no-such-package", ("no-such-program",))])
+    monkeypatch.setattr(machine, "restrictions", lambda *_: [])
+    monkeypatch.setattr(machine, "as_root", lambda: None)
+    monkeypatch.setattr(spec, "REPOSITORY", tmp_path)
+    assert command.main(["status"]) == spec.EXIT_PREREQUISITES
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 1
+    assert "no-such-package" in err[0]
