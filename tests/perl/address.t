@@ -1,7 +1,8 @@
 use strict;
 use warnings;
 use FindBin;
-use lib "$FindBin::Bin/../../roles/qpsmtpd/files/lib/qpsmtpd/lib";
+use lib "$FindBin::Bin/lib";
+use Role;
 use Test::More;
 use Qpsmtpd::Address;
 use Mf::Address;

@@ -2,13 +2,14 @@
 use strict;
 use warnings;
 use FindBin;
+use lib "$FindBin::Bin/lib";
+use Role;
 use Test::More;
 use File::Temp qw(tempdir);
 use POSIX ();
 use Time::HiRes qw(time sleep);
 
-my $drain = "$FindBin::Bin/../../roles/qpsmtpd/files/lib/qpsmtpd/drain";
-require $drain;
+require "$Role::FILES/drain";
 my @started;
 END { kill 'KILL', @started if @started }
 

@@ -2,7 +2,8 @@
 use strict;
 use warnings;
 use FindBin;
-use lib "$FindBin::Bin/lib", "$FindBin::Bin/../../roles/qpsmtpd/files/lib/qpsmtpd/lib";
+use lib "$FindBin::Bin/lib";
+use Role;
 use Test::More;
 use IO::Socket::INET;
 use Time::HiRes qw(time);

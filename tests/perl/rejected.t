@@ -2,7 +2,8 @@
 use strict;
 use warnings;
 use FindBin;
-use lib "$FindBin::Bin/lib", "$FindBin::Bin/../../roles/qpsmtpd/files/lib/qpsmtpd/lib";
+use lib "$FindBin::Bin/lib";
+use Role;
 use Test::More;
 use Digest::SHA qw(sha256_hex);
 use File::Temp qw(tempdir);

@@ -16,17 +16,14 @@ TestServer - a qpsmtpd session without a network: real SMTP engine, our plugins,
 use strict;
 use warnings;
 
-use Cwd qw(abs_path);
-use File::Basename qw(dirname);
 use File::Temp qw(tempdir);
+use Role;
 use Qpsmtpd::Constants;
 use Qpsmtpd::SMTP;
 use Qpsmtpd::TcpServer;
 
 our @ISA = qw(Qpsmtpd::TcpServer);
 
-my $here = dirname(abs_path(__FILE__));
-our $ROLE = $ENV{MF_QPSMTPD_FILES} || abs_path("$here/../../../roles/qpsmtpd/files/lib/qpsmtpd");
 my $spool = tempdir(CLEANUP => 1);
 chmod 0700, $spool;
 
@@ -65,7 +62,7 @@ sub remote {
 sub plugin {
     my ($self, $name, @args) = @_;
     my $package = $name =~ /::/ ? $name : "Qpsmtpd::Plugin::$name";
-    Qpsmtpd::Plugin->compile($name, $package, "$ROLE/plugins/$name") unless $package->can('plugin_name');
+    Qpsmtpd::Plugin->compile($name, $package, "$Role::FILES/plugins/$name") unless $package->can('plugin_name');
     my $plugin = $package->new;
     $plugin->_register($self, @args);
     return $plugin;
