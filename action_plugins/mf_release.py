@@ -228,6 +228,12 @@ class ActionModule(ActionBase):
         for role in play.roles:
             for one in (*role.get_all_dependencies(), role):
                 found[one.get_name()] = one.get_role_path()
+        mine = self._task._role
+        if mine is not None and mine.get_name() not in found:
+            raise AnsibleActionFail(
+                "a release is made of all roles of a play, and one that is included while it runs isn't known before: "
+                "use roles or import_role. Nothing was changed."
+            )
         return [Role(name, path) for name, path in sorted(found.items())]
 
     def gather(self, host: str, kind: str, variables: dict[str, Any]) -> Release:

@@ -1,0 +1,66 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Documentation of the action plugin mf_preflight; nothing runs on the host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: mf_preflight
+short_description: Refuse what can't work, before anything is changed
+description:
+  - Evaluates C(tasks/preflight.yml) of every role of the play for a host, in one task and on the controller.
+  - Such a file holds C(ansible.builtin.assert) tasks only, each maybe with C(when) and C(loop).
+  - Fails with all that is wrong in one message.
+version_added: "0.1.0"
+options:
+  problems:
+    description: Sentences about what was found elsewhere to stand against it.
+    type: list
+    elements: str
+    default: []
+attributes:
+  action:
+    description: Runs on the controller.
+    support: full
+  check_mode:
+    description: Changes nothing in any mode.
+    support: full
+  diff_mode:
+    description: Nothing to show.
+    support: none
+  platform:
+    description: Nothing runs on the host.
+    support: full
+    platforms: all
+author:
+  - The mf authors
+"""
+
+EXAMPLES = r"""
+- name: Refuse what can't work
+  mf_preflight:
+    problems: "{{ __mf_tree_problems }}"
+"""
+
+RETURN = r"""
+msg:
+  description: All that is wrong and what to do about it.
+  returned: always
+  type: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+ARGUMENTS = {"problems": {"type": "list", "elements": "str", "default": []}}
+
+
+def main() -> None:
+    """Entry point of the module."""
+    AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True).fail_json(
+        msg="mf_preflight runs on the controller: name action_plugins/ of this repository in ansible.cfg"
+    )
+
+
+if __name__ == "__main__":
+    main()
