@@ -157,7 +157,7 @@ def parse(record: Mapping[str, object], token: str, boottime: float, epoch: floa
 
 def _token(places: state.Places) -> str:
     """A word that changes with each boot: made at first need, on tmpfs."""
-    path = f"{places.results}/boot"
+    path = places.marker.rpartition("/")[0] + "/boot"  # throttle and maintenance know it, too
     try:
         known = state.read_bytes(path, 64)
         if known:

@@ -1,9 +1,6 @@
-"""Processes as /proc shows them (man 5 proc): a hot survey, evidence, and which qpsmtpd processes may die.
+"""Processes as /proc shows them (man 5 proc): one scan, and what in it needs a closer look. Hot path.
 
-How qpsmtpd 0.94 looks: the master's comm is ``qpsmtpd-forkser``; a child writes ``/usr/bin/qpsmtpd-forkserver [ip :
-host : time]`` over its arguments, with what the client's DNS says as host, so names and arguments prove nothing. What
-does: the uid, the executable (perl) and the script, which perl keeps open as a file because it ends in ``__END__``,
-or, where other users' files can't be read (no CAP_SYS_PTRACE), the unit's cgroup together with the arguments.
+Who is judged, and on what evidence, is in ``mf.orphans``.
 """
 
 from __future__ import annotations
@@ -14,7 +11,7 @@ from . import state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Sequence
 
 QUIET = 45.0  # seconds without progress, at least, between two runs: cron's minute less its jitter
 TICK = posix.sysconf("SC_CLK_TCK")  # clock ticks a second in /proc/*/stat
@@ -134,147 +131,3 @@ def survey(found: Sequence[bytes], master: int) -> Survey:
                 others.append(other)
     family = {child.pid for child in children}
     return Survey(len(found), boss, children, [one for one in others if one.parent not in family])
-
-
-class Process:
-    """One process of qpsmtpd's user with its evidence. ``None`` means: could not be known.
-
-    ``ours``: is it a qpsmtpd; ``in_unit``: in the unit's cgroup; ``listens``: holds a listening socket. ``progress``
-    is a tuple of counters; as long as they stay the same the process did nothing. ``peer`` is the TCP state of its
-    session; ``waits`` where it sleeps in the kernel.
-    """
-
-    __slots__ = ("age", "in_unit", "listens", "ours", "peer", "progress", "stat", "title", "waits")
-
-    def __init__(
-        self,
-        stat: Stat,
-        *,
-        age: float,
-        ours: bool | None,
-        in_unit: bool,
-        listens: bool | None,
-        progress: tuple[int, ...],
-        peer: str = "unknown",
-        title: str = "",
-        waits: str = "",
-    ) -> None:
-        self.stat = stat
-        self.age = age
-        self.ours = ours
-        self.in_unit = in_unit
-        self.listens = listens
-        self.progress = progress
-        self.peer = peer
-        self.title = title
-        self.waits = waits
-
-    @property
-    def key(self) -> str:
-        """Its identity: the number alone is re-used."""
-        return f"{self.stat.pid}:{self.stat.start}"
-
-    def evidence(self) -> dict[str, state.Json]:
-        """For the decision log."""
-        return {
-            "pid": self.stat.pid,
-            "start_ticks": self.stat.start,
-            "parent": self.stat.parent,
-            "state": self.stat.state,
-            "age_seconds": round(self.age),
-            "progress": list(self.progress),
-            "peer": self.peer,
-            "in_unit": self.in_unit,
-            "waits": self.waits,
-            "title": self.title,
-        }
-
-
-class Verdict:
-    """What is thought of one process. ``kill``: it has to go; otherwise it is reported, or watched (no ``report``)."""
-
-    __slots__ = ("kill", "kind", "process", "quiet", "report")
-
-    def __init__(self, process: Process, kind: str, quiet: float, *, kill: bool = False, report: bool = True) -> None:
-        self.process = process
-        self.kind = kind
-        self.quiet = quiet
-        self.kill = kill
-        self.report = report
-
-
-ORPHAN, STUCK, ZOMBIE, BLOCKED, FOREIGN, UNREADABLE = (
-    "orphan",
-    "stuck",
-    "zombie",
-    "blocked in the kernel",
-    "master of another service",
-    "unreadable",
-)
-
-
-def quiet_for(process: Process, seen: Mapping[str, object], now: float) -> float:
-    """Seconds this process is known to have made no progress; 0 at first sight or after any progress. Pure."""
-    before = seen.get(process.key)
-    if not isinstance(before, dict) or before.get("progress") != list(process.progress):
-        return 0.0
-    if before.get("state") in ("Z", "D") and process.stat.state != before.get("state"):
-        return 0.0
-    since = before.get("since")
-    return max(0.0, now - since) if isinstance(since, (int, float)) else 0.0
-
-
-def remember(found: Iterable[Process], seen: Mapping[str, object], now: float) -> dict[str, state.Json]:
-    """What the next run has to know: per identity its progress and since when it is the same."""
-    return {
-        one.key: {
-            "progress": list(one.progress),
-            "state": one.stat.state,
-            "since": round(now - quiet_for(one, seen, now), 1),
-        }
-        for one in found
-    }
-
-
-def decide(
-    found: Sequence[Process],
-    master: tuple[int, int] | None,
-    seen: Mapping[str, object],
-    now: float,
-    session_limit: float,
-) -> list[Verdict]:
-    """Who is orphaned, stuck or odd, most quiet first. ``master`` is (pid, start ticks). Pure.
-
-    Orphan: a qpsmtpd whose parent is none. Stuck: older than ``session_limit``. Either is killed only when it also
-    made no progress for QUIET seconds. Whoever listens is a master, of whatever service, and never killed.
-    """
-    family = {one.stat.pid for one in found if one.ours}
-    verdicts = []
-    for one in found:
-        stat = one.stat
-        if master == (stat.pid, stat.start):
-            continue
-        quiet = quiet_for(one, seen, now)
-        if stat.state in "ZX":
-            verdicts.append(Verdict(one, ZOMBIE, quiet, report=quiet >= QUIET))
-            continue
-        orphaned = stat.parent not in family
-        if one.ours is None:
-            if orphaned:
-                verdicts.append(Verdict(one, UNREADABLE, quiet))
-            continue
-        if not one.ours:
-            continue
-        if one.listens is not False and (one.listens or not one.in_unit) and orphaned:
-            verdicts.append(Verdict(one, FOREIGN, quiet))
-            continue
-        if not orphaned and one.age <= session_limit:
-            if stat.state == "D":
-                verdicts.append(Verdict(one, BLOCKED, quiet, report=quiet >= QUIET))
-            continue
-        if stat.state == "D":
-            verdicts.append(Verdict(one, BLOCKED, quiet, report=quiet >= QUIET))
-            continue
-        idle = quiet >= QUIET
-        verdicts.append(Verdict(one, ORPHAN if orphaned else STUCK, quiet, kill=idle, report=idle))
-    return sorted(verdicts, key=lambda verdict: -verdict.quiet)

@@ -170,11 +170,7 @@ class Run:
             problem = f"setting {problem}; deploy again with playbooks/site.yml"
             complain(f"{self.check.name}: {problem}")
             return self.unknown(problem)
-        try:
-            data = state.read_bytes(self.places.settings)
-        except OSError:
-            data = None
-        if data is not None and data.rstrip()[-1:] == b"}" and f'"generation": "{self.generation}"'.encode() in data:
+        if stamped(self.places, self.generation):
             return None
         from . import config
 
@@ -227,6 +223,26 @@ def wrong_setting(values: Values, rules: Rules) -> str | None:
         elif not isinstance(value, str):
             return f"{name} must be a text, not {value!r:.40}"
     return None
+
+
+def stamped(places: state.Places, generation: str) -> bool:
+    """Whether mf.json is whole and of this generation, as far as can be seen without parsing it.
+
+    Remembered when it is, for a round of checks asks several times within milliseconds.
+    """
+    if _stamped == [places.settings, generation]:
+        return True
+    try:
+        data = state.read_bytes(places.settings) or b""
+    except OSError:
+        return False
+    if data.rstrip()[-1:] != b"}" or f'"generation": "{generation}"'.encode() not in data:
+        return False
+    _stamped[:] = [places.settings, generation]
+    return True
+
+
+_stamped: list[str] = []
 
 
 def overtaken(places: state.Places, generation: str) -> bool:

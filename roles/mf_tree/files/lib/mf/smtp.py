@@ -13,8 +13,6 @@ import posix
 import select
 import time
 
-from .text import clean
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -126,7 +124,7 @@ class _Line:
             line = self._line()
             code = line[:3]
             if not (len(code) == 3 and code.isdigit() and b"2" <= code[:1] <= b"5" and line[3:4] in (b"", b" ", b"-")):
-                raise _EndedError(GARBAGE, text=clean(line, 60))
+                raise _EndedError(GARBAGE, text=_clean(line, 60))
             texts.append(line[4:])
             if line[3:4] != b"-":
                 return int(code), texts
@@ -135,7 +133,7 @@ class _Line:
         assert self._socket is not None
         while (end := self._buffer.find(b"\n")) < 0:
             if len(self._buffer) > 4096:
-                raise _EndedError(GARBAGE, text=f"a line without end: {clean(self._buffer, 60)}")
+                raise _EndedError(GARBAGE, text=f"a line without end: {_clean(self._buffer, 60)}")
             self._wait(select.POLLIN)
             try:
                 chunk = self._socket.recv(4096)
@@ -214,7 +212,7 @@ def _dialogue(address: str, port: int, limit: float, steps: Sequence[tuple[str, 
             code, texts = line.reply()
             end.timings[stage] = time.monotonic() - begun
             if code != _GOOD[stage]:
-                raise _EndedError(TEMPORARY if 400 <= code < 500 else REFUSED, code, clean(b" ".join(texts), 100))
+                raise _EndedError(TEMPORARY if 400 <= code < 500 else REFUSED, code, _clean(b" ".join(texts), 100))
             end.code = code
             if stage == "ehlo":
                 end.starttls = any(word.strip().upper() == b"STARTTLS" for word in texts)
@@ -241,6 +239,12 @@ def canary(recipient: str, hello: str) -> bytes:
         f"Date: {date}\r\nFrom: <{recipient}>\r\nTo: <{recipient}>\r\nSubject: check-smtp canary\r\n"
         f"Message-ID: <{time.time_ns()}@{hello}>\r\n\r\nSent by check-smtp; discarded by qpsmtpd.\r\n.\r\n"
     ).encode()
+
+
+def _clean(text: bytes, limit: int) -> str:
+    from .text import clean
+
+    return clean(text, limit)
 
 
 def greets(address: str, port: int, limit: float) -> bool:

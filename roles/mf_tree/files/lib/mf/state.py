@@ -77,9 +77,11 @@ def read_bytes(path: str, limit: int = 1 << 20) -> bytes | None:
         return None
     try:
         chunks = []
-        while limit > 0 and (chunk := posix.read(descriptor, min(limit, 65536))):
+        step = 4096  # most files are small, and a large buffer costs page faults
+        while limit > 0 and (chunk := posix.read(descriptor, min(limit, step))):
             chunks.append(chunk)
             limit -= len(chunk)
+            step = 65536
         return b"".join(chunks)
     finally:
         posix.close(descriptor)

@@ -12,7 +12,6 @@ import posix
 import time
 
 from .. import run, smtp, state
-from ..text import span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,6 +123,8 @@ def decide(queue: Queue, free: float, inodes: float, now: float, values: run.Val
     age = max(0.0, now - queue.oldest) if queue.oldest is not None else 0.0
     if age >= values["age_warning"]:
         status = state.CRITICAL if age >= values["age_critical"] else state.WARNING
+        from ..text import span
+
         words.append(f"oldest message {span(age)}")
     if queue.frozen >= values["frozen_warning"]:
         status = state.worst([status, state.WARNING])

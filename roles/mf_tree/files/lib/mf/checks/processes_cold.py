@@ -1,0 +1,235 @@
+"""check-processes' cold path: unit, evidence, verdicts, kills."""
+
+from __future__ import annotations
+
+import posix
+import pwd
+import select
+import signal
+import time
+
+from .. import decisions, maintenance, orphans, processes, run, service, state
+from . import processes as hot
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+NAME = hot.NAME
+GRACE = 3.0  # seconds between TERM and KILL
+LAST = 2.0  # seconds a killed process has to be gone
+LOCK_WAIT = 3.0
+
+
+class Examination:
+    """The cold path: unit, evidence, verdicts, kills."""
+
+    def __init__(self, places: state.Places, values: run.Values, dry_run: bool) -> None:
+        self.places = places
+        self.values = values
+        self.dry_run = dry_run
+        self.seen = places.results + "/processes.seen"
+
+    def result(self) -> state.Result:
+        """The check's result, with everything that was done."""
+        try:
+            unit = service.show(self.values["unit"])
+            uid = pwd.getpwnam(self.values["user"]).pw_uid
+        except service.ServiceError as error:
+            return state.Result(NAME, state.UNKNOWN, f"no process was judged: {error}")
+        except KeyError:
+            return state.Result(NAME, state.UNKNOWN, f"there is no user {self.values['user']} on this host")
+        if unit.active in service.MOVING:
+            # a stop lets sessions finish without a master's help; systemd ends what is left
+            return state.Result(
+                NAME, state.OK, f"{self.values['unit']} is {unit.active}: left to systemd", {"killed": 0}
+            )
+        master = self.master(unit)
+        found = self.collect(uid)
+        now = state.boottime()
+        seen = self.before()
+        asleep = hot.sleeping([one.stat for one in found], hot.former(self.places), now)
+        lasting = {key for key, first in asleep.items() if now - first >= processes.QUIET}
+        verdicts = orphans.decide(found, master, seen, now, self.values["session_limit"], lasting)
+        if not self.dry_run:
+            self.keep(found, seen, now, (*master, uid) if master else None)
+        doomed = [one for one in verdicts if one.kill]
+        others = [one for one in verdicts if one.report and not one.kill]
+        waiting = sum(1 for one in verdicts if not one.report and one.kind in (orphans.ORPHAN, orphans.STUCK))
+        result = state.Result(NAME, state.OK, "", {"children": len(found), "suspects": waiting, "killed": 0})
+        if asleep:
+            result.metrics["asleep"] = hot.words(asleep)
+        said = [f"the unit is {unit.active}"] if unit.active != "active" else []
+        if others:
+            result.status = state.WARNING
+            said += [
+                f"{one.kind}: {one.process.stat.pid}" + (f" ({one.process.waits})" if one.process.waits else "")
+                for one in others[:5]
+            ]
+        if doomed:
+            said.append(self.kill(doomed, result))
+        elif waiting:
+            said.append(f"{waiting} under watch")
+        result.summary = "; ".join(said) or f"{len(found)} processes, none orphaned or stuck"
+        return result
+
+    def master(self, unit: service.Unit) -> tuple[int, int] | None:
+        """(pid, start ticks) of the unit's main process."""
+        stat = processes.read_stat(unit.pid, self.places.proc) if unit.pid else None
+        return (stat.pid, stat.start) if stat is not None else None
+
+    def collect(self, uid: int) -> list[orphans.Process]:
+        """Every process of qpsmtpd's user, with its evidence."""
+        proc = self.places.proc
+        sockets = service.session_states(proc)
+        found = []
+        for stat in processes.scan(proc):
+            status = orphans.text_of(f"{proc}/{stat.pid}/status")
+            if status.partition("\nUid:")[2].split("\n")[0].split()[1:2] != [str(uid)]:
+                continue
+            found.append(orphans.evidence(stat, status, self.values, sockets, proc))
+        return found
+
+    def before(self) -> dict[str, object]:
+        """What the run before remembered; empty when it can't be understood."""
+        try:
+            stored = state.decode(state.read_bytes(self.seen, 1 << 22)) or {}
+        except OSError:
+            return {}
+        return stored
+
+    def keep(
+        self,
+        found: Sequence[orphans.Process],
+        seen: dict[str, object],
+        now: float,
+        master: tuple[int, int, int] | None,
+    ) -> None:
+        """Remember for the next run; and tell its hot path who the master is."""
+        try:
+            state.make_folder(self.places.results)
+            state.write_atomic(self.seen, state.encode(orphans.remember(found, seen, now)).encode())
+            if master:
+                state.write_atomic(self.places.results + hot.MASTER, b"%d %d %d\n" % master)
+            else:
+                posix.unlink(self.places.results + hot.MASTER)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            # without a memory nobody is ever seen without progress twice: nothing is killed, and that is said
+            run.complain(f"processes: {self.places.results}: {error.strerror}")
+
+    def kill(self, doomed: Sequence[orphans.Verdict], result: state.Result) -> str:
+        """Kill up to the cap, or say what forbids it; returns words for the summary."""
+        cap = self.values["kill_cap"]
+        victims = doomed[:cap]
+        names = ", ".join(f"{one.kind} {one.process.stat.pid}" for one in victims)
+        if self.dry_run:
+            result.actions.extend(f"would kill {one.kind} {one.process.stat.pid}" for one in victims)
+            return f"would kill {names}"
+        marker = maintenance.active(self.places)
+        with state.Lock(self.places, state.ACTION, LOCK_WAIT) as held:
+            if marker is not None or not held:
+                why = "maintenance" if marker is not None else "another action is under way on this host"
+                for one in victims:
+                    decisions.record(
+                        self.places, NAME, "kill", str(one.process.stat.pid), why, "refused", one.process.evidence()
+                    )
+                result.status = state.worst([result.status, state.WARNING])
+                result.actions.append(f"refused to kill {names}: {why}")
+                return f"not killed ({why}): {names}"
+            outcomes = self.end(victims)
+        gone = [one for one, outcome in outcomes if outcome in ("TERM", "KILL")]
+        failed = [one for one, outcome in outcomes if outcome == "survived"]
+        spared = [one for one, outcome in outcomes if outcome == "spared"]
+        result.metrics["killed"] = len(gone)
+        result.actions.extend(
+            f"{outcome}: {one.kind} {one.process.stat.pid}, {one.process.age:.0f} s old, quiet for {one.quiet:.0f} s"
+            for one, outcome in outcomes
+        )
+        result.status = state.worst([result.status, state.WARNING] if gone else [result.status])
+        words = [f"killed {len(gone)} of {len(doomed)} orphaned or stuck"]
+        if spared:
+            words.append(f"{len(spared)} spared: moved or gone at the last moment")
+        if failed:
+            result.status = state.CRITICAL
+            words.append(f"{len(failed)} survived KILL")
+        if len(doomed) > cap:
+            result.status = state.CRITICAL
+            words.append(f"more than the cap of {cap} a run: look at what makes them")
+        return ", ".join(words)
+
+    def end(self, victims: Sequence[orphans.Verdict]) -> list[tuple[orphans.Verdict, str]]:
+        """TERM, a grace period, KILL; all at once. Each is logged with its evidence before the first signal.
+
+        A pidfd holds the process; then its identity and its progress are read again: whoever has changed is spared.
+        """
+        outcomes: list[tuple[orphans.Verdict, str]] = []
+        held: dict[int, orphans.Verdict] = {}
+
+        def log(one: orphans.Verdict, outcome: str) -> None:
+            reason = f"{one.kind}, no progress for {one.quiet:.0f} s"
+            process = one.process
+            decisions.record(self.places, NAME, "kill", str(process.stat.pid), reason, outcome, process.evidence())
+
+        def send(descriptor: int, number: signal.Signals) -> None:
+            try:
+                signal.pidfd_send_signal(descriptor, number)
+            except ProcessLookupError:
+                pass
+
+        def gone(seconds: float) -> list[int]:
+            ended: list[int] = []
+            poll = select.poll()
+            for descriptor in held:
+                poll.register(descriptor, select.POLLIN)
+            give_up = time.monotonic() + seconds
+            while len(ended) < len(held) and (left := give_up - time.monotonic()) > 0:
+                for descriptor, _ in poll.poll(left * 1000):
+                    poll.unregister(descriptor)
+                    ended.append(descriptor)
+            return ended
+
+        def finish(descriptors: Sequence[int], outcome: str) -> None:
+            for descriptor in descriptors:
+                one = held.pop(descriptor)
+                posix.close(descriptor)
+                log(one, "failed: survived KILL" if outcome == "survived" else f"done: {outcome}")
+                outcomes.append((one, outcome))
+
+        try:
+            for one in victims:
+                try:
+                    descriptor = posix.pidfd_open(one.process.stat.pid)
+                except OSError:
+                    outcomes.append((one, "spared"))
+                    continue
+                held[descriptor] = one
+                if not self.unchanged(one.process, service.session_states(self.places.proc)):
+                    del held[descriptor]
+                    posix.close(descriptor)
+                    log(one, "spared: it moved or was replaced")
+                    outcomes.append((one, "spared"))
+                    continue
+                log(one, "begun")
+            for descriptor in held:
+                send(descriptor, signal.SIGTERM)
+                # a stopped process takes its TERM only when it runs again
+                send(descriptor, signal.SIGCONT)
+            finish(gone(GRACE), "TERM")
+            for descriptor in held:
+                send(descriptor, signal.SIGKILL)
+            finish(gone(LAST), "KILL")
+            finish(list(held), "survived")
+        finally:
+            for descriptor in held:
+                posix.close(descriptor)
+        return outcomes
+
+    def unchanged(self, process: orphans.Process, sockets: dict[int, tuple[str, int, int]]) -> bool:
+        """Whether it is still the same process and still hasn't moved."""
+        stat = processes.read_stat(process.stat.pid, self.places.proc)
+        if stat is None or stat.start != process.stat.start or stat.state in "ZX":
+            return False
+        status = orphans.text_of(f"{self.places.proc}/{stat.pid}/status")
+        return orphans.evidence(stat, status, self.values, sockets, self.places.proc).progress == process.progress

@@ -1,0 +1,314 @@
+"""check-smtp's cold path: look behind the port, decide, act, test again.
+
+What is seen gets one of these classes, and only two of them an action:
+
+=======  =================================================================  =====================
+OK       the canary was accepted                                            none
+BUSY     a 4xx; child limit reached while the master ticks; slow; the unit  none, ever; CRITICAL
+         is just being started or stopped                                   after 10 minutes
+WEDGED   master frozen; connections stand unaccepted below the child        try-restart
+         limit; wrong answers; silence after the final dot
+DOWN     nothing listens and the unit has failed                            reset-failed, start
+STOPPED  nothing listens and somebody has stopped the unit                  none, CRITICAL
+FOREIGN  another program holds the port                                     none, CRITICAL
+=======  =================================================================  =====================
+
+An action needs the same class in a second look of the same run, taken under the host's action lock; the circuit
+breaker's consent; no maintenance. After it the check tests again before it says that it works.
+"""
+
+from __future__ import annotations
+
+import time
+
+from .. import breaker, decisions, maintenance, processes, run, service, smtp, state
+from ..text import clean
+from .smtp import NAME, OK, report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+BUSY, WEDGED, DOWN, STOPPED, FOREIGN = "BUSY", "WEDGED", "DOWN", "STOPPED", "FOREIGN"
+ACTIONS = {WEDGED: "restart", DOWN: "start"}
+BUSY_LIMIT = 600.0  # seconds until BUSY becomes CRITICAL
+LOCK_WAIT = 3.0
+RETEST = 10.0  # seconds after an action in which the service has to work
+
+
+class View:
+    """What stands behind the port at one moment. ``ours``: does the master hold it; None when that can't be known."""
+
+    __slots__ = ("active", "children", "listening", "ours", "pid", "ticks", "waiting")
+
+    def __init__(
+        self,
+        active: str = "active",
+        *,
+        pid: int = 0,
+        ticks: bool = True,
+        children: int = 0,
+        listening: bool = True,
+        ours: bool | None = True,
+        waiting: int = 0,
+    ) -> None:
+        self.active = active
+        self.pid = pid
+        self.ticks = ticks
+        self.children = children
+        self.listening = listening
+        self.ours = ours
+        self.waiting = waiting
+
+    def evidence(self) -> dict[str, state.Json]:
+        """For the decision log."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def classify(dialogue: smtp.Dialogue, view: View, children_max: int, limit: float) -> tuple[str, str]:
+    """``(class, why)`` of one look. ``limit`` is the seconds the dialogue had. Pure."""
+    if dialogue.outcome == smtp.ACCEPTED:
+        return OK, dialogue.words()
+    if view.active not in ("active", "failed", "inactive"):
+        return BUSY, f"the unit is {view.active}"
+    if not view.listening:
+        if view.active == "active":
+            return WEDGED, "the unit runs but nothing listens"
+        if view.active == "failed":
+            return DOWN, "nothing listens and the unit has failed"
+        return STOPPED, "nothing listens; the unit was stopped by somebody, or never started"
+    if view.active != "active" or view.ours is False:
+        return FOREIGN, f"another program holds the port; the unit is {view.active}"
+    if not view.ticks:
+        return WEDGED, f"the master is frozen; {dialogue.words()}"
+    if dialogue.outcome == smtp.TEMPORARY:
+        return BUSY, dialogue.words()
+    if dialogue.outcome != smtp.SILENT:
+        return WEDGED, dialogue.words()
+    if dialogue.stage in ("connect", "greeting"):
+        if view.children >= children_max:
+            return BUSY, f"no greeting: all {children_max} child slots are taken, the master ticks"
+        if view.waiting > 0:
+            return (
+                WEDGED,
+                f"{view.waiting} connections stand unaccepted with {view.children} of {children_max} children",
+            )
+        return BUSY, "a child accepted the connection but is slow to greet"
+    if dialogue.stage == "message" and dialogue.stall() >= limit / 2:
+        return WEDGED, "silence after the final dot"
+    return BUSY, f"slow: {dialogue.words()}"
+
+
+def confirmed(first: str, second: str) -> str:
+    """The class two looks agree on: an action needs the same one twice, else the second look counts as BUSY. Pure."""
+    if second in ACTIONS and first != second:
+        return BUSY
+    return second
+
+
+def status_of(kind: str, busy_for: float) -> str:
+    """The status word of a class that got no action. Pure."""
+    if kind == OK:
+        return state.OK
+    if kind == BUSY:
+        return state.CRITICAL if busy_for >= BUSY_LIMIT else state.WARNING
+    return state.CRITICAL
+
+
+class Examination:
+    """The cold path: looks behind the port, looks again, decides, acts, tests again. A test replaces its hands."""
+
+    def __init__(self, values: run.Values, dry_run: bool, places: state.Places | None = None) -> None:
+        self.values = values
+        self.dry_run = dry_run
+        self.places = places or state.Places()
+        self.give_up = time.monotonic() + values["deadline"] - values["dialogue"] - 1.0
+
+    # hands
+
+    def transaction(self) -> smtp.Dialogue:
+        """A dialogue."""
+        values = self.values
+        return smtp.transaction(values["address"], values["port"], values["dialogue"], values["canary"])
+
+    def greets6(self) -> bool:
+        """Whether IPv6 loopback greets; a host without IPv6 has nothing to answer for."""
+        try:
+            has_ipv6 = bool(state.read_bytes(self.places.proc + "/net/if_inet6", 1))
+        except OSError:
+            has_ipv6 = False
+        values = self.values
+        return (
+            not has_ipv6
+            or smtp.greeting(values["address6"], values["port"], values["dialogue"]).outcome == smtp.ACCEPTED
+        )
+
+    def view(self) -> View:
+        """Unit, master, children and listening socket as they are now. Raises ServiceError."""
+        proc = self.places.proc
+        unit = service.show(self.values["unit"])
+        held = service.listeners(self.values["port"], proc)
+        owned = [service.owns(unit.pid, one, proc) for one in held] if unit.pid else [False]
+        return View(
+            unit.active,
+            pid=unit.pid,
+            ticks=unit.pid > 0 and service.ticks(unit.pid, proc),
+            children=sum(1 for one in processes.scan(proc) if one.parent == unit.pid and one.state != "Z")
+            if unit.pid
+            else 0,
+            listening=bool(held),
+            ours=None if None in owned else any(owned),
+            waiting=sum(one.waiting for one in held),
+        )
+
+    def act(self, action: str) -> None:
+        """Do it, within the time left. Raises ServiceError."""
+        left = max(1.0, self.give_up - time.monotonic())
+        (service.try_restart if action == "restart" else service.start)(self.values["unit"], left)
+
+    def maintenance(self) -> Mapping[str, object] | None:
+        """The maintenance marker, when there is a valid one."""
+        return maintenance.active(self.places)
+
+    # order of events
+
+    def result(self, first: smtp.Dialogue) -> state.Result:
+        """The check's result, with everything that was done."""
+        if first.outcome == smtp.ACCEPTED:
+            if self.greets6():
+                return report(state.OK, OK, f"canary accepted in {first.seconds():.3f} s; IPv6 slow or absent", first)
+            return report(state.WARNING, OK, f"works over IPv4, but {self.values['address6']} doesn't greet", first)
+        try:
+            return self.judged(first)
+        except service.ServiceError as error:
+            return report(
+                state.UNKNOWN, "UNKNOWN", f"{first.words()}; what stands behind can't be seen: {error}", first
+            )
+
+    def judged(self, first: smtp.Dialogue) -> state.Result:
+        """Look behind the port; if that calls for an action, look again under the action lock. Raises ServiceError."""
+        view = self.view()
+        kind, why = self.classify(first, view)
+        if kind not in ACTIONS:
+            return self.said(kind, why, first, view)
+        with state.Lock(self.places, state.ACTION, LOCK_WAIT) as held:
+            second = self.transaction()
+            view = self.view()
+            kind2, why = self.classify(second, view)
+            kind = confirmed(kind, kind2)
+            if kind not in ACTIONS:
+                return self.said(kind, why, second, view)
+            return self.heal(kind, why, second, view, held)
+
+    def classify(self, dialogue: smtp.Dialogue, view: View) -> tuple[str, str]:
+        """classify() with this host's limits."""
+        return classify(dialogue, view, self.values["children_max"], self.values["dialogue"])
+
+    def said(self, kind: str, why: str, dialogue: smtp.Dialogue, view: View) -> state.Result:
+        """The result of a class that gets no action."""
+        since, busy_for = self.busy() if kind == BUSY else (0.0, 0.0)
+        summary = f"{kind}: {why}" if kind != OK else f"{why}, at the second look"
+        if kind == BUSY and busy_for >= 60:
+            summary += f" (for {busy_for / 60:.0f} min)"
+        result = report(status_of(kind, busy_for), kind, summary, dialogue)
+        if kind == BUSY:
+            result.metrics["busy_since_boottime"] = since
+        result.metrics["children"] = view.children
+        result.metrics["waiting"] = view.waiting
+        return result
+
+    def busy(self) -> tuple[float, float]:
+        """``(since when on the boot-time clock, for how long)``: carried from result to result while all are BUSY."""
+        now = state.boottime()
+        try:
+            before = state.decode(state.read_bytes(f"{self.places.results}/{NAME}.json")) or {}
+        except OSError:
+            before = {}
+        metrics = before.get("metrics")
+        due = before.get("next_due_boottime")
+        since = metrics.get("busy_since_boottime") if isinstance(metrics, dict) else None
+        # a result that is long past its time says nothing about the minutes between
+        fresh = isinstance(due, (int, float)) and now < due + 600
+        if fresh and isinstance(since, (int, float)) and 0 < since <= now:
+            return since, now - since
+        return round(now, 1), 0.0
+
+    def heal(self, kind: str, why: str, dialogue: smtp.Dialogue, view: View, held: bool) -> state.Result:
+        """Act, or say what forbids it."""
+        unit = self.values["unit"]
+        action = ACTIONS[kind]
+        result = self.said(kind, why, dialogue, view)
+        evidence = {
+            "class": kind,
+            "dialogue": dialogue.words(),
+            "seconds": round(dialogue.seconds(), 2),
+            **view.evidence(),
+        }
+
+        def log(outcome: str, reason: str) -> None:
+            decisions.record(self.places, NAME, action, unit, reason, outcome, evidence)
+
+        marker = self.maintenance()
+        now = state.boottime()
+        before = breaker.load(self.places, unit)
+        allowed, after = breaker.ask(before, now)
+        result.metrics["breaker"] = after.phase(now)
+        obstacle = ""
+        if marker is not None:
+            obstacle = f"maintenance ({clean(str(marker.get('reason', '')), 60)})"
+        elif not held:
+            obstacle = "another action is under way on this host"
+        elif not allowed:
+            minutes = max(1, round(((after.until or now) - now) / 60))
+            obstacle = f"the circuit breaker is open for {minutes} more min: {breaker.LIMIT} restarts didn't help"
+        if self.dry_run:
+            result.actions.append(
+                f"would {action} {unit}" if not obstacle else f"would not {action} {unit}: {obstacle}"
+            )
+            return result
+        if marker is None and held:
+            self.keep(breaker.told(after, now, healed=False) if allowed else after)
+        if obstacle:
+            log("refused", obstacle)
+            result.summary += f"; no {action}: {obstacle}"
+            result.actions.append(f"refused to {action} {unit}: {obstacle}")
+            return result
+        failure = self.acted(action)
+        again = self.retest() if not failure else dialogue
+        if not failure and again.outcome == smtp.ACCEPTED:
+            self.keep(breaker.told(after, now, healed=True))
+            log("done", why)
+            done = report(state.WARNING, kind, f"{action}ed, works again; it was {kind}: {why}", again)
+            done.metrics["breaker"] = breaker.CLOSED
+            done.actions.append(f"{action}ed {unit}: {why}")
+            return done
+        problem = failure or f"still not working after it: {again.words()}"
+        log("failed", f"{why}; {problem}")
+        result.status = state.CRITICAL
+        result.summary += f"; {action}: {problem}"
+        result.actions.append(f"{action} of {unit} failed: {problem}")
+        return result
+
+    def acted(self, action: str) -> str:
+        """Do it; what went wrong, or nothing."""
+        try:
+            self.act(action)
+        except service.ServiceError as error:
+            return str(error)
+        return ""
+
+    def retest(self) -> smtp.Dialogue:
+        """Dialogues until one is accepted: a unit of Type=exec counts as started before it listens."""
+        give_up = time.monotonic() + RETEST
+        while True:
+            dialogue = self.transaction()
+            if dialogue.outcome == smtp.ACCEPTED or time.monotonic() >= give_up:
+                return dialogue
+            time.sleep(0.3)
+
+    def keep(self, after: breaker.Breaker) -> None:
+        """Store the breaker; where nothing at all can be written the restart is still worth more than its count."""
+        try:
+            breaker.save(self.places, self.values["unit"], after)
+        except OSError as error:
+            run.complain(f"smtp: the circuit breaker can't be stored: {error.strerror}")

@@ -1,0 +1,252 @@
+"""Which qpsmtpd processes may die: evidence from /proc, and the verdict on it. Cold path.
+
+How qpsmtpd 0.94 looks: the master's comm is ``qpsmtpd-forkser``; a child writes ``/usr/bin/qpsmtpd-forkserver [ip :
+host : time]`` over its arguments, with what the client's DNS says as host, so names and arguments prove nothing. What
+does: the uid, the executable (perl) and the script, which perl keeps open as a file because it ends in ``__END__``,
+or, where other users' files can't be read (no CAP_SYS_PTRACE), the unit's cgroup together with the arguments.
+"""
+
+from __future__ import annotations
+
+import posix
+
+from . import state
+from .processes import QUIET, Stat
+from .text import clean
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from typing import Any
+
+
+class Process:
+    """One process of qpsmtpd's user with its evidence. ``None`` means: could not be known.
+
+    ``ours``: is it a qpsmtpd; ``in_unit``: in the unit's cgroup; ``listens``: holds a listening socket. ``progress``
+    is a tuple of counters; as long as they stay the same the process did nothing. ``peer`` is the TCP state of its
+    session; ``waits`` where it sleeps in the kernel.
+    """
+
+    __slots__ = ("age", "in_unit", "listens", "ours", "peer", "progress", "stat", "title", "waits")
+
+    def __init__(
+        self,
+        stat: Stat,
+        *,
+        age: float,
+        ours: bool | None,
+        in_unit: bool,
+        listens: bool | None,
+        progress: tuple[int, ...],
+        peer: str = "unknown",
+        title: str = "",
+        waits: str = "",
+    ) -> None:
+        self.stat = stat
+        self.age = age
+        self.ours = ours
+        self.in_unit = in_unit
+        self.listens = listens
+        self.progress = progress
+        self.peer = peer
+        self.title = title
+        self.waits = waits
+
+    @property
+    def key(self) -> str:
+        """Its identity: the number alone is re-used."""
+        return f"{self.stat.pid}:{self.stat.start}"
+
+    def evidence(self) -> dict[str, state.Json]:
+        """For the decision log."""
+        return {
+            "pid": self.stat.pid,
+            "start_ticks": self.stat.start,
+            "parent": self.stat.parent,
+            "state": self.stat.state,
+            "age_seconds": round(self.age),
+            "progress": list(self.progress),
+            "peer": self.peer,
+            "in_unit": self.in_unit,
+            "waits": self.waits,
+            "title": self.title,
+        }
+
+
+class Verdict:
+    """What is thought of one process. ``kill``: it has to go; otherwise it is reported, or watched (no ``report``)."""
+
+    __slots__ = ("kill", "kind", "process", "quiet", "report")
+
+    def __init__(self, process: Process, kind: str, quiet: float, *, kill: bool = False, report: bool = True) -> None:
+        self.process = process
+        self.kind = kind
+        self.quiet = quiet
+        self.kill = kill
+        self.report = report
+
+
+ORPHAN, STUCK, ZOMBIE, BLOCKED, FOREIGN, UNREADABLE = (
+    "orphan",
+    "stuck",
+    "zombie",
+    "blocked in the kernel",
+    "master of another service",
+    "unreadable",
+)
+
+
+def quiet_for(process: Process, seen: Mapping[str, object], now: float) -> float:
+    """Seconds this process is known to have made no progress; 0 at first sight or after any progress. Pure."""
+    before = seen.get(process.key)
+    if not isinstance(before, dict) or before.get("progress") != list(process.progress):
+        return 0.0
+    since = before.get("since")
+    return max(0.0, now - since) if isinstance(since, (int, float)) else 0.0
+
+
+def remember(found: Iterable[Process], seen: Mapping[str, object], now: float) -> dict[str, state.Json]:
+    """What the next run has to know: per identity its progress and since when it is the same."""
+    return {
+        one.key: {
+            "progress": list(one.progress),
+            "since": round(now - quiet_for(one, seen, now), 1),
+        }
+        for one in found
+    }
+
+
+def decide(
+    found: Sequence[Process],
+    master: tuple[int, int] | None,
+    seen: Mapping[str, object],
+    now: float,
+    session_limit: float,
+    lasting: Collection[str] = (),
+) -> list[Verdict]:
+    """Who is orphaned, stuck or odd, most quiet first. ``master`` is (pid, start ticks). Pure.
+
+    Orphan: a qpsmtpd whose parent is none. Stuck: older than ``session_limit``. Either is killed only when it also
+    made no progress for QUIET seconds. Whoever listens is a master, of whatever service, and never killed. Zombies and
+    processes blocked in the kernel can't be killed; they are reported when their key is in ``lasting``.
+    """
+    family = {one.stat.pid for one in found if one.ours}
+    verdicts = []
+    for one in found:
+        stat = one.stat
+        if master == (stat.pid, stat.start):
+            continue
+        quiet = quiet_for(one, seen, now)
+        orphaned = stat.parent not in family
+        if stat.state in "ZX":
+            verdicts.append(Verdict(one, ZOMBIE, quiet, report=one.key in lasting))
+        elif stat.state == "D" and one.ours is not False:
+            verdicts.append(Verdict(one, BLOCKED, quiet, report=one.key in lasting))
+        elif one.ours is None:
+            if orphaned:
+                verdicts.append(Verdict(one, UNREADABLE, quiet))
+        elif not one.ours:
+            continue
+        elif orphaned and (one.listens or (one.listens is None and not one.in_unit)):
+            verdicts.append(Verdict(one, FOREIGN, quiet))
+        elif orphaned or one.age > session_limit:
+            idle = quiet >= QUIET
+            verdicts.append(Verdict(one, ORPHAN if orphaned else STUCK, quiet, kill=idle, report=idle))
+    return sorted(verdicts, key=lambda verdict: -verdict.quiet)
+
+
+def evidence(
+    stat: Stat,
+    status: str,
+    values: Mapping[str, Any],
+    sockets: dict[int, tuple[str, int, int]],
+    proc: str,
+) -> Process:
+    """Everything /proc tells of one process; what can't be read is None or ``unknown``, never guessed."""
+    folder = f"{proc}/{stat.pid}"
+    arguments = _bytes(f"{folder}/cmdline").split(b"\0")
+    in_unit = any(
+        values["unit"] in line.split(":", 2)[-1].split("/") for line in text_of(f"{folder}/cgroup").splitlines()
+    )
+    files = links(folder)
+    script = values["script"]
+    ours: bool | None
+    listens: bool | None = None
+    if files is not None:
+        ours = _basename(folder + "/exe").startswith("perl") and script in {
+            name.removesuffix(" (deleted)") for name in files
+        }
+        inodes = {int(name[8:-1]) for name in files if name.startswith("socket:[") and name[8:-1].isdigit()}
+        mine = [sockets[inode] for inode in inodes if inode in sockets]
+        listens = any(name == "listen" for name, _, _ in mine)
+        sessions = [one for one in mine if one[0] != "listen"]
+        peer = sessions[0][0] if sessions else "none"
+    else:
+        named = _named(arguments, script.encode())
+        ours = True if named and in_unit else None if named else False
+        sessions = []
+        peer = "unknown"
+    counters = dict(line.partition(":")[::2] for line in text_of(f"{folder}/io").splitlines())
+    if counters:
+        moved = int(counters.get("rchar", 0)) + int(counters.get("wchar", 0))
+    else:
+        moved = _after(status, "\nvoluntary_ctxt_switches:")
+    unsent = sum(sending for _, sending, _ in sessions)
+    stack = text_of(f"{folder}/stack").split("\n")[:1]
+    waits = stack[0].rpartition(" ")[2] if stack[0] else text_of(f"{folder}/wchan")
+    return Process(
+        stat,
+        age=stat.age(state.boottime()),
+        ours=ours,
+        in_unit=in_unit,
+        listens=listens,
+        progress=(stat.cpu, moved, unsent),
+        peer=peer,
+        title=clean(b" ".join(arguments).strip()),
+        waits=clean(waits, 60),
+    )
+
+
+def _named(arguments: Sequence[bytes], script: bytes) -> bool:
+    """Whether arguments look like the script's: run by perl, or renamed by the child as qpsmtpd does."""
+    return script in arguments[1:3] or arguments[0].startswith(script + b" [")
+
+
+def links(folder: str) -> list[str] | None:
+    """What a process has open; None when that can't be read."""
+    try:
+        names = posix.listdir(folder + "/fd")
+        found = []
+        for name in names:
+            try:
+                found.append(posix.readlink(f"{folder}/fd/{name}"))
+            except FileNotFoundError:
+                continue
+    except OSError:
+        return None
+    return found
+
+
+def _basename(path: str) -> str:
+    try:
+        return posix.readlink(path).rpartition("/")[2]
+    except OSError:
+        return ""
+
+
+def _bytes(path: str) -> bytes:
+    try:
+        return state.read_bytes(path, 65536) or b""
+    except OSError:
+        return b""
+
+
+def text_of(path: str) -> str:
+    """A file of /proc as text; empty when there is none."""
+    return _bytes(path).decode("utf-8", "replace")
+
+
+def _after(text: str, label: str) -> int:
+    words = text.partition(label)[2].split(None, 1)
+    return int(words[0]) if words and words[0].isdigit() else 0
