@@ -159,7 +159,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the line and status, with ``details`` everything. An unreachable host is Ansible's business."""
         super().run(tmp, task_vars)
-        _, arguments = self.validate_argument_spec(ARGUMENTS)  # type: ignore[no-untyped-call]
+        _, arguments = self.validate_argument_spec(ARGUMENTS)
         try:
             health = self._ask(arguments["refresh"] and not self._task.check_mode)
         except NotUnderstoodError as why:
@@ -179,7 +179,7 @@ class ActionModule(ActionBase):
         command = shlex.join([COMMAND, "--json", *(["--refresh"] if refresh else [])])
         for attempt in range(1, TRIES + 1):
             began = time.monotonic()
-            answer = self._low_level_execute_command(command, sudoable=True)  # type: ignore[no-untyped-call]
+            answer = self._low_level_execute_command(command, sudoable=True)
             health = understand(answer["stdout"], answer["rc"])
             if not refresh or attempt == TRIES or is_fresh(health, time.monotonic() - began):
                 return health

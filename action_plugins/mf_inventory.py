@@ -129,7 +129,7 @@ class ActionModule(ActionBase):
         """Return one line about the fleet, or fail with all problems."""
         super().run(tmp, task_vars)
         task_vars = task_vars or {}
-        self.validate_argument_spec({})  # type: ignore[no-untyped-call]
+        self.validate_argument_spec({})
         names: Sequence[str] = task_vars["groups"].get(GROUP, [])
         machines: dict[str, dict[str, Any]] = {}
         found: list[str] = []

@@ -124,7 +124,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return one line on the whole fleet."""
         super().run(tmp, task_vars)
-        _, arguments = self.validate_argument_spec(ARGUMENTS)  # type: ignore[no-untyped-call]
+        _, arguments = self.validate_argument_spec(ARGUMENTS)
         hostvars = (task_vars or {})["hostvars"]
         fleet = [judge(host, hostvars[host].get(arguments["register"])) for host in arguments["hosts"]]
         Display().display("\n" + table(fleet) + "\n")

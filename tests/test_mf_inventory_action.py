@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-_SPEC = importlib.util.spec_from_file_location(
-    "mf_inventory_action", Path(__file__).parents[1] / "action_plugins" / "mf_inventory.py"
-)
-assert _SPEC is not None
-assert _SPEC.loader is not None
-plugin = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(plugin)
+from action_plugins import mf_inventory as plugin
 
 
 def fleet(count: int = 3, **changes: Any) -> dict[str, dict[str, Any]]:

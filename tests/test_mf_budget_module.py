@@ -1,0 +1,55 @@
+"""The budget of a deployment: which MX may be touched now."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from library import mf_budget
+
+peers, marker, lease = (
+    importlib.import_module(f"ansible.module_utils.mf.{name}") for name in ("peers", "marker", "lease")
+)
+PEERS = [{"name": name, "address": "192.0.2.1", "port": 25} for name in ("mx2", "mx3")]
+
+
+@pytest.fixture
+def budget(monkeypatch: pytest.MonkeyPatch, run_module: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    def call(*accepting: str, refusing: bool = False, **options: Any) -> dict[str, Any]:
+        def look(fleet: dict[str, Any]) -> Any:
+            names = [peer["name"] for peer in fleet["peers"]]
+            return peers.Sight(len(names), names, [name for name in names if name in accepting])
+
+        monkeypatch.setattr(peers, "look", look)
+        leases = [lease.Lease("load", "", 0.0, 9e9, True)] if refusing else []
+        monkeypatch.setattr(marker, "current", lambda _: marker.Status(leases, refusing, 1.0))
+        return run_module(mf_budget, **{"peers": PEERS, "min_accepting": 2, **options})
+
+    return call
+
+
+def test_enough_others_accept(budget: Callable[..., dict[str, Any]]) -> None:
+    result = budget("this", "mx2", "mx3")
+    assert (result["exit_code"], result["changed"], result["others"]) == (0, False, 2)
+    assert result["msg"] == "this MX accepts mail, and so do 2 of 2 others; 2 must"
+
+
+def test_too_few_others_accept(budget: Callable[..., dict[str, Any]]) -> None:
+    result = budget("this", "mx2")
+    assert result["failed"]
+    assert result["msg"] == (
+        "over budget: only 1 of 2 other MX machines accept mail, 2 must, so this one was not touched. First see to mx3"
+    )
+
+
+def test_who_accepts_nothing_takes_nothing(budget: Callable[..., dict[str, Any]]) -> None:
+    assert budget("mx2")["exit_code"] == 0
+    assert budget("this", refusing=True)["exit_code"] == 0
+
+
+def test_one_mx_and_a_minimum(budget: Callable[..., dict[str, Any]]) -> None:
+    assert budget("this", peers=[], min_accepting=1)["failed"]
+    assert budget("this", peers=[], min_accepting=0)["exit_code"] == 0

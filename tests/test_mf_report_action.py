@@ -1,0 +1,78 @@
+"""The fleet as a table: aligned, safe to show, one verdict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from action_plugins import mf_report as plugin
+
+HEALTH: dict[str, Any] = {
+    "changed": False,
+    "msg": "mx1 OK",
+    "status": "OK",
+    "load1": 0.12,
+    "accepting": True,
+    "refusing": False,
+    "held": False,
+    "queue": 0,
+    "oldest_result_seconds": 34.2,
+    "generation": "0123456789ab",
+    "problems": [],
+    "checks": {},
+}
+
+
+def test_rows_are_aligned_and_problems_stand_below() -> None:
+    sick = {**HEALTH, "status": "CRITICAL", "refusing": True, "held": True, "problems": ["smtp CRITICAL: no greeting"]}
+    fleet = [plugin.judge("mx1", HEALTH), plugin.judge("mx2.long.example", sick)]
+    assert plugin.table(fleet).splitlines() == [
+        "host              status    load  mail      queue  oldest  release",
+        "mx1               OK        0.12  accepted  0      34 s    0123456789ab",
+        "mx2.long.example  CRITICAL  0.12  on hold   0      34 s    0123456789ab",
+        "",
+        "mx2.long.example: smtp CRITICAL: no greeting",
+    ]
+    assert plugin.verdict(fleet) == "1 of 2 hosts are OK; mx2.long.example is CRITICAL"
+
+
+def test_a_host_without_an_answer_is_shown() -> None:
+    unreachable = plugin.judge("mx1", {"unreachable": True, "msg": "ssh: no route"})
+    nothing = plugin.judge("mx2", None)
+    failed = plugin.judge("mx3", {"failed": True, "msg": "no Python"})
+    assert [one["status"] for one in (unreachable, nothing, failed)] == ["UNREACHABLE", "UNKNOWN", "UNKNOWN"]
+    table = plugin.table([unreachable, nothing, failed])
+    for said in (
+        "mx1: unreachable: ssh: no route",
+        "mx2: no answer: it was not looked at",
+        "mx3: no answer: no Python",
+    ):
+        assert said in table
+
+
+def test_all_is_well() -> None:
+    assert plugin.verdict([plugin.judge("mx1", HEALTH)]) == "1 host is OK"
+    assert plugin.verdict([plugin.judge(name, HEALTH) for name in ("mx1", "mx2")]) == "all 2 hosts are OK"
+
+
+def test_a_large_sick_fleet_has_a_short_verdict() -> None:
+    fleet = [plugin.judge(f"mx{number}", None) for number in range(200)]
+    assert plugin.verdict(fleet).endswith("mx9 is UNKNOWN and 190 more")
+
+
+def test_hostile_text_is_tamed() -> None:
+    fleet = [plugin.judge("mx1", {**HEALTH, "problems": ["\x1b[2J\r\nmx2 OK \u202e" + "x" * 5000]})]
+    table = plugin.table(fleet)
+    assert "\x1b" not in table
+    assert "\u202e" not in table
+    assert len(table) < 2000
+    assert not any(line.startswith("mx2") for line in table.splitlines())
+
+
+def test_json_replaces_a_file_in_one_step(tmp_path: Path) -> None:
+    path = tmp_path / "health.json"
+    path.write_text("old")
+    plugin.write(str(path), [plugin.judge("mx1", HEALTH)])
+    assert json.loads(path.read_text())["hosts"][0]["name"] == "mx1"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["health.json"]
