@@ -157,7 +157,7 @@ subtest 'a disk that fails never changes the answer' => sub {
         my $s = server($places{$name}, 10_000_000);
         $s->envelope('a@b.example', 'u@ours.example');
         no warnings 'redefine';
-        local *IO::Handle::sync = $name eq 'a full disk' ? sub { $! = 28; return } : \&IO::Handle::sync;
+        local *IO::Handle::sync = $name eq 'a full disk' ? sub { $! = 28; return -f $_[0] ? undef : 1 } : \&IO::Handle::sync;
         is($s->transmit("Subject: x\r\n\r\n$GTUBE\r\n.\r\n"), '552 5.7.1 spam refused (GTUBE)', "$name: the answer");
         ok((grep { /not kept as/ } $s->log_lines), "$name: logged");
     }

@@ -46,7 +46,7 @@ Time, host, process, counter and 64 random bits.
 =item write_copy(root =>, date =>, domain =>, envelope =>, raw =>)
 
 C<envelope> is a hash reference (with C<id>), C<raw> a reference to the bytes.
-Returns the path. Dies with a reason; then nothing is left in new/.
+Returns the path. Dies with a reason when the copy isn't safely on disk; nothing half-written is ever in new/.
 
 =back
 
