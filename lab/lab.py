@@ -93,6 +93,8 @@ def bring_up(lab: Lab, names: list[str]) -> None:
     with hosts.locked(lab.home, f"lab {lab.number}"), ui.phase("hosts") as phase:
         fleet = hosts.Fleet(podman, lab, name, [lab.host(host) for host in names])
         phase.note(tell(fleet.up()))
+    if fleet.note:
+        print(fleet.note)
     print(f"lab {lab.number} is up ({time.monotonic() - started:.1f} s)")
 
 

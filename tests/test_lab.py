@@ -67,6 +67,30 @@ def test_a_need_is_met_by_a_program_in_its_folder(tmp_path: Path) -> None:
     assert need.met()
 
 
+def fake_proc(folder: Path, limit: int, used: int) -> Path:
+    (folder / "sys/fs/inotify").mkdir(parents=True)
+    (folder / "sys/fs/inotify/max_user_instances").write_text(f"{limit}\n")
+    (folder / "7/fd").mkdir(parents=True)
+    for number in range(used):
+        (folder / "7/fd" / str(number)).symlink_to("anon_inode:inotify")
+    (folder / "7/fd/x").symlink_to("/dev/null")
+    return folder
+
+
+def test_room_for_more_containers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = machine.Machine((), rootless=False)
+    roomy = fake_proc(tmp_path / "roomy", limit=128, used=20)
+    assert machine.instances(roomy) == 20
+    assert machine.make_room(here, 7, roomy) == ""
+    tight = fake_proc(tmp_path / "tight", limit=128, used=100)
+    assert machine.make_room(here, 0, tight) == ""
+    assert "was 128" in machine.make_room(here, 7, tight)
+    assert (tight / "sys/fs/inotify/max_user_instances").read_text() == "1024\n"
+    monkeypatch.setattr(machine, "as_root", lambda: None)
+    with pytest.raises(spec.LabError, match="as root, run: sysctl fs.inotify.max_user_instances=1024"):
+        machine.make_room(machine.Machine((), rootless=True), 7, fake_proc(tmp_path / "mine", limit=128, used=100))
+
+
 @pytest.mark.parametrize("text", ["", "250", "-1", "1.0", "0x1", "seven", "٣"])
 def test_bad_lab_numbers(text: str) -> None:
     with pytest.raises(spec.LabError, match="0 to 249") as caught:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mflab import world
+from mflab import machine, world
 from mflab.podman import Podman, PodmanError
 from mflab.spec import Host, Lab, LabError
 
@@ -196,6 +196,7 @@ class Fleet:
         self.done: dict[str, str] = {}  # host -> what was done to it
         self.host_keys: dict[str, str] = {}
         self.public_key = ""
+        self.note = ""  # what else had to be done
 
     def up(self) -> dict[str, str]:
         """Bring all hosts up; return what was done, by host. LabError names those that don't come up."""
@@ -206,6 +207,7 @@ class Fleet:
         plans = {
             host.name: decide(containers.get(host.container), made_of(self.words[host.name])) for host in self.hosts
         }
+        self.note = machine.make_room(self.podman.machine, sum(plan != "keep" for plan in plans.values()))
         failed = self.settle(self.hosts, plans)
         # What was there and doesn't answer is broken: made anew, once. What is new and fails, fails.
         again = [host for host, _ in failed if plans[host.name] in ("keep", "start")]
@@ -231,13 +233,17 @@ class Fleet:
         """Bring one container to running and booted."""
         if plan in ("create", "recreate"):
             remove(self.podman, [host.container])
-            words = self.words[host.name]
-            self.podman.run("run", "--detach", "--label", f"mf.lab.made-of={made_of(words)}", *words)
+            made = self.words[host.name]
+            self.podman.run("run", "--detach", "--label", f"mf.lab.made-of={made_of(made)}", *made)
         elif plan == "start":
             self.podman.run("start", host.container)
-        self.host_keys[host.name] = self.podman.run(
-            "exec", "--interactive", host.container, "sh", "-c", SETTLE, text=self.public_key, limit=BOOT_LIMIT
-        )[1].strip()
+        words = ("exec", "--interactive", host.container, "sh", "-c", SETTLE)
+        try:
+            self.host_keys[host.name] = self.podman.run(*words, text=self.public_key, limit=BOOT_LIMIT)[1].strip()
+        except PodmanError as error:
+            if self.podman.run("inspect", "--format", "{{.State.Running}}", host.container)[1].strip() == "true":
+                raise
+            raise LabError(f"its systemd has ended by itself; see: podman logs {host.container}") from error
         if host.name == "world":
             world.equip(self.podman, host)
         self.done[host.name] = {"create": "created", "recreate": "recreated", "start": "started", "keep": "kept"}[plan]

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,10 @@ CAP_SYS_RESOURCE = 24  # capability.h
 # Podman's own upper bounds would need CAP_SYS_RESOURCE to be raised to; these are ample for a lab's host.
 NOFILE = 16_000
 NPROC = 30_000
+# A container with systemd, dbus and cron holds six inotify instances.
+INSTANCES = 6
+INOTIFY_LIMIT = 1024
+PROC = Path("/proc")
 
 HELPERS = ("/usr/lib/podman", "/usr/libexec/podman", "/usr/local/libexec/podman")
 SBIN = ("/usr/sbin", "/sbin", "/usr/local/sbin")
@@ -190,6 +195,40 @@ def look(state: Path) -> Machine:
     if prefix:
         prefix = [*prefix, f"CONTAINERS_CONF={env['CONTAINERS_CONF']}"]
     return Machine(tuple(found), rootless=False, prefix=tuple(prefix), env=env)
+
+
+def instances(proc: Path = PROC) -> int:
+    """Return how many inotify instances are in use, as far as this user may see."""
+    count = 0
+    for folder in proc.glob("[0-9]*/fd"):
+        with suppress(OSError):  # ended, or not ours
+            for entry in folder.iterdir():
+                with suppress(OSError):
+                    count += os.readlink(entry) == "anon_inode:inotify"
+    return count
+
+
+def make_room(machine: Machine, containers: int, proc: Path = PROC) -> str:
+    """See that `containers` more of them can start; return what had to be done for it ("" if nothing).
+
+    Each systemd needs a few inotify instances (inotify(7)), and at the kernel's usual limit of 128 for a user the
+    next container just exits. The limit is raised until the machine's next boot; LabError if that isn't allowed.
+    """
+    path = proc / "sys/fs/inotify/max_user_instances"
+    limit = int(path.read_text(encoding="ascii"))
+    used = instances(proc)
+    if used + containers * INSTANCES <= limit:
+        return ""
+    wanted = max(INOTIFY_LIMIT, 2 * limit)
+    setting = f"fs.inotify.max_user_instances={wanted}"
+    prefix = as_root() if machine.rootless else list(machine.prefix)
+    if prefix is None or run_quietly([*prefix, "sh", "-c", f"echo {wanted} > {path}"]).returncode:
+        raise LabError(
+            f"{used} of {limit} inotify instances are in use, too many for {containers} more containers;"
+            f" as root, run: sysctl {setting}",
+            EXIT_PREREQUISITES,
+        )
+    return f"{setting} set until the next boot (it was {limit})"
 
 
 def provide(machine: Machine) -> list[str]:
