@@ -3,6 +3,8 @@
 # Says one line and leaves with 1 when something is missing that it can't install.
 set -eu
 cd "$(dirname "$0")/.."
+# The old .venv, which make puts first, must not be the Python that makes the new one.
+PATH=$(printf %s "$PATH" | sed "s|$PWD/.venv/bin:||g")
 
 fail() {
     echo "venv: $*" >&2
