@@ -35,7 +35,8 @@ def judge(host: str, result: object) -> dict[str, Any]:
         health = {key: value for key, value in result.items() if key not in {"changed", "failed", "msg", "invocation"}}
         return {**health, "name": host}
     if isinstance(result, dict) and result.get("unreachable"):
-        return {"name": host, "status": UNREACHABLE, "problems": [f"unreachable: {result.get('msg', '')}"]}
+        why = str(result.get("msg", "")).removeprefix("Task failed: ")
+        return {"name": host, "status": UNREACHABLE, "problems": [f"unreachable: {why}"]}
     why = result.get("msg", "") if isinstance(result, dict) else "it was not looked at"
     return {"name": host, "status": "UNKNOWN", "problems": [f"no answer: {why}"]}
 
