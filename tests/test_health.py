@@ -163,6 +163,8 @@ def test_hostile_results(record: dict[str, Any]) -> None:
     assert found["status"] in state.SEVERITY
     assert found["summary"].isprintable()
     assert found["summary"].isascii()
+    assert all(isinstance(value, (int, float, str)) for value in found["metrics"].values())
+    assert json.loads(state.encode(found)) == json.loads(json.dumps(found, allow_nan=False))
 
 
 def test_another_release(host: Host) -> None:

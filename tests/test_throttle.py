@@ -687,3 +687,16 @@ def test_run_says_so_when_it_ran_throttled(
     monkeypatch.setattr(os, "execvp", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
     assert run(host, "run", "--", "x") == 126
     assert "Running all the same after 10 min" in capsys.readouterr().err
+
+
+def test_interrupted_waiting_is_quiet(
+    host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    control(host).on("deploy", "gate", None)
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command.wait, "__kwdefaults__", {**command.wait.__kwdefaults__, "sleep": interrupt})
+    assert run(host, "wait", "--max", "10m") == 130
+    assert "Traceback" not in capsys.readouterr().err

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _LONGEST = 2 * 86400.0  # seconds; a result that claims to hold longer is not ours
+_MOST_METRICS = 100
 _HAND_OVER = 60.0  # seconds after a release during which a check of the former one may still end
 
 
@@ -124,14 +125,13 @@ def judge(
         foreign = text.clean(str(record.get("generation")), 20)
         status, summary = state.UNKNOWN, f"comes from release {foreign}, current is {generation}; deploy again"
     since = record.get("since")
-    metrics = record.get("metrics")
     return {
         "status": status,
         "summary": summary,
         "age_seconds": round(max(0.0, age), 1),
         "since": since if _is(since, float) else None,
         "overdue_seconds": round(overdue, 1),
-        "metrics": metrics if isinstance(metrics, dict) else {},
+        "metrics": _metrics(record.get("metrics")),
     }
 
 
@@ -182,6 +182,16 @@ def _without_lease(check: dict[str, Any]) -> dict[str, Any]:
     if check["status"] in (state.WARNING, state.CRITICAL) and check["metrics"].get("leases"):
         return {**check, "status": state.OK, "summary": "was throttled; the lease has been given back since"}
     return check
+
+
+def _metrics(found: object) -> dict[str, float | str]:
+    """The numbers and short texts among what a result calls its metrics; nothing nested, nothing that isn't finite."""
+    pairs = list(found.items())[:_MOST_METRICS] if isinstance(found, dict) else []
+    return {
+        text.clean(str(name), 64): text.clean(value, 120) if isinstance(value, str) else value
+        for name, value in pairs
+        if isinstance(value, str) or _is(value, float)
+    }
 
 
 def _queue(check: Mapping[str, Any] | None) -> float | None:

@@ -39,9 +39,7 @@ def main(argv: Sequence[str] | None = None, places: state.Places | None = None) 
             refresh()
         found = health.collect(places or state.Places())
         if "--json" in words:
-            import json
-
-            return _say(json.dumps(found), state.EXIT_CODES[found["status"]])
+            return _say(state.encode(found), state.EXIT_CODES[found["status"]])
         return _say(found["line"], state.EXIT_CODES[found["status"]])
     except KeyboardInterrupt:
         return 130
