@@ -697,6 +697,6 @@ def test_interrupted_waiting_is_quiet(
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command.wait, "__kwdefaults__", {**command.wait.__kwdefaults__, "sleep": interrupt})
+    monkeypatch.setattr(command.wait, "__kwdefaults__", {**(command.wait.__kwdefaults__ or {}), "sleep": interrupt})
     assert run(host, "wait", "--max", "10m") == 130
     assert "Traceback" not in capsys.readouterr().err
