@@ -1,0 +1,422 @@
+"""Processes: the parser, the survey, the verdicts, and real signals to real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mf import orphans, processes, service, state
+from mf.checks import processes as check
+from mf.checks import processes_cold
+from mf.orphans import BLOCKED, FOREIGN, ORPHAN, STUCK, UNREADABLE, ZOMBIE, Process
+from mf.processes import QUIET, Stat
+
+NOW = 100_000.0
+MASTER = (1000, 500)
+LIMIT = 1800.0
+
+
+def stat_line(
+    pid: int, comm: bytes = b"perl", state_: str = "S", parent: int = 1, start: int = 500, cpu: int = 0
+) -> bytes:
+    return b"%d (%s) %s %d 1 1 0 -1 4194560 5613 0 14 0 %d 7 0 0 20 0 1 0 %d 30265344 6713 184 1 1\n" % (
+        pid,
+        comm,
+        state_.encode(),
+        parent,
+        cpu,
+        start,
+    )
+
+
+def test_a_line_of_stat() -> None:
+    stat = processes.parse_stat(stat_line(1760, b"qpsmtpd-forkser", "S", 1, 223730, 12))
+    assert stat is not None
+    assert (stat.pid, stat.comm, stat.state, stat.parent, stat.start, stat.cpu) == (
+        1760,
+        b"qpsmtpd-forkser",
+        "S",
+        1,
+        223730,
+        19,
+    )
+
+
+def test_this_process_as_the_kernel_shows_it() -> None:
+    stat = processes.read_stat(os.getpid())
+    assert stat is not None
+    assert (stat.pid, stat.parent, stat.state) == (os.getpid(), os.getppid(), "R")
+    assert 0 <= stat.age(state.boottime()) < 3600
+
+
+@given(st.binary(max_size=64).filter(lambda name: b"\0" not in name))
+@settings(max_examples=1000)
+def test_any_name_is_read_right(name: bytes) -> None:
+    stat = processes.parse_stat(stat_line(7, name, "T", 3, 99, 5))
+    assert stat is not None
+    assert (stat.pid, stat.comm, stat.state, stat.parent, stat.start) == (7, name, "T", 3, 99)
+
+
+def test_a_name_that_looks_like_the_rest_of_the_line() -> None:
+    line = stat_line(7, b"x) S 1 1 1 (perl", "S", 42)
+    stat = processes.parse_stat(line)
+    assert stat is not None
+    assert stat.parent == 42
+    seen = processes.survey([line], 42)
+    assert [child.pid for child in seen.children] == [7]
+
+
+@given(st.binary(max_size=400) | st.text(max_size=200).map(str.encode))
+@settings(max_examples=2000)
+def test_garbage_is_no_process(line: bytes) -> None:
+    stat = processes.parse_stat(line)
+    assert stat is None or isinstance(stat.pid, int)
+    processes.survey([line, b"1 " + line, line + b") S 1 "], 1)
+
+
+def test_the_scan_sees_what_ps_sees() -> None:
+    mine = {stat.pid for stat in processes.scan()}
+    assert os.getpid() in mine
+    assert 1 in mine
+
+
+def test_survey_sorts() -> None:
+    found = processes.survey(
+        [
+            stat_line(1, b"systemd", parent=0),
+            stat_line(1000, b"qpsmtpd-forkser", parent=1),
+            stat_line(1001, b"/usr/bin/qpsmtp", parent=1000),
+            stat_line(1002, b"perl", parent=1001),  # a plugin's helper
+            stat_line(1003, b"/usr/bin/qpsmtp", parent=1),  # orphan
+            stat_line(1004, b"/usr/bin/qpsmtp", parent=77),  # adopted by a subreaper
+            stat_line(1005, b"cron", parent=1),
+            stat_line(1006, b"bash", parent=77),
+            stat_line(10001, b"sshd", parent=10000),
+        ],
+        1000,
+    )
+    assert found.total == 9
+    assert found.master is not None
+    assert [one.pid for one in found.children] == [1001]
+    assert [one.pid for one in found.strangers] == [1003, 1004, 1005]
+
+
+def a(
+    pid: int,
+    *,
+    parent: int = MASTER[0],
+    age: float = 60.0,
+    ours: bool | None = True,
+    in_unit: bool = True,
+    listens: bool | None = False,
+    state_: str = "S",
+    progress: tuple[int, ...] = (5, 500, 0),
+    start: int = 700,
+) -> Process:
+    return Process(
+        Stat(pid, b"/usr/bin/qpsmtp", state_, parent, start, progress[0]),
+        age=age,
+        ours=ours,
+        in_unit=in_unit,
+        listens=listens,
+        progress=progress,
+    )
+
+
+BOSS = a(MASTER[0], parent=1, start=MASTER[1], listens=True, age=99_999)
+
+
+def seen(*some: Process, ago: float = 60.0) -> dict[str, Any]:
+    return {one.key: {"progress": list(one.progress), "since": NOW - ago} for one in some}
+
+
+def judged(*some: Process, before: dict[str, Any] | None = None, lasting: set[str] | None = None) -> list[Any]:
+    memory = seen(*some) if before is None else before
+    return [
+        (one.process.stat.pid, one.kind, one.kill, one.report)
+        for one in orphans.decide([BOSS, *some], MASTER, memory, NOW, LIMIT, lasting or set())
+    ]
+
+
+def test_a_healthy_service() -> None:
+    assert judged(a(11), a(12), a(13, age=1799)) == []
+
+
+def test_the_master_is_never_judged() -> None:
+    boss = a(MASTER[0], parent=1, start=MASTER[1], listens=None, in_unit=False, age=99_999)
+    assert orphans.decide([boss], MASTER, seen(boss), NOW, LIMIT) == []
+
+
+def test_an_orphan_without_progress_dies() -> None:
+    assert judged(a(11, parent=1)) == [(11, ORPHAN, True, True)]
+
+
+def test_an_orphan_at_first_sight_is_watched() -> None:
+    assert judged(a(11, parent=1), before={}) == [(11, ORPHAN, False, False)]
+
+
+@pytest.mark.parametrize("progress", [(6, 500, 0), (5, 501, 0), (5, 500, 9)])
+def test_an_orphan_that_moves_lives(progress: tuple[int, ...]) -> None:
+    assert judged(a(11, parent=1, progress=progress), before=seen(a(11))) == [(11, ORPHAN, False, False)]
+
+
+def test_a_stuck_session_dies_and_a_long_one_that_moves_lives() -> None:
+    assert judged(a(11, age=1801)) == [(11, STUCK, True, True)]
+    assert judged(a(11, age=1801, progress=(6, 9999, 0)), before=seen(a(11))) == [(11, STUCK, False, False)]
+    assert judged(a(11, age=1799)) == []
+
+
+def test_a_stopped_process_is_stuck_like_any_other() -> None:
+    assert judged(a(11, age=1801, state_="T")) == [(11, STUCK, True, True)]
+
+
+def test_two_looks_within_a_minute_prove_nothing() -> None:
+    one = a(11, parent=1)
+    assert judged(one, before=seen(one, ago=QUIET - 1)) == [(11, ORPHAN, False, False)]
+    assert judged(one, before=seen(one, ago=QUIET)) == [(11, ORPHAN, True, True)]
+
+
+def test_a_reused_number_is_somebody_else() -> None:
+    assert judged(a(11, parent=1, start=900), before=seen(a(11, start=700))) == [(11, ORPHAN, False, False)]
+
+
+def test_a_decoy_lives() -> None:
+    assert judged(a(11, parent=1, ours=False, age=99_999)) == []
+
+
+def test_who_cannot_be_identified_lives_and_is_reported() -> None:
+    assert judged(a(11, parent=1, ours=None, listens=None, in_unit=False)) == [(11, UNREADABLE, False, True)]
+
+
+def test_the_master_of_another_service_lives_and_so_do_its_sessions() -> None:
+    other = a(50, parent=1, listens=True, in_unit=False, age=99_999)
+    assert judged(other, a(51, parent=50)) == [(50, FOREIGN, False, True)]
+
+
+def test_an_orphan_in_the_unit_dies_where_files_cannot_be_read() -> None:
+    assert judged(a(11, parent=1, listens=None)) == [(11, ORPHAN, True, True)]
+
+
+def test_zombies_and_blocked_processes_are_never_killed() -> None:
+    zombie, blocked = a(11, parent=1, state_="Z", age=9999), a(12, parent=1, state_="D", age=9999)
+    assert judged(zombie, blocked) == [(11, ZOMBIE, False, False), (12, BLOCKED, False, False)]
+    assert judged(zombie, blocked, lasting={zombie.key, blocked.key}) == [
+        (11, ZOMBIE, False, True),
+        (12, BLOCKED, False, True),
+    ]
+
+
+def test_without_a_master_sessions_are_orphans() -> None:
+    one = a(11, parent=1)
+    verdicts = orphans.decide([one], None, seen(one), NOW, LIMIT)
+    assert [(verdict.kind, verdict.kill) for verdict in verdicts] == [(ORPHAN, True)]
+
+
+def test_the_quietest_come_first() -> None:
+    one, two = a(11, parent=1), a(12, parent=1)
+    memory = {**seen(one, ago=100), **seen(two, ago=5000)}
+    assert [pid for pid, *_ in judged(one, two, before=memory)] == [12, 11]
+
+
+def test_memory_keeps_since_while_nothing_moves() -> None:
+    one = a(11)
+    first = orphans.remember([one], {}, NOW)
+    later = orphans.remember([one], first, NOW + 60)
+    assert later[one.key]["since"] == NOW  # type: ignore[index, call-overload]
+    moved = orphans.remember([a(11, progress=(9, 9, 9))], later, NOW + 120)
+    assert moved[one.key]["since"] == NOW + 120  # type: ignore[index, call-overload]
+
+
+@given(
+    st.dictionaries(st.just("11:700"), st.none() | st.integers() | st.text() | st.dictionaries(st.text(), st.text()))
+)
+def test_a_corrupt_memory_kills_nobody(memory: dict[str, Any]) -> None:
+    assert judged(a(11, parent=1), before=memory) == [(11, ORPHAN, False, False)]
+
+
+def test_first_sights_of_sleepers_are_carried() -> None:
+    one = Stat(7, b"x", "Z", 1000, 70, 0)
+    first = check.sleeping([one, Stat(8, b"x", "S", 1000, 71, 0)], b"", 500.0)
+    assert first == {"7:70": 500.0}
+    text = f'{{"metrics": {{"asleep": "{check.words(first)}"}}}}'.encode()
+    assert check.sleeping([one], text, 560.0) == {"7:70": 500.0}
+    assert check.sleeping([one], text, 400.0) == {"7:70": 400.0}
+    assert check.sleeping([one], b"7:70@nonsense ", 560.0) == {"7:70": 560.0}
+
+
+# real processes
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> state.Places:
+    places = state.Places(str(tmp_path))
+    for folder in (places.results, places.locks, os.path.dirname(places.decisions)):
+        os.makedirs(folder)
+    return places
+
+
+@pytest.fixture
+def victim() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "1000"], stdin=subprocess.DEVNULL) as process:
+        yield process
+        process.kill()
+
+
+def examination(places: state.Places, cap: int = 5, *, dry_run: bool = False) -> processes_cold.Examination:
+    values = {"unit": "no-such.service", "user": "root", "script": "/none", "session_limit": 60, "kill_cap": cap}
+    return processes_cold.Examination(places, values, dry_run)
+
+
+def verdict(pid: int) -> orphans.Verdict:
+    stat = processes.read_stat(pid)
+    assert stat is not None
+    text = orphans.text_of(f"/proc/{pid}/status")
+    values = {"unit": "no-such.service", "script": "/none"}
+    process = orphans.evidence(stat, text, values, service.session_states(), "/proc")
+    return orphans.Verdict(process, ORPHAN, 60.0, kill=True)
+
+
+def decisions(places: state.Places) -> list[dict[str, Any]]:
+    try:
+        text = Path(places.decisions).read_bytes()
+    except FileNotFoundError:
+        return []
+    return [one for line in text.splitlines() if (one := state.decode(line)) is not None]
+
+
+def test_term_is_enough_for_most(places: state.Places, victim: subprocess.Popen[bytes]) -> None:
+    outcomes = examination(places).end([verdict(victim.pid)])
+    assert [outcome for _, outcome in outcomes] == ["TERM"]
+    assert victim.wait(2) == -signal.SIGTERM
+    assert [entry["outcome"] for entry in decisions(places)] == ["begun", "done: TERM"]
+    assert decisions(places)[0]["evidence"]["pid"] == victim.pid
+
+
+def test_a_stopped_process_takes_its_term(places: state.Places, victim: subprocess.Popen[bytes]) -> None:
+    victim.send_signal(signal.SIGSTOP)
+    time.sleep(0.1)
+    outcomes = examination(places).end([verdict(victim.pid)])
+    assert [outcome for _, outcome in outcomes] == ["TERM"]
+    assert victim.wait(2) == -signal.SIGTERM
+
+
+def test_who_ignores_term_is_killed(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes_cold, "GRACE", 0.3)
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(100)"
+    with subprocess.Popen([sys.executable, "-ISc", code], stdout=subprocess.PIPE) as stubborn:
+        assert stubborn.stdout is not None
+        stubborn.stdout.readline()
+        time.sleep(0.1)
+        outcomes = examination(places).end([verdict(stubborn.pid)])
+        assert [outcome for _, outcome in outcomes] == ["KILL"]
+        assert stubborn.wait(2) == -signal.SIGKILL
+
+
+def test_who_moved_since_the_look_is_spared(places: state.Places, victim: subprocess.Popen[bytes]) -> None:
+    one = verdict(victim.pid)
+    one.process.progress = (one.process.progress[0] + 1, *one.process.progress[1:])
+    assert [outcome for _, outcome in examination(places).end([one])] == ["spared"]
+    assert victim.poll() is None
+    assert [entry["outcome"] for entry in decisions(places)] == ["spared: it moved or was replaced"]
+
+
+def test_a_reused_pid_is_spared(places: state.Places, victim: subprocess.Popen[bytes]) -> None:
+    one = verdict(victim.pid)
+    one.process.stat.start -= 1
+    assert [outcome for _, outcome in examination(places).end([one])] == ["spared"]
+    assert victim.poll() is None
+
+
+def test_who_is_gone_is_spared(places: state.Places, victim: subprocess.Popen[bytes]) -> None:
+    one = verdict(victim.pid)
+    victim.kill()
+    victim.wait()
+    assert [outcome for _, outcome in examination(places).end([one])] == ["spared"]
+
+
+def test_the_cap(places: state.Places) -> None:
+    crowd = [subprocess.Popen(["sleep", "1000"]) for _ in range(3)]
+    try:
+        result = state.Result("processes", state.OK, "")
+        words = examination(places, 2).kill([verdict(one.pid) for one in crowd], result)
+        time.sleep(0.1)
+        assert sorted(one.poll() is None for one in crowd) == [False, False, True]
+        assert result.status == state.CRITICAL
+        assert result.metrics["killed"] == 2
+        assert "cap of 2" in words
+    finally:
+        for one in crowd:
+            one.kill()
+            one.wait()
+
+
+def test_a_dry_run_kills_nobody(places: state.Places, victim: subprocess.Popen[bytes]) -> None:
+    result = state.Result("processes", state.OK, "")
+    examination(places, dry_run=True).kill([verdict(victim.pid)], result)
+    assert result.actions == [f"would kill orphan {victim.pid}"]
+    assert victim.poll() is None
+    assert decisions(places) == []
+
+
+def test_maintenance_kills_nobody(places: state.Places, victim: subprocess.Popen[bytes]) -> None:
+    until = state.boottime() + 600
+    Path(places.maintenance).write_text(
+        state.encode({"owner": "operator", "reason": "disk swap", "since": until - 700, "until": until})
+    )
+    result = state.Result("processes", state.OK, "")
+    examination(places).kill([verdict(victim.pid)], result)
+    assert victim.poll() is None
+    assert result.status == state.WARNING
+    assert [entry["outcome"] for entry in decisions(places)] == ["refused"]
+
+
+def test_a_held_action_lock_kills_nobody(
+    places: state.Places, victim: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes_cold, "LOCK_WAIT", 0.1)
+    with state.Lock(places, state.ACTION) as held:
+        assert held
+        examination(places).kill([verdict(victim.pid)], state.Result("processes", state.OK, ""))
+    assert victim.poll() is None
+
+
+def test_evidence_names_no_decoy_ours() -> None:
+    script = "/usr/bin/qpsmtpd-forkserver"
+    decoy = subprocess.Popen([sys.executable, "-ISc", "import time; time.sleep(100)", script, "qpsmtpd"])
+    try:
+        time.sleep(0.1)
+        stat = processes.read_stat(decoy.pid)
+        assert stat is not None
+        values = {"unit": "qpsmtpd.service", "script": script}
+        status = orphans.text_of(f"/proc/{decoy.pid}/status")
+        assert orphans.evidence(stat, status, values, {}, "/proc").ours is False
+    finally:
+        decoy.kill()
+        decoy.wait()
+
+
+def test_evidence_knows_a_perl_that_has_the_script_open(tmp_path: Path) -> None:
+    script = tmp_path / "server"
+    script.write_text('$0 = "renamed\\n\\e[31m"; sleep 100;\n__END__\n')
+    with subprocess.Popen(["/usr/bin/perl", str(script)]) as process:
+        try:
+            time.sleep(0.3)
+            stat = processes.read_stat(process.pid)
+            assert stat is not None
+            values = {"unit": "qpsmtpd.service", "script": str(script)}
+            status = orphans.text_of(f"/proc/{process.pid}/status")
+            found = orphans.evidence(stat, status, values, service.session_states(), "/proc")
+            assert found.ours is True
+            assert found.listens is False
+            assert found.title == "renamed\\n\\x1b[31m"
+        finally:
+            process.kill()
