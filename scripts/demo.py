@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build/demo"
 HEALTH = LOGS / "health.json"
 TAIL_LINES = 40
+BUSY = 4.0  # load at which check-load begins to matter
 
 # The first thing a person wants to try next, and what it shows.
 NEXT = (
@@ -129,9 +130,12 @@ def demo(messages: int) -> bool:
     print(f"\n{table(hosts)}\n")
     good = not lost and all(host["status"] == "OK" for host in hosts)
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
-    print(f"The fleet {'runs' if good else 'runs, but not as it should'} ({minutes} min {seconds} s). Try next:\n")
+    print(f"The fleet {'runs' if good else 'runs, but not as it should'} ({minutes} min {seconds} s).\n")
+    if not good and not lost and os.getloadavg()[0] >= BUSY:
+        print(f"(All containers see this machine's load, {os.getloadavg()[0]:.1f} now. When it is calm: make check)\n")
     number = os.environ.get("MF_LAB")
     prefix = f"MF_LAB={number} " if number else ""
+    print("Try next:")
     for command, shows in NEXT:
         print(f"  {prefix}{command:<36} {shows}")
     print(f"\nAll of it goes away with: {prefix}make demo-down")
