@@ -22,7 +22,7 @@ def _escape(letter: str) -> str:
 
 
 def seconds(text: str) -> float:
-    """A duration such as ``90``, ``90s``, ``15m``, ``2h`` or ``1d`` in seconds. Raises ValueError with one clear line."""
+    """``90``, ``90s``, ``15m``, ``2h`` or ``1d`` in seconds. Raises ValueError, in one clear line."""
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     word = text.strip()
     unit = units.get(word[-1:].lower(), 0)

@@ -148,7 +148,9 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
         return state.Result(NAME, state.CRITICAL, f"Exim's spool {values['spool']} can't be read: {error.strerror}")
     now = time.time()
     status, words = decide(queue, free, inodes, now, values)
-    result = state.Result(NAME, status, ", ".join([f"{queue.messages} messages", *words]))
+    result = state.Result(
+        NAME, status, ", ".join([f"{queue.messages} message{'' if queue.messages == 1 else 's'}", *words])
+    )
     result.metrics = {
         "messages": queue.messages,
         "oldest_seconds": max(0, round(now - queue.oldest)) if queue.oldest is not None else 0,

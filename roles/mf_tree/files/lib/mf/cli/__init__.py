@@ -1,0 +1,1 @@
+"""Command lines: arguments in, exit codes out. No logic."""

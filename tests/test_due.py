@@ -1,0 +1,199 @@
+"""run-checks: what is due, and how a round of checks gets on with a bad one among them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mf import run, state
+from mf.checks import due
+
+
+@given(st.integers(0, 10**8), st.integers(0, 59), st.integers(1, 1440))
+def test_each_period_has_one_turn(start: int, offset: int, minutes: int) -> None:
+    turns = [minute for minute in range(start, start + minutes) if due.due(minute, offset, minutes * 60)]
+    assert len(turns) == 1
+
+
+def test_overdue(tmp_path: Path) -> None:
+    places = state.Places(str(tmp_path))
+    assert due.overdue(places, "load", state.boottime())
+    result = state.Result("load", state.OK, "fine")
+    state.write_result(places, result, generation="abc", started=time.time(), period=120, slack=10)
+    assert not due.overdue(places, "load", state.boottime())
+    assert due.overdue(places, "load", state.boottime() + 131)
+    Path(places.results, "load.json").write_bytes(b"{}")
+    assert due.overdue(places, "load", state.boottime())
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> state.Places:
+    places = state.Places(str(tmp_path))
+    os.makedirs(places.etc)
+    Path(places.settings).write_text('{"generation": "abc"}\n')
+    return places
+
+
+Round = Callable[..., int]
+
+
+@pytest.fixture
+def round_of(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> Round:
+    """Run a round of made-up checks, ``name=look function``, in a process of its own so that forks are its."""
+
+    def go(everything: bool = True, **looks: run.Look) -> int:
+        monkeypatch.setattr(due, "ORDER", tuple(looks))
+        monkeypatch.setattr(due, "_check", lambda name: run.Check(name, looks[name], {}))
+        values: dict[str, dict[str, Any]] = {name: {"period": 60, "deadline": 1} for name in looks}
+        child = os.fork()
+        if child == 0:
+            code = 99
+            try:
+                code = due.round_of(values, "abc", places, everything=everything)
+            finally:
+                os._exit(code)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    return go
+
+
+def stored(places: state.Places, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path(places.results, f"{name}.json").read_text())
+    return found
+
+
+def fine(*_: object) -> state.Result:
+    return state.Result("load", state.OK, "fine")
+
+
+def broken(*_: object) -> state.Result:
+    raise RuntimeError("broken")
+
+
+def cold(status: str = state.WARNING, name: str = "smtp") -> run.Look:
+    def look(*_: object) -> run.Rest:
+        return lambda dry_run: state.Result(name, status, "cold")
+
+    return look
+
+
+def test_all_fine(round_of: Round, places: state.Places) -> None:
+    assert round_of(load=fine) == 0
+    assert stored(places, "load")["status"] == "OK"
+
+
+def test_one_that_breaks_leaves_the_others_alone(round_of: Round, places: state.Places) -> None:
+    assert round_of(processes=broken, load=fine, smtp=cold()) == 3
+    assert stored(places, "processes")["status"] == "UNKNOWN"
+    assert stored(places, "load")["status"] == "OK"
+    assert stored(places, "smtp")["status"] == "WARNING"
+
+
+def test_the_most_urgent_exit_code_wins(round_of: Round) -> None:
+    assert round_of(processes=broken, smtp=cold(state.CRITICAL)) == 2
+
+
+def test_a_slow_cold_part_delays_nobody(round_of: Round, places: state.Places) -> None:
+    def slow(*_: object) -> run.Rest:
+        def rest(dry_run: bool) -> state.Result:
+            del dry_run
+            time.sleep(0.8)
+            return state.Result("processes", state.OK, "slow")
+
+        return rest
+
+    def look(*_: object) -> state.Result:
+        return state.Result("load", state.OK, str(time.monotonic()))
+
+    begun = time.monotonic()
+    assert round_of(processes=slow, load=look) == 0
+    assert float(stored(places, "load")["summary"]) - begun < 0.7
+    assert stored(places, "processes")["summary"] == "slow"
+
+
+def test_a_cold_part_that_ignores_its_deadline_is_killed(
+    round_of: Round, places: state.Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(due, "MERCY", 0.3)
+
+    def deaf(*_: object) -> run.Rest:
+        def rest(dry_run: bool) -> state.Result:
+            del dry_run
+            while True:
+                try:
+                    time.sleep(100)
+                except run.DeadlinePassed:
+                    pass
+
+        return rest
+
+    begun = time.monotonic()
+    assert round_of(smtp=deaf, load=fine) == 3
+    assert time.monotonic() - begun < 3
+    assert "was killed" in stored(places, "smtp")["summary"]
+    assert stored(places, "load")["status"] == "OK"
+
+
+def test_a_cold_part_that_dies_is_reported(round_of: Round, places: state.Places) -> None:
+    def dies(*_: object) -> run.Rest:
+        def rest(dry_run: bool) -> state.Result:
+            del dry_run
+            os.kill(os.getpid(), 9)
+            return state.Result("smtp", state.OK, "never")
+
+        return rest
+
+    assert round_of(smtp=dies) == 3
+    assert stored(places, "smtp")["summary"] == "the check was killed by signal 9"
+
+
+def test_a_running_check_is_left_alone(round_of: Round, places: state.Places) -> None:
+    with state.Lock(places, "load") as held:
+        assert held
+        assert round_of(load=fine) == 0
+    assert not os.path.exists(places.results + "/load.json")
+
+
+def test_the_lock_of_a_cold_part_is_held_until_its_end(round_of: Round, places: state.Places) -> None:
+    def look(*_: object) -> run.Rest:
+        def rest(dry_run: bool) -> state.Result:
+            del dry_run
+            time.sleep(0.3)  # by now the parent has closed its own descriptor
+            with state.Lock(places, "smtp") as held:
+                return state.Result("smtp", state.OK, f"free: {held}")
+
+        return rest
+
+    round_of(smtp=look)
+    assert stored(places, "smtp")["summary"] == "free: False"
+
+
+def test_what_is_not_due_waits(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(due, "_check", lambda name: run.Check(name, fine, {}))
+    monkeypatch.setattr(time, "time", lambda: 61 * 60.0)
+    values = {"load": {"period": 120, "deadline": 5, "offset": 0}}
+    due.round_of(values, "abc", places)
+    assert stored(places, "load")["started"] == 3660.0  # it had never run
+    monkeypatch.setattr(time, "time", lambda: 63 * 60.0)
+    due.round_of(values, "abc", places)
+    assert stored(places, "load")["started"] == 3660.0
+    monkeypatch.setattr(time, "time", lambda: 64 * 60.0)
+    due.round_of(values, "abc", places)
+    assert stored(places, "load")["started"] == 3840.0
+
+
+def test_a_check_that_cannot_be_loaded(places: state.Places) -> None:
+    assert due.round_of({"nonsense": {"period": 60, "deadline": 5}}, "abc", places) == 3
+    assert "can't be loaded" in stored(places, "nonsense")["summary"]
+
+
+def test_garbage_instead_of_settings(places: state.Places) -> None:
+    assert due.round_of({"load": {"period": "often", "offset": None}}, "abc", places) == 3
+    assert "period must be a number" in stored(places, "load")["summary"]

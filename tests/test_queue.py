@@ -1,0 +1,183 @@
+"""check-queue: Exim's spool read without Exim."""
+
+from __future__ import annotations
+
+import string
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mf import state
+from mf.checks import queue
+from smtp_support import server, silent, talking
+
+NOW = 1_795_000_000
+VALUES: dict[str, Any] = {
+    "unit": "no-such.service",
+    "address": "127.0.0.1",
+    "age_warning": 14_400,
+    "age_critical": 86_400,
+    "frozen_warning": 1,
+    "free_warning": 15,
+    "free_critical": 5,
+}
+DIGITS = string.digits + string.ascii_uppercase + string.ascii_lowercase
+
+
+def message_id(when: int, tail: str = "-0001Ab-1C") -> str:
+    letters = ""
+    for _ in range(6):
+        when, digit = divmod(when, 62)
+        letters = DIGITS[digit] + letters
+    return letters + tail
+
+
+HEADER = """{id}-H
+Debian-exim 101 103
+<sender@customer.example>
+{when} 0
+-received_time_usec .123456
+{frozen}-helo_name mx1
+-host_address [127.0.0.1]:40000
+-body_linecount 3
+-max_received_linelength 40
+XX
+1
+rcpt@customer.example
+
+035  Subject: -frozen 1795000000
+-frozen 1795000000
+"""
+
+
+def spool(folder: Path, *messages: tuple[int, bool], split: bool = False, long_: bool = False) -> str:
+    (folder / "input").mkdir()
+    (folder / "input" / "hdr.1234").write_text("a header that is just being written")
+    for number, (when, frozen) in enumerate(messages):
+        tail = f"-{number:011d}-12aB" if long_ else f"-{number:06d}-Zz"
+        name = message_id(when, tail)
+        place = folder / "input" / name[5] if split else folder / "input"
+        place.mkdir(exist_ok=True)
+        (place / f"{name}-D").write_text(f"{name}-D\nbody\n")
+        mark = f"-frozen {when}\n" if frozen else ""
+        (place / f"{name}-H").write_text(HEADER.format(id=name, when=when, frozen=mark))
+    return str(folder)
+
+
+@given(st.integers(0, 62**6 - 1))
+def test_an_id_tells_its_time(when: int) -> None:
+    assert queue.arrival(message_id(when)) == when
+    assert queue.arrival(message_id(when, "-0000000001Ab-12cD-H")) == when
+
+
+@pytest.mark.parametrize("name", ["", "hdr.1234", "1rABCD", "1rABC!-000000-00", "é" * 16, "1rABCD_000000-00"])
+def test_what_is_no_id(name: str) -> None:
+    assert queue.arrival(name) is None
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("long_", [False, True])
+def test_a_spool(tmp_path: Path, split: bool, long_: bool) -> None:
+    found = queue.survey(spool(tmp_path, (NOW - 50, False), (NOW - 90, True), (NOW, True), split=split, long_=long_))
+    assert (found.messages, found.oldest, found.frozen, found.read) == (3, NOW - 90, 2, 3)
+
+
+def test_an_empty_spool(tmp_path: Path) -> None:
+    found = queue.survey(spool(tmp_path))
+    assert (found.messages, found.oldest, found.frozen) == (0, None, 0)
+
+
+def test_a_large_queue_is_read_in_part(tmp_path: Path) -> None:
+    path = spool(tmp_path, *[(NOW - number, number >= 15) for number in range(20)])
+    found = queue.survey(path, limit=10)
+    assert (found.messages, found.frozen, found.read) == (20, 5, 10)
+
+
+def test_no_spool(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        queue.survey(str(tmp_path))
+
+
+@given(st.binary(max_size=500))
+@settings(max_examples=1000)
+def test_any_header_is_frozen_or_not(head: bytes) -> None:
+    assert queue.is_frozen(head) in (True, False)
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=30)))
+@settings(max_examples=200)
+def test_any_names_in_the_spool(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
+    folder = tmp_path_factory.mktemp("spool")
+    (folder / "input").mkdir()
+    for name in names:
+        if name not in (".", "..") and len(name.encode()) < 200:
+            (folder / "input" / f"{name}-H").write_bytes(b"\xff" * 10)
+    assert queue.survey(str(folder)).messages <= len(names)
+
+
+def test_a_folder_where_a_file_should_be(tmp_path: Path) -> None:
+    path = spool(tmp_path, (NOW, False))
+    (tmp_path / "input" / f"{message_id(NOW - 7)}-H").mkdir()
+    found = queue.survey(path)
+    assert (found.messages, found.read) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("found", "free", "inodes", "status", "words"),
+    [
+        (queue.Queue(), 90.0, 90.0, state.OK, []),
+        (queue.Queue(5, NOW - 100), 90.0, 90.0, state.OK, []),
+        (queue.Queue(5, NOW - 14_400), 90.0, 90.0, state.WARNING, ["oldest message 4.0 h"]),
+        (queue.Queue(5, NOW - 86_400), 90.0, 90.0, state.CRITICAL, ["oldest message 24.0 h"]),
+        (queue.Queue(5, NOW + 9999), 90.0, 90.0, state.OK, []),
+        (queue.Queue(5, NOW, 1, 5), 90.0, 90.0, state.WARNING, ["1 frozen"]),
+        (queue.Queue(), 14.0, 90.0, state.WARNING, ["14% of the spool's space free"]),
+        (queue.Queue(), 4.0, 90.0, state.CRITICAL, ["4% of the spool's space free"]),
+        (queue.Queue(), 90.0, 4.0, state.CRITICAL, ["4% of the spool's inodes free"]),
+        (
+            queue.Queue(9, NOW - 86_400, 2, 9),
+            14.0,
+            90.0,
+            state.CRITICAL,
+            ["oldest message 24.0 h", "2 frozen", "14% of the spool's space free"],
+        ),
+    ],
+)
+def test_decisions(found: queue.Queue, free: float, inodes: float, status: str, words: list[str]) -> None:
+    assert queue.decide(found, free, inodes, NOW, VALUES) == (status, words)
+
+
+def looked(path: str, port: int) -> state.Result | Any:
+    return queue.look(state.Places(), {**VALUES, "spool": path, "port": port, "free_warning": 0, "free_critical": 0})
+
+
+def test_the_look(tmp_path: Path) -> None:
+    path = spool(tmp_path, (int(time.time()) - 100, False))
+    with server(talking()) as port:
+        result = looked(path, port)
+    assert isinstance(result, state.Result)
+    assert (result.status, result.summary) == (state.OK, "1 message")
+    assert 99 <= float(result.metrics["oldest_seconds"]) <= 110
+    assert float(result.metrics["free_percent"]) > 0
+
+
+def test_exim_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "GREETING", 0.2)
+    path = spool(tmp_path)
+    with server(silent) as port:
+        rest = looked(path, port)
+    assert not isinstance(rest, state.Result)
+    result = rest(False)
+    assert result.status == state.CRITICAL
+    assert "Exim doesn't answer (silence at greeting)" in result.summary
+
+
+def test_a_spool_that_cannot_be_read(tmp_path: Path) -> None:
+    with server(talking()) as port:
+        result = looked(str(tmp_path / "none"), port)
+    assert isinstance(result, state.Result)
+    assert result.status == state.CRITICAL
+    assert "No such file" in result.summary

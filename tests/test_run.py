@@ -1,0 +1,286 @@
+"""One run of a check, in processes of its own as cron would start it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mf import run, state
+
+LIB = Path(__file__).resolve().parent.parent / "roles/mf_tree/files/lib"
+
+# A check that does what its setting "do" says.
+PROGRAM = """
+import sys, time
+sys.path.insert(0, {lib!r})
+from mf import run, state
+
+def look(places, values):
+    do = values["do"]
+    if do == "ok":
+        return state.Result("load", state.OK, "fine", {{"load1": 0.5}})
+    if do == "raise":
+        raise ValueError("bad\\x1b[31m thing\\nsecond line")
+    if do == "hang":
+        while True:
+            try:
+                time.sleep(100)
+            except Exception:
+                pass
+    return cold
+
+def cold(dry_run):
+    if {cold!r} == "raise":
+        raise OSError(28, "No space left")
+    if {cold!r} == "hang":
+        time.sleep(100)
+    if {cold!r} == "nothing":
+        return None
+    result = state.Result("load", state.CRITICAL, "cold")
+    result.actions.append("would act" if dry_run else "acted")
+    return result
+
+values = {values!r}
+values.setdefault("generation", "abc")
+run.state.Places.__init__.__defaults__ = ({root!r}, "/proc")
+run.main(run.Check("load", look, {{"do": str, "high": (0.1, 100)}}), sys.argv[1:], **values)
+"""
+VALUES = {"period": 60, "deadline": 5, "high": 5.0, "do": "ok"}
+
+
+class Ran:
+    def __init__(self, done: subprocess.CompletedProcess[str], root: Path) -> None:
+        self.code = done.returncode
+        self.out = done.stdout
+        self.err = done.stderr
+        path = root / "run/mf/state/load.json"
+        self.stored: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for folder in ("mf/etc", "run/mf/state", "run/mf/lock", "mf/var/log"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "mf/etc/mf.json").write_text('{"generation": "abc", "host": "mx1"}\n')
+    return tmp_path
+
+
+def program(root: Path, cold: str = "", **values: Any) -> str:
+    chosen = {key: value for key, value in {**VALUES, **values}.items() if value is not None}
+    return PROGRAM.format(lib=str(LIB), cold=cold, values=chosen, root=str(root))
+
+
+def ran(root: Path, *argv: str, cold: str = "", **values: Any) -> Ran:
+    command = [sys.executable, "-IS", "-c", program(root, cold, **values), *argv]
+    return Ran(subprocess.run(command, capture_output=True, text=True, check=False, timeout=20), root)
+
+
+def test_a_healthy_run(root: Path) -> None:
+    one = ran(root)
+    assert (one.code, one.out, one.err) == (0, "LOAD OK - fine | load1=0.5\n", "")
+    assert one.stored is not None
+    assert one.stored["status"] == "OK"
+    assert one.stored["generation"] == "abc"
+
+
+def test_a_cold_run(root: Path) -> None:
+    one = ran(root, do="cold")
+    assert one.code == 2
+    assert one.stored is not None
+    assert one.stored["actions"] == ["acted"]
+
+
+def test_a_dry_run_stores_nothing(root: Path) -> None:
+    one = ran(root, "--dry-run", "--json", do="cold")
+    assert one.code == 2
+    assert json.loads(one.out)["actions"] == ["would act"]
+    assert one.stored is None
+
+
+def test_json(root: Path) -> None:
+    one = ran(root, "--json")
+    assert json.loads(one.out) == one.stored
+
+
+@pytest.mark.parametrize("argv", [("--nonsense",), ("extra",), ("--dry",)])
+def test_a_wrong_command_line(root: Path, argv: tuple[str, ...]) -> None:
+    one = ran(root, *argv)
+    assert one.code == 3
+    assert one.out == ""
+    assert len(one.err.splitlines()) == 1
+    assert one.stored is None
+
+
+def test_help(root: Path) -> None:
+    one = ran(root, "--help")
+    assert one.code == 0
+    assert "--dry-run" in one.out
+
+
+def test_an_exception_is_one_line(root: Path) -> None:
+    one = ran(root, do="raise")
+    assert one.code == 3
+    assert one.out == "LOAD UNKNOWN - internal error: ValueError: bad\\x1b[31m thing\\nsecond line\n"
+    assert "Traceback" not in one.err
+    assert one.stored is not None
+    assert one.stored["status"] == "UNKNOWN"
+
+
+def test_an_exception_in_the_cold_part(root: Path) -> None:
+    one = ran(root, do="cold", cold="raise")
+    assert (one.code, one.out) == (3, "LOAD UNKNOWN - internal error: OSError: [Errno 28] No space left\n")
+
+
+def test_a_cold_part_without_a_result(root: Path) -> None:
+    assert ran(root, do="cold", cold="nothing").code == 3
+
+
+@pytest.mark.parametrize(("do", "cold"), [("hang", ""), ("cold", "hang")])
+def test_the_deadline(root: Path, do: str, cold: str) -> None:
+    begun = time.monotonic()
+    one = ran(root, do=do, cold=cold, deadline=1)
+    assert (one.code, one.out) == (3, "LOAD UNKNOWN - did not finish within 1 s\n")
+    assert time.monotonic() - begun < 2.5
+    assert one.stored is not None
+    assert one.stored["status"] == "UNKNOWN"
+
+
+def test_a_second_run_leaves_at_once(root: Path) -> None:
+    with subprocess.Popen([sys.executable, "-IS", "-c", program(root, do="hang", deadline=3)], stdout=subprocess.PIPE):
+        places = state.Places(str(root))
+        give_up = time.monotonic() + 5
+        while time.monotonic() < give_up:
+            with state.Lock(places, "load") as held:
+                if not held:
+                    break
+            time.sleep(0.02)
+        one = ran(root)
+    assert (one.code, one.out, one.err) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"high": None}, "high must be a number from 0.1 to 100, not None"),
+        ({"high": "high"}, "high must be a number from 0.1 to 100, not 'high'"),
+        ({"high": True}, "high must be a number"),
+        ({"high": 101}, "high must be a number"),
+        ({"do": 5}, "do must be a text"),
+        ({"deadline": -5}, "deadline must be a number from 1 to 3600, not -5"),
+        ({"period": None}, "period must be a number"),
+    ],
+)
+def test_a_bad_setting(root: Path, values: dict[str, Any], said: str) -> None:
+    one = ran(root, **values)
+    assert one.code == 3
+    assert len(one.err.splitlines()) == 1
+    assert said in one.err
+    assert one.stored is not None
+    assert one.stored["status"] == "UNKNOWN"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "is missing"),
+        ('{"generation": "abc", "host": "mx1"', "is not a whole JSON object"),
+        ("", "is not a whole JSON object"),
+    ],
+)
+def test_bad_settings_files(root: Path, content: str | None, said: str) -> None:
+    path = root / "mf/etc/mf.json"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    one = ran(root)
+    assert one.code == 3
+    assert said in one.err
+    assert len(one.err.splitlines()) == 1
+    assert said in one.out
+    assert one.stored is not None
+
+
+def test_settings_of_another_release(root: Path) -> None:
+    one = ran(root, generation="def", do="cold")
+    assert one.code == 3
+    assert "this launcher is of release def" in one.out
+    assert one.stored is not None
+    assert one.stored["actions"] == []
+
+
+def test_a_deploy_that_overtakes_a_run_spoils_no_result(root: Path) -> None:
+    (root / "mf/current").symlink_to("releases/abc")
+    one = ran(root, generation="def")
+    assert one.code == 3
+    assert "a deploy overtook this run" in one.out
+    assert one.stored is None
+
+
+def test_a_result_that_cannot_be_stored_is_still_said(root: Path) -> None:
+    os.rmdir(root / "run/mf/state")
+    (root / "run/mf/state").write_text("in the way")
+    one = ran_without_result(root)
+    assert (one.returncode, one.stdout) == (0, "LOAD OK - fine | load1=0.5\n")
+    assert "can't be stored" in one.stderr
+
+
+def ran_without_result(root: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-IS", "-c", program(root)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+
+
+def test_no_lock_no_action(root: Path) -> None:
+    os.rmdir(root / "run/mf/lock")
+    (root / "run/mf/lock").write_text("in the way")
+    one = ran(root, do="cold")
+    assert one.code == 3
+    assert "no lock" in one.out
+
+
+def test_nobody_reads_the_output(root: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-IS", "-c", program(root)], stdout=writer, check=False, timeout=20)
+    os.close(writer)
+    assert done.returncode == 0
+
+
+def test_the_healthy_path_imports_nothing_heavy(root: Path) -> None:
+    names = [
+        "json",
+        "re",
+        "socket",
+        "signal",
+        "subprocess",
+        "argparse",
+        "logging",
+        "os",
+        "pathlib",
+        "typing",
+        "traceback",
+    ]
+    code = program(root).replace(
+        "run.main(",
+        f"import posix\nposix._exit = lambda code: print([n for n in {names!r} if n in sys.modules])\nrun.main(",
+    )
+    done = subprocess.run([sys.executable, "-IS", "-c", code], capture_output=True, text=True, check=False, timeout=20)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@given(
+    st.dictionaries(st.sampled_from(["a", "b"]), st.none() | st.integers() | st.floats() | st.text() | st.booleans())
+)
+def test_only_good_settings_pass(values: dict[str, Any]) -> None:
+    problem = run.wrong_setting(values, {"a": (1, 5), "b": str})
+    good = type(values.get("a")) in (int, float) and 1 <= values["a"] <= 5 and isinstance(values.get("b"), str)
+    assert (problem is None) == good
+    assert problem is None or "\n" not in problem

@@ -1,0 +1,144 @@
+"""systemd units and sockets as they are seen, with a stand-in for systemctl."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mf import service
+
+SHOWN = """MainPID=1741
+Result=success
+ControlGroup=/system.slice/qpsmtpd.service
+LoadState=loaded
+ActiveState=active
+SubState=running
+"""
+
+
+def test_what_systemctl_shows() -> None:
+    unit = service.parse(SHOWN)
+    assert (unit.active, unit.sub, unit.pid, unit.known) == ("active", "running", 1741, True)
+    assert unit.cgroup == "/system.slice/qpsmtpd.service"
+
+
+def test_an_unknown_unit() -> None:
+    unit = service.parse("MainPID=0\nLoadState=not-found\nActiveState=inactive\nSubState=dead\n")
+    assert (unit.active, unit.pid, unit.known) == ("inactive", 0, False)
+
+
+@given(st.text())
+def test_any_output_is_a_unit(output: str) -> None:
+    unit = service.parse(output)
+    assert unit.pid >= 0
+    assert unit.active
+
+
+def systemctl(folder: Path, script: str) -> str:
+    path = folder / "systemctl"
+    path.write_text(f'#!/bin/sh\necho "$@" >>{folder}/calls\n{script}\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_calls(tmp_path: Path) -> None:
+    command = systemctl(tmp_path, f"cat <<'EOF'\n{SHOWN}EOF")
+    assert service.show("q.service", systemctl=command).pid == 1741
+    service.try_restart("q.service", 5, systemctl=command)
+    service.start("q.service", 5, systemctl=command)
+    assert (tmp_path / "calls").read_text().splitlines()[1:] == [
+        "try-restart -- q.service",
+        "reset-failed -- q.service",
+        "start -- q.service",
+    ]
+
+
+def test_a_failure_says_why(tmp_path: Path) -> None:
+    command = systemctl(tmp_path, 'echo "Job for q.service\nfailed \033[31mred" >&2; exit 1')
+    with pytest.raises(
+        service.ServiceError, match=r"systemctl try-restart failed: Job for q.service failed \\x1b\[31mred$"
+    ):
+        service.try_restart("q.service", 5, systemctl=command)
+
+
+def test_a_hang_ends(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    with pytest.raises(service.ServiceError, match="took longer than 0 s"):
+        service.show("q.service", 0.3, systemctl=systemctl(tmp_path, "exec sleep 100"))
+    assert time.monotonic() - begun < 2
+
+
+def test_no_systemctl() -> None:
+    with pytest.raises(service.ServiceError, match="/none/systemctl: No such file"):
+        service.show("q.service", systemctl="/none/systemctl")
+
+
+def test_listeners_and_what_waits() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        port = listener.getsockname()[1]
+        clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+        (found,) = service.listeners(port)
+        assert found.waiting == 3
+        assert found.inode == os.fstat(listener.fileno()).st_ino
+        assert found.uid == os.geteuid()
+        assert service.owns(os.getpid(), found) is True
+        accepted, _ = listener.accept()
+        assert service.listeners(port)[0].waiting == 2
+        states = service.session_states()
+        assert states[os.fstat(listener.fileno()).st_ino][0] == "listen"
+        clients[0].sendall(b"x" * 10)
+        clients[0].close()
+        time.sleep(0.05)
+        states = service.session_states()
+        assert states[os.fstat(accepted.fileno()).st_ino] == ("close-wait", 0, 11)
+        accepted.close()
+        for client in clients:
+            client.close()
+    assert service.listeners(port) == []
+
+
+def test_who_does_not_own_it() -> None:
+    with socket.socket() as listener, subprocess.Popen(["sleep", "100"]) as other:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        (found,) = service.listeners(listener.getsockname()[1])
+        assert service.owns(other.pid, found) is False
+        other.kill()
+    assert service.owns(2**22 + 1, found) is None
+
+
+@given(st.binary(max_size=300))
+def test_a_strange_table_is_read_without_harm(tmp_path_factory: pytest.TempPathFactory, table: bytes) -> None:
+    proc = tmp_path_factory.mktemp("proc")
+    (proc / "net").mkdir()
+    (proc / "net/tcp").write_bytes(b"header\n" + table)
+    service.listeners(25, str(proc))
+    service.session_states(str(proc))
+
+
+LIVELY = "import time\nwhile True: time.sleep(0.2)"
+
+
+def test_ticks() -> None:
+    with subprocess.Popen([sys.executable, "-ISc", LIVELY]) as process:
+        try:
+            time.sleep(0.2)
+            assert service.ticks(process.pid, watch=2)
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(0.1)
+            assert not service.ticks(process.pid, watch=0.6)
+            process.send_signal(signal.SIGCONT)
+            assert service.ticks(process.pid, watch=2)
+        finally:
+            process.kill()
+    assert not service.ticks(process.pid, watch=0.2)

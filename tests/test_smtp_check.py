@@ -1,0 +1,360 @@
+"""check-smtp: classes, actions, and the order of events."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mf import breaker, maintenance, service, smtp, state
+from mf.checks import smtp as hot
+from mf.checks import smtp_cold
+from mf.checks.smtp import OK
+from mf.checks.smtp_cold import BUSY, DOWN, FOREIGN, STOPPED, WEDGED, View, classify
+from mf.smtp import ACCEPTED, CLOSED, GARBAGE, REFUSED, SILENT, TEMPORARY, UNREACHABLE, Dialogue
+from smtp_support import server, silent, talking
+
+LIMIT = 10.0
+VALUES: dict[str, Any] = {
+    "address": "127.0.0.1",
+    "address6": "",
+    "port": 25,
+    "canary": "canary@mx1.mf.invalid",
+    "unit": "qpsmtpd.service",
+    "children_max": 15,
+    "dialogue": LIMIT,
+    "period": 60,
+    "deadline": 55,
+}
+
+
+def ended(outcome: str, stage: str = "greeting", code: int = 0, stall: float = 0.0) -> Dialogue:
+    dialogue = Dialogue(stage, outcome, code)
+    dialogue.timings[stage] = stall
+    return dialogue
+
+
+GOOD = ended(ACCEPTED, "message", 250)
+MUTE = ended(SILENT, "greeting", stall=LIMIT)
+REFUSING = ended(UNREACHABLE, "connect")
+FULL = View(children=15)
+
+
+@pytest.mark.parametrize(
+    ("dialogue", "view", "kind"),
+    [
+        (GOOD, View(), OK),
+        # busy is not dead
+        (ended(TEMPORARY, "greeting", 421), View(), BUSY),
+        (ended(TEMPORARY, "rcpt", 450), View(), BUSY),
+        (ended(TEMPORARY, "message", 452), View(), BUSY),
+        (MUTE, FULL, BUSY),
+        (MUTE, View(children=16, waiting=40), BUSY),
+        (MUTE, View(children=3), BUSY),
+        (ended(SILENT, "ehlo", stall=LIMIT), View(), BUSY),
+        (ended(SILENT, "rcpt", stall=LIMIT), View(children=15), BUSY),
+        (ended(SILENT, "message", stall=4.9), View(), BUSY),
+        # wedged
+        (MUTE, View(ticks=False), WEDGED),
+        (MUTE, View(children=15, ticks=False), WEDGED),
+        (MUTE, View(children=14, waiting=1), WEDGED),
+        (ended(SILENT, "connect", stall=LIMIT), View(waiting=128), WEDGED),
+        (ended(SILENT, "message", stall=5.1), View(), WEDGED),
+        (ended(REFUSED, "rcpt", 550), View(), WEDGED),
+        (ended(REFUSED, "greeting", 554), View(), WEDGED),
+        (ended(GARBAGE), View(), WEDGED),
+        (ended(CLOSED), View(), WEDGED),
+        (ended(CLOSED, "data"), View(), WEDGED),
+        (ended(TEMPORARY, "greeting", 421), View(ticks=False), WEDGED),
+        (REFUSING, View(listening=False, ours=False), WEDGED),
+        (GOOD, View(ticks=False), OK),
+        # down, stopped, foreign
+        (REFUSING, View("failed", listening=False, ours=False), DOWN),
+        (REFUSING, View("inactive", listening=False, ours=False), STOPPED),
+        (ended(REFUSED, "greeting", 554), View("failed", ours=False), FOREIGN),
+        (ended(GARBAGE), View("inactive", ours=False), FOREIGN),
+        (ended(GARBAGE), View("active", ours=False), FOREIGN),
+        # somebody is at it
+        (REFUSING, View("activating", listening=False, ours=False), BUSY),
+        (MUTE, View("deactivating", ticks=False), BUSY),
+        (MUTE, View("reloading", ticks=False), BUSY),
+    ],
+)
+def test_classes(dialogue: Dialogue, view: View, kind: str) -> None:
+    assert classify(dialogue, view, 15, LIMIT)[0] == kind
+
+
+dialogues = st.builds(
+    ended,
+    st.sampled_from([ACCEPTED, TEMPORARY, REFUSED, GARBAGE, CLOSED, SILENT, UNREACHABLE]),
+    st.sampled_from(smtp.STAGES),
+    st.sampled_from([0, 220, 250, 421, 450, 550]),
+    st.floats(0, LIMIT),
+)
+views = st.builds(
+    View,
+    st.sampled_from(["active", "failed", "inactive", "activating", "deactivating", "unknown"]),
+    ticks=st.booleans(),
+    children=st.integers(0, 20),
+    listening=st.booleans(),
+    ours=st.sampled_from([True, False, None]),
+    waiting=st.integers(0, 200),
+)
+
+
+@given(dialogues, views)
+def test_what_must_never_be_restarted(dialogue: Dialogue, view: View) -> None:
+    kind, why = classify(dialogue, view, 15, LIMIT)
+    assert why
+    if kind == WEDGED:
+        assert view.active == "active"
+        assert dialogue.outcome != ACCEPTED
+        assert not (dialogue.outcome == TEMPORARY and view.ticks and view.listening)
+        assert not (
+            view.children >= 15
+            and view.ticks
+            and view.listening
+            and dialogue.stage == "greeting"
+            and dialogue.outcome == SILENT
+        )
+    if kind == DOWN:
+        assert view.active == "failed"
+        assert not view.listening
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "result"),
+    [(WEDGED, WEDGED, WEDGED), (DOWN, WEDGED, BUSY), (WEDGED, DOWN, BUSY), (WEDGED, OK, OK), (WEDGED, BUSY, BUSY)],
+)
+def test_an_action_takes_two_equal_looks(first: str, second: str, result: str) -> None:
+    assert smtp_cold.confirmed(first, second) == result
+
+
+@pytest.mark.parametrize(
+    ("kind", "minutes", "status"),
+    [
+        (OK, 0, state.OK),
+        (BUSY, 0, state.WARNING),
+        (BUSY, 9.9, state.WARNING),
+        (BUSY, 10, state.CRITICAL),
+        (STOPPED, 0, state.CRITICAL),
+        (FOREIGN, 0, state.CRITICAL),
+        (WEDGED, 0, state.CRITICAL),
+        (DOWN, 0, state.CRITICAL),
+    ],
+)
+def test_status(kind: str, minutes: float, status: str) -> None:
+    assert smtp_cold.status_of(kind, minutes * 60) == status
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> state.Places:
+    places = state.Places(str(tmp_path))
+    for folder in (places.results, places.locks, places.persistent, os.path.dirname(places.decisions)):
+        os.makedirs(folder)
+    return places
+
+
+class Scene(smtp_cold.Examination):
+    """An examination whose hands are scripted: what each look sees, and what an action does."""
+
+    def __init__(
+        self,
+        places: state.Places,
+        looks: list[tuple[Dialogue, View]],
+        *,
+        dry_run: bool = False,
+        failure: str = "",
+    ) -> None:
+        super().__init__(VALUES, dry_run, places)
+        self.looks = looks
+        self.failure = failure
+        self.done: list[str] = []
+        self.locked: list[bool] = []
+        self._next = iter([dialogue for dialogue, _ in looks[1:]])
+        self._views = iter([view for _, view in looks])
+
+    def transaction(self) -> Dialogue:
+        return next(self._next, self.looks[-1][0])
+
+    def view(self) -> View:
+        with state.Lock(self.places, state.ACTION) as held:
+            self.locked.append(not held)
+        return next(self._views, self.looks[-1][1])
+
+    def act(self, action: str) -> None:
+        self.done.append(action)
+        if self.failure:
+            raise service.ServiceError(self.failure)
+
+    def go(self) -> state.Result:
+        return self.result(self.looks[0][0])
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smtp_cold, "RETEST", 0.0)
+    monkeypatch.setattr(smtp_cold, "LOCK_WAIT", 0.1)
+
+
+FROZEN = (MUTE, View(ticks=False))
+HEALED = (GOOD, View())
+GONE = (REFUSING, View("failed", listening=False, ours=False))
+
+
+def decided(places: state.Places) -> list[tuple[str, str]]:
+    try:
+        lines = Path(places.decisions).read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    return [(entry["action"], entry["outcome"]) for entry in map(json.loads, lines)]
+
+
+def test_a_frozen_master_is_restarted(places: state.Places) -> None:
+    scene = Scene(places, [FROZEN, FROZEN, HEALED])
+    result = scene.go()
+    assert scene.done == ["restart"]
+    assert scene.locked == [False, True]
+    assert result.status == state.WARNING
+    assert result.summary.startswith("restarted, works again; it was WEDGED: the master is frozen")
+    assert decided(places) == [("restart", "done")]
+    assert len(breaker.load(places, VALUES["unit"]).restarts) == 1
+
+
+def test_a_failed_unit_is_started(places: state.Places) -> None:
+    scene = Scene(places, [GONE, GONE, HEALED])
+    assert scene.go().status == state.WARNING
+    assert scene.done == ["start"]
+
+
+def test_success_is_not_claimed_before_it_works(places: state.Places) -> None:
+    scene = Scene(places, [FROZEN, FROZEN, FROZEN])
+    result = scene.go()
+    assert scene.done == ["restart"]
+    assert result.status == state.CRITICAL
+    assert "still not working after it" in result.summary
+    assert decided(places) == [("restart", "failed")]
+
+
+def test_systemctl_fails(places: state.Places) -> None:
+    result = Scene(places, [FROZEN, FROZEN], failure="systemctl try-restart took longer than 20 s").go()
+    assert result.status == state.CRITICAL
+    assert "took longer than 20 s" in result.summary
+
+
+def test_a_second_look_that_is_fine_acts_not(places: state.Places) -> None:
+    scene = Scene(places, [FROZEN, HEALED])
+    result = scene.go()
+    assert scene.done == []
+    assert result.status == state.OK
+    assert "at the second look" in result.summary
+
+
+def test_busy_is_never_acted_on(places: state.Places) -> None:
+    scene = Scene(places, [(MUTE, FULL)])
+    result = scene.go()
+    assert scene.done == []
+    assert result.status == state.WARNING
+    assert result.metrics["class"] == BUSY
+
+
+def test_busy_for_ten_minutes_is_critical(places: state.Places) -> None:
+    for ago, status in ((0.0, state.WARNING), (599.0, state.WARNING), (601.0, state.CRITICAL)):
+        before = state.Result("smtp", state.WARNING, "BUSY", {"busy_since_boottime": state.boottime() - ago})
+        state.write_result(places, before, generation="a", started=1.0, period=60, slack=60)
+        result = Scene(places, [(MUTE, FULL)]).go()
+        assert result.status == status
+        assert result.metrics["busy_since_boottime"] == before.metrics["busy_since_boottime"]
+
+
+def test_busy_before_a_gap_of_hours_counts_not(places: state.Places) -> None:
+    before = state.Result("smtp", state.WARNING, "BUSY", {"busy_since_boottime": 1.0})
+    state.write_result(places, before, generation="a", started=1.0, period=-4000, slack=0)
+    assert Scene(places, [(MUTE, FULL)]).go().status == state.WARNING
+
+
+def test_a_stopped_unit_stays_stopped(places: state.Places) -> None:
+    scene = Scene(places, [(REFUSING, View("inactive", listening=False, ours=False))])
+    assert scene.go().status == state.CRITICAL
+    assert scene.done == []
+
+
+def test_maintenance_only_looks(places: state.Places) -> None:
+    maintenance.on(places, "operator", "new disk", 600)
+    scene = Scene(places, [FROZEN, FROZEN])
+    result = scene.go()
+    assert scene.done == []
+    assert "maintenance (new disk)" in result.summary
+    assert ("restart", "refused") in decided(places)
+    assert breaker.load(places, VALUES["unit"]).restarts == ()
+
+
+def test_another_action_under_way(places: state.Places) -> None:
+    scene = Scene(places, [FROZEN, FROZEN])
+    with state.Lock(places, state.ACTION) as held:
+        assert held
+        result = scene.go()
+    assert scene.done == []
+    assert "another action is under way" in result.summary
+    assert result.status == state.CRITICAL
+
+
+def test_a_dry_run_does_and_stores_nothing(places: state.Places) -> None:
+    scene = Scene(places, [FROZEN, FROZEN], dry_run=True)
+    result = scene.go()
+    assert scene.done == []
+    assert result.actions == ["would restart qpsmtpd.service"]
+    assert os.listdir(places.persistent) == []
+    assert decided(places) == []
+
+
+def test_a_restart_that_never_works_opens_the_breaker(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [10_000.0]
+    monkeypatch.setattr(state, "boottime", lambda: clock[0])
+    restarts = []
+    for minute in range(100):
+        scene = Scene(places, [FROZEN, FROZEN, FROZEN])
+        result = scene.go()
+        assert result.status == state.CRITICAL
+        restarts += [minute] * len(scene.done)
+        clock[0] += 60
+    # three at once; half-open after 15, 30 and 60 minutes of back-off, each failing
+    assert restarts == [0, 1, 2, 18, 48]
+    assert "circuit breaker is open" in result.summary
+    scene = Scene(places, [FROZEN, FROZEN, HEALED])
+    clock[0] += 3600
+    assert scene.go().status == state.WARNING
+    assert breaker.load(places, VALUES["unit"]).phase(clock[0]) == breaker.CLOSED
+
+
+def test_what_stands_behind_cannot_be_seen(places: state.Places) -> None:
+    class Blind(Scene):
+        def view(self) -> View:
+            raise service.ServiceError("systemctl show took longer than 5 s")
+
+    scene = Blind(places, [FROZEN])
+    assert scene.go().status == state.UNKNOWN
+    assert scene.done == []
+
+
+def test_ipv6_alone_is_a_warning(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scene, "greets6", lambda self: False)
+    scene = Scene(places, [HEALED])
+    assert scene.go().status == state.WARNING
+    assert scene.done == []
+
+
+def test_the_hot_look(places: state.Places) -> None:
+    with server(talking()) as port:
+        result = hot.look(places, {**VALUES, "port": port})
+    assert isinstance(result, state.Result)
+    assert result.status == state.OK
+    assert result.metrics["starttls"] == 1
+    assert {stage + "_seconds" for stage in smtp.STAGES} <= set(result.metrics)
+    with server(silent) as port:
+        rest = hot.look(places, {**VALUES, "port": port, "dialogue": 0.3})
+    assert not isinstance(rest, state.Result)
