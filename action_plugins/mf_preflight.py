@@ -19,22 +19,54 @@ PROMISE = "Nothing was changed."
 KNOWN = frozenset({"name", "loop", "loop_control", "when", "ansible.builtin.assert"})
 
 
+SYSTEMS = ("debian 12",)
+PYTHON = (3, 11)
+FREE_MIB = 64
+
+
+def host_problems(look: dict[str, Any], host: str) -> Iterator[str]:
+    """What stands against a deployment on a host, by what mf_release saw there (module_utils/mf_deploy/look.py)."""
+    if look["system"] not in SYSTEMS:
+        yield (
+            f"{host} runs {look['system']}, and this needs {' or '.join(SYSTEMS)}: "
+            "install that, or take the host out of the inventory."
+        )
+    if tuple(map(int, look["python"].split(".")[:2])) < PYTHON:
+        yield (
+            f"{host} has Python {look['python']}, and this needs {'.'.join(map(str, PYTHON))} or newer: "
+            "set ansible_python_interpreter to Debian's own /usr/bin/python3."
+        )
+    if not look["root"]:
+        yield f"{host} lets us in without root's rights: set ansible_become to true for it."
+    if not look["systemd"]:
+        yield f"{host} was not started by systemd, which runs our services: boot it with systemd."
+    if look["free_mib"] < FREE_MIB:
+        yield f"{host} has {look['free_mib']} MiB left for /mf, and {FREE_MIB} are needed: make room there."
+    if look["refused"]:
+        missing = look["missing"]
+        yield (
+            f"{', '.join(missing)} can't be installed on {host}: {look['refused'].rstrip('.')}. "
+            f"Run there: apt-get update && apt-cache policy {' '.join(missing)}"
+        )
+
+
 class ActionModule(ActionBase):
     """See library/mf_preflight.py."""
 
     _supports_check_mode = True
     _requires_connection = False
-    _VALID_ARGS = frozenset({"problems"})
+    _VALID_ARGS = frozenset({"look", "roles"})
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Entry point: all that is wrong, in one message."""
         variables = task_vars or {}
         super().run(tmp, variables)
         _, arguments = self.validate_argument_spec(
-            argument_spec={"problems": {"type": "list", "elements": "str", "default": []}}
+            argument_spec={"look": {"type": "dict", "default": {}}, "roles": {"type": "bool", "default": True}}
         )
-        found = [str(problem) for problem in arguments["problems"]]
-        for name, path in self._files():
+        look = arguments["look"]
+        found = list(host_problems(look, str(variables.get("inventory_hostname", "this host")))) if look else []
+        for name, path in self._files() if arguments["roles"] else ():
             found += self._problems(name, path, variables)
         # each says so, and once is enough
         texts = [" ".join(text.replace(PROMISE, "").split()) for text in dict.fromkeys(found)]

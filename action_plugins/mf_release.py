@@ -198,21 +198,80 @@ class ActionModule(ActionBase):
         )
         if arguments["state"] != "present":
             return self._ask({"state": arguments["state"]}, variables)
-        release = self.gather(str(arguments["host"]), str(arguments["type"]), variables)
+        return self._present(str(arguments["host"]), str(arguments["type"]), variables)
+
+    def _present(self, host: str, kind: str, variables: dict[str, Any]) -> dict[str, Any]:
+        try:
+            release = self.gather(host, kind, variables)
+        except AnsibleError:
+            # a value that a role's preflight knows to be wrong is better said by that
+            refused = self._preflight(None, variables)
+            if refused:
+                return refused
+            raise
         request = {"state": "present", "manifest": pack(release.manifest)}
-        result = self._ask(request, variables)
-        lacking = result.get("needed") or []
-        if lacking and not self._task.check_mode and not result.get("failed"):
-            before = result.get("before")
+        result = self._ask({**request, "packages": self.packages(variables)}, variables)
+        if result.get("failed"):
+            return result
+        look, before = result.pop("look"), result.pop("before", None)
+        missing, lacking = list(look["missing"]), result.pop("needed", [])
+        # an untouched host that already is as it should be was held against the same values when it became so
+        full = bool(result["changed"] or missing)
+        refused = self._preflight(look, variables, full=full)
+        if refused:
+            return refused
+        if full and not self._task.check_mode:
+            if missing:
+                installed = self._install(missing, variables)
+                if installed.get("failed"):
+                    return installed
             sent = {sha256: release.contents[sha256] for sha256 in lacking}
             result = self._ask({**request, "content": pack_content(sent)}, variables)
-            if before is not None:
-                # the host no longer shows what was there before
-                result["before"] = before
-        result.pop("needed", None)
-        if "before" in result:
-            result["diff"] = _diff(result.pop("before"), result.get("changed_paths", []), release)
+            if result.get("failed"):
+                return result
+        result = {**result, "changed": bool(result["changed"] or missing), "packages": missing}
+        if before is not None:
+            result["diff"] = _diff(before, result["changed_paths"], release)
         return result
+
+    def _preflight(
+        self, look: dict[str, Any] | None, variables: dict[str, Any], *, full: bool = True
+    ) -> dict[str, Any] | None:
+        """The failure that mf_preflight finds, or None."""
+        task = self._task.copy()
+        task.args = {"look": look or {}, "roles": full}
+        plugin = self._shared_loader_obj.action_loader.get(
+            "mf_preflight",
+            task=task,
+            connection=self._connection,
+            play_context=self._play_context,
+            loader=self._loader,
+            templar=self._templar,
+            shared_loader_obj=self._shared_loader_obj,
+        )
+        result: dict[str, Any] = plugin.run(task_vars=variables)
+        return result if result.get("failed") else None
+
+    def _install(self, packages: list[str], variables: dict[str, Any]) -> dict[str, Any]:
+        arguments = {
+            "name": packages,
+            "install_recommends": False,
+            "lock_timeout": 120,
+            # Debian starts a service when it is installed: on port 25, without our configuration. Roles start theirs.
+            "policy_rc_d": 101,
+        }
+        result: dict[str, Any] = self._execute_module(
+            module_name="ansible.builtin.apt", module_args=arguments, task_vars=variables
+        )
+        if result.get("failed"):
+            result["msg"] = f"apt could not install {', '.join(packages)}; the tree is as it was. {result.get('msg')}"
+        return result
+
+    def packages(self, variables: dict[str, Any]) -> list[str]:
+        """Debian packages that the roles of the play need."""
+        return sorted(
+            {str(name) for role in self.roles() for name in self._contribution(role, "packages", list, variables)}
+        )
 
     def _ask(self, arguments: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = self._execute_module(

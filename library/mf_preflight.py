@@ -12,13 +12,17 @@ description:
   - Evaluates C(tasks/preflight.yml) of every role of the play for a host, in one task and on the controller.
   - Such a file holds C(ansible.builtin.assert) tasks only, each maybe with C(when) and C(loop).
   - Fails with all that is wrong in one message.
+  - M(mf_release) does this by itself before it changes anything.
 version_added: "0.1.0"
 options:
-  problems:
-    description: Sentences about what was found elsewhere to stand against it.
-    type: list
-    elements: str
-    default: []
+  look:
+    description: What M(mf_release) saw of the host; without it, only the roles' own conditions are evaluated.
+    type: dict
+    default: {}
+  roles:
+    description: Whether to evaluate the roles' own conditions.
+    type: bool
+    default: true
 attributes:
   action:
     description: Runs on the controller.
@@ -40,7 +44,6 @@ author:
 EXAMPLES = r"""
 - name: Refuse what can't work
   mf_preflight:
-    problems: "{{ __mf_tree_problems }}"
 """
 
 RETURN = r"""
@@ -52,7 +55,7 @@ msg:
 
 from ansible.module_utils.basic import AnsibleModule
 
-ARGUMENTS = {"problems": {"type": "list", "elements": "str", "default": []}}
+ARGUMENTS = {"look": {"type": "dict", "default": {}}, "roles": {"type": "bool", "default": True}}
 
 
 def main() -> None:

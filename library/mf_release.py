@@ -14,7 +14,9 @@ description:
   - A release is complete, compiled and validated on disk before it becomes current. When anything fails, everything
     is as it was before.
   - What somebody changed by hand is found and repaired.
-  - The first remote execution carries hashes only; contents follow when the host lacks some.
+  - The first remote execution looks at the host and carries hashes only. When they say that all is as it should be,
+    that was all. Otherwise C(tasks/preflight.yml) of all roles are held against the variables (see M(mf_preflight)),
+    missing packages are installed, and a second execution brings the contents that the host lacks.
 version_added: "0.1.0"
 options:
   state:
@@ -38,6 +40,11 @@ options:
   content:
     description: Made by the action plugin; not for people. Contents that the host lacks.
     type: str
+  packages:
+    description: Made by the action plugin; not for people. Packages that the roles need.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: Says what would change without changing it. Validation commands are not run.
@@ -53,7 +60,7 @@ notes:
   - Needs root.
   - The conventions by which roles contribute are described in C(roles/mf_tree/README.md).
 seealso:
-  - module: mf_look
+  - module: mf_preflight
 author:
   - The mf authors
 """
@@ -94,6 +101,11 @@ changed_parts:
   returned: success
   type: list
   elements: str
+packages:
+  description: Debian packages that were installed, or would be in check mode.
+  returned: with O(state=present)
+  type: list
+  elements: str
 units:
   description: >-
     State of the units that roles registered. C(stale) says that a unit runs since before a file of its role changed
@@ -108,10 +120,11 @@ maintenance:
 """
 
 import signal
+import sys
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mf_deploy import host, release
+from ansible.module_utils.mf_deploy import host, look, release
 from ansible.module_utils.mf_deploy.layout import Layout, ReleaseError
 from ansible.module_utils.mf_deploy.manifest import Manifest, unpack, unpack_content
 
@@ -122,6 +135,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     # not secret as such, but long, and contents may be: kept out of the system's log
     "manifest": {"type": "str", "no_log": True},
     "content": {"type": "str", "no_log": True},
+    "packages": {"type": "list", "elements": "str", "default": []},
 }
 
 
@@ -137,7 +151,11 @@ def bring(module: AnsibleModule, layout: Layout, run: host.Run) -> dict[str, Any
     if not module.params["manifest"]:
         raise ReleaseError("mf_release state=present works in a play with roles, through its action plugin")
     content = module.params["content"]
-    return release.present(
+    found = {} if content else {"look": look.look(module.params["packages"], run, check=check)}
+    if found and (not found["look"]["root"] or sys.version_info < (3, 11)):
+        # it can't go on, and the controller says why
+        return {"changed": False, **found}
+    done = release.present(
         layout,
         Manifest(unpack(module.params["manifest"])),
         unpack_content(content) if content else None,
@@ -145,6 +163,7 @@ def bring(module: AnsibleModule, layout: Layout, run: host.Run) -> dict[str, Any
         check=check,
         diff=bool(module._diff),
     )
+    return {**done, **found}
 
 
 def _leave(number: int, _frame: object) -> None:

@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 USER, GROUP = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
 
 
-def load_action() -> ModuleType:
-    """action_plugins/mf_release.py, which has the name of a module in library/."""
-    spec = importlib.util.spec_from_file_location("mf_release_action", ROOT / "action_plugins" / "mf_release.py")
+def load_action(name: str) -> ModuleType:
+    """A file in action_plugins/, which has the name of a module in library/."""
+    spec = importlib.util.spec_from_file_location(f"{name}_action", ROOT / "action_plugins" / f"{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -29,7 +29,7 @@ def load_action() -> ModuleType:
     return module
 
 
-action = load_action()
+action = load_action("mf_release")
 
 
 def make(
@@ -117,7 +117,7 @@ class Machine:
         """Both executions, as the action plugin does them."""
         wanted = Manifest(made.manifest)
         result = release.present(self.layout, wanted, None, self.systemd, check=check, diff=diff)
-        if result["needed"] and not check:
+        if result["changed"] and not check:
             sent = {sha256: made.contents[sha256] for sha256 in result["needed"]}
             result = release.present(self.layout, wanted, sent, self.systemd, diff=diff)
         return dict(result)

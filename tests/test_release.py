@@ -641,11 +641,18 @@ def test_the_module_and_its_messages(
     monkeypatch.setattr(host, "run", machine.systemd)
     made = make(ONE)
     packed = action.pack(made.manifest)
-    asked = run_module(module, manifest=packed)
+    seen = {"root": True, "missing": ["nftables"]}
+    monkeypatch.setattr(module.look, "look", lambda packages, _, *, check: {**seen, "asked": [packages, check]})
+    asked = run_module(module, manifest=packed, packages=["nftables"])
+    assert asked["look"] == {**seen, "asked": [["nftables"], False]}
+    assert machine.layout.generation() is None
     assert sorted(asked["needed"]) == sorted(made.contents)
     done = run_module(module, manifest=packed, content=action.pack_content(made.contents))
     assert done["changed"]
     assert not run_module(module, manifest=packed)["changed"]
+    monkeypatch.setitem(seen, "root", False)
+    assert "units" not in run_module(module, manifest=packed)
+    monkeypatch.setitem(seen, "root", True)
     assert "through its action plugin" in run_module(module)["msg"]
     assert "can't be read" in run_module(module, manifest="AAAA")["msg"]
     assert "no release before" in run_module(module, state="rolled_back")["msg"]

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
-from ansible.module_utils.basic import AnsibleModule
+from ansible.errors import AnsibleActionFail
+from ansible.module_utils.mf_deploy import host, look
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
+from release_support import load_action
 
-from library import mf_look
+preflight = load_action("mf_preflight")
 
 STATUS = b"""Package: adduser
 Status: install ok installed
@@ -31,13 +36,13 @@ Status: hold ok installed
 
 def test_installed_is_what_dpkg_says() -> None:
     wanted = ["adduser", "nftables", "python3-psutil", "logrotate", "psutil", "a+.*"]
-    assert mf_look.installed(STATUS, wanted) == {"adduser", "logrotate"}
-    assert mf_look.installed(b"", wanted) == set()
+    assert look.installed(STATUS, wanted) == {"adduser", "logrotate"}
+    assert look.installed(b"", wanted) == set()
 
 
 def test_the_system_is_what_os_release_says() -> None:
-    assert mf_look.system('# x\nNAME="Debian GNU/Linux"\nVERSION_ID="12"\nID=debian\n') == "debian 12"
-    assert mf_look.system("") == "unknown unknown"
+    assert look.system('# x\nNAME="Debian GNU/Linux"\nVERSION_ID="12"\nID=debian\n') == "debian 12"
+    assert look.system("") == "unknown unknown"
 
 
 def test_the_reason_is_what_apt_says_went_wrong() -> None:
@@ -45,90 +50,175 @@ def test_the_reason_is_what_apt_says_went_wrong() -> None:
         "Reading package lists...\n exim4 : Depends: exim4-base but it is not going to be installed\n"
         "E: Unable to correct problems, you have held broken packages.\n"
     )
-    assert mf_look.reason(output) == (
+    assert look.reason(output) == (
         "E: Unable to correct problems, you have held broken packages.; "
         "exim4 : Depends: exim4-base but it is not going to be installed"
     )
-    assert mf_look.reason("") == "apt-get failed without a word"
+    assert look.reason("") == "apt-get failed without a word"
 
 
 def test_lists_are_stale_when_missing_or_old(tmp_path: Path) -> None:
-    assert mf_look.stale(str(tmp_path / "none"), 1e6)
+    assert look.stale(str(tmp_path / "none"), 1e6)
     (tmp_path / "partial").mkdir()
-    assert mf_look.stale(str(tmp_path), 1e6)
+    assert look.stale(str(tmp_path), 1e6)
     packages = tmp_path / "deb.debian.org_main_Packages"
     packages.touch()
     for path in (packages, tmp_path / "partial", tmp_path):
         os.utime(path, (1e6, 1e6))
-    assert not mf_look.stale(str(tmp_path), 1e6 + 3600)
-    assert mf_look.stale(str(tmp_path), 1e6 + 90000)
+    assert not look.stale(str(tmp_path), 1e6 + 3600)
+    assert look.stale(str(tmp_path), 1e6 + 90000)
     # lists that didn't change upstream keep their time when they are fetched again
     os.utime(tmp_path, (1e6 + 90000, 1e6 + 90000))
-    assert not mf_look.stale(str(tmp_path), 1e6 + 93600)
+    assert not look.stale(str(tmp_path), 1e6 + 93600)
 
 
 class Apt:
-    """Knows some packages, and more of them after an update."""
+    """Knows some packages, and others after an update."""
 
     def __init__(self, known: set[str], after: set[str] | None = None, *, online: bool = True) -> None:
         self.known, self.after, self.online = known, after or known, online
         self.updates = 0
 
-    def run(self, arguments: list[str]) -> tuple[int, str, str]:
+    def __call__(self, arguments: Sequence[str]) -> host.Outcome:
         if "update" in arguments:
             self.updates += 1
             self.known = self.after if self.online else self.known
-            return (0, "", "") if self.online else (100, "", "E: Failed to fetch http://deb.example/\n")
+            return host.Outcome(0, "") if self.online else host.Outcome(100, "E: Failed to fetch http://deb.example/\n")
         missing = [name for name in arguments[arguments.index("--") + 1 :] if name not in self.known]
-        return (100, "", f"E: Unable to locate package {missing[0]}\n") if missing else (0, "", "")
-
-
-Look = Callable[..., dict[str, Any]]
+        return host.Outcome(100, f"E: Unable to locate package {missing[0]}\n") if missing else host.Outcome(0, "")
 
 
 @pytest.fixture
-def look(monkeypatch: pytest.MonkeyPatch, run_module: Callable[..., dict[str, Any]]) -> Look:
+def see(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     def call(apt: Apt, *, stale: bool, check: bool = False) -> dict[str, Any]:
-        monkeypatch.setattr(mf_look, "read", lambda path: STATUS if "dpkg" in path else b"ID=debian\nVERSION_ID=12\n")
-        monkeypatch.setattr(mf_look, "stale", lambda *_: stale)
-        monkeypatch.setattr(AnsibleModule, "run_command", lambda _, arguments, **__: apt.run(arguments))
-        monkeypatch.setattr(AnsibleModule, "get_bin_path", lambda *_: "/usr/bin/apt-get")
-        return run_module(mf_look, check=check, packages=["adduser", "nftables"])
+        monkeypatch.setattr(look, "read", lambda path: STATUS if "dpkg" in path else b"ID=debian\nVERSION_ID=12\n")
+        monkeypatch.setattr(look, "stale", lambda *_: stale)
+        return dict(look.look(["adduser", "nftables"], apt, check=check))
 
     return call
 
 
 HAS = {"nftables", "python3-apt"}
+See = Callable[..., dict[str, Any]]
 
 
-def test_what_can_be_had_is_not_refused(look: Look) -> None:
+def test_what_can_be_had_is_not_refused(see: See) -> None:
     apt = Apt(HAS)
-    found = look(apt, stale=True)
+    found = see(apt, stale=True)
     assert (found["missing"], found["refused"], found["unknown"]) == (["nftables", "python3-apt"], "", False)
-    assert (found["changed"], found["system"], apt.updates) == (False, "debian 12", 0)
+    assert (found["system"], apt.updates) == ("debian 12", 0)
 
 
-def test_stale_lists_are_fetched_once(look: Look) -> None:
+def test_stale_lists_are_fetched_once(see: See) -> None:
     apt = Apt(set(), HAS)
-    assert look(apt, stale=True)["refused"] == ""
+    assert see(apt, stale=True)["refused"] == ""
     assert apt.updates == 1
 
 
-def test_fresh_lists_are_believed(look: Look) -> None:
+def test_fresh_lists_are_believed(see: See) -> None:
     apt = Apt(set(), HAS)
-    assert look(apt, stale=False)["refused"] == "E: Unable to locate package nftables"
+    assert see(apt, stale=False)["refused"] == "E: Unable to locate package nftables"
     assert apt.updates == 0
 
 
-def test_no_network_is_said(look: Look) -> None:
-    found = look(Apt(set(), HAS, online=False), stale=True)
+def test_no_network_is_said(see: See) -> None:
+    found = see(Apt(set(), HAS, online=False), stale=True)
     assert found["refused"] == (
         "E: Unable to locate package nftables; apt-get update failed: E: Failed to fetch http://deb.example/"
     )
 
 
-def test_check_mode_fetches_nothing_and_is_not_sure(look: Look) -> None:
+def test_check_mode_fetches_nothing_and_is_not_sure(see: See) -> None:
     apt = Apt(set(), HAS)
-    found = look(apt, stale=True, check=True)
+    found = see(apt, stale=True, check=True)
     assert (found["refused"], found["unknown"], apt.updates) == ("", True, 0)
-    assert look(apt, stale=False, check=True)["refused"] != ""
+    assert see(apt, stale=False, check=True)["refused"] != ""
+
+
+GOOD = {
+    "system": "debian 12",
+    "python": "3.11.2",
+    "root": True,
+    "systemd": True,
+    "free_mib": 5000,
+    "missing": [],
+    "refused": "",
+    "unknown": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"system": "ubuntu 24.04"}, "mx1 runs ubuntu 24.04, and this needs debian 12"),
+        ({"python": "3.9.2"}, "Python 3.9.2, and this needs 3.11 or newer: set ansible_python_interpreter"),
+        ({"root": False}, "set ansible_become"),
+        ({"systemd": False}, "not started by systemd"),
+        ({"free_mib": 10}, "10 MiB left for /mf, and 64 are needed"),
+        (
+            {"missing": ["nftables"], "refused": "E: Unable to locate package nftables"},
+            "E: Unable to locate package nftables. Run there: apt-get update && apt-cache policy nftables",
+        ),
+    ],
+)
+def test_what_stands_against_a_host_is_said_with_what_to_do(change: dict[str, Any], words: str) -> None:
+    assert list(preflight.host_problems(GOOD, "mx1")) == []
+    (problem,) = preflight.host_problems({**GOOD, **change}, "mx1")
+    assert words in problem
+
+
+PREFLIGHT = """
+- name: Refuse a port
+  ansible.builtin.assert:
+    that:
+      - port | int in range(1, 65536)
+    fail_msg: "Port {{ port }}.\n      Say another. Nothing was changed."
+  when: port is defined
+
+- name: Refuse numbers
+  ansible.builtin.assert:
+    that: item.value < 10
+    fail_msg: "{{ item.key }} is {{ item.value }}."
+  loop: "{{ numbers | dict2items }}"
+"""
+
+
+@pytest.fixture
+def refuse(tmp_path: Path) -> Callable[..., list[str]]:
+    """What a role's preflight says about some variables."""
+
+    def call(text: str, **variables: Any) -> list[str]:
+        path = tmp_path / "preflight.yml"
+        path.write_text(text)
+        loader = DataLoader()
+        plugin = preflight.ActionModule(
+            MagicMock(), MagicMock(), MagicMock(), loader, Templar(loader, variables), MagicMock()
+        )
+        return list(plugin._problems("roles/x/tasks/preflight.yml", str(path), variables))
+
+    return call
+
+
+def test_a_roles_preflight(refuse: Callable[..., list[str]]) -> None:
+    assert refuse(PREFLIGHT, port=25, numbers={"a": 1}) == []
+    assert refuse(PREFLIGHT, numbers={}) == []
+    found = refuse(PREFLIGHT, port=99999, numbers={"a": 10, "b": 11})
+    assert [" ".join(text.split()) for text in found] == [
+        "Port 99999. Say another. Nothing was changed.",
+        "a is 10.",
+        "b is 11.",
+    ]
+
+
+def test_a_missing_variable_in_a_preflight_names_file_and_task(refuse: Callable[..., list[str]]) -> None:
+    (problem,) = refuse("- {name: Look, ansible.builtin.assert: {that: nobody_sets_this > 1}}")
+    assert problem.startswith("roles/x/tasks/preflight.yml, 'Look': ")
+    assert "'nobody_sets_this' is undefined" in problem
+
+
+@pytest.mark.parametrize(
+    "task", ["{name: a, ansible.builtin.command: id}", "{ansible.builtin.assert: {that: x}, vars: {x: 1}}"]
+)
+def test_a_preflight_only_asserts(refuse: Callable[..., list[str]], task: str) -> None:
+    with pytest.raises(AnsibleActionFail, match=r"roles/x/tasks/preflight.yml.*only ansible.builtin.assert"):
+        refuse(f"- {task}")

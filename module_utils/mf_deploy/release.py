@@ -104,7 +104,7 @@ def present(
 ) -> dict[str, Any]:
     """Have a release in force, whole and untouched.
 
-    Without ``sent`` (contents by sha256) and when this host lacks some, nothing is done and ``needed`` names them.
+    Without ``sent`` (contents by sha256) this only says what would be done, and in ``needed`` which contents it lacks.
     Raises ReleaseError or OSError; nothing is changed then, unless its text says otherwise.
     """
     plan = Plan(layout, wanted)
@@ -116,10 +116,8 @@ def present(
             # an earlier run ended before the restart: it is about to happen now
             result["maintenance"] = guard.mark(layout, wanted.generation)
         return result
-    result["needed"] = plan.unknown(stage.Contents(layout, sent))
-    if result["needed"] and sent is None:
-        return result
-    result["needed"] = []
+    if sent is None:
+        return {**result, "needed": plan.unknown(stage.Contents(layout))}
     with guard.lock(layout, "release", "another deployment"):
         # what was seen before the lock was held may be old
         plan = Plan(layout, wanted)
@@ -193,7 +191,6 @@ def _report(plan: Plan, run: host.Run) -> dict[str, Any]:
         "previous": plan.current,
         "changed_paths": plan.paths,
         "changed_parts": plan.parts,
-        "needed": [],
         "maintenance": guard.ours(plan.layout),
         **_services(plan.layout, plan.wanted, plan.restart, run),
     }
