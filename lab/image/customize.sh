@@ -1,4 +1,5 @@
-# mmdebstrap's last hook, run by sh on the building machine; $1 is the new root, $SHELF the packages for its archive.
+# mmdebstrap's last hook, run by sh on the building machine; $1 is the new root, $SHELF the packages for its archive,
+# $LOADAVG the text of loadavg.py.
 set -eu
 root=$1
 shelf=/var/lib/lab-packages
@@ -40,6 +41,25 @@ ExecStart=/usr/bin/ssh-keygen -A
 WantedBy=multi-user.target
 UNIT
 chroot "$root" systemctl --quiet enable ssh-host-keys.service
+# Each has a load average of its own, from the first moment on.
+printf '%s\n' "$LOADAVG" > "$root/usr/local/sbin/lab-loadavg"
+cat > "$root/etc/systemd/system/lab-loadavg.service" <<UNIT
+[Unit]
+Description=A load average of this container's own
+DefaultDependencies=no
+After=local-fs.target
+Before=sysinit.target
+
+[Service]
+ExecStartPre=/bin/sh -c 'mkdir -p /run/lab; test -e /run/lab/loadavg || echo 0.00 0.00 0.00 0/1 1 > /run/lab/loadavg'
+ExecStartPre=/bin/sh -c 'mountpoint -q /proc/loadavg || mount --bind /run/lab/loadavg /proc/loadavg'
+ExecStart=/usr/bin/python3 -IS /usr/local/sbin/lab-loadavg
+Restart=on-failure
+
+[Install]
+WantedBy=sysinit.target
+UNIT
+chroot "$root" systemctl --quiet enable lab-loadavg.service
 # What a container has no use for: consoles, trimming of disks, downloads in the background.
 chroot "$root" systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer console-getty.service e2scrub_all.timer \
     fstrim.timer getty.target systemd-logind.service

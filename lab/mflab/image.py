@@ -82,8 +82,8 @@ def options() -> list[str]:
         '--aptopt=APT::Install-Recommends "false"',
         "--dpkgopt=force-unsafe-io",
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in UNREAD),
-        f"--customize-hook=SHELF='{' '.join(kinds['shelf'])}'\n"
-        + (RECIPE / "customize.sh").read_text(encoding="utf-8"),
+        f"--customize-hook=LOADAVG=$(cat <<'PYTHON'\n{(RECIPE / 'loadavg.py').read_text(encoding='utf-8')}\nPYTHON\n)\n"
+        f"SHELF='{' '.join(kinds['shelf'])}'\n" + (RECIPE / "customize.sh").read_text(encoding="utf-8"),
         "--skip=cleanup/apt",
     ]
 

@@ -1,8 +1,7 @@
 """Faking a host's load average.
 
-A container sees the machine's /proc/loadavg. A file bound over it inside the container is what everything there reads
-instead, `uptime` included; its text is replaced in place, since a rename wouldn't be seen through the mount. Gone after
-a restart.
+In a container lab-loadavg (lab/image/loadavg.py) keeps a file over /proc/loadavg, which everything there reads instead,
+`uptime` included. It shows what it is told to, until told otherwise or until a restart.
 """
 
 from __future__ import annotations
@@ -12,13 +11,24 @@ import math
 from mflab.podman import Podman
 from mflab.spec import EXIT_USAGE, Host, LabError
 
-FAKE = """\
+# $1 is the line to show, "" for the host's own load again. Ends once it is shown.
+SHOW = """\
 set -eu
-mkdir -p /run/lab
-echo "$1" > /run/lab/loadavg
-mountpoint -q /proc/loadavg || mount --bind /run/lab/loadavg /proc/loadavg
+cd /run/lab
+if [ -n "$1" ]; then
+    echo "$1" > fake.part
+    mv fake.part fake
+else
+    rm -f fake
+fi
+systemctl kill --signal=USR1 lab-loadavg.service
+waited=0
+until case $(cat /proc/loadavg) in "$1"*) true ;; *) false ;; esac; do
+    waited=$((waited + 1))
+    [ $waited -lt 100 ] || { echo 'lab-loadavg does not answer' >&2; exit 1; }
+    sleep 0.1
+done
 """
-REAL = "while mountpoint -q /proc/loadavg; do umount /proc/loadavg || exit 1; done"
 
 
 def parse(text: str) -> float | None:
@@ -35,11 +45,10 @@ def parse(text: str) -> float | None:
 
 
 def line(value: float) -> str:
-    """Return the text of /proc/loadavg (proc(5)) for the load average `value` over 1, 5 and 15 minutes."""
-    return f"{value:.2f} {value:.2f} {value:.2f} 1/100 1"
+    """Return what /proc/loadavg (proc(5)) begins with at the load average `value` over 1, 5 and 15 minutes."""
+    return f"{value:.2f} {value:.2f} {value:.2f}"
 
 
 def fake(podman: Podman, host: Host, value: float | None) -> None:
     """Let `host` see the load average `value` from now on, or the real one again (None)."""
-    words = ("sh", "-c", REAL) if value is None else ("sh", "-c", FAKE, "sh", line(value))
-    podman.run("exec", host.container, *words)
+    podman.run("exec", host.container, "sh", "-c", SHOW, "sh", "" if value is None else line(value))

@@ -203,7 +203,7 @@ def show(run: Run, account: Account) -> str:
         ("refused", account.refused_total, f"by a 5xx after {by_stage}" if by_stage else ""),
         ("lost", len(account.lost), ""),
         ("doubled", len(account.doubled), lost_replies),
-        ("retried", account.retried, "at another MX, or later"),
+        ("retried", account.retried, f"mostly {ui.clean(next(iter(account.deferred)))}" if account.deferred else ""),
     ]
     if account.undecided:
         rows.append(("undecided", len(account.undecided), "never accepted nor refused"))

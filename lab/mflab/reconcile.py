@@ -31,6 +31,7 @@ class Account:
     misjudged: list[str]
     by_mx: dict[str, int]
     retried: int
+    deferred: dict[str, int]  # why attempts had to be repeated, the most frequent reasons
     delays: dict[str, float] = field(default_factory=dict)  # s from the first attempt to the customer: median, p95
 
     @property
@@ -90,6 +91,7 @@ def reconcile(ends: Iterable[Mapping[str, Any]], record: Iterable[Mapping[str, A
             if (end["kind"] == "ham" and end["outcome"] == "refused") or (end["kind"] != "ham" and copies[end["id"]])
         ],
         by_mx=dict(sorted(Counter(str(end["mx"]) for end in ends if end["outcome"] == "accepted").items())),
+        deferred=dict(Counter(reason for end in ends for reason in end["deferred"]).most_common(5)),
         retried=sum(1 for end in ends if end["attempts"] > 1),
         delays={"median": round(cuts[9], 2), "p95": round(cuts[18], 2)} if delays else {},
     )

@@ -7,7 +7,8 @@ waits in a retry queue with back-off until the deadline. A reply that is lost af
 unknown: such a message is sent again, as RFC 5321 (4.5.3.2.6, 4.2.5) demands, and may then exist twice.
 
 Each message's end is one JSON line on stdout: id, kind (ham, spam, stranger), outcome (accepted, refused, undecided),
-mx, stage, code, reply, attempts, unknown (how many replies were lost after the final dot), started, finished.
+mx, stage, code, reply, attempts, unknown (how many replies were lost after the final dot), deferred (why an attempt
+had to be repeated, for each), started, finished.
 """
 
 from __future__ import annotations
@@ -187,6 +188,7 @@ class Sender:
     async def send(self, message: Message) -> dict[str, object]:
         """Send `message` until it is accepted, refused or the deadline is over; return its end."""
         attempts = unknown = 0
+        deferred: list[str] = []
         wait = BACKOFF[0]
         started = None
         while True:
@@ -199,6 +201,7 @@ class Sender:
                     unknown += reply.outcome == "unknown"
                     if reply.outcome in ("accepted", "refused"):
                         break
+                    deferred.append(f"{reply.stage}: {reply.code or ''} {reply.text}"[:100])
             decided = reply.outcome in ("accepted", "refused")
             if decided or time.monotonic() + wait > self.deadline:
                 return {
@@ -211,6 +214,7 @@ class Sender:
                     "reply": reply.text,
                     "attempts": attempts,
                     "unknown": unknown,
+                    "deferred": deferred[-20:],
                     "started": round(started, 3),
                     "finished": round(time.time(), 3),
                 }
