@@ -16,6 +16,7 @@ import re
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import ansible.module_utils
 import ansiblelint.rules
@@ -40,7 +41,7 @@ def mend_args_rule() -> None:
     for folder in ("roles/mf_tree/files/lib", "module_utils"):
         ansible.module_utils.__path__.append(str(ROOT / folder))
     sys.path.append(str(Path(ansiblelint.rules.__file__).parent))
-    args = importlib.import_module("args")
+    args: Any = importlib.import_module("args")
     args.load_plugin = load_module
     args.ArgsRule.RE_VALUE_OF = re.compile(r"value of (?P<name>.*) must be one (?:or more )?of:")
 

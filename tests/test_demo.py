@@ -84,7 +84,7 @@ def test_it_is_good_only_when_all_is(
             demo.HEALTH.write_text(json.dumps({"hosts": [{"name": "mx1", "status": status, "problems": []}]}))
         return ""
 
-    monkeypatch.setattr(demo.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(demo, "playbook", play)
     assert demo.demo(30) is good
     assert ("not as it should" in capsys.readouterr().out) is not good

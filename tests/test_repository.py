@@ -45,7 +45,7 @@ def test_argument_specs_and_defaults_say_the_same(role: Path) -> None:
     for option, default in defaults.items():
         # a default worked out from the inventory may be described instead
         if "default" in options[option] or "{{" not in str(default):
-            assert options[option]["default"] == default, option
+            assert options[option].get("default") == default, option
 
 
 @pytest.mark.parametrize("role", ROLES, ids=name)
@@ -263,8 +263,9 @@ def test_arrows_point_down(path: Path) -> None:
     if layer not in {"cli", "checks"}:
         assert not [imported for imported in used if imported.startswith("mf.checks")]
     if layer == "checks" and stem != "__init__":
-        others = {f"mf.checks.{other.stem}" for other in (PACKAGE / "checks").glob("*.py")} - {f"mf.checks.{stem}"}
-        assert not used & (others - {"mf.checks.__init__"})
+        own = stem.removesuffix("_cold")  # a check may have a half that is only imported when something is wrong
+        modules = {f"mf.checks.{other.stem}" for other in (PACKAGE / "checks").glob("*.py") if other.stem != "__init__"}
+        assert used & modules <= {f"mf.checks.{own}", f"mf.checks.{own}_cold"}
     if path.relative_to(PACKAGE).parts == ("state.py",):
         assert not [imported for imported in used if imported.startswith("mf.")]
 
@@ -323,7 +324,7 @@ def test_pre_commit_runs_the_linters_of_make_lint() -> None:
 
 def test_no_file_names_a_place_of_its_author() -> None:
     listed = subprocess.run(
-        ["git", "grep", "-nIE", r"(^|[^A-Za-z0-9_.*}>-])/(home|root)/[a-z]", "--", "."],
+        ["git", "grep", "-nIE", r"(^|[^A-Za-z0-9_.*}>-])/home/[a-z]", "--", "."],
         cwd=ROOT,
         capture_output=True,
         text=True,
