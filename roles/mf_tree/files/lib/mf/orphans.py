@@ -194,7 +194,7 @@ def evidence(
         moved = _after(status, "\nvoluntary_ctxt_switches:")
     unsent = sum(sending for _, sending, _ in sessions)
     stack = text_of(f"{folder}/stack").split("\n")[:1]
-    waits = stack[0].rpartition(" ")[2] if stack[0] else text_of(f"{folder}/wchan")
+    waits = stack[0].rpartition(" ")[2].partition("+")[0] if stack[0] else text_of(f"{folder}/wchan")
     return Process(
         stat,
         age=stat.age(state.boottime()),

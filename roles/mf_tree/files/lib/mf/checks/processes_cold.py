@@ -63,7 +63,8 @@ class Examination:
         if others:
             result.status = state.WARNING
             said += [
-                f"{one.kind}: {one.process.stat.pid}" + (f" ({one.process.waits})" if one.process.waits else "")
+                f"{one.kind}: {one.process.stat.pid}"
+                + (f" (in {one.process.waits})" if one.kind == orphans.BLOCKED and one.process.waits else "")
                 for one in others[:5]
             ]
         if doomed:
@@ -148,7 +149,7 @@ class Examination:
             for one, outcome in outcomes
         )
         result.status = state.worst([result.status, state.WARNING] if gone else [result.status])
-        words = [f"killed {len(gone)} of {len(doomed)} orphaned or stuck"]
+        words = ["killed " + (", ".join(f"{one.kind} {one.process.stat.pid}" for one in gone) or "none")]
         if spared:
             words.append(f"{len(spared)} spared: moved or gone at the last moment")
         if failed:
@@ -156,7 +157,7 @@ class Examination:
             words.append(f"{len(failed)} survived KILL")
         if len(doomed) > cap:
             result.status = state.CRITICAL
-            words.append(f"more than the cap of {cap} a run: look at what makes them")
+            words.append(f"{len(doomed) - cap} more than the cap of {cap} a run: look at what makes them")
         return ", ".join(words)
 
     def end(self, victims: Sequence[orphans.Verdict]) -> list[tuple[orphans.Verdict, str]]:
