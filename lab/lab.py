@@ -69,6 +69,7 @@ def provide_image(podman: Podman, lab: Lab, rebuild: bool = False) -> str:
         if not rebuild and image.exists(podman, name):
             phase.note(f"{name} re-used")
         else:
+            phase.update("being built from Debian's packages, about a minute")
             image.build(podman, name)
             phase.note(f"{name} built")
     return name

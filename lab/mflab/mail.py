@@ -196,7 +196,7 @@ def show(run: Run, account: Account) -> str:
     by_stage = ", ".join(f"{stage} {count}" for stage, count in account.refused.items())
     by_mx = ", ".join(f"{name} {count}" for name, count in account.by_mx.items())
     delays = f"median {account.delays['median']} s, 95 % within {account.delays['p95']} s" if account.delays else ""
-    lost_replies = f"{account.unknown} replies to the final dot lost" if account.unknown else ""
+    lost_replies = f"replies to the final dot lost: {account.unknown}" if account.unknown else ""
     rows = [
         ("sent", account.sent, f"in {run.seconds:.1f} s ({account.sent / max(run.seconds, 0.001):.0f} a second)"),
         ("delivered", account.delivered, delays),

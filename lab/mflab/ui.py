@@ -26,8 +26,15 @@ def duration(seconds: int) -> str:
 class Phase:
     """One step that is being shown: `note` says what came of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, title: str, live: bool) -> None:
+        self.title = title
+        self.live = live  # on a terminal, where a line can be written over
         self.outcome = "done"
+
+    def update(self, words: str) -> None:
+        """Say what is going on, for a step that takes long."""
+        line = f"{self.title:<12} {words} ..."
+        print(f"\r\033[K{line}" if self.live else line, end="" if self.live else "\n", flush=True)
 
     def note(self, outcome: str) -> None:
         """Say what came of the step."""
@@ -41,7 +48,7 @@ def phase(title: str) -> Iterator[Phase]:
     if live:
         print(f"{title:<12} ...", end="", flush=True)
     started = time.monotonic()
-    current = Phase()
+    current = Phase(title, live)
     try:
         yield current
     except BaseException:

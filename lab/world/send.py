@@ -33,7 +33,7 @@ WORDS = ("the", "order", "invoice", "meeting", "tomorrow", "please", "find", "at
 CONNECT_LIMIT = 10.0  # s
 REPLY_LIMIT = 60.0  # s for any reply; RFC 5321 says minutes, but a lab shouldn't take that long to notice
 BACKOFF = (0.5, 8.0)  # s: first and longest wait between rounds over all MXs
-SHUN = 5.0  # s an MX that didn't answer is tried last, as mail servers remember too
+SHUN = 15.0  # s an MX that didn't answer is tried last, as mail servers remember too
 
 
 @dataclass(frozen=True)
