@@ -220,8 +220,8 @@ class ActionModule(ActionBase):
         refused = self._preflight(look, variables, full=full)
         if refused:
             return refused
-        if full and not self._task.check_mode:
-            if missing:
+        if full:
+            if missing and not self._task.check_mode:
                 installed = self._install(missing, variables)
                 if installed.get("failed"):
                     return installed

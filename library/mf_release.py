@@ -47,7 +47,9 @@ options:
     default: []
 attributes:
   check_mode:
-    description: Says what would change without changing it. Validation commands are not run.
+    description: >-
+      Says what would change without changing it. The release is built and validated in a temporary directory, as far as
+      the validating programs are installed.
     support: full
   diff_mode:
     description: Shows files before and after, except those that not everybody may read.

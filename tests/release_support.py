@@ -117,9 +117,12 @@ class Machine:
         """Both executions, as the action plugin does them."""
         wanted = Manifest(made.manifest)
         result = release.present(self.layout, wanted, None, self.systemd, check=check, diff=diff)
-        if result["changed"] and not check:
+        if result["changed"]:
             sent = {sha256: made.contents[sha256] for sha256 in result["needed"]}
-            result = release.present(self.layout, wanted, sent, self.systemd, diff=diff)
+            before = result.get("before")
+            result = release.present(self.layout, wanted, sent, self.systemd, check=check, diff=diff)
+            if before is not None:
+                result["before"] = before
         return dict(result)
 
     def back(self, *, check: bool = False) -> dict[str, Any]:

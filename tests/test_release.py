@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -219,6 +220,29 @@ def test_a_validator_that_refuses_stops_it_with_nothing_changed(machine: Machine
     machine.systemd.failing.add("nft -c")
     made = make(TWO, validate={"/etc/new/deep/file": "nft -c -f %s"}, parts={"/etc/new/deep/file": "mf_throttle"})
     _refused(machine, made, "/etc/new/deep/file", "mf_throttle", "nft -c -f", "it does not want to", "exit code 1")
+
+
+def test_check_mode_validates_what_it_can_and_leaves_no_trace(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    machine.deploy(make(ONE))
+    before = machine.everything()
+    machine.systemd.failing.add("true")
+    made = make(TWO, validate={"/etc/new/deep/file": "true -c -f %s"})
+    with pytest.raises(ReleaseError, match=r"/etc/new/deep/file .role one. was refused by `true -c -f"):
+        machine.deploy(made, check=True)
+    broken = make({**TWO, "lib/pkg/a.py": "def f(:\n"})
+    with pytest.raises(ReleaseError, match=r"lib/pkg/a\.py line 1 is not valid Python"):
+        machine.deploy(broken, check=True)
+    machine.systemd.failing = {"not-installed-yet"}
+    bare = make(TWO, validate={"/etc/new/deep/file": "not-installed-yet %s"})
+    for file in bare.manifest["files"]:
+        file["owner"] = "comes-with-a-package"
+    assert machine.deploy(bare, check=True)["changed"]
+    assert machine.everything() == before
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_a_launcher_that_is_not_python_stops_it(machine: Machine) -> None:

@@ -22,12 +22,13 @@ class Outcome(NamedTuple):
     output: str
 
 
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 Run = Callable[[Sequence[str]], Outcome]
 
 
 def run(command: Sequence[str]) -> Outcome:
     """Run a command without a shell, at most two minutes, in the C locale."""
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "HOME": "/root"}
+    environment = {"PATH": PATH, "LC_ALL": "C", "HOME": "/root"}
     try:
         done = subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -105,13 +105,16 @@ def present(
     """Have a release in force, whole and untouched.
 
     Without ``sent`` (contents by sha256) this only says what would be done, and in ``needed`` which contents it lacks.
+    In check mode it then builds and validates the release in a temporary directory, and changes nothing.
     Raises ReleaseError or OSError; nothing is changed then, unless its text says otherwise.
     """
     plan = Plan(layout, wanted)
     result = _report(plan, run)
     if diff:
         result["before"] = _before(layout, plan)
-    if check or not plan.needed:
+    if check and sent is not None and plan.new:
+        stage.rehearse(layout, wanted, stage.Contents(layout, sent), run)
+    if not plan.needed or (check and sent is not None):
         if not check and any(unit["stale"] for unit in result["units"].values()):
             # an earlier run ended before the restart: it is about to happen now
             result["maintenance"] = guard.mark(layout, wanted.generation)

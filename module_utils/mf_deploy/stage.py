@@ -8,8 +8,10 @@ import json
 import marshal
 import os
 import shlex
+import shutil
 import sys
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from . import drift, host, manifest
@@ -51,19 +53,7 @@ def build(layout: Layout, wanted: manifest.Manifest, contents: Contents, run: ho
     made = host.make_folders(layout.releases)
     try:
         os.mkdir(staging)
-        os.chmod(staging, drift.FOLDER_MODE)
-        os.mkdir(f"{staging}/root", drift.ROOT_MODE)
-        for name in TREE:
-            host.make_folders(f"{staging}/{name}")
-        for _, file in sorted(wanted.files.items()):
-            path = layout.stored(staging, file.path)
-            host.make_folders(os.path.dirname(path))
-            host.write(path, contents.read(file), file.mode, host.identify(file.owner, file.group))
-        compiled = {
-            drift.compiled_name(path): _compile(layout, wanted.generation, staging, path)
-            for path in drift.modules(wanted)
-        }
-        host.write(f"{staging}/manifest.json", _manifest_text(wanted, compiled), 0o644, (-1, -1))
+        _fill(layout, wanted, contents, staging, host.identify)
         validate(layout, wanted, staging, run)
         for folder, _, _ in os.walk(staging):
             host.sync(folder)
@@ -75,6 +65,38 @@ def build(layout: Layout, wanted: manifest.Manifest, contents: Contents, run: ho
         host.discard(staging)
         host.remove_empty(made)
         raise
+
+
+def rehearse(layout: Layout, wanted: manifest.Manifest, contents: Contents, run: host.Run) -> None:
+    """Build and validate a release in a temporary directory and throw it away. Raises ReleaseError as ``build`` does.
+
+    On a bare host owners and validators may still have to be installed: those are passed over.
+    """
+    with tempfile.TemporaryDirectory(prefix="mf-rehearsal-") as folder:
+        _fill(layout, wanted, contents, folder, lambda *_: (-1, -1))
+        validate(layout, wanted, folder, run, bare=True)
+
+
+def _fill(
+    layout: Layout,
+    wanted: manifest.Manifest,
+    contents: Contents,
+    folder: str,
+    identify: Callable[[str, str], tuple[int, int]],
+) -> None:
+    """Write all of a release into an empty directory."""
+    os.chmod(folder, drift.FOLDER_MODE)
+    os.mkdir(f"{folder}/root", drift.ROOT_MODE)
+    for name in TREE:
+        host.make_folders(f"{folder}/{name}")
+    for _, file in sorted(wanted.files.items()):
+        path = layout.stored(folder, file.path)
+        host.make_folders(os.path.dirname(path))
+        host.write(path, contents.read(file), file.mode, identify(file.owner, file.group))
+    compiled = {
+        drift.compiled_name(path): _compile(layout, wanted.generation, folder, path) for path in drift.modules(wanted)
+    }
+    host.write(f"{folder}/manifest.json", _manifest_text(wanted, compiled), 0o644, (-1, -1))
 
 
 def _manifest_text(wanted: manifest.Manifest, compiled: Mapping[str, str]) -> bytes:
@@ -116,14 +138,18 @@ def _syntax(source: bytes, filename: str, path: str) -> Any:
         raise ReleaseError(f"{path}{line} is not valid Python: {error}; nothing was changed") from None
 
 
-def validate(layout: Layout, wanted: manifest.Manifest, release: str, run: host.Run) -> None:
-    """Check every file that can be checked. Raises ReleaseError with the role, the file, the command and its output."""
+def validate(layout: Layout, wanted: manifest.Manifest, release: str, run: host.Run, *, bare: bool = False) -> None:
+    """Check every file that can be checked. Raises ReleaseError with the role, the file, the command and its output.
+
+    ``bare``: pass over commands that are not installed.
+    """
     for _, file in sorted(wanted.files.items()):
         path = layout.stored(release, file.path)
         if file.path.startswith("bin/"):
             _validate_launcher(file, path, run)
-        if file.validate:
-            _demand([word.replace("%s", path) for word in shlex.split(file.validate)], file, run)
+        command = [word.replace("%s", path) for word in shlex.split(file.validate)]
+        if command and not (bare and shutil.which(command[0], path=host.PATH) is None):
+            _demand(command, file, run)
 
 
 def _validate_launcher(file: manifest.File, path: str, run: host.Run) -> None:
