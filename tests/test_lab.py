@@ -350,21 +350,28 @@ class Server:
         self.gone.set()
 
 
+class OrderedSender(send.Sender):
+    """Tries MXs on this machine, each on a port of its own, in the given order."""
+
+    def __init__(self, ports: dict[str, int], seconds: float) -> None:
+        super().__init__(dict.fromkeys(ports, "127.0.0.1"), 0, 1, time.monotonic() + seconds)
+        self.ports = ports
+
+    async def attempt(self, name: str, message: send.Message) -> send.Reply:
+        self.port = self.ports[name]
+        return await super().attempt(name, message)
+
+    def order(self) -> list[str]:
+        return list(self.ports)
+
+
 def deliver(*servers: Server, seconds: float = 0.0) -> dict[str, Any]:
     """Send one message to `servers` as mx0, mx1 … in this order; give up after `seconds`."""
 
     async def work() -> dict[str, Any]:
         running = [await asyncio.start_server(server.serve, "127.0.0.1", 0) for server in servers]
-        names = {f"mx{index}": "127.0.0.1" for index in range(len(servers))}
-        sender = send.Sender(names, 0, 2, time.monotonic() + seconds)
-        ports = {name: server.sockets[0].getsockname()[1] for name, server in zip(names, running, strict=True)}
-
-        async def attempt(name: str, message: send.Message) -> send.Reply:
-            sender.port = ports[name]
-            return await send.Sender.attempt(sender, name, message)
-
-        sender.attempt = attempt  # type: ignore[method-assign]
-        sender.order = lambda: list(names)  # type: ignore[method-assign]
+        ports = {f"mx{index}": server.sockets[0].getsockname()[1] for index, server in enumerate(running)}
+        sender = OrderedSender(ports, seconds)
         result = await sender.send(send.plan("run", 1, 0, 0)[0])
         for mx in servers:
             if mx.connections:

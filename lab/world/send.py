@@ -256,7 +256,9 @@ async def main() -> int:
     parser.add_argument("--per-mx", type=int, default=4, help="connections to one MX at a time")
     parser.add_argument("--deadline", type=float, default=300.0, metavar="SECONDS")
     args = parser.parse_args()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)  # type: ignore[union-attr]
+    task = asyncio.current_task()
+    if task:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     mxs = dict(entry.split("=", 1) for entry in args.mx)
     sender = Sender(mxs, args.port, args.per_mx, time.monotonic() + args.deadline)
     return 0 if await run(plan(args.run, args.count, args.spam, args.strangers), sender) else 1
