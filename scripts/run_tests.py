@@ -88,7 +88,7 @@ def stages() -> list[Stage]:
     ]
     for name in scenarios():
         argv = ("molecule", "test", "--no-command-borders", "--scenario-name", name)
-        found.append(Stage(f"molecule {name}", "molecule", argv, count_molecule, limit=1500))
+        found.append(Stage(f"molecule {name}", "molecule", argv, count_molecule, limit=900))
     return found
 
 
