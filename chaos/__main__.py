@@ -1,0 +1,337 @@
+"""`python -m chaos`: break the lab in every way of the list, and say what came of it. See --help."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import asdict
+from types import FrameType
+
+from mflab import machine, ui
+from mflab.podman import Podman
+from mflab.reconcile import Account
+from mflab.spec import EXIT_INTERRUPTED, EXIT_USAGE, LabError, open_lab
+
+from chaos import ROOT, scene
+from chaos.faults import around, processes, smtp, throttle
+from chaos.scene import FAULTS, MXS, Deviation, Fault, Host, Outcome, Scene
+from chaos.trickle import Trickle
+
+MODULES = (processes, smtp, throttle, around)  # importing them fills FAULTS
+SYSTEMS = ("processes", "smtp", "throttle", "around")
+LAB = "3"
+HOSTS = "mx1,mx2,mx3,world"
+# A session counts as stuck after a minute here, so that it can be seen within a test.
+SETTINGS = json.dumps({"mf_checks_session_limit": 60})
+WELL_LIMIT = 90.0  # s a host may take to be well again after its fault was taken away
+QUEUE_LIMIT = 240.0  # s that deliveries may take in the end: Exim retries every minute
+
+# What a person would find after a quiet hour: no restarts counted, no lease, nothing left of the fault before.
+CLEAN = """\
+rm -f /mf/var/state/breaker.json /run/mf/state/breaker.fallback
+systemctl is-active --quiet cron.service || systemctl start cron.service
+/mf/bin/throttle status > /dev/null
+"""
+WELL = """\
+systemctl is-active --quiet qpsmtpd.service && systemctl is-active --quiet mf-exim.service &&
+/mf/bin/throttle status >/dev/null && [ ! -e /run/mf/maintenance ]
+"""
+MEND = """\
+for owner in operator chaos deploy; do /mf/bin/throttle off --owner $owner; done
+/mf/bin/maintenance off
+systemctl reset-failed; systemctl restart mf-exim.service qpsmtpd.service
+"""
+
+
+class Suite:
+    """One run over a list of faults."""
+
+    def __init__(self, fleet: dict[str, Host], quiet: bool) -> None:
+        self.fleet = fleet
+        self.quiet = quiet
+        self.stop = threading.Event()
+        self.outcomes: list[Outcome] = []
+        self.errors: list[BaseException] = []
+        self.guard = threading.Lock()
+
+    def run(self, faults: Sequence[Fault]) -> None:
+        """All faults: each host's own beside each other, then those that need the fleet."""
+        lanes = [threading.Thread(target=self.lane, args=([f for f in faults if f.lane == name],)) for name in MXS]
+        for lane in lanes:
+            lane.start()
+        for lane in lanes:
+            while lane.is_alive():
+                lane.join(0.5)
+        self.lane([fault for fault in faults if fault.lane not in MXS])
+        if self.errors:
+            raise self.errors[0]
+
+    def lane(self, faults: Sequence[Fault]) -> None:
+        """Faults of one host, one group after the other."""
+        done: set[str] = set()
+        try:
+            for fault in faults:
+                if self.stop.is_set():
+                    return
+                if fault.together in done:
+                    continue
+                group = [one for one in faults if one.together == fault.together] if fault.together else [fault]
+                done |= {fault.together} - {""}
+                self.group(group)
+        except BaseException as error:  # noqa: BLE001  (the main thread raises it)
+            self.errors.append(error)
+            self.stop.set()
+
+    def group(self, faults: Sequence[Fault]) -> None:
+        """Inject these faults, then judge each, then restore all and see that the hosts are well."""
+        outcomes = [Outcome(fault.system, fault.name, fault.expected) for fault in faults]
+        hosts = {fault.host for fault in faults} | ({*MXS} if any(f.lane not in MXS for f in faults) else set())
+        scenes: list[Scene] = []
+        stories: list[Generator[None, None, str] | None] = []
+        try:
+            ready = self.prepare(hosts)
+            for fault, outcome in zip(faults, outcomes, strict=True):
+                scenes.append(Scene(self.fleet, fault.host, self.stop))
+                outcome.began = time.time()
+                outcome.happened = ready
+                stories.append(None if ready else self.inject(fault, scenes[-1], outcome))
+            for scene_, story, outcome in zip(scenes, stories, outcomes, strict=True):
+                if story is not None:
+                    self.judge(scene_, story, outcome)
+                outcome.ended = time.time()
+        finally:
+            for scene_ in reversed(scenes):
+                scene_.stack.close()
+        trouble = self.recover(hosts)
+        for outcome in outcomes:
+            if trouble and outcome.ok:
+                outcome.ok, outcome.happened = False, f"{outcome.happened}; afterwards: {trouble}"
+            self.tell(outcome)
+
+    def inject(self, fault: Fault, scene_: Scene, outcome: Outcome) -> Generator[None, None, str] | None:
+        """Break it; None when that alone failed."""
+        story = fault.story(scene_)
+        try:
+            next(story)
+        except (Deviation, LabError, ValueError, subprocess.SubprocessError) as error:
+            outcome.happened = f"not injected: {error}"
+            return None
+        return story
+
+    def judge(self, scene_: Scene, story: Generator[None, None, str], outcome: Outcome) -> None:
+        """Await what is expected."""
+        try:
+            next(story)
+        except StopIteration as end:
+            outcome.ok, outcome.happened = True, str(end.value)
+        except Deviation as error:
+            outcome.happened = str(error)
+        except (LabError, ValueError, KeyError, subprocess.SubprocessError) as error:
+            outcome.happened = f"{type(error).__name__}: {error}"
+        outcome.heal = scene_.heal
+
+    def prepare(self, hosts: set[str]) -> str:
+        """Forget former restarts; what is wrong with a host before anything was broken, or nothing."""
+        for name in sorted(hosts):
+            self.fleet[name].ask(CLEAN)
+        return self.recover(hosts)
+
+    def recover(self, hosts: set[str]) -> str:
+        """Wait until the hosts are well by themselves; else mend them and say so."""
+        unwell = []
+        for name in sorted(hosts):
+            host = self.fleet[name]
+            give_up = time.monotonic() + WELL_LIMIT
+            while not self.well(host):
+                if time.monotonic() > give_up or self.stop.is_set():
+                    host.ask(MEND, limit=120)
+                    unwell.append(name)
+                    break
+                time.sleep(1)
+        return f"{', '.join(unwell)} had to be mended by hand" if unwell else ""
+
+    @staticmethod
+    def well(host: Host) -> bool:
+        """Whether services run, nothing throttles and the SMTP check says OK."""
+        return host.ask(WELL)[0] == 0 and host.check("smtp").get("status") == "OK"
+
+    def tell(self, outcome: Outcome) -> None:
+        """One line as soon as a fault is over."""
+        with self.guard:
+            self.outcomes.append(outcome)
+            if not self.quiet:
+                heal = "" if outcome.heal is None else f" ({outcome.heal:.0f} s)"
+                mark = "ok       " if outcome.ok else "DEVIATION"
+                print(f"{mark} {outcome.system}: {outcome.name}: {ui.clean(outcome.happened)}{heal}", flush=True)
+
+
+def lab_tool(*words: str) -> int:
+    """Run lab/lab.py."""
+    return subprocess.run([sys.executable, str(ROOT / "lab/lab.py"), *words], check=False).returncode
+
+
+def deploy() -> int:
+    """Run site.yml on the MXs; return its exit status."""
+    command = ["ansible-playbook", str(ROOT / "playbooks/site.yml"), "--limit", "localhost,mx", "-e", SETTINGS]
+    log = ROOT / "build/chaos-site.log"
+    log.parent.mkdir(exist_ok=True)
+    with log.open("wb") as out:
+        code = subprocess.run(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, check=False).returncode
+    if code:
+        print(log.read_text(errors="replace")[-3000:], file=sys.stderr)
+    return code
+
+
+def attribute(outcomes: Sequence[Outcome], account: Account, ends: Sequence[dict[str, object]]) -> None:
+    """Count each lost message with every fault during which it was under way."""
+    lost = {*account.lost, *account.undecided}
+    for end in ends:
+        if end["id"] in lost:
+            for outcome in outcomes:
+                started, finished = float(str(end["started"])), float(str(end["finished"]))
+                outcome.lost += started <= outcome.ended and outcome.began <= finished
+
+
+def show(outcomes: Sequence[Outcome]) -> str:
+    """The table."""
+    rows = [
+        (
+            "ok" if one.ok else "DEVIATION",
+            one.system,
+            one.name,
+            one.expected,
+            ui.clean(one.happened),
+            "-" if one.heal is None else f"{one.heal:.1f} s",
+            one.lost,
+        )
+        for one in outcomes
+    ]
+    header = ("", "system", "fault", "expected", "what happened", "healed in", "lost")
+    return ui.table(header, rows, right=(5, 6))
+
+
+def choose(only: Sequence[str]) -> list[Fault]:
+    """The faults of which system or name fits one of `only` (a regular expression); all when there is none.
+
+    Raises ValueError for one that fits nothing.
+    """
+    faults = sorted(FAULTS, key=lambda fault: SYSTEMS.index(fault.system))
+    if not only:
+        return faults
+    for pattern in only:
+        if not any(re.search(pattern, f"{fault.system}: {fault.name}") for fault in faults):
+            raise ValueError(f"no fault is called {pattern!r}; see --list")
+    return [f for f in faults if any(re.search(pattern, f"{f.system}: {f.name}") for pattern in only)]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="chaos",
+        description="Break real lab hosts on purpose; fail when anything but the expected happens, or mail is lost.",
+        epilog=f"The lab is number MF_LAB, or {LAB}: {HOSTS}. It is made and deployed first, and removed in the end "
+        "if it was made here. Exit: 0 all as expected, 1 deviations, 2 usage, 130 interrupted (everything is restored).",
+    )
+    top.add_argument("--list", action="store_true", help="name the faults and what is expected; run nothing")
+    top.add_argument("--only", action="append", default=[], metavar="NAME", help="these faults (part of the name)")
+    top.add_argument("--json", action="store_true", help="the table for programs")
+    top.add_argument("--keep", action="store_true", help="leave the lab as it is in the end")
+    top.add_argument("--no-deploy", action="store_true", help="the lab is up and deployed already")
+    return top
+
+
+def main() -> int:
+    """Run the suite; return the exit code."""
+    args = parser().parse_args()
+    try:
+        faults = choose(args.only)
+    except ValueError as error:
+        print(f"chaos: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    if args.list:
+        rows = [(one.system, one.name, one.expected, one.hand or "-") for one in faults]
+        print(ui.table(("system", "fault", "expected", "needs a person"), rows))
+        return 0
+    os.environ.setdefault("MF_LAB", LAB)
+    os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
+    lab = open_lab(None)
+    made_here = not lab.home.exists()
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    started = time.monotonic()
+    try:
+        if not args.no_deploy and (lab_tool("up", "--only", HOSTS) or deploy()):
+            return 1
+        podman = Podman(machine.look(lab.home.parent))
+        code = work(args, scene.fleet_of(podman, lab), Trickle(podman, lab), faults, started)
+    except KeyboardInterrupt:
+        print("chaos: interrupted; what was broken is restored", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except LabError as error:
+        print(f"chaos: {error}", file=sys.stderr)
+        code = 1
+    if made_here and not args.keep:
+        lab_tool("down")
+    return code
+
+
+def work(
+    args: argparse.Namespace, fleet: dict[str, Host], trickle: Trickle, faults: Sequence[Fault], started: float
+) -> int:
+    """Faults and mail at once, then the account of both."""
+    for name in MXS:
+        fleet[name].load(0.2)
+    suite = Suite(fleet, quiet=args.json)
+    trickle.start()
+    try:
+        suite.run(faults)
+    except KeyboardInterrupt:
+        suite.stop.set()
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread() and not thread.daemon:
+                thread.join(180)
+        raise
+    account = trickle.finish(QUEUE_LIMIT)
+    attribute(suite.outcomes, account, trickle.ends())
+    order = [(fault.system, fault.name) for fault in faults]
+    outcomes = sorted(suite.outcomes, key=lambda one: order.index((one.system, one.name)))
+    deviations = [one for one in outcomes if not one.ok]
+    faulty = account.faults()
+    failed = bool(deviations or faulty or len(outcomes) != len(faults))
+    if args.json:
+        record = {
+            "faults": [asdict(one) for one in outcomes],
+            "mail": asdict(account),
+            "mail_faults": faulty,
+            "trouble": trickle.trouble,
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        print(json.dumps(record, indent=2))
+        return int(failed)
+    print()
+    print(show(outcomes))
+    print(
+        f"\nmail meanwhile: {account.sent} sent, {account.delivered} delivered, {account.refused_total} refused "
+        f"as spam, {len(account.lost)} lost, {len(account.doubled)} doubled, {len(account.undecided)} undecided; "
+        f"{account.retried} needed a second attempt"
+    )
+    for words in [*faulty, *sorted(set(trickle.trouble))]:
+        print(f"chaos: {words}", file=sys.stderr)
+    minutes, seconds = divmod(round(time.monotonic() - started), 60)
+    print(f"{len(outcomes) - len(deviations)} as expected, {len(deviations)} deviations, in {minutes} min {seconds} s")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,256 @@
+"""Faults of processes: who may be killed, who must live. The lab's session limit is 60 s instead of 1800."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+
+from chaos.scene import Host, Scene, fault, must
+from chaos.sessions import Sessions
+
+LANE = "mx1"
+AGED = "aged"  # these share the minutes until a session is stuck
+LIMIT = 170.0  # s: 60 until a session is stuck, two looks 45 s apart, what check-processes itself takes
+KEPT = 4.0  # s between two runs of the check
+
+# A process of qpsmtpd's user that only looks like one: $1 its name, further words its arguments.
+DECOY = """
+import ctypes, os, pwd, sys, time
+os.setuid(pwd.getpwnam("qpsmtpd").pw_uid)
+ctypes.CDLL(None).prctl(15, sys.argv[1].encode("utf-8", "surrogateescape").decode("unicode_escape").encode("latin-1"))
+time.sleep(900)
+"""
+UNREAPED = """
+import os, pwd, time
+if os.fork() == 0:
+    os.setuid(pwd.getpwnam("qpsmtpd").pw_uid)
+    os._exit(0)
+time.sleep(900)
+"""
+FORKS = """
+import os, signal, sys
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+os.setpgid(0, 0)
+for _ in range(int(sys.argv[1])):
+    if os.fork() == 0:
+        signal.pause()
+        os._exit(0)
+print("ready", flush=True)
+signal.pause()
+"""
+
+
+def start(host: Host, program: str, *words: str, name: str) -> int:
+    """Start a Python program in the background, detached; return its pid. Its stdout is /run/NAME.out."""
+    script = 'program=$1; shift; setsid /usr/bin/python3 -c "$program" "$@" > /run/$NAME.out 2>&1 < /dev/null & echo $!'
+    return int(host.run(f"NAME={name}; {script}", program, *words).strip())
+
+
+def child_of(scene: Scene, clients: Sessions, name: str, stage: str, drip: float = 0.0) -> int:
+    """Open a session from outside and return the pid of the child that serves it."""
+    before = set(scene.host.children())
+    clients.open(name, scene.host.address, stage, drip)
+    said = clients.answer(name)
+    must(said[:1] in "23", f"no session: {said}")
+    # a session of the mail that goes on may begin at the same moment: ours is the one that stays
+    found: list[int] = []
+
+    def settled() -> bool:
+        scene.wait(1.0)
+        found[:] = [pid for pid in scene.host.children() if pid not in before]
+        return len(found) == 1
+
+    scene.until("one new child", settled, 30)
+    return found[0]
+
+
+def die(scene: Scene, pid: int) -> str:
+    """Wait until check-processes has killed the child; words for it."""
+    scene.until(
+        f"process {pid} is killed",
+        lambda: not scene.host.alive(pid),
+        LIMIT,
+        lambda: scene.host.check("processes"),
+        KEPT,
+    )
+    scene.healed()
+    logged = scene.decided(action="kill", target=str(pid))
+    must(logged, f"process {pid} is gone, but not by the check")
+    must(logged[0]["outcome"] == "begun", "the evidence was not logged before the signal")
+    evidence = logged[0]["evidence"]
+    must({"age_seconds", "peer", "waits", "state"} <= set(evidence), f"evidence lacks something: {sorted(evidence)}")
+    return f"killed: {logged[-1]['reason']}, {logged[-1]['outcome'].removeprefix('done: ')}"
+
+
+@fault("processes", "stopped child", "killed as stuck, evidence logged first", LANE, together=AGED)
+def stopped_child(scene: Scene) -> Generator[None, None, str]:
+    """SIGSTOP: it can't even take its TERM."""
+    clients = scene.sessions()
+    pid = child_of(scene, clients, "stopped", "mail")
+    scene.undo(f"kill -CONT {pid}")
+    scene.host.run(f"kill -STOP {pid}")
+    scene.broken()
+    yield
+    return die(scene, pid)
+
+
+@fault("processes", "child with a dead peer", "killed as stuck", LANE, together=AGED)
+def dead_peer(scene: Scene) -> Generator[None, None, str]:
+    """The client vanishes without a FIN, as when its power fails."""
+    clients = scene.sessions()
+    pid = child_of(scene, clients, "dead", "mail")
+    remote = scene.host.run(f"ss -Htnp state established | grep 'pid={pid},' | awk '{{print $4}}'").strip()
+    port = remote.rpartition(":")[2]
+    must(port.isdigit(), f"the peer's port isn't known: {remote!r}")
+    scene.undo("nft delete table inet chaos", scene.world)
+    rules = f"tcp sport {port} tcp dport 25 drop"
+    scene.world.run(
+        "nft add table inet chaos && nft 'add chain inet chaos out { type filter hook output priority 0; }' && "
+        f"nft add rule inet chaos out {rules}"
+    )
+    clients.end("dead")
+    scene.broken()
+    yield
+    return die(scene, pid)
+
+
+@fault("processes", "long but moving DATA", "lives, its message is accepted", LANE, together=AGED)
+def moving_data(scene: Scene) -> Generator[None, None, str]:
+    """Older than the limit, and it still moves."""
+    clients = scene.sessions()
+    pid = child_of(scene, clients, "moving", "data", 2.0)
+    began = time.monotonic()
+    yield
+    scene.until(
+        "two minutes pass", lambda: time.monotonic() - began > 125, 200, lambda: scene.host.check("processes"), 8
+    )
+    must(scene.host.alive(pid), "it was killed")
+    must(not scene.decided(action="kill", target=str(pid)), "a kill of it was decided")
+    reply = clients.finish("moving")
+    must(reply.startswith("250"), f"its final dot got: {reply}")
+    return f"lived for {time.monotonic() - began:.0f} s, then {reply[:3]}"
+
+
+@fault("processes", "decoy with qpsmtpd in its arguments", "lives", LANE, together=AGED)
+def decoy(scene: Scene) -> Generator[None, None, str]:
+    """Same user, same words, old, idle; not a qpsmtpd."""
+    words = ("qpsmtpd-forkser", "/usr/bin/qpsmtpd-forkserver", "[192.0.2.1 : host : 12:00]")
+    pid = start(scene.host, DECOY, *words, name="chaos-decoy")
+    scene.undo(f"kill {pid}")
+    began = time.monotonic()
+    yield
+    scene.until(
+        "two minutes pass", lambda: time.monotonic() - began > 125, 200, lambda: scene.host.check("processes"), 8
+    )
+    must(scene.host.alive(pid), "it was killed")
+    return "lives"
+
+
+@fault("processes", "names with newlines and escapes", "they live, nothing is confused", LANE, together=AGED)
+def hostile_names(scene: Scene) -> Generator[None, None, str]:
+    """A name that looks like the end of a stat line, and one for the terminal."""
+    names = (r"perl\n1 (x) S 1", r"qpsmt) Z 1 1 1\n", r"\x1b]0;owned\x07\xff")
+    pids = [start(scene.host, DECOY, name, "\x1b[31m\nred", name="chaos-names") for name in names]
+    scene.undo(f"kill {' '.join(map(str, pids))}")
+    yield
+    began = time.monotonic()
+    scene.until("a minute", lambda: time.monotonic() - began > 60, 100, lambda: scene.host.check("processes"), 8)
+    must(all(scene.host.alive(pid) for pid in pids), "one of them was killed")
+    result = scene.host.check("processes")
+    must(result.get("status") in ("OK", "WARNING"), f"the check says {result.get('status')}: {result.get('summary')}")
+    raw = scene.host.run("cat /run/mf/state/processes.json /mf/var/log/decisions.jsonl")
+    must(all(char.isprintable() or char == "\n" for char in raw), "control characters in results or log")
+    return "they live; results and log are plain text"
+
+
+@fault("processes", "zombie", "reported, never killed; nothing else touched", LANE, together=AGED)
+def zombie(scene: Scene) -> Generator[None, None, str]:
+    """A process of qpsmtpd's user that nobody reaps."""
+    parent = start(scene.host, UNREAPED, name="chaos-zombie")
+    scene.undo(f"kill {parent}")
+    yield
+    found: dict[str, object] = {}
+
+    def reported() -> bool:
+        found.update(scene.host.check("processes"))
+        return "zombie" in str(found.get("summary"))
+
+    # it is looked at closely only while something else is odd, as here a stuck session is
+    scene.until("the zombie is reported", reported, 120, None, KEPT)
+    must(scene.host.alive(parent), "its parent was killed")
+    return str(found.get("summary"))[:60]
+
+
+@fault("processes", "orphan after its master was killed", "idle one killed, service started again", LANE)
+def orphan(scene: Scene) -> Generator[None, None, str]:
+    """systemd ends what is left of a unit's cgroup, so one child is moved out of it: as under an init without one."""
+    clients = scene.sessions()
+    pid = child_of(scene, clients, "orphan", "mail")
+    scene.undo(f"kill -9 {pid}")
+    code, said = scene.host.ask(
+        f"for group in /sys/fs/cgroup/init.scope /sys/fs/cgroup/systemd/init.scope; do [ -d $group ] && "
+        f"echo {pid} > $group/cgroup.procs && exit 0; done; exit 1"
+    )
+    must(code == 0, f"the child can't be moved: {said}")
+    scene.host.run(f"kill -9 {scene.host.master()}")
+    scene.broken()
+    must(scene.host.alive(pid), "the child died with its master")
+    yield
+    scene.until("mail is accepted again", lambda: scene.sees() == "220", 90, scene.host.checks, 2)
+    back = time.monotonic() - scene.broken_at
+    words = die(scene, pid)
+    must(scene.decided(check="smtp", action="start", outcome="done"), "the service was not started by check-smtp")
+    return f"service back after {back:.0f} s; orphan {words}"
+
+
+@fault("processes", "more stuck than the cap", "5 killed, CRITICAL; the rest in the next run", LANE)
+def many_stuck(scene: Scene) -> Generator[None, None, str]:
+    """Eight at once: something else is wrong, and that is said."""
+    clients = scene.sessions(scene.host)
+    before = set(scene.host.children())
+    for number in range(8):
+        clients.open(f"stuck{number}", "127.0.0.1", "mail")
+    for number in range(8):
+        must(clients.answer(f"stuck{number}").startswith("250"), "no session")
+    scene.wait(2)
+    stuck = [pid for pid in scene.host.children() if pid not in before]
+    must(len(stuck) >= 8, f"only {len(stuck)} sessions")
+    words = " ".join(map(str, stuck))
+    scene.undo(f"kill -CONT {words}")
+    scene.host.run(f"kill -STOP {words}")
+    scene.broken()
+    yield
+    # by cron alone: a run more would look like a higher cap
+    at_once: list[int] = []
+    critical: list[str] = []
+
+    def gone() -> bool:
+        result = scene.host.result("processes")
+        if "cap" in str(result.get("summary")) and result.get("status") == "CRITICAL":
+            critical.append(str(result["summary"]))
+            at_once.append(int(result["metrics"]["killed"]))
+        return not any(scene.host.alive(pid) for pid in stuck)
+
+    scene.until("all are gone", gone, 300, None, 5)
+    scene.healed()
+    must(critical, "no result was CRITICAL for the cap")
+    must(max(at_once) <= 5, f"{max(at_once)} were killed in one run")
+    return f"{max(at_once)} killed and CRITICAL, then the rest"
+
+
+@fault("processes", "5,000 processes on the host", "all checks OK, in time", LANE)
+def many_processes(scene: Scene) -> Generator[None, None, str]:
+    """Sleeping ones: the scan has to pass them all."""
+    pid = start(scene.host, FORKS, "5000", name="chaos-forks")
+    scene.undo(f"kill -9 -{pid}; rm -f /run/chaos-forks.out")
+    scene.until("they are there", lambda: "ready" in scene.host.ask("cat /run/chaos-forks.out")[1], 120)
+    yield
+    started = time.monotonic()
+    result = scene.host.check("processes")
+    took = time.monotonic() - started
+    count = result.get("metrics", {}).get("processes", 0)
+    must(result.get("status") == "OK", f"check-processes says {result.get('status')}: {result.get('summary')}")
+    must(count >= 5000, f"it saw {count} processes")
+    must(took < 10, f"it took {took:.1f} s")
+    must(scene.host.check("smtp").get("status") == "OK", "check-smtp isn't OK")
+    return f"{count} processes seen, {took:.1f} s with podman's own part"

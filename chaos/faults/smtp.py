@@ -1,0 +1,381 @@
+"""Faults of SMTP: dead, frozen, busy, stopped, taken; who may restart, who must not, and who comes back."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator
+
+from chaos.scene import Host, Scene, fault, must
+from chaos.sessions import Sessions
+
+LANE = "mx2"
+SLOTS = 15
+
+# What listens instead of qpsmtpd, as MODE says: it never accepts, drips its greeting, or talks garbage.
+IMPOSTOR = """\
+import socket, sys, threading, time
+mode = sys.argv[1]
+server = socket.create_server(("::", 25), family=socket.AF_INET6, dualstack_ipv6=True, backlog=50)
+def serve(line):
+    try:
+        if mode == "garbage":
+            line.sendall(b"\\x00\\xff\\x1b[2J no smtp\\r\\n")
+        else:
+            for letter in "220 slow.example ESMTP" * 40:
+                line.sendall(letter.encode())
+                time.sleep(1)
+    except OSError:
+        pass
+    line.close()
+while True:
+    if mode == "deaf":
+        time.sleep(0.5)
+        continue
+    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+"""
+DROP_IN = "/run/systemd/system/qpsmtpd.service.d/chaos.conf"
+REMOVE_DROP_IN = f"rm -f {DROP_IN}; systemctl daemon-reload"
+
+
+def replace(scene: Scene, mode: str) -> None:
+    """Have the unit run the impostor from now on."""
+    scene.undo(f"{REMOVE_DROP_IN}; systemctl restart qpsmtpd.service; rm -f /run/chaos-impostor.py")
+    scene.host.run("cat > /run/chaos-impostor.py", text=IMPOSTOR)
+    scene.host.run(
+        f"mkdir -p {DROP_IN.rpartition('/')[0]}; printf '[Service]\\nExecStart=\\nExecStart=/usr/bin/python3 "
+        f"/run/chaos-impostor.py {mode}\\nExecStop=\\nTimeoutStopSec=2\\nKillMode=control-group\\n' > {DROP_IN}; "
+        "systemctl daemon-reload; systemctl restart qpsmtpd.service"
+    )
+
+
+def back(scene: Scene, limit: float = 120.0) -> None:
+    """Wait, while the checks run, until a sender outside is greeted again."""
+    scene.until("mail is accepted again", lambda: scene.sees() == "220", limit, scene.host.checks, 1)
+    scene.healed()
+
+
+def was(scene: Scene, action: str, kind: str) -> str:
+    """Words for the one action that healed it."""
+    done = scene.decided(check="smtp", action=action, outcome="done")
+    must(len(done) == 1, f"{len(done)} times {action} with success in the log instead of one")
+    must(done[0]["evidence"]["class"] == kind, f"it was called {done[0]['evidence']['class']}")
+    return f"{kind}: {done[0]['reason'][:70]}; {action}ed"
+
+
+def untouched(scene: Scene, master: int) -> None:
+    """Deviation if anything was restarted."""
+    must(scene.host.master() == master, "the master was replaced")
+    acted = [one for one in scene.decided(check="smtp") if one["outcome"] in ("done", "failed")]
+    must(not acted, f"check-smtp acted: {acted[:1]}")
+
+
+def fill(scene: Scene, drip: float) -> Sessions:
+    """Take all child slots by clients that are alive but slow."""
+    clients = scene.sessions(scene.host)
+
+    def full() -> bool:
+        return len(scene.host.children()) >= SLOTS
+
+    for number in range(SLOTS + 2):
+        clients.open(f"slot{number}", "127.0.0.1", "mail", drip)
+    scene.until("all slots are taken", full, 30)
+    return clients
+
+
+@fault("smtp", "master stopped", "WEDGED, restarted", LANE)
+def master_stopped(scene: Scene) -> Generator[None, None, str]:
+    """SIGSTOP."""
+    pid = scene.host.master()
+    scene.undo(f"kill -CONT {pid}")
+    scene.host.run(f"kill -STOP {pid}")
+    scene.broken()
+    yield
+    back(scene)
+    return was(scene, "restart", "WEDGED")
+
+
+@fault("smtp", "listener accepts nothing", "WEDGED, restarted", LANE)
+def deaf_listener(scene: Scene) -> Generator[None, None, str]:
+    """The master ticks, the port is open, connections stand in the queue."""
+    replace(scene, "deaf")
+    scene.host.run(REMOVE_DROP_IN)
+    scene.broken()
+    yield
+    back(scene)
+    return was(scene, "restart", "WEDGED")
+
+
+@fault("smtp", "all slots taken by slow clients", "BUSY, never restarted", LANE)
+def busy(scene: Scene) -> Generator[None, None, str]:
+    """The limit of children is reached; nothing is broken."""
+    master = scene.host.master()
+    clients = fill(scene, 5.0)
+    scene.broken()
+    yield
+    for _ in range(2):
+        scene.host.checks()
+    result = scene.host.result("smtp")
+    clients.close()
+    untouched(scene, master)
+    must(result.get("metrics", {}).get("class") == "BUSY", f"it was called: {result.get('summary')}")
+    must(result.get("status") == "WARNING", f"the status was {result.get('status')}")
+    back(scene, 60)
+    untouched(scene, master)
+    return str(result["summary"])[:80]
+
+
+@fault("smtp", "all slots taken and the master stopped", "WEDGED, restarted", LANE)
+def busy_and_wedged(scene: Scene) -> Generator[None, None, str]:
+    """Looks like BUSY, but nobody will ever accept again."""
+    fill(scene, 5.0)
+    pid = scene.host.master()
+    scene.undo(f"kill -CONT {pid}")
+    scene.host.run(f"kill -STOP {pid}")
+    scene.broken()
+    yield
+    back(scene, 150)
+    return was(scene, "restart", "WEDGED")
+
+
+@fault("smtp", "4xx from a plugin", "BUSY, never restarted", LANE)
+def plugin_4xx(scene: Scene) -> Generator[None, None, str]:
+    """A plugin refuses every sender for now. Bound over the configuration: a restart of the host would end it."""
+    config = "/mf/etc/qpsmtpd/plugins"
+    plugin = "/usr/share/qpsmtpd/plugins/chaos_tempfail"
+    scene.undo(f"umount $(realpath {config}); rm -f {plugin} /run/chaos-plugins; systemctl restart qpsmtpd.service")
+    perl = 'sub hook_mail { return (DENYSOFT, "chaos"); }\n'
+    scene.host.run(f"cat > {plugin}; chmod 644 {plugin}", text=perl)
+    scene.host.run(
+        f"{{ echo chaos_tempfail; cat {config}; }} > /run/chaos-plugins; chmod 644 /run/chaos-plugins; "
+        f"mount --bind /run/chaos-plugins $(realpath {config}); systemctl restart qpsmtpd.service"
+    )
+    master = scene.host.master()
+    yield
+    for _ in range(2):
+        scene.host.checks()
+    result = scene.host.result("smtp")
+    untouched(scene, master)
+    must(result.get("metrics", {}).get("class") == "BUSY", f"it was called: {result.get('summary')}")
+    return str(result["summary"])[:80]
+
+
+@fault("smtp", "unit failed", "DOWN, started", LANE)
+def unit_failed(scene: Scene) -> Generator[None, None, str]:
+    """The master dies by SIGKILL; systemd leaves it to check-smtp."""
+    scene.host.run(f"kill -9 {scene.host.master()}")
+    scene.broken()
+    yield
+    back(scene)
+    return was(scene, "start", "DOWN")
+
+
+@fault("smtp", "unit stopped by an operator", "alarm, no action", LANE, hand="start it again")
+def unit_stopped(scene: Scene) -> Generator[None, None, str]:
+    """Somebody wanted that."""
+    scene.undo("systemctl start qpsmtpd.service")
+    scene.host.run("systemctl stop qpsmtpd.service")
+    yield
+    for _ in range(2):
+        scene.host.checks()
+    result = scene.host.result("smtp")
+    must(scene.host.master() == 0, "it was started")
+    must(result.get("status") == "CRITICAL", f"the status was {result.get('status')}")
+    must(result.get("metrics", {}).get("class") == "STOPPED", f"it was called: {result.get('summary')}")
+    must(scene.host.ask("/mf/bin/health")[0] == 2, "health is not CRITICAL")
+    return str(result["summary"])[:80]
+
+
+@fault("smtp", "Exim dead", "senders get 4xx, systemd starts it again", LANE)
+def exim_dead(scene: Scene) -> Generator[None, None, str]:
+    """SIGKILL to the queue behind."""
+    master = scene.host.master()
+    before = scene.host.run("systemctl show --value --property MainPID mf-exim.service").strip()
+    scene.host.run(f"kill -9 {before}")
+    scene.broken()
+    yield
+
+    def runs() -> bool:
+        return scene.host.check("queue").get("status") == "OK"
+
+    scene.wait(1)
+    status = scene.host.check("queue").get("status")
+    scene.until("check-queue is OK again", runs, 60)
+    scene.healed()
+    scene.host.checks()
+    untouched(scene, master)
+    return f"check-queue {status}, then OK; qpsmtpd untouched"
+
+
+@fault("smtp", "Exim's spool full", "4xx to senders, CRITICAL, no restart", LANE)
+def spool_full(scene: Scene) -> Generator[None, None, str]:
+    """A small full file system over the spool."""
+    master = scene.host.master()
+    spool = "/var/spool/exim4"
+    scene.undo(
+        f"systemctl stop mf-exim.service; umount {spool}; umount /run/chaos-spool; rmdir /run/chaos-spool; "
+        "systemctl start mf-exim.service"
+    )
+    scene.host.run(
+        "mkdir -p /run/chaos-spool && mount -t tmpfs -o size=256k,mode=0750 chaos /run/chaos-spool && "
+        "cd /run/chaos-spool && mkdir input msglog db && chown -R Debian-exim:Debian-exim . && "
+        "{ dd if=/dev/zero of=full bs=4k 2>/dev/null || :; } && cd / && systemctl stop mf-exim.service && "
+        f"mount --bind /run/chaos-spool {spool} && systemctl start mf-exim.service"
+    )
+    scene.wait(2)
+    yield
+    scene.host.checks()
+    queue, smtp = scene.host.check("queue"), scene.host.result("smtp")
+    reply = scene.sessions()
+    reply.open("full", scene.host.address, "data")
+    said = reply.answer("full")
+    if said.startswith("354"):
+        said = reply.finish("full")
+    untouched(scene, master)
+    must(queue.get("status") == "CRITICAL", f"check-queue says {queue.get('status')}: {queue.get('summary')}")
+    must(smtp.get("status") == "OK", f"check-smtp says {smtp.get('status')}: {smtp.get('summary')}")
+    must(said.startswith("4"), f"a sender got: {said}")
+    return f"{queue['summary'][:60]}; a sender got {said[:3]}"
+
+
+@fault("smtp", "tarpit", "BUSY, never restarted", LANE, hand="end the tarpit")
+def tarpit(scene: Scene) -> Generator[None, None, str]:
+    """A greeting that drips a letter a second; the dialogue's own limit ends it."""
+    replace(scene, "tarpit")
+    master = scene.host.master()
+    yield
+    started = time.monotonic()
+    scene.host.checks()
+    took = time.monotonic() - started
+    result = scene.host.result("smtp")
+    must(took < 60, f"the checks took {took:.0f} s")
+    untouched(scene, master)
+    must(result.get("metrics", {}).get("class") == "BUSY", f"it was called: {result.get('summary')}")
+    return f"{str(result['summary'])[:70]}, in {took:.0f} s"
+
+
+@fault("smtp", "port taken by another program", "FOREIGN, alarm; healed when the port is free", LANE)
+def port_taken(scene: Scene) -> Generator[None, None, str]:
+    """qpsmtpd can't bind; nothing of somebody else's is touched."""
+    scene.undo("kill $(cat /run/chaos-thief); rm -f /run/chaos-thief /run/chaos-impostor.py")
+    scene.host.run("cat > /run/chaos-impostor.py", text=IMPOSTOR)
+    scene.host.run(
+        "systemctl stop qpsmtpd.service; setsid /usr/bin/python3 /run/chaos-impostor.py garbage > /dev/null 2>&1 "
+        "< /dev/null & echo $! > /run/chaos-thief; sleep 1; systemctl start qpsmtpd.service || :; sleep 2"
+    )
+    scene.broken()
+    yield
+    for _ in range(2):
+        scene.host.checks()
+    result = scene.host.result("smtp")
+    thief = int(scene.host.run("cat /run/chaos-thief"))
+    must(scene.host.alive(thief), "the other program was killed")
+    must(result.get("metrics", {}).get("class") == "FOREIGN", f"it was called: {result.get('summary')}")
+    must(result.get("status") == "CRITICAL", f"the status was {result.get('status')}")
+    must(not scene.decided(check="smtp", outcome="done"), "check-smtp acted")
+    scene.host.run(f"kill {thief}")
+    scene.broken()
+    back(scene)
+    return f"{result['summary'][:60]}; then {was(scene, 'start', 'DOWN')[:30]}"
+
+
+# Moves what the breaker has stored $1 seconds into the past: as if so much time had gone by.
+AGE_BREAKER = """
+import json, sys
+path = "/mf/var/state/breaker.json"
+stored = json.load(open(path))
+for one in stored.values():
+    one["restarts"] = [at - float(sys.argv[1]) for at in one["restarts"]]
+    one["until"] = one["until"] and one["until"] - float(sys.argv[1])
+json.dump(stored, open(path, "w"))
+"""
+
+
+@fault("smtp", "a restart that never works", "breaker opens, half-opens twice, closes", LANE)
+def restart_never_works(scene: Scene) -> Generator[None, None, str]:
+    """After every restart the service talks garbage. The breaker's waits are shortened by ageing its record."""
+    replace(scene, "garbage")
+    scene.broken()
+    yield
+
+    def attempts() -> int:
+        return len(scene.decided(check="smtp", action="restart", outcome="failed"))
+
+    def is_open() -> bool:
+        return "breaker is open" in str(scene.host.result("smtp").get("summary"))
+
+    scene.until("the breaker opens", is_open, 200, scene.host.checks, 0.2)
+    must(attempts() == 3, f"{attempts()} restarts before it opened")
+    must(scene.host.result("smtp").get("status") == "CRITICAL", "an open breaker isn't CRITICAL")
+    scene.host.checks()
+    must(attempts() == 3, "a restart through the open breaker")
+    scene.host.python(AGE_BREAKER, "905")
+    scene.until("one more attempt, half-open", lambda: attempts() == 4, 90, scene.host.checks, 0.2)
+    scene.until("it is open again", is_open, 60, scene.host.checks, 0.2)
+    must(attempts() == 4, f"{attempts()} restarts after it half-opened once")
+    scene.host.run(REMOVE_DROP_IN)
+    scene.host.python(AGE_BREAKER, "1805")
+    back(scene, 90)
+    must(len(scene.decided(check="smtp", action="restart", outcome="done")) == 1, "no successful restart in the log")
+    return "3 restarts, open; 1 half-open, open again; then restarted and closed"
+
+
+@fault("smtp", "master stopped while throttled", "restarted on loopback's evidence, still refusing", LANE)
+def throttled_too(scene: Scene) -> Generator[None, None, str]:
+    """Our own refusal is no evidence, neither for nor against."""
+    scene.undo("/mf/bin/throttle off --owner chaos")
+    scene.host.run("/mf/bin/throttle on --owner chaos --force --ttl 5m --reason 'fault suite'")
+    master = scene.host.master()
+    scene.host.checks()
+    untouched(scene, master)
+    must(scene.sees() == "refused", "a sender outside isn't refused")
+    scene.undo(f"kill -CONT {master}")
+    scene.host.run(f"kill -STOP {master}")
+    scene.broken()
+    yield
+    scene.until("check-smtp is OK", lambda: scene.host.result("smtp").get("status") == "OK", 120, scene.host.checks)
+    scene.healed()
+    must(scene.sees() == "refused", "the refusal was lost")
+    return was(scene, "restart", "WEDGED")[:60] + "; still refusing"
+
+
+@fault("smtp", "master stopped under maintenance", "only looked at; healed when maintenance ends", LANE)
+def under_maintenance(scene: Scene) -> Generator[None, None, str]:
+    """A person is at work."""
+    scene.undo("/mf/bin/maintenance off")
+    scene.host.run("/mf/bin/maintenance on --ttl 5m --reason 'fault suite'")
+    pid = scene.host.master()
+    scene.undo(f"kill -CONT {pid}")
+    scene.host.run(f"kill -STOP {pid}")
+    yield
+    scene.host.checks()
+    must(scene.host.master() == pid, "it was restarted under maintenance")
+    must(scene.decided(check="smtp", action="restart", outcome="refused"), "the refusal isn't logged")
+    scene.host.run("/mf/bin/maintenance off")
+    scene.broken()
+    back(scene)
+    return was(scene, "restart", "WEDGED")[:60] + " after it"
+
+
+@fault("smtp", "checks, kill and action lock at the same moment", "one actor at a time, one restart", LANE)
+def same_moment(scene: Scene) -> Generator[None, None, str]:
+    """Five rounds of checks start at once while another action holds the lock for a moment, as a deploy does."""
+    pid = scene.host.master()
+    scene.undo(f"kill -CONT {pid}")
+    scene.host.run(f"kill -STOP {pid}")
+    scene.broken()
+    yield
+    hold = threading.Thread(target=scene.host.ask, args=("flock /run/mf/lock/action.lock sleep 4",), daemon=True)
+    hold.start()
+    rounds = [threading.Thread(target=checks_quietly, args=(scene.host,), daemon=True) for _ in range(5)]
+    for one in rounds:
+        one.start()
+    for one in [*rounds, hold]:
+        one.join(120)
+    back(scene)
+    return was(scene, "restart", "WEDGED")
+
+
+def checks_quietly(host: Host) -> None:
+    """A round of checks in a thread."""
+    host.checks()
