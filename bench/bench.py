@@ -69,7 +69,12 @@ def ssh(lab: int, octet: int, command: str) -> list[str]:
 def bench_checks(lab: int, runs: int) -> None:
     """Each check and all of a minute's, timed on mx1 beside bare Python and three plugins written in C."""
     tools = "dpkg -s monitoring-plugins-basic time >/dev/null 2>&1 || apt-get install -qq -y --no-install-recommends"
-    subprocess.run(ssh(lab, MX1, f"{tools} monitoring-plugins-basic time"), capture_output=True, check=False)
+    if subprocess.run(
+        ssh(lab, MX1, f"{tools} monitoring-plugins-basic time"), capture_output=True, check=False
+    ).returncode:
+        raise BenchError(
+            "the peers can't be installed on mx1; run there: apt-get install monitoring-plugins-basic time"
+        )
     program = (REPO / "bench" / "measure.py").read_text(encoding="utf-8")
     answer = subprocess.run(
         ssh(lab, MX1, f"{PYTHON} -I -c {shlex.quote(program)}"),
