@@ -20,7 +20,7 @@ from mflab.podman import Podman
 from mflab.reconcile import Account
 from mflab.spec import EXIT_INTERRUPTED, EXIT_USAGE, LabError, open_lab
 
-from chaos import ROOT, scene
+from chaos import ROOT, scene, site_command
 from chaos.faults import around, processes, smtp, throttle
 from chaos.scene import FAULTS, MXS, Deviation, Fault, Host, Outcome, Scene
 from chaos.trickle import Trickle
@@ -29,8 +29,6 @@ MODULES = (processes, smtp, throttle, around)  # importing them fills FAULTS
 SYSTEMS = ("processes", "smtp", "throttle", "around")
 LAB = "3"
 HOSTS = "mx1,mx2,mx3,world"
-# A session counts as stuck after a minute here, so that it can be seen within a test.
-SETTINGS = json.dumps({"mf_checks_session_limit": 60})
 WELL_LIMIT = 90.0  # s a host may take to be well again after its fault was taken away
 QUEUE_LIMIT = 240.0  # s that deliveries may take in the end: Exim retries every minute
 
@@ -180,11 +178,12 @@ def lab_tool(*words: str) -> int:
 
 def deploy() -> int:
     """Run site.yml on the MXs; return its exit status."""
-    command = ["ansible-playbook", str(ROOT / "playbooks/site.yml"), "--limit", "localhost,mx", "-e", SETTINGS]
     log = ROOT / "build/chaos-site.log"
     log.parent.mkdir(exist_ok=True)
     with log.open("wb") as out:
-        code = subprocess.run(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, check=False).returncode
+        code = subprocess.run(
+            site_command("mx"), cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, check=False
+        ).returncode
     if code:
         print(log.read_text(errors="replace")[-3000:], file=sys.stderr)
     return code
@@ -238,7 +237,7 @@ def parser() -> argparse.ArgumentParser:
         prog="chaos",
         description="Break real lab hosts on purpose; fail when anything but the expected happens, or mail is lost.",
         epilog=f"The lab is number MF_LAB, or {LAB}: {HOSTS}. It is made and deployed first, and removed in the end "
-        "if it was made here. Exit: 0 all as expected, 1 deviations, 2 usage, 130 interrupted (everything is restored).",
+        "if it was made here. Exit: 0 all as expected, 1 deviations, 2 usage, 130 interrupted, everything restored.",
     )
     top.add_argument("--list", action="store_true", help="name the faults and what is expected; run nothing")
     top.add_argument("--only", action="append", default=[], metavar="NAME", help="these faults (part of the name)")
@@ -322,7 +321,7 @@ def work(
     print()
     print(show(outcomes))
     print(
-        f"\nmail meanwhile: {account.sent} sent, {account.delivered} delivered, {account.refused_total} refused "
+        f"\nmail: {account.sent} sent, {account.delivered} delivered, {account.refused_total} refused "
         f"as spam, {len(account.lost)} lost, {len(account.doubled)} doubled, {len(account.undecided)} undecided; "
         f"{account.retried} needed a second attempt"
     )

@@ -20,6 +20,17 @@ os.setuid(pwd.getpwnam("qpsmtpd").pw_uid)
 ctypes.CDLL(None).prctl(15, sys.argv[1].encode("utf-8", "surrogateescape").decode("unicode_escape").encode("latin-1"))
 time.sleep(900)
 """
+# Moves process $1 into the cgroup of process 1, in whichever hierarchy systemd keeps its own.
+LEAVE_CGROUP = """
+moved=1
+for line in $(grep -e name=systemd -e '^0:' /proc/1/cgroup); do
+    for root in /sys/fs/cgroup /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
+        group=$root${line##*:}
+        [ -e $group/cgroup.procs ] && echo $1 > $group/cgroup.procs && moved=0
+    done
+done
+exit $moved
+"""
 UNREAPED = """
 import os, pwd, time
 if os.fork() == 0:
@@ -187,10 +198,7 @@ def orphan(scene: Scene) -> Generator[None, None, str]:
     clients = scene.sessions()
     pid = child_of(scene, clients, "orphan", "mail")
     scene.undo(f"kill -9 {pid}")
-    code, said = scene.host.ask(
-        f"for group in /sys/fs/cgroup/init.scope /sys/fs/cgroup/systemd/init.scope; do [ -d $group ] && "
-        f"echo {pid} > $group/cgroup.procs && exit 0; done; exit 1"
-    )
+    code, said = scene.host.ask(LEAVE_CGROUP, str(pid))
     must(code == 0, f"the child can't be moved: {said}")
     scene.host.run(f"kill -9 {scene.host.master()}")
     scene.broken()
@@ -254,3 +262,70 @@ def many_processes(scene: Scene) -> Generator[None, None, str]:
     must(took < 10, f"it took {took:.1f} s")
     must(scene.host.check("smtp").get("status") == "OK", "check-smtp isn't OK")
     return f"{count} processes seen, {took:.1f} s with podman's own part"
+
+
+# Waits until check-processes has looked and decided (it has written what it saw, and now wants the action lock, which
+# this program holds), then ends process $1, has another one of the same user take over its number, and lets go.
+TAKE_OVER = """
+import fcntl, os, pwd, signal, subprocess, sys, time
+victim = int(sys.argv[1])
+seen = "/run/mf/state/processes.seen"
+lock = open("/run/mf/lock/action.lock", "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+before = os.stat(seen).st_mtime_ns
+check = subprocess.Popen(["/mf/bin/check-processes"], stdout=subprocess.PIPE, text=True)
+while os.stat(seen).st_mtime_ns == before and check.poll() is None:
+    time.sleep(0.01)
+os.kill(victim, signal.SIGKILL)
+while os.path.exists(f"/proc/{victim}"):
+    time.sleep(0.01)
+for _ in range(50):
+    with open("/run/chaos-proc/sys/kernel/ns_last_pid", "w") as last:
+        last.write(str(victim - 1))
+    heir = os.fork()
+    if heir == 0:
+        if os.getpid() != victim:
+            os._exit(0)
+        lock.close()
+        os.setuid(pwd.getpwnam("qpsmtpd").pw_uid)
+        os.setsid()
+        for descriptor in range(3):
+            os.close(descriptor)
+        time.sleep(120)
+        os._exit(0)
+    if heir == victim:
+        break
+    os.waitpid(heir, 0)
+else:
+    sys.exit("the number was never free")
+time.sleep(0.2)
+lock.close()
+said = check.communicate()[0]
+time.sleep(0.5)
+alive = os.waitpid(victim, os.WNOHANG) == (0, 0)
+print("alive" if alive else "killed", said, flush=True)
+os.kill(victim, signal.SIGKILL)
+"""
+
+
+@fault("processes", "pid re-used between look and signal", "the newcomer lives", "mx3")
+def reused_pid(scene: Scene) -> Generator[None, None, str]:
+    """The stuck child ends by itself and another process gets its number, after the verdict and before the signal."""
+    scene.undo("systemctl start cron.service")
+    scene.host.run("systemctl stop cron.service")
+    clients = scene.sessions()
+    pid = child_of(scene, clients, "stuck", "mail")
+    scene.undo(f"kill -CONT {pid}")
+    scene.host.run(f"kill -STOP {pid}")
+    scene.undo("umount /run/chaos-proc; rmdir /run/chaos-proc")
+    # ns_last_pid (proc_sys_kernel(5)) is this container's own; its /proc/sys is read-only, another mount of it isn't
+    scene.host.run("mkdir -p /run/chaos-proc; mount -t proc chaos /run/chaos-proc")
+    yield
+    scene.wait(62)
+    scene.host.check("processes")
+    scene.wait(47)
+    said = scene.host.python(TAKE_OVER, str(pid)).strip()
+    must(said.startswith("alive"), f"the newcomer was {said}")
+    spared = scene.decided(action="kill", target=str(pid))
+    must(spared and spared[-1]["outcome"].startswith("spared"), f"the log says {spared[-1:]}")
+    return str(spared[-1]["outcome"])

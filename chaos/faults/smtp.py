@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import threading
 import time
 from collections.abc import Generator
 
-from chaos.scene import Host, Scene, fault, must
+from chaos import ROOT, site_command
+from chaos.scene import Deviation, Host, Scene, fault, must
 from chaos.sessions import Sessions
 
 LANE = "mx2"
@@ -374,6 +377,50 @@ def same_moment(scene: Scene) -> Generator[None, None, str]:
         one.join(120)
     back(scene)
     return was(scene, "restart", "WEDGED")
+
+
+@fault("smtp", "check, kill and deploy at the same moment", "deploy passes its gate, one restart", "fleet", host="mx2")
+def deploy_meanwhile(scene: Scene) -> Generator[None, None, str]:
+    """A frozen master, three rounds of checks and site.yml with a changed setting, all at once."""
+    pid = scene.host.master()
+    clients = scene.sessions()
+    clients.open("cut", scene.host.address, "mail")
+    must(clients.answer("cut").startswith("250"), "no session")
+    scene.undo(f"kill -CONT {pid}")
+    scene.host.run(f"kill -STOP {pid}")
+    scene.broken()
+    before = scene.host.run("readlink /mf/current").strip()
+    yield
+    # the same setting again later, so that the next run of the suite finds a change as well
+    deploying = subprocess.Popen(
+        site_command("mx2", session_limit=61 if limit_of(scene.host) == 60 else 60),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    scene.later(deploying.kill)
+    rounds = [threading.Thread(target=checks_quietly, args=(scene.host,), daemon=True) for _ in range(3)]
+    for one in rounds:
+        one.start()
+    try:
+        said = deploying.communicate(timeout=240)[0]
+    except subprocess.TimeoutExpired:
+        raise Deviation("the deploy did not end within 240 s") from None
+    for one in rounds:
+        one.join(120)
+    must(deploying.returncode == 0, f"the deploy ended with {deploying.returncode}: {said[-300:]}")
+    must(scene.host.run("readlink /mf/current").strip() != before, "nothing was released")
+    back(scene)
+    done = scene.decided(check="smtp", action="restart", outcome="done")
+    must(len(done) <= 1, f"{len(done)} restarts by check-smtp")
+    must(scene.host.ask("/mf/bin/maintenance status")[0] == 0, "maintenance is still on")
+    return f"released, gate passed, {len(done)} restart by check-smtp"
+
+
+def limit_of(host: Host) -> int:
+    """The session limit that is deployed."""
+    return int(json.loads(host.run("cat /mf/etc/mf.json"))["checks"]["processes"]["session_limit"])
 
 
 def checks_quietly(host: Host) -> None:
