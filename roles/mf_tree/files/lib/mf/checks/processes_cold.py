@@ -71,7 +71,7 @@ class Examination:
             said.append(self.kill(doomed, result))
         elif waiting:
             said.append(f"{waiting} under watch")
-        result.summary = "; ".join(said) or f"{len(found)} processes, none orphaned or stuck"
+        result.summary = "; ".join(said) or "none orphaned or stuck"
         return result
 
     def master(self, unit: service.Unit) -> tuple[int, int] | None:
