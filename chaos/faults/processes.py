@@ -107,15 +107,16 @@ def stopped_child(scene: Scene) -> Generator[None, None, str]:
 
 @fault("processes", "child with a dead peer", "killed as stuck", LANE, together=AGED)
 def dead_peer(scene: Scene) -> Generator[None, None, str]:
-    """The client vanishes without a FIN, as when its power fails."""
-    clients = scene.sessions()
+    """The client vanishes without a FIN, as when its power fails. It lives on another MX, for that has nft."""
+    client = scene.fleet["mx2"]
+    clients = scene.sessions(client)
     pid = child_of(scene, clients, "dead", "mail")
     remote = scene.host.run(f"ss -Htnp state established | grep 'pid={pid},' | awk '{{print $4}}'").strip()
     port = remote.rpartition(":")[2]
     must(port.isdigit(), f"the peer's port isn't known: {remote!r}")
-    scene.undo("nft delete table inet chaos", scene.world)
+    scene.undo("nft delete table inet chaos", client)
     rules = f"tcp sport {port} tcp dport 25 drop"
-    scene.world.run(
+    client.run(
         "nft add table inet chaos && nft 'add chain inet chaos out { type filter hook output priority 0; }' && "
         f"nft add rule inet chaos out {rules}"
     )
