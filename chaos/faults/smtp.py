@@ -15,27 +15,21 @@ from chaos.sessions import Sessions
 LANE = "mx2"
 SLOTS = 15
 
-# What listens instead of qpsmtpd, as MODE says: it never accepts, drips its greeting, or talks garbage.
+# What listens instead of qpsmtpd, as its argument says: it never accepts, or talks garbage. It ticks as qpsmtpd does.
 IMPOSTOR = """\
-import socket, sys, threading, time
-mode = sys.argv[1]
+import socket, sys, time
 server = socket.create_server(("::", 25), family=socket.AF_INET6, dualstack_ipv6=True, backlog=50)
-def serve(line):
-    try:
-        if mode == "garbage":
-            line.sendall(b"\\x00\\xff\\x1b[2J no smtp\\r\\n")
-        else:
-            for letter in "220 slow.example ESMTP" * 40:
-                line.sendall(letter.encode())
-                time.sleep(1)
-    except OSError:
-        pass
-    line.close()
+server.settimeout(0.5)
 while True:
-    if mode == "deaf":
+    if sys.argv[1] == "deaf":
         time.sleep(0.5)
         continue
-    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+    try:
+        line, _ = server.accept()
+        line.sendall(b"\\x00\\xff\\x1b[2J no smtp\\r\\n")
+        line.close()
+    except OSError:
+        pass
 """
 DROP_IN = "/run/systemd/system/qpsmtpd.service.d/chaos.conf"
 REMOVE_DROP_IN = f"rm -f {DROP_IN}; systemctl daemon-reload"
@@ -141,18 +135,22 @@ def busy_and_wedged(scene: Scene) -> Generator[None, None, str]:
     return was(scene, "restart", "WEDGED")
 
 
-@fault("smtp", "4xx from a plugin", "BUSY, never restarted", LANE)
-def plugin_4xx(scene: Scene) -> Generator[None, None, str]:
-    """A plugin refuses every sender for now. Bound over the configuration: a restart of the host would end it."""
+def add_plugin(scene: Scene, perl: str) -> None:
+    """Have qpsmtpd load one more plugin, bound over the configuration: a restart of the host would end it."""
     config = "/mf/etc/qpsmtpd/plugins"
-    plugin = "/usr/share/qpsmtpd/plugins/chaos_tempfail"
+    plugin = "/usr/share/qpsmtpd/plugins/chaos"
     scene.undo(f"umount $(realpath {config}); rm -f {plugin} /run/chaos-plugins; systemctl restart qpsmtpd.service")
-    perl = 'sub hook_mail { return (DENYSOFT, "chaos"); }\n'
     scene.host.run(f"cat > {plugin}; chmod 644 {plugin}", text=perl)
     scene.host.run(
-        f"{{ echo chaos_tempfail; cat {config}; }} > /run/chaos-plugins; chmod 644 /run/chaos-plugins; "
+        f"{{ echo chaos; cat {config}; }} > /run/chaos-plugins; chmod 644 /run/chaos-plugins; "
         f"mount --bind /run/chaos-plugins $(realpath {config}); systemctl restart qpsmtpd.service"
     )
+
+
+@fault("smtp", "4xx from a plugin", "BUSY, never restarted", LANE)
+def plugin_4xx(scene: Scene) -> Generator[None, None, str]:
+    """A plugin refuses every sender for now."""
+    add_plugin(scene, 'sub hook_mail { return (DENYSOFT, "chaos"); }\n')
     master = scene.host.master()
     yield
     for _ in range(2):
@@ -243,8 +241,8 @@ def spool_full(scene: Scene) -> Generator[None, None, str]:
 
 @fault("smtp", "tarpit", "BUSY, never restarted", LANE, hand="end the tarpit")
 def tarpit(scene: Scene) -> Generator[None, None, str]:
-    """A greeting that drips a letter a second; the dialogue's own limit ends it."""
-    replace(scene, "tarpit")
+    """Every greeting comes after a dialogue's limit."""
+    add_plugin(scene, "sub hook_connect { sleep 14; return (DECLINED); }\n")
     master = scene.host.master()
     yield
     started = time.monotonic()
