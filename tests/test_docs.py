@@ -1,0 +1,127 @@
+"""What the documents say about states, commands and settings, held against the code that they speak of."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "roles/mf_tree/files/lib/mf"
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/*.md"))]
+README = (ROOT / "README.md").read_text()
+RUNBOOK = (ROOT / "docs/runbook.md").read_text()
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors GitHub makes of a document's headings."""
+    heads = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_headings_that_exist(path: Path) -> None:
+    text = path.read_text()
+    wrong = []
+    for target, anchor in re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", text):
+        there = path.parent / target if target else path
+        if not there.exists() or anchor not in anchors(there.read_text()):
+            wrong.append(f"{target}#{anchor}")
+    assert not wrong
+
+
+def test_readme_names_the_two_commands_and_all_systems() -> None:
+    assert re.search(r"^ +make demo\b", README, re.MULTILINE)
+    assert re.search(r"^ +make test\b", README, re.MULTILINE)
+    assert re.findall(r"^\| (S\d) \|", README, re.MULTILINE) == [f"S{number}" for number in range(1, 10)]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_files_of_the_repository_that_are_named_exist(path: Path) -> None:
+    named = set(
+        re.findall(
+            r"\b((?:playbooks|roles|lab|tests|library|inventory/example|inventory/lab)/[\w./-]*\w)", path.read_text()
+        )
+    )
+    # NAME and X stand for a name of one's own
+    assert not [one for one in named if not re.search(r"\b(NAME|X)\b|_NAME", one) and not (ROOT / one).exists()]
+
+
+def test_variables_that_are_named_exist() -> None:
+    known = "\n".join(path.read_text() for path in (*ROOT.glob("roles/*/defaults/main.yml"), *ROOT.glob("playbooks/*")))
+    named = set(re.findall(r"\b((?:qpsmtpd|mf_exim|mf_checks|mf_throttle)_[a-z_]+[a-z])\b", README + RUNBOOK))
+    assert named
+    assert not [name for name in named if name not in known]
+
+
+def test_runbook_has_every_class_of_the_smtp_check() -> None:
+    source = (PACKAGE / "checks/smtp_cold.py").read_text()
+    found = re.search(r"^BUSY, .+ = (.+)$", source, re.MULTILINE)
+    assert found
+    assert not [word for word in re.findall(r'"([A-Z]+)"', found[1]) if f"`{word}" not in RUNBOOK]
+
+
+def test_runbook_has_every_verdict_on_a_process() -> None:
+    source = (PACKAGE / "orphans.py").read_text()
+    found = re.search(r"^ORPHAN, .+? = \((.+?)\)$", source, re.MULTILINE | re.DOTALL)
+    assert found
+    assert not [word for word in re.findall(r'"([a-z ]+)"', found[1]) if word not in RUNBOOK]
+
+
+# Words of a state as the code says it, and the module that does. A change there belongs into the runbook as well.
+SAID = {
+    "checks/smtp_cold.py": ["works again", "at the second look", "another program holds the port", "doesn't greet"],
+    "checks/processes_cold.py": ["survived KILL", "spared: moved or gone at the last moment", "under watch"],
+    "checks/load.py": ["the throttle can't be set"],
+    "checks/queue.py": ["Exim doesn't answer", "oldest message"],
+    "checks/due.py": ["hung past its deadline and was killed"],
+    "run.py": ["did not finish within", "internal error", "this launcher is of release", "no lock in"],
+    "marker.py": ["but NOT refusing new mail as it should", "not throttled, but STILL refusing new mail"],
+    "health.py": ["is cron running?", "its result is not whole", "never ran since the last boot", "comes from release"],
+    "peers.py": ["peers accept mail"],
+    "throttle.py": ["over budget", "won't survive a reboot"],
+}
+
+
+@pytest.mark.parametrize(("module", "words"), SAID.items(), ids=lambda value: value if isinstance(value, str) else "")
+def test_runbook_speaks_of_states_as_the_code_does(module: str, words: list[str]) -> None:
+    source = (PACKAGE / module).read_text()
+    for word in words:
+        assert word in source, f"{module} no longer says this; correct docs/runbook.md and this test"
+        assert word in RUNBOOK
+
+
+def test_runbook_lists_every_command_of_a_host() -> None:
+    launchers = {path.stem for path in ROOT.glob("roles/*/templates/bin/*.j2")}
+    exits = RUNBOOK.partition("## Exit codes")[2].partition("\n## ")[0]
+    assert launchers
+    assert not [name for name in launchers if f"/mf/bin/{name}" not in exits and not name.startswith("check-")]
+    assert "/mf/bin/check-*" in exits
+
+
+def test_the_picture_is_well_formed_and_described() -> None:
+    root = ET.parse(ROOT / "docs/fleet.svg").getroot()
+    space = "{http://www.w3.org/2000/svg}"
+    assert root.find(f"{space}title") is not None
+    assert root.find(f"{space}desc") is not None
+    assert "prefers-color-scheme: dark" in (root.findtext(f"{space}style") or "")
+    assert re.search(r'<img src="docs/fleet.svg" alt="[^"]{40,}"', README)
+
+
+def test_architecture_has_every_module_of_the_package() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    names = {
+        path.relative_to(PACKAGE).with_suffix("").as_posix().removesuffix("_cold") for path in PACKAGE.rglob("*.py")
+    }
+    assert not [
+        name
+        for name in names
+        if not name.endswith("__init__") and not name.startswith("cli/") and f"`{name}`" not in text
+    ]
+
+
+def test_architecture_has_every_module_of_ansible() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    assert not [path.stem for path in ROOT.glob("library/*.py") if f"| `{path.stem}` |" not in text]
