@@ -536,6 +536,19 @@ def test_over_budget_an_operator_is_told_and_nothing_changes(member: Host) -> No
     assert not member.marker.exists()
 
 
+@pytest.mark.parametrize("sights", [(ONE,), (BOTH, ONE, ONE)])
+def test_over_budget_an_operators_own_mark_stays_as_it_was(member: Host, sights: tuple[Any, ...]) -> None:
+    control(member, look=Fleet(NOBODY).look).on("operator", "disk swap", 900, refuse=False)
+    before = marker.current(member.places).leases
+    with pytest.raises(throttle.OverBudgetError):
+        control(member, look=Fleet(*sights).look).on("operator", "all of it", 60)
+    assert [(one.owner, one.reason, one.refuse, one.until) for one in marker.current(member.places).leases] == [
+        (one.owner, one.reason, one.refuse, one.until) for one in before
+    ]
+    assert member.kernel.refused == []
+    sound(member)
+
+
 @pytest.mark.parametrize("options", [{"force": True, "ttl": 900.0}, {"ttl": None}, {"refuse": False, "ttl": 900.0}])
 def test_force_a_hold_and_a_mere_mark_ask_nobody(member: Host, options: dict[str, Any]) -> None:
     fleet = Fleet(NOBODY)

@@ -120,7 +120,9 @@ class Control:
         if asks and (owner == lease.LOAD or not renewal):
             first = self._look(self._fleet)
             if not peers.is_enough(first, self._minimum):
-                return self._over_budget(first, owner, reason, ttl, mark_instead)
+                if not mark_instead:
+                    raise self._over_budget(first)
+                return self._mark_instead(first, owner, reason, ttl)
         outcome = self._take(owner, reason, ttl, refuse)
         if first is None or renewal or self._dry_run:
             return outcome
@@ -130,7 +132,10 @@ class Control:
             if peers.is_enough(sight, self._minimum):
                 break
             if step == "last" or peers.must_yield(self._host, first, sight, self._minimum):
-                return self._over_budget(sight, owner, reason, ttl, mark_instead)
+                if mark_instead:
+                    return self._mark_instead(sight, owner, reason, ttl)
+                self._give_way(owner, own)
+                raise self._over_budget(sight)
         return outcome
 
     def off(self, owner: str) -> Outcome:
@@ -164,18 +169,23 @@ class Control:
             reason,
         )
 
-    def _over_budget(
-        self, sight: peers.Sight, owner: str, reason: str, ttl: float | None, mark_instead: bool
-    ) -> Outcome:
-        why = f"over budget: {sight.words(self._minimum)}"
-        if mark_instead:
-            outcome = self._take(owner, reason, ttl, False)
-            outcome.over_budget = why
-            return outcome
-        own = lease.find(marker.current(self._places).leases, owner)
-        if own is not None and not self._dry_run:
+    def _mark_instead(self, sight: peers.Sight, owner: str, reason: str, ttl: float | None) -> Outcome:
+        outcome = self._take(owner, reason, ttl, False)
+        outcome.over_budget = f"over budget: {sight.words(self._minimum)}"
+        return outcome
+
+    def _give_way(self, owner: str, before: Lease | None) -> None:
+        """Undo a lease that was taken a moment ago: back to the owner's lease of before, or to none."""
+        if before is None:
             self.off(owner)
-        raise OverBudgetError(f"{why}. Nothing is refused; mark only (--mark-only), or refuse all the same (--force)")
+        else:
+            self._change(lambda held, now: lease.put(held, before, now), "release", owner, "over budget after all")
+
+    def _over_budget(self, sight: peers.Sight) -> OverBudgetError:
+        return OverBudgetError(
+            f"over budget: {sight.words(self._minimum)}. Nothing is refused; mark only (--mark-only), or refuse all the"
+            " same (--force)"
+        )
 
     def _change(
         self,
