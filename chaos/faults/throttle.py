@@ -241,6 +241,40 @@ def open_sessions(scene: Scene) -> Generator[None, None, str]:
     return "three messages finished with 250, a new connection was refused"
 
 
+# Runs the launcher $2 … with the wall clock $1 seconds away from the machine's, which a container can't set. The clock
+# since boot stays as it is, as when somebody sets the date.
+STEPPED = """
+import sys, time
+real, step = time.time, float(sys.argv[1])
+time.time = lambda: real() + step
+sys.argv = sys.argv[2:]
+exec(compile(open(sys.argv[0]).read(), sys.argv[0], "exec"))
+"""
+
+
+@fault("throttle", "clock jumps of a day, both ways", "the lease keeps its length, results stay fresh", LANE)
+def clock_jumps(scene: Scene) -> Generator[None, None, str]:
+    """All our programs see another date; then they see the right one again."""
+    scene.undo("systemctl start cron.service")
+    scene.host.run("systemctl stop cron.service")
+    refuse(scene)
+    began = time.monotonic()
+    yield
+    for step in (86400, -86400, 0):
+        for command in ("/mf/bin/run-checks --all", "/mf/bin/throttle reconcile", "/mf/bin/check-load"):
+            run = f'exec /usr/bin/python3 -I -S -c "$1" {step} {command} > /dev/null 2>&1'
+            must(scene.host.ask(run, STEPPED)[0] < 2, f"{command} failed with the clock {step} s away")
+        left = float(scene.host.status()["leases"][0]["left_seconds"])
+        should = 300 - (time.monotonic() - began)
+        must(abs(left - should) < 15, f"{left:.0f} s are left instead of {should:.0f}")
+        must(scene.host.refused_ports(), "the refusal was lost")
+        health = scene.host.ask(f'/usr/bin/python3 -I -S -c "$1" {step} /mf/bin/health 2>&1', STEPPED)
+        must(health[0] == 1, f"health with the clock {step} s away ended with {health[0]}: {health[1][:150]}")
+    scene.host.run(OFF)
+    must(scene.sees() == "220", "mail isn't accepted after off")
+    return "the lease kept its length, health stayed WARNING for the lease alone"
+
+
 @fault("throttle", "50 concurrent on and off", "all end, marker and firewall agree", LANE)
 def crowd(scene: Scene) -> Generator[None, None, str]:
     """Ten owners, each three times on and twice off, all at once."""
