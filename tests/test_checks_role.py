@@ -1,0 +1,106 @@
+"""Role mf_checks: thresholds that make no sense are refused with one clear message, without a host."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+ROLE = ROOT / "roles/mf_checks"
+
+# a host for each: its variables, and what is said about them ("" for nothing)
+CASES: dict[str, tuple[dict[str, Any], str]] = {
+    "good": ({"mf_checks_load_high": "8", "mf_checks_load_low": 7.5, "mf_checks_load_mark": 2}, ""),
+    "same": ({"mf_checks_load_high": 5, "mf_checks_load_low": 5}, ""),
+    "text": (
+        {"mf_checks_load_high": "high"},
+        'mf_checks_load_high is "high" on text; it takes a number from 0.1 to 10000',
+    ),
+    "none": ({"mf_checks_load_low": None}, "mf_checks_load_low is"),
+    "negative": (
+        {"mf_checks_kill_cap": -5},
+        'mf_checks_kill_cap is "-5" on negative; it takes a number from 1 to 1000',
+    ),
+    "list": ({"mf_checks_session_limit": [60]}, "mf_checks_session_limit is"),
+    "short": ({"mf_checks_session_limit": 59}, "from 60 to 86400"),
+    "order": ({"mf_checks_load_low": 6}, "mf_checks_load_low (6) must not be above mf_checks_load_high (5.0)"),
+    "percent": ({"mf_checks_queue_free_warning": 101}, "from 0 to 100"),
+    "mark": ({"mf_checks_load_mark": 9}, 'mf_checks_load_mark is "9" on mark'),
+    "marktext": ({"mf_checks_load_mark": "much"}, 'mf_checks_load_mark is "much" on marktext'),
+}
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What Ansible's preflight of the role says of each host; one run for all."""
+    folder = tmp_path_factory.mktemp("preflight")
+    hosts = {name: {"ansible_connection": "local", **variables} for name, (variables, _) in CASES.items()}
+    (folder / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts}}))
+    tasks = yaml.safe_load((ROLE / "tasks/preflight.yml").read_text())
+    files = [str(ROLE / "defaults/main.yml"), str(ROLE / "vars/main.yml")]
+    # defaults below the host's own variables: an inventory's wins
+    for name, value in yaml.safe_load(Path(files[0]).read_text()).items():
+        for host in hosts.values():
+            host.setdefault(name, value)
+    (folder / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts}}))
+    keep = {"content": "{{ ansible_failed_result | to_json }}", "dest": f"{folder}/{{{{ inventory_hostname }}}}.said"}
+    block = {"block": tasks, "rescue": [{"ansible.builtin.copy": keep}]}
+    play = [{"hosts": "all", "gather_facts": False, "vars_files": files[1:], "tasks": [block]}]
+    (folder / "play.yml").write_text(yaml.safe_dump(play))
+    subprocess.run(
+        ["ansible-playbook", "--inventory", str(folder / "hosts.json"), str(folder / "play.yml")],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+        timeout=120,
+    )
+    found = dict.fromkeys(CASES, "")
+    for path in folder.glob("*.said"):
+        result = json.loads(path.read_text())
+        messages = [item["msg"] for item in result.get("results", [result]) if item.get("failed")]
+        found[path.stem] = re.sub(r"\s+", " ", " ".join(messages))
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_preflight(said: dict[str, str], name: str) -> None:
+    expected = CASES[name][1]
+    if not expected:
+        assert said[name] == ""
+    else:
+        assert expected in said[name]
+        assert said[name].endswith("Nothing was changed.")
+
+
+def test_every_number_has_a_range() -> None:
+    defaults = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
+    known = yaml.safe_load((ROLE / "vars/main.yml").read_text())
+    numbers = {
+        name for name, value in defaults.items() if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+    assert numbers == set(known["__mf_checks_ranges"]) == set(known["__mf_checks_chosen"])
+
+
+def test_ranges_are_those_of_the_checks() -> None:
+    from mf.checks import load, processes, queue
+
+    rules = {
+        "mf_checks_load_high": load.RULES["high"],
+        "mf_checks_load_low": load.RULES["low"],
+        "mf_checks_session_limit": processes.RULES["session_limit"],
+        "mf_checks_kill_cap": processes.RULES["kill_cap"],
+        **{
+            f"mf_checks_queue_{name}": queue.RULES[name]
+            for name in queue.RULES
+            if name.partition("_")[0] in ("age", "frozen", "free")
+        },
+    }
+    known = yaml.safe_load((ROLE / "vars/main.yml").read_text())["__mf_checks_ranges"]
+    assert {name: tuple(span) for name, span in known.items()} == rules
