@@ -11,8 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Generator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import FrameType
 
 from mflab import machine, ui
@@ -59,21 +60,26 @@ class Suite:
         self.outcomes: list[Outcome] = []
         self.errors: list[BaseException] = []
         self.guard = threading.Lock()
+        self.shared: deque[Fault] = deque()
 
     def run(self, faults: Sequence[Fault]) -> None:
         """All faults: each host's own beside each other, then those that need the fleet."""
-        lanes = [threading.Thread(target=self.lane, args=([f for f in faults if f.lane == name],)) for name in MXS]
+        self.shared.extend(fault for fault in faults if fault.lane == "any")
+        lanes = [
+            threading.Thread(target=self.lane, args=([fault for fault in faults if fault.lane == name], name))
+            for name in MXS
+        ]
         for lane in lanes:
             lane.start()
         for lane in lanes:
             while lane.is_alive():
                 lane.join(0.5)
-        self.lane([fault for fault in faults if fault.lane not in MXS])
+        self.lane([fault for fault in faults if fault.lane == "fleet"])
         if self.errors:
             raise self.errors[0]
 
-    def lane(self, faults: Sequence[Fault]) -> None:
-        """Faults of one host, one group after the other."""
+    def lane(self, faults: Sequence[Fault], name: str = "") -> None:
+        """Faults of the host `name`, one group after the other; then those that any host will do for."""
         done: set[str] = set()
         try:
             for fault in faults:
@@ -84,6 +90,12 @@ class Suite:
                 group = [one for one in faults if one.together == fault.together] if fault.together else [fault]
                 done |= {fault.together} - {""}
                 self.group(group)
+            while name and not self.stop.is_set():
+                with self.guard:
+                    if not self.shared:
+                        return
+                    fault = self.shared.popleft()
+                self.group([replace(fault, host=name)])
         except BaseException as error:  # noqa: BLE001  (the main thread raises it)
             self.errors.append(error)
             self.stop.set()
@@ -91,7 +103,7 @@ class Suite:
     def group(self, faults: Sequence[Fault]) -> None:
         """Inject these faults, then judge each, then restore all and see that the hosts are well."""
         outcomes = [Outcome(fault.system, fault.name, fault.expected) for fault in faults]
-        hosts = {fault.host for fault in faults} | ({*MXS} if any(f.lane not in MXS for f in faults) else set())
+        hosts = {*MXS} if any(fault.lane == "fleet" for fault in faults) else {fault.host for fault in faults}
         scenes: list[Scene] = []
         stories: list[Generator[None, None, str] | None] = []
         try:

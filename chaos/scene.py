@@ -218,8 +218,8 @@ Story: TypeAlias = Callable[[Scene], Generator[None, None, str]]
 
 @dataclass
 class Fault:
-    """One thing that is broken on purpose. ``lane``: the host it happens on; lanes run beside each other, ``fleet``
-    (needs all MXs) comes after them. ``hand``: says which step of the repair is a person's, where there is one."""
+    """One thing that is broken on purpose. ``lane``: the host it happens on, or ``any``; lanes run beside each other,
+    ``fleet`` (needs all MXs) comes after them. ``hand``: the step of the repair that is a person's, if there is one."""
 
     system: str
     name: str

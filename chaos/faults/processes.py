@@ -41,7 +41,6 @@ time.sleep(900)
 FORKS = """
 import os, signal, sys
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
-os.setpgid(0, 0)
 for _ in range(int(sys.argv[1])):
     if os.fork() == 0:
         signal.pause()

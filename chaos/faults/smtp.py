@@ -12,7 +12,7 @@ from chaos import ROOT, site_command
 from chaos.scene import Deviation, Host, Scene, fault, must
 from chaos.sessions import Sessions
 
-LANE = "mx2"
+LANE = "any"
 SLOTS = 15
 
 # What listens instead of qpsmtpd, as its argument says: it never accepts, or talks garbage. It ticks as qpsmtpd does.
