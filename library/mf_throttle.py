@@ -227,6 +227,13 @@ def refuses_in_vain(params: Mapping[str, Any], after: marker.Status) -> bool:
     return params["state"] == "present" and params["refuse"] and after.should_refuse and not after.refusing
 
 
+def nobody(params: Mapping[str, Any], before: marker.Status) -> str:
+    """What to say when an owner gives back what it never held while others hold something: perhaps a slip of the pen."""
+    if params["state"] == "present" or not before.leases or lease.find(before.leases, params["owner"]) is not None:
+        return ""
+    return f"{params['owner']} holds no lease here; held by: {', '.join(one.owner for one in before.leases)}"
+
+
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(argument_spec=ARGUMENTS, mutually_exclusive=[("ttl", "hold")], supports_check_mode=True)
@@ -245,7 +252,7 @@ def main() -> None:
     }
     if refuses_in_vain(module.params, after):
         module.fail_json(msg=after.words(), **result)
-    module.exit_json(msg=after.words(), **result)
+    module.exit_json(msg=nobody(module.params, before) or after.words(), **result)
 
 
 if __name__ == "__main__":

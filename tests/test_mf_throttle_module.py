@@ -64,6 +64,12 @@ def test_take_renew_and_give_back(host: Host, throttle: Throttle) -> None:
     assert not throttle(state="absent")["changed"]
 
 
+def test_an_owner_that_holds_nothing_is_told_who_does(throttle: Throttle) -> None:
+    throttle(reason="disk swap")
+    slip = throttle(state="absent", owner="operater")
+    assert (slip["changed"], slip["msg"]) == (False, "operater holds no lease here; held by: operator")
+
+
 @pytest.mark.parametrize(
     "change", [{"reason": "another"}, {"refuse": False, "reason": "a"}, {"hold": True, "reason": "a"}]
 )
