@@ -228,7 +228,7 @@ def refuses_in_vain(params: Mapping[str, Any], after: marker.Status) -> bool:
 
 
 def nobody(params: Mapping[str, Any], before: marker.Status) -> str:
-    """What to say when an owner gives back what it never held while others hold something: perhaps a slip of the pen."""
+    """What to say when an owner gives back what it never held while others hold something."""
     if params["state"] == "present" or not before.leases or lease.find(before.leases, params["owner"]) is not None:
         return ""
     return f"{params['owner']} holds no lease here; held by: {', '.join(one.owner for one in before.leases)}"
