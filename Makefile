@@ -11,7 +11,7 @@ export LC_ALL := C.UTF-8
 
 N ?= 30
 
-.PHONY: help venv demo demo-down mail check test lint unit molecule bench lock clean
+.PHONY: help venv demo demo-down mail check test lint unit molecule bench chaos lock clean
 
 help: ## this list
 	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ molecule: venv ## the Molecule scenarios alone (SCENARIO=mf_tree: that one)
 
 bench: venv ## what the checks, mf_health and a second site.yml cost, beside their peers
 	python bench/bench.py
+
+chaos: venv ## break real lab hosts in every known way and fail on any surprise, 15 minutes (ONLY='smtp: tarpit': that one)
+	python -m chaos $(if $(ONLY),--only '$(ONLY)')
 
 venv: ## the locked Python environment in .venv
 	scripts/make_venv.sh
