@@ -105,6 +105,10 @@ def test_a_dry_run_stores_nothing(root: Path) -> None:
     assert one.stored is None
 
 
+def test_a_dry_run_says_what_would_be_done(root: Path) -> None:
+    assert ran(root, "--dry-run", do="cold").out == "LOAD CRITICAL - cold\nwould act\n"
+
+
 def test_json(root: Path) -> None:
     one = ran(root, "--json")
     assert json.loads(one.out) == one.stored

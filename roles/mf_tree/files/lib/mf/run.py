@@ -139,6 +139,9 @@ class Run:
             say(1, state.encode(record))
         else:
             say(1, result.line())
+            if self.dry_run:
+                for action in result.actions:
+                    say(1, action)
         return state.EXIT_CODES[result.status]
 
     def unknown(self, summary: str) -> state.Result:

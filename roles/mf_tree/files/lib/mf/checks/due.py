@@ -84,7 +84,13 @@ def round_of(
         if isinstance(outcome, state.Result):
             codes.append(one.publish(outcome))
         else:
-            child = posix.fork()
+            try:
+                child = posix.fork()
+            except OSError as error:
+                # no memory, no process numbers left: say so, and let the others run
+                codes.append(one.publish(one.unknown(f"no process for the cold part: {error.strerror}")))
+                one.release()
+                continue
             if child == 0:
                 code = 3
                 try:
