@@ -588,6 +588,15 @@ def test_absent_leaves_nothing(machine: Machine) -> None:
     assert not machine.remove()["changed"]
 
 
+def test_absent_takes_its_masks_along(machine: Machine) -> None:
+    machine.deploy(make({**TWO, "/etc/systemd/system/one.service": "[Service]\n"}, units={"theirs.service": ["one"]}))
+    system = machine.root / "etc/systemd/system"
+    for name in ("theirs.service", "other.service"):
+        (system / name).symlink_to("/dev/null")
+    machine.remove()
+    assert [path.name for path in system.iterdir()] == ["other.service"]
+
+
 def test_absent_keeps_what_others_put_beside(machine: Machine) -> None:
     machine.deploy(make(TWO))
     (machine.root / "mf/theirs").write_text("x")

@@ -241,7 +241,7 @@ def settled(layout: Layout, *, check: bool = False) -> dict[str, Any]:
 
 
 def absent(layout: Layout, run: host.Run, *, check: bool = False) -> dict[str, Any]:
-    """Remove everything that is ours: units, host files, /mf with /mf/var in it, /run/mf."""
+    """Remove everything that is ours: units and masks, host files, /mf with /mf/var in it, /run/mf."""
     known = journal.read(layout)
     manifests = [found for name in layout.generations() if (found := manifest.stored(layout, name))]
     files = sorted({*known.files, *(file.path for found in manifests for file in found.outside)})
@@ -269,11 +269,12 @@ def absent(layout: Layout, run: host.Run, *, check: bool = False) -> dict[str, A
         for name, unit in units.look(names, run).items():
             if unit.exists:
                 commit.retire(name, run)
-        for path in map(layout.on_host, files):
+        masks = [mask for name in names if units.is_mask(mask := layout.on_host(f"/etc/systemd/system/{name}"))]
+        for path in [*map(layout.on_host, files), *masks]:
             for leftover in (path, host.beside(path, "new"), host.beside(path, "old")):
                 host.forget(leftover)
         host.remove_empty(map(layout.on_host, known.folders))
-        if any(units.is_unit_file(path) for path in files):
+        if masks or any(units.is_unit_file(path) for path in files):
             run(["systemctl", "daemon-reload"])
         for path in trees:
             host.discard(path)

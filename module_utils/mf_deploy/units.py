@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -48,6 +49,11 @@ def _unit(block: Mapping[str, str]) -> Unit:
         started=int(started) / 1e6 if started.isdigit() else 0.0,
         reload=block.get("NeedDaemonReload") == "yes",
     )
+
+
+def is_mask(path: str) -> bool:
+    """Whether this is a unit's mask (man systemctl): a link to /dev/null where the unit's file would be."""
+    return os.path.islink(path) and os.readlink(path) == "/dev/null"
 
 
 def is_unit_file(path: str) -> bool:
