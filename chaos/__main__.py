@@ -312,6 +312,7 @@ def work(
         for thread in threading.enumerate():
             if thread is not threading.current_thread() and not thread.daemon:
                 thread.join(180)
+        trickle.abandon()
         raise
     account = trickle.finish(QUEUE_LIMIT)
     attribute(suite.outcomes, account, trickle.ends())

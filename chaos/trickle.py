@@ -44,6 +44,12 @@ class Trickle:
                     self.trouble.append(str(error))
             self._stop.wait(PAUSE)
 
+    def abandon(self) -> None:
+        """Stop sending at once; nobody will account for what is under way."""
+        self._stop.set()
+        self.podman.run("exec", self.lab.host("world").container, "systemctl", "stop", "mf-send-*", check=False)
+        self._thread.join(20)
+
     def finish(self, limit: float) -> Account:
         """Stop sending, wait until what was accepted has arrived (at most `limit` seconds), and account for all."""
         self._stop.set()

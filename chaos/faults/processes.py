@@ -189,7 +189,7 @@ def zombie(scene: Scene) -> Generator[None, None, str]:
     # it is looked at closely only while something else is odd, as here a stuck session is
     scene.until("the zombie is reported", reported, 120, None, KEPT)
     must(scene.host.alive(parent), "its parent was killed")
-    return str(found.get("summary"))[:60]
+    return f"reported: {found.get('summary')}"[:60]
 
 
 @fault("processes", "orphan after its master was killed", "idle one killed, service started again", LANE)

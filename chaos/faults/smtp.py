@@ -277,7 +277,8 @@ def port_taken(scene: Scene) -> Generator[None, None, str]:
     scene.host.run(f"kill {thief}")
     scene.broken()
     back(scene)
-    return f"{result['summary'][:60]}; then {was(scene, 'start', 'DOWN')[:30]}"
+    was(scene, "start", "DOWN")
+    return f"{result['summary'][:48]}; then DOWN, started"
 
 
 # Moves what the breaker has stored $1 seconds into the past: as if so much time had gone by.
@@ -337,7 +338,8 @@ def throttled_too(scene: Scene) -> Generator[None, None, str]:
     scene.until("check-smtp is OK", lambda: scene.host.result("smtp").get("status") == "OK", 120, scene.host.checks)
     scene.healed()
     must(scene.sees() == "refused", "the refusal was lost")
-    return was(scene, "restart", "WEDGED")[:60] + "; still refusing"
+    was(scene, "restart", "WEDGED")
+    return "WEDGED, restarted, still refusing"
 
 
 @fault("smtp", "master stopped under maintenance", "only looked at; healed when maintenance ends", LANE)
@@ -355,7 +357,8 @@ def under_maintenance(scene: Scene) -> Generator[None, None, str]:
     scene.host.run("/mf/bin/maintenance off")
     scene.broken()
     back(scene)
-    return was(scene, "restart", "WEDGED")[:60] + " after it"
+    was(scene, "restart", "WEDGED")
+    return "refused and logged meanwhile; restarted after it"
 
 
 @fault("smtp", "checks, kill and action lock at the same moment", "one actor at a time, one restart", LANE)
