@@ -66,8 +66,11 @@ def _common(variables: Mapping[str, Any], machines: int) -> Iterator[str]:
         yield "mf_min_accepting is missing: state how many MX machines must accept mail at any time"
     elif not _is_whole(least, 0, 100_000):
         yield f"mf_min_accepting must be a whole number from 0 up, not {_shown(least)}"
-    elif least > machines:
-        yield f"mf_min_accepting is {least}, but there are {machines} MX machines: lower it, or add machines"
+    elif least >= machines:
+        yield (
+            f"mf_min_accepting is {least}, but there are {machines} MX machines, and one must be free to refuse mail or"
+            " be changed: lower it, or add machines"
+        )
 
 
 def _domains(domains: object) -> Iterator[str]:

@@ -41,8 +41,9 @@ def marker(layout: Layout) -> dict[str, Any] | None:
         until = data["until"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    # null: until somebody ends it
-    return data if until is None or until > state.boottime() else None
+    # as the package reads it: a maintenance has an end, and anything else is no marker
+    lasts = isinstance(until, (int, float)) and not isinstance(until, bool) and until > state.boottime()
+    return data if lasts else None
 
 
 def ours(layout: Layout) -> bool:
