@@ -390,7 +390,7 @@ def all_overloaded(scene: Scene) -> Generator[None, None, str]:
     must(marked == 3, f"only {marked} are marked")
     over.set()
     watcher.join(30)
-    return f"{accepting} of 3 accept (for seconds, while they settle, {worst[0]}), all 3 marked"
+    return f"{accepting} of 3 accept (fewest seen meanwhile: {worst[0]}), all 3 marked"
 
 
 def watch(scene: Scene, hosts: Sequence[Host], worst: list[int], over: threading.Event) -> None:
