@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import measure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 REPO = Path(__file__).resolve().parent.parent
 PYTHON = "/usr/bin/python3"
@@ -75,8 +75,24 @@ def ssh(lab: int, octet: int, command: str) -> list[str]:
     ]
 
 
-def bench_checks(lab: int, runs: int) -> None:
-    """Each check and all of a minute's, timed on mx1 beside bare Python and three plugins written in C."""
+def on_mx1(lab: int, commands: Mapping[str, Sequence[str]], runs: int, crowd: int = 0) -> dict[str, measure.Figures]:
+    """Have mx1 time commands in turn, with ``crowd`` idle processes beside them."""
+    program = (REPO / "bench" / "measure.py").read_text(encoding="utf-8")
+    answer = subprocess.run(
+        ssh(lab, MX1, f"{PYTHON} -I -c {shlex.quote(program)}"),
+        input=json.dumps({"runs": runs, "commands": commands, "crowd": crowd}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if answer.returncode:
+        raise BenchError(f"measuring on mx1 failed: {answer.stderr.strip()[-300:]}")
+    figures: dict[str, measure.Figures] = json.loads(answer.stdout)
+    return figures
+
+
+def install_peers(lab: int) -> None:
+    """Have the C plugins and GNU time on mx1."""
     tools = "dpkg -s monitoring-plugins-basic time >/dev/null 2>&1 || apt-get install -qq -y --no-install-recommends"
     if subprocess.run(
         ssh(lab, MX1, f"{tools} monitoring-plugins-basic time"), capture_output=True, check=False
@@ -84,18 +100,37 @@ def bench_checks(lab: int, runs: int) -> None:
         raise BenchError(
             "the peers can't be installed on mx1; run there: apt-get install monitoring-plugins-basic time"
         )
-    subprocess.run(ssh(lab, MX1, PREPARE), check=False)
-    program = (REPO / "bench" / "measure.py").read_text(encoding="utf-8")
-    answer = subprocess.run(
-        ssh(lab, MX1, f"{PYTHON} -I -c {shlex.quote(program)}"),
-        input=json.dumps({"runs": runs, "commands": CHECKS | PEERS}),
-        capture_output=True,
-        text=True,
-        check=False,
+
+
+def bench_scan(lab: int, runs: int) -> None:
+    """check-processes beside pgrep and check_procs while 100, 1,000 and 5,000 other processes stand about."""
+    install_peers(lab)
+    commands = {
+        "check-processes": CHECKS["check-processes"],
+        "pgrep": ["/usr/bin/pgrep", "-c", "qpsmtpd-forkser"],
+        "check_procs": PEERS["check_procs"],
+    }
+    rows = []
+    for size in (100, 1000, 5000):
+        figures = on_mx1(lab, commands, runs, size)
+        mine = figures["check-processes"]
+        rows.append(
+            [f"{size:,} processes"]
+            + [f"{figures[name]['cpu_ms']:.1f}" for name in commands]
+            + [f"{mine['cpu_ms'] / figures[peer]['cpu_ms']:.2f}" for peer in ("pgrep", "check_procs")]
+        )
+    table(
+        f"Process scan on mx1, CPU ms ({runs} runs each, in turn)",
+        ["beside", *commands, "x pgrep", "x check_procs"],
+        rows,
     )
-    if answer.returncode:
-        raise BenchError(f"measuring on mx1 failed: {answer.stderr.strip()[-300:]}")
-    figures = json.loads(answer.stdout)
+
+
+def bench_checks(lab: int, runs: int) -> None:
+    """Each check and all of a minute's, timed on mx1 beside bare Python and three plugins written in C."""
+    install_peers(lab)
+    subprocess.run(ssh(lab, MX1, PREPARE), check=False)
+    figures = on_mx1(lab, CHECKS | PEERS, runs)
     peers = sum(figures[name]["cpu_ms"] for name in PEERS)
     rows = [
         [
@@ -200,16 +235,21 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
 def main(argv: Sequence[str]) -> int:
     """Parse the command line, run what was asked for."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("what", nargs="*", choices=["checks", "fleet", "deploy", []], help="default: all of them")
+    names = ["checks", "scan", "fleet", "deploy"]
+    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"{', '.join(names)}; default: all of them")
     parser.add_argument(
-        "--runs", type=int, default=0, help="counted runs of each command (default 30, fleet 7, deploy 3)"
+        "--runs", type=int, default=0, help="counted runs of each command (default 30, scan 10, fleet 7, deploy 3)"
     )
     options = parser.parse_args(argv)
     lab = int(os.environ.get("MF_LAB", "0"))
-    what = options.what or ["checks", "fleet", "deploy"]
+    what = options.what or names
+    if unknown := sorted(set(what) - set(names)):
+        parser.error(f"there is no {unknown[0]}; say {', '.join(names)}")
     try:
         if "checks" in what:
             bench_checks(lab, options.runs or 30)
+        if "scan" in what:
+            bench_scan(lab, options.runs or 10)
         if "fleet" in what:
             bench_fleet(lab, options.runs or 7)
         if "deploy" in what:

@@ -1,24 +1,27 @@
 """Time whole commands side by side: A B C, A B C, … so that a machine's drift meets all of them alike.
 
 Needs the standard library only, for it also runs on the hosts of the lab. As a program it reads a JSON object on stdin:
-``{"runs": 30, "commands": {"name": ["argv", …], …}}`` and writes ``{"name": {"cpu_ms": …, "wall_ms": …, "rss_mib": …,
-"exits": [0]}, …}``: medians over the counted runs. CPU is user + system of the process and of the children it waited
-for (getrusage(2) through wait4(2)). Memory is the largest resident set of one process, taken in one further run under
-GNU time, because a child of this program would inherit this program's own peak; 0 where GNU time is missing.
+``{"runs": 30, "commands": {"name": ["argv", …], …}, "crowd": 0}`` and writes ``{"name": {"cpu_ms": …, "wall_ms": …,
+"rss_mib": …, "exits": [0]}, …}``: medians over the counted runs. CPU is user + system of the process and of the
+children it waited for (getrusage(2) through wait4(2)). Memory is the largest resident set of one process, taken in one
+further run under GNU time, because a child of this program would inherit this program's own peak; 0 where GNU time is
+missing. ``crowd`` is how many idle processes stand about meanwhile; they end with this program's run.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 
 class Figures(TypedDict):
@@ -52,6 +55,25 @@ def peak_memory(argv: Sequence[str]) -> float:
     return int(words[-1]) / 1024
 
 
+@contextmanager
+def crowd(size: int) -> Iterator[None]:
+    """So many idle child processes for as long as the block lasts."""
+    children = []
+    try:
+        for _ in range(size):
+            child = os.fork()
+            if child == 0:
+                signal.pause()
+                os._exit(0)
+            children.append(child)
+        yield
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        for child in children:
+            os.waitpid(child, 0)
+
+
 def compare(commands: Mapping[str, Sequence[str]], runs: int, warm_up: int = 2) -> dict[str, Figures]:
     """Medians for each command, run in turn; the warm-up rounds are not counted."""
     seen: dict[str, list[tuple[float, float, int]]] = {name: [] for name in commands}
@@ -73,4 +95,5 @@ def compare(commands: Mapping[str, Sequence[str]], runs: int, warm_up: int = 2) 
 
 if __name__ == "__main__":
     order = json.load(sys.stdin)
-    json.dump(compare(order["commands"], order["runs"]), sys.stdout)
+    with crowd(order["crowd"]):
+        json.dump(compare(order["commands"], order["runs"]), sys.stdout)
