@@ -94,7 +94,7 @@ def stages() -> list[Stage]:
 
 def python_roots() -> list[str]:
     """Every directory that holds Python of ours."""
-    roots = (PACKAGE, "module_utils", "library", "action_plugins", "lab", "bench", "chaos", "molecule", "scripts", "tests")
+    roots = (PACKAGE, *"module_utils library action_plugins lab bench chaos molecule scripts tests".split())
     return [root for root in roots if any(Path(root).rglob("*.py"))]
 
 
