@@ -8,16 +8,16 @@ import sys
 import time
 
 from .. import lease, marker, state, text
+from . import commands
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import NoReturn, TextIO
+    from typing import TextIO
 
     from .. import throttle
 
-FREE, FAILED, MISUSE, STILL_THROTTLED, INTERRUPTED = 0, 1, 2, 4, 130
-OVER_BUDGET = 5
+FREE, FAILED, MISUSE, STILL_THROTTLED, OVER_BUDGET = 0, commands.FAILED, commands.MISUSE, 4, 5
 DEFAULT_TTL = 900.0  # seconds
 POLL = 2.0  # seconds between two looks at the marker
 
@@ -38,26 +38,9 @@ Examples
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
-        raise SystemExit(MISUSE)
-
-
 def main(argv: Sequence[str] | None = None, places: state.Places | None = None) -> int:
     """The command; returns its exit code."""
-    try:
-        chosen = _parser().parse_args(sys.argv[1:] if argv is None else argv)
-        command: Callable[[argparse.Namespace, state.Places], int] = chosen.command
-        code = command(chosen, places or state.Places())
-        sys.stdout.flush()
-        return code
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        sys.stdout = None
-        return FAILED
+    return _parser().main(argv, places)
 
 
 def wait(
@@ -180,81 +163,33 @@ def _fail(message: str, code: int = FAILED) -> int:
     return code
 
 
-def _duration(word: str) -> float:
-    try:
-        return text.seconds(word)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _ttl(word: str) -> float:
-    try:
-        return lease.check_ttl(_duration(word))
-    except lease.LeaseError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _owner(word: str) -> str:
-    try:
-        return lease.check_owner(word, reserved=True)
-    except lease.LeaseError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _own_owner(word: str) -> str:
-    try:
-        return lease.check_owner(word)
-    except lease.LeaseError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _reason(word: str) -> str:
-    try:
-        return lease.check_reason(word)
-    except lease.LeaseError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _parser() -> argparse.ArgumentParser:
-    top = _Parser(
-        prog="throttle",
-        description="Let IO-heavy jobs wait and new mail go to the other MXs, for a while.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def _parser() -> commands.Commands:
+    top = commands.Commands(
+        "throttle", "Let IO-heavy jobs wait and new mail go to the other MXs, for a while.", _EPILOG
     )
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    def add(
-        name: str, command: Callable[[argparse.Namespace, state.Places], int], purpose: str
-    ) -> argparse.ArgumentParser:
-        parser = commands.add_parser(name, help=purpose, description=purpose, allow_abbrev=False)
-        parser.set_defaults(command=command)
-        return parser
-
-    dry_run = {"action": "store_true", "help": "say what would be done, and do nothing"}
-    on = add("on", _on, "take a lease, or renew it")
-    on.add_argument("--owner", type=_own_owner, default="operator", help="whose lease it is (default: operator)")
-    on.add_argument("--ttl", type=_ttl, default=DEFAULT_TTL, metavar="TIME", help="how long, 1s to 7d (default: 15m)")
-    on.add_argument("--reason", type=_reason, default="", metavar="TEXT", help="why; shown wherever the throttle is")
+    on = top.add("on", _on, "take a lease, or renew it", dry_run=True)
+    on.add_argument("--owner", type=commands.owner, default="operator", help="whose lease it is (default: operator)")
+    on.add_argument(
+        "--ttl", type=commands.ttl, default=DEFAULT_TTL, metavar="TIME", help="how long, 1s to 7d (default: 15m)"
+    )
+    on.add_argument(
+        "--reason", type=commands.reason, default="", metavar="TEXT", help="why; shown wherever the throttle is"
+    )
     on.add_argument("--mark-only", action="store_true", help="jobs wait, but mail is accepted")
     on.add_argument("--hold", action="store_true", help="no end; CRITICAL until it is given back")
     on.add_argument("--force", action="store_true", help="even if too few MXs would be left that accept mail")
-    on.add_argument("--dry-run", **dry_run)  # type: ignore[arg-type]
-    off = add("off", _off, "give a lease back")
-    off.add_argument("--owner", type=_owner, default="operator", help="whose (default: operator)")
-    off.add_argument("--dry-run", **dry_run)  # type: ignore[arg-type]
-    status = add("status", _status, "show the leases")
+    off = top.add("off", _off, "give a lease back", dry_run=True)
+    off.add_argument("--owner", type=commands.any_owner, default="operator", help="whose (default: operator)")
+    status = top.add("status", _status, "show the leases")
     status.add_argument("--json", action="store_true", help="as one JSON object")
-    waiting = add("wait", _wait, "wait until the throttle is off")
-    waiting.add_argument("--max", type=_duration, required=True, metavar="TIME", help="and no longer than this")
-    runner = add("run", _run, "wait until the throttle is off, then run a command in any case")
-    runner.add_argument("--max", type=_duration, default=600.0, metavar="TIME", help="wait no longer (default: 10m)")
+    waiting = top.add("wait", _wait, "wait until the throttle is off")
+    waiting.add_argument("--max", type=commands.duration, required=True, metavar="TIME", help="and no longer than this")
+    runner = top.add("run", _run, "wait until the throttle is off, then run a command in any case")
+    runner.add_argument(
+        "--max", type=commands.duration, default=600.0, metavar="TIME", help="wait no longer (default: 10m)"
+    )
     runner.add_argument("cmd", nargs=argparse.REMAINDER, metavar="-- CMD", help="the command and its arguments")
-    for name, command, purpose in (
-        ("restore", _restore, "put everything back after a boot (mf-throttle.service does)"),
-        ("reconcile", _reconcile, "bring marker, firewall and disk into line (check-load does)"),
-        ("remove", _remove, "end all leases and take the nftables table away"),
-    ):
-        add(name, command, purpose).add_argument("--dry-run", **dry_run)  # type: ignore[arg-type]
+    top.add("restore", _restore, "put everything back after a boot (mf-throttle.service does)", dry_run=True)
+    top.add("reconcile", _reconcile, "bring marker, firewall and disk into line (check-load does)", dry_run=True)
+    top.add("remove", _remove, "end all leases and take the nftables table away", dry_run=True)
     return top
