@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Overload of a whole fleet, simulated: no throttling, naive throttling, and throttling under the fleet budget.
 
 The deciding code is the real one: ``decide`` of mf.checks.load, and ``look``, ``is_enough`` and ``must_yield`` of
