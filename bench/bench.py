@@ -216,7 +216,7 @@ def executions(output: str) -> dict[str, int]:
     return counts
 
 
-NAMES = {11: "mx1", 12: "mx2", 13: "mx3", 21: "control", 22: "offsite", 23: "monitor"}
+NAMES = {11: "mx1", 12: "mx2", 13: "mx3", 21: "control1", 22: "offsite1", 23: "monitor1"}
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
