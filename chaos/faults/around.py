@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Generator
 
 from chaos.scene import Host, Scene, fault, must
@@ -164,9 +163,10 @@ def killed(scene: Scene) -> Generator[None, None, str]:
     yield
     round_ = threading.Thread(target=scene.host.checks, daemon=True)
     round_.start()
-    time.sleep(4)
-    victims = scene.host.ask("pgrep -f 'bin/run-checks'")[1].split()
-    must(victims, "no check was running")
+    # the brackets keep the pattern from matching the shell that looks
+    running = "pgrep -f '[b]in/run-checks'"
+    scene.until("a check is in its cold part", lambda: len(scene.host.ask(running)[1].split()) > 1, 30)
+    victims = scene.host.ask(running)[1].split()
     scene.host.ask(f"kill -9 {' '.join(victims)}")
     round_.join(60)
     restarted(scene)
