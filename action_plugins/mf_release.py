@@ -25,6 +25,8 @@ TOKEN = "@generation@"
 TREE = ("bin", "etc", "lib")
 SETTINGS = "etc/mf.json"
 EXCEPTIONS = frozenset({"mode", "owner", "group", "validate", "present"})
+VALIDATORS = {"/etc/ssh/sshd_config.d/": "/usr/sbin/sshd -t -f %s"}
+"""Directory -> how its files are checked, unless the role says otherwise."""
 IGNORED = (".*", "__pycache__", "*.pyc", "*~")
 """Names that editors, linters and interpreters leave in a role."""
 
@@ -342,7 +344,7 @@ class ActionModule(ActionBase):
                 )
             if not options.get("present", True):
                 continue
-            validate = str(options.get("validate") or "")
+            validate = str(options.get("validate") or _validator(source.path))
             if validate and "%s" not in validate:
                 raise AnsibleActionFail(f"{where}[{source.path!r}]: validate must have %s where the file's path goes")
             default = "0755" if source.path.startswith("bin/") else "0644"
@@ -380,6 +382,11 @@ class ActionModule(ActionBase):
         except AnsibleError as error:
             raise AnsibleActionFail(f"{_shown(source.origin, role)}: {_reason(error)}. Nothing was changed.") from None
         return ("" if rendered is None else str(rendered)).encode()
+
+
+def _validator(path: str) -> str:
+    """The command that checks files of this place, unless the role names its own."""
+    return next((command for folder, command in VALIDATORS.items() if path.startswith(folder)), "")
 
 
 def _mode(value: Any, where: str) -> int:

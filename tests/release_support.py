@@ -65,6 +65,7 @@ class Systemd:
         self.calls: list[list[str]] = []
         self.units: dict[str, dict[str, str]] = {}
         self.failing: set[str] = set()
+        self.accounts: list[str] = []
 
     def start(self, name: str, at: float, *, active: bool = True, enabled: bool = True) -> None:
         self.units[name] = {
@@ -91,6 +92,8 @@ class Systemd:
             self.units[command[-1]]["UnitFileState"] = "enabled"
         elif command[:2] == ["systemctl", "start"]:
             self.units[command[-1]]["ActiveState"] = "active"
+        elif command[0] == "systemd-sysusers":
+            self.accounts.append(Path(command[1]).read_text())
         elif command[0] == "systemd-tmpfiles":
             self._tmpfiles(command[2:])
         return host.Outcome(0, "")

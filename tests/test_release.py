@@ -564,6 +564,45 @@ def test_an_operators_maintenance_is_left_alone(machine: Machine) -> None:
     assert machine.text("/run/mf/maintenance") == mine
 
 
+# --- accounts and sshd ---
+
+ACCOUNT = "/etc/sysusers.d/mf-someone.conf"
+SSHD = "/etc/ssh/sshd_config.d/mf-someone.conf"
+
+
+def test_accounts_are_made_before_files_that_may_be_theirs(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    known: set[str] = set()
+    monkeypatch.setattr(host, "has_account", known.__contains__)
+    text = 'u mf-someone - "a comment" /nonexistent /bin/sh\n'
+    made = make({**ONE, ACCOUNT: text})
+    assert machine.deploy(made, check=True)["changed"]
+    assert machine.systemd.accounts == []
+    machine.systemd.failing.add("systemd-sysusers")
+    with pytest.raises(ReleaseError, match="Nothing was changed"):
+        machine.deploy(made)
+    assert machine.layout.generation() is None
+    machine.systemd.failing.clear()
+    machine.deploy(made)
+    assert machine.systemd.accounts[-1] == text
+    # somebody removed it: that is drift
+    assert machine.deploy(made, check=True)["changed_paths"] == [ACCOUNT]
+    known.add("mf-someone")
+    assert not machine.deploy(made)["changed"]
+
+
+def test_sshd_reads_its_new_configuration(machine: Machine) -> None:
+    reload = ["systemctl", "reload", "ssh.service"]
+    machine.deploy(make(ONE))
+    assert reload not in machine.systemd.calls
+    machine.deploy(make({**ONE, SSHD: "Match User mf-someone\n"}))
+    assert machine.systemd.calls.count(reload) == 1
+    machine.deploy(make(ONE))
+    assert machine.systemd.calls.count(reload) == 2
+    machine.deploy(make({**ONE, SSHD: "Match User mf-someone\n"}))
+    machine.remove()
+    assert machine.systemd.calls.count(reload) == 4
+
+
 # --- removal ---
 
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 
 from mflab import machine, world
 from mflab.podman import Podman, PodmanError
-from mflab.spec import Host, Lab, LabError
+from mflab.spec import REPOSITORY, Host, Lab, LabError
 
 T = TypeVar("T")
 
@@ -154,6 +155,17 @@ def make_key(lab: Lab) -> str:
     return public.read_text(encoding="utf-8")
 
 
+def make_secrets(lab: Lab) -> None:
+    """Make the secrets of the lab's fleet unless they are there."""
+    path = lab.home / "secrets.yml"
+    if path.exists():
+        return
+    script = REPOSITORY / "scripts/make_secrets.py"
+    made = subprocess.run([sys.executable, str(script), str(path)], capture_output=True, text=True, check=False)
+    if made.returncode:
+        raise LabError(made.stderr.strip() or f"{script.name} ended with {made.returncode}")
+
+
 def make_network(podman: Podman, lab: Lab) -> None:
     """Make the lab's network unless it is there."""
     if podman.run("network", "exists", lab.network, check=False)[0] == 0:
@@ -203,6 +215,7 @@ class Fleet:
         containers = listed(self.podman, self.lab)
         refuse_foreign(self.lab, containers.values())
         self.public_key = make_key(self.lab)
+        make_secrets(self.lab)
         make_network(self.podman, self.lab)
         plans = {
             host.name: decide(containers.get(host.container), made_of(self.words[host.name])) for host in self.hosts

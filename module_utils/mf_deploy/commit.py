@@ -12,6 +12,9 @@ from contextlib import ExitStack, contextmanager
 from . import drift, host, journal, manifest, units
 from .layout import TREE, Layout, ReleaseError
 
+SSHD = "/etc/ssh/sshd_config.d/"
+RELOAD_SSHD = ["systemctl", "reload", "ssh.service"]
+
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
@@ -35,7 +38,7 @@ def switch(
 
     ``known``: the journal before. ``history``: the one to write. ``restart``: roles whose files change by this.
     Raises ReleaseError or OSError; then everything is as it was. An exception is what comes after the point of no
-    return (daemon-reload, tmpfiles): the text says so, and the next run does it again.
+    return (daemon-reload, tmpfiles, sshd): the text says so, and the next run does it again.
     """
     release = layout.release(wanted.generation)
     findings = [finding.path for finding in drift.outside(layout, wanted)]
@@ -178,7 +181,9 @@ def apply_services(
     commands = []
     if everything or any(units.is_unit_file(path) for path in paths):
         commands.append(["systemctl", "daemon-reload"])
-    texts = drift.tmpfiles(layout, wanted)
+    if any(path.startswith(SSHD) for path in (*paths, *(file.path for file in wanted.outside if everything))):
+        commands.append(RELOAD_SSHD)
+    texts = drift.texts_below(layout, wanted, drift.TMPFILES)
     if texts and (everything or paths & set(texts) or drift.folders(layout, wanted, texts)):
         commands.append(["systemd-tmpfiles", "--create", *sorted(texts)])
     for command in commands:

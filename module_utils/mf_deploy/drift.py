@@ -13,12 +13,16 @@ from . import host, manifest
 from .layout import TREE, Layout, ReleaseError
 
 TMPFILES = "/etc/tmpfiles.d/"
+SYSUSERS = "/etc/sysusers.d/"
 FOLDER_MODE = 0o755
 ROOT_MODE = 0o700
 
 
 class Finding(NamedTuple):
-    """``path`` as in a manifest (``/bin``-like for links); ``kind``: content, rights, extra, compiled, link, folder."""
+    """``path`` as in a manifest (``/bin``-like for links).
+
+    ``kind``: content, rights, extra, compiled, link, folder, account.
+    """
 
     path: str
     kind: str
@@ -144,11 +148,25 @@ def _folder_is(path: str, mode: str, user: str, group: str) -> bool:
     )
 
 
-def tmpfiles(layout: Layout, wanted: manifest.Manifest) -> dict[str, str]:
-    """The tmpfiles.d files of a release that is on disk, by path."""
+def accounts(texts: dict[str, str]) -> list[Finding]:
+    """Accounts that a sysusers.d(5) file of ours asks for (``u NAME ...``) and that this host doesn't have.
+
+    ``texts``: the content of those files by path.
+    """
+    found = []
+    for path in sorted(texts):
+        for line in texts[path].splitlines():
+            words = shlex.split(line, comments=True)
+            if len(words) >= 2 and words[0].rstrip("!") == "u" and not host.has_account(words[1]):
+                found.append(Finding(path, "account"))
+    return found
+
+
+def texts_below(layout: Layout, wanted: manifest.Manifest, folder: str) -> dict[str, str]:
+    """The files of a release on disk that belong into this directory of the host, by path."""
     texts = {}
     for file in wanted.outside:
-        if file.path.startswith(TMPFILES):
+        if file.path.startswith(folder):
             try:
                 with open(layout.stored(layout.release(wanted.generation), file.path), encoding="utf-8") as stored:
                     texts[file.path] = stored.read()

@@ -51,6 +51,15 @@ def identify(owner: str, group: str) -> tuple[int, int]:
         ) from None
 
 
+def has_account(name: str) -> bool:
+    """Whether there is a user of this name."""
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
 def digest(path: str) -> str | None:
     """sha256 of a regular file, or None when it is anything else."""
     try:

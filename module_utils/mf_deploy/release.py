@@ -25,7 +25,11 @@ class Plan:
         self.known = journal.read(layout)
         self.tree = drift.tree(layout, wanted)
         self.outside = drift.outside(layout, wanted)
-        self.elsewhere = drift.links(layout) + drift.folders(layout, wanted, drift.tmpfiles(layout, wanted))
+        self.elsewhere = [
+            *drift.links(layout),
+            *drift.folders(layout, wanted, drift.texts_below(layout, wanted, drift.TMPFILES)),
+            *drift.accounts(drift.texts_below(layout, wanted, drift.SYSUSERS)),
+        ]
         self.removed = [
             path for path in self.known.files if path not in wanted.files and os.path.lexists(layout.on_host(path))
         ]
@@ -125,6 +129,7 @@ def present(
         # what was seen before the lock was held may be old
         plan = Plan(layout, wanted)
         contents = stage.Contents(layout, sent)
+        stage.make_accounts(layout, wanted, contents, run)
         if plan.tree and not plan.new:
             stage.repair(layout, wanted, plan.tree, contents)
         elif plan.tree:
@@ -276,6 +281,8 @@ def absent(layout: Layout, run: host.Run, *, check: bool = False) -> dict[str, A
         host.remove_empty(map(layout.on_host, known.folders))
         if masks or any(units.is_unit_file(path) for path in files):
             run(["systemctl", "daemon-reload"])
+        if any(path.startswith(commit.SSHD) for path in files):
+            run(commit.RELOAD_SSHD)
         for path in trees:
             host.discard(path)
         host.remove_empty([layout.mf])

@@ -67,6 +67,23 @@ def build(layout: Layout, wanted: manifest.Manifest, contents: Contents, run: ho
         raise
 
 
+def make_accounts(layout: Layout, wanted: manifest.Manifest, contents: Contents, run: host.Run) -> None:
+    """Make the accounts of the release's sysusers.d(5) files that are missing, for files may be theirs.
+
+    Raises ReleaseError. An account stays when its file goes: something on disk may belong to it.
+    """
+    for file in wanted.outside:
+        if not file.path.startswith(drift.SYSUSERS):
+            continue
+        data = contents.read(file)
+        if not drift.accounts({file.path: data.decode(errors="replace")}):
+            continue
+        with tempfile.TemporaryDirectory(prefix="mf-accounts-") as folder:
+            path = f"{folder}/{os.path.basename(file.path)}"
+            host.write(path, data, 0o644, (-1, -1))
+            _demand(["systemd-sysusers", path], file, run)
+
+
 def rehearse(layout: Layout, wanted: manifest.Manifest, contents: Contents, run: host.Run) -> None:
     """Build and validate a release in a temporary directory and throw it away. Raises ReleaseError as ``build`` does.
 
