@@ -1,0 +1,325 @@
+"""The monitor's settings, one JSON file rendered from the inventory: read whole, checked whole, or refused in one line.
+
+Its shape (``roles/mf_monitor/templates/etc/monitor/settings.json.j2``)::
+
+    {"name": "mf", "host": "monitor1", "generation": "...", "min_accepting": 2,
+     "interval": 60, "timeout": 10, "recheck": 10,                     seconds
+     "failures": 3, "successes": 2,                                    looks until a state is believed (hard)
+     "flap_window": 900, "flap_changes": 3, "flap_calm": 600,          seconds, changes, seconds
+     "throttled_after": 1800, "reminder": 1800, "escalate_after": 600, seconds
+     "rate_limit": 20,                                                 messages an hour to one channel
+     "cert_warning_days": 14,
+     "database": "/mf/var/monitor/monitor.sqlite", "page": "/mf/var/monitor-page",
+     "references": ["192.0.2.1:53", "[2001:db8::1]:443"], "resolvers": ["192.0.2.1"],
+     "heartbeat": "https://…" or "", "test_at": "mon 10:00" or "",
+     "health": {"user": "mf-health", "key": "/mf/etc/monitor/id_health", "known_hosts": "/mf/etc/monitor/known_hosts",
+                "folder": "/run/mf-monitor"} or null,
+     "urgent_checks": ["quarantine", "backup"],
+     "channels": [{"name": "sms", "url": "json://…", "severities": ["urgent", "notice"], "escalation": false,
+                   "second": "mail" or "", "sms": true}],
+     "hosts": [{"name": "mx1", "role": "mx", "address": "192.0.2.11", "address6": "", "provider": "", "location": "",
+                "health": true,
+                "services": [{"name": "smtp", "kind": "smtp", "port": 25, …}]}]}
+
+What a service may have besides is in ``KINDS``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+DEFAULT_PATH = "/mf/etc/monitor/settings.json"
+_ADVICE = "deploy again with playbooks/site.yml"
+
+# kind -> its options with their defaults; None: must be said
+KINDS: dict[str, dict[str, Any]] = {
+    "tcp": {"port": None},
+    "ssh": {"port": 22},
+    "smtp": {"port": 25, "starttls": "optional", "canary": "", "verify": False},
+    "relay": {"port": 25, "recipient": "relay-test@mf.invalid"},
+    "http": {"port": 80, "path": "/", "host_header": "", "status": 0, "contains": ""},
+    "https": {"port": 443, "path": "/", "host_header": "", "status": 0, "contains": "", "verify": True},
+    "mx": {"domain": None, "expect": None},
+}
+SEVERITIES = ("urgent", "notice", "page")
+# key -> lowest and highest
+_RANGES: dict[str, tuple[float, float]] = {
+    "interval": (1, 3600),
+    "timeout": (0.2, 60),
+    "recheck": (0.2, 600),
+    "failures": (1, 20),
+    "successes": (1, 20),
+    "flap_window": (10, 86400),
+    "flap_changes": (2, 100),
+    "flap_calm": (5, 86400),
+    "throttled_after": (1, 604800),
+    "reminder": (10, 604800),
+    "escalate_after": (1, 86400),
+    "rate_limit": (1, 10000),
+    "cert_warning_days": (0, 365),
+    "min_accepting": (0, 100000),
+}
+
+
+class MonitorSettingsError(Exception):
+    """Settings are missing or malformed. Its text is one line that says which, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One thing to be probed. ``address`` is numeric or a name; ``options`` are those of its kind, complete."""
+
+    host: str
+    name: str
+    kind: str
+    address: str
+    port: int
+    interval: float
+    options: dict[str, Any] = field(hash=False)
+
+    @property
+    def subject(self) -> str:
+        """Its name in the store, ``host/service``."""
+        return f"{self.host}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One machine; ``health`` says whether its own health is read by ssh."""
+
+    name: str
+    role: str
+    address: str
+    provider: str
+    location: str
+    health: bool
+    services: tuple[Service, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A way to a person: an Apprise URL, the severities it takes, the channel that steps in when it fails."""
+
+    name: str
+    url: str = field(repr=False)
+    severities: tuple[str, ...] = ()
+    escalation: bool = False
+    second: str = ""
+    sms: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class HealthAccess:
+    """How hosts' own health is read: the account's key and what is known of the hosts."""
+
+    user: str
+    key: str
+    known_hosts: str
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All of it; see the module's text for meanings and units."""
+
+    name: str
+    host: str
+    generation: str
+    min_accepting: int
+    interval: float
+    timeout: float
+    recheck: float
+    failures: int
+    successes: int
+    flap_window: float
+    flap_changes: int
+    flap_calm: float
+    throttled_after: float
+    reminder: float
+    escalate_after: float
+    rate_limit: int
+    cert_warning_days: float
+    database: str
+    page: str
+    references: tuple[tuple[str, int], ...]
+    resolvers: tuple[str, ...]
+    heartbeat: str
+    test_at: str
+    health: HealthAccess | None
+    urgent_checks: tuple[str, ...]
+    channels: tuple[Channel, ...]
+    hosts: tuple[Host, ...]
+    raw: dict[str, Any] = field(repr=False, compare=False, hash=False)
+
+    @property
+    def mxs(self) -> list[Host]:
+        """The MX machines."""
+        return [host for host in self.hosts if host.role == "mx"]
+
+
+DEFAULTS: dict[str, Any] = {
+    "name": "mf",
+    "host": "monitor",
+    "generation": "",
+    "min_accepting": 0,
+    "interval": 60,
+    "timeout": 10,
+    "recheck": 10,
+    "failures": 3,
+    "successes": 2,
+    "flap_window": 900,
+    "flap_changes": 3,
+    "flap_calm": 600,
+    "throttled_after": 1800,
+    "reminder": 1800,
+    "escalate_after": 600,
+    "rate_limit": 20,
+    "cert_warning_days": 14,
+    "database": "/mf/var/monitor/monitor.sqlite",
+    "page": "",
+    "references": [],
+    "resolvers": [],
+    "heartbeat": "",
+    "test_at": "",
+    "health": None,
+    "urgent_checks": [],
+    "channels": [],
+    "hosts": [],
+}
+
+
+def load(path: str = DEFAULT_PATH) -> Settings:
+    """Read and check a settings file. Raises MonitorSettingsError."""
+    try:
+        data = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise MonitorSettingsError(f"{path} can't be read: {error.strerror}; {_ADVICE}") from None
+    except ValueError:
+        raise MonitorSettingsError(f"{path} is not JSON; {_ADVICE}") from None
+    return parse(data, path)
+
+
+def parse(data: Any, source: str = "settings") -> Settings:
+    """Settings from the JSON object. Raises MonitorSettingsError for the first thing that is wrong."""
+    if not isinstance(data, dict):
+        raise MonitorSettingsError(f"{source}: not a JSON object; {_ADVICE}")
+    unknown = sorted(set(data) - set(DEFAULTS) - {"ansible_managed"})
+    if unknown:
+        raise MonitorSettingsError(f"{source}: {unknown[0]!r:.40} is no setting; {_ADVICE}")
+    given = {**DEFAULTS, **data}
+    for key, (lowest, highest) in _RANGES.items():
+        value = given[key]
+        if type(value) not in (int, float) or not lowest <= value <= highest:
+            raise MonitorSettingsError(f"{source}: {key} must be a number from {lowest:g} to {highest:g}; {_ADVICE}")
+    for key in ("name", "host", "generation", "database", "page", "heartbeat", "test_at"):
+        if not isinstance(given[key], str):
+            raise MonitorSettingsError(f"{source}: {key} must be a text; {_ADVICE}")
+    _moment(given["test_at"], source)
+    try:
+        health = HealthAccess(**given["health"]) if given["health"] else None
+        channels = tuple(
+            Channel(**{**one, "severities": tuple(one.get("severities", ()))}) for one in given["channels"]
+        )
+        hosts = tuple(_host(one, given["interval"], source) for one in given["hosts"])
+    except (TypeError, AttributeError, KeyError) as error:
+        raise MonitorSettingsError(f"{source}: channels, hosts or health are malformed ({error}); {_ADVICE}") from None
+    names = [host.name for host in hosts]
+    if len(set(names)) != len(names):
+        raise MonitorSettingsError(f"{source}: two hosts have the same name; {_ADVICE}")
+    known = {channel.name for channel in channels}
+    for channel in channels:
+        if channel.second and channel.second not in known:
+            raise MonitorSettingsError(f"{source}: channel {channel.name} names {channel.second}, which is none")
+        if not set(channel.severities) <= set(SEVERITIES):
+            raise MonitorSettingsError(f"{source}: channel {channel.name} has an unknown severity; {_ADVICE}")
+    plain = {key: given[key] for key in DEFAULTS if key not in ("references", "resolvers", "health", "hosts")}
+    return Settings(
+        **{
+            **plain,
+            "references": tuple(place(one, source) for one in given["references"]),
+            "resolvers": tuple(str(ipaddress.ip_address(one)) for one in given["resolvers"]),
+            "urgent_checks": tuple(given["urgent_checks"]),
+            "channels": channels,
+            "hosts": hosts,
+            "health": health,
+        },
+        raw=given,
+    )
+
+
+def place(text: str, source: str = "settings") -> tuple[str, int]:
+    """Address and port of ``192.0.2.1:53``, ``[2001:db8::1]:53`` or ``name:53``. Raises MonitorSettingsError."""
+    address, _, port = str(text).rpartition(":")
+    if not (address and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise MonitorSettingsError(f"{source}: {text!r:.60} is not address:port; {_ADVICE}")
+    return address.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _moment(text: str, source: str) -> None:
+    if text and weekly(text) is None:
+        raise MonitorSettingsError(f"{source}: test_at must be like 'mon 10:00' (UTC) or empty; {_ADVICE}")
+
+
+def weekly(text: str) -> tuple[int, int, int] | None:
+    """Weekday (0 is Monday), hour and minute of ``mon 10:00``; None when it isn't that."""
+    day, _, clock = text.partition(" ")
+    days = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+    hour, _, minute = clock.partition(":")
+    if day not in days or not (hour.isdigit() and minute.isdigit() and int(hour) < 24 and int(minute) < 60):
+        return None
+    return days.index(day), int(hour), int(minute)
+
+
+def _host(one: dict[str, Any], interval: float, source: str) -> Host:
+    name, address = one["name"], one.get("address", "")
+    if not isinstance(name, str) or not name or "/" in name:
+        raise MonitorSettingsError(f"{source}: {name!r:.40} is no name of a host; {_ADVICE}")
+    services = []
+    for entry in one.get("services", []):
+        services.append(_service(name, address, entry, interval, source))
+        # the same over IPv6, where the host has it
+        if one.get("address6") and not entry.get("address") and entry["kind"] not in ("mx", "relay"):
+            six = {**entry, "name": f"{entry.get('name', entry['kind'])}6"}
+            services.append(_service(name, one["address6"], six, interval, source))
+    if len({service.name for service in services}) != len(services):
+        raise MonitorSettingsError(f"{source}: two services of {name} have the same name; give each a name of its own")
+    return Host(
+        name=name,
+        role=one.get("role", ""),
+        address=address,
+        provider=str(one.get("provider", "")),
+        location=str(one.get("location", "")),
+        health=bool(one.get("health", False)),
+        services=tuple(services),
+    )
+
+
+def _service(host: str, address: str, entry: dict[str, Any], interval: float, source: str) -> Service:
+    kind = entry.get("kind")
+    if kind not in KINDS:
+        raise MonitorSettingsError(
+            f"{source}: {host} has a service of kind {kind!r:.40}; there are {', '.join(KINDS)}; {_ADVICE}"
+        )
+    options = {**KINDS[kind], **entry}
+    missing = [key for key, value in options.items() if value is None]
+    if missing:
+        raise MonitorSettingsError(f"{source}: {host}, {kind}: {missing[0]} is missing; {_ADVICE}")
+    unknown = sorted(set(options) - set(KINDS[kind]) - {"name", "kind", "address", "interval"})
+    if unknown:
+        raise MonitorSettingsError(f"{source}: {host}, {kind}: {unknown[0]!r:.40} is no option of it; {_ADVICE}")
+    port = options.pop("port", 0)
+    if type(port) is not int or not 0 <= port < 65536:
+        raise MonitorSettingsError(f"{source}: {host}, {kind}: port must be a number from 1 to 65535; {_ADVICE}")
+    return Service(
+        host=host,
+        name=str(options.pop("name", kind)),
+        kind=str(options.pop("kind")),
+        address=str(options.pop("address", "") or address),
+        port=port,
+        interval=float(options.pop("interval", 0) or interval),
+        options=options,
+    )

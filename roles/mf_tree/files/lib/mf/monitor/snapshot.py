@@ -1,0 +1,290 @@
+"""Everything the page shows, as one dict: read from the store, no judgement of its own beyond counting.
+
+``take(store, settings, now)`` returns (times are epoch seconds, latencies ms; texts are cleaned but not HTML-escaped)::
+
+    {"version": 1, "generated": now, "interval": 60, "stale_after": 150,   seconds after which a page is stale
+     "name": "mf", "monitor": "monitor1",
+     "fleet": {"state": "up", "sentence": "All 3 MXs accept mail.", "accepting": 3, "mxs": 3, "min_accepting": 2,
+               "hosts": 6, "hosts_up": 6, "days": [DAY × 90]},
+     "uplink": {"state": "up", "since": …, "words": "2 of 2 references answer"},
+     "hosts": [{"name", "role", "provider", "location", "address",
+                "state", "since", "words", "flapping": false,
+                "maintenance": null or {"owner", "reason", "until"},
+                "services": [SERVICE …], "health": null or HEALTH,
+                "canary": null or {"seconds", "age_seconds", "status", "summary"},
+                "backups": null or {"age_seconds", "status", "summary"},
+                "days": [DAY × 90]}],
+     "incidents": {"open": [INCIDENT …], "recent": [INCIDENT …]},         recent: closed within 14 days, newest first
+     "silences": [{"id", "pattern", "until", "reason", "by", "created"}],
+     "messages": {"waiting": 0, "failing": 0, "recent": [{"at", "channel", "kind", "severity", "text", "status",
+                  "attempts", "finished", "repeat", "error", "incidents": [12]} × 20]}}
+
+    state     up warning throttled maintenance down unknown; "unknown" also while the monitor itself is offline
+    SERVICE   {"name", "kind", "port", "state", "since", "checked", "latency_ms" (or null), "words", "soft": false,
+               "flapping": false, "expires": null or epoch (certificate), "days": [DAY × 90],
+               "latency": [[start, mean ms or null, max ms or null, looks, bad] …]}     5 minutes each, last 24 hours
+    HEALTH    {"read", "age_seconds", "fresh", "ok", "words", "status", "load1", "throttled", "refusing", "held",
+               "leases": [{"owner", "reason", "refuse", "held_seconds", "left_seconds"}], "queue", "accepting",
+               "uptime_seconds", "problems": [text], "checks": [{"name", "status", "summary", "age_seconds", "since"}]}
+    DAY       null (nothing known), or {"day": "2026-11-25", "state": the worst of it, "up": share 0..1 of the known
+               time (up, warning and throttled count), "down_seconds", "throttled_seconds", "warning_seconds",
+               "maintenance_seconds", "unknown_seconds", "mean_ms" or null}
+    INCIDENT  {"id", "key", "kind", "host", "service", "severity": urgent notice page, "title", "opened", "closed",
+               "acked": bool, "acked_by", "ack_until", "silenced": bool, "timeline": [{"at", "what", "words"}]}
+
+A host of role ``dns`` is none: it holds what is asked of the DNS (``mx`` services) and counts nowhere.
+Oldest first in ``days``, ``latency`` and ``timeline``; hosts in the inventory's order.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from . import settings as settings_
+from . import store as store_
+
+HISTORY_DAYS = 90
+LATENCY_SPAN = 86400
+RECENT = 14 * 86400
+# What a day is called after, gravest first, and from how many seconds on: a lost packet doesn't colour a day.
+GRAVE = (("down", 60.0), ("throttled", 60.0), ("warning", 600.0), ("maintenance", 60.0))
+BACKUP_CHECKS = ("backup", "backups")
+CANARY_CHECKS = ("canary",)
+
+
+def take(store: store_.Store, settings: settings_.Settings, now: float) -> dict[str, Any]:
+    """The dict described above, from one consistent view of the store."""
+    with store.reading():
+        current = store.current()
+        health = store.health()
+        last = int(now // store_.DAY)
+        days = store.days(last - HISTORY_DAYS + 1, last)
+        latency = store.latency(now - LATENCY_SPAN)
+        incidents = store.incidents(since=now - RECENT)
+        events = store.events([one["id"] for one in incidents])
+        silences = store.silences(now)
+        messages = store.messages(200)
+    shown = [_incident(one, events[one["id"]], silences, now) for one in incidents]
+    found = {
+        host.name: _health(health.get(host.name), now, settings.interval) for host in settings.hosts if host.health
+    }
+    canary, backups = _from_checks(found, CANARY_CHECKS), _from_checks(found, BACKUP_CHECKS)
+    hosts = [
+        _host(host, current, found.get(host.name), canary, backups, days, latency, last, now) for host in settings.hosts
+    ]
+    uplink = _row(current.get("uplink"), now)
+    snapshot: dict[str, Any] = {
+        "version": 1,
+        "generated": now,
+        "interval": settings.interval,
+        "stale_after": max(30.0, 2.5 * settings.interval),
+        "name": settings.name,
+        "monitor": settings.host,
+        "fleet": {},
+        "uplink": {"state": uplink["state"], "since": uplink["since"], "words": uplink["words"]},
+        "hosts": hosts,
+        "incidents": {
+            "open": [one for one in shown if one["closed"] is None],
+            "recent": [one for one in shown if one["closed"] is not None],
+        },
+        "silences": silences,
+        "messages": _messages(messages),
+    }
+    snapshot["fleet"] = _fleet(snapshot, settings, current, _days(days.get("fleet", ()), last))
+    return snapshot
+
+
+def _row(row: Any, now: float) -> dict[str, Any]:
+    """A subject as stored, or one of which nothing is known yet."""
+    if row is None:
+        return {
+            "state": "unknown",
+            "since": now,
+            "checked": None,
+            "latency_ms": None,
+            "words": "not looked at yet",
+            "memory": {},
+        }
+    return {
+        "state": row["state"],
+        "since": row["since"],
+        "checked": row["checked"],
+        "latency_ms": None if row["latency"] is None else round(row["latency"], 2),
+        "words": row["words"],
+        "memory": json.loads(row["memory"]),
+    }
+
+
+def _host(
+    host: settings_.Host,
+    current: Mapping[str, Any],
+    health: dict[str, Any] | None,
+    canary: Mapping[str, dict[str, Any]],
+    backups: Mapping[str, dict[str, Any]],
+    days: Mapping[str, Any],
+    latency: Mapping[str, Any],
+    last: int,
+    now: float,
+) -> dict[str, Any]:
+    own = _row(current.get(host.name), now)
+    services = []
+    for service in host.services:
+        row = _row(current.get(service.subject), now)
+        memory = row.pop("memory")
+        services.append(
+            {
+                "name": service.name,
+                "kind": service.kind,
+                "port": service.port,
+                **row,
+                "soft": bool(memory.get("pending")),
+                "flapping": bool(memory.get("flapping")),
+                "expires": memory.get("expires"),
+                "days": _days(days.get(service.subject, ()), last),
+                "latency": [_bucket(one) for one in latency.get(service.subject, ())],
+            }
+        )
+    return {
+        "name": host.name,
+        "role": host.role,
+        "provider": host.provider,
+        "location": host.location,
+        "address": host.address,
+        "state": own["state"],
+        "since": own["since"],
+        "words": own["words"],
+        "flapping": any(service["flapping"] for service in services),
+        "maintenance": own["memory"].get("maintenance"),
+        "services": services,
+        "health": health,
+        "canary": canary.get(host.name),
+        "backups": backups.get(host.name),
+        "days": _days(days.get(host.name, ()), last),
+    }
+
+
+def _bucket(row: Any) -> list[float | None]:
+    timed = row["timed"]
+    mean = round(row["ms"] / timed, 2) if timed else None
+    return [row["start"], mean, round(row["ms_max"], 2) if timed else None, row["looks"], row["bad"]]
+
+
+def _days(rows: Iterable[Any], last: int) -> list[dict[str, Any] | None]:
+    by = {row["day"]: row for row in rows}
+    return [_day(by.get(day)) for day in range(last - HISTORY_DAYS + 1, last + 1)]
+
+
+def _day(row: Any) -> dict[str, Any] | None:
+    if row is None:
+        return None
+    known = row["up"] + row["warning"] + row["throttled"] + row["down"]
+    state = next((name for name, least in GRAVE if row[name] >= least), "up" if known else "unknown")
+    return {
+        "day": time.strftime("%Y-%m-%d", time.gmtime(row["day"] * store_.DAY)),
+        "state": state,
+        "up": round(1 - row["down"] / known, 5) if known else None,
+        **{f"{name}_seconds": round(row[name]) for name in ("down", "throttled", "warning", "maintenance", "unknown")},
+        "mean_ms": round(row["ms"] / row["timed"], 2) if row["timed"] else None,
+    }
+
+
+def _health(found: dict[str, Any] | None, now: float, interval: float) -> dict[str, Any] | None:
+    if found is None or found["record"] is None:
+        return None
+    record, age = found["record"], now - found["read"]
+    keys = ("status", "load1", "throttled", "refusing", "held", "leases", "queue", "accepting", "uptime_seconds")
+    return {
+        "read": found["read"],
+        "age_seconds": round(age, 1),
+        "fresh": found["ok"] and age <= 3 * interval + 30,
+        "ok": found["ok"],
+        "words": found["words"],
+        **{key: record.get(key) for key in keys},
+        "problems": record.get("problems", []),
+        "checks": [
+            {
+                "name": name,
+                "status": check["status"],
+                "summary": check["summary"],
+                "age_seconds": None if check["age_seconds"] is None else round(check["age_seconds"] + age, 1),
+                "since": check["since"],
+                "metrics": check.get("metrics", {}),
+            }
+            for name, check in record.get("checks", {}).items()
+        ],
+    }
+
+
+def _from_checks(found: Mapping[str, dict[str, Any] | None], names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """By host, what its own check of one of these names says; metrics called HOST_age_seconds speak for that host."""
+    by: dict[str, dict[str, Any]] = {}
+    for host, health in found.items():
+        for check in health["checks"] if health else ():
+            if check["name"] not in names:
+                continue
+            metrics, words = check["metrics"], {"status": check["status"], "summary": check["summary"]}
+            by.setdefault(
+                host,
+                {
+                    "age_seconds": metrics.get("age_seconds", metrics.get("oldest_seconds")),
+                    "seconds": metrics.get("latency_seconds"),
+                    **words,
+                },
+            )
+            for name, value in metrics.items():
+                about, _, unit = name.partition("_")
+                if about in found and unit in ("age_seconds", "latency_seconds"):
+                    entry = by.setdefault(about, {"age_seconds": None, "seconds": None, **words})
+                    entry["age_seconds" if unit == "age_seconds" else "seconds"] = value
+    return by
+
+
+def _incident(
+    one: Mapping[str, Any], timeline: list[dict[str, Any]], silences: list[dict[str, Any]], now: float
+) -> dict[str, Any]:
+    acked = one["acked"] is not None and (one["ack_until"] is None or one["ack_until"] > now)
+    keys = ("id", "key", "kind", "host", "service", "severity", "title", "opened", "closed", "acked_by", "ack_until")
+    return {
+        **{key: one[key] for key in keys},
+        "acked": acked,
+        "silenced": any(fnmatch.fnmatchcase(one["key"], silence["pattern"]) for silence in silences),
+        "timeline": timeline,
+    }
+
+
+def _messages(messages: list[dict[str, Any]]) -> dict[str, Any]:
+    waiting = [one for one in messages if one["status"] in (store_.QUEUED, store_.SENDING)]
+    keys = ("channel", "kind", "severity", "text", "status", "attempts", "finished", "error", "incidents")
+    return {
+        "waiting": len(waiting),
+        "failing": sum(one["attempts"] > 0 for one in waiting),
+        "recent": [
+            {"at": one["created"], **{key: one[key] for key in keys}, "repeat": bool(one["repeat"])}
+            for one in messages[:20]
+        ],
+    }
+
+
+def _fleet(
+    snapshot: Mapping[str, Any],
+    settings: settings_.Settings,
+    current: Mapping[str, Any],
+    days: list[dict[str, Any] | None],
+) -> dict[str, Any]:
+    row = current.get("fleet")
+    memory = json.loads(row["memory"]) if row is not None else {}
+    hosts = [host for host in snapshot["hosts"] if host["role"] != "dns"]
+    return {
+        "state": row["state"] if row is not None else "unknown",
+        "sentence": row["words"] if row is not None else "Nothing has been looked at yet.",
+        "accepting": memory.get("accepting", 0),
+        "mxs": len(settings.mxs),
+        "min_accepting": settings.min_accepting,
+        "hosts": len(hosts),
+        "hosts_up": sum(host["state"] in ("up", "warning", "throttled") for host in hosts),
+        "days": days,
+    }

@@ -1,0 +1,140 @@
+"""The monitor's store and snapshot: history adds up, damage is survived and said, queries are quick."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+import monitor_support
+import pytest
+from mf.monitor import snapshot
+from mf.monitor.store import DAY, QUEUED, SENDING, SENT, Store, StoreError
+
+NOW = 1_790_000_000.0
+
+
+def test_time_over_midnight_belongs_to_both_days(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "m.sqlite"))
+    midnight = float(20000 * DAY)
+    with store.writing():
+        store.add_time([("mx1", midnight + 10, "down", 40.0, None), ("mx1", midnight + 70, "up", 60.0, 12.0)])
+    before, after = store.days(19999, 20000, "mx1")["mx1"]
+    assert (before["down"], before["up"]) == (30.0, 0.0)
+    assert (after["down"], after["up"], after["ms"], after["timed"]) == (10.0, 60.0, 12.0, 1)
+
+
+def test_looks_are_counted_in_buckets(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "m.sqlite"))
+    with store.writing():
+        store.add_looks([("a/s", 600.0, False, 10.0), ("a/s", 899.9, False, 30.0), ("a/s", 900.0, True, None)])
+    first, second = store.latency(0)["a/s"]
+    assert (first["start"], first["looks"], first["bad"], first["timed"], first["ms"], first["ms_max"]) == (
+        (600, 2, 0, 2, 40.0, 30.0)
+    )
+    assert (second["start"], second["looks"], second["bad"], second["timed"]) == (900, 1, 1, 0)
+
+
+def test_an_error_in_a_transaction_undoes_all_of_it(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "m.sqlite"))
+
+    def fail() -> None:
+        with store.writing():
+            store.put("key", "value")
+            store.subject("new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert store.get("key") == ""
+    with store.writing():
+        assert store.subject("new") == store.subject("new")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"this is no database, but long enough to be read as one" * 40, b""],
+    ids=["garbage", "half"],
+)
+def test_a_damaged_file_is_moved_aside_and_said(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "m.sqlite"
+    store, _ = monitor_support.sample(path, NOW, days=20)
+    store.close()
+    whole = path.read_bytes()
+    path.write_bytes(damage or whole[: len(whole) // 2] + b"\xff" * 4096)
+    again = Store(str(path), now=NOW)
+    assert "moved to m.sqlite.damaged-20260921T" in again.damage
+    assert again.current() == {}
+    assert list(tmp_path.glob("m.sqlite.damaged-*"))
+
+
+def test_a_whole_file_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "m.sqlite"
+    monitor_support.sample(path, NOW, days=3)[0].close()
+    again = Store(str(path))
+    assert again.damage == ""
+    assert "mx1/smtp" in again.current()
+
+
+def test_a_missing_folder_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="does its folder exist"):
+        Store(str(tmp_path / "none" / "m.sqlite"))
+
+
+def test_one_open_incident_for_each_key(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "m.sqlite"))
+    first = store.open_incident("host:mx1", "host", "mx1", "", "notice", "down", NOW)
+    with pytest.raises(sqlite3.IntegrityError):
+        store.open_incident("host:mx1", "host", "mx1", "", "notice", "down", NOW)
+    store.close_incident(first, NOW + 5)
+    assert store.open_incident("host:mx1", "host", "mx1", "", "notice", "down", NOW + 9) > first
+    assert not store.acknowledge(first, NOW, "ops", None)
+
+
+def test_what_was_being_sent_in_a_crash_is_sent_again_as_repeat(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "m.sqlite"))
+    numbers = [store.enqueue(NOW, "sms", "opened", "notice", "text") for _ in range(3)]
+    store.set_message(numbers[0], SENT, attempts=1, next_try=NOW, finished=NOW, error="")
+    store.set_message(numbers[1], SENDING, attempts=1, next_try=NOW, finished=None, error="")
+    assert store.recover_messages(NOW + 9) == 1
+    again = {row["id"]: row for row in store.due_messages(NOW + 9)}
+    assert set(again) == set(numbers[1:])
+    assert again[numbers[1]]["repeat"] == 1
+    assert again[numbers[2]]["repeat"] == 0
+    assert again[numbers[2]]["status"] == QUEUED
+
+
+def test_a_failed_look_at_health_keeps_what_was_read(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "m.sqlite"))
+    store.set_health("mx1", NOW, True, "read", {"load1": 1})
+    store.set_health("mx1", NOW + 60, False, "ssh: no route", None)
+    found = store.health()["mx1"]
+    assert (found["ok"], found["read"], found["tried"]) == (False, NOW, NOW + 60)
+    assert found["record"] == {"load1": 1}
+
+
+def test_the_snapshot_has_its_documented_shape(tmp_path: Path) -> None:
+    store, settings = monitor_support.sample(tmp_path / "m.sqlite", NOW)
+    shot = snapshot.take(store, settings, NOW)
+    assert shot["fleet"]["accepting"] == 1
+    assert (shot["fleet"]["hosts"], shot["fleet"]["mxs"]) == (6, 3)
+    assert len(shot["fleet"]["days"]) == snapshot.HISTORY_DAYS
+    mx1 = shot["hosts"][1]
+    assert [service["name"] for service in mx1["services"]] == ["smtp", "smtp6", "ssh", "ssh6", "relay"]
+    assert mx1["canary"]["seconds"] == 4.1
+    assert len(mx1["services"][0]["latency"]) == 288
+    control = shot["hosts"][4]
+    assert control["backups"]["age_seconds"] == 4320
+    assert [one["key"] for one in shot["incidents"]["open"]] == ["fleet", "throttled:mx3", "service:mx2/smtp"]
+    assert shot["incidents"]["open"][0]["acked"]
+    assert shot["messages"]["waiting"] == 1
+
+
+def test_a_year_of_history_is_queried_in_a_moment(tmp_path: Path) -> None:
+    store, _ = monitor_support.sample(tmp_path / "m.sqlite", NOW, days=365)
+    today = int(NOW // DAY)
+    started = time.perf_counter()
+    found = store.days(today - 364, today)
+    took = time.perf_counter() - started
+    assert sum(map(len, found.values())) > 6000
+    assert took < 0.1
