@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Run every linter, the unit tests and the Molecule scenarios; say what passed, what failed and where the time went.
 
-Runs in the project's environment (`make venv`). A failing stage doesn't stop the others. What a stage printed is in
+Runs in the project's environment (`make venv`). A failing stage doesn't stop the others. Molecule scenarios, most of
+whose time is waiting, run two at a time, in the labs MF_LAB and MF_LAB + 1. What a stage printed is in
 build/test/STAGE.log, and the end of it is shown when the stage fails. The last line counts over all runners: a linter
 is one test, pytest and prove count their own, and of a Molecule scenario each step is one.
 
@@ -12,18 +13,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import queue
 import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = Path("build/test")
+LANES = 2  # Molecule scenarios at a time
+LABS = 250  # lab numbers begin again at 0 after the highest
 TAIL_LINES = 60
 PACKAGE = "roles/mf_tree/files/lib/mf"
 PYTEST_XML = LOGS / "pytest.xml"
@@ -70,9 +75,9 @@ def count_molecule(log: str) -> Counts:
 
 
 def scenarios() -> list[str]:
-    """Names of the Molecule scenarios, the whole lab first, the whole fleet last."""
+    """Names of the Molecule scenarios: the whole lab first, then the longest, so that both lanes end together."""
     names = [path.parent.name for path in Path("molecule").glob("*/molecule.yml")]
-    return sorted(names, key=lambda name: (name != "default", name == "fleet", name))
+    return sorted(names, key=lambda name: (name != "default", name != "chaos", name != "fleet", name))
 
 
 def stages() -> list[Stage]:
@@ -109,7 +114,12 @@ def link_typing() -> None:
         (where / package.name).symlink_to(package.resolve())
 
 
-def environment() -> dict[str, str]:
+def lab(lane: int) -> int:
+    """The number of the lab that a lane uses: MF_LAB or 1, and those that follow."""
+    return (int(os.environ.get("MF_LAB") or 1) + lane) % LABS
+
+
+def environment(lane: int = 0) -> dict[str, str]:
     """The environment of every stage: our tools first, plain text, UTF-8 (Ansible insists), a lab beside the demo's."""
     tools = str(Path(sys.executable).parent)
     return {
@@ -119,79 +129,132 @@ def environment() -> dict[str, str]:
         "NO_COLOR": "1",
         "ANSIBLE_NOCOLOR": "1",
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-        "MF_LAB": os.environ.get("MF_LAB", "1"),
+        "MF_LAB": str(lab(lane)),
     }
 
 
-def execute(stage: Stage, log: Path) -> int:
-    """Run the stage into `log`, without a terminal; end it with all its children at its limit or on Ctrl-C."""
-    with log.open("wb") as out:
+class Runner:
+    """Runs stages, at most one in each lane; `stop` ends those that run."""
+
+    def __init__(self) -> None:
+        self.running: set[subprocess.Popen[bytes]] = set()
+        self.stopped = False
+        self.lanes: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for lane in range(LANES):
+            self.lanes.put(lane)
+
+    def execute(self, stage: Stage, log: Path, lane: int = 0) -> int:
+        """Run the stage into `log`, without a terminal; end it with all its children at its limit."""
+        with log.open("wb") as out:
+            try:
+                process = subprocess.Popen(
+                    stage.argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    env=environment(lane),
+                    start_new_session=True,
+                )
+            except OSError as error:
+                out.write(f"{stage.argv[0]}: {error.strerror}. Run: make venv\n".encode())
+                return 127
+            self.running.add(process)
+            try:
+                if self.stopped:
+                    return 130
+                return process.wait(stage.limit)
+            except subprocess.TimeoutExpired:
+                out.write(f"\nended after {stage.limit} s\n".encode())
+                return 124
+            finally:
+                end(process)
+                self.running.discard(process)
+
+    def stop(self) -> None:
+        """End what runs, and what is just about to."""
+        self.stopped = True
+        for process in list(self.running):
+            end(process)
+
+    def run(self, stage: Stage) -> Counts:
+        """Run one stage and show its line; return its counts."""
+        lane = self.lanes.get()
         try:
-            process = subprocess.Popen(
-                stage.argv,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env=environment(),
-                start_new_session=True,
-            )
-        except OSError as error:
-            out.write(f"{stage.argv[0]}: {error.strerror}. Run: make venv\n".encode())
-            return 127
-        try:
-            return process.wait(stage.limit)
-        except subprocess.TimeoutExpired:
-            out.write(f"\nended after {stage.limit} s\n".encode())
-            return 124
+            return self._run(stage, lane)
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
-                try:
-                    process.wait(20)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
+            self.lanes.put(lane)
+
+    def _run(self, stage: Stage, lane: int) -> Counts:
+        log = LOGS / f"{stage.name.replace(' ', '-')}.log"
+        if sys.stdout.isatty():
+            print(f"{stage.name:<24} ...", end="\r", flush=True)
+        started = time.monotonic()
+        code = self.execute(stage, log, lane)
+        took = time.monotonic() - started
+        text = log.read_text(errors="replace")
+        counts = Counts(int(code == 0), int(code != 0))
+        if stage.count:
+            try:
+                counts = stage.count(text)
+            except (OSError, ET.ParseError):
+                counts = Counts(0, 1)
+            if code and not counts.failed:
+                counts += Counts(0, 1)
+            elif not code and not counts.passed:
+                counts = Counts(0, 1)
+                text += "\nIt ran no test at all.\n"
+        verdict = "ok" if not counts.failed else "FAILED"
+        line = f"{stage.name:<24} {verdict:<7} {took:7.1f} s  {counts.passed:5} passed {counts.failed:3} failed"
+        print(f"{line}\n{tail(stage, log, text)}" if counts.failed else line, flush=True)
+        return counts
 
 
-def run(stage: Stage) -> Counts:
-    """Run one stage and show its line; return its counts."""
-    log = LOGS / f"{stage.name.replace(' ', '-')}.log"
-    if sys.stdout.isatty():
-        print(f"{stage.name:<24} ...", end="\r", flush=True)
-    started = time.monotonic()
-    code = execute(stage, log)
-    took = time.monotonic() - started
-    text = log.read_text(errors="replace")
-    counts = Counts(int(code == 0), int(code != 0))
-    if stage.count:
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process with all its children, unless it has ended."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
         try:
-            counts = stage.count(text)
-        except (OSError, ET.ParseError):
-            counts = Counts(0, 1)
-        if code and not counts.failed:
-            counts += Counts(0, 1)
-        elif not code and not counts.passed:
-            counts = Counts(0, 1)
-            text += "\nIt ran no test at all.\n"
-    verdict = "ok" if not counts.failed else "FAILED"
-    print(f"{stage.name:<24} {verdict:<7} {took:7.1f} s  {counts.passed:5} passed {counts.failed:3} failed", flush=True)
-    if counts.failed:
-        show_tail(stage, log, text)
-    return counts
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
-def show_tail(stage: Stage, log: Path, text: str) -> None:
-    """Print the end of a failed stage's log."""
-    print(f"--- the end of {log} ({' '.join(stage.argv)})")
-    print("\n".join(line for line in text.rstrip().splitlines()[-TAIL_LINES:]))
-    print("---", flush=True)
+def run_all(runner: Runner, chosen: Sequence[Stage]) -> Counts:
+    """Run the stages: Molecule's after the others and in lanes, for they have labs of their own."""
+    total = Counts(0, 0)
+    scenarios = [stage for stage in chosen if stage.group == "molecule"]
+    for stage in chosen:
+        if stage not in scenarios:
+            total += runner.run(stage)
+    if not scenarios:
+        return total
+    problem = lab_ready(runner)
+    if problem:
+        print(f"{'molecule':<24} {'FAILED':<7} {problem}", flush=True)
+        return total + Counts(0, 1)
+    with ThreadPoolExecutor(LANES) as pool:
+        try:
+            for counts in pool.map(runner.run, scenarios):
+                total += counts
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            runner.stop()
+            raise
+    return total
 
 
-def lab_ready() -> str | None:
+def tail(stage: Stage, log: Path, text: str) -> str:
+    """The end of a failed stage's log, framed."""
+    lines = text.rstrip().splitlines()[-TAIL_LINES:]
+    return "\n".join([f"--- the end of {log} ({' '.join(stage.argv)})", *lines, "---"])
+
+
+def lab_ready(runner: Runner) -> str | None:
     """Build or find what the lab needs. Returns what is wrong, in a line, or None."""
     started = time.monotonic()
     log = LOGS / "lab.log"
-    code = execute(Stage("lab", "molecule", (sys.executable, "lab/lab.py", "image"), limit=900), log)
+    code = runner.execute(Stage("lab", "molecule", (sys.executable, "lab/lab.py", "image"), limit=900), log)
     if code == 0:
         print(f"{'lab image':<24} {'ok':<7} {time.monotonic() - started:7.1f} s", flush=True)
         return None
@@ -231,22 +294,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
     PYTEST_XML.unlink(missing_ok=True)
     link_typing()
-    total = Counts(0, 0)
     started = time.monotonic()
-    lab_problem: str | None = None
-    lab_known = False
     try:
-        for stage in chosen:
-            if stage.group == "molecule" and not lab_known:
-                lab_known, lab_problem = True, lab_ready()
-                if lab_problem:
-                    print(f"{'molecule':<24} {'FAILED':<7} {lab_problem}", flush=True)
-                    total += Counts(0, 1)
-            if stage.group == "molecule" and lab_problem:
-                continue
-            total += run(stage)
+        total = run_all(Runner(), chosen)
     except KeyboardInterrupt:
-        print("\ninterrupted; what a scenario left behind goes with: make demo-down MF_LAB=1", file=sys.stderr)
+        labs = " ".join(f"make demo-down MF_LAB={lab(lane)};" for lane in range(LANES))
+        print(f"\ninterrupted; what a scenario left behind goes with: {labs.rstrip(';')}", file=sys.stderr)
         return 130
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
     print(f"{len(chosen)} stages in {minutes} min {seconds} s; logs in {LOGS}/")

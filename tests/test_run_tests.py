@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -42,34 +46,34 @@ def test_pytest_counts_leave_out_what_was_skipped() -> None:
 
 
 def test_a_linter_is_one_test() -> None:
-    assert run_tests.run(python("")) == Counts(1, 0)
-    assert run_tests.run(python("raise SystemExit(3)")) == Counts(0, 1)
+    assert run_tests.Runner().run(python("")) == Counts(1, 0)
+    assert run_tests.Runner().run(python("raise SystemExit(3)")) == Counts(0, 1)
 
 
 def test_a_bad_exit_is_a_failure_whatever_the_counts_say() -> None:
     stage = python("raise SystemExit(3)")
     counting = Stage(stage.name, stage.group, stage.argv, lambda _log: Counts(5, 0))
-    assert run_tests.run(counting) == Counts(5, 1)
+    assert run_tests.Runner().run(counting) == Counts(5, 1)
 
 
 def test_no_test_at_all_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
     stage = python("")
-    assert run_tests.run(Stage(stage.name, stage.group, stage.argv, run_tests.count_molecule)) == Counts(0, 1)
+    assert run_tests.Runner().run(Stage(stage.name, stage.group, stage.argv, run_tests.count_molecule)) == Counts(0, 1)
     assert "ran no test" in capsys.readouterr().out
 
 
 def test_a_crash_before_the_report_is_a_failure() -> None:
     stage = python("raise SystemExit(4)")
-    assert run_tests.run(Stage(stage.name, stage.group, stage.argv, run_tests.count_pytest)) == Counts(0, 1)
+    assert run_tests.Runner().run(Stage(stage.name, stage.group, stage.argv, run_tests.count_pytest)) == Counts(0, 1)
 
 
 def test_a_stage_ends_at_its_limit(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_tests.run(python("import time; time.sleep(600)", limit=1)) == Counts(0, 1)
+    assert run_tests.Runner().run(python("import time; time.sleep(600)", limit=1)) == Counts(0, 1)
     assert "ended after 1 s" in capsys.readouterr().out
 
 
 def test_a_missing_program_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_tests.run(Stage("gone", "lint", ("there-is-no-such-linter",))) == Counts(0, 1)
+    assert run_tests.Runner().run(Stage("gone", "lint", ("there-is-no-such-linter",))) == Counts(0, 1)
     assert "there-is-no-such-linter: No such file or directory. Run: make venv" in capsys.readouterr().out
 
 
@@ -81,3 +85,34 @@ def test_stages_are_chosen_by_name_word_or_group() -> None:
     assert run_tests.choose(["fleet"], every) == every[2:]
     with pytest.raises(ValueError, match="no such stage: fleets"):
         run_tests.choose(["fleets"], every)
+
+
+def test_scenarios_run_in_lanes_with_a_lab_each(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MF_LAB", "249")
+    monkeypatch.setattr(run_tests, "lab_ready", lambda _: None)
+    # each waits for the other: one after the other they would never end
+    code = """
+import os, pathlib, sys, time
+here = pathlib.Path(sys.argv[1]); (here / os.environ["MF_LAB"]).touch()
+while not all((here / name).exists() for name in ("249", "0")): time.sleep(0.01)
+"""
+    stages = [Stage(name, "molecule", (sys.executable, "-c", code, str(tmp_path)), limit=20) for name in "ab"]
+    assert run_tests.run_all(run_tests.Runner(), stages) == Counts(2, 0)
+
+
+def test_an_interrupt_ends_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_tests, "lab_ready", lambda _: None)
+    runner = run_tests.Runner()
+
+    def ctrl_c() -> None:
+        while len(runner.running) < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    sleeper = (sys.executable, "-c", "import time; time.sleep(600)")
+    threading.Thread(target=ctrl_c, daemon=True).start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_tests.run_all(runner, [Stage(name, "molecule", sleeper, limit=20) for name in "abc"])
+    assert time.monotonic() - started < 15
+    assert not runner.running
