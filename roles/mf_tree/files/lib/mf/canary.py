@@ -1,7 +1,7 @@
 """The tag of an end-to-end canary: which message is ours, from whom, when. Nothing else in the fleet can make one.
 
-Every MX sends itself a spam and a ham through its own front door. The spam must show up in the quarantine, the ham at the
-sink on control; both are recognised by the tag in the header ``X-Mf-Canary`` and count in no statistics::
+Every MX sends itself a spam and a ham through its own front door. The spam must show up in the quarantine, the ham at
+the sink on control; both are recognised by the tag in the header ``X-Mf-Canary`` and count in no statistics::
 
     X-Mf-Canary: v1 mx1 spam 1764036000.123 9f86d081884c7d65 <64 hex digits>
                     host kind time (epoch s)  nonce          HMAC-SHA256 (RFC 2104) over all before it
