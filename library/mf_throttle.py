@@ -252,6 +252,8 @@ def main() -> None:
     }
     if refuses_in_vain(module.params, after):
         module.fail_json(msg=after.words(), **result)
+    if outcome.unmarked:
+        module.fail_json(msg=f"{after.words()}, but {'; '.join(outcome.warnings)}", **result)
     module.exit_json(msg=nobody(module.params, before) or after.words(), **result)
 
 

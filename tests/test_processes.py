@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -281,7 +282,7 @@ def verdict(pid: int) -> orphans.Verdict:
     assert stat is not None
     text = orphans.text_of(f"/proc/{pid}/status")
     values = {"unit": "no-such.service", "script": "/none"}
-    process = orphans.evidence(stat, text, values, service.session_states(), "/proc")
+    process = orphans.evidence(stat, text, values, service.sessions(), "/proc")
     return orphans.Verdict(process, ORPHAN, 60.0, kill=True)
 
 
@@ -414,9 +415,30 @@ def test_evidence_knows_a_perl_that_has_the_script_open(tmp_path: Path) -> None:
             assert stat is not None
             values = {"unit": "qpsmtpd.service", "script": str(script)}
             status = orphans.text_of(f"/proc/{process.pid}/status")
-            found = orphans.evidence(stat, status, values, service.session_states(), "/proc")
+            found = orphans.evidence(stat, status, values, service.sessions(), "/proc")
             assert found.ours is True
             assert found.listens is False
             assert found.title == "renamed\\n\\x1b[31m"
         finally:
             process.kill()
+
+
+def test_evidence_names_the_peer_and_where_it_waits() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        program = f"import socket; socket.create_connection(('127.0.0.1', {port})).recv(1)"
+        with subprocess.Popen([sys.executable, "-c", program]) as client:
+            accepted, _ = listener.accept()
+            found: dict[str, Any] = {}
+            give_up = time.monotonic() + 10
+            while not str(found.get("syscall", "")).isdigit() and time.monotonic() < give_up:
+                found = verdict(client.pid).process.evidence()
+            client.kill()
+            accepted.close()
+    assert found["peer"] == "established"
+    assert found["address"] == f"127.0.0.1:{port}"
+    # what the kernel tells of it differs; here it tells at least one
+    assert found["waits"] or found["syscall"].isdigit()
+    assert all(one and one.isascii() for one in found["stack"])

@@ -94,13 +94,16 @@ def test_listeners_and_what_waits() -> None:
         assert service.owns(os.getpid(), found) is True
         accepted, _ = listener.accept()
         assert service.listeners(port)[0].waiting == 2
-        states = service.session_states()
-        assert states[os.fstat(listener.fileno()).st_ino][0] == "listen"
+        states = service.sessions()
+        assert states[os.fstat(listener.fileno()).st_ino].state == "listen"
+        far = "{}:{}".format(*clients[0].getsockname())
         clients[0].sendall(b"x" * 10)
         clients[0].close()
         time.sleep(0.05)
-        states = service.session_states()
-        assert states[os.fstat(accepted.fileno()).st_ino] == ("close-wait", 0, 11)
+        states = service.sessions()
+        session = states[os.fstat(accepted.fileno()).st_ino]
+        assert (session.state, session.sending, session.unread) == ("close-wait", 0, 11)
+        assert session.remote() == far
         accepted.close()
         for client in clients:
             client.close()
@@ -117,13 +120,31 @@ def test_who_does_not_own_it() -> None:
     assert service.owns(2**22 + 1, found) is None
 
 
+@pytest.mark.skipif(sys.byteorder != "little", reason="the examples are a little-endian host's")
+@pytest.mark.parametrize(
+    ("far", "words"),
+    [
+        (b"0100007F:0019", "127.0.0.1:25"),
+        (b"000080FE00000000FF5707FE00001D2F:EA60", "[fe80::fe07:57ff:2f1d:0]:60000"),
+        (b"0000000000000000FFFF00000B146F0A:1F90", "10.111.20.11:8080"),
+        (b"", ""),
+        (b"01007F:0019", ""),
+        (b"0100007F:", ""),
+        (b"\xff\xff:zz", ""),
+    ],
+)
+def test_the_remote_end_of_a_session(far: bytes, words: str) -> None:
+    assert service.Session("established", far=far).remote() == words
+
+
 @given(st.binary(max_size=300))
 def test_a_strange_table_is_read_without_harm(tmp_path_factory: pytest.TempPathFactory, table: bytes) -> None:
     proc = tmp_path_factory.mktemp("proc")
     (proc / "net").mkdir()
     (proc / "net/tcp").write_bytes(b"header\n" + table)
     service.listeners(25, str(proc))
-    service.session_states(str(proc))
+    for session in service.sessions(str(proc)).values():
+        session.remote()
 
 
 LIVELY = "import time\nwhile True: time.sleep(0.2)"

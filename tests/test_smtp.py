@@ -150,7 +150,7 @@ def test_any_bytes_make_a_result_in_time(said: list[bytes]) -> None:
         for chunk in said:
             theirs.send(chunk)
         theirs.shutdown(socket.SHUT_WR)
-        line = smtp._Line.__new__(smtp._Line)
+        line = smtp.Line.__new__(smtp.Line)
         line._buffer, line._left, line._give_up = b"", smtp.CAP, time.monotonic() + 0.2
         line._poll = select.poll()
         line._socket = ours
@@ -162,7 +162,7 @@ def test_any_bytes_make_a_result_in_time(said: list[bytes]) -> None:
                 assert 200 <= code <= 599
                 assert texts
 
-        with pytest.raises(smtp._EndedError) as end:
+        with pytest.raises(smtp.EndedError) as end:
             read_all()
         assert end.value.outcome in (smtp.CLOSED, smtp.GARBAGE)
         assert time.monotonic() - begun < 0.3

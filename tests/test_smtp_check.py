@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mf import breaker, maintenance, service, smtp, state
+from mf import breaker, maintenance, service, smtp, starttls, state
 from mf.checks import smtp as hot
 from mf.checks import smtp_cold
 from mf.checks.smtp import OK
@@ -27,6 +28,7 @@ VALUES: dict[str, Any] = {
     "unit": "qpsmtpd.service",
     "children_max": 15,
     "dialogue": LIMIT,
+    "starttls": 0,
     "period": 60,
     "deadline": 55,
 }
@@ -175,10 +177,12 @@ class Scene(smtp_cold.Examination):
         self.failure = failure
         self.done: list[str] = []
         self.locked: list[bool] = []
+        self.limits: list[float] = []
         self._next = iter([dialogue for dialogue, _ in looks[1:]])
         self._views = iter([view for _, view in looks])
 
-    def transaction(self) -> Dialogue:
+    def transaction(self, limit: float = 0.0) -> Dialogue:
+        self.limits.append(limit)
         return next(self._next, self.looks[-1][0])
 
     def view(self) -> View:
@@ -223,6 +227,17 @@ def test_a_frozen_master_is_restarted(places: state.Places) -> None:
     assert result.summary.startswith("restarted, works again; it was WEDGED: the master is frozen")
     assert decided(places) == [("restart", "done")]
     assert len(breaker.load(places, VALUES["unit"]).restarts) == 1
+
+
+def test_a_frozen_master_is_looked_at_again_briefly_and_anything_else_in_full(places: state.Places) -> None:
+    frozen = Scene(places, [FROZEN, FROZEN, HEALED])
+    frozen.go()
+    assert frozen.limits[0] == smtp_cold.CONFIRM
+    deaf = (MUTE, View(waiting=3))
+    for looks in ([deaf, deaf, HEALED], [GONE, GONE, HEALED]):
+        scene = Scene(places, looks)
+        scene.go()
+        assert scene.limits[0] == 0.0
 
 
 def test_a_failed_unit_is_started(places: state.Places) -> None:
@@ -348,12 +363,103 @@ def test_ipv6_alone_is_a_warning(places: state.Places, monkeypatch: pytest.Monke
     assert scene.done == []
 
 
-def test_the_hot_look(places: state.Places) -> None:
+PLAIN = talking(EHLO=b"250 here\r\n")
+RELEASE = "0123456789ab"
+
+
+def attempt(problem: str = "", days: float | None = 90) -> starttls.Attempt:
+    found = starttls.Attempt()
+    found.problem = problem
+    found.timings = {"greeting": 0.1, "starttls": 0.2, "tls": 0.3}
+    found.expires = None if days is None else time.time() + days * 86400
+    return found
+
+
+@pytest.mark.parametrize(
+    ("offered", "found", "status", "words"),
+    [
+        (True, attempt(), state.OK, "TLS works"),
+        (True, attempt(days=None), state.OK, "TLS works"),
+        (True, attempt(days=13.6), state.WARNING, "the certificate ends in 14 days"),
+        (True, attempt(days=-1.2), state.CRITICAL, "the certificate ended 1 days ago"),
+        (True, attempt("silence at tls"), state.CRITICAL, "STARTTLS is offered and broken: silence at tls"),
+        (False, None, state.CRITICAL, "STARTTLS isn't offered though it is configured"),
+    ],
+)
+def test_the_verdict_on_starttls(offered: bool, found: starttls.Attempt | None, status: str, words: str) -> None:
+    verdict = smtp_cold.tls_verdict(offered, found, time.time())
+    assert verdict[0] == status
+    assert verdict[1].startswith(words)
+
+
+def released(places: state.Places) -> None:
+    os.makedirs(os.path.dirname(places.current), exist_ok=True)
+    os.symlink(f"/mf/releases/{RELEASE}", places.current)
+
+
+def test_a_good_handshake_counts_for_a_while(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+
+    def shake(_: object) -> starttls.Attempt:
+        tries.append(1)
+        return attempt()
+
+    monkeypatch.setattr(smtp_cold.Examination, "handshake", shake)
+    released(places)
     with server(talking()) as port:
+        values = {**VALUES, "port": port}
+
+        def one(generation: str = RELEASE) -> state.Result:
+            outcome = hot.look(places, values)
+            result = outcome if isinstance(outcome, state.Result) else outcome(False)
+            state.write_result(places, result, generation=generation, started=1.0, period=60, slack=70)
+            return result
+
+        first = one()
+        assert (first.status, len(tries)) == (state.OK, 1)
+        assert first.summary.endswith("; TLS works")
+        assert (first.metrics["starttls_seconds"], first.metrics["tls_seconds"]) == (0.2, 0.3)
+        until = first.metrics[hot.TLS_GOOD]
+        assert one().metrics[hot.TLS_GOOD] == until
+        one("of another release")
+        assert len(tries) == 1
+        one()
+        assert len(tries) == 2  # the result before was another release's
+        later = state.boottime() + hot.TLS_EVERY + 1
+        monkeypatch.setattr(state, "boottime", lambda: later)
+        one()
+        assert len(tries) == 3
+
+
+def test_a_broken_handshake_is_tried_again_each_run(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smtp_cold.Examination, "handshake", lambda _: attempt("silence at tls"))
+    released(places)
+    with server(talking()) as port:
+        for _ in range(2):
+            outcome = hot.look(places, {**VALUES, "port": port})
+            assert not isinstance(outcome, state.Result)
+            result = outcome(False)
+            assert result.status == state.CRITICAL
+            assert hot.TLS_GOOD not in result.metrics
+            state.write_result(places, result, generation=RELEASE, started=1.0, period=60, slack=70)
+
+
+def test_starttls_that_is_configured_must_be_offered(places: state.Places) -> None:
+    with server(PLAIN) as port:
+        result = hot.look(places, {**VALUES, "port": port})
+        assert isinstance(result, state.Result)
+        assert result.status == state.OK
+        rest = hot.look(places, {**VALUES, "port": port, "starttls": 1})
+    assert not isinstance(rest, state.Result)
+    assert rest(False).status == state.CRITICAL
+
+
+def test_the_hot_look(places: state.Places) -> None:
+    with server(PLAIN) as port:
         result = hot.look(places, {**VALUES, "port": port})
     assert isinstance(result, state.Result)
     assert result.status == state.OK
-    assert result.metrics["starttls"] == 1
+    assert result.metrics["starttls"] == 0
     assert {stage + "_seconds" for stage in smtp.STAGES} <= set(result.metrics)
     with server(silent) as port:
         rest = hot.look(places, {**VALUES, "port": port, "dialogue": 0.3})

@@ -713,3 +713,20 @@ def test_interrupted_waiting_is_quiet(
     monkeypatch.setattr(command.wait, "__kwdefaults__", {**(command.wait.__kwdefaults__ or {}), "sleep": interrupt})
     assert run(host, "wait", "--max", "10m") == 130
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_marker_that_cannot_be_written_is_a_failure_though_mail_is_refused(
+    host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = state.write_atomic
+
+    def full(path: str, *words: Any, **options: Any) -> None:
+        if path == host.places.marker:
+            raise OSError(28, "No space left on device")
+        real(path, *words, **options)
+
+    monkeypatch.setattr(state, "write_atomic", full)
+    assert command.main(["on", "--force"], host.places) == command.FAILED
+    assert host.kernel.refused == [25]
+    assert "jobs don't know of it" in capsys.readouterr().err
+    monkeypatch.undo()

@@ -19,16 +19,32 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
     from typing import Any
 
+    from . import service
+
 
 class Process:
     """One process of qpsmtpd's user with its evidence. ``None`` means: could not be known.
 
     ``ours``: is it a qpsmtpd; ``in_unit``: in the unit's cgroup; ``listens``: holds a listening socket. ``progress``
     is a tuple of counters; as long as they stay the same the process did nothing. ``peer`` is the TCP state of its
-    session; ``waits`` where it sleeps in the kernel.
+    session, ``address`` the session's remote end. ``waits`` is where it sleeps in the kernel, ``stack`` how it came there
+    (innermost first; empty where that is root's secret) and ``syscall`` the number of the call it is in.
     """
 
-    __slots__ = ("age", "in_unit", "listens", "ours", "peer", "progress", "stat", "title", "waits")
+    __slots__ = (
+        "address",
+        "age",
+        "in_unit",
+        "listens",
+        "ours",
+        "peer",
+        "progress",
+        "stack",
+        "stat",
+        "syscall",
+        "title",
+        "waits",
+    )
 
     def __init__(
         self,
@@ -40,8 +56,11 @@ class Process:
         listens: bool | None,
         progress: tuple[int, ...],
         peer: str = "unknown",
+        address: str = "",
         title: str = "",
         waits: str = "",
+        stack: Sequence[str] = (),
+        syscall: str = "",
     ) -> None:
         self.stat = stat
         self.age = age
@@ -50,8 +69,11 @@ class Process:
         self.listens = listens
         self.progress = progress
         self.peer = peer
+        self.address = address
         self.title = title
         self.waits = waits
+        self.stack = list(stack)
+        self.syscall = syscall
 
     @property
     def key(self) -> str:
@@ -68,8 +90,11 @@ class Process:
             "age_seconds": round(self.age),
             "progress": list(self.progress),
             "peer": self.peer,
+            "address": self.address,
             "in_unit": self.in_unit,
             "waits": self.waits,
+            "stack": self.stack,
+            "syscall": self.syscall,
             "title": self.title,
         }
 
@@ -160,7 +185,7 @@ def evidence(
     stat: Stat,
     status: str,
     values: Mapping[str, Any],
-    sockets: dict[int, tuple[str, int, int]],
+    sockets: Mapping[int, service.Session],
     proc: str,
 ) -> Process:
     """Everything /proc tells of one process; what can't be read is None or ``unknown``, never guessed."""
@@ -179,9 +204,9 @@ def evidence(
         }
         inodes = {int(name[8:-1]) for name in files if name.startswith("socket:[") and name[8:-1].isdigit()}
         mine = [sockets[inode] for inode in inodes if inode in sockets]
-        listens = any(name == "listen" for name, _, _ in mine)
-        sessions = [one for one in mine if one[0] != "listen"]
-        peer = sessions[0][0] if sessions else "none"
+        listens = any(one.state == "listen" for one in mine)
+        sessions = [one for one in mine if one.state != "listen"]
+        peer = sessions[0].state if sessions else "none"
     else:
         named = _named(arguments, script.encode())
         ours = True if named and in_unit else None if named else False
@@ -192,9 +217,12 @@ def evidence(
         moved = int(counters.get("rchar", 0)) + int(counters.get("wchar", 0))
     else:
         moved = _after(status, "\nvoluntary_ctxt_switches:")
-    unsent = sum(sending for _, sending, _ in sessions)
-    stack = text_of(f"{folder}/stack").split("\n")[:1]
-    waits = stack[0].rpartition(" ")[2].partition("+")[0] if stack[0] else text_of(f"{folder}/wchan")
+    unsent = sum(one.sending for one in sessions)
+    # "[<0>] wait_woken+0x63/0x80", one a line (man proc)
+    frames = [
+        clean(line.rpartition(" ")[2].partition("+")[0], 60) for line in text_of(f"{folder}/stack").split("\n") if line
+    ]
+    waits = frames[0] if frames else text_of(f"{folder}/wchan").removeprefix("0")
     return Process(
         stat,
         age=stat.age(state.boottime()),
@@ -203,8 +231,11 @@ def evidence(
         listens=listens,
         progress=(stat.cpu, moved, unsent),
         peer=peer,
+        address=sessions[0].remote() if sessions else "",
         title=clean(b" ".join(arguments).strip()),
         waits=clean(waits, 60),
+        stack=frames[:12],
+        syscall=clean(text_of(f"{folder}/syscall").partition(" ")[0].strip(), 20),
     )
 
 

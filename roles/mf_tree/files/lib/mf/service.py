@@ -6,7 +6,9 @@ systemctl is called by absolute path (cron's PATH is short), with a limit in sec
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
+import sys
 import time
 
 from . import state
@@ -177,8 +179,39 @@ def ticks(pid: int, proc: str = "/proc", watch: float = 2.5, pause: float = 0.1)
     return False
 
 
-def session_states(proc: str = "/proc") -> dict[int, tuple[str, int, int]]:
-    """``{inode: (TCP state, bytes to send, bytes not read)}`` of all TCP sockets of this host."""
+class Session:
+    """A TCP socket: its state, bytes to send and not read yet, the remote end as the kernel writes it (see `remote`)."""
+
+    __slots__ = ("far", "sending", "state", "unread")
+
+    def __init__(self, state_: str, sending: int = 0, unread: int = 0, far: bytes = b"") -> None:
+        self.state = state_
+        self.sending = sending
+        self.unread = unread
+        self.far = far
+
+    def remote(self) -> str:
+        """The remote end, ``192.0.2.1:25000`` or ``[2001:db8::1]:25000``; empty when it can't be told.
+
+        /proc/net/tcp writes an address as 32-bit words in the byte order of the host (kernel: proc_net_tcp.rst).
+        """
+        address, _, port = self.far.partition(b":")
+        try:
+            raw = bytes.fromhex(address.decode("ascii"))
+            number = int(port, 16)
+        except ValueError:
+            return ""
+        if sys.byteorder == "little":
+            raw = b"".join(raw[at : at + 4][::-1] for at in range(0, len(raw), 4))
+        if raw[:12] == b"\0" * 10 + b"\xff\xff" and len(raw) == 16:
+            raw = raw[12:]  # an IPv4 client of a socket that takes both
+        if len(raw) == 4:
+            return f"{socket.inet_ntop(socket.AF_INET, raw)}:{number}"
+        return f"[{socket.inet_ntop(socket.AF_INET6, raw)}]:{number}" if len(raw) == 16 else ""
+
+
+def sessions(proc: str = "/proc") -> dict[int, Session]:
+    """All TCP sockets of this host by inode."""
     found = {}
     for family in ("tcp", "tcp6"):
         try:
@@ -190,7 +223,7 @@ def session_states(proc: str = "/proc") -> dict[int, tuple[str, int, int]]:
             try:
                 sending, _, unread = words[4].partition(b":")
                 name = TCP_STATES.get(words[3], "unknown")
-                found[int(words[9])] = (name, int(sending, 16), int(unread, 16))
+                found[int(words[9])] = Session(name, int(sending, 16), int(unread, 16), words[2])
             except (ValueError, IndexError):
                 continue
     return found

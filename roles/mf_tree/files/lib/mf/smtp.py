@@ -73,15 +73,17 @@ class Dialogue:
         return said[self.outcome]
 
 
-class _EndedError(Exception):
+class EndedError(Exception):
+    """A dialogue is over before its time: what became of it, the reply's code, and words that are safe to show."""
+
     def __init__(self, outcome: str, code: int = NEVER_SAID, text: str = "") -> None:
         self.outcome = outcome
         self.code = code
         self.text = text
 
 
-class _Line:
-    """A connection with a deadline and a cap; raises _EndedError and nothing else."""
+class Line:
+    """A connection with a deadline (monotonic seconds) and a cap on bytes; raises EndedError and nothing else."""
 
     __slots__ = ("_buffer", "_give_up", "_left", "_poll", "_socket")
 
@@ -99,14 +101,16 @@ class _Line:
             failure = error.errno or errno.EIO
         if failure:
             self.close()
-            raise _EndedError(UNREACHABLE, text=posix.strerror(failure))
+            raise EndedError(UNREACHABLE, text=posix.strerror(failure))
 
     def close(self) -> None:
+        """End the connection; fine when there is none."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
     def send(self, data: bytes) -> None:
+        """Send all of it; a server that has closed is found out by the next reply."""
         assert self._socket is not None
         while data:
             try:
@@ -124,16 +128,15 @@ class _Line:
             line = self._line()
             code = line[:3]
             if not (len(code) == 3 and code.isdigit() and b"2" <= code[:1] <= b"5" and line[3:4] in (b"", b" ", b"-")):
-                raise _EndedError(GARBAGE, text=_clean(line, 60))
+                raise EndedError(GARBAGE, text=_clean(line, 60))
             texts.append(line[4:])
             if line[3:4] != b"-":
                 return int(code), texts
 
-    def _line(self) -> bytes:
+    def chunk(self) -> bytes:
+        """The next bytes, at least one."""
         assert self._socket is not None
-        while (end := self._buffer.find(b"\n")) < 0:
-            if len(self._buffer) > 4096:
-                raise _EndedError(GARBAGE, text=f"a line without end: {_clean(self._buffer, 60)}")
+        while True:
             self._wait(select.POLLIN)
             try:
                 chunk = self._socket.recv(4096)
@@ -142,11 +145,17 @@ class _Line:
             except OSError:
                 chunk = b""
             if not chunk:
-                raise _EndedError(CLOSED)
+                raise EndedError(CLOSED)
             self._left -= len(chunk)
             if self._left < 0:
-                raise _EndedError(GARBAGE, text=f"more than {CAP} bytes")
-            self._buffer += chunk
+                raise EndedError(GARBAGE, text=f"more than {CAP} bytes")
+            return chunk
+
+    def _line(self) -> bytes:
+        while (end := self._buffer.find(b"\n")) < 0:
+            if len(self._buffer) > 4096:
+                raise EndedError(GARBAGE, text=f"a line without end: {_clean(self._buffer, 60)}")
+            self._buffer += self.chunk()
         line, self._buffer = self._buffer[:end], self._buffer[end + 1 :]
         return line.rstrip(b"\r")
 
@@ -155,7 +164,7 @@ class _Line:
         self._poll.register(self._socket.fileno(), event)
         left = self._give_up - time.monotonic()
         if left <= 0 or not self._poll.poll(left * 1000):
-            raise _EndedError(SILENT)
+            raise EndedError(SILENT)
 
 
 def dial(address: str, port: int) -> _socket.socket:
@@ -201,9 +210,9 @@ def greeting(address: str, port: int, limit: float) -> Dialogue:
 def _dialogue(address: str, port: int, limit: float, steps: Sequence[tuple[str, bytes]]) -> Dialogue:
     end = Dialogue()
     begun = time.monotonic()
-    line: _Line | None = None
+    line: Line | None = None
     try:
-        line = _Line(address, port, begun + limit)
+        line = Line(address, port, begun + limit)
         end.timings["connect"] = time.monotonic() - begun
         for stage, data in steps:
             end.stage = stage
@@ -212,7 +221,7 @@ def _dialogue(address: str, port: int, limit: float, steps: Sequence[tuple[str, 
             code, texts = line.reply()
             end.timings[stage] = time.monotonic() - begun
             if code != _GOOD[stage]:
-                raise _EndedError(TEMPORARY if 400 <= code < 500 else REFUSED, code, _clean(b" ".join(texts), 100))
+                raise EndedError(TEMPORARY if 400 <= code < 500 else REFUSED, code, _clean(b" ".join(texts), 100))
             end.code = code
             if stage == "ehlo":
                 end.starttls = any(word.strip().upper() == b"STARTTLS" for word in texts)
@@ -222,7 +231,7 @@ def _dialogue(address: str, port: int, limit: float, steps: Sequence[tuple[str, 
         line.send(b"QUIT\r\n")
         line.reply()
         end.timings["quit"] = time.monotonic() - begun
-    except _EndedError as why:
+    except EndedError as why:
         if end.outcome != ACCEPTED:
             end.outcome, end.code, end.text = why.outcome, why.code, why.text
             end.timings[end.stage] = time.monotonic() - begun

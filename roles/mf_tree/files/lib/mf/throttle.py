@@ -45,10 +45,11 @@ class Outcome:
     """What a command did, or with ``dry_run`` would do.
 
     ``before`` and ``after`` are Status; ``actions`` are sentences in order; ``warnings`` say what didn't work out;
-    ``changed`` leaves mere renewals out; ``over_budget`` says why a lease only marks, when it was to refuse.
+    ``changed`` leaves mere renewals out; ``over_budget`` says why a lease only marks, when it was to refuse;
+    ``unmarked``: the marker couldn't be written, so local jobs don't know.
     """
 
-    __slots__ = ("actions", "after", "before", "changed", "over_budget", "warnings")
+    __slots__ = ("actions", "after", "before", "changed", "over_budget", "unmarked", "warnings")
 
     def __init__(self, before: marker.Status) -> None:
         self.before = before
@@ -57,6 +58,7 @@ class Outcome:
         self.actions: list[str] = []
         self.warnings: list[str] = []
         self.over_budget = ""
+        self.unmarked = False
 
 
 class Control:
@@ -293,7 +295,8 @@ class Control:
         try:
             _replace(self._places.marker, content.encode(now))
         except OSError as error:
-            warning = f"the marker {self._places.marker} can't be written: {error.strerror}"
+            outcome.unmarked = True
+            warning = f"the marker {self._places.marker} can't be written: {error.strerror}; jobs don't know of it"
             if warning not in outcome.warnings:
                 outcome.warnings.append(warning)
 

@@ -13,7 +13,7 @@ from . import processes as hot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 NAME = hot.NAME
 GRACE = 3.0  # seconds between TERM and KILL
@@ -82,7 +82,7 @@ class Examination:
     def collect(self, uid: int) -> list[orphans.Process]:
         """Every process of qpsmtpd's user, with its evidence."""
         proc = self.places.proc
-        sockets = service.session_states(proc)
+        sockets = service.sessions(proc)
         found = []
         for stat in processes.scan(proc):
             status = orphans.text_of(f"{proc}/{stat.pid}/status")
@@ -206,7 +206,7 @@ class Examination:
                     outcomes.append((one, "spared"))
                     continue
                 held[descriptor] = one
-                if not self.unchanged(one.process, service.session_states(self.places.proc)):
+                if not self.unchanged(one.process, service.sessions(self.places.proc)):
                     del held[descriptor]
                     posix.close(descriptor)
                     log(one, "spared: it moved or was replaced")
@@ -227,7 +227,7 @@ class Examination:
                 posix.close(descriptor)
         return outcomes
 
-    def unchanged(self, process: orphans.Process, sockets: dict[int, tuple[str, int, int]]) -> bool:
+    def unchanged(self, process: orphans.Process, sockets: Mapping[int, service.Session]) -> bool:
         """Whether it is still the same process and still hasn't moved."""
         stat = processes.read_stat(process.stat.pid, self.places.proc)
         if stat is None or stat.start != process.stat.start or stat.state in "ZX":

@@ -1,9 +1,13 @@
 """check-smtp: a full SMTP transaction with qpsmtpd on loopback; busy is not dead.
 
-The healthy path is one dialogue. What else can be seen, and what is done then, is in ``smtp_cold``.
+The healthy path is one dialogue. What else can be seen, and what is done then, is in ``smtp_cold``. Where STARTTLS is
+offered, one run in fifteen minutes, and each run that found it broken before, also shakes hands (``mf.starttls``): the
+healthy path itself can't, for ``import ssl`` costs three times as much as all of it.
 """
 
 from __future__ import annotations
+
+import posix
 
 from .. import run, smtp, state
 
@@ -11,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
+
+    from .smtp_cold import Examination
 
 NAME = "smtp"
 RULES: run.Rules = {
@@ -21,7 +27,9 @@ RULES: run.Rules = {
     "unit": str,
     "children_max": (1, 10000),
     "dialogue": (1, 300),  # seconds for one whole dialogue
+    "starttls": (0, 1),  # 1: it must be offered
 }
+TLS_EVERY = 900.0  # seconds between two handshakes, while they succeed
 
 OK = "OK"  # the class; the others are the cold path's
 
@@ -29,17 +37,45 @@ OK = "OK"  # the class; the others are the cold path's
 def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
     """One dialogue over IPv4, one greeting over IPv6."""
     first = smtp.transaction(values["address"], values["port"], values["dialogue"], values["canary"])
-    if first.outcome == smtp.ACCEPTED and (
-        not values["address6"] or smtp.greeting(values["address6"], values["port"], 3.0).outcome == smtp.ACCEPTED
-    ):
-        return report(state.OK, OK, f"canary accepted in {first.seconds():.3f} s", first)
-    return lambda dry_run: _examine(places, values, dry_run, first)
+    if first.outcome == smtp.ACCEPTED:
+        sixth = smtp.greeting(values["address6"], values["port"], 3.0) if values["address6"] else None
+        if sixth is None or sixth.outcome == smtp.ACCEPTED:
+            result = report(state.OK, OK, f"canary accepted in {first.seconds():.3f} s", first)
+            if sixth is not None:
+                result.metrics["ipv6_seconds"] = round(sixth.seconds(), 6)
+            if not (first.starttls or values["starttls"]):
+                return result
+            good_until = tls_good_until(places, state.boottime())
+            if first.starttls and good_until:
+                result.metrics[TLS_GOOD] = good_until
+                return result
+            return lambda dry_run: _examine(places, values, dry_run).secured(result, offered=first.starttls)
+    return lambda dry_run: _examine(places, values, dry_run).result(first)
 
 
-def _examine(places: state.Places, values: run.Values, dry_run: bool, first: smtp.Dialogue) -> state.Result:
+def _examine(places: state.Places, values: run.Values, dry_run: bool) -> Examination:
     from .smtp_cold import Examination
 
-    return Examination(values, dry_run, places).result(first)
+    return Examination(values, dry_run, places)
+
+
+TLS_GOOD = "tls_good_until_boottime"  # the metric that a good handshake leaves for the runs after it
+
+
+def tls_good_until(places: state.Places, now: float) -> float:
+    """Until when the last handshake still counts, in boot-time seconds; 0 when it doesn't.
+
+    Read from the former result without a JSON parser. A result of another release counts for nothing, nor does any that
+    the cold path left after it healed or found something: then the next run shakes hands.
+    """
+    try:
+        before = state.read_bytes(f"{places.results}/{NAME}.json", 65536) or b""
+        until = float(before.partition(f'"{TLS_GOOD}": '.encode())[2].partition(b",")[0].rstrip(b"}"))
+        release = posix.readlink(places.current).rpartition("/")[2]
+    except (OSError, ValueError):
+        return 0.0
+    good = now < until < now + TLS_EVERY + 1 and f'"generation": "{release}"'.encode() in before
+    return until if good else 0.0
 
 
 CHECK = run.Check(NAME, look, RULES)

@@ -13,6 +13,9 @@ STOPPED  nothing listens and somebody has stopped the unit                  none
 FOREIGN  another program holds the port                                     none, CRITICAL
 =======  =================================================================  =====================
 
+A broken STARTTLS is CRITICAL and gets no action either: a restart mends no certificate. Mail still gets in from senders
+that go on without.
+
 An action needs the same class in a second look of the same run, taken under the host's action lock; the circuit
 breaker's consent; no maintenance. After it the check tests again before it says that it works.
 """
@@ -23,17 +26,21 @@ import time
 
 from .. import breaker, decisions, maintenance, processes, run, service, smtp, state
 from ..text import clean
-from .smtp import NAME, OK, report
+from .smtp import NAME, OK, TLS_EVERY, TLS_GOOD, report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .. import starttls
+
 BUSY, WEDGED, DOWN, STOPPED, FOREIGN = "BUSY", "WEDGED", "DOWN", "STOPPED", "FOREIGN"
 ACTIONS = {WEDGED: "restart", DOWN: "start"}
 BUSY_LIMIT = 600.0  # seconds until BUSY becomes CRITICAL
 LOCK_WAIT = 3.0
+CONFIRM = 4.0  # seconds for the second dialogue with a frozen master
 RETEST = 10.0  # seconds after an action in which the service has to work
+CERTIFICATE_WARNING = 14 * 86400.0  # seconds before its end from which a certificate is warned of
 
 
 class View:
@@ -115,6 +122,20 @@ def status_of(kind: str, busy_for: float) -> str:
     return state.CRITICAL
 
 
+def tls_verdict(offered: bool, attempt: starttls.Attempt | None, epoch: float) -> tuple[str, str]:
+    """``(status, words)`` of STARTTLS as a sender would meet it. Pure."""
+    if not offered or attempt is None:
+        return state.CRITICAL, "STARTTLS isn't offered though it is configured: can its certificate be read?"
+    if attempt.problem:
+        return state.CRITICAL, f"STARTTLS is offered and broken: {attempt.problem}"
+    if attempt.expires is not None and attempt.expires - epoch < CERTIFICATE_WARNING:
+        days = (attempt.expires - epoch) / 86400
+        if days <= 0:
+            return state.CRITICAL, f"the certificate ended {-days:.0f} days ago"
+        return state.WARNING, f"the certificate ends in {days:.0f} days"
+    return state.OK, "TLS works"
+
+
 class Examination:
     """The cold path: looks behind the port, looks again, decides, acts, tests again. A test replaces its hands."""
 
@@ -126,10 +147,10 @@ class Examination:
 
     # hands
 
-    def transaction(self) -> smtp.Dialogue:
-        """A dialogue."""
+    def transaction(self, limit: float = 0.0) -> smtp.Dialogue:
+        """A dialogue, in the seconds that the settings allow, or fewer."""
         values = self.values
-        return smtp.transaction(values["address"], values["port"], values["dialogue"], values["canary"])
+        return smtp.transaction(values["address"], values["port"], limit or values["dialogue"], values["canary"])
 
     def greets6(self) -> bool:
         """Whether IPv6 loopback greets; a host without IPv6 has nothing to answer for."""
@@ -142,6 +163,13 @@ class Examination:
             not has_ipv6
             or smtp.greeting(values["address6"], values["port"], values["dialogue"]).outcome == smtp.ACCEPTED
         )
+
+    def handshake(self) -> starttls.Attempt:
+        """STARTTLS, in earnest."""
+        from .. import starttls
+
+        values = self.values
+        return starttls.attempt(values["address"], values["port"], values["dialogue"])
 
     def view(self) -> View:
         """Unit, master, children and listening socket as they are now. Raises ServiceError."""
@@ -172,12 +200,32 @@ class Examination:
 
     # order of events
 
+    def secured(self, result: state.Result, *, offered: bool) -> state.Result:
+        """A good result with what STARTTLS adds to it."""
+        attempt = self.handshake() if offered else None
+        status, why = tls_verdict(offered, attempt, time.time())
+        if attempt is not None:
+            for stage in attempt.timings:
+                if stage in ("starttls", "tls"):
+                    result.metrics[f"{stage}_seconds"] = round(attempt.timings[stage], 6)
+            if attempt.expires is not None:
+                result.metrics["certificate_seconds"] = round(attempt.expires - time.time())
+        if status == state.OK:
+            result.metrics[TLS_GOOD] = round(state.boottime() + TLS_EVERY, 1)
+        result.status = state.worst([result.status, status])
+        result.summary += f"; {why}"
+        return result
+
     def result(self, first: smtp.Dialogue) -> state.Result:
         """The check's result, with everything that was done."""
         if first.outcome == smtp.ACCEPTED:
             if self.greets6():
-                return report(state.OK, OK, f"canary accepted in {first.seconds():.3f} s; IPv6 slow or absent", first)
-            return report(state.WARNING, OK, f"works over IPv4, but {self.values['address6']} doesn't greet", first)
+                result = report(state.OK, OK, f"canary accepted in {first.seconds():.3f} s; IPv6 slow or absent", first)
+            else:
+                why = f"works over IPv4, but {self.values['address6']} doesn't greet"
+                result = report(state.WARNING, OK, why, first)
+            wanted = first.starttls or self.values["starttls"]
+            return self.secured(result, offered=first.starttls) if wanted else result
         try:
             return self.judged(first)
         except service.ServiceError as error:
@@ -192,7 +240,8 @@ class Examination:
         if kind not in ACTIONS:
             return self.said(kind, why, first, view)
         with state.Lock(self.places, state.ACTION, LOCK_WAIT) as held:
-            second = self.transaction()
+            # who is frozen is so whatever it says or doesn't: the second look at that needs no full dialogue
+            second = self.transaction(0.0 if view.ticks or not view.listening else CONFIRM)
             view = self.view()
             kind2, why = self.classify(second, view)
             kind = confirmed(kind, kind2)

@@ -123,7 +123,7 @@ def _do(chosen: argparse.Namespace, places: state.Places, act: Callable[[throttl
         print("would change nothing")
     if not chosen.dry_run:
         print(outcome.after.words())
-    return FAILED if outcome.after.wrong and control.can_refuse else FREE
+    return FAILED if outcome.unmarked or (outcome.after.wrong and control.can_refuse) else FREE
 
 
 def _status(chosen: argparse.Namespace, places: state.Places) -> int:

@@ -1,0 +1,134 @@
+"""STARTTLS against servers that keep it, and servers that break it at every stage."""
+
+from __future__ import annotations
+
+import calendar
+import socket
+import ssl
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mf import smtp, starttls
+from smtp_support import Behaviour, server
+
+HELLO = b"250-here\r\n250 STARTTLS\r\n"
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for ten days, with its key in the same file."""
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    made = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 10 -subj /CN=mx1.example"
+    subprocess.run([*made.split(), "-keyout", path, "-out", f"{path}.crt"], check=True, capture_output=True)
+    path.write_text(path.read_text() + Path(f"{path}.crt").read_text())
+    return path
+
+
+def offering(answer: bytes, then: Behaviour) -> Behaviour:
+    """A server that says ``answer`` to STARTTLS and then does what it is told."""
+
+    def serve(connection: socket.socket) -> None:
+        connection.sendall(b"220 ready\r\n")
+        while (word := connection.recv(4096)) and not word.startswith(b"STARTTLS"):
+            connection.sendall(HELLO)
+        connection.sendall(answer)
+        then(connection)
+
+    return serve
+
+
+def secure(certificate: Path, said: bytes = b"250 here\r\n") -> Behaviour:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    def shake(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as inner:
+            while word := inner.recv(4096):
+                inner.sendall(said if word.startswith(b"EHLO") else b"221 bye\r\n")
+
+    return offering(b"220 go ahead\r\n", shake)
+
+
+def tried(behaviour: Behaviour, limit: float = 0.5) -> starttls.Attempt:
+    with server(behaviour) as port:
+        return starttls.attempt("127.0.0.1", port, limit)
+
+
+def test_a_good_one(certificate: Path) -> None:
+    found = tried(secure(certificate), 5)
+    assert found.problem == ""
+    assert list(found.timings) == ["greeting", "ehlo", "starttls", "tls"]
+    assert found.expires is not None
+    assert 9.9 * 86400 < found.expires - time.time() <= 10 * 86400
+
+
+def test_a_reply_through_tls_counts(certificate: Path) -> None:
+    assert tried(secure(certificate, b"550 not here\r\n"), 5).problem == "550 at tls: not here"
+    assert "no SMTP at tls" in tried(secure(certificate, b"\x1b[2J\r\n"), 5).problem
+
+
+@pytest.mark.parametrize(
+    ("answer", "then", "problem"),
+    [
+        (b"454 TLS not available\r\n", lambda _: None, "454 at starttls: TLS not available"),
+        (b"", lambda _: None, "the connection was closed at starttls"),
+        (b"220 go ahead\r\n", lambda _: None, "the connection was closed at tls"),
+        (b"220 go ahead\r\n", lambda line: line.sendall(b"still plain text\r\n"), "at tls"),
+        (b"220 go ahead\r\n250 injected\r\n", lambda line: line.recv(1), "more than a 220 before the handshake at tls"),
+        (b"220 go ahead\r\n", lambda line: [line.recv(4096) for _ in range(9)], "silence at tls"),
+        (b"220 go ahead\r\n", lambda line: line.sendall(b"\x16\x03\x01\xff\xff" + b"x" * 100000), "at tls"),
+    ],
+)
+def test_broken_ones(answer: bytes, then: Behaviour, problem: str) -> None:
+    begun = time.monotonic()
+    found = tried(offering(answer, then))
+    assert problem in found.problem
+    assert found.problem.isascii()
+    assert found.problem.isprintable()
+    assert found.expires is None
+    assert time.monotonic() - begun < 0.6
+
+
+def test_nobody_listens() -> None:
+    assert "nothing answers" in starttls.attempt("127.0.0.1", 1, 0.5).problem
+
+
+def test_no_version_and_no_cipher_in_common(certificate: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ECDHE-RSA-AES128-GCM-SHA256")  # the key is no RSA key
+
+    def shake(connection: socket.socket) -> None:
+        context.wrap_socket(connection, server_side=True)
+
+    assert "at tls" in tried(offering(b"220 go ahead\r\n", shake)).problem
+
+
+def test_when_a_certificate_ends(certificate: Path) -> None:
+    der = ssl.PEM_cert_to_DER_cert("-----BEGIN CERT" + certificate.read_text().partition("-----BEGIN CERT")[2])
+    said = subprocess.run(
+        ["openssl", "x509", "-in", f"{certificate}.crt", "-noout", "-enddate"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    end = calendar.timegm(time.strptime(said.partition("=")[2], "%b %d %H:%M:%S %Y GMT"))
+    assert starttls.expiry(der) == end
+    assert starttls.expiry(der[:100]) is None
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_for_a_certificate(data: bytes) -> None:
+    end = starttls.expiry(data)
+    assert end is None or isinstance(end, float)
+
+
+def test_a_line_that_is_not_secured_is_a_plain_one() -> None:
+    with server(offering(b"220 x\r\n", lambda _: None)) as port:
+        line = starttls._Line("127.0.0.1", port, time.monotonic() + 1)
+        assert line.reply() == (220, [b"ready"])
+        line.close()
+        with pytest.raises(smtp.EndedError):
+            starttls._Line("127.0.0.1", 1, time.monotonic() + 1)
