@@ -62,10 +62,11 @@ class Suite:
         self.lanes: list[threading.Event] = []
         self.guard = threading.Lock()
         self.shared: deque[Fault] = deque()
+        self.sound: set[str] = set()  # hosts that were well when their last fault was over
 
     def run(self, faults: Sequence[Fault]) -> None:
         """All faults: each host's own beside each other, then those that need the fleet."""
-        self.shared.extend(fault for fault in faults if fault.lane == "any")
+        self.shared.extend(sorted((one for one in faults if one.lane == "any"), key=lambda one: -one.seconds))
         for name in MXS:
             self.begin([fault for fault in faults if fault.lane == name], name)
         self.wait()
@@ -136,6 +137,8 @@ class Suite:
             for scene_ in reversed(scenes):
                 scene_.stack.close()
         trouble = self.recover(hosts)
+        if not trouble:
+            self.sound |= hosts
         for outcome in outcomes:
             if trouble and outcome.ok:
                 outcome.ok, outcome.happened = False, f"{outcome.happened}; afterwards: {trouble}"
@@ -167,7 +170,9 @@ class Suite:
         """Forget former restarts; what is wrong with a host before anything was broken, or nothing."""
         for name in sorted(hosts):
             self.fleet[name].ask(CLEAN)
-        return self.recover(hosts)
+        trouble = self.recover(hosts - self.sound)
+        self.sound -= hosts
+        return trouble
 
     def recover(self, hosts: set[str]) -> str:
         """Wait until the hosts are well by themselves; else mend them and say so."""
@@ -193,9 +198,9 @@ class Suite:
         with self.guard:
             self.outcomes.append(outcome)
             if not self.quiet:
-                heal = "" if outcome.heal is None else f" ({outcome.heal:.0f} s)"
                 mark = "ok       " if outcome.ok else "DEVIATION"
-                print(f"{mark} {outcome.system}: {outcome.name}: {ui.clean(outcome.happened)}{heal}", flush=True)
+                took = f"{outcome.ended - outcome.began:3.0f} s"
+                print(f"{mark} {took} {outcome.system}: {outcome.name}: {ui.clean(outcome.happened)}", flush=True)
 
 
 def lab_tool(*words: str) -> int:

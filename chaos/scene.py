@@ -219,7 +219,8 @@ Story: TypeAlias = Callable[[Scene], Generator[None, None, str]]
 @dataclass
 class Fault:
     """One thing that is broken on purpose. ``lane``: the host it happens on, or ``any``; lanes run beside each other,
-    ``fleet`` (needs all MXs) comes after them. ``hand``: the step of the repair that is a person's, if there is one."""
+    ``fleet`` (needs all MXs) comes after them. ``hand``: the step of the repair that is a person's, if there is one.
+    ``seconds`` it takes, roughly, where that is more than half a minute: the long ones are begun first."""
 
     system: str
     name: str
@@ -229,6 +230,7 @@ class Fault:
     together: str = ""
     hand: str = ""
     host: str = field(default="")
+    seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self.host = self.host or (self.lane if self.lane in MXS else "mx3")
@@ -238,12 +240,20 @@ FAULTS: list[Fault] = []
 
 
 def fault(
-    system: str, name: str, expected: str, lane: str, *, together: str = "", hand: str = "", host: str = ""
+    system: str,
+    name: str,
+    expected: str,
+    lane: str,
+    *,
+    together: str = "",
+    hand: str = "",
+    host: str = "",
+    seconds: float = 0.0,
 ) -> Callable[[Story], Story]:
     """Register a fault."""
 
     def register(story: Story) -> Story:
-        FAULTS.append(Fault(system, name, expected, lane, story, together, hand, host))
+        FAULTS.append(Fault(system, name, expected, lane, story, together, hand, host, seconds))
         return story
 
     return register

@@ -15,6 +15,7 @@ from mflab.podman import Podman
 CLIENT = r"""
 import socket, sys, threading, time
 STEPS = {"connect": [], "greeting": [None], "mail": [None, "EHLO chaos.example", "MAIL FROM:<a@world.example>"]}
+STEPS["blocked"] = [*STEPS["greeting"], "EHLO chaos.example", "MAIL FROM:<blocked@world.example>"]
 STEPS["data"] = [*STEPS["mail"], "RCPT TO:<user1@customer.example>", "DATA"]
 lines, going = {}, {}
 def reply(line, limit=30):

@@ -72,8 +72,10 @@ def test_runbook_has_every_verdict_on_a_process() -> None:
 
 # Words of a state as the code says it, and the module that does. A change there belongs into the runbook as well.
 SAID = {
-    "checks/smtp_cold.py": ["works again", "at the second look", "another program holds the port", "doesn't greet"]
-    + ["TLS works", "STARTTLS is offered and broken", "STARTTLS isn't offered", "the certificate ends in"],
+    "checks/smtp_cold.py": [
+        *("works again", "at the second look", "another program holds the port", "doesn't greet"),
+        *("TLS works", "STARTTLS is offered and broken", "STARTTLS isn't offered", "the certificate ends in"),
+    ],
     "checks/processes_cold.py": ["survived KILL", "spared: moved or gone at the last moment", "under watch"],
     "checks/load.py": ["the throttle can't be set"],
     "checks/queue.py": ["Exim doesn't answer", "oldest message"],

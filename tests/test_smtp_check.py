@@ -364,7 +364,6 @@ def test_ipv6_alone_is_a_warning(places: state.Places, monkeypatch: pytest.Monke
 
 
 PLAIN = talking(EHLO=b"250 here\r\n")
-RELEASE = "0123456789ab"
 
 
 def attempt(problem: str = "", days: float | None = 90) -> starttls.Attempt:
@@ -392,12 +391,9 @@ def test_the_verdict_on_starttls(offered: bool, found: starttls.Attempt | None, 
     assert verdict[1].startswith(words)
 
 
-def released(places: state.Places) -> None:
-    os.makedirs(os.path.dirname(places.current), exist_ok=True)
-    os.symlink(f"/mf/releases/{RELEASE}", places.current)
-
-
-def test_a_good_handshake_counts_for_a_while(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_good_handshake_counts_for_a_while(
+    places: state.Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tries: list[int] = []
 
     def shake(_: object) -> starttls.Attempt:
@@ -405,14 +401,15 @@ def test_a_good_handshake_counts_for_a_while(places: state.Places, monkeypatch: 
         return attempt()
 
     monkeypatch.setattr(smtp_cold.Examination, "handshake", shake)
-    released(places)
+    monkeypatch.setattr(hot, "STARTS", f"{tmp_path}/start:")
+    os.symlink("first", f"{tmp_path}/start:qpsmtpd.service")
     with server(talking()) as port:
         values = {**VALUES, "port": port}
 
-        def one(generation: str = RELEASE) -> state.Result:
+        def one() -> state.Result:
             outcome = hot.look(places, values)
             result = outcome if isinstance(outcome, state.Result) else outcome(False)
-            state.write_result(places, result, generation=generation, started=1.0, period=60, slack=70)
+            state.write_result(places, result, generation="a", started=1.0, period=60, slack=70)
             return result
 
         first = one()
@@ -421,10 +418,12 @@ def test_a_good_handshake_counts_for_a_while(places: state.Places, monkeypatch: 
         assert (first.metrics["starttls_seconds"], first.metrics["tls_seconds"]) == (0.2, 0.3)
         until = first.metrics[hot.TLS_GOOD]
         assert one().metrics[hot.TLS_GOOD] == until
-        one("of another release")
         assert len(tries) == 1
+        os.unlink(f"{tmp_path}/start:qpsmtpd.service")
+        os.symlink("second", f"{tmp_path}/start:qpsmtpd.service")
         one()
-        assert len(tries) == 2  # the result before was another release's
+        one()
+        assert len(tries) == 2  # the service was started again in between
         later = state.boottime() + hot.TLS_EVERY + 1
         monkeypatch.setattr(state, "boottime", lambda: later)
         one()
@@ -433,7 +432,6 @@ def test_a_good_handshake_counts_for_a_while(places: state.Places, monkeypatch: 
 
 def test_a_broken_handshake_is_tried_again_each_run(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smtp_cold.Examination, "handshake", lambda _: attempt("silence at tls"))
-    released(places)
     with server(talking()) as port:
         for _ in range(2):
             outcome = hot.look(places, {**VALUES, "port": port})
@@ -441,7 +439,7 @@ def test_a_broken_handshake_is_tried_again_each_run(places: state.Places, monkey
             result = outcome(False)
             assert result.status == state.CRITICAL
             assert hot.TLS_GOOD not in result.metrics
-            state.write_result(places, result, generation=RELEASE, started=1.0, period=60, slack=70)
+            state.write_result(places, result, generation="a", started=1.0, period=60, slack=70)
 
 
 def test_starttls_that_is_configured_must_be_offered(places: state.Places) -> None:

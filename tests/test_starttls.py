@@ -112,7 +112,10 @@ def test_no_version_and_no_cipher_in_common(certificate: Path) -> None:
 def test_when_a_certificate_ends(certificate: Path) -> None:
     der = ssl.PEM_cert_to_DER_cert("-----BEGIN CERT" + certificate.read_text().partition("-----BEGIN CERT")[2])
     said = subprocess.run(
-        ["openssl", "x509", "-in", f"{certificate}.crt", "-noout", "-enddate"], capture_output=True, text=True, check=True
+        ["openssl", "x509", "-in", f"{certificate}.crt", "-noout", "-enddate"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.strip()
     end = calendar.timegm(time.strptime(said.partition("=")[2], "%b %d %H:%M:%S %Y GMT"))
     assert starttls.expiry(der) == end

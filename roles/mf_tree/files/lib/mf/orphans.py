@@ -27,8 +27,8 @@ class Process:
 
     ``ours``: is it a qpsmtpd; ``in_unit``: in the unit's cgroup; ``listens``: holds a listening socket. ``progress``
     is a tuple of counters; as long as they stay the same the process did nothing. ``peer`` is the TCP state of its
-    session, ``address`` the session's remote end. ``waits`` is where it sleeps in the kernel, ``stack`` how it came there
-    (innermost first; empty where that is root's secret) and ``syscall`` the number of the call it is in.
+    session, ``address`` the session's remote end. ``waits`` is where it sleeps in the kernel, ``stack`` how it came
+    there (innermost first; empty where that is root's secret), ``syscall`` the number of the call it is in.
     """
 
     __slots__ = (

@@ -180,7 +180,7 @@ def ticks(pid: int, proc: str = "/proc", watch: float = 2.5, pause: float = 0.1)
 
 
 class Session:
-    """A TCP socket: its state, bytes to send and not read yet, the remote end as the kernel writes it (see `remote`)."""
+    """A TCP socket: its state, bytes to send and not read yet, the remote end as the kernel writes it."""
 
     __slots__ = ("far", "sending", "state", "unread")
 

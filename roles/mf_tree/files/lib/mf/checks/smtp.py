@@ -1,8 +1,8 @@
 """check-smtp: a full SMTP transaction with qpsmtpd on loopback; busy is not dead.
 
 The healthy path is one dialogue. What else can be seen, and what is done then, is in ``smtp_cold``. Where STARTTLS is
-offered, one run in fifteen minutes, and each run that found it broken before, also shakes hands (``mf.starttls``): the
-healthy path itself can't, for ``import ssl`` costs three times as much as all of it.
+offered, one run in fifteen minutes also shakes hands (``mf.starttls``), and so does the first one after each start of
+the service and each while it is broken: the healthy path itself can't, for ``import ssl`` costs more than all of it.
 """
 
 from __future__ import annotations
@@ -45,9 +45,11 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
                 result.metrics["ipv6_seconds"] = round(sixth.seconds(), 6)
             if not (first.starttls or values["starttls"]):
                 return result
-            good_until = tls_good_until(places, state.boottime())
+            start = service_start(values["unit"])
+            good_until = tls_good_until(places, start, state.boottime())
             if first.starttls and good_until:
                 result.metrics[TLS_GOOD] = good_until
+                result.metrics[TLS_START] = start
                 return result
             return lambda dry_run: _examine(places, values, dry_run).secured(result, offered=first.starttls)
     return lambda dry_run: _examine(places, values, dry_run).result(first)
@@ -59,22 +61,31 @@ def _examine(places: state.Places, values: run.Values, dry_run: bool) -> Examina
     return Examination(values, dry_run, places)
 
 
-TLS_GOOD = "tls_good_until_boottime"  # the metric that a good handshake leaves for the runs after it
+# the metrics that a good handshake leaves for the runs after it: until when, and for which start of the service
+TLS_GOOD, TLS_START = "tls_good_until_boottime", "tls_start"
+STARTS = "/run/systemd/units/invocation:"  # and the unit's name: a link to the id of its latest start, by systemd
 
 
-def tls_good_until(places: state.Places, now: float) -> float:
+def service_start(unit: str) -> str:
+    """What tells one start of a unit from another; empty when systemd doesn't say."""
+    try:
+        return posix.readlink(STARTS + unit)
+    except OSError:
+        return ""
+
+
+def tls_good_until(places: state.Places, start: str, now: float) -> float:
     """Until when the last handshake still counts, in boot-time seconds; 0 when it doesn't.
 
-    Read from the former result without a JSON parser. A result of another release counts for nothing, nor does any that
-    the cold path left after it healed or found something: then the next run shakes hands.
+    Read from the former result without a JSON parser. One with another start of the service counts for nothing, nor
+    does any that the cold path left after it healed or found something: then the next run shakes hands.
     """
     try:
         before = state.read_bytes(f"{places.results}/{NAME}.json", 65536) or b""
-        until = float(before.partition(f'"{TLS_GOOD}": '.encode())[2].partition(b",")[0].rstrip(b"}"))
-        release = posix.readlink(places.current).rpartition("/")[2]
+        until = float(before.partition(f'"{TLS_GOOD}": '.encode())[2].partition(b",")[0])
     except (OSError, ValueError):
         return 0.0
-    good = now < until < now + TLS_EVERY + 1 and f'"generation": "{release}"'.encode() in before
+    good = now < until < now + TLS_EVERY + 1 and f'"{TLS_START}": "{start}"'.encode() in before
     return until if good else 0.0
 
 

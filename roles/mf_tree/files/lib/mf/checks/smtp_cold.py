@@ -26,7 +26,7 @@ import time
 
 from .. import breaker, decisions, maintenance, processes, run, service, smtp, state
 from ..text import clean
-from .smtp import NAME, OK, TLS_EVERY, TLS_GOOD, report
+from .smtp import NAME, OK, TLS_EVERY, TLS_GOOD, TLS_START, report, service_start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -202,6 +202,7 @@ class Examination:
 
     def secured(self, result: state.Result, *, offered: bool) -> state.Result:
         """A good result with what STARTTLS adds to it."""
+        start = service_start(self.values["unit"])
         attempt = self.handshake() if offered else None
         status, why = tls_verdict(offered, attempt, time.time())
         if attempt is not None:
@@ -212,6 +213,7 @@ class Examination:
                 result.metrics["certificate_seconds"] = round(attempt.expires - time.time())
         if status == state.OK:
             result.metrics[TLS_GOOD] = round(state.boottime() + TLS_EVERY, 1)
+            result.metrics[TLS_START] = start
         result.status = state.worst([result.status, status])
         result.summary += f"; {why}"
         return result
