@@ -165,10 +165,16 @@ def busy_and_wedged(scene: Scene) -> Generator[None, None, str]:
     scene.host.run(f"kill -STOP {pid}")
     scene.broken()
     yield
+    took = 0.0
+
+    def ended() -> bool:
+        nonlocal took
+        took = healed_in(scene.host)
+        return took > 0
+
     # a run of cron's may be in the way of ours
-    scene.until("a run has come to its end", lambda: healed_in(scene.host) > 0, 150, scene.host.checks, 1)
+    scene.until("a run has come to its end", ended, 150, scene.host.checks, 1)
     back(scene, 60)
-    took = healed_in(scene.host)
     must(took < 55, f"the run that healed it took {took:.0f} s, longer than its deadline")
     return f"{was(scene, 'restart', 'WEDGED')}, in one run of {took:.0f} s"
 
