@@ -264,8 +264,8 @@ def open_sessions(scene: Scene) -> Generator[None, None, str]:
 
 
 # Another wall clock for the programs under it, by libfaketime: a container can't set the machine's. The time since boot
-# stays as it is, as when somebody sets the date, and so do the times of files. With a monotonic clock that stays, version
-# 0.9.10 makes every sleep fail (EINVAL): a copy with its clock_nanosleep renamed leaves sleeping to libc.
+# stays as it is, as when somebody sets the date, and so do the times of files. Beside a monotonic clock that stays, its
+# version 0.9.10 fails every sleep (EINVAL): a copy with clock_nanosleep renamed leaves sleeping to libc.
 FAKETIME = "/var/tmp/chaos-faketime.so"
 GET_FAKETIME = (
     "dpkg -s faketime > /dev/null 2>&1 || apt-get install -qq -y faketime > /dev/null; "
