@@ -51,7 +51,9 @@ def test_files_of_the_repository_that_are_named_exist(path: Path) -> None:
 
 def test_variables_that_are_named_exist() -> None:
     known = "\n".join(path.read_text() for path in (*ROOT.glob("roles/*/defaults/main.yml"), *ROOT.glob("playbooks/*")))
-    named = set(re.findall(r"\b((?:qpsmtpd|mf_exim|mf_checks|mf_throttle)_[a-z_]+[a-z])\b", README + RUNBOOK))
+    named = set(
+        re.findall(r"\b((?:qpsmtpd|mf_exim|mf_checks|mf_throttle|mf_quarantine)_[a-z_]+[a-z])\b", README + RUNBOOK)
+    )
     assert named
     assert not [name for name in named if name not in known]
 
@@ -80,6 +82,14 @@ SAID = {
     "checks/load.py": ["the throttle can't be set"],
     "checks/queue.py": ["Exim doesn't answer", "oldest message"],
     "checks/due.py": ["hung past its deadline and was killed"],
+    "checks/quarantine.py": [
+        "messages known there and not fetched",
+        "nobody has pulled for",
+        "has left the inventory",
+        "nothing was ever fetched from it",
+        "its state is not whole",
+    ],
+    "quarantine/pull.py": ["are listed and can't be fetched"],
     "run.py": ["did not finish within", "internal error", "this launcher is of release", "no lock in"],
     "marker.py": ["but NOT refusing new mail as it should", "not throttled, but STILL refusing new mail"],
     "health.py": ["is cron running?", "its result is not whole", "never ran since the last boot", "comes from release"],

@@ -206,6 +206,10 @@ class Lock:
                 return False
             time.sleep(min(0.05, left))
 
+    def fileno(self) -> int:
+        """Its descriptor, for a child to inherit: then the lock ends with the last of both. -1 while it isn't held."""
+        return self._descriptor
+
     def __exit__(self, *_: object) -> None:
         if self._descriptor >= 0:
             posix.close(self._descriptor)

@@ -1,0 +1,352 @@
+#!/usr/bin/env python3
+"""Exercise a real quarantine on its own host: real files, the real database, SIGKILL at random moments. As root.
+
+    exercise.py WHAT [ARGUMENT]
+
+Messages are put where rsync would have put them (incoming/mx9, an MX that no inventory has), then the commands do their
+work. Prints one JSON object of what was found; the scenario judges it. The random moments follow a seed, which is
+printed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import pwd
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path("/mf/var/quarantine")
+INCOMING = ROOT / "incoming/mx9"
+COMMAND = "/mf/bin/quarantine"
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\u202egnp.exe\r\nFrom: you\x00\x9b31m"
+
+
+def ident(number: int, when: float) -> str:
+    """An id as an MX gives it."""
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(when))
+    return f"{stamp}.{number % 1000000:06d}Z-mx9-{number}-0-{number:016x}.0"
+
+
+def put(number: int, body: bytes, when: float, domain: str = "customer.example", **changes: Any) -> str:
+    """Leave a message in ``incoming``; returns its id."""
+    name = ident(number, when)
+    envelope = {
+        "id": name,
+        "message": name[:-2],
+        "host": "mx9",
+        "received": "",
+        "sender": "sender@world.example",
+        "recipients": [f"user{number}@{domain}"],
+        "client_ip": "192.0.2.1",
+        "helo": "world.example",
+        "plugin": "exercise",
+        "reason": "spam",
+        "size": len(body),
+        "truncated": False,
+        "sha256": hashlib.sha256(body).hexdigest(),
+    } | changes
+    write(name, domain, json.dumps(envelope).encode() + b"\n" + body)
+    return name
+
+
+def write(name: str, domain: str, data: bytes) -> None:
+    """A file in ``incoming``, owned as rsync's would be."""
+    folder = INCOMING / f"{name[:4]}-{name[4:6]}-{name[6:8]}" / domain / "new"
+    owner = pwd.getpwnam("mf-quarantine")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(data)
+    for path in (folder / name, folder, folder.parent, folder.parent.parent, INCOMING):
+        os.chown(path, owner.pw_uid, owner.pw_gid)
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    """One command of the quarantine."""
+    return subprocess.run([COMMAND, *words], capture_output=True, text=True, errors="replace", check=False)
+
+
+def objects(*words: str) -> list[dict[str, Any]]:
+    """What a command prints with --json."""
+    done = run(*words, "--json")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def sql(statement: str) -> str:
+    """What MariaDB's own client says, as root."""
+    return subprocess.run(
+        ["mariadb", "--batch", "--skip-column-names", "mf_quarantine", "-e", statement],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+
+
+def pull() -> int:
+    """Import what waits; the MXs of the inventory are asked, too. Returns what is left in ``incoming``."""
+    run("pull")
+    return sum(1 for path in INCOMING.rglob("*") if path.is_file())
+
+
+def state() -> dict[str, Any]:
+    """What is here, counted four ways."""
+    return {
+        "rows": int(sql("SELECT COUNT(*) FROM message WHERE mx = 'mx9'")),
+        "tally": int(sql("SELECT COALESCE(SUM(imported - expired), 0) FROM tally WHERE mx = 'mx9'")),
+        "ledger": int(sql("SELECT COUNT(*) FROM ledger WHERE id LIKE '%-mx9-%' AND state = 'kept'")),
+        "files": sum(1 for path in (ROOT / "mail").rglob("*-mx9-*")),
+        "incoming": sum(1 for path in INCOMING.rglob("*") if path.is_file()),
+        "new": sum(1 for path in (ROOT / "mail").rglob("*.new")),
+    }
+
+
+def crashes(count: int) -> dict[str, Any]:
+    """Import some thousand messages while the importer is killed over and over, then to the end."""
+    seed = int.from_bytes(os.urandom(4), "big")
+    dice = random.Random(seed)
+    now = time.time()
+    names = {put(number, f"Subject: {number}\n\nbody\n".encode(), now - number % 7200) for number in range(5000)}
+    kills = 0
+    progress = []
+    for _ in range(count):
+        process = subprocess.Popen([COMMAND, "pull"], start_new_session=True, stderr=subprocess.DEVNULL)
+        time.sleep(dice.uniform(0.1, 0.6))
+        kills += process.poll() is None
+        # all of the session: the parent, and each MX's process
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        progress.append(state()["rows"])
+        # one message comes again, as from an MX that is asked anew
+        again = dice.randrange(5000)
+        put(again, f"Subject: {again}\n\nbody\n".encode(), now - again % 7200)
+    left = pull()
+    listed = [row["id"] for row in objects("list", "--mx", "mx9", "--limit", "0")]
+    return {
+        "seed": seed,
+        "kills": kills,
+        "progress": progress,
+        "left": left,
+        "missing": len(names - set(listed)),
+        "doubled": len(listed) - len(set(listed)),
+        **state(),
+    }
+
+
+def bad() -> dict[str, Any]:
+    """Input that no honest MX sends, and some that one does."""
+    now = time.time()
+    good = {
+        "empty": put(900001, b"", now, "bad.example"),
+        "no header": put(900002, b"\nSubject: body\n", now, "bad.example"),
+        "hostile": put(
+            900003,
+            b"Subject: " + HOSTILE.encode() + b"\n\n\0\xff\xfe",
+            now,
+            "bad.example",
+            sender=HOSTILE,
+            reason=HOSTILE,
+            recipients=[HOSTILE],
+            helo=HOSTILE,
+        ),
+        "huge": put(900004, b"Subject: huge\n\n" + b"x" * 200_000_000, now, "bad.example"),
+        "invalid": put(900005, b"Subject: x\n\nx", now, "_invalid"),
+    }
+    write(ident(900010, now), "bad.example", b"")
+    write(ident(900011, now), "bad.example", b"\0" * 4096)
+    half = put(900012, b"Subject: half\n\n" + b"x" * 1000, now, "bad.example")
+    path = next(INCOMING.rglob(half))
+    os.truncate(path, path.stat().st_size - 10)
+    # names of no message of ours; the last would be ../../etc, were it possible
+    for name in ("x", "..hidden", "20261125T120000.000000Z-mx9-1-0-1.0;rm -rf"):
+        write(name.ljust(10, "x"), "bad.example", b"x")
+    left = pull()
+    listed = {row["id"]: row for row in objects("list", "--limit", "0") if row["domain"] in ("bad.example", "_invalid")}
+    pages = [run("list", "--domain", "bad.example").stdout, run("show", good["hostile"]).stdout, run("stats").stdout]
+    # lines, and nothing but printable ASCII in them
+    harmless = all(line.isascii() and line.isprintable() for page in pages for line in page.split("\n"))
+    raw = subprocess.run([COMMAND, "show", "--raw", good["hostile"]], capture_output=True, check=True).stdout
+    traversal = run("list", "--domain", "../../etc")
+    return {
+        "imported": sorted(name for name, one in good.items() if one in listed),
+        "others": sorted(set(listed) - set(good.values())),
+        "huge": listed[good["huge"]]["size"],
+        "harmless": harmless,
+        "raw": raw == b"Subject: " + HOSTILE.encode() + b"\n\n\0\xff\xfe",
+        "traversal": [traversal.returncode, len(traversal.stderr.splitlines())],
+        "foreign left": left,
+        "etc": Path("/etc/new").exists(),
+    }
+
+
+def crowd() -> dict[str, Any]:
+    """A hundred thousand files in one directory."""
+    now = time.time()
+    for number in range(100000):
+        put(1000000 + number, b"Subject: crowd\n\n", now, "crowd.example")
+    began = time.monotonic()
+    left = pull()
+    seconds = time.monotonic() - began
+    return {
+        "left": left,
+        "rows": int(sql("SELECT COUNT(*) FROM message WHERE domain = 'crowd.example'")),
+        "seconds": seconds,
+    }
+
+
+def throttled() -> dict[str, Any]:
+    """How fast messages come in while the marker is on, and after."""
+    now = time.time()
+    for number in range(60):
+        put(2000000 + number, b"Subject: paced\n\n", now, "paced.example")
+    subprocess.run(["/mf/bin/throttle", "on", "--mark-only", "--ttl", "5m", "--owner", "exercise"], check=True)
+    process = subprocess.Popen([COMMAND, "pull"], stderr=subprocess.DEVNULL)
+    times: list[float] = []
+    seen = 0
+    while len(times) < 4:
+        count = int(sql("SELECT COUNT(*) FROM message WHERE domain = 'paced.example'"))
+        if count > seen:
+            times += [time.monotonic()] * (count - seen)
+            seen = count
+        time.sleep(0.02)
+    subprocess.run(["/mf/bin/throttle", "off", "--owner", "exercise"], check=True)
+    process.wait()
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    return {"gaps": gaps, "rows": int(sql("SELECT COUNT(*) FROM message WHERE domain = 'paced.example'"))}
+
+
+def expiry() -> dict[str, Any]:
+    """Retention by domain, killed over and over; readers meanwhile; nothing comes back."""
+    now = time.time()
+    old = [put(3000000 + number, b"Subject: old\n\n", now - 6.5 * 86400, "week.example") for number in range(3000)]
+    # older than this domain's retention when it comes: it is noted, not kept
+    late = put(3100000, b"Subject: late\n\n", now - 8 * 86400, "week.example")
+    pull()
+    kept = int(sql("SELECT COUNT(*) FROM message WHERE domain = 'week.example'"))
+    settings = Path("/mf/etc/mf.json")
+    before = settings.read_text()
+    waits: list[float] = []
+    kills = 0
+    try:
+        changed = json.loads(before)
+        changed["quarantine"]["retention"]["week.example"] = 6
+        settings.write_text(json.dumps(changed))
+        process = subprocess.Popen([COMMAND, "expire"], stdout=subprocess.DEVNULL)
+        while process.poll() is None:
+            began = time.monotonic()
+            sql("SELECT COUNT(*) FROM (SELECT id FROM message WHERE domain = 'week.example' LIMIT 100) AS page")
+            waits.append(time.monotonic() - began)
+            if len(waits) % 3 == 0 and kills < 3:
+                process.kill()
+                process.wait()
+                kills += 1
+                process = subprocess.Popen([COMMAND, "expire"], stdout=subprocess.DEVNULL)
+        for name in (*old[:10], late):
+            write(name, "week.example", b"again")
+        pull()
+    finally:
+        settings.write_text(before)
+    return {
+        "kept": kept,
+        "kills": kills,
+        "after": int(sql("SELECT COUNT(*) FROM message WHERE domain = 'week.example'")),
+        "expired": int(sql("SELECT COUNT(*) FROM ledger WHERE domain = 'week.example' AND state = 'expired'")),
+        "tally": sql("SELECT SUM(imported), SUM(expired) FROM tally WHERE domain = 'week.example'"),
+        "files": sum(1 for _ in (ROOT / "mail").glob("*/week.example/*")),
+        "longest": max(waits),
+    }
+
+
+def mended() -> dict[str, Any]:
+    """Rows without files, files without rows, and a wrong sum of neither."""
+    names = [row["id"] for row in objects("list", "--domain", "customer.example", "--mx", "mx9", "--limit", "20")]
+    gone, forgotten = names[:5], names[5:15]
+    for name in gone:
+        next((ROOT / "mail").rglob(name)).unlink()
+    for name in forgotten:
+        sql(f"DELETE FROM message WHERE domain = 'customer.example' AND id = '{name}'")
+        sql(f"DELETE FROM ledger WHERE id = '{name}'")
+    plan = objects("repair", "--dry-run")[0]
+    done = run("repair", "--json")
+    outcome = json.loads(done.stdout)
+    shown = run("show", gone[0])
+    return {
+        "plan": {key: plan[key] for key in ("indexed", "lost")},
+        "done": {key: outcome[key] for key in ("indexed", "lost")},
+        "back": len(
+            {row["id"] for row in objects("list", "--domain", "customer.example", "--limit", "0")} & set(forgotten)
+        ),
+        "marked": sum(row["lost"] for row in objects("list", "--domain", "customer.example", "--limit", "0")),
+        "code": done.returncode,
+        "show": shown.returncode,
+    }
+
+
+def schema() -> dict[str, Any]:
+    """A schema that this release doesn't know, and one that is behind."""
+    sql("INSERT INTO schema_version VALUES (99, UTC_TIMESTAMP())")
+    newer = [run(*words) for words in (("list",), ("pull", "--mx", "none"), ("migrate",), ("expire",))]
+    sql("DELETE FROM schema_version WHERE version = 99")
+    rows = sql("SELECT version, applied FROM schema_version").split()
+    sql("DELETE FROM schema_version")
+    older = run("list")
+    again = [run("migrate"), run("migrate")]
+    return {
+        "newer": [one.returncode for one in newer],
+        "words": newer[0].stderr,
+        "older": older.stderr,
+        "version": rows[0],
+        "migrate": [one.stdout.strip() for one in again],
+        "list": run("list").returncode,
+    }
+
+
+def rights() -> dict[str, Any]:
+    """What the quarantine's user may not do, and what nobody else may."""
+
+    def try_it(user: str, *command: str) -> int:
+        return subprocess.run(
+            ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *command],
+            capture_output=True,
+            check=False,
+        ).returncode
+
+    client = ("mariadb", "-u", "mf-quarantine", "mf_quarantine", "-e")
+    with socket.socket() as probe:
+        tcp = probe.connect_ex(("127.0.0.1", 3306))
+    return {
+        "select": try_it("mf-quarantine", *client, "SELECT 1 FROM message LIMIT 1"),
+        "create": try_it("mf-quarantine", *client, "CREATE TABLE x (y INT)"),
+        "drop": try_it("mf-quarantine", *client, "DROP TABLE message"),
+        "other databases": try_it("mf-quarantine", *client, "SELECT * FROM mysql.user"),
+        "somebody else": try_it("nobody", *client, "SELECT 1"),
+        "somebody else's command": try_it("nobody", COMMAND, "list"),
+        "tcp": tcp,
+    }
+
+
+def main(argv: list[str]) -> int:
+    """Do one exercise."""
+    parts: dict[str, Any] = {
+        "crashes": lambda: crashes(int(argv[1])),
+        "bad": bad,
+        "crowd": crowd,
+        "throttled": throttled,
+        "expiry": expiry,
+        "mended": mended,
+        "schema": schema,
+        "rights": rights,
+        "state": state,
+    }
+    print(json.dumps(parts[argv[0]]()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,150 @@
+"""check-quarantine, on control: how far behind the quarantine is, for each MX. It only reads what the puller wrote
+down.
+
+``mf/quarantine/pull.py`` writes ``<folder>/<mx>.json`` at each step of its work. This check judges those files by the
+clock, so it says the truth also when nobody pulls any more, MariaDB is stopped or the disk is full. An MX that has
+gone for good, from the network or from the inventory, goes on being shown with what was known to be there, until
+``quarantine forget``."""
+
+from __future__ import annotations
+
+import posix
+import time
+
+from .. import marker, run, state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any, NoReturn
+
+NAME = "quarantine"
+RULES: run.Rules = {
+    "folder": str,
+    "mx": str,  # names of the inventory's MXs, separated by blanks
+    "lag_warning": (60, 30 * 86400),  # seconds
+    "lag_critical": (60, 30 * 86400),
+    "silence": (60, 86400),  # seconds since the last attempt after which nobody pulls
+}
+MOST = 40  # MXs with metrics of their own: the most behind
+CANARY = "canary-"
+
+
+class Source:
+    """What is known of one MX. Times are epoch seconds; ``listed`` and ``oldest`` may be None."""
+
+    __slots__ = ("attempted", "error", "foreign", "listed", "mx", "oldest", "since", "unpulled")
+
+    def __init__(self, mx: str, record: Mapping[str, Any]) -> None:
+        self.mx = mx
+        self.since = _number(record, "since")
+        self.attempted = _number(record, "attempted")
+        self.listed = _number(record, "listed")
+        self.oldest = _number(record, "oldest")
+        self.unpulled = int(_number(record, "unpulled") or 0)
+        self.foreign = int(_number(record, "foreign") or 0)
+        error = record.get("error")
+        self.error = error if isinstance(error, str) else ""
+
+    def lag(self, now: float) -> float:
+        """Seconds: everything that the MX kept before that long ago is here. Never smaller than what is known to be
+        missing.
+        """
+        covered = self.listed if self.listed is not None else self.since if self.since is not None else now
+        if self.unpulled and self.oldest is not None:
+            covered = min(covered, self.oldest)
+        return max(0.0, now - covered)
+
+
+def _number(record: Mapping[str, Any], key: str) -> float | None:
+    value = record.get(key)
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def read(folder: str) -> dict[str, Source | None]:
+    """What stands in the folder, by MX; None for a file that isn't whole. Raises OSError."""
+    found: dict[str, Source | None] = {}
+    for name in posix.listdir(folder):
+        if not name.endswith(".json") or name.startswith(CANARY):
+            continue
+        data, _ = marker.read_plain(f"{folder}/{name}")
+        record = state.decode(data)
+        found[name[:-5]] = None if record is None else Source(name[:-5], record)
+    return found
+
+
+def decide(found: Mapping[str, Source | None], expected: Sequence[str], now: float, values: run.Values) -> state.Result:
+    """The result. Pure."""
+    from ..text import clean, span
+
+    problems: list[tuple[str, str]] = []
+    lags: list[tuple[float, Source]] = []
+    newest = 0.0
+    for mx in sorted({*expected, *found}):
+        name = clean(mx, 64)
+        source = found.get(mx)
+        if source is None:
+            said = "its state is not whole" if mx in found else "nothing was ever fetched from it"
+            problems.append((state.WARNING, f"{name}: {said}"))
+            continue
+        newest = max(newest, source.attempted or 0.0)
+        if mx not in expected:
+            # everything was fetched before it left: nothing to say
+            if source.unpulled or source.error:
+                left = [f"{source.unpulled} messages were known there and not fetched"] if source.unpulled else []
+                left += [clean(source.error, 160)] if source.error else []
+                problems.append((state.WARNING, f"{name} has left the inventory: {'; '.join(left)}"))
+                lags.append((source.lag(now), source))
+            continue
+        lag = source.lag(now)
+        lags.append((lag, source))
+        if lag >= values["lag_warning"]:
+            status = state.CRITICAL if lag >= values["lag_critical"] else state.WARNING
+            behind = f"{name} is {span(lag)} behind, {source.unpulled} messages known there and not fetched"
+            problems.append((status, behind + (f" ({clean(source.error, 160)})" if source.error else "")))
+        elif source.error:
+            problems.append((state.WARNING, f"{name}: {clean(source.error, 160)}"))
+    silence = now - newest
+    if lags and silence >= values["silence"]:
+        problems.append((state.WARNING, f"nobody has pulled for {span(silence)}; is cron running?"))
+    problems.sort(key=lambda one: -state.SEVERITY[one[0]])
+    lags.sort(key=lambda one: (-one[0], one[1].mx))
+    unpulled = sum(source.unpulled for _, source in lags)
+    words = [problem for _, problem in problems[:5]]
+    if len(problems) > 5:
+        words.append(f"and {len(problems) - 5} more")
+    if not words:
+        words = [
+            f"{len(lags)} MXs, {unpulled} messages to fetch, most behind {span(lags[0][0])}"
+            if lags
+            else "no MX to fetch from"
+        ]
+    result = state.Result(NAME, state.worst([status for status, _ in problems]), "; ".join(words))
+    result.metrics = {
+        "unpulled": unpulled,
+        "lag_seconds": round(lags[0][0]) if lags else 0,
+        "foreign": sum(source.foreign for _, source in lags),
+    }
+    for lag, source in lags[:MOST]:
+        name = clean(source.mx, 64)
+        result.metrics[f"{name}_unpulled"] = source.unpulled
+        result.metrics[f"{name}_lag_seconds"] = round(lag)
+    return result
+
+
+def look(places: state.Places, values: run.Values) -> state.Result:
+    """Read the folder, judge it."""
+    del places
+    try:
+        found = read(values["folder"])
+    except FileNotFoundError:
+        found = {}
+    return decide(found, values["mx"].split(), time.time(), values)
+
+
+CHECK = run.Check(NAME, look, RULES)
+
+
+def main(argv: Sequence[str], **release: object) -> NoReturn:
+    """Entry of the launcher /mf/bin/check-quarantine."""
+    run.main(CHECK, argv, **release)  # type: ignore[arg-type]

@@ -1,0 +1,12 @@
+"""The quarantine on control: fetch rejected mail from the MXs, keep it, index it, give it back. Cold path only.
+
+It may import what Debian packages (python3-pymysql); the rest of the package never imports it.
+
+``layout`` names and paths, ``envelope`` one kept file, ``database`` the index, ``importer`` files into index and store,
+``pull`` MX to control, ``expire`` the end of a message, ``release`` back to an MX, ``repair`` after a restore,
+``cli`` the command /mf/bin/quarantine.
+"""
+
+
+class QuarantineError(Exception):
+    """Something can't be done now. Its text is one line that says what, and what to do."""

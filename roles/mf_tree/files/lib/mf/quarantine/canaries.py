@@ -1,0 +1,71 @@
+"""Which messages are our own end-to-end canaries: recorded as seen, then removed, and counted nowhere (see mf.canary).
+
+``state/canary-<mx>.json`` has the newest of an MX: ``{"sent", "received", "imported": epoch seconds, "id", "seen":
+[[nonce, sent]]}``."""
+
+from __future__ import annotations
+
+import json
+
+from .. import canary, state
+from . import layout
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .envelope import Message
+
+PREFIX = "canary-"
+
+
+class Canaries:
+    """What recognises canaries with the fleet's key, and writes down which were seen in ``folder``."""
+
+    def __init__(self, key: bytes, folder: str) -> None:
+        self._key = key
+        self._folder = folder
+        self._seen: dict[str, canary.Seen] = {}
+
+    def recognise(self, message: Message) -> canary.Tag | None:
+        """The tag of a genuine canary: to the domain that only an MX can send to, from that MX, for the first time."""
+        if message.domain != canary.DOMAIN:
+            return None
+        value = canary.find(message.head)
+        tag = canary.verify(self._key, value, layout.received(message.id)) if value is not None else None
+        if tag is None or tag.kind != canary.SPAM or tag.host != message.mx.lower():
+            return None
+        if tag.host not in self._seen:
+            self._seen[tag.host] = canary.Seen(_pairs(self._read(tag.host).get("seen")))
+        return tag if self._seen[tag.host].take(tag) else None
+
+    def note(self, tag: canary.Tag, message: Message, now: float) -> None:
+        """Write down that it was seen."""
+        before = self._read(tag.host)
+        record: dict[str, Any] = {
+            "sent": tag.time,
+            "received": layout.received(message.id),
+            "imported": round(now, 3),
+            "id": message.id,
+        }
+        sent = before.get("sent")
+        # one that was late may be imported after a newer one
+        if isinstance(sent, (int, float)) and sent > tag.time:
+            record = {key: before.get(key) for key in record}
+        record["seen"] = self._seen[tag.host].items()
+        state.write_atomic(self._path(tag.host), json.dumps(record).encode() + b"\n", 0o644)
+
+    def _read(self, host: str) -> dict[str, Any]:
+        return state.decode(state.read_bytes(self._path(host))) or {}
+
+    def _path(self, host: str) -> str:
+        return f"{self._folder}/{PREFIX}{host}.json"
+
+
+def _pairs(found: object) -> list[tuple[str, float]]:
+    pairs = found if isinstance(found, list) else []
+    return [
+        (one[0], float(one[1]))
+        for one in pairs
+        if isinstance(one, list) and len(one) == 2 and isinstance(one[0], str) and isinstance(one[1], (int, float))
+    ]

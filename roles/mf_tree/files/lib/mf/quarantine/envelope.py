@@ -1,0 +1,175 @@
+"""One kept file: its envelope line, and what the index says about the message that follows. Reads; writes nothing.
+
+Everything in it was written by strangers. What isn't as the MX's plugin writes it is refused as ``DamagedError``,
+never guessed."""
+
+from __future__ import annotations
+
+import email.errors
+import email.header
+import hashlib
+import json
+import os
+
+from . import layout
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+LINE_MAX = 1 << 20
+"""Bytes of an envelope line: a thousand recipients of 320 bytes, escaped, take less than half of it."""
+HEAD_MAX = 65536
+"""Bytes of a message in which its header is looked for."""
+_CHUNK = 1 << 20
+
+
+class DamagedError(Exception):
+    """The file isn't whole, or isn't one of ours. One line."""
+
+
+class Message:
+    """What the index keeps of a message. Texts are cut to their columns and can be stored as UTF-8."""
+
+    __slots__ = (
+        "domain",
+        "head",
+        "id",
+        "kept",
+        "mx",
+        "plugin",
+        "reason",
+        "recipients",
+        "sender",
+        "sha256",
+        "size",
+        "subject",
+        "truncated",
+    )
+
+    def __init__(self, domain: str, envelope: dict[str, Any], head: bytes, kept: int, sha256: bytes) -> None:
+        self.id: str = envelope["id"]
+        self.domain = domain
+        self.mx: str = envelope["host"]
+        self.sender = storable(envelope["sender"], 320)
+        self.recipients = storable(" ".join(envelope["recipients"]), 1000)
+        self.subject = subject(head)
+        self.plugin = storable(envelope["plugin"], 64)
+        self.reason = storable(envelope["reason"], 255)
+        self.size: int = envelope["size"]
+        self.kept = kept
+        self.truncated: bool = envelope["truncated"]
+        self.sha256 = sha256
+        self.head = head
+        """The first HEAD_MAX bytes of the message."""
+
+
+_KINDS: dict[str, type] = {
+    "id": str,
+    "host": str,
+    "sender": str,
+    "recipients": list,
+    "plugin": str,
+    "reason": str,
+    "size": int,
+    "truncated": bool,
+    "sha256": str,
+}
+
+
+def read(path: str, domain: str, ident: str) -> Message:
+    """The message in a kept file; its bytes are held against the hash in the envelope. Raises DamagedError, OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        first = os.read(descriptor, _CHUNK)
+        line, newline, body = first.partition(b"\n")
+        if not newline:
+            raise DamagedError("it is empty" if not first else "its first line is no envelope")
+        envelope = parse(line, ident)
+        checksum = hashlib.sha256(body)
+        kept = len(body)
+        while len(first) and (first := os.read(descriptor, _CHUNK)):
+            checksum.update(first)
+            kept += len(first)
+    finally:
+        os.close(descriptor)
+    if checksum.hexdigest() != envelope["sha256"]:
+        raise DamagedError("its bytes are not those that the MX wrote (sha256 differs)")
+    return Message(domain, envelope, body[:HEAD_MAX], kept, checksum.digest())
+
+
+def parse(line: bytes, ident: str) -> dict[str, Any]:
+    """The envelope in a file's first line. Raises DamagedError."""
+    if len(line) >= LINE_MAX:
+        raise DamagedError("its first line is too long for an envelope")
+    try:
+        envelope = json.loads(line)
+    except (ValueError, RecursionError):
+        envelope = None
+    if not isinstance(envelope, dict):
+        raise DamagedError("its first line is no envelope")
+    for key, kind in _KINDS.items():
+        # type() and not isinstance(): true is no size
+        if type(envelope.get(key)) is not kind:
+            raise DamagedError(f"its envelope has no proper {key}")
+    if envelope["id"] != ident:
+        raise DamagedError("its envelope is that of another message")
+    if not layout.is_host(envelope["host"]):
+        raise DamagedError("its envelope has no proper host")
+    if not all(isinstance(one, str) for one in envelope["recipients"]):
+        raise DamagedError("its envelope has no proper recipients")
+    if not 0 <= envelope["size"] < 1 << 40:
+        raise DamagedError("its envelope has no proper size")
+    return envelope
+
+
+def header(head: bytes) -> bytes:
+    """The header of a message that begins with these bytes, without the blank line."""
+    if head.startswith(b"\n"):
+        return b""
+    return head.partition(b"\n\n")[0]
+
+
+def field(head: bytes, name: bytes) -> bytes | None:
+    """The first header field of a name (lower case), unfolded, at most 2000 bytes; None when there is none."""
+    lines = header(head)
+    start = (b"\n" + lines.lower()).find(b"\n" + name + b":")
+    if start < 0:
+        return None
+    start += len(name) + 1
+    end = start
+    limit = min(len(lines), start + 2000)
+    while True:
+        end = lines.find(b"\n", end, limit)
+        if end < 0:
+            end = limit
+            break
+        if lines[end + 1 : end + 2] not in (b" ", b"\t"):
+            break
+        end += 1
+    return lines[start:end].replace(b"\n", b"").strip()
+
+
+def subject(head: bytes) -> str:
+    """The Subject, decoded (RFC 2047) where that is possible, as one line of at most 250 characters; "" without any."""
+    raw = field(head, b"subject")
+    if raw is None:
+        return ""
+    try:
+        words = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        words = raw.decode("latin-1")
+    if "=?" in words:
+        try:
+            words = "".join(
+                part if isinstance(part, str) else part.decode(charset or "latin-1", "replace")
+                for part, charset in email.header.decode_header(words)
+            )
+        except (ValueError, LookupError, AttributeError, email.errors.MessageError):
+            pass  # shown as it came
+    return storable(" ".join(words.split()), 250)
+
+
+def storable(text: str, limit: int) -> str:
+    """At most ``limit`` characters, none of them half a surrogate pair, so that UTF-8 can hold them."""
+    return text[:limit].encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,94 @@
+"""The end of a message: its domain's retention is over.
+
+First the files of a small batch go, then their rows, in one short transaction. Killed in between, the next run finds
+the rows again, no files, and finishes. A batch locks the rows it deletes and nothing else, so readers and imports
+never wait."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from . import layout, store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .database import Database
+    from .settings import Settings
+
+BATCH = 500
+BAD_DAYS = 30
+"""Days that what couldn't be imported lies in ``bad``."""
+
+
+class Outcome:
+    """``messages`` and ``bytes`` (as the senders sent them) expired, ids ``forgotten`` by the ledger, whether it is
+    ``finished``.
+    """
+
+    __slots__ = ("bad", "bytes", "finished", "forgotten", "messages")
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.bytes = 0
+        self.forgotten = 0
+        self.bad = 0
+        self.finished = False
+
+    def as_json(self) -> dict[str, int | bool]:
+        """All of it by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def run(
+    index: Database,
+    places: layout.Layout,
+    settings: Settings,
+    *,
+    dry_run: bool = False,
+    pause: Callable[[], bool] = lambda: True,
+    clock: Callable[[], float] = time.time,
+) -> Outcome:
+    """Let go of everything whose time is over. ``pause`` is called between batches and ends the run when it says
+    False.
+    """
+    outcome = Outcome()
+    now = clock()
+    for domain in index.domains():
+        before = settings.cutoff(domain, now)
+        if dry_run:
+            count, size = index.amount(domain, before)
+            outcome.messages += count
+            outcome.bytes += size
+            continue
+        while gone := index.older(domain, before, BATCH):
+            paths = [places.path(domain, ident) for ident, _, _ in gone]
+            for path in paths:
+                store.drop(path)
+            index.forget(domain, gone)
+            store.prune({os.path.dirname(path) for path in paths})
+            outcome.messages += len(gone)
+            outcome.bytes += sum(size for _, _, size in gone)
+            if not pause():
+                return outcome
+    if dry_run:
+        outcome.finished = True
+        return outcome
+    outcome.bad = _bad(places, layout.bound(now - BAD_DAYS * 86400.0))
+    while forgotten := index.trim_ledger(settings.ledger_cutoff(now), BATCH):
+        outcome.forgotten += forgotten
+        if not pause():
+            return outcome
+    outcome.finished = True
+    return outcome
+
+
+def _bad(places: layout.Layout, before: str) -> int:
+    removed = 0
+    for folder, _, names in os.walk(places.bad):
+        for name in names:
+            if name < before:
+                removed += store.drop(os.path.join(folder, name))
+    return removed

@@ -1,0 +1,182 @@
+"""From ``incoming`` into store and index, each message once, whatever happens in between.
+
+A batch goes: read and verify each file; link it into the store; sync; index and ledger in one transaction; unlink it
+in ``incoming``. Killed before the commit, the next run finds the files in ``incoming`` again and the links already
+made. Killed after it, the ledger knows the ids and only the unlinking is left. So nothing is lost or doubled at any
+step.
+
+While the host is throttled (``/run/mf/throttled``) messages go one by one, ``import_throttle_sleep`` seconds apart on
+the whole host: whoever's turn it is holds one flock."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+from .. import decisions, marker, state, text
+from . import envelope, layout, store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from .. import canary
+    from .canaries import Canaries
+    from .database import Database
+    from .settings import Settings
+
+BATCH = 500
+"""Messages of one transaction while the host isn't throttled."""
+BATCH_BYTES = 64 << 20
+SETTLE = 0.5  # seconds between two looks at the marker while the pace is kept
+
+
+class Counts:
+    """What an import did."""
+
+    __slots__ = ("bad", "canaries", "damaged", "expired", "imported", "known")
+
+    def __init__(self) -> None:
+        self.imported = 0
+        self.known = 0  # the ledger had them: only unlinked
+        self.expired = 0  # older than their domain's retention: noted, not kept
+        self.canaries = 0
+        self.damaged = 0  # not whole here; will be fetched again
+        self.bad = 0  # not whole on the MX either, or not in our format: put aside
+
+    def as_json(self) -> dict[str, int]:
+        """All counts by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class Importer:
+    """Imports for one MX (``mx``), whose lock the caller holds.
+
+    ``canaries`` recognises the fleet's own; without it every message is ordinary mail.
+    """
+
+    def __init__(
+        self,
+        index: Database,
+        places: layout.Layout,
+        settings: Settings,
+        mx: str,
+        *,
+        host: state.Places | None = None,
+        canaries: Canaries | None = None,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.counts = Counts()
+        self._index = index
+        self._layout = places
+        self._settings = settings
+        self._mx = mx
+        self._host = host or state.Places()
+        self._canaries = canaries
+        self._clock = clock
+        self._sleep = sleep
+
+    def throttled(self) -> bool:
+        """Whether the host's marker is on now."""
+        return marker.current(self._host).throttled
+
+    def run(self, *, fresh: bool, tick: Callable[[], bool] = lambda: True) -> None:
+        """Import all that waits. ``tick`` is called between batches and ends the run when it says False.
+
+        ``fresh``: the files have just come from the MX, so what is damaged is so there, too. Raises DatabaseError,
+        OSError."""
+        files = layout.waiting(self._layout.incoming(self._mx))
+        for batch in self._batches(files):
+            if len(batch) > 1 or not self.throttled():
+                self.batch(batch, fresh=fresh)
+            else:
+                self._in_turn(batch, fresh=fresh)
+            if not tick():
+                return
+
+    def _batches(self, files: Iterable[tuple[str, str, str]]) -> Iterator[list[tuple[str, str, str]]]:
+        batch: list[tuple[str, str, str]] = []
+        room = BATCH_BYTES
+        throttled = self.throttled()
+        for entry in files:
+            batch.append(entry)
+            with contextlib.suppress(FileNotFoundError):
+                room -= os.stat(entry[0]).st_size
+            if throttled or len(batch) >= BATCH or room <= 0:
+                yield batch
+                batch, room, throttled = [], BATCH_BYTES, self.throttled()
+        if batch:
+            yield batch
+
+    def _in_turn(self, batch: list[tuple[str, str, str]], *, fresh: bool) -> None:
+        """One message, then the pause, while nobody else on this host imports; cut short when the throttle ends."""
+        places = state.Places()
+        places.locks = self._layout.locks
+        with state.Lock(places, "pace", wait=3600.0):
+            began = state.boottime()
+            self.batch(batch, fresh=fresh)
+            while self.throttled() and (left := began + self._settings.import_throttle_sleep - state.boottime()) > 0:
+                self._sleep(min(SETTLE, left))
+
+    def batch(self, files: list[tuple[str, str, str]], *, fresh: bool) -> None:
+        """Import some files ``(path, domain, id)``, all or, when it raises, none as far as index and ledger know."""
+        now = self._clock()
+        known = self._index.known([ident for _, _, ident in files])
+        kept: list[envelope.Message] = []
+        others: list[tuple[str, str, str]] = []
+        seen: list[tuple[canary.Tag, envelope.Message]] = []
+        done: list[str] = []
+        for path, domain, ident in files:
+            if ident in known:
+                self.counts.known += 1
+                done.append(path)
+                continue
+            try:
+                message = envelope.read(path, domain, ident)
+            except FileNotFoundError:
+                continue
+            except (envelope.DamagedError, IsADirectoryError) as error:
+                self._damaged(path, domain, ident, str(error), fresh, others)
+                done.append(path)
+                continue
+            known.add(ident)
+            tag = self._canaries.recognise(message) if self._canaries is not None else None
+            if tag is not None:
+                seen.append((tag, message))
+                others.append((ident, domain, "canary"))
+            elif ident < self._settings.cutoff(domain, now):
+                others.append((ident, domain, "expired"))
+            else:
+                store.keep(path, self._layout.path(domain, ident))
+                kept.append(message)
+            done.append(path)
+        if kept or others:
+            store.sync(self._layout.root)
+            self._index.add(kept, others)
+        if self._canaries is not None:
+            for tag, message in seen:
+                self._canaries.note(tag, message, self._clock())
+        for path in done:
+            store.drop(path)
+        store.prune({os.path.dirname(path) for path in done})
+        self.counts.imported += len(kept)
+        self.counts.canaries += len(seen)
+        self.counts.expired += sum(1 for entry in others if entry[2] == "expired")
+
+    def _damaged(
+        self, path: str, domain: str, ident: str, why: str, fresh: bool, others: list[tuple[str, str, str]]
+    ) -> None:
+        if not fresh:
+            # left from before a crash or a power cut: the MX has it whole
+            self.counts.damaged += 1
+            return
+        target = f"{self._layout.bad}/{self._mx}/{ident}"
+        store.keep(path, target)
+        others.append((ident, domain, "bad"))
+        self.counts.bad += 1
+        decisions.journal(
+            f"quarantine: {ident} from {self._mx} can't be imported: {text.clean(why)}; put aside as {target}",
+            {"PRIORITY": "4"},
+        )

@@ -1,0 +1,125 @@
+"""Names and places of the quarantine. Whatever comes from outside passes one of these patterns or isn't used.
+
+::
+
+    /mf/var/quarantine/mail/YYYY-MM-DD/<domain>/<id>                 kept, exactly as the MX wrote it
+                       incoming/<mx>/YYYY-MM-DD/<domain>/new/<id>    fetched, not yet imported
+                       bad/<mx>/<id>                                 what can't be imported, for a person to look at
+                       state/<mx>.json                               how far the fetching from an MX is (see pull.py)
+                       lock/<mx>.lock                                one flock for each MX, and one for the pace
+
+The format of a file is in roles/qpsmtpd/files/lib/qpsmtpd/lib/Mf/Rejected.pm. An id begins with the time of the
+rejection, so ids sort by time, and an id's first 8 digits name its day."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import re
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_ID = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[A-Za-z0-9.-]{1,120}", re.ASCII)
+_DOMAIN = re.compile(r"_invalid|(?!.*\.\.)[a-z0-9][a-z0-9.-]{0,252}", re.ASCII)
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}", re.ASCII)
+_KEPT = re.compile(r"(\d{4}-\d\d-\d\d)/([^/]+)/new/([^/]+)", re.ASCII)
+
+_EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001  (all times here are UTC without saying so, as in the database)
+
+
+def is_id(text: str) -> bool:
+    """Whether this is an id as an MX gives one, with a time that exists."""
+    return _ID.fullmatch(text) is not None and _moment(text) is not None
+
+
+def is_domain(text: str) -> bool:
+    """Whether this is a domain's folder: its name in lower case, or ``_invalid``."""
+    return _DOMAIN.fullmatch(text) is not None
+
+
+def is_host(text: str) -> bool:
+    """Whether this can be an MX's name, and a file's."""
+    return _HOST.fullmatch(text) is not None
+
+
+def kept_file(path: str) -> tuple[str, str] | None:
+    """``(domain, id)`` from ``YYYY-MM-DD/<domain>/new/<id>``; None when it is anything else."""
+    found = _KEPT.fullmatch(path)
+    if found is None:
+        return None
+    _, domain, ident = found.groups()
+    return (domain, ident) if is_domain(domain) and is_id(ident) else None
+
+
+def received(ident: str) -> float:
+    """When the message of this id was rejected, epoch seconds. Raises ValueError."""
+    moment = _moment(ident)
+    if moment is None:
+        raise ValueError(f"not an id: {ident!r:.60}")
+    return (moment - _EPOCH).total_seconds()
+
+
+def bound(epoch: float) -> str:
+    """The text before which all ids sort that were given before this moment."""
+    return (_EPOCH + dt.timedelta(seconds=epoch)).strftime("%Y%m%dT%H%M%S.%f")
+
+
+def day(ident: str) -> str:
+    """``YYYY-MM-DD`` of an id."""
+    return f"{ident[:4]}-{ident[4:6]}-{ident[6:8]}"
+
+
+def _moment(ident: str) -> dt.datetime | None:
+    try:
+        return dt.datetime.strptime(ident[:22], "%Y%m%dT%H%M%S.%f")  # noqa: DTZ007
+    except ValueError:
+        return None
+
+
+class Layout:
+    """The folders below one root. Its own user writes them; nobody else does."""
+
+    def __init__(self, root: str = "/mf/var/quarantine") -> None:
+        self.root = root
+        self.mail = root + "/mail"
+        self.bad = root + "/bad"
+        self.state = root + "/state"
+        self.locks = root + "/lock"
+
+    def incoming(self, mx: str) -> str:
+        """Where rsync puts what it fetches from an MX."""
+        return f"{self.root}/incoming/{mx}"
+
+    def path(self, domain: str, ident: str) -> str:
+        """Where a message is kept."""
+        return f"{self.mail}/{day(ident)}/{domain}/{ident}"
+
+    def stray(self) -> Iterator[str]:
+        """Names of MXs that have anything in ``incoming``, whether the inventory still has them or not."""
+        try:
+            with os.scandir(self.root + "/incoming") as entries:
+                yield from sorted(entry.name for entry in entries if is_host(entry.name))
+        except FileNotFoundError:
+            return
+
+
+def waiting(folder: str) -> Iterator[tuple[str, str, str]]:
+    """``(path, domain, id)`` of all whole files below an ``incoming`` folder, a folder at a time.
+
+    rsync's temporary files begin with a dot and are passed over.
+    """
+    for date in _names(folder):
+        for domain in _names(f"{folder}/{date}"):
+            box = f"{folder}/{date}/{domain}/new"
+            for name in _names(box):
+                if kept_file(f"{date}/{domain}/new/{name}") is not None:
+                    yield f"{box}/{name}", domain, name
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []

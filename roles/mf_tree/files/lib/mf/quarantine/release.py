@@ -1,0 +1,171 @@
+"""A message goes back to an MX, whose Exim delivers it: once, and who asked for it is written down.
+
+The row in ``handover`` is committed as ``begun``, with the MX's name, before the first byte goes over. The MX
+remembers the release id (the message's own id) as well, so a message whose answer was lost, or whose row was lost
+with a restored database, isn't delivered again by asking that MX again. What is ``begun`` without an answer is never
+given to another MX by itself.
+
+The MX's end answers with one line: ``accepted``, ``known``, ``refused`` or ``later`` and a few words (see
+docs/architecture.md)."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+
+from .. import decisions, text
+from . import QuarantineError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+    from .database import Database
+
+LIMIT = 120.0  # seconds for one message to be handed over
+PORT = 22
+CONNECT = 3.0  # seconds for an MX to show that its ssh is there
+
+ACCEPTED, KNOWN, REFUSED, LATER, LOST = "accepted", "known", "refused", "later", "lost"
+
+
+class ReleaseError(QuarantineError):
+    """The message can't be released, or not now."""
+
+
+class Answer:
+    """What an MX said: one of the words above, and the rest of its line, made safe."""
+
+    __slots__ = ("said", "word")
+
+    def __init__(self, word: str, said: str) -> None:
+        self.word = word
+        self.said = said
+
+
+def over_ssh(command: Sequence[str], address: str, ident: str, path: str) -> Answer:
+    """Hand a kept file to one MX. Any failure whose effect isn't certain is ``LOST``."""
+    try:
+        with open(path, "rb") as file:
+            done = subprocess.run(
+                [*command, f"mf-release@{address}", ident], stdin=file, capture_output=True, timeout=LIMIT, check=False
+            )
+    except subprocess.TimeoutExpired:
+        return Answer(LOST, f"no answer within {LIMIT:g} s")
+    line = done.stdout.decode("latin-1").partition("\n")[0]
+    word, _, rest = line.partition(" ")
+    expected = {ACCEPTED: 0, KNOWN: 0, REFUSED: 1, LATER: 75}
+    if expected.get(word) == done.returncode:
+        return Answer(word, text.clean(rest, 200))
+    said = (done.stderr or done.stdout).decode("latin-1").strip().partition("\n")[0]
+    return Answer(LOST, f"ssh ended with {done.returncode}: {text.clean(said, 160)}")
+
+
+def answers(address: str) -> bool:
+    """Whether a connection to an MX's ssh can be made."""
+    try:
+        socket.create_connection((address, PORT), CONNECT).close()
+    except OSError:
+        return False
+    return True
+
+
+def choose(
+    row: Mapping[str, Any],
+    handover: Mapping[str, Any] | None,
+    mx: Mapping[str, str],
+    wanted: str | None,
+    force: bool,
+    reachable: Callable[[str], bool] = answers,
+) -> str:
+    """The MX that gets a message. Raises ReleaseError when it was released, can't be, or only one MX may have it.
+
+    Pure but for ``reachable``. First the MX that rejected it: if an earlier handover was forgotten here, that MX knows.
+    """
+    if wanted is not None and wanted not in mx:
+        raise ReleaseError(f"no MX is called {text.clean(wanted, 64)}; there are {', '.join(sorted(mx))}")
+    if handover is not None and handover["state"] == "accepted":
+        raise ReleaseError(f"released before: {when(handover)}; it isn't released twice")
+    if row["state"] != "kept":
+        raise ReleaseError(f"nothing is left to release: {row['state']}")
+    if row["lost"]:
+        raise ReleaseError("its file is gone")
+    if row["truncated"] and not force:
+        raise ReleaseError(
+            f"only the first {row['kept']} of {row['size']} bytes were kept; to release what there is: --force"
+        )
+    if handover is not None and handover["state"] == "begun" and not force:
+        only = str(handover["mx"])
+        if wanted not in (None, only):
+            raise ReleaseError(f"{only} may have it already ({when(handover)}); ask that one, or say --force")
+        if only not in mx:
+            raise ReleaseError(
+                f"{only} may have delivered it and is no longer there ({when(handover)}); to risk a second copy say"
+                " --force"
+            )
+        return only
+    if wanted is not None:
+        return wanted
+    first = [name for name in (str(row["mx"]),) if name in mx]
+    for name in [*first, *sorted(set(mx) - set(first))]:
+        if reachable(mx[name]):
+            return name
+    raise ReleaseError("no MX answers on its ssh port; nothing was done")
+
+
+def when(handover: Mapping[str, Any]) -> str:
+    """Who released it, when, and to which MX, in words."""
+    return f"by {text.clean(handover['who'], 64)} at {handover['began']:%Y-%m-%d %H:%M:%S} UTC to {handover['mx']}"
+
+
+def find(index: Database, ident: str) -> dict[str, Any] | None:
+    """The handover of a message; None when there never was one."""
+    rows = list(
+        index.stream("SELECT id, state, mx, who, began, answered, answer, tries FROM handover WHERE id = %s", (ident,))
+    )
+    return rows[0] if rows else None
+
+
+def hand_over(index: Database, ident: str, name: str, who: str, send: Callable[[], Answer], *, again: bool) -> Answer:
+    """Write down who and where, send, write down the answer. Raises ReleaseError unless the MX has it now.
+
+    ``again``: there was a handover before, which didn't end with ``accepted``. The caller has the message's lock.
+    """
+    began = time.time()
+    index.retried(
+        lambda: index.run(
+            "INSERT INTO handover (id, state, mx, who, began) VALUES (%s, 'begun', %s, %s, FROM_UNIXTIME(%s))"
+            + (
+                " ON DUPLICATE KEY UPDATE state = 'begun', mx = VALUES(mx), who = VALUES(who), began = VALUES(began),"
+                " answered = NULL, answer = '', tries = tries + 1"
+                if again
+                else ""
+            ),
+            (ident, name, who, began),
+        )
+    )
+    answer = send()
+    state = {ACCEPTED: "accepted", KNOWN: "accepted", REFUSED: "refused", LATER: "later"}.get(answer.word, "begun")
+    index.retried(
+        lambda: index.run(
+            "UPDATE handover SET state = %s, answer = %s, answered = IF(%s = 'begun', NULL, UTC_TIMESTAMP(3))"
+            " WHERE id = %s",
+            (state, answer.said[:255], state, ident),
+        )
+    )
+    decisions.journal(
+        f"quarantine: release of {ident} by {text.clean(who, 64)} to {name}: {answer.word} {answer.said}",
+        {"MF_ACTION": "release"},
+    )
+    if state == "refused":
+        raise ReleaseError(f"{name} refused it: {answer.said}")
+    if state == "later":
+        raise ReleaseError(f"{name} can't take it now: {answer.said}; nothing was delivered, run this again later")
+    if state == "begun":
+        raise ReleaseError(
+            f"{name} gave no clear answer: {answer.said}; whether it has the message isn't known. Run this again: "
+            f"{name} is asked once more, and delivers it at most once"
+        )
+    return answer

@@ -1,0 +1,173 @@
+"""After a restore, or whenever in doubt: store, index and MXs are held against each other, and what can be mended is.
+
+* A file without a row is indexed again, unless the ledger says that its time was over: then it goes.
+* A row without a file gets it again from an MX that still has it; otherwise the row is marked as lost, and shown so.
+* Then the whole window of each MX is pulled, as by ``pull --sweep``: what the index forgot comes again, once.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from .. import text
+from . import envelope, layout, pull, store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from .database import Database
+    from .settings import Settings
+
+BATCH = 500
+
+
+class Outcome:
+    """Counts; ``lost`` are rows whose file no MX has."""
+
+    __slots__ = ("damaged", "fetched", "found", "indexed", "lost", "lost_ids", "removed")
+
+    def __init__(self) -> None:
+        self.indexed = 0
+        self.removed = 0
+        self.damaged = 0
+        self.found = 0  # files of rows that were called lost
+        self.fetched = 0
+        self.lost = 0
+        self.lost_ids: list[str] = []
+
+    def as_json(self) -> dict[str, object]:
+        """All of it by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def _folders(path: str) -> list[str]:
+    try:
+        return sorted(os.listdir(path))
+    except FileNotFoundError:
+        return []
+
+
+class Repair:
+    """One repair. ``dry_run`` counts and changes nothing."""
+
+    def __init__(
+        self,
+        index: Database,
+        places: layout.Layout,
+        settings: Settings,
+        *,
+        dry_run: bool = False,
+        progress: Callable[[str], None] = lambda _: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.outcome = Outcome()
+        self._index = index
+        self._layout = places
+        self._settings = settings
+        self._dry_run = dry_run
+        self._progress = progress
+        self._clock = clock
+        self._missing: dict[str, str] = {}
+
+    def compare(self) -> None:
+        """Files against rows, a domain's day at a time."""
+        seen: set[tuple[str, str]] = set()
+        for day in _folders(self._layout.mail):
+            self._progress(f"files of {text.clean(day, 12)}")
+            for domain in _folders(f"{self._layout.mail}/{day}"):
+                if layout.is_domain(domain):
+                    seen.add((domain, day))
+                    self._one(domain, day)
+        for domain in self._index.domains():
+            self._progress(f"rows of {domain}")
+            for day in self._index.days(domain):
+                if (domain, day) not in seen:
+                    self._one(domain, day)
+
+    def _one(self, domain: str, day: str) -> None:
+        folder = f"{self._layout.mail}/{day}/{domain}"
+        there = {name for name in _folders(folder) if layout.is_id(name) and layout.day(name) == day}
+        rows = self._index.idents(domain, day)
+        strays = sorted(there - rows.keys())
+        for start in range(0, len(strays), BATCH):
+            self._strays(domain, folder, strays[start : start + BATCH])
+        back = [ident for ident, lost in rows.items() if lost and ident in there]
+        self.outcome.found += len(back)
+        if not self._dry_run:
+            for ident in back:
+                self._index.mark(domain, ident, lost=False)
+        cutoff = self._settings.cutoff(domain, self._clock())
+        # what is about to expire needs no file any more
+        self._missing.update({ident: domain for ident in rows if ident not in there and ident >= cutoff})
+
+    def _strays(self, domain: str, folder: str, names: list[str]) -> None:
+        over = self._index.over(names)
+        cutoff = self._settings.cutoff(domain, self._clock())
+        kept: list[envelope.Message] = []
+        for name in names:
+            path = f"{folder}/{name}"
+            if name in over or name < cutoff:
+                self.outcome.removed += 1
+                if not self._dry_run:
+                    store.drop(path)
+                continue
+            try:
+                kept.append(envelope.read(path, domain, name))
+            except (envelope.DamagedError, OSError):
+                # not whole and in no index: half of an import, most likely; the MX has it whole
+                self.outcome.damaged += 1
+                if not self._dry_run:
+                    store.keep(path, f"{self._layout.bad}/store/{name}")
+                    store.drop(path)
+        if kept and not self._dry_run:
+            self._index.index_again(kept)
+        self.outcome.indexed += len(kept)
+
+    def fetch(self, remotes: Iterable[tuple[str, pull.Remote]]) -> list[str]:
+        """Get missing files from MXs that still have them; what none has is lost. Returns what went wrong, by MX.
+
+        ``remotes`` yields one MX at a time, with its lock held until the next is asked for.
+        """
+        problems: list[str] = []
+        for mx, remote in remotes:
+            wanted = dict(self._missing)
+            if not wanted:
+                break
+            self._progress(f"{len(wanted)} files from {mx}")
+            try:
+                names, _ = pull.missing(remote, self._index, pull.EVERYTHING, frozenset(wanted))
+                names = [entry for entry in names if entry[0].rpartition("/")[2] in wanted]
+                if self._dry_run:
+                    self.outcome.fetched += len(names)
+                    for path, _ in names:
+                        self._missing.pop(path.rpartition("/")[2], None)
+                    continue
+                for start in range(0, len(names), pull.FETCH):
+                    remote.fetch([path for path, _ in names[start : start + pull.FETCH]], self._layout.incoming(mx))
+                    self._take(mx)
+            except (pull.PullError, OSError) as error:
+                problems.append(f"{mx}: {error}")
+        self.outcome.lost = len(self._missing)
+        self.outcome.lost_ids = sorted(self._missing)[:100]
+        # an MX that can't be asked may have them: only when all were asked is a file called lost
+        if not self._dry_run and not problems:
+            for ident, domain in self._missing.items():
+                self._index.mark(domain, ident, lost=True)
+        return problems
+
+    def _take(self, mx: str) -> None:
+        """Put fetched files of rows that miss theirs into the store; the importer does the rest."""
+        for path, domain, ident in layout.waiting(self._layout.incoming(mx)):
+            if self._missing.get(ident) != domain:
+                continue
+            try:
+                envelope.read(path, domain, ident)
+            except (envelope.DamagedError, OSError):
+                continue
+            store.keep(path, self._layout.path(domain, ident))
+            self._index.mark(domain, ident, lost=False)
+            del self._missing[ident]
+            self.outcome.fetched += 1
+        store.sync(self._layout.root)
