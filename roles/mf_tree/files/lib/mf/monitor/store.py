@@ -36,6 +36,7 @@ DAY = 86400
 KEEP_BUCKETS = 8 * DAY
 KEEP_DAYS = 400  # days
 KEEP_MESSAGES = 90 * DAY
+STUCK = 20  # attempts
 BUSY = 10.0  # seconds to wait for the other process's commit
 
 _SCHEMA = """
@@ -386,8 +387,12 @@ class Store:
         return cursor.lastrowid
 
     def due_messages(self, now: float) -> list[sqlite3.Row]:
-        """Queued messages whose time has come, oldest first."""
-        return self.rows("SELECT * FROM messages WHERE status = ? AND next_try <= ? ORDER BY id", QUEUED, now)
+        """The oldest queued message of each channel, if its time has come: what happened first is told first.
+
+        One that the gateway has refused for long doesn't hold up the others any more.
+        """
+        heads = "SELECT *, min(id) FROM messages WHERE status = ? GROUP BY channel, attempts >= ?"
+        return self.rows(f"SELECT * FROM ({heads}) WHERE next_try <= ? ORDER BY id", QUEUED, STUCK, now)
 
     def recover_messages(self, now: float) -> int:
         """After a crash: what was being sent may have arrived or not, so it is sent again, marked as repeat."""

@@ -1,0 +1,284 @@
+"""From what is believed of all subjects to *causes*: what is wrong, once each, the deepest reason only. Pure.
+
+The way down: the monitor's own uplink, then a host, then its services, then what the host says of itself. While the
+uplink is down nothing else is judged; while a host is down its services are not mentioned; while a service is down,
+the host's own complaints aren't. Beside them stands the one that matters most: fewer MXs accept mail than must.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .. import text
+from .settings import Host, Settings
+from .states import DOWN, EXPIRED, THROTTLED, UNKNOWN, UNREAD, UP, WARNING, Memory
+
+URGENT, NOTICE, PAGE = "urgent", "notice", "page"
+MAINTENANCE = "maintenance"
+NOBODY = Memory()
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One thing that is wrong. ``about``: the keys of other causes that this one speaks for as well."""
+
+    key: str
+    kind: str  # uplink fleet host service throttled warning health check internal
+    host: str
+    service: str
+    severity: str
+    title: str
+    since: float
+    flapping: bool = False
+    about: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """A host in one word, for the page: ``state`` is that of its worst service; ``accepts`` is None without SMTP."""
+
+    state: str
+    words: str
+    accepts: bool | None
+    maintenance: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The whole fleet: hosts' views, causes by key, how many MXs accept mail, the fleet's state and sentence."""
+
+    hosts: Mapping[str, HostView]
+    causes: Mapping[str, Cause]
+    accepting: int
+    state: str
+    sentence: str
+
+
+def judge(
+    settings: Settings,
+    memories: Mapping[str, Memory],
+    maintenance: Mapping[str, Mapping[str, Any]],
+    open_keys: Collection[str],
+    now: float,
+) -> View:
+    """All causes. ``maintenance``: host to ``{"owner", "reason", "until"}``, in force; ``open_keys``: what is open."""
+    uplink = memories.get("uplink", NOBODY)
+    causes: dict[str, Cause] = {}
+    hosts: dict[str, HostView] = {}
+    for host in settings.hosts:
+        found, view = _host(host, settings, memories, maintenance.get(host.name), open_keys, now)
+        hosts[host.name] = view
+        causes.update({cause.key: cause for cause in found})
+    accepting = sum(hosts[host.name].accepts is True for host in settings.mxs)
+    state, sentence = _sentence(settings, hosts, accepting)
+    if accepting < settings.min_accepting and settings.mxs:
+        fleet = _fleet(settings, hosts, causes, accepting, now)
+        causes[fleet.key] = fleet
+    if uplink.state == DOWN:
+        words = "this monitor is offline; nothing is known of the fleet"
+        cause = Cause("uplink", "uplink", "", "", NOTICE, f"monitor {settings.host} is offline", uplink.since)
+        # what was open before stays open: nobody can say that it is over
+        kept = {key: one for key, one in causes.items() if key in open_keys}
+        return View(hosts, {**kept, cause.key: cause}, accepting, UNKNOWN, words[0].upper() + words[1:] + ".")
+    return View(hosts, causes, accepting, state, sentence)
+
+
+def _host(
+    host: Host,
+    settings: Settings,
+    memories: Mapping[str, Memory],
+    maintenance: Mapping[str, Any] | None,
+    open_keys: Collection[str],
+    now: float,
+) -> tuple[list[Cause], HostView]:
+    """The causes on one host, and the host in one word."""
+    services = {service: memories.get(service.subject, NOBODY) for service in host.services}
+    health = memories.get(f"{host.name}/health", NOBODY)
+    checks = {name: memories[key] for name in settings.urgent_checks if (key := f"{host.name}/{name}") in memories}
+    causes: list[Cause] = []
+    key = f"host:{host.name}"
+    # every one of them silent, and one of them for long enough
+    silent = [one for one in services.values() if one.silent and DOWN in (one.state, one.pending)]
+    dead = bool(services) and len(silent) == len(services) and any(one.state == DOWN for one in silent)
+    down = dead or (key in open_keys and _returning(services.values(), settings, now))
+    if down:
+        since = min((one.since if one.state == DOWN else one.first for one in silent), default=now)
+        severity = _severity("host", host, settings)
+        causes.append(Cause(key, "host", host.name, "", severity, f"{host.name} does not answer", since))
+    else:
+        causes.extend(_services(host, settings, services, open_keys))
+        causes.extend(_checks(host, checks))
+        causes.extend(_health(host, settings, health, services.values(), causes))
+    if maintenance is not None:
+        causes = [_muted(cause) for cause in causes]
+    return causes, _view(host, services, health, checks, down, maintenance)
+
+
+def _returning(memories: Collection[Memory], settings: Settings, now: float) -> bool:
+    """Whether a host that was down isn't wholly back yet, and hasn't had long enough for it."""
+    if all(one.state not in (DOWN, UNKNOWN) for one in memories):
+        return False
+    back = [one.since for one in memories if one.state in (UP, WARNING, THROTTLED)]
+    return not back or now - min(back) < settings.interval
+
+
+def _services(
+    host: Host, settings: Settings, services: Mapping[Any, Memory], open_keys: Collection[str]
+) -> list[Cause]:
+    causes = []
+    for service, memory in services.items():
+        key = f"service:{service.subject}"
+        label = f"{host.name} {service.name}"
+        if memory.flapping is not None:
+            title = f"{label} is flapping, {max(len(memory.changes), len(memory.looks))} changes"
+            severity = _severity(service.kind, host, settings)
+            causes.append(Cause(key, "service", host.name, service.name, severity, title, memory.flapping, True))
+        elif memory.state == DOWN:
+            # a first good look after it: no new cause is made of that
+            if key not in open_keys and (memory.pending or _waits(memory, services.values())):
+                continue
+            severity = _severity(service.kind, host, settings)
+            title = f"{label}: {memory.words}"
+            causes.append(Cause(key, "service", host.name, service.name, severity, title, memory.since))
+        elif memory.state == THROTTLED:
+            title = f"{host.name}: {memory.words}"
+            causes.append(Cause(f"throttled:{host.name}", "throttled", host.name, "", PAGE, title, memory.since))
+        elif memory.state == WARNING:
+            severity = NOTICE if memory.why == EXPIRED and host.role in ("mx", "control") else PAGE
+            key = f"warning:{service.subject}"
+            causes.append(
+                Cause(key, "warning", host.name, service.name, severity, f"{label}: {memory.words}", memory.since)
+            )
+    return causes
+
+
+def _waits(memory: Memory, others: Collection[Memory]) -> bool:
+    """Whether the host's other services must be looked at first: silence may be the host's."""
+    return memory.silent and any(one.checked < memory.since for one in others)
+
+
+def _checks(host: Host, checks: Mapping[str, Memory]) -> list[Cause]:
+    return [
+        Cause(
+            f"check:{host.name}/{name}",
+            "check",
+            host.name,
+            name,
+            URGENT if memory.state == DOWN else PAGE,
+            f"{host.name} {name}: {memory.words}",
+            memory.since,
+        )
+        for name, memory in checks.items()
+        if memory.state in (DOWN, WARNING)
+    ]
+
+
+def _health(
+    host: Host, settings: Settings, health: Memory, services: Collection[Memory], others: list[Cause]
+) -> list[Cause]:
+    """What the host says of itself, unless something nearer to the cause is known or about to be."""
+    if health.state not in (DOWN, WARNING):
+        return []
+    if any(cause.kind in ("service", "throttled") for cause in others) or any(one.pending for one in services):
+        return []
+    unread = health.why == UNREAD
+    severity = PAGE
+    if health.state == DOWN:
+        severity = _severity("health", host, settings)
+    title = f"{host.name}: {health.words}" if unread else f"{host.name} says: {health.words}"
+    return [Cause(f"health:{host.name}", "health", host.name, "", severity, title, health.since)]
+
+
+def _severity(kind: str, host: Host, settings: Settings) -> str:
+    """How loud: the control machine at once, one MX of several once, everything else on the page."""
+    if host.role == "control":
+        return URGENT if kind in ("host", "tcp", "ssh", "http", "https", "smtp") else PAGE
+    if host.role == "mx":
+        loud = kind in ("host", "smtp", "relay", "health")
+        if len(settings.mxs) == 1 and kind in ("host", "smtp"):
+            return URGENT
+        return NOTICE if loud else PAGE
+    return NOTICE if kind == "mx" else PAGE
+
+
+def _muted(cause: Cause) -> Cause:
+    return Cause(
+        cause.key, cause.kind, cause.host, cause.service, PAGE, cause.title, cause.since, cause.flapping, cause.about
+    )
+
+
+def _view(
+    host: Host,
+    services: Mapping[Any, Memory],
+    health: Memory,
+    checks: Mapping[str, Memory],
+    down: bool,
+    maintenance: Mapping[str, Any] | None,
+) -> HostView:
+    smtp = [memory for service, memory in services.items() if service.kind == "smtp"]
+    # not looked at yet is not "doesn't accept": nobody is woken by a start of the monitor
+    accepts = any(one.state in (UP, WARNING, UNKNOWN) for one in smtp) and not down if smtp else None
+    named = [(service.name, memory) for service, memory in services.items()]
+    rest = [("health", health), *checks.items()]
+    bad = [(name, one) for name, one in named if one.state == DOWN]
+    if down:
+        state, words = DOWN, "does not answer"
+    elif bad:
+        state, words = DOWN, f"{bad[0][0]}: {bad[0][1].words}"
+    else:
+        held = [(name, one) for name, one in named if one.state == THROTTLED]
+        odd = [(name, one) for name, one in [*named, *rest] if one.state in (WARNING, DOWN) or one.flapping]
+        known = [one for _, one in named if one.state != UNKNOWN]
+        if held:
+            state, words = THROTTLED, held[0][1].words
+        elif odd:
+            state, words = WARNING, f"{odd[0][0]}: {odd[0][1].words}"
+        elif known or not named:
+            state, words = UP, "all well"
+        else:
+            state, words = UNKNOWN, "not looked at yet"
+    if maintenance is not None:
+        reason = f" ({text.clean(str(maintenance['reason']))})" if maintenance.get("reason") else ""
+        state = MAINTENANCE
+        words = f"maintenance by {text.clean(str(maintenance['owner']), 32)}{reason}; {words}"
+    return HostView(state, words, accepts, maintenance)
+
+
+def _fleet(
+    settings: Settings, hosts: Mapping[str, HostView], causes: Mapping[str, Cause], accepting: int, now: float
+) -> Cause:
+    lost = [host.name for host in settings.mxs if not hosts[host.name].accepts]
+    about = tuple(
+        key
+        for key, one in causes.items()
+        if one.host in lost and (one.kind in ("host", "throttled", "health") or one.service.startswith("smtp"))
+    )
+    said = ", ".join(f"{name} {_short(hosts[name].state)}" for name in lost)
+    since = max((causes[key].since for key in about), default=now)
+    title = f"{accepting} of {len(settings.mxs)} MX accept mail, {settings.min_accepting} must: {said}"
+    return Cause("fleet", "fleet", "", "", URGENT, title, since, about=about)
+
+
+def _short(state: str) -> str:
+    return {MAINTENANCE: "in maintenance", UP: "not accepting", WARNING: "not accepting"}.get(state, state)
+
+
+def _sentence(settings: Settings, hosts: Mapping[str, HostView], accepting: int) -> tuple[str, str]:
+    """The fleet's state and its sentence."""
+    total = len(settings.mxs)
+    others = [host.name for host in settings.hosts if host.role not in ("mx", "dns") and hosts[host.name].state == DOWN]
+    if any(hosts[host.name].state == UNKNOWN for host in settings.mxs):
+        return UNKNOWN, "Not every machine has been looked at yet."
+    if accepting < settings.min_accepting:
+        verb = "accepts" if accepting == 1 else "accept"
+        many = f"Only {accepting}" if accepting else "None"
+        return DOWN, f"{many} of {total} MXs {verb} mail; {settings.min_accepting} must."
+    said = f"All {total} MXs accept mail" if accepting == total else f"{accepting} of {total} MXs accept mail"
+    if others:
+        return WARNING, f"{said}; {', '.join(others)} {'is' if len(others) == 1 else 'are'} down."
+    if accepting < total:
+        return WARNING, f"{said}, enough for the fleet."
+    worst = [view.state for view in hosts.values() if view.state in (WARNING, THROTTLED, DOWN)]
+    return (WARNING, f"{said}; something else wants attention.") if worst else (UP, f"{said}. All is well.")

@@ -1,0 +1,669 @@
+"""The monitor at work: looks when it's time, judges what came in, stores and tells it in one transaction.
+
+::
+
+    scheduler ─→ probes, uplink, hosthealth ─→ looks ─→ judge ─→ one transaction ─→ outbox, page, heartbeat
+
+All decisions are in ``states``, ``causes`` and ``alerts``; here are clocks, sockets and order. State changes, the
+incidents they open or close and the messages about them are committed together: after kill -9 either all of it has
+happened or none, and the next look finds the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import importlib
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from .. import text
+from . import alerts, causes, hosthealth, probes, snapshot, states, texts
+from .alerts import Alert, Incident
+from .causes import NOTICE, Cause, View
+from .outbox import Outbox
+from .settings import Service, Settings, place, weekly
+from .states import DOWN, SILENT, THROTTLED, UNKNOWN, Look, Memory
+from .store import HELD_BACK, QUEUED, Store, damaged
+from .uplink import Uplink
+
+T = TypeVar("T")
+
+AT_ONCE = 1000  # probes under way; 10 % dead hosts of 1,000 hold 400 of them for one timeout
+LAG = 1.0  # seconds this process was late: what was silent meanwhile proves nothing
+PAGE_EVERY = 5.0  # seconds, at most so often
+UNREAD_PATIENCE = 10  # intervals until checks that can't be read count as bad
+WELL, OFFLINE = "well", "offline"
+
+
+class Engine:
+    """One monitor. ``await run()`` until it is cancelled."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.time,
+        sender: tuple[str, ...] = (),
+        ready: Callable[[str], None] = lambda words: None,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.world = replace(probes.World.of(settings), clock=clock)
+        self.ready = ready
+        self.services: dict[str, Service] = {one.subject: one for host in settings.hosts for one in host.services}
+        self.hosts = {host.name: host for host in settings.hosts}
+        self.memories: dict[str, Memory] = {}
+        self.health: dict[str, dict[str, Any]] = {}
+        self.maintenance: dict[str, dict[str, Any]] = {}
+        self.incidents: dict[str, dict[str, Any]] = {}
+        self.silences: list[dict[str, Any]] = []
+        self.view: View | None = None
+        self._looks: list[Look] = []
+        self._latest: dict[str, hosthealth.Reading] = {}
+        self._shown: dict[
+            str, tuple[tuple[object, ...], float]
+        ] = {}  # hosts and fleet as they are stored, and since when
+        self._readings: list[hosthealth.Reading] = []
+        self._news = asyncio.Event()
+        self._due: list[tuple[float, str]] = []
+        self._planned: dict[str, float] = {}
+        self._turn = asyncio.Event()
+        self._flying: dict[str, asyncio.Task[None]] = {}
+        self._room = asyncio.Semaphore(AT_ONCE)
+        self._lagged = 0.0
+        self._counted: dict[str, float] = {}
+        self._hosts_at = 0.0
+        self._version = -1
+        self._pruned = 0.0
+        self._page_at = 0.0
+        self._page_task: asyncio.Task[None] | None = None
+        self._beat_at = 0.0
+        self._thread = ThreadPoolExecutor(1, "store")
+        self.uplink = Uplink(settings, self.world)
+        self.reader = hosthealth.Reader(settings, clock) if settings.health else None
+        self.store = Store(settings.database, now=clock())
+        self.outbox = Outbox(settings.channels, f"{settings.name} monitor", self._stored, clock, sender, note=say)
+
+    # --- life
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        await self._in_thread(self._restore)
+        now = self.clock()
+        loop = asyncio.get_running_loop()
+        tasks = [
+            loop.create_task(one)
+            for one in (self._schedule(), self._judge_for_ever(), self.outbox.run(), self._watch_lag())
+        ]
+        self._plan_all(now)
+        self.ready("READY=1")
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in [*tasks, *self._flying.values()]:
+                task.cancel()
+            await asyncio.gather(*tasks, *self._flying.values(), return_exceptions=True)
+            self._thread.shutdown(wait=True)
+            self.store.close()
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+    async def _stored(self, function: Callable[[Store], T]) -> T:
+        """Run a function of the store in one transaction, in the store's thread. A damaged file is replaced, once."""
+
+        def work() -> T:
+            with self.store.writing():
+                return function(self.store)
+
+        try:
+            return await self._in_thread(work)
+        except Exception as error:
+            if not damaged(error):
+                raise
+            await self._in_thread(self._renew)
+            return await self._in_thread(work)
+
+    def _renew(self) -> None:
+        """The file is damaged: another one, with what is in memory; incidents open anew."""
+        with suppress(Exception):
+            self.store.close()
+        self.store = Store(self.settings.database, now=self.clock())
+        self.incidents = {}
+        self._note_damage()
+
+    def _note_damage(self) -> None:
+        if not self.store.damage:
+            return
+        say(self.store.damage)
+        now = self.clock()
+        with self.store.writing():
+            number = self.store.open_incident("internal:database", "internal", "", "", NOTICE, self.store.damage, now)
+            self.store.add_event(number, now, "opened", self.store.damage)
+            alert = Alert(noticed=now, told=NOTICE, told_at=now, over_told=True)
+            self.store.set_incident(number, NOTICE, self.store.damage, alert.as_json())
+            self.store.close_incident(number, now)
+            words = texts.compose(self.settings.name, "", [f"{self.settings.host}: {self.store.damage}"], f"#{number}")
+            self._enqueue(self.store, now, "opened", NOTICE, words, (number,), False)
+        self.store.damage = ""
+
+    def _restore(self) -> None:
+        self._note_damage()
+        now = self.clock()
+        with self.store.writing():
+            repeated = self.store.recover_messages(now)
+            rows = self.store.current()
+            known = {*self.services, *self.hosts, "uplink", "fleet"}
+            checks = {f"{host}/{name}" for host in self.hosts for name in ("health", *self.settings.urgent_checks)}
+            gone = [name for name in rows if name not in known | checks]
+            self.store.forget_subjects(gone)
+        if repeated:
+            say(f"{repeated} messages may have been sent before a crash; they are sent again, marked")
+        for name, row in rows.items():
+            memory = json.loads(row["memory"])
+            if name in self.services or name == "uplink" or name in checks:
+                self.memories[name] = Memory.of(memory)
+            elif name in self.hosts and memory.get("maintenance"):
+                self.maintenance[name] = memory["maintenance"]
+        self.health = self.store.health()
+        self._reload(self.store)
+
+    def _reload(self, store: Store) -> None:
+        """Incidents and silences as they are on disk: an operator may have changed them."""
+        self.incidents = {
+            one["key"]: {**one, "alert": Alert.of(one["alert"])}
+            for one in store.incidents(since=self.clock() - 3600)
+            if one["closed"] is None
+        }
+        self.silences = store.silences(self.clock())
+
+    # --- when to look
+
+    def _plan_all(self, now: float) -> None:
+        subjects = [*sorted(self.services, key=probes.share), "uplink"]
+        if self.reader is not None:
+            subjects += [f"{host.name}/health" for host in self.settings.hosts if host.health]
+        for number, name in enumerate(subjects):
+            every = self._interval(name)
+            first = now + every * (number + 0.5) / len(subjects)
+            if self.memories.get(name, Memory()).pending:
+                first = now
+            self._plan(name, first)
+        self._plan("uplink", now)
+
+    def _interval(self, name: str) -> float:
+        return self.services[name].interval if name in self.services else self.settings.interval
+
+    def _plan(self, name: str, at: float) -> None:
+        """The next look; an earlier one that is planned already stands."""
+        planned = self._planned.get(name)
+        if planned is not None and planned <= at:
+            return
+        self._planned[name] = at
+        heapq.heappush(self._due, (at, name))
+        self._turn.set()
+
+    async def _schedule(self) -> None:
+        while True:
+            now = self.clock()
+            while self._due and self._due[0][0] <= now:
+                at, name = heapq.heappop(self._due)
+                if self._planned.get(name) != at:
+                    continue  # there was an earlier one since
+                if name in self._flying:
+                    del self._planned[name]  # what is under way plans the next
+                    continue
+                del self._planned[name]
+                task = asyncio.create_task(self._visit(name, at))
+                self._flying[name] = task
+            self._turn.clear()
+            pause = min(1.0, max(0.0, self._due[0][0] - self.clock())) if self._due else 1.0
+            if pause > 0:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._turn.wait(), pause)
+            else:
+                await asyncio.sleep(0)
+
+    async def _visit(self, name: str, planned: float) -> None:
+        try:
+            async with self._room:
+                if name == "uplink":
+                    self._came(await self.uplink.look())
+                elif name in self.services:
+                    self._came(await self._look(self.services[name]))
+                else:
+                    await self._read(self.hosts[name.partition("/")[0]])
+        except Exception as error:  # noqa: BLE001  (one bug must not end the watch; it is in the journal)
+            say(f"a bug while looking at {name}: {type(error).__name__}: {error}")
+        finally:
+            del self._flying[name]
+            every = self._interval(name)
+            following = planned + every
+            if following <= self.clock():
+                following = self.clock() + every * 0.5
+            self._plan(name, following)
+
+    async def _look(self, service: Service) -> Look:
+        look = await probes.look(service, self.world)
+        if look.state != DOWN:
+            return look
+        if look.why == SILENT:
+            if self._lagged >= look.began:
+                return replace(look, state=UNKNOWN, words="this monitor was too slow to judge")
+            verdict = await self.uplink.after(look.began)
+            if not verdict.up:
+                self._plan("uplink", self.clock())
+                return replace(look, state=UNKNOWN, words="this monitor is offline")
+        host = self.hosts[service.host]
+        if service.kind == "smtp" and host.health and self.reader is not None:
+            # refused by the host's own throttle? Only if it says so now.
+            reading = await self._read(host, look.began)
+            record = reading.record
+            if record is not None and record["throttled"] and record["refusing"]:
+                return replace(look, state=THROTTLED, words=_lease_words(record), why="")
+        return look
+
+    async def _read(self, host: Any, since: float = 0.0) -> hosthealth.Reading:
+        """The host's health, read now (or by somebody else since ``since``)."""
+        assert self.reader is not None
+        latest = self._latest.get(host.name)
+        if since and latest is not None and latest.began >= since:
+            return latest
+        reading = await self.reader.read(host)
+        if reading.record is None and not (await self.uplink.after(reading.began)).up:
+            return reading
+        self._latest[host.name] = reading
+        self._readings.append(reading)
+        self._news.set()
+        return reading
+
+    def _came(self, look: Look) -> None:
+        self._looks.append(look)
+        self._news.set()
+
+    async def _watch_lag(self) -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.25)
+            if time.monotonic() - before - 0.25 > LAG:
+                self._lagged = self.clock()
+
+    # --- what to make of it
+
+    async def _judge_for_ever(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), 1.0)
+            self._news.clear()
+            await asyncio.sleep(0.05)  # what arrives together is judged together
+            await self._judge()
+            self.ready("WATCHDOG=1")
+            self._show()
+            self._beat()
+
+    async def _judge(self) -> None:
+        now = self.clock()
+        looks, self._looks = self._looks, []
+        readings, self._readings = self._readings, []
+        version = await self._in_thread(self.store.data_version)
+        if version != self._version:
+            await self._stored(self._reload)
+            self._version = version
+        for reading in readings:
+            looks.extend(self._heard(reading))
+        changed = self._advance(looks, now)
+        self._settle(changed, now)
+        self.maintenance = {host: one for host, one in self.maintenance.items() if one["until"] > now}
+        view = causes.judge(self.settings, self.memories, self.maintenance, self.incidents, now)
+        self.view = view
+        times = self._times(view, looks, now)
+
+        def work(store: Store) -> tuple[dict[str, Any], bool]:
+            self._store_looks(store, looks, readings, changed, times, view, now)
+            # copies: what isn't committed hasn't happened
+            held = {key: dict(one) for key, one in self.incidents.items()}
+            incidents = self._reconcile(store, view, held, now)
+            return self._tell(store, incidents, now)
+
+        self.incidents, queued = await self._stored(work)
+        if queued:
+            self.outbox.wake.set()
+
+    def _heard(self, reading: hosthealth.Reading) -> list[Look]:
+        """Looks from a reading. The maintenance it tells of is kept until its end: a rebooting host says nothing."""
+        name = reading.host
+        known = tuple(one for one in self.settings.urgent_checks if f"{name}/{one}" in self.memories)
+        good = self.health.get(name, {}).get("read") or 0.0
+        if not good:
+            good = self.health.setdefault(name, {"read": None, "first": reading.at}).get("first", reading.at)
+        patience = UNREAD_PATIENCE * self.settings.interval
+        found = hosthealth.looks(reading, self.settings.urgent_checks, known, good, patience)
+        entry = self.health.setdefault(name, {"read": None, "first": reading.at})
+        entry.update({"tried": reading.at, "ok": reading.record is not None, "words": reading.words})
+        if reading.record is not None:
+            entry.update({"read": reading.at, "record": reading.record})
+            at_work = reading.record["maintenance"]
+            if at_work:
+                self.maintenance[name] = {
+                    "owner": at_work.get("owner", ""),
+                    "reason": at_work.get("reason", ""),
+                    "until": reading.at + float(at_work.get("left_seconds") or 0.0),
+                }
+            else:
+                self.maintenance.pop(name, None)
+        return found
+
+    def _advance(self, looks: list[Look], now: float) -> set[str]:
+        changed = set()
+        offline = self.memories.get("uplink", Memory()).state == DOWN
+        for look in looks:
+            before = self.memories.get(look.subject, Memory())
+            seen = replace(look, state=UNKNOWN) if offline and look.subject != "uplink" else look
+            after = states.advance(before, seen, self.settings)
+            self.memories[look.subject] = after
+            changed.add(look.subject)
+            if states.wants_recheck(after):
+                soon = 2.0 if look.subject == "uplink" else self.settings.recheck
+                self._hurry(look.subject, now + min(soon, self._interval_of(look.subject)))
+                if not before.pending and look.state == DOWN and look.subject in self.services:
+                    self._hurry_host(look, now)
+        return changed
+
+    def _interval_of(self, subject: str) -> float:
+        return self._interval(subject if subject in self.services else "uplink")
+
+    def _hurry(self, subject: str, at: float) -> None:
+        """Look again soon. An urgent check is looked at by reading its host's health."""
+        if subject in self.services or subject == "uplink":
+            self._plan(subject, at)
+        elif self.reader is not None:
+            self._plan(f"{subject.partition('/')[0]}/health", at)
+
+    def _hurry_host(self, look: Look, now: float) -> None:
+        """Something has begun to fail: whether it's the host shows by its other services, now."""
+        for service in self.hosts[look.subject.partition("/")[0]].services:
+            if service.subject != look.subject and service.kind != "relay":
+                memory = self.memories.get(service.subject)
+                if memory is None or memory.checked < look.began:
+                    self._plan(service.subject, now)
+
+    def _settle(self, changed: set[str], now: float) -> None:
+        for name, memory in self.memories.items():
+            if memory.flapping is not None:
+                after = states.settle(memory, now, self.settings)
+                if after is not memory:
+                    self.memories[name] = after
+                    changed.add(name)
+
+    def _times(self, view: View, looks: list[Look], now: float) -> list[tuple[str, float, str, float, float | None]]:
+        """Seconds by state since each subject was last counted."""
+        most = 3 * self.settings.interval + self.settings.timeout
+        offline = self.memories.get("uplink", Memory()).state == DOWN
+        rows = []
+        for look in looks:
+            memory = self.memories[look.subject]
+            host = look.subject.partition("/")[0]
+            last = self._counted.get(look.subject)
+            self._counted[look.subject] = look.at
+            longest = max(most, 2 * self._interval_of(look.subject))
+            if last is None or not 0 < look.at - last <= longest:
+                continue
+            state = UNKNOWN if offline and look.subject != "uplink" else memory.state
+            if host in self.maintenance and state == DOWN:
+                state = causes.MAINTENANCE
+            rows.append((look.subject, look.at, state, look.at - last, look.latency))
+        if now - self._hosts_at >= min(60.0, self.settings.interval):
+            span = now - self._hosts_at
+            if self._hosts_at and span <= most + 60:
+                rows += [(name, now, UNKNOWN if offline else one.state, span, None) for name, one in view.hosts.items()]
+                rows.append(("fleet", now, view.state, span, None))
+            self._hosts_at = now
+        return rows
+
+    def _store_looks(
+        self,
+        store: Store,
+        looks: list[Look],
+        readings: list[hosthealth.Reading],
+        changed: set[str],
+        times: list[tuple[str, float, str, float, float | None]],
+        view: View,
+        now: float,
+    ) -> None:
+        rows: list[tuple[str, str, float, float, float | None, str, Mapping[str, Any]]] = []
+        for name in changed:
+            memory = self.memories[name]
+            since = memory.since or memory.checked
+            rows.append((name, memory.state, since, memory.checked, memory.latency, memory.words, memory.as_json()))
+        offline = view.state == UNKNOWN and "uplink" in view.causes
+        for name, one in [
+            *view.hosts.items(),
+            ("fleet", causes.HostView(view.state, view.sentence, None, None)),
+        ]:
+            state = UNKNOWN if offline and name != "fleet" else one.state
+            until = one.maintenance["until"] if one.maintenance else None
+            key = (state, one.words, until, view.accepting)
+            before = self._shown.get(name)
+            if before is None or before[0] != key:
+                since = before[1] if before is not None and before[0][0] == state else now
+                if before is None:
+                    stored = store.rows(
+                        "SELECT since, state FROM current JOIN subjects ON id = subject WHERE name = ?", name
+                    )
+                    since = stored[0]["since"] if stored and stored[0]["state"] == state else now
+                self._shown[name] = (key, since)
+                memory_ = {"maintenance": one.maintenance, "accepting": view.accepting}
+                rows.append((name, state, since, now, None, one.words, memory_))
+        store.set_current(rows)
+        store.add_looks(
+            (look.subject, look.at, look.state == DOWN, look.latency) for look in looks if look.state != UNKNOWN
+        )
+        store.add_time(times)
+        for reading in readings:
+            store.set_health(reading.host, reading.at, reading.record is not None, reading.words, reading.record)
+        if now - self._pruned > 3600:
+            self._pruned = now
+            store.prune(now)
+
+    # --- incidents and messages; inside the transaction
+
+    def _reconcile(
+        self, store: Store, view: View, held: dict[str, dict[str, Any]], now: float
+    ) -> list[tuple[dict[str, Any], Alert, bool]]:
+        """Open, change and close incidents; all of them with their alerts and whether they flap."""
+        found = []
+        for key, cause in view.causes.items():
+            one = held.get(key)
+            if one is None:
+                began = cause.since or now
+                number = store.open_incident(
+                    key, cause.kind, cause.host, cause.service, cause.severity, cause.title, began
+                )
+                store.add_event(number, now, "opened", cause.title)
+                one = {
+                    "id": number,
+                    "key": key,
+                    "kind": cause.kind,
+                    "host": cause.host,
+                    "severity": cause.severity,
+                    "title": cause.title,
+                    "opened": began,
+                    "closed": None,
+                    "acked": None,
+                    "ack_until": None,
+                    "alert": Alert(noticed=now),
+                }
+                held[key] = one
+                say(f"#{number} {cause.severity}: {cause.title}")
+            alert = self._fresh_alert(one["alert"], cause, now)
+            if (cause.severity, cause.title, alert) != (one["severity"], one["title"], one["alert"]):
+                if cause.severity != one["severity"] or cause.flapping != one["alert"].flapping:
+                    store.add_event(one["id"], now, "changed", cause.title)
+                one.update({"severity": cause.severity, "title": cause.title, "alert": alert})
+                store.set_incident(one["id"], cause.severity, cause.title, alert.as_json())
+            found.append((one, alert, cause.flapping))
+        for key, one in held.items():
+            if key not in view.causes and one["closed"] is None:
+                one["closed"] = now
+                store.close_incident(one["id"], now)
+                words = f"over after {text.span(max(0.0, now - one['opened']))}"
+                store.add_event(one["id"], now, "closed", words)
+                say(f"#{one['id']} over: {one['title']}")
+                found.append((one, one["alert"], False))
+        return found
+
+    def _fresh_alert(self, alert: Alert, cause: Cause, now: float) -> Alert:
+        held_since = 0.0
+        if cause.kind == "throttled":
+            held_since = cause.since
+        if (alert.about, alert.held_since) != (cause.about, held_since):
+            alert = replace(alert, about=cause.about, held_since=held_since)
+        return alert
+
+    def _tell(
+        self, store: Store, found: list[tuple[dict[str, Any], Alert, bool]], now: float
+    ) -> tuple[dict[str, Any], bool]:
+        """Queue what is to be told; the incidents that stay open, and whether anything was queued."""
+        incidents = [
+            Incident(
+                one["id"],
+                one["key"],
+                one["kind"],
+                one["host"],
+                one["severity"],
+                one["title"],
+                one["opened"],
+                one["closed"],
+                one["acked"] is not None and (one["ack_until"] is None or one["ack_until"] > now),
+                flapping,
+                alert,
+            )
+            for one, alert, flapping in found
+        ]
+        plan = alerts.plan(self.settings, incidents, self.silences, now)
+        for number, alert in plan.alerts.items():
+            one = next(one for one, _, _ in found if one["id"] == number)
+            one["alert"] = alert
+            store.set_incident(number, one["severity"], one["title"], alert.as_json())
+        for draft in plan.drafts:
+            self._enqueue(store, now, draft.kind, draft.severity, draft.text, draft.incidents, draft.escalation)
+        tested = self._weekly_test(store, now)
+        return {one["key"]: one for one, _, _ in found if one["closed"] is None}, bool(plan.drafts) or tested
+
+    def _enqueue(
+        self, store: Store, now: float, kind: str, severity: str, words: str, numbers: tuple[int, ...], escalation: bool
+    ) -> None:
+        channels = [
+            one
+            for one in self.settings.channels
+            if (one.escalation if escalation else severity in one.severities and not one.escalation)
+        ]
+        for channel in channels:
+            full = store.sent_since(channel.name, now - 3600) >= self.settings.rate_limit
+            status = HELD_BACK if full and severity != causes.URGENT else QUEUED
+            store.enqueue(now, channel.name, kind, severity, words, numbers, status=status)
+            if status == HELD_BACK:
+                for number in numbers:
+                    store.add_event(number, now, "held back", f"{channel.name}: too many messages within an hour")
+        if not channels:
+            for number in numbers:
+                store.add_event(
+                    number, now, "not sent", f"no channel takes {'escalations' if escalation else severity}"
+                )
+
+    def _weekly_test(self, store: Store, now: float) -> bool:
+        """The test message at its hour; nobody notices a dead gateway otherwise."""
+        chosen = weekly(self.settings.test_at)
+        if chosen is None:
+            return False
+        clock = time.gmtime(now)
+        if (clock.tm_wday, clock.tm_hour, clock.tm_min) != chosen:
+            return False
+        if now - float(store.get("tested", "0")) < 3600:
+            return False
+        store.put("tested", str(now))
+        words = texts.compose(self.settings.name, "TEST", ["the weekly test message; all is well if you read it"], "")
+        for channel in self.settings.channels:
+            store.enqueue(now, channel.name, "test", NOTICE, words)
+        return True
+
+    # --- the page and the heartbeat
+
+    def _show(self) -> None:
+        now = self.clock()
+        if not self.settings.page or now - self._page_at < PAGE_EVERY:
+            return
+        if self._page_task is not None and not self._page_task.done():
+            return
+        self._page_at = now
+        self._page_task = asyncio.create_task(self._render(now))
+
+    async def _render(self, now: float) -> None:
+        def work() -> None:
+            render = importlib.import_module(".render", __package__)
+            store = Store(self.settings.database, readonly=True)
+            try:
+                render.write(snapshot.take(store, self.settings, now), self.settings.page)
+            finally:
+                store.close()
+
+        try:
+            await asyncio.to_thread(work)
+        except Exception as error:  # noqa: BLE001  (a page that can't be written must not end the watch)
+            say(f"the page can't be written: {type(error).__name__}: {text.clean(str(error))}")
+
+    def _beat(self) -> None:
+        now = self.clock()
+        if not self.settings.heartbeat or now - self._beat_at < min(60.0, self.settings.interval):
+            return
+        self._beat_at = now
+        self._beat_task = asyncio.create_task(beat(self.settings.heartbeat, self.world))
+
+
+async def beat(url: str, world: probes.World) -> None:
+    """Tell a dead man's switch that this monitor is alive and judging."""
+    secure = url.startswith("https://")
+    name, _, path = url.partition("://")[2].partition("/")
+    try:
+        host, port = place(name if ":" in name.rpartition("]")[2] else f"{name}:{443 if secure else 80}")
+        target = probes.Target(secure, host, port, host, f"/{path}")
+        async with asyncio.timeout(world.settings.timeout):
+            status, *_ = await probes.fetch(target, world.strict)
+        if not 200 <= status < 300:
+            say(f"the heartbeat was answered with {status}")
+    except Exception as error:  # noqa: BLE001  (it is the switch's business to notice)
+        say(f"the heartbeat can't be sent: {type(error).__name__} {text.clean(str(error), 60)}")
+
+
+def _lease_words(record: Mapping[str, Any]) -> str:
+    parts = []
+    for one in record["leases"]:
+        if one.get("refuse"):
+            left = one.get("left_seconds")
+            reason = f" ({one['reason']})" if one.get("reason") else ""
+            parts.append(f"{one.get('owner')}{reason}, {'no end' if left is None else text.span(left) + ' left'}")
+    return "throttled by " + "; ".join(parts or ["a lease"])
+
+
+def say(words: str) -> None:
+    """A line for the journal."""
+    print(text.clean(words, 400), file=sys.stderr, flush=True)
+
+
+def notify(words: str) -> None:
+    """Tell systemd (sd_notify(3)), when it listens."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if path:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel, suppress(OSError):
+            channel.sendto(words.encode(), "\0" + path[1:] if path.startswith("@") else path)

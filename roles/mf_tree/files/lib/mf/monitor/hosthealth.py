@@ -1,0 +1,242 @@
+"""Reading hosts' own ``/mf/bin/health --json`` through an ssh key that may do only that.
+
+The answer is as hostile as any text from outside: capped, checked, cleaned. Connections are kept (ControlMaster) while
+there are few hosts: a fresh ssh costs some 20 ms of CPU at both ends, a kept one 3 ms but memory on the monitor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .. import state, text
+from .settings import HealthAccess, Host, Settings
+from .states import DOWN, UNREAD, UP, WARNING, Look
+
+CAP = 262144  # bytes of an answer
+KEEP_UP_TO = 60  # hosts whose connections are kept
+_KINDS: dict[str, tuple[type, ...]] = {
+    "status": (str,),
+    "throttled": (bool,),
+    "refusing": (bool,),
+    "leases": (list,),
+    "problems": (list,),
+    "checks": (dict,),
+    "maintenance": (dict, type(None)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One attempt: ``record`` is the cleaned health, or None and ``words`` say why not."""
+
+    host: str
+    began: float
+    at: float
+    record: dict[str, Any] | None
+    words: str
+
+
+def command(access: HealthAccess, host: Host, keep: bool, limit: float) -> list[str]:
+    """The ssh command; nothing but these options counts, no configuration of the account or the machine."""
+    options = {
+        "IdentitiesOnly": "yes",
+        "IdentityFile": access.key,
+        "UserKnownHostsFile": access.known_hosts,
+        "GlobalKnownHostsFile": "/dev/null",
+        "StrictHostKeyChecking": "yes",
+        "BatchMode": "yes",
+        "ConnectTimeout": str(max(1, round(limit))),
+        "ServerAliveInterval": "5",
+        "ServerAliveCountMax": "2",
+        "ForwardAgent": "no",
+        "ControlMaster": "auto" if keep else "no",
+        "ControlPath": f"{access.folder}/%C" if keep else "none",
+        "ControlPersist": "180" if keep else "no",
+    }
+    words = ["/usr/bin/ssh", "-F", "none", "-T", "-o", "LogLevel=ERROR"]
+    for key, value in options.items():
+        words += ["-o", f"{key}={value}"]
+    # the command is the key's, whatever is asked for here
+    return [*words, "--", f"{access.user}@{host.address}", "health"]
+
+
+class Reader:
+    """Reads health, some hosts at a time."""
+
+    def __init__(self, settings: Settings, clock: Any) -> None:
+        assert settings.health is not None
+        self._access = settings.health
+        self._limit = settings.timeout
+        self._clock = clock
+        self._keep = len(settings.hosts) <= KEEP_UP_TO
+        self._room = asyncio.Semaphore(16)
+
+    async def read(self, host: Host) -> Reading:
+        """One attempt, within the timeout. Never raises, except for cancellation."""
+        async with self._room:
+            began = self._clock()
+            record, words = None, ""
+            try:
+                async with asyncio.timeout(self._limit):
+                    record, words = await self._run(host)
+            except TimeoutError:
+                words = "ssh: no answer in time"
+                self._forget(host)
+            except OSError as error:
+                words = f"ssh can't be run: {error.strerror}"
+            return Reading(host.name, began, self._clock(), record, words)
+
+    async def _run(self, host: Host) -> tuple[dict[str, Any] | None, str]:
+        process = await asyncio.create_subprocess_exec(
+            *command(self._access, host, self._keep, self._limit),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            # the kept connection holds stderr open as long as it lives
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+            limit=CAP + 1,
+        )
+        assert process.stdout is not None
+        try:
+            data = b""
+            while len(data) <= CAP and (chunk := await process.stdout.read(65536)):
+                data += chunk
+            if len(data) > CAP:
+                return None, "health says too much"
+            code = await process.wait()
+        finally:
+            if process.returncode is None:
+                try:
+                    os.killpg(process.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+                await process.wait()
+        if code == 255 and not data:
+            return None, "ssh doesn't let us in, or doesn't get there"
+        record = parse(data)
+        return (record, "read") if record is not None else (None, f"health is not whole (exit status {code})")
+
+    def _forget(self, host: Host) -> None:
+        """A kept connection that doesn't answer any more is dropped."""
+        if not self._keep:
+            return
+        words = command(self._access, host, self._keep, self._limit)
+        at = words.index("--")
+
+        async def leave() -> None:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *words[:at],
+                    "-O",
+                    "exit",
+                    *words[at : at + 2],
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    stderr=asyncio.subprocess.DEVNULL,
+                )
+                await asyncio.wait_for(process.wait(), 5)
+            except (OSError, TimeoutError):
+                pass
+
+        self._leaving = asyncio.create_task(leave())
+
+
+def parse(data: bytes) -> dict[str, Any] | None:
+    """The health in an answer, every text in it cleaned and nothing unexpected kept; None when it isn't one."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    for key, kinds in _KINDS.items():
+        if not isinstance(found.get(key), kinds):
+            return None
+    if found["status"] not in state.SEVERITY:
+        return None
+    checks = {}
+    for name, check in list(found["checks"].items())[:50]:
+        if not isinstance(check, dict) or check.get("status") not in state.SEVERITY:
+            return None
+        metrics = check.get("metrics")
+        checks[text.clean(name, 40)] = {
+            "status": check["status"],
+            "summary": text.clean(str(check.get("summary", "")), 200),
+            "age_seconds": _number(check.get("age_seconds")),
+            "since": _number(check.get("since")),
+            "metrics": _plain(metrics if isinstance(metrics, dict) else {}),
+        }
+    keys = ("owner", "reason", "refuse", "held_seconds", "left_seconds")
+    return {
+        **{key: found[key] for key in ("status", "throttled", "refusing")},
+        "held": found.get("held") is True,
+        "accepting": found.get("accepting") if isinstance(found.get("accepting"), bool) else None,
+        **{key: _number(found.get(key)) for key in ("load1", "uptime_seconds", "queue", "oldest_result_seconds")},
+        "line": text.clean(str(found.get("line", "")), 300),
+        "leases": [
+            {key: _plain(one).get(key) for key in keys} for one in found["leases"][:20] if isinstance(one, dict)
+        ],
+        "maintenance": _plain(found["maintenance"]) if found["maintenance"] else None,
+        "problems": [text.clean(str(one), 200) for one in found["problems"][:20]],
+        "checks": checks,
+    }
+
+
+def _number(value: Any) -> float | None:
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and -1e15 < value < 1e15
+    return value if good else None
+
+
+def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers, truth values and cleaned texts of a flat object."""
+    plain: dict[str, Any] = {}
+    for key, value in list(found.items())[:100]:
+        if isinstance(value, str):
+            plain[text.clean(str(key), 64)] = text.clean(value, 120)
+        elif isinstance(value, bool) or _number(value) is not None:
+            plain[text.clean(str(key), 64)] = value
+    return plain
+
+
+def looks(
+    reading: Reading, urgent: tuple[str, ...], known: tuple[str, ...], last_good: float, patience: float
+) -> list[Look]:
+    """Looks at ``HOST/health`` and at each urgent check (``HOST/NAME``), from one reading.
+
+    ``known``: urgent checks this host has had before; when its health couldn't be read for ``patience`` seconds
+    (``last_good``: when it was), nobody knows that they are well, and that counts as bad.
+    """
+    name, began, at = reading.host, reading.began, reading.at
+    record = reading.record
+    if record is None:
+        words = f"health can't be read: {reading.words}"
+        found = [Look(f"{name}/health", began, at, WARNING, words, UNREAD)]
+        if at - last_good > patience:
+            gone = f"not known for {text.span(at - last_good)}: {reading.words}"
+            found += [Look(f"{name}/{check}", began, at, DOWN, gone, UNREAD) for check in known]
+        return found
+    result = []
+    for check in urgent:
+        if check in record["checks"]:
+            one = record["checks"][check]
+            word = {state.OK: UP, state.WARNING: WARNING}.get(one["status"], DOWN)
+            result.append(Look(f"{name}/{check}", began, at, word, one["summary"]))
+    # the rest is one subject; a lease has a colour of its own and is no complaint
+    grave = {state.CRITICAL: DOWN, state.WARNING: WARNING, state.UNKNOWN: WARNING, state.OK: UP}
+    rest = [
+        (grave[one["status"]], f"{check} {one['status']}: {one['summary']}")
+        for check, one in record["checks"].items()
+        if check not in urgent and not (record["throttled"] and check == "load")
+    ]
+    if record["held"]:
+        rest.append((DOWN, "on hold: refuses mail until somebody ends that"))
+    worst = max(rest, key=lambda one: (UP, WARNING, DOWN).index(one[0]), default=(UP, ""))
+    word, words = worst if worst[0] != UP else (UP, "says OK")
+    result.append(Look(f"{name}/health", began, at, word, words))
+    return result

@@ -1,0 +1,150 @@
+"""The way from the queue on disk to people: one message at a time for each channel, tried again until it is taken.
+
+A message is marked as being sent *before* it is handed over, so after a crash in between it is known that it may have
+arrived: it is sent again, marked ``repeat``. Every other message is sent exactly once. When a channel fails, the one
+that stands in for it gets the message at once, and the first goes on being tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from .. import text
+from . import texts
+from .settings import Channel
+from .store import GIVEN_UP, QUEUED, SENDING, SENT
+
+LIMIT = 30.0  # seconds for one attempt
+GIVE_UP = 86400.0  # seconds after which a message isn't news any more
+BACKOFF = (5.0, 10.0, 20.0, 30.0, 60.0)  # seconds to the next attempt
+
+Work: TypeAlias = Callable[[Callable[[Any], Any]], Awaitable[Any]]
+
+
+def launcher() -> list[str]:
+    """The command that sends one message."""
+    library = str(Path(__file__).resolve().parents[2])
+    program = f"import sys; sys.path.insert(0, {library!r}); from mf.monitor import send; sys.exit(send.main())"
+    return [sys.executable, "-I", "-c", program]
+
+
+class Outbox:
+    """``stored(function)`` runs a function of the store in one transaction; ``command`` sends one message."""
+
+    def __init__(
+        self,
+        channels: Sequence[Channel],
+        title: str,
+        stored: Work,
+        clock: Callable[[], float],
+        command: Sequence[str] = (),
+        note: Callable[[str], None] = lambda words: None,
+    ) -> None:
+        self._channels = {channel.name: channel for channel in channels}
+        self._title = title
+        self._stored = stored
+        self._clock = clock
+        self._command = list(command) or launcher()
+        self._note = note
+        self.wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Deliver for ever."""
+        busy: dict[str, asyncio.Task[None]] = {}
+        while True:
+            self.wake.clear()
+            due = await self._stored(lambda store: [dict(row) for row in store.due_messages(self._clock())])
+            for row in due:
+                name = row["channel"]
+                if name not in busy or busy[name].done():
+                    if name in busy:
+                        busy[name].result()  # a bug there is a bug here
+                    busy[name] = asyncio.create_task(self._deliver(row))
+                    busy[name].add_done_callback(lambda _: self.wake.set())
+            try:
+                await asyncio.wait_for(self.wake.wait(), 1.0)
+            except TimeoutError:
+                pass
+
+    async def _deliver(self, row: dict[str, Any]) -> None:
+        number, attempts = row["id"], row["attempts"] + 1
+        channel = self._channels.get(row["channel"])
+        now = self._clock()
+        if channel is None:
+            await self._settle(row, GIVEN_UP, attempts, "no such channel any more")
+            return
+
+        def mark(store: Any) -> None:
+            store.set_message(number, SENDING, attempts=attempts, next_try=now, finished=None, error=row["error"])
+
+        await self._stored(mark)
+        words = texts.REPEAT + row["text"] if row["repeat"] else row["text"]
+        trouble = await self._send(channel, words)
+        if not trouble:
+            await self._settle(row, SENT, attempts, "")
+            return
+        late = self._clock() - row["created"] > GIVE_UP
+        await self._settle(row, GIVEN_UP if late else QUEUED, attempts, trouble)
+        self._note(f"message {number} to {channel.name}: {trouble}")
+
+    async def _settle(self, row: dict[str, Any], status: str, attempts: int, error: str) -> None:
+        number, now = row["id"], self._clock()
+        pause = BACKOFF[min(attempts, len(BACKOFF)) - 1]
+        channel = self._channels.get(row["channel"])
+        step_in = bool(error) and attempts == 1 and row["stand_in_for"] is None and channel is not None
+
+        def work(store: Any) -> None:
+            finished = now if status in (SENT, GIVEN_UP) else None
+            store.set_message(
+                number, status, attempts=attempts, next_try=now + pause, finished=finished, error=text.clean(error, 200)
+            )
+            incidents = json.loads(row["incidents"])
+            for incident in incidents:
+                if status == SENT:
+                    again = " (repeat)" if row["repeat"] else ""
+                    store.add_event(incident, now, "sent", f"{row['kind']} to {row['channel']}{again}")
+                elif attempts == 1:
+                    store.add_event(incident, now, "failed", f"{row['channel']}: {text.clean(error, 100)}")
+            if step_in and channel is not None and channel.second:
+                store.enqueue(
+                    now, channel.second, row["kind"], row["severity"], row["text"], incidents, stand_in_for=number
+                )
+
+        await self._stored(work)
+
+    async def _send(self, channel: Channel, words: str) -> str:
+        """What went wrong, or nothing."""
+        order = json.dumps({"url": channel.url, "title": "" if channel.sms else self._title, "body": words}).encode()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return f"can't be run: {error.strerror}"
+        try:
+            async with asyncio.timeout(LIMIT):
+                _, said = await process.communicate(order)
+        except TimeoutError:
+            return f"no answer within {LIMIT:.0f} s"
+        finally:
+            if process.returncode is None:
+                try:
+                    os.killpg(process.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+                await process.wait()
+        if process.returncode == 0:
+            return ""
+        lines = said.decode("utf-8", "replace").strip().splitlines()
+        return text.clean(lines[-1].replace(channel.url, "URL"), 200) if lines else f"exit status {process.returncode}"

@@ -1,0 +1,151 @@
+"""What is believed of one subject, from single looks: soft and hard states, success threshold, flap damping. Pure.
+
+A *look* is one observation. A look that contradicts what is believed makes the state *soft* (``pending``); so many in
+a row (``failures``, ``successes``) make it *hard*, and only hard states are believed, shown and alerted. A subject that
+keeps changing is *flapping*: it is told once, and again when it has been calm for a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, TypeVar
+
+from .settings import Settings
+
+T = TypeVar("T")
+
+UP, WARNING, THROTTLED, DOWN, UNKNOWN = "up", "warning", "throttled", "down", "unknown"
+# Why something is down. SILENT means that nothing at all came back: it may be the host, or the way to it.
+SILENT, REFUSED, WRONG, EXPIRED, UNREAD = "silent", "refused", "wrong", "expired", "unread"
+MOST_CHANGES = 40  # remembered
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One observation of a subject: ``began`` and ``at`` (its end) in epoch seconds, ``latency`` in ms."""
+
+    subject: str
+    began: float
+    at: float
+    state: str
+    words: str
+    why: str = ""
+    latency: float | None = None
+    expires: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What is remembered of a subject. ``pending``: the soft state, seen ``count`` times since ``first``."""
+
+    state: str = UNKNOWN
+    since: float = 0.0
+    words: str = ""
+    why: str = ""
+    pending: str = ""
+    count: int = 0
+    first: float = 0.0
+    silent: bool = False
+    bad: bool = False  # as of the last look
+    looks: tuple[float, ...] = ()  # when single looks turned from good to bad or back
+    changes: tuple[float, ...] = ()  # when the hard state did
+    flapping: float | None = None  # since when
+    checked: float = 0.0
+    latency: float | None = None
+    expires: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """For the store."""
+        return asdict(self)
+
+    @staticmethod
+    def of(found: Mapping[str, Any]) -> Memory:
+        """From the store."""
+        return restored(Memory, found)
+
+
+def restored(kind: type[T], found: Mapping[str, Any]) -> T:
+    """An object of a dataclass from its JSON; what isn't known there gets its default."""
+    names = {one.name for one in fields(kind)}  # type: ignore[arg-type]
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items() if key in names}
+    return kind(**values)
+
+
+def needed(believed: str, seen: str, rules: Settings) -> int:
+    """How many looks in a row it takes to believe what is seen."""
+    if seen == DOWN:
+        return rules.failures
+    if believed == DOWN and seen in (UP, WARNING):
+        return rules.successes
+    # a lease or a certificate was read; that is no matter of luck
+    return 1
+
+
+def advance(memory: Memory, look: Look, rules: Settings) -> Memory:
+    """The memory after one more look. A look that couldn't see anything (unknown) changes nothing but the time."""
+    if look.state == UNKNOWN:
+        return replace(memory, checked=look.at)
+    bad = look.state == DOWN
+    turned = memory.checked > 0 and memory.state != UNKNOWN and bad != memory.bad
+    looks = (*memory.looks[-MOST_CHANGES + 1 :], look.at) if turned else memory.looks
+    memory = replace(
+        memory,
+        checked=look.at,
+        latency=look.latency,
+        silent=look.why == SILENT,
+        bad=bad,
+        looks=looks,
+        expires=look.expires if look.expires is not None else memory.expires,
+    )
+    if look.state == memory.state:
+        memory = replace(memory, pending="", count=0, first=0.0, words=look.words, why=look.why)
+    else:
+        count, first = (memory.count + 1, memory.first) if memory.pending == look.state else (1, look.began)
+        memory = replace(memory, pending=look.state, count=count, first=first)
+        if count >= needed(memory.state, look.state, rules):
+            memory = _believe(memory, look)
+    return _flap(memory, look.at, rules)
+
+
+def _believe(memory: Memory, look: Look) -> Memory:
+    was_bad, is_bad = memory.state == DOWN, look.state == DOWN
+    changed = memory.state != UNKNOWN and was_bad != is_bad
+    return replace(
+        memory,
+        state=look.state,
+        since=memory.first,
+        words=look.words,
+        why=look.why,
+        pending="",
+        count=0,
+        first=0.0,
+        changes=(*memory.changes[-MOST_CHANGES + 1 :], look.at) if changed else memory.changes,
+    )
+
+
+def _flap(memory: Memory, now: float, rules: Settings) -> Memory:
+    if memory.flapping is not None:
+        return settle(memory, now, rules)
+    since = now - rules.flap_window
+    hard = sum(at >= since for at in memory.changes)
+    single = sum(at >= since for at in memory.looks)
+    # half of the looks that turn never become hard; twice as many of them say the same
+    if hard >= rules.flap_changes or single >= 2 * rules.flap_changes:
+        return replace(memory, flapping=now)
+    return memory
+
+
+def settle(memory: Memory, now: float, rules: Settings) -> Memory:
+    """End the flapping when nothing has turned for a while."""
+    if memory.flapping is None or memory.pending:
+        return memory
+    last = max((*memory.looks[-1:], *memory.changes[-1:], memory.flapping))
+    if now - last < rules.flap_calm:
+        return memory
+    return replace(memory, flapping=None, looks=(), changes=())
+
+
+def wants_recheck(memory: Memory) -> bool:
+    """Whether the next look should come soon: the state is soft."""
+    return bool(memory.pending)

@@ -1,0 +1,88 @@
+"""The monitor's own uplink: several references outside the fleet, asked before silence is blamed on anybody else.
+
+A reference is an address and port that should always answer; a refusal is an answer, too. One that answers is enough:
+"everything is down" must not be said by a monitor that is itself cut off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from dataclasses import dataclass
+
+from . import probes
+from .settings import Settings
+from .states import DOWN, SILENT, UP, Look
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether the network was there in a check that began then (epoch seconds)."""
+
+    began: float
+    up: bool
+    words: str
+
+
+class Uplink:
+    """Asks the references; any number of waiters share one check."""
+
+    def __init__(self, settings: Settings, world: probes.World) -> None:
+        self._references = settings.references
+        self._limit = min(3.0, settings.timeout)
+        self._clock = world.clock
+        self._running: tuple[float, asyncio.Task[Verdict]] | None = None
+        self.last = Verdict(0.0, True, "not asked yet")
+
+    async def after(self, moment: float) -> Verdict:
+        """The verdict of a check that began at or after ``moment``; a new one when there is none."""
+        if self.last.began >= moment:
+            return self.last
+        if self._running is None or self._running[1].done() or self._running[0] < moment:
+            self._running = (self._clock(), asyncio.create_task(self._check()))
+        return await asyncio.shield(self._running[1])
+
+    async def look(self) -> Look:
+        """A fresh check as a look at the subject ``uplink``."""
+        began, started = self._clock(), time.perf_counter()
+        verdict = await self.after(began)
+        latency = round((time.perf_counter() - started) * 1000, 3) if verdict.up else None
+        state, why = (UP, "") if verdict.up else (DOWN, SILENT)
+        return Look("uplink", began, self._clock(), state, verdict.words, why, latency)
+
+    async def _check(self) -> Verdict:
+        began = self._clock()
+        if not self._references:
+            self.last = Verdict(began, True, "no references are set")
+            return self.last
+        waiting = {asyncio.create_task(self._answers(*one)) for one in self._references}
+        total, up = len(waiting), 0
+        try:
+            async with asyncio.timeout(self._limit + 1):
+                for done in asyncio.as_completed(waiting):
+                    up += await done
+                    if up:
+                        break
+        except TimeoutError:
+            pass
+        for task in waiting:
+            task.cancel()
+        words = "a reference answers" if up else f"none of {total} references answers"
+        self.last = Verdict(began, up > 0, words)
+        return self.last
+
+    async def _answers(self, name: str, port: int) -> bool:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._limit):
+                for address in await probes.addresses(name, port):
+                    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+                    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as channel:
+                        await loop.sock_connect(channel, (address, port))
+                        return True
+        except ConnectionRefusedError:
+            return True
+        except (OSError, TimeoutError):
+            pass
+        return False

@@ -1,0 +1,128 @@
+"""Targets on loopback that behave as they are told, and a gateway that writes down what it was given."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+# Sends a message by HTTP with the standard library: what Apprise's json:// does, without Apprise.
+SENDER = (
+    sys.executable,
+    "-I",
+    "-c",
+    "import json, sys, urllib.request as u\n"
+    "order = json.load(sys.stdin)\n"
+    "data = json.dumps({'message': order['body']}).encode()\n"
+    "u.urlopen(u.Request(order['url'], data, {'Content-Type': 'application/json'}), timeout=5).read()\n",
+)
+
+
+class Target:
+    """A server on a loopback address. ``talk`` may be changed at any time; ``stop`` refuses, ``start`` is back."""
+
+    def __init__(self, talk: Talk, address: str = "127.0.0.1") -> None:
+        self.talk = talk
+        self.address = address
+        self.port = 0
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> Target:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                await self.talk(reader, writer)
+            except (ConnectionError, asyncio.IncompleteReadError, ValueError):
+                pass
+            finally:
+                writer.close()
+
+        self._server = await asyncio.start_server(serve, self.address, self.port, limit=1 << 20)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+            self._server = None
+
+
+def says(data: bytes, *, hold: bool = False) -> Talk:
+    """Says this at once; with ``hold`` the connection stays open."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(data)
+        await writer.drain()
+        if hold:
+            await reader.read()
+
+    return talk
+
+
+def smtp(**replies: bytes) -> Talk:
+    """An SMTP server; ``replies`` by verb in capitals, ``GREETING`` and ``DOT`` (the final dot) replace its own."""
+    own = {
+        "GREETING": b"220 here\r\n",
+        "EHLO": b"250-here\r\n250 HELP\r\n",
+        "MAIL": b"250 ok\r\n",
+        "RCPT": b"550 relaying denied\r\n",
+        "DATA": b"354 go on\r\n",
+        "DOT": b"250 taken\r\n",
+        "RSET": b"250 ok\r\n",
+        "QUIT": b"221 bye\r\n",
+    }
+    said = {**own, **replies}
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(said["GREETING"])
+        while line := await reader.readline():
+            verb = line[:4].decode("latin-1").upper()
+            writer.write(said.get(verb, b"500 what?\r\n"))
+            if verb == "DATA":
+                await reader.readuntil(b"\r\n.\r\n")
+                writer.write(said["DOT"])
+            if verb == "QUIT":
+                break
+        await writer.drain()
+
+    return talk
+
+
+class Gateway:
+    """Takes what the sender posts; ``texts`` in their order. ``broken`` answers 503."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.broken = False
+        self.target = Target(self._talk)
+
+    async def start(self) -> Gateway:
+        await self.target.start()
+        return self
+
+    @property
+    def url(self) -> str:
+        """Where to post."""
+        return f"http://127.0.0.1:{self.target.port}/"
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        size = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
+        found: dict[str, Any] = json.loads(await reader.readexactly(size))
+        if self.broken:
+            writer.write(b"HTTP/1.1 503 no\r\nContent-Length: 0\r\n\r\n")
+        else:
+            self.texts.append(found["message"])
+            writer.write(b"HTTP/1.1 200 ok\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+
+
+async def until(condition: Callable[[], bool], limit: float = 20.0) -> None:
+    """Wait for a condition."""
+    async with asyncio.timeout(limit):
+        while not condition():
+            await asyncio.sleep(0.02)
