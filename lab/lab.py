@@ -221,6 +221,22 @@ def do_customer(args: argparse.Namespace, lab: Lab) -> int:
     return 0
 
 
+def do_sms(args: argparse.Namespace, lab: Lab) -> int:
+    """Show the messages that reached people, newest last."""
+    podman = prepare(lab, show=False)
+    hosts.running(podman, lab, lab.host("world"))
+    lines = [
+        (one["time"], name if one["path"] != "/boss" else "boss", one["text"])
+        for name, port in (("sms", 8025), ("chat", 8026))
+        for one in world.gateway_record(podman, lab, port)
+        if one["text"]
+    ]
+    for moment, name, text in sorted(lines)[-args.last :]:
+        stamp = time.strftime("%H:%M:%SZ", time.gmtime(moment))
+        print(f"{stamp}  {name:<4}  {ui.clean(text)}")
+    return 0
+
+
 def do_mail(args: argparse.Namespace, lab: Lab) -> int:
     """Send mail and account for it; 1 if something went wrong with any message."""
     stop = parse_hosts(args.stop) if args.stop else []
@@ -298,6 +314,9 @@ def parser() -> argparse.ArgumentParser:
     customer = commands.add_parser("customer", help="tell the customer's mail server how to behave")
     customer.add_argument("mode", choices=world.MODES, help="accept mail; 4xx; 5xx; don't answer at all")
     customer.set_defaults(work=do_customer)
+    sms = commands.add_parser("sms", help="show the messages that the monitor sent to people")
+    sms.add_argument("--last", type=number(int, 1, 10000), default=30, metavar="N", help="the newest N (default: 30)")
+    sms.set_defaults(work=do_sms)
     send = commands.add_parser(
         "mail",
         help="send real mail through the MXs and account for every message; exit 1 if "

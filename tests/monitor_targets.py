@@ -11,15 +11,14 @@ from typing import Any
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 # Sends a message by HTTP with the standard library: what Apprise's json:// does, without Apprise.
-SENDER = (
-    sys.executable,
-    "-I",
-    "-c",
-    "import json, sys, urllib.request as u\n"
-    "order = json.load(sys.stdin)\n"
-    "data = json.dumps({'message': order['body']}).encode()\n"
-    "u.urlopen(u.Request(order['url'], data, {'Content-Type': 'application/json'}), timeout=5).read()\n",
-)
+SENDER_PROGRAM = """
+import json, sys, urllib.request
+order = json.load(sys.stdin)
+data = json.dumps({"message": order["body"]}).encode()
+request = urllib.request.Request(order["url"], data, {"Content-Type": "application/json"})
+urllib.request.urlopen(request, timeout=5).read()
+"""
+SENDER = (sys.executable, "-I", "-c", SENDER_PROGRAM)
 
 
 class Target:

@@ -258,7 +258,7 @@ class Fleet:
                 raise
             raise LabError(f"its systemd has ended by itself; see: podman logs {host.container}") from error
         if host.name == "world":
-            world.equip(self.podman, host)
+            world.equip(self.podman, self.lab, host)
         self.done[host.name] = {"create": "created", "recreate": "recreated", "start": "started", "keep": "kept"}[plan]
 
     def pin(self, hosts: Sequence[Host]) -> None:

@@ -1,15 +1,18 @@
-"""What stands on the host `world`: the sender and a customer's mail server."""
+"""What stands on the host `world`: the sender, a customer's mail server, gateways for messages, the internet's DNS."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 from mflab.podman import Podman
 from mflab.spec import Host, Lab, LabError
 
 FILES = Path(__file__).resolve().parents[1] / "world"
 RECORD = "/var/lib/world/mail.jsonl"
+DOMAINS = ("customer.example", "shop.example")
 MODES = ("accept", "tempfail", "refuse", "down")
 
 # $1 is the hash of lab/world; says "current" when that is what is installed and running.
@@ -18,10 +21,14 @@ CURRENT = """\
 """
 INSTALL = """\
 set -eu
-cp /opt/world/world-customer.service /etc/systemd/system/
+cp /opt/world/*.service /etc/systemd/system/
+cat > /opt/world/dns.conf
 systemctl daemon-reload
-systemctl --quiet enable world-customer.service
-systemctl restart world-customer.service
+services="world-customer.service world-gateway@8025.service world-gateway@8026.service"
+systemctl --quiet enable $services world-dns.service
+systemctl restart $services
+# installs its package first: nobody waits for that
+systemctl --no-block restart world-dns.service
 echo "$1" > /opt/world/made-of
 """
 
@@ -35,14 +42,31 @@ def made_of(folder: Path = FILES) -> str:
     return digest.hexdigest()[:12]
 
 
-def equip(podman: Podman, host: Host) -> None:
+def names(lab: Lab) -> str:
+    """The configuration of dnsmasq: the fleet's names, and MX records of the customers' domains."""
+    mxs = [host for host in lab.hosts() if host.name.startswith("mx")]
+    lines = ["no-resolv", "no-hosts", "bind-interfaces", "except-interface=lo", "local=/example/"]
+    for host in mxs:
+        lines.append(f"host-record={host.name}.filter.example,{host.address}")
+        lines += [f"mx-host={domain},{host.name}.filter.example,10" for domain in DOMAINS]
+    return "\n".join(lines) + "\n"
+
+
+def equip(podman: Podman, lab: Lab, host: Host) -> None:
     """Install lab/world on `host` and start its services, unless they are there already."""
     wanted = made_of()
     if podman.run("exec", host.container, "sh", "-c", CURRENT, "sh", wanted)[1].strip() == "current":
         return
     podman.run("exec", host.container, "mkdir", "-p", "/opt/world")
     podman.run("cp", f"{FILES}/.", f"{host.container}:/opt/world")
-    podman.run("exec", host.container, "sh", "-c", INSTALL, "sh", wanted)
+    podman.run("exec", "--interactive", host.container, "sh", "-c", INSTALL, "sh", wanted, text=names(lab))
+
+
+def gateway_record(podman: Podman, lab: Lab, port: int = 8025) -> list[dict[str, Any]]:
+    """Return what a gateway took, oldest first: `time`, `path`, `text`. 8025 is the SMS gateway, 8026 the chat."""
+    words = ("exec", lab.host("world").container, "cat", f"/var/lib/world/gateway-{port}.jsonl")
+    code, lines = podman.run(*words, check=False)
+    return [] if code else [json.loads(line) for line in lines.splitlines()]
 
 
 def set_customer(podman: Podman, host: Host, mode: str) -> None:

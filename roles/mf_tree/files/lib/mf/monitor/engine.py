@@ -85,6 +85,7 @@ class Engine:
         self._version = -1
         self._pruned = 0.0
         self._page_at = 0.0
+        self._page_trouble = ""
         self._page_task: asyncio.Task[None] | None = None
         self._beat_at = 0.0
         self._thread = ThreadPoolExecutor(1, "store")
@@ -316,7 +317,7 @@ class Engine:
         now = self.clock()
         looks, self._looks = self._looks, []
         readings, self._readings = self._readings, []
-        version = await self._in_thread(self.store.data_version)
+        version = await self._stored(lambda store: store.data_version())
         if version != self._version:
             await self._stored(self._reload)
             self._version = version
@@ -611,17 +612,25 @@ class Engine:
 
     async def _render(self, now: float) -> None:
         def work() -> None:
-            render = importlib.import_module(".render", __package__)
+            # a connection of its own sees what is on disk, not what the engine has in its cache
             store = Store(self.settings.database, readonly=True)
             try:
-                render.write(snapshot.take(store, self.settings, now), self.settings.page)
+                shot = snapshot.take(store, self.settings, now)
             finally:
                 store.close()
+            render = importlib.import_module(".render", __package__)
+            render.write(shot, self.settings.page)
 
+        trouble = ""
         try:
             await asyncio.to_thread(work)
         except Exception as error:  # noqa: BLE001  (a page that can't be written must not end the watch)
-            say(f"the page can't be written: {type(error).__name__}: {text.clean(str(error))}")
+            trouble = f"the page can't be written: {type(error).__name__}: {text.clean(str(error))}"
+            if damaged(error):
+                await self._in_thread(self._renew)
+        if trouble and trouble != self._page_trouble:
+            say(trouble)
+        self._page_trouble = trouble
 
     def _beat(self) -> None:
         now = self.clock()

@@ -100,7 +100,10 @@ async def addresses(name: str, port: int) -> list[str]:
         return [str(ipaddress.ip_address(name))]
     except ValueError:
         pass
-    found = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        raise socket.gaierror(socket.EAI_NONAME, "not a name") from None
     six = [str(place[4][0]) for place in found if place[0] == socket.AF_INET6]
     four = [str(place[4][0]) for place in found if place[0] == socket.AF_INET]
     mixed = [one for pair in zip(six, four, strict=False) for one in pair]

@@ -18,8 +18,9 @@ Its shape (``roles/mf_monitor/templates/etc/monitor/settings.json.j2``)::
      "channels": [{"name": "sms", "url": "json://…", "severities": ["urgent", "notice"], "escalation": false,
                    "second": "mail" or "", "sms": true}],
      "hosts": [{"name": "mx1", "role": "mx", "address": "192.0.2.11", "address6": "", "provider": "", "location": "",
-                "health": true,
-                "services": [{"name": "smtp", "kind": "smtp", "port": 25, …}]}]}
+                "health": true, "smtp_port": 25, "mx_name": "mx1.filter.example",
+                "services": [{"name": "smtp", "kind": "smtp", "port": 25, …}] or null: what its role has by default}],
+     "domains": ["customer.example"]}               whose MX records must name the MXs' ``mx_name``, nobody else
 
 What a service may have besides is in ``KINDS``.
 """
@@ -189,7 +190,9 @@ DEFAULTS: dict[str, Any] = {
     "urgent_checks": [],
     "channels": [],
     "hosts": [],
+    "domains": [],
 }
+RELAY_EVERY = 10  # intervals
 
 
 def load(path: str = DEFAULT_PATH) -> Settings:
@@ -224,7 +227,7 @@ def parse(data: Any, source: str = "settings") -> Settings:
         channels = tuple(
             Channel(**{**one, "severities": tuple(one.get("severities", ()))}) for one in given["channels"]
         )
-        hosts = tuple(_host(one, given["interval"], source) for one in given["hosts"])
+        hosts = tuple(_host(one, given["interval"], source) for one in [*_dns(given), *given["hosts"]])
     except (TypeError, AttributeError, KeyError) as error:
         raise MonitorSettingsError(f"{source}: channels, hosts or health are malformed ({error}); {_ADVICE}") from None
     names = [host.name for host in hosts]
@@ -236,7 +239,9 @@ def parse(data: Any, source: str = "settings") -> Settings:
             raise MonitorSettingsError(f"{source}: channel {channel.name} names {channel.second}, which is none")
         if not set(channel.severities) <= set(SEVERITIES):
             raise MonitorSettingsError(f"{source}: channel {channel.name} has an unknown severity; {_ADVICE}")
-    plain = {key: given[key] for key in DEFAULTS if key not in ("references", "resolvers", "health", "hosts")}
+    plain = {
+        key: given[key] for key in DEFAULTS if key not in ("references", "resolvers", "health", "hosts", "domains")
+    }
     return Settings(
         **{
             **plain,
@@ -274,12 +279,33 @@ def weekly(text: str) -> tuple[int, int, int] | None:
     return days.index(day), int(hour), int(minute)
 
 
+def _dns(given: dict[str, Any]) -> list[dict[str, Any]]:
+    """What is asked of the DNS, as a host of its own."""
+    mxs = [one for one in given["hosts"] if one.get("role") == "mx"]
+    expect = {
+        str(one.get("mx_name") or one["name"]).lower(): [one[key] for key in ("address", "address6") if one.get(key)]
+        for one in mxs
+    }
+    services = [{"kind": "mx", "name": domain, "domain": domain, "expect": expect} for domain in given["domains"]]
+    return [{"name": "dns", "role": "dns", "services": services}] if services else []
+
+
+def _by_role(one: dict[str, Any], interval: float) -> list[dict[str, Any]]:
+    """What a host is expected to run when nothing is said: SMTP on an MX, ssh on all."""
+    port = one.get("smtp_port") or 25
+    if one.get("role") == "mx":
+        relay = {"kind": "relay", "port": port, "interval": RELAY_EVERY * interval}
+        return [{"kind": "smtp", "port": port}, {"kind": "ssh"}, relay]
+    return [{"kind": "ssh"}]
+
+
 def _host(one: dict[str, Any], interval: float, source: str) -> Host:
     name, address = one["name"], one.get("address", "")
     if not isinstance(name, str) or not name or "/" in name:
         raise MonitorSettingsError(f"{source}: {name!r:.40} is no name of a host; {_ADVICE}")
     services = []
-    for entry in one.get("services", []):
+    entries = one.get("services")
+    for entry in _by_role(one, interval) if entries is None else entries:
         services.append(_service(name, address, entry, interval, source))
         # the same over IPv6, where the host has it
         if one.get("address6") and not entry.get("address") and entry["kind"] not in ("mx", "relay"):

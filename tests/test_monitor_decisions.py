@@ -1,0 +1,421 @@
+"""The monitor's pure decisions: states, causes, alerts, texts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import monitor_support
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mf.monitor import alerts, causes, settings, states, texts
+from mf.monitor.alerts import Alert, Incident
+from mf.monitor.settings import MonitorSettingsError, Settings
+from mf.monitor.states import DOWN, REFUSED, SILENT, THROTTLED, UNKNOWN, UP, WARNING, Look, Memory
+
+RULES = monitor_support.settings()
+NOW = 1_790_000_000.0
+
+
+def run(*seen: str, every: float = 10.0, why: str = "", memory: Memory | None = None) -> Memory:
+    """The memory after these looks, ``every`` seconds apart."""
+    found = memory or Memory()
+    for number, state in enumerate(seen):
+        at = max(NOW, found.checked) + (every if found.checked or number else 0.0)
+        found = states.advance(found, Look("mx1/smtp", at - 1, at, state, state, why), RULES)
+    return found
+
+
+# --- states
+
+
+def test_the_first_look_is_believed_when_it_is_good_only() -> None:
+    assert run(UP).state == UP
+    assert run(DOWN).state == UNKNOWN
+    assert run(DOWN, DOWN, DOWN).state == DOWN
+
+
+def test_bad_news_is_believed_after_failures_in_a_row_and_dates_from_the_first() -> None:
+    soft = run(UP, DOWN, DOWN)
+    assert (soft.state, soft.pending, soft.count) == (UP, DOWN, 2)
+    hard = run(DOWN, memory=soft)
+    assert (hard.state, hard.pending) == (DOWN, "")
+    assert hard.since == NOW + 10 - 1
+
+
+def test_a_good_look_in_between_begins_anew() -> None:
+    assert run(UP, DOWN, DOWN, UP, DOWN, DOWN).state == UP
+
+
+def test_good_news_needs_its_threshold() -> None:
+    down = run(DOWN, DOWN, DOWN)
+    assert run(UP, memory=down).state == DOWN
+    assert run(UP, UP, memory=down).state == UP
+
+
+def test_a_lease_that_was_read_is_believed_at_once() -> None:
+    assert run(UP, THROTTLED).state == THROTTLED
+    assert run(UP, THROTTLED, UP).state == UP
+
+
+def test_unknown_changes_nothing() -> None:
+    soft = run(UP, DOWN, DOWN)
+    after = run(UNKNOWN, UNKNOWN, memory=soft)
+    assert dataclasses.replace(after, checked=soft.checked) == soft
+
+
+def test_three_changes_are_flapping_and_calm_ends_it() -> None:
+    once = run(UP, *[DOWN] * 3, *[UP] * 2)
+    assert once.flapping is None
+    again = run(*[DOWN] * 3, memory=once)
+    assert again.flapping == again.checked
+    calm = run(*[UP] * 10, memory=again, every=RULES.flap_calm / 5)
+    assert (calm.flapping, calm.state) == (None, UP)
+
+
+def test_what_never_becomes_hard_flaps_as_well() -> None:
+    found = run(UP)
+    for _ in range(RULES.flap_changes):
+        found = run(DOWN, UP, memory=found)
+    assert found.state == UP
+    assert found.flapping is not None
+
+
+def test_changes_that_are_far_apart_are_no_flapping() -> None:
+    found = run(UP)
+    for _ in range(5):
+        found = run(*[DOWN] * 3, *[UP] * 2, memory=found, every=RULES.flap_window / 3)
+    assert found.flapping is None
+
+
+@given(st.lists(st.sampled_from([UP, DOWN, WARNING, THROTTLED, UNKNOWN]), max_size=40))
+def test_a_memory_survives_its_json(seen: list[str]) -> None:
+    found = run(*seen)
+    assert Memory.of(found.as_json()) == found
+
+
+# --- causes
+
+
+def memories(**special: Memory) -> dict[str, Memory]:
+    """All well, but for these (``mx1_smtp=…``)."""
+    good = run(UP)
+    found = {service.subject: good for host in RULES.hosts for service in host.services}
+    found |= {f"{host.name}/health": good for host in RULES.hosts if host.health}
+    return found | {"uplink": good} | {name.replace("_", "/"): one for name, one in special.items()}
+
+
+def bad(why: str = REFUSED, state: str = DOWN) -> Memory:
+    return run(UP, *[state] * 3, why=why)
+
+
+def keys(found: dict[str, Memory], open_: Sequence[str] = (), **maintenance: Any) -> dict[str, str]:
+    view = causes.judge(RULES, found, maintenance, open_, NOW + 100)
+    return {key: one.severity for key, one in view.causes.items()}
+
+
+def silent(host: str) -> dict[str, Memory]:
+    down = bad(SILENT)
+    return {f"{host}/{name}": down for name in ("smtp", "smtp6", "ssh", "ssh6", "relay")}
+
+
+def test_one_service_of_one_mx_is_a_notice() -> None:
+    assert keys(memories(mx2_smtp=bad())) == {"service:mx2/smtp": "notice"}
+
+
+def test_a_silent_host_is_one_cause_not_five() -> None:
+    assert keys(memories() | silent("mx1")) == {"host:mx1": "notice"}
+
+
+def test_silence_of_one_service_waits_for_a_look_at_the_others() -> None:
+    down = bad(SILENT)
+    stale = memories(mx2_smtp=down)
+    stale["mx2/ssh"] = dataclasses.replace(stale["mx2/ssh"], checked=down.since - 1)
+    assert keys(stale) == {}
+    fresh = memories(mx2_smtp=down)
+    fresh["mx2/ssh"] = fresh["mx2/relay"] = dataclasses.replace(fresh["mx2/ssh"], checked=down.since + 1)
+    assert keys(fresh) == {"service:mx2/smtp": "notice"}
+
+
+def test_a_refused_port_shows_that_the_host_is_there() -> None:
+    found = memories() | silent("mx1")
+    found["mx1/ssh"] = bad(REFUSED)
+    assert "host:mx1" not in keys(found)
+
+
+def test_fewer_than_must_is_urgent_and_names_them() -> None:
+    view = causes.judge(RULES, memories(mx2_smtp=bad(), mx3_smtp=bad("", THROTTLED)), {}, (), NOW + 100)
+    fleet = view.causes["fleet"]
+    assert fleet.severity == "urgent"
+    assert fleet.title == "1 of 3 MX accept mail, 2 must: mx2 down, mx3 throttled"
+    assert set(fleet.about) == {"service:mx2/smtp", "throttled:mx3"}
+    assert view.sentence == "Only 1 of 3 MXs accepts mail; 2 must."
+
+
+def test_ipv4_or_ipv6_is_enough_to_accept_mail() -> None:
+    view = causes.judge(RULES, memories(mx1_smtp6=bad()), {}, (), NOW + 100)
+    assert view.accepting == 3
+
+
+def test_one_throttled_mx_is_for_the_page() -> None:
+    assert keys(memories(mx3_smtp=bad("", THROTTLED))) == {"throttled:mx3": "page"}
+
+
+def test_control_is_urgent_and_offsite_is_not() -> None:
+    assert keys(memories(control1_ssh=bad()))["service:control1/ssh"] == "urgent"
+    assert keys(memories(offsite1_ssh=bad(SILENT))) == {"host:offsite1": "page"}
+
+
+def test_an_urgent_check_that_is_not_known_is_as_bad_as_a_failed_one() -> None:
+    rules = monitor_support.settings(urgent_checks=["backup"])
+    found = memories(control1_backup=bad("unread"))
+    view = causes.judge(rules, found, {}, (), NOW + 100)
+    assert view.causes["check:control1/backup"].severity == "urgent"
+
+
+def test_health_is_not_mentioned_beside_a_nearer_cause() -> None:
+    found = memories(mx2_smtp=bad(), mx2_health=bad())
+    assert list(keys(found)) == ["service:mx2/smtp"]
+    assert list(keys(memories(mx2_health=bad()))) == ["health:mx2"]
+
+
+def test_offline_there_is_one_cause_and_what_was_open_stays() -> None:
+    found = memories(mx2_smtp=bad(), control1_ssh=bad(), uplink=bad(SILENT))
+    assert set(keys(found)) == {"uplink"}
+    assert set(keys(found, ["service:mx2/smtp"])) == {"uplink", "service:mx2/smtp"}
+
+
+def test_maintenance_mutes_a_host_but_not_the_fleet() -> None:
+    at_work = {"owner": "ops", "reason": "disk", "until": NOW + 999}
+    found = memories() | silent("mx1") | {"mx2/smtp": bad()}
+    seen = keys(found, mx1=at_work)
+    assert seen == {"host:mx1": "page", "service:mx2/smtp": "notice", "fleet": "urgent"}
+
+
+def test_a_host_that_comes_back_stays_one_incident_for_an_interval() -> None:
+    found = memories() | silent("mx1")
+    back = run(UP, UP, memory=bad(SILENT))
+    found["mx1/ssh"] = back
+    now = back.since + RULES.interval - 1
+    open_ = ["host:mx1"]
+    assert set(causes.judge(RULES, found, {}, open_, now).causes) == {"host:mx1"}
+    later = causes.judge(RULES, found, {}, open_, now + 5).causes
+    assert "host:mx1" not in later
+    assert "service:mx1/smtp" in later
+
+
+def test_before_the_first_looks_nothing_is_wrong() -> None:
+    view = causes.judge(RULES, {}, {}, (), NOW)
+    assert view.causes == {}
+    assert view.state == UNKNOWN
+
+
+# --- alerts
+
+
+def incident(number: int, key: str, severity: str = "notice", **changed: Any) -> Incident:
+    kind = key.partition(":")[0]
+    host = key.partition(":")[2].partition("/")[0]
+    given_: dict[str, Any] = {
+        "number": number,
+        "key": key,
+        "kind": kind,
+        "host": host,
+        "severity": severity,
+        "title": f"{host} is broken",
+        "opened": NOW - 60,
+        "closed": None,
+        "acked": False,
+        "flapping": False,
+        "alert": Alert(noticed=NOW),
+    }
+    return Incident(**{**given_, **changed})
+
+
+class Story:
+    """Plans one after the other, as the engine does."""
+
+    def __init__(self, rules: Settings = RULES) -> None:
+        self.rules = rules
+        self.silences: list[dict[str, str]] = []
+        self.alerts: dict[int, Alert] = {}
+
+    def at(self, seconds: float, *incidents: Incident) -> list[alerts.Draft]:
+        known = [dataclasses.replace(one, alert=self.alerts.get(one.number, one.alert)) for one in incidents]
+        plan = alerts.plan(self.rules, known, self.silences, NOW + seconds)
+        self.alerts |= plan.alerts
+        return plan.drafts
+
+
+def test_what_begins_together_is_one_message_and_is_told_once() -> None:
+    story = Story()
+    pair = (incident(1, "host:mx1"), incident(2, "service:mx2/smtp"))
+    assert story.at(1, *pair) == []
+    (draft,) = story.at(4, *pair)
+    assert draft.incidents == (1, 2)
+    assert "mx1 is broken; mx2 is broken" in draft.text
+    assert draft.text.endswith("#1,#2")
+    assert [story.at(after, *pair) for after in (5, 4000, 99999)] == [[], [], []]
+
+
+def test_the_end_is_told_once_and_only_if_the_beginning_was() -> None:
+    story = Story()
+    one = incident(1, "host:mx1")
+    closed = dataclasses.replace(one, closed=NOW + 2)
+    assert story.at(2, closed) == []
+    story = Story()
+    story.at(4, one)
+    (draft,) = story.at(60, dataclasses.replace(one, closed=NOW + 60))
+    assert draft.kind == "closed"
+    assert "OK: mx1 well again after 2 min" in draft.text or "OK: mx1 well again after 120 s" in draft.text
+    assert story.at(61, dataclasses.replace(one, closed=NOW + 60)) == []
+
+
+def test_the_page_gets_no_message() -> None:
+    story = Story()
+    one = incident(1, "throttled:mx3", "page", alert=Alert(noticed=NOW, held_since=NOW))
+    assert story.at(RULES.throttled_after - 1, one) == []
+    (draft,) = story.at(RULES.throttled_after, one)
+    assert draft.severity == "notice"
+
+
+def test_urgent_is_told_again_and_escalates_until_somebody_acknowledges() -> None:
+    boss = {"name": "boss", "url": "json://x", "escalation": True}
+    story = Story(monitor_support.settings(channels=[boss]))
+    one = incident(1, "fleet", "urgent")
+    assert [draft.kind for draft in story.at(1, one)] == ["opened"]
+    assert story.at(RULES.escalate_after, one) == []
+    (escalation,) = story.at(RULES.escalate_after + 2, one)
+    assert escalation.escalation
+    assert "ESCALATION" in escalation.text
+    (reminder,) = story.at(RULES.reminder + 2, one)
+    assert reminder.kind == "reminder"
+    assert story.at(RULES.reminder * 5, dataclasses.replace(one, acked=True)) == []
+
+
+def test_what_an_operator_has_acknowledged_before_escalates_no_more() -> None:
+    boss = {"name": "boss", "url": "json://x", "escalation": True}
+    story = Story(monitor_support.settings(channels=[boss]))
+    one = incident(1, "fleet", "urgent")
+    story.at(1, one)
+    assert story.at(RULES.escalate_after + 9, dataclasses.replace(one, acked=True)) == []
+
+
+def test_the_fleets_message_speaks_for_its_members() -> None:
+    story = Story()
+    member = incident(1, "service:mx2/smtp")
+    fleet = incident(2, "fleet", "urgent", alert=Alert(noticed=NOW, about=("service:mx2/smtp",)))
+    (draft,) = story.at(4, member, fleet)
+    assert draft.incidents == (2,)
+    (over,) = story.at(60, member, dataclasses.replace(fleet, closed=NOW + 60))
+    assert "still wrong: mx2" in over.text
+    (end,) = story.at(90, dataclasses.replace(member, closed=NOW + 90))
+    assert "mx2 smtp well again" in end.text
+
+
+def test_silence_is_by_pattern() -> None:
+    story = Story()
+    story.silences = [{"pattern": "*:mx1*"}]
+    (draft,) = story.at(4, incident(1, "host:mx1"), incident(2, "host:mx10x"), incident(3, "host:mx2"))
+    assert draft.incidents == (3,)
+
+
+def test_flapping_is_said_once() -> None:
+    story = Story()
+    one = incident(1, "service:mx1/smtp")
+    story.at(4, one)
+    flaps = dataclasses.replace(one, flapping=True, title="mx1 smtp is flapping")
+    (draft,) = story.at(9, flaps)
+    assert draft.kind == "flapping"
+    assert [story.at(after, flaps) for after in (10, 500)] == [[], []]
+
+
+def test_what_grows_worse_is_told_anew() -> None:
+    story = Story()
+    one = incident(1, "host:control1")
+    story.at(4, one)
+    (draft,) = story.at(30, dataclasses.replace(one, severity="urgent"))
+    assert draft.severity == "urgent"
+
+
+def test_offline_is_told_afterwards() -> None:
+    story = Story()
+    one = incident(1, "uplink")
+    assert story.at(50, one) == []
+    (draft,) = story.at(60, dataclasses.replace(one, closed=NOW + 60))
+    assert "monitor1 was offline for" in draft.text
+
+
+# --- texts
+
+GSM = set("@$_!\"#%&'()*+,-./0123456789:;<=>?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz ")
+
+
+@given(st.text(max_size=400), st.integers(4, 160))
+def test_every_text_is_plain_gsm_within_its_limit(words: str, limit: int) -> None:
+    made = texts.gsm7(words, limit)
+    assert len(made) <= limit
+    assert set(made) <= GSM
+
+
+@given(st.text(max_size=40), st.lists(st.text(min_size=1, max_size=200), min_size=1, max_size=12), st.text(max_size=80))
+def test_a_message_is_one_sms_even_as_a_repeat(name: str, titles: list[str], tail: str) -> None:
+    made = texts.REPEAT + texts.compose(name, "ESCALATION", titles, tail)
+    assert len(made) <= texts.LIMIT
+    assert set(made) <= GSM
+
+
+def test_the_tail_stays_when_titles_are_cut() -> None:
+    made = texts.compose("mf", "URGENT", ["x" * 300, "y" * 300], "since 12:03Z #7")
+    assert made.startswith("mf URGENT: xxx")
+    assert made.endswith("since 12:03Z #7")
+    assert "+1 more" in made
+
+
+# --- settings
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"interval": 0}, "interval must be a number"),
+        ({"bogus": 1}, "'bogus' is no setting"),
+        ({"test_at": "someday"}, "test_at"),
+        ({"references": ["nowhere"]}, "is not address:port"),
+        ({"channels": [{"name": "sms", "url": "x", "second": "mail"}]}, "names mail, which is none"),
+        ({"channels": [{"name": "sms", "url": "x", "severities": ["loud"]}]}, "unknown severity"),
+        ({"hosts": [{"name": "a", "services": [{"kind": "telnet"}]}]}, "kind 'telnet'"),
+        ({"hosts": [{"name": "a", "services": [{"kind": "tcp"}]}]}, "port is missing"),
+        ({"hosts": [{"name": "a", "services": [{"kind": "ssh", "pørt": 1}]}]}, "is no option"),
+        ({"hosts": [{"name": "a"}, {"name": "a"}]}, "same name"),
+        ({"hosts": "mx1"}, "malformed"),
+    ],
+)
+def test_wrong_settings_are_one_clear_line(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(MonitorSettingsError) as caught:
+        settings.parse(monitor_support.raw_settings(**changed))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_services_by_role_where_none_are_said() -> None:
+    hosts = [
+        {"name": "a", "role": "mx", "address": "192.0.2.1", "address6": "2001:db8::1", "mx_name": "A.example"},
+        {"name": "b", "role": "control", "address": "192.0.2.2"},
+        {"name": "c", "role": "offsite", "address": "192.0.2.3", "services": []},
+    ]
+    found = settings.parse({"hosts": hosts, "domains": ["customer.example"]})
+    assert [[service.name for service in host.services] for host in found.hosts] == [
+        ["customer.example"],
+        ["smtp", "smtp6", "ssh", "ssh6", "relay"],
+        ["ssh"],
+        [],
+    ]
+    assert found.hosts[0].services[0].options["expect"] == {"a.example": ["192.0.2.1", "2001:db8::1"]}
+
+
+def test_a_channels_url_is_not_shown() -> None:
+    found = settings.parse({"channels": [{"name": "sms", "url": "secret://token", "severities": ["urgent"]}]})
+    assert "token" not in repr(found)

@@ -1,0 +1,297 @@
+"""The engine on real clocks against real sockets on loopback: what is told, when, and what a crash leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mf.monitor import command, engine, settings
+from mf.monitor.store import Store
+from monitor_targets import SENDER, Gateway, Target, says, smtp, until
+
+KILLS = int(os.environ.get("MF_KILLS", "5"))
+
+
+@dataclasses.dataclass
+class Fleet:
+    """Three MXs and a reference on loopback, a gateway, and the settings of a monitor that watches them."""
+
+    gateway: Gateway
+    mail: list[Target]
+    ssh: list[Target]
+    reference: Target
+    raw: dict[str, Any]
+
+    @property
+    def texts(self) -> list[str]:
+        """What reached people."""
+        return self.gateway.texts
+
+
+@contextlib.asynccontextmanager
+async def fleet(folder: Path, **changed: Any) -> AsyncIterator[Fleet]:
+    gateway = await Gateway().start()
+    mail = [await Target(smtp()).start() for _ in range(3)]
+    ssh = [await Target(says(b"SSH-2.0-OpenSSH_9\r\n")).start() for _ in range(3)]
+    reference = await Target(says(b"")).start()
+    raw: dict[str, Any] = {
+        "interval": 1,
+        "timeout": 0.8,
+        "recheck": 0.2,
+        "min_accepting": 2,
+        "flap_changes": 100,
+        "database": str(folder / "monitor.sqlite"),
+        "references": [f"127.0.0.1:{reference.port}"],
+        "channels": [{"name": "sms", "url": gateway.url, "severities": ["urgent", "notice"]}],
+        "hosts": [
+            {
+                "name": f"mx{number + 1}",
+                "role": "mx",
+                "address": "127.0.0.1",
+                "services": [
+                    {"kind": "smtp", "port": mail[number].port},
+                    {"kind": "ssh", "port": ssh[number].port},
+                ],
+            }
+            for number in range(3)
+        ],
+        **changed,
+    }
+    try:
+        yield Fleet(gateway, mail, ssh, reference, raw)
+    finally:
+        for target in (*mail, *ssh, reference, gateway.target):
+            await target.stop()
+
+
+@contextlib.asynccontextmanager
+async def watching(raw: dict[str, Any]) -> AsyncIterator[engine.Engine]:
+    monitor = engine.Engine(settings.parse(raw), sender=SENDER)
+    task = asyncio.create_task(monitor.run())
+    try:
+        await until(lambda: monitor.view is not None and monitor.view.state != "unknown")
+        yield monitor
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def test_a_fault_and_its_end_are_one_message_each_in_time(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with fleet(tmp_path) as world, watching(world.raw):
+            started = time.monotonic()
+            await world.mail[0].stop()
+            await until(lambda: len(world.texts) == 1)
+            # two intervals, the seconds in which messages are grouped, and a slow machine
+            assert time.monotonic() - started < 2 + 3 + 5
+            await world.mail[0].start()
+            await until(lambda: len(world.texts) == 2)
+            await asyncio.sleep(2)
+            assert [re.sub(r"\d\d:\d\dZ|\d+ s\b", "T", text) for text in world.texts] == [
+                "mf: mx1 smtp: connection refused since T #1",
+                "mf OK: mx1 smtp well again after T #1",
+            ]
+
+    asyncio.run(go())
+
+
+def test_too_few_is_urgent_and_speaks_for_its_members(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with fleet(tmp_path) as world, watching(world.raw):
+            for target in world.mail[:2]:
+                await target.stop()
+            await until(lambda: any("URGENT: 1 of 3 MX accept mail, 2 must" in text for text in world.texts))
+            for target in world.mail[:2]:
+                await target.start()
+            await until(lambda: any("OK: enough MX accept mail again" in text for text in world.texts))
+            await asyncio.sleep(4)
+            # a message about the first may have gone before the second was known
+            assert sum("URGENT" in text for text in world.texts) == 1
+            assert sum("OK: enough" in text for text in world.texts) == 1
+
+    asyncio.run(go())
+
+
+def test_offline_says_nothing_of_the_fleet_and_tells_afterwards(tmp_path: Path) -> None:
+    async def go() -> None:
+        # nobody answers at 192.0.2.0/24 (RFC 5737); here that is a full queue
+        async with fleet(tmp_path, references=["127.0.0.1:1"]) as world, watching(world.raw) as monitor:
+            silent = says(b"", hold=True)
+            talks = [target.talk for target in world.mail]
+
+            async def none(name: str, port: int) -> bool:
+                return False
+
+            answers = monitor.uplink._answers
+            monitor.uplink._answers = none  # type: ignore[method-assign]
+            for target in (*world.mail, *world.ssh):
+                target.talk = silent
+            await until(lambda: "uplink" in monitor.incidents)
+            await asyncio.sleep(4)
+            assert world.texts == []
+            assert set(monitor.incidents) == {"uplink"}
+            monitor.uplink._answers = answers  # type: ignore[method-assign]
+            for target, talk in zip(world.mail, talks, strict=True):
+                target.talk = talk
+            for target in world.ssh:
+                target.talk = says(b"SSH-2.0-OpenSSH_9\r\n")
+            await until(lambda: bool(world.texts))
+            await asyncio.sleep(2)
+            assert len(world.texts) == 1
+            assert "monitor was offline for" in world.texts[0]
+
+    asyncio.run(go())
+
+
+def test_a_dead_gateway_delays_and_the_second_channel_steps_in(tmp_path: Path) -> None:
+    async def go() -> None:
+        second = await Gateway().start()
+        async with fleet(tmp_path) as world:
+            sms = {"name": "sms", "url": world.gateway.url, "severities": ["urgent", "notice"], "second": "chat"}
+            channels = [sms, {"name": "chat", "url": second.url}]
+            async with watching({**world.raw, "channels": channels}):
+                world.gateway.broken = True
+                await world.mail[0].stop()
+                await until(lambda: len(second.texts) == 1)
+                assert world.texts == []
+                world.gateway.broken = False
+                await until(lambda: len(world.texts) == 1, 40)
+                assert world.texts == second.texts
+        await second.target.stop()
+
+    asyncio.run(go())
+
+
+def test_an_operators_word_counts_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def go() -> None:
+        async with fleet(tmp_path) as world, watching(world.raw) as monitor:
+            path = tmp_path / "settings.json"
+            path.write_text(json.dumps(world.raw))
+
+            def run(*words: str) -> int:
+                return command.main(words, str(path))
+
+            assert await asyncio.to_thread(run, "silence", "service:mx1/*", "--reason", "disk") == 0
+            await world.mail[0].stop()
+            await until(lambda: "service:mx1/smtp" in monitor.incidents)
+            await asyncio.sleep(4)
+            assert world.texts == []
+            assert await asyncio.to_thread(run, "status") == 1
+            assert await asyncio.to_thread(run, "ack", "all", "--by", "anna") == 0
+            assert await asyncio.to_thread(run, "unsilence", "1") == 0
+            await until(lambda: bool(monitor.incidents["service:mx1/smtp"]["acked"]))
+            await asyncio.sleep(4)
+            assert world.texts == []
+            assert await asyncio.to_thread(run, "test", "--wait", "10s") == 0
+            assert "TEST" in world.texts[-1]
+
+    asyncio.run(go())
+    said = capsys.readouterr().out
+    assert "silenced" in said
+    assert "#1 acknowledged by anna" in said
+
+
+def test_a_database_that_breaks_at_work_is_replaced_and_said(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with fleet(tmp_path, page=str(tmp_path / "page")) as world, watching(world.raw) as monitor:
+            await world.mail[0].stop()
+            await until(lambda: len(world.texts) == 1)
+            path = Path(world.raw["database"])
+            await monitor._in_thread(lambda: monitor.store.rows("PRAGMA wal_checkpoint(TRUNCATE)"))
+            path.write_bytes(b"\xff" * path.stat().st_size)
+            await until(lambda: any("history was damaged" in text for text in world.texts))
+            # what is wrong still is, and the new file doesn't know that it was told
+            await until(lambda: any("mx1 smtp" in text for text in world.texts[1:]))
+            assert list(tmp_path.glob("*.damaged-*"))
+
+    asyncio.run(go())
+
+
+DRIVER = """
+import json, sys
+sys.path[:0] = json.loads(sys.argv[1])
+from mf.monitor import daemon
+sys.exit(daemon.main([sys.argv[2]], tuple(json.loads(sys.argv[3]))))
+"""
+
+
+def test_killed_at_random_moments_it_tells_everything_exactly_once(tmp_path: Path) -> None:
+    """MF_KILLS=50 for the long one."""
+    dice = random.Random(50)
+    library = str(Path(engine.__file__).resolve().parents[2])
+
+    async def go() -> Fleet:
+        async with fleet(tmp_path) as world:
+            path = tmp_path / "settings.json"
+            path.write_text(json.dumps(world.raw))
+            words = [sys.executable, "-I", "-c", DRIVER, json.dumps([library]), str(path), json.dumps(SENDER)]
+            up = [True, True]
+
+            def start() -> subprocess.Popen[bytes]:
+                return subprocess.Popen(words, stderr=subprocess.DEVNULL)
+
+            monitor = start()
+            for _ in range(KILLS):
+                await asyncio.sleep(dice.uniform(0.0, 5.0))
+                monitor.kill()
+                monitor.wait()
+                which = dice.randrange(2)
+                await (world.mail[which].stop() if up[which] else world.mail[which].start())
+                up[which] = not up[which]
+                monitor = start()
+            for which in range(2):
+                if not up[which]:
+                    await world.mail[which].start()
+            store = Store(world.raw["database"])
+
+            def settled() -> bool:
+                waiting = [one for one in store.messages(1000) if one["status"] in ("queued", "sending")]
+                return not waiting and not store.incidents()
+
+            await asyncio.sleep(3)
+            await until(settled, 60)
+            await asyncio.sleep(2)
+            monitor.terminate()
+            assert monitor.wait() == 0
+            store.close()
+            return world
+
+    world = asyncio.run(go())
+    store = Store(world.raw["database"])
+    messages = store.messages(10000)
+    assert store.damage == ""
+    assert messages
+    heard = collections.Counter(world.texts)
+    for one in messages:
+        assert one["status"] == "sent"
+        # at least once, and more often only with the mark
+        assert heard[one["text"]] + heard[f"repeat: {one['text']}"] >= 1
+        assert heard[one["text"]] <= 1
+    assert set(heard) <= {one["text"] for one in messages} | {f"repeat: {one['text']}" for one in messages}
+    by_incident: dict[int, list[str]] = collections.defaultdict(list)
+    for one in messages:
+        for number in one["incidents"]:
+            by_incident[number].append(one["kind"])
+    incidents = store.incidents(since=0)
+    for one in incidents:
+        told = one["alert"]["told"]
+        kinds = by_incident[one["id"]]
+        # a fleet's message may have spoken for it; then only its end is its own
+        assert kinds.count("opened") <= 1
+        assert kinds.count("closed") == (1 if told else 0), (one, kinds)
+    intervals = sorted((one["key"], one["opened"], one["closed"]) for one in incidents)
+    assert all(before[0] != after[0] or before[2] <= after[1] + 3 for before, after in itertools.pairwise(intervals))

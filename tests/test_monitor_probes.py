@@ -1,0 +1,382 @@
+"""Probes against targets that lie, drip, flood, loop and break: every one ends within its deadline, as a look."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import monitor_support
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mf.monitor import certificate, hosthealth, probes, settings, uplink
+from mf.monitor.states import DOWN, EXPIRED, REFUSED, SILENT, UNKNOWN, UP, WARNING, WRONG, Look
+from monitor_targets import Talk, Target, says, smtp
+
+LIMIT = 1.0
+HOSTILE = b"220 <script>alert(1)</script> \x1b[2J\x07 \xff\xfe\r\n"
+
+
+def probe(talk: Talk, entry: dict[str, Any], limit: float = LIMIT, address: str = "127.0.0.1") -> tuple[Look, float]:
+    """One look at such a target, and how long it took."""
+
+    async def go() -> tuple[Look, float]:
+        target = await Target(talk, address).start()
+        try:
+            service = {"port": target.port, **entry}
+            raw = {"timeout": limit, "hosts": [{"name": "mx1", "address": address, "services": [service]}]}
+            chosen = settings.parse(raw)
+            started = time.monotonic()
+            look = await probes.look(chosen.hosts[0].services[0], probes.World.of(chosen))
+            return look, time.monotonic() - started
+        finally:
+            await target.stop()
+
+    return asyncio.run(go())
+
+
+async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"2")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+
+
+async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    for _ in range(160):
+        writer.write(b"x" * 65536)
+        await writer.drain()
+
+
+async def lines_without_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"220-more\r\n" * 1000)
+        await writer.drain()
+
+
+def http(*lines: str, body: str = "") -> Talk:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(("\r\n".join(lines) + "\r\n\r\n" + body).encode("latin-1"))
+        await writer.drain()
+
+    return talk
+
+
+# --- what is well
+
+
+def test_smtp_that_greets() -> None:
+    look, _ = probe(smtp(), {"kind": "smtp"})
+    assert (look.state, look.words) == (UP, "greets")
+    assert look.latency is not None
+    assert 0 < look.latency < 1000
+
+
+def test_a_whole_transaction() -> None:
+    entry = {"kind": "smtp", "canary": "canary@mx1.mf.invalid"}
+    assert probe(smtp(RCPT=b"250 ok\r\n"), entry)[0].words == "accepts mail"
+    refused, _ = probe(smtp(RCPT=b"250 ok\r\n", DOT=b"554 no\r\n"), entry)
+    assert (refused.state, refused.words) == (DOWN, "554 at message: no")
+
+
+def test_ssh_and_tcp() -> None:
+    assert probe(says(b"hello\r\nSSH-2.0-OpenSSH_9.2p1\r\n"), {"kind": "ssh"})[0].state == UP
+    assert probe(says(b""), {"kind": "tcp"})[0].state == UP
+    assert probe(says(b"SSH-1.5-old\r\n"), {"kind": "ssh"})[0].state == DOWN
+
+
+def test_ipv6() -> None:
+    look, _ = probe(smtp(), {"kind": "smtp"}, address="::1")
+    assert look.state == UP
+
+
+def test_http() -> None:
+    good = http("HTTP/1.1 200 OK", "Content-Length: 7", body="Sign in")
+    assert probe(good, {"kind": "http", "contains": "Sign in"})[0].state == UP
+    assert probe(good, {"kind": "http", "contains": "Welcome"})[0].state == DOWN
+    assert probe(http("HTTP/1.1 503 no", "Content-Length: 0"), {"kind": "http"})[0].words == "HTTP 503"
+    assert probe(http("HTTP/1.1 401 no", "Content-Length: 0"), {"kind": "http", "status": 401})[0].state == UP
+
+
+def test_a_server_that_is_rude_at_quit_has_done_its_work() -> None:
+    async def rude(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 here\r\n")
+        await reader.readline()
+        writer.write(b"250 here\r\n")
+        await reader.readline()
+
+    assert probe(rude, {"kind": "smtp"})[0].state == UP
+
+
+def test_an_open_relay_is_found_and_nothing_is_sent_through_it() -> None:
+    heard: list[bytes] = []
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 here\r\n")
+        while line := await reader.readline():
+            heard.append(line)
+            writer.write(b"250 ok\r\n")
+
+    look, _ = probe(relay, {"kind": "relay"})
+    assert look.state == DOWN
+    assert "OPEN RELAY" in look.words
+    assert not [line for line in heard if line.startswith((b"DATA", b"BDAT"))]
+    assert probe(smtp(), {"kind": "relay"})[0].words == "refuses: 550 relaying denied"
+    assert probe(smtp(GREETING=b"421 busy\r\n"), {"kind": "relay"})[0].state == UNKNOWN
+
+
+# --- what isn't
+
+
+@pytest.mark.parametrize(
+    ("talk", "kind", "why", "said"),
+    [
+        (says(b"", hold=True), "smtp", SILENT, "no answer"),
+        (drip, "smtp", SILENT, "silence at greeting"),
+        (flood, "smtp", WRONG, "a line without end"),
+        (flood, "ssh", WRONG, "a line without end"),
+        (lines_without_end, "smtp", WRONG, ""),
+        (says(b"SSH-2.0-x\r\n"), "smtp", WRONG, "no SMTP: SSH-2.0-x"),
+        (says(HOSTILE.replace(b"220", b"554")), "smtp", WRONG, "554 at greeting: <script>"),
+        (says(b""), "smtp", WRONG, "closed"),
+        (says(b"x\r\n" * 30), "ssh", WRONG, "no ssh banner"),
+        (says(b"\x00" * 100, hold=True), "http", WRONG, "no answer in time"),
+        (flood, "http", WRONG, "a header without end"),
+    ],
+)
+def test_bad_targets_end_in_time_as_a_look(talk: Talk, kind: str, why: str, said: str) -> None:
+    look, took = probe(talk, {"kind": kind})
+    assert look.state == DOWN
+    assert said in look.words
+    assert took < LIMIT + 0.7
+    assert look.words.isascii()
+    assert look.words.isprintable()
+    if kind != "http":
+        assert look.why == why
+
+
+def test_nobody_listens() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    raw = {
+        "timeout": LIMIT,
+        "hosts": [{"name": "a", "address": "127.0.0.1", "services": [{"kind": "smtp", "port": port}]}],
+    }
+    chosen = settings.parse(raw)
+    look = asyncio.run(probes.look(chosen.hosts[0].services[0], probes.World.of(chosen)))
+    assert (look.why, look.words) == (REFUSED, "connection refused")
+
+
+@pytest.mark.parametrize(
+    "where", ["/", "//[::1", "ftp://elsewhere/", "http://127.0.0.1:1/", "x\tx", "http://" + "a" * 5000 + "/"]
+)
+def test_redirects_come_to_an_end(where: str) -> None:
+    look, took = probe(http("HTTP/1.1 302 Found", f"Location: {where}", "Content-Length: 0"), {"kind": "http"})
+    assert look.state == DOWN
+    assert took < LIMIT + 0.7
+
+
+def test_a_name_with_fifty_addresses_is_tried_at_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [(socket.AF_INET, 1, 6, "", (f"127.8.0.{number}", 1)) for number in range(50)]
+    many += [(socket.AF_INET6, 1, 6, "", ("::1", 1, 0, 0))]
+
+    async def resolve(self: object, *words: object, **named: object) -> list[Any]:
+        return many
+
+    monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "getaddrinfo", resolve)
+    found = asyncio.run(probes.addresses("many.example", 1))
+    assert len(found) == probes.MOST_ADDRESSES
+    assert found[0] == "::1"
+
+
+# --- TLS
+
+
+def certify(folder: Path, *options: str) -> tuple[str, str]:
+    """A self-signed certificate with such options of openssl."""
+    key, crt = str(folder / "key.pem"), str(folder / "crt.pem")
+    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    subprocess.run(
+        [*words, "-keyout", key, "-out", crt, "-subj", "/CN=mx1", *options], check=True, capture_output=True, timeout=60
+    )
+    return key, crt
+
+
+def starttls(key: str, crt: str) -> Talk:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(crt, key)
+        writer.write(b"220 here\r\n")
+        while line := await reader.readline():
+            if line.startswith(b"STARTTLS"):
+                writer.write(b"220 go\r\n")
+                await writer.drain()
+                await writer.start_tls(context)
+            elif line.startswith(b"QUIT"):
+                writer.write(b"221 bye\r\n")
+            else:
+                writer.write(b"250-here\r\n250 STARTTLS\r\n")
+
+    return talk
+
+
+@pytest.mark.parametrize(
+    ("days", "state", "said"), [("400", UP, "greets, STARTTLS"), ("5", WARNING, "certificate expires in")]
+)
+def test_the_certificate_behind_starttls(tmp_path: Path, days: str, state: str, said: str) -> None:
+    key, crt = certify(tmp_path, "-days", days)
+    look, _ = probe(starttls(key, crt), {"kind": "smtp"}, limit=5)
+    assert look.state == state
+    assert said in look.words
+    assert look.expires is not None
+    assert abs(look.expires - time.time() - int(days) * 86400) < 120
+
+
+def test_an_expired_certificate(tmp_path: Path) -> None:
+    key, crt = certify(tmp_path, "-days", "1")
+    chosen = monitor_support.settings()
+    later = probes.World(chosen, ssl.create_default_context(), ssl.create_default_context(), lambda: time.time() + 2e5)
+    der = ssl.PEM_cert_to_DER_cert(Path(crt).read_text())
+    found = probes._dated(der, later, "greets")
+    assert (found.state, found.why) == (WARNING, EXPIRED)
+    assert "expired" in found.words
+    assert key
+
+
+def test_broken_tls_is_a_look() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 here\r\n")
+        while line := await reader.readline():
+            if line.startswith(b"STARTTLS"):
+                writer.write(b"220 go\r\n")
+                await reader.read(100)
+                writer.write(b"\x00garbage\xff" * 50)
+                await writer.drain()
+                return
+            writer.write(b"250-here\r\n250 STARTTLS\r\n")
+
+    look, _ = probe(talk, {"kind": "smtp"})
+    assert look.state == DOWN
+    assert "TLS" in look.words
+
+
+def test_what_is_said_before_tls_begins_is_not_believed() -> None:
+    talk = smtp(EHLO=b"250-here\r\n250 STARTTLS\r\n", STAR=b"220 go\r\n250 injected\r\n")
+    assert "before TLS began" in probe(talk, {"kind": "smtp"})[0].words
+
+
+def test_starttls_may_be_required() -> None:
+    assert "offers no STARTTLS" in probe(smtp(), {"kind": "smtp", "starttls": "required"})[0].words
+
+
+@given(st.binary(max_size=300))
+def test_a_certificate_that_is_none_is_no_error(der: bytes) -> None:
+    certificate.not_after(der)
+
+
+def test_no_cut_of_a_certificate_is_an_error(tmp_path: Path) -> None:
+    _, crt = certify(tmp_path, "-days", "30")
+    der = ssl.PEM_cert_to_DER_cert(Path(crt).read_text())
+    assert certificate.not_after(der) is not None
+    assert all(certificate.not_after(der[:end]) is None for end in range(len(der)))
+
+
+# --- uplink and health
+
+WHOLE = (
+    b'{"status": "OK", "throttled": false, "refusing": false, "leases": [], "problems": [], "checks": {}, '
+    b'"maintenance": null}'
+)
+
+
+def verdict(make: Callable[[Target], list[str]]) -> bool:
+    async def go() -> bool:
+        target = await Target(says(b"")).start()
+        chosen = settings.parse({"timeout": LIMIT, "references": make(target)})
+        found = await uplink.Uplink(chosen, probes.World.of(chosen)).after(time.time())
+        await target.stop()
+        return found.up
+
+    return asyncio.run(go())
+
+
+def test_one_reference_that_answers_or_refuses_is_enough() -> None:
+    with socket.socket() as full:
+        # nobody accepts here, and its queue is full: silence
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        dead = f"127.0.0.1:{full.getsockname()[1]}"
+        fillers = [socket.socket() for _ in range(4)]
+        for one in fillers:
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        assert verdict(lambda target: [dead, f"127.0.0.1:{target.port}"])
+        assert verdict(lambda target: [dead, "127.0.0.1:1"])
+        assert not verdict(lambda target: [dead])
+        for one in fillers:
+            one.close()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b"[" * 100000,
+        b'{"status": "OK"}',
+        WHOLE.replace(b'"OK"', b'"FINE"'),
+        WHOLE.replace(b'"checks": {}', b'"checks": {"x": 1}'),
+        WHOLE.replace(b"null", b"1"),
+    ],
+)
+def test_health_that_is_none_is_refused(data: bytes) -> None:
+    assert hosthealth.parse(data) is None
+
+
+def test_health_that_is_whole_is_taken() -> None:
+    assert hosthealth.parse(WHOLE) is not None
+
+
+def test_health_is_cleaned() -> None:
+
+    record = monitor_support.health_record("mx1", "mx", 0.0, problems=["\x1b[2J<b>"], queue=float("1e300"))
+    record["checks"]["load"]["summary"] = "\x1b]0;title\x07" + "x" * 10000
+    record["unexpected"] = {"deep": [1] * 1000}
+    found = hosthealth.parse(json.dumps(record).encode())
+    assert found is not None
+    assert "\x1b" not in json.dumps(found).encode().decode("unicode_escape")
+    assert found["queue"] is None
+    assert "unexpected" not in found
+
+
+def reading(record: dict[str, Any] | None) -> hosthealth.Reading:
+    return hosthealth.Reading("control1", 99.0, 100.0, record, "no")
+
+
+def test_urgent_checks_are_looks_of_their_own_and_silence_makes_them_bad() -> None:
+    record = monitor_support.health_record("control1", "control", 0.0)
+    record["checks"]["backup"]["status"] = "UNKNOWN"
+    found = {look.subject: look.state for look in hosthealth.looks(reading(record), ("backup",), (), 0.0, 600.0)}
+    assert found == {"control1/backup": DOWN, "control1/health": UP}
+    assert [one.subject for one in hosthealth.looks(reading(None), ("backup",), ("backup",), 90.0, 600.0)] == [
+        "control1/health"
+    ]
+    late = hosthealth.looks(reading(None), ("backup",), ("backup",), 90.0, 5.0)
+    assert [(one.subject, one.state) for one in late] == [("control1/health", WARNING), ("control1/backup", DOWN)]
+
+
+def test_the_ssh_command_believes_nothing_but_its_options() -> None:
+    access = settings.HealthAccess("mf-health", "/key", "/known", "/run/x")
+    words = hosthealth.command(access, monitor_support.settings().hosts[1], keep=True, limit=10)
+    assert words[:3] == ["/usr/bin/ssh", "-F", "none"]
+    assert "StrictHostKeyChecking=yes" in words
+    assert words[-3:] == ["--", "mf-health@192.0.2.11", "health"]
