@@ -186,7 +186,7 @@ def test_redirects_come_to_an_end(where: str) -> None:
 
 
 def test_a_name_with_fifty_addresses_is_tried_at_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    many = [(socket.AF_INET, 1, 6, "", (f"127.8.0.{number}", 1)) for number in range(50)]
+    many: list[Any] = [(socket.AF_INET, 1, 6, "", (f"127.8.0.{number}", 1)) for number in range(50)]
     many += [(socket.AF_INET6, 1, 6, "", ("::1", 1, 0, 0))]
 
     async def resolve(self: object, *words: object, **named: object) -> list[Any]:
