@@ -106,10 +106,56 @@ subtest 'what is not kept' => sub {
     ($My::Deny::hook, @My::Deny::answer) = ('data_post', DENY, 'bad canary');
     $s->envelope('a@b.example', 'c@mx.mf.invalid'); $s->transmit($message);
     is(scalar(() = files($dir, 'new')), 0, 'none is kept');
-    is_deeply(counts(), {'rcpt mf_domains' => 1, 'mail My::Deny' => 1, 'message for now My::Deny' => 1, 'queue My::Deny' => 1},
-        'all but the canary are counted');
+    is_deeply(counts(), {'rcpt mf_domains: 5.7.1 relaying denied' => 1, 'mail My::Deny: evil\\x0d\\x0areason \\x1b' => 1,
+        'message for now My::Deny: later' => 1, 'queue My::Deny: no queue' => 1}, 'all but the canary are counted');
     unlike(join("\n", grep { /^[0-5] / } $s->log_lines), qr/\x1b|canary/, 'no escape sequences in the log, and no canary');
     $My::Deny::hook = '';
+};
+
+subtest 'equal refusals count as equal' => sub {
+    my $kind = Qpsmtpd::Plugin::mf_keep_rejected->can('_kind_of');
+    is($kind->(undef), 'no reason', 'none');
+    is($kind->('5.7.1 spam refused (GTUBE)'), '5.7.1 spam refused', 'the bracket is left out');
+    is($kind->('5.1.7 malformed sender address: no domain'), '5.1.7 malformed sender address', 'what follows a colon, too');
+    is($kind->('listed: http://bl.example/?192.0.2.1'), 'listed', 'an address in a link');
+    is($kind->("user a\@b.example unknown"), 'user * unknown', 'a mail address');
+    is($kind->('192.0.2.1 is listed in bl.example'), '* is listed in bl.example', 'an IP address');
+    is($kind->('host 2001.db8.a.b.example.net blocked'), 'host * blocked', 'a name made of numbers');
+    is(length $kind->('x' x 1000), 60, 'a long one is cut');
+};
+
+subtest 'a domain that wants no copies' => sub {
+    my $dir = "$root/nothing"; mkdir $dir;
+    unlink "$root/counts";
+    my $s = TestServer->start(config => {rcpthosts => ['ours.example', 'second.example'], mf_canary => ['c@mx.mf.invalid'],
+            mf_keep_nothing => ['Second.example']},
+        plugins => ["mf_keep_rejected host=mx1 directory=$dir max_bytes=1000 counters=$root/counts", 'mf_reject_gtube', 'mf_domains']);
+    $s->envelope('a@b.example', 'u@SECOND.example');
+    like($s->transmit("Subject: x\r\n\r\n$GTUBE\r\n.\r\n"), qr/^552 /, 'refused');
+    is(scalar(() = files($dir, 'new')), 0, 'nothing is kept');
+    $s->envelope('a@b.example', 'u@second.example', 'v@ours.example');
+    $s->transmit("Subject: x\r\n\r\n$GTUBE\r\n.\r\n");
+    my @files = files($dir, 'new');
+    is(@files, 1, 'the other domain has its copy');
+    like($files[0], qr{/ours\.example/}, 'the right one');
+    is_deeply(counts(), {'message mf_reject_gtube: 5.7.1 spam refused' => 2}, 'both are counted');
+    is(scalar(grep { /not kept for second\.example, as configured/ } $s->log_lines), 2, 'and logged');
+};
+
+subtest 'the end-to-end canary' => sub {
+    my $dir = "$root/canary"; mkdir $dir;
+    unlink "$root/counts";
+    my $s = TestServer->start(config => {rcpthosts => ['ours.example'], mf_canary => ['c@mx.mf.invalid'],
+            mf_canary_domain => ['canary.mf.invalid']}, remote_ip => '127.0.0.1',
+        plugins => ["mf_keep_rejected host=mx1 directory=$dir max_bytes=1000 counters=$root/counts", 'mf_canary', 'mf_reject_gtube',
+            'mf_domains']);
+    $s->envelope('a@b.example', 'spam@Canary.mf.invalid');
+    like($s->transmit("Subject: x\r\n\r\n$GTUBE\r\n.\r\n"), qr/^552 /, 'refused');
+    is(scalar(() = files($dir, 'new')), 1, 'kept for the quarantine');
+    is_deeply(counts(), {}, 'not counted');
+    $s->remote('192.0.2.1');
+    like(($s->envelope('a@b.example', 'spam@canary.mf.invalid'))[1], qr/^550 5\.1\.1 unknown recipient/, 'nobody else reaches it');
+    is_deeply(counts(), {'rcpt mf_canary: 5.1.1 unknown recipient' => 1}, 'who tries counts');
 };
 
 subtest 'hostile envelopes' => sub {

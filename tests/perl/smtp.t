@@ -68,6 +68,22 @@ subtest 'canary' => sub {
     ok(!eval { TestServer->start(plugins => ['mf_canary']); 1 }, 'no address configured: it does not start');
 };
 
+subtest 'the domain of the end-to-end canary' => sub {
+    my %with = (config => {%{$config{config}}, mf_canary_domain => ['canary.mf.invalid']});
+    my @all = ('mf_canary', 'mf_domains', 'My::Queue');
+    @My::Queue::got = ();
+    my $s = TestServer->start(%with, plugins => \@all, remote_ip => '::1');
+    like(($s->envelope('a@b.example', 'ham@Canary.mf.invalid'))[1], qr/^250 /, 'from loopback');
+    is($s->transmit("Subject: x\r\n\r\ny\r\n.\r\n"), '250 taken', 'it goes the way of all mail');
+    is(@My::Queue::got, 1, 'to the queue');
+    like(($s->envelope('a@b.example', 'h%x.example@canary.mf.invalid'))[1], qr/^550 /, 'no odd address');
+    like(($s->envelope('a@b.example', 'ham@x.canary.mf.invalid'))[1], qr/^550 5\.7\.1/, 'no domain below');
+    $s->remote('192.0.2.1');
+    like(($s->envelope('a@b.example', 'ham@canary.mf.invalid'))[1], qr/^550 5\.1\.1/, 'unknown from outside');
+    $s = TestServer->start(%config, plugins => \@all, remote_ip => '127.0.0.1');
+    like(($s->envelope('a@b.example', 'ham@canary.mf.invalid'))[1], qr/^550 5\.7\.1/, 'unknown where it is not configured');
+};
+
 subtest 'a canary that is not discarded is not delivered' => sub {
     my $s = TestServer->start(%config, plugins => ['mf_canary', 'mf_forward 127.0.0.1 1', 'mf_domains'], remote_ip => '::1');
     no warnings qw(redefine once);
