@@ -52,7 +52,9 @@ def test_files_of_the_repository_that_are_named_exist(path: Path) -> None:
 def test_variables_that_are_named_exist() -> None:
     known = "\n".join(path.read_text() for path in (*ROOT.glob("roles/*/defaults/main.yml"), *ROOT.glob("playbooks/*")))
     named = set(
-        re.findall(r"\b((?:qpsmtpd|mf_exim|mf_checks|mf_throttle|mf_quarantine)_[a-z_]+[a-z])\b", README + RUNBOOK)
+        re.findall(
+            r"\b((?:qpsmtpd|mf_(?:exim|checks|throttle|quarantine|rejected|canary))_[a-z_]+[a-z])\b", README + RUNBOOK
+        )
     )
     assert named
     assert not [name for name in named if name not in known]
@@ -81,6 +83,12 @@ SAID = {
     "checks/processes_cold.py": ["survived KILL", "spared: moved or gone at the last moment", "under watch"],
     "checks/load.py": ["the throttle can't be set"],
     "checks/queue.py": ["Exim doesn't answer", "oldest message"],
+    "checks/rejected.py": [
+        "the disk is nearly full",
+        "messages removed before their time for lack of room",
+        "messages couldn't be kept",
+        "never purged",
+    ],
     "checks/due.py": ["hung past its deadline and was killed"],
     "checks/quarantine.py": [
         "messages known there and not fetched",

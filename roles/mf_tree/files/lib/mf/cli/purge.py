@@ -1,0 +1,65 @@
+"""/mf/bin/purge-rejected: remove rejected mail whose time is over, or when the disk is nearly full."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from .. import config, purge, release, state
+from . import commands
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LOCK = "purge-rejected"
+
+_EPILOG = """\
+It runs from cron every 10 minutes. What it did is in the decision log when it was out of the ordinary; check-rejected
+tells how things stand.
+
+Exit codes: 0 done, or another run is under way; 1 not done; 2 wrong command line
+"""
+
+
+def main(argv: Sequence[str] | None = None, places: state.Places | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="purge-rejected",
+        description="Remove rejected mail that has been kept long enough, or the oldest when the disk is nearly full.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    parser.add_argument("--json", action="store_true", help="say it as one JSON object")
+    chosen = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    host = places or state.Places()
+    try:
+        settings = config.load(host).get("rejected", {})
+        root, keep_days, free_percent = (settings[key] for key in ("root", "keep_days", "free_percent"))
+        with state.Lock(host, LOCK) as held:
+            if not held:
+                return 0
+            said = purge.run(host, root, keep_days, free_percent, dry_run=chosen.dry_run)
+            if not chosen.dry_run:
+                release.forget(settings.get("releases", release.RECORDS))
+    except config.SettingsError as error:
+        return _failed(str(error))
+    except KeyError as error:
+        return _failed(f"{host.settings}: rejected.{error.args[0]} is missing; deploy again with playbooks/site.yml")
+    except OSError as error:
+        return _failed(f"{error.filename or 'rejected mail'}: {error.strerror}")
+    if chosen.json:
+        print(state.encode({"dry_run": chosen.dry_run, "said": said}))
+    else:
+        for sentence in said:
+            print(f"would: {sentence}" if chosen.dry_run else sentence)
+        if chosen.dry_run and not said:
+            print("would change nothing")
+    return 0
+
+
+def _failed(message: str) -> int:
+    print(f"purge-rejected: {message}", file=sys.stderr)
+    return commands.FAILED

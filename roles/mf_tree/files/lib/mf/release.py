@@ -1,0 +1,279 @@
+"""Hand a message out of the quarantine to this MX's Exim, past qpsmtpd, once. Cold path.
+
+The ssh key of control can do this one thing here. Its command's word is the release's id, stdin is the file as it was
+kept: one JSON envelope line, then the raw message. The answer is one line and an exit code::
+
+    accepted WORDS   0   handed to Exim now
+    known WORDS      0   this release was handed over before; nothing was done
+    refused WORDS    1   not taken, and it won't be: malformed, damaged, or Exim's 5xx
+    later WORDS      75  nothing was done, for certain; try again, here or elsewhere (EX_TEMPFAIL, sysexits.h)
+    unclear WORDS    70  the final dot was sent and its answer is missing; ask this MX again, with the same id
+
+Once: the id is written down before the final dot, and what became of it after. A lost ssh connection doesn't end this
+program, so the answer is there when somebody asks again. If it was killed in between, the next try looks into Exim's
+log, which tells releases apart by the name in their EHLO: Exim writes "<=" before it answers the dot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gzip
+import hashlib
+import os
+import re
+import time
+from typing import NamedTuple
+
+from . import text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, BinaryIO
+
+RECORDS = "/mf/var/release"
+LOGS = "/var/log/exim4"
+ADDRESS, PORT = "127.0.0.1", 10025
+
+ACCEPTED, KNOWN, REFUSED, LATER, UNCLEAR = "accepted", "known", "refused", "later", "unclear"
+EXIT_CODES = {ACCEPTED: 0, KNOWN: 0, REFUSED: 1, LATER: 75, UNCLEAR: 70}
+
+MAX_ENVELOPE = 1 << 20  # bytes
+MAX_MESSAGE = 64 << 20  # bytes; what is kept of a rejected message is 10 MiB unless configured otherwise
+MAX_RECIPIENTS = 1000
+DIALOGUE = 300.0  # seconds for one answer of Exim (RFC 5321, 4.5.3.2)
+BUSY = 30.0  # seconds to wait for another try of the same release
+FORGET = 30 * 86400.0  # seconds that an id is remembered; control tries again for hours at most
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,149}")
+# What can be said in MAIL and RCPT without a second meaning; whose mail it is, is for Exim to judge.
+_ADDRESS = re.compile(r"[!-;=?-~]{1,64}@[A-Za-z0-9.-]{1,253}")
+
+
+class Answer(NamedTuple):
+    """One of the five words, and what there is to say."""
+
+    word: str
+    words: str
+
+    def line(self) -> str:
+        """The one line for control."""
+        return f"{self.word} {text.clean(self.words, 300)}"
+
+
+class RefusedError(Exception):
+    """The message can't be released, and never will. One line."""
+
+
+class Message(NamedTuple):
+    """A message as it was kept, whole."""
+
+    sender: str  # "" for a bounce
+    recipients: list[str]
+    raw: bytes
+
+
+def read(source: BinaryIO) -> Message:
+    """The message on a stream. Raises RefusedError."""
+    first = source.readline(MAX_ENVELOPE + 1)
+    raw = source.read(MAX_MESSAGE + 1)
+    if len(first) > MAX_ENVELOPE or len(raw) > MAX_MESSAGE:
+        raise RefusedError(f"too large: more than {MAX_MESSAGE >> 20} MiB")
+    return parse(first, raw)
+
+
+def parse(first: bytes, raw: bytes) -> Message:
+    """Envelope line and message, checked. Raises RefusedError. Pure."""
+    import json
+
+    try:
+        envelope = json.loads(first)
+        sender, recipients, digest = envelope["sender"], envelope["recipients"], envelope["sha256"]
+    except (ValueError, RecursionError, KeyError, TypeError, IndexError):
+        raise RefusedError("its first line is no envelope") from None
+    if hashlib.sha256(raw).hexdigest() != digest:
+        raise RefusedError("damaged: the message isn't the one its envelope speaks of")
+    if envelope.get("truncated"):
+        raise RefusedError(f"only its first {len(raw)} bytes were kept, of {_number(envelope.get('size'))}")
+    if not isinstance(recipients, list) or not 0 < len(recipients) <= MAX_RECIPIENTS:
+        raise RefusedError(f"an envelope has 1 to {MAX_RECIPIENTS} recipients")
+    for address in [*recipients, *([sender] if sender != "" else [])]:
+        if not isinstance(address, str) or not _ADDRESS.fullmatch(address):
+            raise RefusedError(f"no address: {text.clean(str(address), 80)}")
+    return Message(sender, recipients, raw)
+
+
+def wire(raw: bytes) -> bytes:
+    """The message as it goes after DATA, without the final dot: CRLF, dots stuffed (RFC 5321, 4.5.2), no bare CR."""
+    lines = [line.rstrip(b"\r").replace(b"\r", b" ") for line in raw.split(b"\n")]
+    if lines[-1] == b"":
+        lines.pop()
+    return b"".join((b"." + line if line.startswith(b".") else line) + b"\r\n" for line in lines)
+
+
+def helo(release: str) -> str:
+    """The name in EHLO by which Exim's log tells this release apart from everything else."""
+    return f"r-{hashlib.sha256(release.encode()).hexdigest()[:40]}.release.mf.invalid"
+
+
+def release(
+    identifier: str,
+    source: BinaryIO,
+    *,
+    records: str = RECORDS,
+    logs: str = LOGS,
+    address: str = ADDRESS,
+    port: int = PORT,
+    now: float | None = None,
+) -> Answer:
+    """Release one message, at most once for an identifier. Never raises for what is outside of this program."""
+    if not _ID.fullmatch(identifier):
+        return Answer(REFUSED, "no release id: letters, digits, dots and hyphens, at most 150")
+    moment = time.time() if now is None else now
+    try:
+        with _record(records, identifier) as record:
+            if record is None:
+                return Answer(LATER, "another try of this release is under way")
+            status, _, words = _load(record).partition(" ")
+            if status == ACCEPTED:
+                return Answer(KNOWN, words)
+            if status == "begun":
+                found = logged(logs, helo(identifier), float(words or 0))
+                if found:
+                    _store(record, f"{ACCEPTED} {found}")
+                    return Answer(KNOWN, f"{found} (found in Exim's log)")
+            answer = _hand_over(identifier, source, record, moment, address, port)
+            if answer.word != UNCLEAR:
+                # should this fail, the record goes on saying "begun", and the next try looks into Exim's log
+                with contextlib.suppress(OSError):
+                    _store(record, f"{answer.word} {answer.words}")
+            return answer
+    except RefusedError as error:
+        return Answer(REFUSED, str(error))
+    except OSError as error:
+        # before the final dot nothing has been done; after it, _hand_over has caught everything
+        return Answer(LATER, f"{error.filename or 'here'}: {error.strerror or error}")
+
+
+def logged(logs: str, name: str, since: float) -> str:
+    """Exim's id of the message that it took from ``name``, out of its logs since then; "" for none. Raises OSError.
+
+    ``since`` is epoch seconds; a log that was last written before is passed over.
+    """
+    pattern = re.compile(rb"^\S+ \S+ (?:\[\d+\] )?(\S+) <= .* H=\(" + re.escape(name.encode()) + rb"\) ")
+    for entry in sorted(os.scandir(logs), key=lambda one: one.name):
+        if not entry.name.startswith("mainlog") or entry.stat().st_mtime < since - 60:
+            continue
+        opened: Any = gzip.open(entry.path, "rb") if entry.name.endswith(".gz") else open(entry.path, "rb")  # noqa: SIM115
+        with opened as lines:
+            for line in lines:
+                found = pattern.match(line)
+                if found:
+                    return str(found[1].decode("ascii", "replace"))
+    return ""
+
+
+def forget(records: str = RECORDS, now: float | None = None, age: float = FORGET) -> int:
+    """Remove records older than ``age`` seconds; returns how many. No directory, nothing to do. Raises OSError."""
+    moment = time.time() if now is None else now
+    try:
+        folder = os.open(records, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return 0
+    try:
+        old = [
+            name
+            for name in os.listdir(folder)
+            if moment - os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime > age
+        ]
+        for name in old:
+            os.unlink(name, dir_fd=folder)
+        return len(old)
+    finally:
+        os.close(folder)
+
+
+def _hand_over(identifier: str, source: BinaryIO, record: int, now: float, address: str, port: int) -> Answer:
+    """The dialogue with Exim. Raises RefusedError, and OSError while nothing has been done."""
+    import smtplib
+
+    message = read(source)
+    data = wire(message.raw)
+    link = smtplib.SMTP(local_hostname=helo(identifier), timeout=DIALOGUE)
+    dotted = False
+    try:
+        code, said = link.connect(address, port)
+        steps = [
+            f"EHLO {link.local_hostname}",
+            f"MAIL FROM:<{message.sender}>",
+            *(f"RCPT TO:<{recipient}>" for recipient in message.recipients),
+            "DATA",
+        ]
+        for step in steps:
+            if not 200 <= code < 400:
+                return _no(code, said)
+            code, said = link.docmd(step)
+        if code != 354:
+            return _no(code, said)
+        link.send(data)
+        _store(record, f"begun {now:.0f}")
+        dotted = True
+        link.send(b".\r\n")
+        code, said = link.getreply()
+        if code != 250:
+            return _no(code, said)
+        with contextlib.suppress(smtplib.SMTPException, OSError):
+            link.putcmd("QUIT")
+        return Answer(ACCEPTED, said.decode("ascii", "replace"))
+    except (smtplib.SMTPException, OSError) as error:
+        what = text.clean(str(error) or type(error).__name__, 120)
+        return Answer(UNCLEAR if dotted else LATER, f"Exim: {what}")
+    finally:
+        link.close()
+
+
+def _no(code: int, said: bytes) -> Answer:
+    words = f"{code} {said.decode('ascii', 'replace')}"
+    return Answer(REFUSED if 500 <= code <= 599 else LATER, words)
+
+
+@contextlib.contextmanager
+def _record(records: str, identifier: str) -> Iterator[int | None]:
+    """The release's own record, locked; None when another try holds it for longer than BUSY."""
+    path = f"{records}/{identifier}"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        give_up = time.monotonic() + BUSY
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > give_up:
+                    yield None
+                    return
+                time.sleep(0.1)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _load(record: int) -> str:
+    """A record that is empty or torn says nothing: a torn one was being written when nothing had been sent yet."""
+    os.lseek(record, 0, os.SEEK_SET)
+    data = os.read(record, 4096).decode("ascii", "replace")
+    return data[:-1] if data.endswith("\n") else ""
+
+
+def _store(record: int, words: str) -> None:
+    """Replace what the record says, durably."""
+    data = (text.clean(words, 1000) + "\n").encode("ascii")
+    os.lseek(record, 0, os.SEEK_SET)
+    os.write(record, data)
+    os.ftruncate(record, len(data))
+    os.fsync(record)
+
+
+def _number(value: object) -> str:
+    return str(value) if isinstance(value, int) else "an unknown number"

@@ -1,0 +1,274 @@
+"""Releasing a message: handed to Exim once, whatever dies in between, and nothing else can be done with it."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.mf import release
+
+ID = "20251125T020000.000001Z-mx1-1-0-0011223344556677.0"
+RAW = b"Subject: x\n\n.dot\nbare\rcr\n"
+NOW = 1764036000.0
+
+
+class Exim:
+    """A listener that speaks as told: reply by command, None hangs up. ``got`` has what came."""
+
+    def __init__(self, **replies: str | None) -> None:
+        self.replies = {
+            "greeting": "220 x",
+            "EHLO": "250 x",
+            "MAIL": "250 x",
+            "RCPT": "250 x",
+            "DATA": "354 go",
+            **replies,
+        }
+        self.dot = replies.get("dot", "250 OK id=1abc")
+        self.got: list[bytes] = []
+        self.messages: list[bytes] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+        self.thread.start()
+
+    def close(self) -> None:
+        """Nobody listens any more."""
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.thread.join()
+
+    def serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            with connection, connection.makefile("rwb") as stream:
+                self.talk(stream)
+
+    def talk(self, stream: Any) -> None:
+        def say(reply: str | None) -> bool:
+            if reply is None:
+                return False
+            stream.write(reply.encode() + b"\r\n")
+            stream.flush()
+            return True
+
+        if not say(self.replies["greeting"]):
+            return
+        for line in stream:
+            self.got.append(line)
+            word = line.split()[0].decode()
+            if word == "QUIT" or not say(self.replies.get(word, "500 what")):
+                return
+            if word == "DATA" and str(self.replies["DATA"]).startswith("354"):
+                body = []
+                for text in stream:
+                    if text == b".\r\n":
+                        break
+                    body.append(text)
+                else:
+                    return
+                self.messages.append(b"".join(body))
+                if not say(self.dot):
+                    return
+
+
+@pytest.fixture
+def exim() -> Iterator[Exim]:
+    server = Exim()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def where(tmp_path: Path) -> dict[str, str]:
+    places = {"records": str(tmp_path / "records"), "logs": str(tmp_path / "logs")}
+    for path in places.values():
+        Path(path).mkdir()
+    return places
+
+
+def kept(raw: bytes = RAW, **changes: object) -> io.BytesIO:
+    envelope = {
+        "sender": "a@b.example",
+        "recipients": ["u@ours.example", "v+w=x@ours.example"],
+        "sha256": hashlib.sha256(raw).hexdigest(),
+        "size": len(raw),
+        "truncated": False,
+        **changes,
+    }
+    return io.BytesIO(json.dumps(envelope).encode() + b"\n" + raw)
+
+
+def ask(exim: Exim, where: dict[str, str], source: io.BytesIO | None = None, name: str = ID) -> release.Answer:
+    return release.release(name, source or kept(), port=exim.port, now=NOW, **where)
+
+
+def test_a_message_is_handed_over_once(exim: Exim, where: dict[str, str]) -> None:
+    assert ask(exim, where) == ("accepted", "OK id=1abc")
+    assert exim.messages == [b"Subject: x\r\n\r\n..dot\r\nbare cr\r\n"]
+    assert exim.got[1:4] == [
+        b"MAIL FROM:<a@b.example>\r\n",
+        b"RCPT TO:<u@ours.example>\r\n",
+        b"RCPT TO:<v+w=x@ours.example>\r\n",
+    ]
+    assert ask(exim, where) == ("known", "OK id=1abc")
+    assert len(exim.messages) == 1
+    assert ask(exim, where, name="another").word == "accepted"
+
+
+def test_a_bounce_has_no_sender(exim: Exim, where: dict[str, str]) -> None:
+    assert ask(exim, where, kept(sender="")).word == "accepted"
+    assert b"MAIL FROM:<>\r\n" in exim.got
+
+
+@pytest.mark.parametrize(
+    ("raw", "sent"),
+    [(b"", b""), (b"\n", b"\r\n"), (b"no end", b"no end\r\n"), (b"a\r\r\n", b"a\r\n"), (b"\0\xff\n", b"\0\xff\r\n")],
+)
+def test_odd_messages_go_as_they_are(raw: bytes, sent: bytes) -> None:
+    assert release.wire(raw) == sent
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        (io.BytesIO(b""), "no envelope"),
+        (io.BytesIO(b"[" * 5000 + b"\n"), "no envelope"),
+        (io.BytesIO(b"[1, 2]\nx"), "no envelope"),
+        (io.BytesIO(b"x" * (release.MAX_ENVELOPE + 2)), "too large"),
+        (kept(sha256="0" * 64), "damaged"),
+        (kept(truncated=True, size=99), "of 99"),
+        (kept(recipients=[]), "1 to 1000 recipients"),
+        (kept(recipients=["a@b.example"] * 1001), "1 to 1000 recipients"),
+        (kept(recipients=["a@b.example>\r\nRCPT TO:<c@d.example"]), "no address"),
+        (kept(recipients=["a b@c.example"]), "no address"),
+        (kept(recipients=["a@../../etc"]), "no address"),
+        (kept(recipients=[""]), "no address"),
+        (kept(recipients=[7]), "no address"),
+        (kept(sender="a@b\n.example"), "no address"),
+        (kept(sender=None), "no address"),
+    ],
+)
+def test_what_is_malformed_is_refused(exim: Exim, where: dict[str, str], source: io.BytesIO, why: str) -> None:
+    answer = ask(exim, where, source)
+    assert answer.word == "refused"
+    assert why in answer.words
+    assert exim.got == []
+
+
+@pytest.mark.parametrize("name", ["", "../../etc/passwd", ".", "a/b", "-x", "a b", "x" * 151, "a\n"])
+def test_an_id_that_is_none_is_refused(exim: Exim, where: dict[str, str], name: str) -> None:
+    assert ask(exim, where, name=name).word == "refused"
+    assert os.listdir(where["records"]) == []
+
+
+@pytest.mark.parametrize(
+    ("replies", "word"),
+    [
+        ({"RCPT": "550 5.1.2 no route"}, "refused"),
+        ({"RCPT": "451 later"}, "later"),
+        ({"greeting": "421 busy"}, "later"),
+        ({"EHLO": None}, "later"),
+        ({"DATA": "452 no room"}, "later"),
+        ({"dot": "552 too big"}, "refused"),
+        ({"dot": "451 not now"}, "later"),
+        ({"dot": None}, "unclear"),
+    ],
+)
+def test_exims_answers_are_told_apart(where: dict[str, str], replies: dict[str, str | None], word: str) -> None:
+    exim = Exim(**replies)
+    assert ask(exim, where).word == word
+    exim.close()
+    again = Exim()
+    # in doubt Exim's log is asked; this one says nothing, so the message was not taken
+    assert ask(again, where).word == "accepted"
+    again.close()
+
+
+def test_nobody_there_is_later(exim: Exim, where: dict[str, str]) -> None:
+    exim.close()
+    assert ask(exim, where).word == "later"
+    assert release.release(ID, kept(), port=exim.port, records="/nonexistent").word == "later"
+
+
+def test_an_unclear_end_is_settled_by_exims_log(where: dict[str, str]) -> None:
+    exim = Exim(dot=None)
+    assert ask(exim, where).word == "unclear"
+    line = f"2025-11-25 02:00:01 1xW2k4-0000Ox-0x <= a@b.example H=({release.helo(ID)}) [127.0.0.1] P=esmtp S=1 id=x\n"
+    Path(where["logs"], "mainlog").write_text("2025-11-25 02:00:00 other\n" + line)
+    answer = ask(exim, where)
+    assert answer == ("known", "1xW2k4-0000Ox-0x (found in Exim's log)")
+    Path(where["logs"], "mainlog").unlink()
+    assert ask(exim, where) == ("known", "1xW2k4-0000Ox-0x")
+    assert len(exim.messages) == 1
+    exim.close()
+
+
+def test_logs_are_searched_for_the_right_thing(tmp_path: Path) -> None:
+    name = release.helo(ID)
+    right = f"2025-11-25 02:00:01 [77] 1a-2b-3c <= <> H=({name}) [127.0.0.1] P=esmtp\n"
+    # a sender who names it in a header or an address makes no such line
+    forged = f"2025-11-25 02:00:01 1f-2f-3f <= a@b.example H=(x) [127.0.0.1] P=esmtp id=H=({name})\n"
+    rejected = f"2025-11-25 02:00:01 H=({name}) [127.0.0.1] F=<a@b.example> rejected RCPT <x@y.example>\n"
+    (tmp_path / "mainlog").write_text(forged + rejected)
+    (tmp_path / "rejectlog").write_text(right)
+    assert release.logged(str(tmp_path), name, 0) == ""
+    with gzip.open(tmp_path / "mainlog.2.gz", "wt") as log:
+        log.write(right)
+    assert release.logged(str(tmp_path), name, 0) == "1a-2b-3c"
+    os.utime(tmp_path / "mainlog.2.gz", (NOW, NOW))
+    assert release.logged(str(tmp_path), name, NOW + 3600) == ""
+
+
+def test_a_full_disk_after_the_dot_is_no_reason_to_say_later(
+    exim: Exim, where: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = release._store
+
+    def full(record: int, words: str) -> None:
+        if words.startswith("accepted"):
+            raise OSError(28, "No space left on device")
+        store(record, words)
+
+    monkeypatch.setattr(release, "_store", full)
+    assert ask(exim, where).word == "accepted"
+
+
+def test_a_second_try_beside_the_first_waits_its_turn(
+    exim: Exim, where: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release, "BUSY", 0.0)
+    with release._record(where["records"], ID) as held:
+        assert held is not None
+        assert ask(exim, where) == ("later", "another try of this release is under way")
+    assert exim.messages == []
+
+
+def test_records_are_forgotten_after_a_month(where: dict[str, str]) -> None:
+    folder = Path(where["records"])
+    for name, age in (("old", 31), ("young", 29)):
+        (folder / name).write_text("accepted\n")
+        os.utime(folder / name, (NOW - age * 86400, NOW - age * 86400))
+    assert release.forget(str(folder), NOW) == 1
+    assert os.listdir(folder) == ["young"]
+    assert release.forget(str(folder / "none"), NOW) == 0
+
+
+def test_the_answer_is_one_clean_line() -> None:
+    line = release.Answer("refused", "550 evil\r\n\x1b[31m" + "x" * 1000).line()
+    assert line.isprintable()
+    assert len(line) < 320
