@@ -68,10 +68,12 @@ def count_pytest(_log: str) -> Counts:
 
 
 def count_molecule(log: str) -> Counts:
-    """Counts from Molecule's closing report, one for each step that ran, and from what `prove` said on the way."""
+    """Counts from Molecule's closing report, one for each step that ran, from `prove` and from the fault suite."""
     steps = re.findall(r"^\S+ > \S+: Executed: (Successful|Failed)", log, re.MULTILINE)
     perl = sum(map(int, re.findall(r"\bFiles=\d+, Tests=(\d+)", log)))
-    return Counts(steps.count("Successful") + perl, steps.count("Failed"))
+    faults = re.findall(r"\b(\d+) as expected, (\d+) deviations", log)[:1]  # a failure says it again
+    good, bad = map(int, faults[0]) if faults else (0, 0)
+    return Counts(steps.count("Successful") + perl + good, steps.count("Failed") + bad)
 
 
 def scenarios() -> list[str]:

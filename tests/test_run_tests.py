@@ -38,6 +38,12 @@ def test_molecule_counts_steps_that_ran_and_perl_tests() -> None:
     assert run_tests.count_molecule(MOLECULE) == Counts(passed=2 + 14, failed=1)
 
 
+def test_faults_of_the_fault_suite_count_once() -> None:
+    said = "52 as expected, 2 deviations, in 9 min 1 s"
+    log = f'"{said}"\nfatal: {said}\nchaos > verify: Executed: Failed\n'
+    assert run_tests.count_molecule(log) == Counts(passed=52, failed=2 + 1)
+
+
 def test_pytest_counts_leave_out_what_was_skipped() -> None:
     run_tests.PYTEST_XML.write_text(
         '<testsuites><testsuite tests="9" failures="1" errors="2" skipped="3"/></testsuites>'

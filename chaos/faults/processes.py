@@ -127,7 +127,7 @@ def blocked(scene: Scene) -> Generator[None, None, str]:
         pids[:] = [int(line.split()[0]) for line in out.splitlines() if line.split()[1].startswith("D")]
         return bool(set(pids) - before)
 
-    scene.until("a child is in D-state", in_kernel, 20)
+    scene.until("a child is in D-state", in_kernel, 60)
     (pid,) = pids
     scene.undo(f"pkill -9 -P {pid}")
     yield
@@ -303,7 +303,7 @@ def many_processes(scene: Scene) -> Generator[None, None, str]:
     """Sleeping ones: the scan has to pass them all."""
     pid = start(scene.host, FORKS, "5000", name="chaos-forks")
     scene.undo(f"kill -9 -{pid}; rm -f /run/chaos-forks.out")
-    scene.until("they are there", lambda: "ready" in scene.host.ask("cat /run/chaos-forks.out")[1], 120)
+    scene.until("they are there", lambda: "ready" in scene.host.ask("cat /run/chaos-forks.out")[1], 300)
     yield
     started = time.monotonic()
     result = scene.host.check("processes")

@@ -81,7 +81,7 @@ def load(places: state.Places, unit: str) -> Breaker:
     newest: dict[str, object] = {}
     for path in _paths(places):
         try:
-            record = (state.decode(state.read_bytes(path)) or {}).get(unit)
+            record = (state.decode(state.read_bytes(path, 65536)) or {}).get(unit)
         except OSError:
             continue
         if isinstance(record, dict) and _age(record) > _age(newest):
@@ -98,7 +98,7 @@ def save(places: state.Places, unit: str, breaker: Breaker) -> None:
     durable = True
     for path in _paths(places):
         try:
-            stored = dict(state.decode(state.read_bytes(path)) or {})
+            stored = dict(state.decode(state.read_bytes(path, 65536)) or {})
             stored[unit] = record
             data = (state.encode(stored) + "\n").encode()  # type: ignore[arg-type]
             state.make_folder(path.rpartition("/")[0])

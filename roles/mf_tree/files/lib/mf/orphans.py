@@ -212,9 +212,9 @@ def evidence(
         ours = True if named and in_unit else None if named else False
         sessions = []
         peer = "unknown"
-    counters = dict(line.partition(":")[::2] for line in text_of(f"{folder}/io").splitlines())
-    if counters:
-        moved = int(counters.get("rchar", 0)) + int(counters.get("wchar", 0))
+    counters = "\n" + text_of(f"{folder}/io")
+    if "\nrchar:" in counters:
+        moved = _after(counters, "\nrchar:") + _after(counters, "\nwchar:")
     else:
         moved = _after(status, "\nvoluntary_ctxt_switches:")
     unsent = sum(one.sending for one in sessions)
@@ -280,4 +280,4 @@ def text_of(path: str) -> str:
 
 def _after(text: str, label: str) -> int:
     words = text.partition(label)[2].split(None, 1)
-    return int(words[0]) if words and words[0].isdigit() else 0
+    return int(words[0]) if words and words[0].isascii() and words[0].isdigit() and len(words[0]) <= 20 else 0

@@ -272,7 +272,7 @@ class Examination:
         """``(since when on the boot-time clock, for how long)``: carried from result to result while all are BUSY."""
         now = state.boottime()
         try:
-            before = state.decode(state.read_bytes(f"{self.places.results}/{NAME}.json")) or {}
+            before = state.decode(state.read_bytes(f"{self.places.results}/{NAME}.json", 65536)) or {}
         except OSError:
             before = {}
         metrics = before.get("metrics")
