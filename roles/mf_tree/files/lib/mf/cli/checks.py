@@ -17,6 +17,8 @@ PURPOSE = {
     "smtp": "Hold a full SMTP transaction with qpsmtpd on loopback; restart it when it is really broken.",
     "load": "Compare the load with its thresholds; refuse new SMTP connections while it is high.",
     "queue": "Watch Exim behind qpsmtpd: running, oldest and frozen messages, room in its spool.",
+    "backup": "See that backups, the repository's check and the restore drill are young enough and went well.",
+    "offsite": "Watch the repository of the backups: room, age, and deletions that nobody asked for.",
 }
 
 

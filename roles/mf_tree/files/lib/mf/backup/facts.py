@@ -1,0 +1,137 @@
+"""What a database holds, told exactly: for each table its rows, a checksum over them, and the age of its newest row.
+
+Taken twice of the same moment: when a dump is made, in the same snapshot as the dump, and of what came back when it was
+restored. Nothing here depends on the order of rows or on how a server stores them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+MARK = b"-- mf-facts: "
+SESSION = ("SET NAMES utf8mb4", "SET time_zone = '+00:00'", "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+SNAPSHOT = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
+
+Facts: TypeAlias = dict[str, Any]
+"""``{"version": 1, "taken": EPOCH, "databases": {NAME: {TABLE: {"rows": N, "sum": TEXT, "newest": TEXT}}}}``."""
+
+
+class DatabaseError(Exception):
+    """The database can't be asked. One line."""
+
+
+def connect(socket: str) -> Any:
+    """A connection as root through the server's socket. Raises DatabaseError."""
+    try:
+        pymysql: Any = importlib.import_module("pymysql")
+    except ImportError:
+        raise DatabaseError("python3-pymysql is not installed; deploy control again") from None
+    try:
+        return pymysql.connect(unix_socket=socket, user="root", charset="utf8mb4", autocommit=True, connect_timeout=10)
+    except pymysql.Error as error:
+        raise DatabaseError(f"no database at {socket}: {error.args[-1]}") from None
+
+
+def ask(connection: Any, query: str, values: Iterable[str] = ()) -> list[tuple[Any, ...]]:
+    """Rows of a query. Raises DatabaseError."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(query, tuple(values))
+            return list(cursor.fetchall())
+    except Exception as error:  # noqa: BLE001  (whatever the driver raises means the same here)
+        raise DatabaseError(f"{error.args[-1] if error.args else error}") from None
+
+
+def quoted(name: str) -> str:
+    """An identifier for SQL."""
+    return "`" + name.replace("`", "``") + "`"
+
+
+def existing(connection: Any) -> set[str]:
+    """Names of the databases there are."""
+    return {str(row[0]) for row in ask(connection, "SELECT schema_name FROM information_schema.schemata")}
+
+
+def take(connection: Any, databases: Iterable[str], newest: Mapping[str, str], now: float | None = None) -> Facts:
+    """The facts of these databases as the connection's transaction sees them. Raises DatabaseError."""
+    taken = time.time() if now is None else now
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for database in databases:
+        tables = found.setdefault(database, {})
+        names = ask(
+            connection,
+            "SELECT table_name FROM information_schema.tables"
+            " WHERE table_schema = %s AND table_type = 'BASE TABLE' ORDER BY 1",
+            (database,),
+        )
+        for (table,) in names:
+            tables[str(table)] = _table(connection, database, str(table), newest.get(f"{database}.{table}"))
+    return {"version": 1, "taken": taken, "databases": found}
+
+
+def _table(connection: Any, database: str, table: str, newest: str | None) -> dict[str, Any]:
+    columns = [
+        str(row[0])
+        for row in ask(
+            connection,
+            "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s"
+            " ORDER BY ordinal_position",
+            (database, table),
+        )
+    ]
+    # one checksum for each value, so that no row is too long for a packet; NULL differs from ''
+    values = ", ".join(f"IFNULL(CRC32({quoted(column)}), 'NULL')" for column in columns)
+    last = f"MAX({quoted(newest)})" if newest in columns else "NULL"
+    ((rows, total, when),) = ask(
+        connection,
+        f"SELECT COUNT(*), SUM(CRC32(CONCAT_WS(',', {values}))), {last} FROM {quoted(database)}.{quoted(table)}",
+    )
+    return {"rows": int(rows), "sum": str(total or 0), "newest": "" if when is None else str(when)}
+
+
+def rows(facts: Facts) -> int:
+    """All rows of all tables."""
+    return sum(table["rows"] for tables in facts["databases"].values() for table in tables.values())
+
+
+def line(facts: Facts) -> bytes:
+    """The facts as a comment of SQL, the last line of a dump."""
+    return MARK + json.dumps(facts, sort_keys=True).encode() + b"\n"
+
+
+def parse(tail: bytes) -> Facts | None:
+    """The facts at the end of a dump; None when there are none, so it isn't whole or isn't ours."""
+    start = tail.rfind(b"\n" + MARK)
+    if start < 0 or not tail.endswith(b"\n"):
+        return None
+    try:
+        found = json.loads(tail[start + 1 + len(MARK) :])
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("databases"), dict) else None
+
+
+def differences(recorded: Facts, found: Facts) -> list[str]:
+    """What isn't as it was recorded, one short sentence each; empty when all is the same. Pure."""
+    words = []
+    for database, tables in sorted(recorded["databases"].items()):
+        there = found["databases"].get(database)
+        if there is None:
+            words.append(f"{database} is missing")
+            continue
+        for table, was in sorted(tables.items()):
+            now = there.get(table)
+            if now is None:
+                words.append(f"{database}.{table} is missing")
+            elif was["rows"] != now["rows"]:
+                words.append(f"{database}.{table} has {now['rows']} rows, not {was['rows']}")
+            elif was["sum"] != now["sum"]:
+                words.append(f"{database}.{table} has another checksum")
+            elif was["newest"] != now["newest"]:
+                words.append(f"{database}.{table}: its newest row is of {now['newest']}, not {was['newest']}")
+        words += [f"{database}.{table} is new" for table in sorted(set(there) - set(tables))]
+    return words

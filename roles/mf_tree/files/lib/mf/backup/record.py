@@ -1,0 +1,147 @@
+"""What control remembers of its backups: how each job went last, and every archive that it made.
+
+``/mf/var/state/backup.json`` and ``/mf/var/state/backup-archives.jsonl``; both survive a reboot. What is there after an
+intruder was on control is worth nothing: that is what /mf/bin/offsite history is for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .. import state
+
+
+@dataclass
+class Past:
+    """How a job went. Times are epoch seconds, 0 for never; ``failures`` counts those since the last success."""
+
+    started: float = 0.0
+    succeeded: float = 0.0
+    seconds: float = 0.0
+    failures: int = 0
+    kind: str = ""
+    error: str = ""
+    archive: str = ""
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive that was made: name and id as borg has them, epoch seconds, bytes before and after deduplication."""
+
+    name: str
+    id: str
+    job: str
+    sequence: int
+    time: float
+    original: int = 0
+    stored: int = 0
+
+
+class Record:
+    """The files, read when made. A file that is torn counts as absent, and then nothing is known: see ``adopted``."""
+
+    def __init__(self, places: state.Places) -> None:
+        self._state = f"{places.persistent}/backup.json"
+        self._ledger = f"{places.persistent}/backup-archives.jsonl"
+        found: Mapping[str, Any] = state.decode(state.read_bytes(self._state)) or {}
+        self.repository = str(found.get("repository", ""))
+        jobs = found.get("jobs")
+        self.jobs = {name: _past(values) for name, values in jobs.items()} if isinstance(jobs, dict) else {}
+        self.archives = _archives(state.read_bytes(self._ledger, 1 << 28) or b"")
+
+    @property
+    def adopted(self) -> bool:
+        """Whether this machine knows the repository: it made it, or took it over when it was restored."""
+        return bool(self.repository)
+
+    def past(self, job: str) -> Past:
+        """How that job went last."""
+        return self.jobs.setdefault(job, Past())
+
+    def next_sequence(self) -> int:
+        """One more than the highest sequence number of any archive: newest is by number, so no clock can change it."""
+        return max((one.sequence for one in self.archives.values()), default=0) + 1
+
+    def newest(self, job: str) -> Archive | None:
+        """The archive of that job with the highest number."""
+        return max(
+            (one for one in self.archives.values() if one.job == job), key=lambda one: one.sequence, default=None
+        )
+
+    def save(self) -> None:
+        """Write the jobs' state. Raises OSError."""
+        document = {
+            "version": 1,
+            "repository": self.repository,
+            "jobs": {name: asdict(past) for name, past in self.jobs.items()},
+        }
+        state.write_atomic(self._state, (json.dumps(document) + "\n").encode(), 0o644, durable=True)
+
+    def add(self, archive: Archive) -> None:
+        """Append one archive to the ledger. Raises OSError."""
+        self.archives[archive.name] = archive
+        descriptor = os.open(self._ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            os.write(descriptor, (json.dumps(asdict(archive)) + "\n").encode())
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def replace(self, archives: Mapping[str, Archive]) -> None:
+        """A new ledger: after a restore, or after an attended prune. Raises OSError."""
+        self.archives = dict(archives)
+        text = "".join(json.dumps(asdict(one)) + "\n" for one in archives.values())
+        state.write_atomic(self._ledger, text.encode(), 0o644, durable=True)
+
+
+def _past(values: Any) -> Past:
+    known = Past()
+    if isinstance(values, dict):
+        for name, kind in (("started", float), ("succeeded", float), ("seconds", float), ("failures", int)):
+            value = values.get(name)
+            if isinstance(value, (int, float)):
+                setattr(known, name, kind(value))
+        for name in ("kind", "error", "archive"):
+            setattr(known, name, str(values.get(name, "")))
+        if isinstance(figures := values.get("figures"), dict):
+            known.figures = {str(k): v for k, v in figures.items() if isinstance(v, (int, float))}
+    return known
+
+
+def _archives(data: bytes) -> dict[str, Archive]:
+    found = {}
+    for line in data.splitlines():
+        try:
+            one = Archive(**json.loads(line))
+        except (ValueError, TypeError):
+            continue  # a line torn by a full disk or a crash: the archive shows up as unknown in a comparison
+        found[one.name] = one
+    return found
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The repository's list beside the record: names in one of them only, and those whose ids differ."""
+
+    missing: tuple[str, ...]
+    unknown: tuple[str, ...]
+    changed: tuple[str, ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing that was recorded is missing or another one. What is unknown may be a crash's."""
+        return not self.missing and not self.changed
+
+
+def compare(recorded: Mapping[str, Archive], found: Mapping[str, Archive]) -> Comparison:
+    """Compare by name and id. Pure."""
+    return Comparison(
+        missing=tuple(sorted(set(recorded) - set(found))),
+        unknown=tuple(sorted(set(found) - set(recorded))),
+        changed=tuple(sorted(name for name, one in recorded.items() if name in found and found[name].id != one.id)),
+    )

@@ -1,0 +1,108 @@
+"""Getting it back: a dump into the real server, files to their place. On a rebuilt machine, or on demand."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from . import facts, load
+from .jobs import Context, JobError
+from .record import Archive
+
+ASIDE = "/mf/var/backup/restored"  # what has no place of its own: the old configuration, to look things up
+
+
+@dataclass(frozen=True)
+class Restored:
+    """``archive``, seconds it took, the age of what came back in seconds, what differs from the record."""
+
+    archive: str
+    seconds: float
+    age: float
+    differences: tuple[str, ...] = ()
+    rows: int = 0
+
+
+def choose(context: Context, job: str, name: str = "") -> Archive:
+    """The archive of that name, or the newest of that job (by its number). Raises JobError, BorgError."""
+    found = [one for one in context.borg.archives().values() if one.job == job and name in ("", one.name)]
+    if not found:
+        raise JobError("absent", f"the repository has no archive {name or 'of ' + job}; /mf/bin/backup list shows them")
+    return max(found, key=lambda one: (one.sequence, one.name))
+
+
+def in_use(context: Context) -> list[str]:
+    """Databases of ours that have rows, and how many, in words. Raises DatabaseError."""
+    connection = facts.connect(context.settings.socket)
+    try:
+        there = facts.existing(connection)
+        names = [name for name in context.settings.databases if name in there]
+        taken = facts.take(connection, names, {})
+    finally:
+        connection.close()
+    full = {name: sum(table["rows"] for table in tables.values()) for name, tables in taken["databases"].items()}
+    return [f"{name} has {rows} rows" for name, rows in full.items() if rows]
+
+
+def database(context: Context, name: str = "") -> Restored:
+    """The databases of a dump, into the real server; what was there under their names is replaced."""
+    began = time.monotonic()
+    archive = choose(context, "dump", name)
+    with only_us(context.settings.socket):
+        loaded = load.load(context.borg, archive, context.settings.socket, context.settings.newest)
+    age = max(0.0, context.now() - float(loaded.recorded["taken"]))
+    return Restored(archive.name, time.monotonic() - began, age, loaded.differences, facts.rows(loaded.recorded))
+
+
+@contextmanager
+def only_us(socket: str) -> Generator[None]:
+    """Nobody but root may write to this server meanwhile: an import in the middle of a load would make it fail."""
+    connection = facts.connect(socket)
+    try:
+        ((before,),) = facts.ask(connection, "SELECT @@GLOBAL.read_only")
+        facts.ask(connection, "SET GLOBAL read_only = 1")
+        try:
+            yield
+        finally:
+            if not int(before):
+                facts.ask(connection, "SET GLOBAL read_only = 0")
+    finally:
+        connection.close()
+
+
+def files(context: Context, name: str = "") -> Restored:
+    """Files of a full archive: those of ``restore_paths`` to their place, all the rest below ASIDE."""
+    began = time.monotonic()
+    archive = choose(context, "full", name)
+    paths = [path.strip("/") for path in context.settings.restore_paths]
+    _extract(context, archive, "/", [f"pp:{path}" for path in paths])
+    os.makedirs(ASIDE, 0o700, exist_ok=True)
+    excluded = [f"--exclude=pp:{path}" for path in paths]
+    _extract(context, archive, ASIDE, [], excluded)
+    return Restored(archive.name, time.monotonic() - began, max(0.0, context.now() - archive.time))
+
+
+def _extract(
+    context: Context, archive: Archive, target: str, patterns: Sequence[str], options: Sequence[str] = ()
+) -> None:
+    here = os.getcwd()
+    os.chdir(target)  # borg extracts into the directory that it is started in
+    try:
+        context.borg.run("extract", *options, f"::{archive.name}", *patterns)
+    finally:
+        os.chdir(here)
+
+
+def afterwards(context: Context) -> list[tuple[str, int]]:
+    """Run ``after_restore``'s commands; returns each with its exit code, the first that fails being the last."""
+    done = []
+    for command in context.settings.after_restore:
+        code = subprocess.run(command.split(), stdin=subprocess.DEVNULL, check=False).returncode
+        done.append((command, code))
+        if code:
+            break
+    return done

@@ -1,0 +1,122 @@
+"""check-offsite: the backups, seen from where they are kept: room, age, and whether somebody deletes history.
+
+Nothing here can decrypt a word, and nothing here believes the machine that writes the backups.
+"""
+
+from __future__ import annotations
+
+import time
+
+from .. import run, state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+NAME = "offsite"
+RULES: run.Rules = {
+    "repository": str,
+    "lock": str,
+    "quota_bytes": (1 << 20, 1 << 60),
+    "quota_warning": (1, 100),  # percent of the quota
+    "quota_critical": (1, 100),
+    "free_warning": (0, 100),  # percent of the file system
+    "free_critical": (0, 100),
+    "quiet": (600, 90 * 86400),  # seconds without anything new
+}
+REMEMBERED = "offsite.json"
+
+
+def decide(
+    used: int, free: float, inodes: float, age: float, deleted: int, values: run.Values
+) -> tuple[str, list[str]]:
+    """``(status, what is wrong)``. Pure. ``age`` is that of the newest transaction, or of the account, in seconds."""
+    from ..text import span
+
+    statuses, words = [state.OK], []
+    share = 100.0 * used / values["quota_bytes"]
+    if share >= values["quota_warning"]:
+        statuses.append(state.CRITICAL if share >= values["quota_critical"] else state.WARNING)
+        words.append(f"{share:.0f}% of the quota used: prune with playbooks/prune_offsite.yml")
+    for amount, of in ((free, "space"), (inodes, "inodes")):
+        if amount < values["free_warning"]:
+            statuses.append(state.CRITICAL if amount < values["free_critical"] else state.WARNING)
+            words.append(f"{amount:.0f}% of the file system's {of} free")
+    if age > values["quiet"]:
+        statuses.append(state.CRITICAL if age > 2 * values["quiet"] else state.WARNING)
+        words.append(f"nothing new for {span(age)}" if used else f"nothing was saved here in {span(age)}")
+    if deleted:
+        statuses.append(state.CRITICAL)
+        words.append(f"{deleted} objects deleted, and nobody pruned: see /mf/bin/offsite history, docs/restore.md")
+    return state.worst(statuses), words
+
+
+def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
+    """Everything is cold: it runs every ten minutes."""
+    return lambda dry_run: _examine(places, values, dry_run)
+
+
+def _examine(places: state.Places, values: run.Values, dry_run: bool) -> state.Result:
+    import json
+    import os
+    from dataclasses import asdict
+
+    from .. import borglog
+
+    repository, path = values["repository"], f"{places.persistent}/{REMEMBERED}"
+    end = time.monotonic() + values["deadline"] * 0.7
+    known = remembered(state.read_bytes(path))
+    try:
+        figures = os.statvfs(os.path.dirname(repository))
+        numbers = borglog.segments(repository) if os.path.isdir(f"{repository}/data") else {}
+        found = borglog.scan(repository, known, lambda: time.monotonic() < end) if numbers else known
+        used = borglog.size(repository) if numbers else 0
+        # before the first backup: when the account was made
+        newest = max((os.stat(one).st_mtime for one in numbers.values()), default=os.stat(values["lock"]).st_mtime)
+    except (OSError, borglog.LogError) as error:
+        return state.Result(NAME, state.CRITICAL, f"{repository} can't be read: {error}")
+    if not dry_run and found != known:
+        state.write_atomic(path, (json.dumps(asdict(found)) + "\n").encode(), durable=True)
+    free = 100.0 * figures.f_bavail / figures.f_blocks if figures.f_blocks else 100.0
+    inodes = 100.0 * figures.f_favail / figures.f_files if figures.f_files else 100.0
+    age = max(0.0, time.time() - newest)
+    status, words = decide(used, free, inodes, age, found.deleted, values)
+    behind = sum(number > found.scanned for number in numbers)
+    well = f"{used / 1e6:.1f} MB of {values['quota_bytes'] / 1e6:.0f}" if used else "nothing was saved here yet"
+    result = state.Result(NAME, status, "; ".join(words) or well)
+    result.metrics = {
+        "used_bytes": used,
+        "quota_percent": round(100.0 * used / values["quota_bytes"], 2),
+        "free_percent": round(free, 1),
+        "free_inodes_percent": round(inodes, 1),
+        "deleted": found.deleted,
+        "behind": behind,
+    }
+    if numbers:
+        result.metrics["newest_age_seconds"] = round(age)
+    return result
+
+
+def remembered(data: bytes | None) -> borglog.Scan:
+    """What the last run saw; nothing when that isn't whole."""
+    from .. import borglog
+
+    values = state.decode(data) or {}
+    numbers = {
+        name: value
+        for name in ("baseline", "scanned", "deleted", "first")
+        if isinstance(value := values.get(name), int) and not isinstance(value, bool)
+    }
+    return borglog.Scan(**numbers) if len(numbers) == 4 else borglog.Scan()
+
+
+if TYPE_CHECKING:
+    from .. import borglog
+
+CHECK = run.Check(NAME, look, RULES)
+
+
+def main(argv: Sequence[str], **release: object) -> NoReturn:
+    """Entry of the launcher /mf/bin/check-offsite."""
+    run.main(CHECK, argv, **release)  # type: ignore[arg-type]

@@ -1,0 +1,159 @@
+"""/mf/bin/offsite: the repository of the backups, on the machine that keeps it. It can't decrypt anything."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+
+from .. import borglog, config, decisions, state
+from . import commands
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DONE, FAILED, BUSY = 0, commands.FAILED, 4
+ACCOUNT = "mf-offsite"
+REMEMBERED = "offsite.json"
+
+_EPILOG = """\
+Exit codes: 0 done, 1 failed (one line says why), 2 wrong command line, 4 a backup is under way
+
+Examples
+  offsite history                 every transaction: when, how much, and how many objects it deleted
+  offsite rewind --to 41          the repository as it was after transaction 41; what is there now is kept beside it
+  offsite compact                 make deletions final and get their room back: after an attended prune only
+"""
+
+
+def main(argv: Sequence[str] | None = None, places: state.Places | None = None) -> int:
+    """The command; returns its exit code."""
+    return _parser().main(argv, places)
+
+
+def _where(places: state.Places) -> tuple[str, str]:
+    """Repository and lock, from the settings. Raises config.SettingsError."""
+    section = config.load(places).get("offsite")
+    if not isinstance(section, dict) or not isinstance(section.get("repository"), str):
+        raise config.SettingsError("this host keeps no backups: mf.json has no section offsite")
+    return section["repository"], str(section["lock"])
+
+
+def _history(chosen: argparse.Namespace, places: state.Places) -> int:
+    try:
+        repository, _ = _where(places)
+        numbers = borglog.segments(repository)
+        commits = borglog.transactions(repository)
+        rows, before = [], -1
+        for one in commits:
+            inside = [borglog.read(number, path) for number, path in numbers.items() if before < number <= one.segment]
+            rows.append(
+                {
+                    "transaction": one.segment,
+                    "time": one.time,
+                    "bytes": sum(each.size for each in inside),
+                    "written": sum(each.written for each in inside),
+                    "deleted": sum(each.deleted for each in inside),
+                }
+            )
+            before = one.segment
+    except (borglog.LogError, config.SettingsError) as error:
+        return _fail(str(error))
+    if chosen.json:
+        print(json.dumps({"repository": repository, "transactions": rows}))
+        return DONE
+    for row in rows:
+        deleted = f"  DELETED {row['deleted']}" if row["deleted"] else ""
+        print(f"{row['transaction']:>8}  {row['time']}Z  {row['bytes']:>14,} B  {row['written']:>8} objects{deleted}")
+    print(f"{len(rows)} transactions in {repository}")
+    return DONE
+
+
+def _rewind(chosen: argparse.Namespace, places: state.Places) -> int:
+    from ..backup import rewind
+
+    try:
+        repository, lock = _where(places)
+        with rewind.quiet(lock):
+            if chosen.dry_run:
+                going = [number for number in borglog.segments(repository) if number > chosen.to]
+                print(f"would leave out {len(going)} segments after transaction {chosen.to}, and keep them beside")
+                return DONE
+            kept = rewind.rewind(repository, chosen.to, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
+    except rewind.RewindError as error:
+        return _fail(str(error), BUSY if "under way" in str(error) else FAILED)
+    except (borglog.LogError, config.SettingsError, OSError) as error:
+        return _fail(str(error))
+    decisions.record(places, "offsite", "rewind", repository, f"to transaction {chosen.to}", "done")
+    _forget(places, repository)
+    print(f"{repository} is as it was at transaction {chosen.to}; what was there is kept in {kept}")
+    print("on control: /mf/bin/backup adopt")
+    return DONE
+
+
+def _compact(chosen: argparse.Namespace, places: state.Places) -> int:
+    from ..backup import rewind
+
+    try:
+        repository, lock = _where(places)
+        before = borglog.size(repository)
+        if chosen.dry_run:
+            print(f"would compact {repository} ({before / 1e6:.1f} MB)")
+            return DONE
+        with rewind.quiet(lock):
+            done = subprocess.run(
+                ["/usr/sbin/runuser", "-u", ACCOUNT, "--", "/usr/bin/borg", "compact", repository],
+                env={"PATH": "/usr/bin:/bin", "HOME": os.path.dirname(repository), "LC_ALL": "C.UTF-8"},
+                stdin=subprocess.DEVNULL,
+                check=False,
+            )
+    except rewind.RewindError as error:
+        return _fail(str(error), BUSY)
+    except (borglog.LogError, config.SettingsError, OSError) as error:
+        return _fail(str(error))
+    if done.returncode:
+        return _fail(f"borg compact ended with {done.returncode}")
+    after = borglog.size(repository)
+    decisions.record(places, "offsite", "compact", repository, f"{before - after} bytes freed", "done")
+    _forget(places, repository)
+    print(f"{(before - after) / 1e6:.1f} MB freed, {after / 1e6:.1f} MB left")
+    return DONE
+
+
+def _accept(_: argparse.Namespace, places: state.Places) -> int:
+    try:
+        repository, _lock = _where(places)
+        _forget(places, repository)
+    except (borglog.LogError, config.SettingsError, OSError) as error:
+        return _fail(str(error))
+    decisions.record(places, "offsite", "accept", repository, "deletions so far are known to a person", "done")
+    print("deletions up to now are accepted")
+    return DONE
+
+
+def _forget(places: state.Places, repository: str) -> None:
+    """Deletions up to now are no news any more."""
+    last = max(borglog.segments(repository), default=-1)
+    scan = borglog.Scan(baseline=last, scanned=last)
+    state.write_atomic(f"{places.persistent}/{REMEMBERED}", (json.dumps(asdict(scan)) + "\n").encode(), durable=True)
+
+
+def _fail(message: str, code: int = FAILED) -> int:
+    print(f"offsite: {message}", file=sys.stderr)
+    return code
+
+
+def _parser() -> commands.Commands:
+    top = commands.Commands("offsite", "The repository of the backups, where it is kept.", _EPILOG)
+    history = top.add("history", _history, "every transaction, and what it deleted")
+    history.add_argument("--json", action="store_true", help="as one JSON object")
+    rewind = top.add("rewind", _rewind, "make the repository what it was; nothing is lost by it", dry_run=True)
+    rewind.add_argument("--to", type=int, required=True, metavar="N", help="the last transaction to keep")
+    top.add("compact", _compact, "make deletions final (attended: playbooks/prune_offsite.yml)", dry_run=True)
+    top.add("accept", _accept, "deletions up to now were ours: no alarm for them")
+    return top

@@ -1,0 +1,609 @@
+"""Backups without Borg and without a database: what is due, what is remembered, what is compared, what is said."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import struct
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.mf import borglog, config, state
+from ansible.module_utils.mf.backup import borg, facts, jobs, prune, record, restore, rewind, schedule, settings
+from ansible.module_utils.mf.checks import backup as check
+from ansible.module_utils.mf.checks import offsite
+
+NOW = 1_795_000_000.0
+HOUR = 3600.0
+SECTION: dict[str, Any] = {
+    "prefix": "control1",
+    "repository": "ssh://mf-offsite@192.0.2.22:22/mf/var/offsite/repository",
+    "path": "/mf/var/offsite/repository",
+    "databases": ["panel"],
+    "socket": "/run/none.sock",
+    "newest": {"panel.customer": "seen"},
+    "restore_paths": ["/srv/panel"],
+    "after_restore": ["true", "false", "true"],
+    "keep": {"dump": {"within": "7d", "daily": 31}, "full": {"daily": 14}},
+    "throttle_wait": 60,
+    "jobs": {
+        "dump": {"period": 14400, "offset": 77},
+        "full": {"period": 86400, "offset": 5000},
+        "verify": {"period": 604800, "offset": 0},
+        "drill": {"period": 604800, "offset": 9},
+    },
+}
+SETTINGS = settings.read({"backup": SECTION})
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> state.Places:
+    found = state.Places(str(tmp_path))
+    for folder in (found.persistent, found.locks, os.path.dirname(found.decisions)):
+        os.makedirs(folder)
+    return found
+
+
+def archive(sequence: int, job: str = "dump", ident: str = "") -> record.Archive:
+    name = SETTINGS.archive(job, sequence, "2026-11-25T02:00:01Z")
+    return record.Archive(name, ident or f"{sequence:064d}", job, sequence, NOW)
+
+
+# --- settings
+
+
+@pytest.mark.parametrize("section", [None, [], {}, {**SECTION, "jobs": 3}, {**SECTION, "keep": {"dump": 1}}])
+def test_settings_that_are_not_whole_are_refused_in_one_line(section: object) -> None:
+    with pytest.raises(config.SettingsError, match="backup"):
+        settings.read({"backup": section})
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("control1-dump-00000012-2026-11-25T02:00:01Z", ("dump", 12)),
+        ("control1-full-00000003-2026-11-25T02:00:01Z", ("full", 3)),
+        ("control1-dump-00000012-2026-11-25T02:00:01Z.checkpoint", None),
+        ("control1-manual-2026-11-25T02:00:01Z", None),
+        ("control11-dump-00000012-2026-11-25T02:00:01Z", None),
+        ("x-control1-dump-00000012-2026-11-25T02:00:01Z", None),
+        ("", None),
+    ],
+)
+def test_only_our_own_whole_archives_are_ours(name: str, found: tuple[str, int] | None) -> None:
+    assert SETTINGS.parse(name) == found
+
+
+# --- when
+
+
+DUMP = SETTINGS.jobs["dump"]
+SLOT = schedule.slot(NOW, DUMP)
+
+
+def test_a_slot_is_never_later_than_now_nor_older_than_a_period() -> None:
+    assert SLOT <= NOW < SLOT + DUMP.period
+    assert schedule.slot(SLOT, DUMP) == SLOT
+    assert schedule.slot(SLOT - 1, DUMP) == SLOT - DUMP.period
+
+
+@pytest.mark.parametrize(
+    ("past", "due"),
+    [
+        (record.Past(), True),
+        (record.Past(started=SLOT + 5, succeeded=SLOT + 5), False),
+        (record.Past(started=SLOT - 5, succeeded=SLOT - 5), True),
+        # the machine was off for a week: made up for, once
+        (record.Past(started=NOW - 7 * 86400, succeeded=NOW - 7 * 86400), True),
+        # the clock was set back by a year: a success in the future is worth nothing
+        (record.Past(started=NOW + 365 * 86400, succeeded=NOW + 365 * 86400), True),
+        # after a failure: 5 minutes, 10, 20, an hour at most, whatever the slot
+        (record.Past(started=NOW - 299, succeeded=SLOT - 5, failures=1), False),
+        (record.Past(started=NOW - 300, succeeded=SLOT - 5, failures=1), True),
+        (record.Past(started=NOW - 599, succeeded=SLOT - 5, failures=2), False),
+        (record.Past(started=NOW - 3599, succeeded=0, failures=400), False),
+        (record.Past(started=NOW - 3600, succeeded=0, failures=400), True),
+        # a failure that began "in the future" doesn't hold anything up
+        (record.Past(started=NOW + HOUR, succeeded=0, failures=1), True),
+    ],
+)
+def test_due(past: record.Past, due: bool) -> None:
+    assert schedule.due(NOW, past, DUMP) is due
+
+
+def test_the_most_urgent_goes_first_and_a_drill_needs_a_dump() -> None:
+    assert schedule.chosen(NOW, {}, SETTINGS.jobs) == ["dump", "full", "verify", "drill"]
+    failed = {"dump": record.Past(started=NOW - 1, failures=1)}
+    assert schedule.chosen(NOW, failed, SETTINGS.jobs) == ["full", "verify"]
+
+
+# --- what is remembered
+
+
+def test_the_record_survives_and_a_torn_line_is_left_out(places: state.Places) -> None:
+    kept = record.Record(places)
+    assert not kept.adopted
+    kept.repository = "id"
+    kept.past("dump").succeeded = NOW
+    kept.past("dump").figures = {"rows": 3}
+    kept.save()
+    kept.add(archive(1))
+    kept.add(archive(2, "full"))
+    with open(f"{places.persistent}/backup-archives.jsonl", "a") as ledger:
+        ledger.write('{"name": "control1-dump-0000')
+    again = record.Record(places)
+    assert again.adopted
+    assert again.past("dump").succeeded == NOW
+    assert again.past("dump").figures == {"rows": 3}
+    assert again.next_sequence() == 3
+    assert again.newest("dump") == archive(1)
+    assert len(again.archives) == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"jobs": 1}', '{"jobs": {"dump": 3}}', '{"jobs": {"dump": {"failures": "x"}}}']
+)
+def test_a_broken_record_is_no_record(places: state.Places, text: str) -> None:
+    Path(places.persistent, "backup.json").write_text(text)
+    found = record.Record(places)
+    assert not found.adopted
+    assert found.past("dump").failures == 0
+
+
+def test_lists_are_compared_by_name_and_id() -> None:
+    recorded = {one.name: one for one in (archive(1), archive(2), archive(3))}
+    found = {one.name: one for one in (archive(2, ident="other"), archive(3), archive(4))}
+    difference = record.compare(recorded, found)
+    assert difference.missing == (archive(1).name,)
+    assert difference.unknown == (archive(4).name,)
+    assert difference.changed == (archive(2).name,)
+    assert not difference.same
+    assert record.compare(recorded, recorded | {archive(9).name: archive(9)}).same
+
+
+# --- facts
+
+
+def table(rows: int = 3, total: str = "12", newest: str = "") -> dict[str, Any]:
+    return {"rows": rows, "sum": total, "newest": newest}
+
+
+def test_facts_are_found_at_the_end_of_a_dump_only() -> None:
+    found: facts.Facts = {"version": 1, "taken": NOW, "databases": {"a": {"t": table()}}}
+    assert facts.parse(b"-- Dump completed\n" + facts.line(found)) == found
+    assert facts.rows(found) == 3
+    assert facts.parse(b"-- Dump completed\n") is None
+    assert facts.parse(b"\n" + facts.line(found)[:-2]) is None
+    assert facts.parse(b"INSERT '" + facts.line(found)) is None
+    assert facts.parse(b"\n" + facts.MARK + b"[]\n") is None
+
+
+@pytest.mark.parametrize(
+    ("now", "says"),
+    [
+        ({"t": table(), "u": table(0, "0")}, []),
+        ({"t": table(2), "u": table(0, "0")}, ["a.t has 2 rows, not 3"]),
+        ({"t": table(3, "13"), "u": table(0, "0")}, ["a.t has another checksum"]),
+        ({"t": table(3, "12", "2026"), "u": table(0, "0")}, ["a.t: its newest row is of 2026, not "]),
+        ({"u": table(0, "0")}, ["a.t is missing"]),
+        ({"t": table(), "u": table(0, "0"), "v": table()}, ["a.v is new"]),
+    ],
+)
+def test_differences(now: dict[str, Any], says: list[str]) -> None:
+    recorded: facts.Facts = {"databases": {"a": {"t": table(), "u": table(0, "0")}}}
+    assert facts.differences(recorded, {"databases": {"a": now}}) == says
+
+
+def test_a_database_that_is_missing_is_said() -> None:
+    assert facts.differences({"databases": {"a": {}}}, {"databases": {}}) == ["a is missing"]
+    assert facts.differences({"databases": {"a": {}}}, {"databases": {"a": {}}}) == []
+
+
+def test_identifiers_are_quoted() -> None:
+    assert facts.quoted("a`b") == "`a``b`"
+
+
+# --- Borg
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("Host key verification failed.", "host_key"),
+        ("mf-offsite@192.0.2.22: Permission denied (publickey).", "key"),
+        (
+            "passphrase supplied in BORG_PASSPHRASE, by BORG_PASSCOMMAND or via BORG_PASSPHRASE_FD is incorrect.",
+            "passphrase",
+        ),
+        ("Failed to create/acquire the lock /x/lock.exclusive (timeout).", "lock"),
+        ("Repository /x does not exist.", "absent"),
+        ("ssh: connect to host 192.0.2.22 port 22: Connection refused", "unreachable"),
+        ("Connection closed by remote host. Is borg working on the server?", "cut"),
+        ("OSError: [Errno 28] No space left on device", "full"),
+        (
+            "The storage quota (1.00 MB) has been exceeded (1.10 MB). Try deleting some archives. StorageQuotaExceeded",
+            "quota",
+        ),
+        ("Data integrity error: Segment entry checksum mismatch", "corrupt"),
+        ("Command '/mf/bin/backup' exited with status 1", "dump"),
+        ("something new", "failed"),
+    ],
+)
+def test_failures_are_told_apart(message: str, kind: str) -> None:
+    found = borg.explain(["noise", message], 2)
+    assert found.kind == kind
+    assert "\n" not in str(found)
+
+
+def test_what_borg_says_is_made_safe() -> None:
+    assert "\x1b" not in str(borg.explain(["\x1b[2Jevil"], 2))
+    assert "killed by signal 9" in str(borg.explain([], -9))
+
+
+def test_the_environment_has_no_secret_and_trusts_one_host_key() -> None:
+    env = borg.environment(SETTINGS)
+    assert "BORG_PASSPHRASE" not in env
+    assert env["BORG_PASSCOMMAND"] == "cat /mf/etc/backup/passphrase"
+    assert "StrictHostKeyChecking=yes" in env["BORG_RSH"]
+    assert "UserKnownHostsFile=/mf/etc/backup/known_hosts" in env["BORG_RSH"]
+
+
+def fake(tmp_path: Path, places: state.Places, script: str, turn: int | None = None) -> borg.Borg:
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    for name in ("passphrase", "ssh.key", "known_hosts"):
+        (etc / name).write_text("x")
+    program = tmp_path / "borg"
+    program.write_text(f"#!/bin/sh\ncd {tmp_path}\n{script}\n")
+    program.chmod(0o755)
+    return borg.Borg(SETTINGS, places, etc=str(etc), base=str(tmp_path / "base"), turn=turn, program=[str(program)])
+
+
+HELD = '{"type": "log_message", "levelname": "ERROR", "message": "Failed to create/acquire the lock", "msgid": ""}'
+LOCKED = f"""
+case "$*" in
+  *break-lock*) touch broken; exit 0 ;;
+esac
+[ -e broken ] && echo '{{"archives": []}}' && exit 0
+echo '{HELD}' >&2
+exit 2
+"""
+
+
+def test_a_stale_lock_is_broken_once_and_recorded(tmp_path: Path, places: state.Places) -> None:
+    with jobs.Turn(places) as turn:
+        assert turn is not None
+        one = fake(tmp_path, places, LOCKED, turn.descriptor)
+        assert one.archives() == {}
+    (line,) = Path(places.decisions).read_text().splitlines()
+    assert json.loads(line)["action"] == "break-lock"
+
+
+def test_without_the_turn_no_lock_is_broken(tmp_path: Path, places: state.Places) -> None:
+    with pytest.raises(borg.BorgError) as caught:
+        fake(tmp_path, places, LOCKED).archives()
+    assert caught.value.kind == "lock"
+    assert not (tmp_path / "broken").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("passphrase", "passphrase"), ("ssh.key", "key"), ("known_hosts", "host_key")]
+)
+def test_what_deployment_brings_is_missing(tmp_path: Path, places: state.Places, name: str, kind: str) -> None:
+    one = fake(tmp_path, places, "touch ran")
+    (tmp_path / "etc" / name).unlink()
+    with pytest.raises(borg.BorgError, match="deploy control again") as caught:
+        one.run("list")
+    assert caught.value.kind == kind
+    assert not (tmp_path / "ran").exists()
+
+
+def test_times_of_borg_are_utc() -> None:
+    assert borg.epoch("2026-11-25T02:09:41.000000") == 1795572581.0
+
+
+# --- jobs
+
+
+def context(tmp_path: Path, places: state.Places, script: str) -> jobs.Context:
+    return jobs.Context(SETTINGS, places, record.Record(places), fake(tmp_path, places, script), lambda: NOW)
+
+
+LIST = """
+case "$*" in
+  *list*) echo '{"archives": [{"name": "%s", "id": "aa", "time": "2026-11-25T02:00:01.000000"}]}' ;;
+  *info*) echo '{"repository": {"id": "r1"}}' ;;
+  *) touch wrote ;;
+esac
+"""
+
+
+def test_a_rebuilt_machine_does_not_write_over_history(tmp_path: Path, places: state.Places) -> None:
+    at = context(tmp_path, places, LIST % archive(7).name)
+    past = jobs.perform("dump", at)
+    assert past.failures == 1
+    assert past.kind == "foreign"
+    assert "restore_control.yml" in past.error
+    assert not (tmp_path / "wrote").exists()
+
+
+def test_adopting_learns_the_list_and_goes_on_counting(tmp_path: Path, places: state.Places) -> None:
+    at = context(tmp_path, places, LIST % archive(7).name)
+    change = jobs.adopt(at)
+    assert change.unknown == (archive(7).name,)
+    assert record.Record(places).next_sequence() == 8
+    assert record.Record(places).repository == "r1"
+
+
+def test_a_repository_that_vanished_is_not_made_anew(tmp_path: Path, places: state.Places) -> None:
+    at = context(tmp_path, places, "echo 'Repository /x does not exist.' >&2; exit 2")
+    at.record.add(archive(1))
+    past = jobs.perform("dump", at)
+    assert past.kind == "vanished"
+
+
+def test_a_recorded_archive_that_is_missing_is_found(tmp_path: Path, places: state.Places) -> None:
+    at = context(tmp_path, places, LIST % archive(7).name)
+    at.record.add(archive(1))
+    with pytest.raises(jobs.JobError, match="1 recorded archives") as caught:
+        jobs.listed(at)
+    assert caught.value.kind == "vanished"
+
+
+def test_failures_are_counted_and_forgotten_with_a_success(
+    tmp_path: Path, places: state.Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = context(tmp_path, places, LIST % archive(7).name)
+    jobs.adopt(at)
+    monkeypatch.setattr(jobs, "dump", lambda _: (_ for _ in ()).throw(OSError("disk")))
+    assert jobs.perform("dump", at).failures == 1
+    assert jobs.perform("dump", at).failures == 2
+    monkeypatch.setattr(jobs, "dump", lambda _: ("name", {"rows": 1.0}))
+    past = jobs.perform("dump", at)
+    assert (past.failures, past.error, past.succeeded) == (0, "", NOW)
+
+
+def test_one_turn_at_a_time_and_a_child_keeps_it(places: state.Places) -> None:
+    with jobs.Turn(places) as turn:
+        assert turn is not None
+        with jobs.Turn(places) as second:
+            assert second is None
+        kept = os.dup(turn.descriptor)
+    with jobs.Turn(places) as third:
+        assert third is None  # what was started under the turn lives on
+    os.close(kept)
+    with jobs.Turn(places) as fourth:
+        assert fourth is not None
+
+
+def test_commands_after_a_restore_stop_at_the_first_failure(tmp_path: Path, places: state.Places) -> None:
+    assert restore.afterwards(context(tmp_path, places, "")) == [("true", 0), ("false", 1)]
+
+
+def test_prune_takes_names_from_borg_and_refuses_unknown_rules() -> None:
+    lines = ["Keeping archive (rule: daily #1):  a  x", "Would prune:    control1-dump-00000001-2026  Wed, 2026", ""]
+    assert prune.pruned(lines) == ["control1-dump-00000001-2026"]
+    assert prune.arguments({"daily": "3", "within": "7d"}) == ["--keep-within=7d", "--keep-daily=3"]
+    with pytest.raises(KeyError, match="hourlyy"):
+        prune.arguments({"hourlyy": "1"})
+
+
+# --- check-backup
+
+VALUES = {"dump_period": 4 * HOUR, "full_period": 24 * HOUR, "verify_period": 7 * 86400, "drill_period": 7 * 86400}
+WELL = {"started": NOW - 600, "succeeded": NOW - 600, "failures": 0}
+
+
+def judged(**jobs_: Any) -> state.Result:
+    known = {**dict.fromkeys(("dump", "full", "verify", "drill"), WELL), **jobs_}
+    return check.decide({"jobs": known}, VALUES, NOW, NOW - 86400)
+
+
+def test_all_young_is_ok_and_has_the_ages() -> None:
+    found = judged(drill={**WELL, "figures": {"rpo_seconds": 9.0, "rto_seconds": 3.0}})
+    assert found.status == state.OK
+    assert found.metrics["dump_age_seconds"] == found.metrics["full_age_seconds"] == 600
+    assert found.metrics["drill_age_seconds"] == 600
+    assert (found.metrics["drill_rpo_seconds"], found.metrics["drill_rto_seconds"]) == (9.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("past", "status", "word"),
+    [
+        ({"succeeded": NOW - 6 * HOUR}, state.OK, "age of"),
+        ({"succeeded": NOW - 6 * HOUR - 1}, state.WARNING, "dump late"),
+        ({"succeeded": NOW - 12 * HOUR - 1}, state.CRITICAL, "dump late"),
+        ({}, state.CRITICAL, "dump never done in"),
+        ({"succeeded": NOW - 60, "failures": 1, "kind": "unreachable", "error": "x"}, state.WARNING, "dump failed: x"),
+        ({"succeeded": NOW - 60, "failures": 3, "kind": "corrupt", "error": "x"}, state.CRITICAL, "failed 3 times: x"),
+        ({"succeeded": NOW + 86400}, state.WARNING, "in the future"),
+        ({"succeeded": "soon", "failures": True}, state.CRITICAL, "never done"),
+        ("nonsense", state.CRITICAL, "never done"),
+    ],
+)
+def test_late_failed_and_doubtful(past: Any, status: str, word: str) -> None:
+    found = judged(dump=past)
+    assert found.status == status
+    assert word in found.summary
+
+
+def test_a_fresh_machine_has_time_for_its_first_backups() -> None:
+    assert check.decide({}, VALUES, NOW, NOW - 60).status == state.OK
+    assert check.decide({}, VALUES, NOW, NOW - 7 * HOUR).status == state.WARNING
+
+
+def test_jobs_that_a_machine_does_not_have_are_not_judged() -> None:
+    values = {**VALUES, "dump_period": 0, "drill_period": 0}
+    assert check.decide({"jobs": {"full": WELL, "verify": WELL}}, values, NOW, 0.0).status == state.OK
+
+
+def test_the_check_reads_the_record_and_says_when_it_is_torn(places: state.Places) -> None:
+    kept = record.Record(places)
+    kept.past("dump").succeeded = kept.past("full").succeeded = 9e9
+    kept.save()
+    found = check.look(places, VALUES)
+    assert isinstance(found, state.Result)
+    assert "in the future" in found.summary
+    Path(places.persistent, "backup.json").write_text("{")
+    found = check.look(places, VALUES)
+    assert isinstance(found, state.Result)
+    assert found.status == state.UNKNOWN
+
+
+def test_the_check_knows_what_is_grave() -> None:
+    assert check.GRAVE == borg.CRITICAL_KINDS
+    assert check.JOBS == settings.JOBS
+
+
+# --- the log of a repository
+
+
+def entry(tag: int, key: bytes = b"", data: bytes = b"") -> bytes:
+    body = struct.pack("<B", tag) + key + data
+    return struct.pack("<II", 0, 8 + len(body)) + body
+
+
+KEY = b"k" * 32
+
+
+def repository(root: Path, *segments: bytes) -> str:
+    folder = root / "repository"
+    (folder / "data" / "0").mkdir(parents=True)
+    for number, body in enumerate(segments):
+        (folder / "data" / "0" / str(number)).write_bytes(borglog.MAGIC + body)
+    lines = [f"transaction {number}, UTC time 2026-11-25T02:00:0{number}.123\n" for number in range(len(segments))]
+    (folder / "transactions").write_text("".join(lines))
+    (folder / "config").write_text("[repository]")
+    (folder / "index.2").write_text("index")
+    return str(folder)
+
+
+PUT = entry(0, KEY, b"x" * 50) + entry(1, borglog.MANIFEST) + entry(0, borglog.MANIFEST, b"m") + entry(2)
+GONE = entry(1, KEY) + entry(1, borglog.MANIFEST) + entry(0, borglog.MANIFEST, b"m") + entry(2)
+
+
+def test_a_new_manifest_is_no_deletion_and_a_deletion_is_one(tmp_path: Path) -> None:
+    folder = repository(tmp_path, PUT, PUT, GONE)
+    found = borglog.scan(folder, borglog.Scan())
+    assert (found.scanned, found.deleted, found.first) == (2, 1, 2)
+    assert borglog.scan(folder, found) == found
+    assert borglog.scan(folder, borglog.Scan(baseline=2, scanned=2)).deleted == 0
+    assert borglog.size(folder) == sum(os.stat(f"{folder}/data/0/{n}").st_size for n in range(3))
+
+
+def test_a_scan_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    folder = repository(tmp_path, PUT, PUT, GONE)
+    turns = iter([True, False])
+    found = borglog.scan(folder, borglog.Scan(), lambda: next(turns))
+    assert found.scanned == 0
+    assert borglog.scan(folder, found).deleted == 1
+
+
+def test_after_a_rewind_what_was_remembered_counts_no_longer(tmp_path: Path) -> None:
+    folder = repository(tmp_path, PUT)
+    assert borglog.scan(folder, borglog.Scan(scanned=9, deleted=5, first=3)).deleted == 0
+
+
+@pytest.mark.parametrize("body", [b"short", struct.pack("<IIB", 0, 0, 0), struct.pack("<IIB", 0, 1 << 31, 2), entry(7)])
+def test_a_hostile_segment_ends_the_reading(tmp_path: Path, body: bytes) -> None:
+    folder = repository(tmp_path, PUT + body)
+    one = borglog.read(0, f"{folder}/data/0/0")
+    assert not one.whole
+    assert one.written == 1
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    folder = repository(tmp_path, PUT)
+    os.symlink("/etc/passwd", f"{folder}/data/0/7")
+    assert list(borglog.segments(folder)) == [0]
+    with pytest.raises(borglog.LogError):
+        borglog.read(7, f"{folder}/data/0/7")
+    with pytest.raises(borglog.LogError, match="no repository"):
+        borglog.segments(str(tmp_path))
+
+
+def test_rewinding_leaves_out_what_came_later_and_loses_nothing(tmp_path: Path) -> None:
+    folder = repository(tmp_path, PUT, PUT, GONE)
+    kept = rewind.rewind(folder, 1, "now")
+    assert list(borglog.segments(folder)) == [0, 1]
+    assert list(borglog.segments(kept)) == [0, 1, 2]
+    assert [one.segment for one in borglog.transactions(folder)] == [0, 1]
+    assert Path(folder, "config").exists()
+    assert not Path(folder, "index.2").exists()
+    with pytest.raises(rewind.RewindError, match="no transaction 9"):
+        rewind.rewind(folder, 9, "later")
+
+
+def test_nobody_rewinds_under_a_backup(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    lock.touch()
+    descriptor = os.open(lock, os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(rewind.RewindError, match="under way"), rewind.quiet(str(lock), 0.1):
+        raise AssertionError
+    os.close(descriptor)
+    with rewind.quiet(str(lock), 0.1):
+        pass
+
+
+# --- check-offsite
+
+LIMITS = {
+    "quota_bytes": 1000,
+    "quota_warning": 75,
+    "quota_critical": 90,
+    "free_warning": 15,
+    "free_critical": 5,
+    "quiet": 6 * HOUR,
+}
+
+
+@pytest.mark.parametrize(
+    ("used", "free", "age", "deleted", "status", "word"),
+    [
+        (10, 50.0, 60.0, 0, state.OK, ""),
+        (750, 50.0, 60.0, 0, state.WARNING, "75% of the quota"),
+        (900, 50.0, 60.0, 0, state.CRITICAL, "90% of the quota"),
+        (10, 14.0, 60.0, 0, state.WARNING, "space free"),
+        (10, 4.0, 60.0, 0, state.CRITICAL, "space free"),
+        (0, 50.0, 7 * HOUR, 0, state.WARNING, "nothing was saved"),
+        (10, 50.0, 7 * HOUR, 0, state.WARNING, "nothing new for"),
+        (10, 50.0, 13 * HOUR, 0, state.CRITICAL, "nothing new for"),
+        (10, 50.0, 60.0, 1, state.CRITICAL, "nobody pruned"),
+    ],
+)
+def test_offsite(used: int, free: float, age: float, deleted: int, status: str, word: str) -> None:
+    found, words = offsite.decide(used, free, 90.0, age, deleted, LIMITS)
+    assert found == status
+    assert word in "; ".join(words)
+
+
+@pytest.mark.parametrize(
+    "data", [None, b"", b"{", b'{"baseline": 1}', b'{"baseline": true, "scanned": 1, "deleted": 1, "first": 1}']
+)
+def test_a_torn_memory_means_that_everything_is_read_again(data: bytes | None) -> None:
+    assert offsite.remembered(data) == borglog.Scan()
+
+
+def test_offsite_looks_at_a_repository_and_remembers(tmp_path: Path, places: state.Places) -> None:
+    folder = repository(tmp_path, PUT, GONE)
+    values = {**LIMITS, "repository": folder, "lock": folder, "deadline": 60}
+    look = offsite.look(places, values)
+    assert callable(look)
+    first = look(False)
+    assert first.status == state.CRITICAL
+    assert first.metrics["deleted"] == 1
+    known = offsite.remembered(state.read_bytes(f"{places.persistent}/offsite.json"))
+    assert replace(known, baseline=1).deleted == 1
+
+
+def test_the_dump_command_reads_one_snapshot() -> None:
+    from ansible.module_utils.mf.backup import stream
+
+    words = stream.command("/s", ["a", "b"])
+    assert "--single-transaction" in words
+    assert words[-3:] == ["--databases", "a", "b"]
+    assert not any("password" in word for word in words)
