@@ -11,10 +11,10 @@ export LC_ALL := C.UTF-8
 
 N ?= 30
 
-.PHONY: help venv demo demo-down mail check test lint unit molecule bench chaos lock clean
+.PHONY: help venv demo demo-down mail check test lint unit molecule bench bench-quarantine chaos lock clean
 
 help: ## this list
-	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
+	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
 
 demo: venv ## a running fleet in local containers: lab, deployment, real mail, a table of its health
 	python scripts/demo.py --mail $(N)
@@ -42,6 +42,9 @@ molecule: venv ## the Molecule scenarios alone (SCENARIO=mf_tree: that one)
 
 bench: venv ## what the checks, mf_health and a second site.yml cost, beside their peers
 	python bench/bench.py
+
+bench-quarantine: venv ## import, queries and expiry of the quarantine at five million messages, about 20 minutes
+	python bench/bench_quarantine.py
 
 chaos: venv ## break real lab hosts in every known way and fail on any surprise, 15 minutes (ONLY='smtp: tarpit': that one)
 	python -m chaos $(if $(ONLY),--only '$(ONLY)')

@@ -7,6 +7,7 @@ All statements run at READ COMMITTED: a batch of deletes locks the rows it delet
 from __future__ import annotations
 
 import contextlib
+import os
 
 import pymysql
 import pymysql.cursors
@@ -30,6 +31,7 @@ RIGHTS = "SELECT, INSERT, UPDATE, DELETE"
 
 _ROW = ", ".join(COLUMNS)
 _SESSION = "SET SESSION tx_isolation = 'READ-COMMITTED', time_zone = '+00:00', innodb_lock_wait_timeout = 20"
+_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\0": "\\0"})
 _AGAIN = (1205, 1213)  # lock wait timeout, deadlock: the transaction was undone and may be tried again
 _DUPLICATE = 1062
 _TRIES = 5
@@ -56,6 +58,7 @@ class Database:
                 charset="utf8mb4",
                 # nothing stays open between two statements: a migration would have to wait for it
                 autocommit=True,
+                local_infile=True,
                 connect_timeout=5,
                 read_timeout=300,
                 write_timeout=300,
@@ -108,13 +111,19 @@ class Database:
         except pymysql.MySQLError as error:
             raise _error(error) from error
 
-    def run_many(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
-        """An INSERT ... VALUES (...) for many rows at once."""
-        try:
-            with self._connection.cursor() as cursor:
-                cursor.executemany(sql, rows)
-        except pymysql.MySQLError as error:
-            raise _error(error) from error
+    def load(self, table: str, columns: str, rows: Sequence[str]) -> None:
+        """Rows of tab-separated fields (see ``_field``) into a table, by LOAD DATA: several times faster than INSERT.
+
+        LOCAL: the server asks this process for the rows, which are in its memory, and needs no right to read files.
+        It would also skip what is there already, so all rows must have come in. Raises DuplicateError, DatabaseError.
+        """
+        with os.fdopen(os.memfd_create(table, os.MFD_CLOEXEC), "w", encoding="utf-8", newline="") as memory:
+            memory.write("\n".join(rows) + "\n")
+            memory.flush()
+            source = f"/proc/self/fd/{memory.fileno()}"
+            sql = f"LOAD DATA LOCAL INFILE '{source}' INTO TABLE {table} CHARACTER SET utf8mb4 {columns}"
+            if self.run(sql) != len(rows):
+                raise DuplicateError(f"a row of {table} was there already; nothing was done")
 
     def rows(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """All rows of a query."""
@@ -177,31 +186,20 @@ class Database:
 
     def _add(self, kept: Sequence[Message], entries: Sequence[tuple[str, str, str]]) -> None:
         if entries:
-            self.run_many("INSERT INTO ledger (id, domain, state) VALUES (%s, %s, %s)", entries)
+            self.load("ledger", "(id, domain, state)", ["\t".join(entry) for entry in entries])
         self._index(kept)
 
     def _index(self, kept: Sequence[Message]) -> None:
         if not kept:
             return
-        self.run_many(
-            "INSERT INTO message"
-            " (domain, id, mx, sender, recipients, subject, plugin, reason, size, kept, truncated, sha256)"
-            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        self.load(
+            "message",
+            "(domain, id, mx, sender, recipients, subject, plugin, reason, size, kept, truncated, @sha256)"
+            " SET sha256 = UNHEX(@sha256)",
             [
-                (
-                    one.domain,
-                    one.id,
-                    one.mx,
-                    one.sender,
-                    one.recipients,
-                    one.subject,
-                    one.plugin,
-                    one.reason,
-                    one.size,
-                    one.kept,
-                    one.truncated,
-                    one.sha256,
-                )
+                f"{one.domain}\t{one.id}\t{one.mx}\t{_field(one.sender)}\t{_field(one.recipients)}\t{_field(one.subject)}"
+                f"\t{_field(one.plugin)}\t{_field(one.reason)}\t{one.size}\t{one.kept}\t{int(one.truncated)}"
+                f"\t{one.sha256.hex()}"
                 for one in kept
             ],
         )
@@ -210,13 +208,16 @@ class Database:
             entry = sums.setdefault((layout.day(one.id), one.domain, one.mx), [0, 0])
             entry[0] += 1
             entry[1] += one.size
-        self.run_many(
-            "INSERT INTO tally (day, domain, mx, imported, imported_bytes) VALUES (%s, %s, %s, %s, %s)"
-            " ON DUPLICATE KEY UPDATE imported = imported + VALUES(imported),"
-            " imported_bytes = imported_bytes + VALUES(imported_bytes)",
-            # in one order for everybody, so that two writers can't wait for each other
-            [(*key, count, size) for key, (count, size) in sorted(sums.items())],
-        )
+        # in one order for everybody, so that two writers can't wait for each other
+        for start in range(0, len(sums), _CHUNK):
+            part = [(*key, *entry) for key, entry in sorted(sums.items())[start : start + _CHUNK]]
+            self.run(
+                "INSERT INTO tally (day, domain, mx, imported, imported_bytes)"
+                f" VALUES {', '.join(['(%s, %s, %s, %s, %s)'] * len(part))}"
+                " ON DUPLICATE KEY UPDATE imported = imported + VALUES(imported),"
+                " imported_bytes = imported_bytes + VALUES(imported_bytes)",
+                [value for row in part for value in row],
+            )
 
     def index_again(self, kept: Sequence[Message]) -> None:
         """Index messages whose files are there and whose rows are not; the ledger may know them as kept (repair)."""
@@ -375,6 +376,11 @@ def migrate(
 
 def _chunks(items: Sequence[str]) -> Iterable[Sequence[str]]:
     return (items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK))
+
+
+def _field(text: str) -> str:
+    """A text as a field for LOAD DATA."""
+    return text.translate(_ESCAPES)
 
 
 def _marks(items: Sequence[object]) -> str:

@@ -88,7 +88,9 @@ def read(path: str, domain: str, ident: str) -> Message:
         envelope = parse(line, ident)
         checksum = hashlib.sha256(body)
         kept = len(body)
-        while len(first) and (first := os.read(descriptor, _CHUNK)):
+        # a plain file gives less than was asked for at its end only
+        while len(first) == _CHUNK:
+            first = os.read(descriptor, _CHUNK)
             checksum.update(first)
             kept += len(first)
     finally:

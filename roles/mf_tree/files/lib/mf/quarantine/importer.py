@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .database import Database
     from .settings import Settings
 
-BATCH = 500
+BATCH = 1000
 """Messages of one transaction while the host isn't throttled."""
 BATCH_BYTES = 64 << 20
 SETTLE = 0.5  # seconds between two looks at the marker while the pace is kept
@@ -128,6 +128,7 @@ class Importer:
         others: list[tuple[str, str, str]] = []
         seen: list[tuple[canary.Tag, envelope.Message]] = []
         done: list[str] = []
+        cutoffs: dict[str, str] = {}
         for path, domain, ident in files:
             if ident in known:
                 self.counts.known += 1
@@ -146,7 +147,7 @@ class Importer:
             if tag is not None:
                 seen.append((tag, message))
                 others.append((ident, domain, "canary"))
-            elif ident < self._settings.cutoff(domain, now):
+            elif ident < (cutoffs.get(domain) or cutoffs.setdefault(domain, self._settings.cutoff(domain, now))):
                 others.append((ident, domain, "expired"))
             else:
                 store.keep(path, self._layout.path(domain, ident))

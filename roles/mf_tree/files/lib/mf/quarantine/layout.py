@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _ID = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[A-Za-z0-9.-]{1,120}", re.ASCII)
+_TIME = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)\.(\d{6})", re.ASCII)
 _DOMAIN = re.compile(r"_invalid|(?!.*\.\.)[a-z0-9][a-z0-9.-]{0,252}", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}", re.ASCII)
 _KEPT = re.compile(r"(\d{4}-\d\d-\d\d)/([^/]+)/new/([^/]+)", re.ASCII)
@@ -72,8 +73,9 @@ def day(ident: str) -> str:
 
 
 def _moment(ident: str) -> dt.datetime | None:
+    found = _TIME.match(ident)
     try:
-        return dt.datetime.strptime(ident[:22], "%Y%m%dT%H%M%S.%f")  # noqa: DTZ007
+        return dt.datetime(*map(int, found.groups())) if found else None  # noqa: DTZ001
     except ValueError:
         return None
 

@@ -1,0 +1,146 @@
+"""What the quarantine's import, queries and expiry cost at five million messages, beside the least the work needs.
+
+Needs the lab of ``make demo``. Works on control1, in a database and folders of its own, which it removes, for some 20
+minutes. Rates are medians of three turns, each beside its floor: compare within a table. Exit codes: 0 done and within
+the aims, 1 an aim was missed or something failed, 3 there is no lab.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from bench import PYTHON, REPO, BenchError, ssh, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CONTROL1 = 21  # last octet and port offset of control1 in the lab
+ROWS = 5_000_000
+FLOOR, WITH_FILES = "LOAD DATA alone", "cp -l, sha256sum, LOAD DATA, rm"
+IMPORT, INDEX = "quarantine pull, its import", "its index alone"
+LIST = "list --domain --day"
+AIM_RATE, AIM_LIST = 0.5, 100.0  # of the floor; ms at the 95th percentile
+A_MONTH = 6_900_000 / 30 / 86400  # messages a second of the size to hold
+
+
+def on_control(lab: int, *words: str) -> dict[str, Any]:
+    """Have control1 measure one thing; what it says on its way is shown."""
+    program = (REPO / "bench" / "quarantine_host.py").read_text(encoding="utf-8")
+    answer = subprocess.run(
+        ssh(lab, CONTROL1, f"{PYTHON} -I - {shlex.join(words)}"),
+        input=program,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if answer.returncode:
+        raise BenchError(f"measuring on control1 failed with exit code {answer.returncode}")
+    figures: dict[str, Any] = json.loads(answer.stdout)
+    return figures
+
+
+def percentile(sorted_: Sequence[float], share: float) -> float:
+    """The nearest rank."""
+    return sorted_[min(len(sorted_) - 1, int(share * len(sorted_)))]
+
+
+def rates(lab: int, count: int, where: str) -> list[str]:
+    """Import beside its floors; returns what missed its aim."""
+    found = on_control(lab, "import", str(count))["rates"]
+    rows = [
+        [
+            name,
+            f"{rate:,.0f}",
+            f"{rate / found[FLOOR]:.2f}",
+            f"{rate / found[WITH_FILES]:.2f}",
+            f"{rate / A_MONTH:,.0f}",
+        ]
+        for name, rate in found.items()
+    ]
+    table(
+        f"{count:,} messages of 4 kB, {where} (medians of 3)",
+        ["", "messages/s", "x LOAD DATA", "x with files", "x 6.9 million a month"],
+        rows,
+    )
+    missed = []
+    if found[INDEX] < AIM_RATE * found[FLOOR]:
+        missed.append(
+            f"the index alone takes {found[INDEX] / found[FLOOR]:.2f} of the rate of LOAD DATA, {AIM_RATE} is the aim"
+        )
+    if found[IMPORT] < AIM_RATE * found[WITH_FILES]:
+        missed.append(
+            f"import goes at {found[IMPORT] / found[WITH_FILES]:.2f} of its floor's rate, {AIM_RATE} is the aim"
+        )
+    return missed
+
+
+def full(lab: int, count: int, runs: int) -> list[str]:
+    """Size, queries and expiry with many rows; returns what missed its aim."""
+    filled = on_control(lab, "fill", str(count))
+    sizes = filled["bytes"]
+    table(
+        f"Index of {filled['rows']:,} messages, bytes a message",
+        ["table", "bytes"],
+        [*([name, f"{size:.0f}"] for name, size in sorted(sizes.items())), ["together", f"{sum(sizes.values()):.0f}"]],
+    )
+    asked = on_control(lab, "query", str(runs))["ms"]
+    table(
+        f"Queries at {filled['rows']:,} messages, ms ({runs} of each)",
+        ["", "median", "95 %", "longest"],
+        [[name, *(f"{percentile(ms, share):.1f}" for share in (0.5, 0.95, 1.0))] for name, ms in asked.items()],
+    )
+    missed = []
+    if percentile(asked[LIST], 0.95) > AIM_LIST:
+        missed.append(
+            f"{LIST} takes {percentile(asked[LIST], 0.95):.0f} ms at the 95th percentile, {AIM_LIST:.0f} is the aim"
+        )
+    missed += rates(lab, 4000, f"beside {filled['rows']:,}")
+    ended = on_control(lab, "expire", "30")
+    table(
+        f"Expiry: {ended['messages']:,} messages, {ended['rate']:,.0f} a second,"
+        f" {ended['rate'] / A_MONTH:,.0f} x what arrives",
+        ["a reader's list --domain, ms", "median", "95 %", "longest"],
+        [[name, *(f"{percentile(ms, share):.1f}" for share in (0.5, 0.95, 1.0))] for name, ms in ended["ms"].items()],
+    )
+    if ended["rate"] < A_MONTH:
+        missed.append(f"expiry does {ended['rate']:.1f} messages a second, {A_MONTH:.1f} arrive")
+    return missed
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse the command line, run what was asked for."""
+    parser = argparse.ArgumentParser(prog="bench_quarantine", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument(
+        "--rows", type=int, default=ROWS, help=f"messages in the index (default {ROWS:,}; 0: only import)"
+    )
+    parser.add_argument(
+        "--import", type=int, default=20000, dest="messages", help="messages to import (default 20,000)"
+    )
+    parser.add_argument("--runs", type=int, default=300, help="of each query (default 300)")
+    parser.add_argument("--keep", action="store_true", help="leave the filled database for another run")
+    options = parser.parse_args(argv)
+    lab = int(os.environ.get("MF_LAB", "0"))
+    try:
+        missed = rates(lab, options.messages, "into an empty index")
+        if options.rows:
+            missed += full(lab, options.rows, options.runs)
+        if not options.keep:
+            on_control(lab, "drop")
+    except BenchError as error:
+        print(f"bench_quarantine: {error}", file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        return 130
+    for words in missed:
+        print(f"bench_quarantine: {words}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,329 @@
+"""Measures the quarantine's index and import on a control host, in a database and folders of its own. As root.
+
+    python3 quarantine_host.py import N | fill N | query RUNS | expire SECONDS | drop
+
+Prints one JSON object. The library is the host's own, /mf/lib/mf; the floors use MariaDB's LOAD DATA and coreutils.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, "/mf/lib")
+from mf.quarantine import database, envelope, expire, importer, layout, query, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+NAME = "mf_quarantine_bench"
+ROOT = "/mf/var/quarantine-bench"
+TABLES = Path(ROOT) / "tables"  # what LOAD DATA reads
+DOMAINS = [f"customer-{number:03d}.example" for number in range(300)]
+DAYS = 30
+BODY = b"x" * 76 + b"\n"
+
+
+def connect() -> database.Database:
+    """The bench's own database, as root; made unless it is there."""
+    database.migrate(name=NAME, account=database.USER)
+    return database.Database(name=NAME, user="root")
+
+
+def control() -> settings.Settings:
+    """Settings that let nothing expire."""
+    return settings.Settings(
+        {"mx": [], "retention_days": 3650, "retention": {}, "import_throttle_sleep": 3, "free_percent": 0}
+    )
+
+
+def client(statement: str) -> None:
+    """MariaDB's own client."""
+    subprocess.run(["mariadb", "--local-infile=1", NAME, "-e", statement], check=True)
+
+
+def stamp(number: int, count: int, now: float) -> str:
+    """The id of message ``number`` of ``count`` that arrived evenly over DAYS."""
+    when = dt.datetime.fromtimestamp(now - DAYS * 86400 * (1 - number / count), dt.UTC)
+    return f"{when:%Y%m%dT%H%M%S.%f}Z-mx{number % 3 + 1}-{number % 30000 + 300}-0-{random.getrandbits(64):016x}.0"
+
+
+def generated(count: int, start: int, stop: int, now: float) -> Iterator[tuple[str, str, str]]:
+    """Rows as tabs separate them: the ledger's, the message's, and the day's key of the sums."""
+    weights = [1 / (rank + 3) for rank in range(len(DOMAINS))]
+    for number in range(start, stop):
+        domain = random.choices(DOMAINS, weights)[0] if number % 7 else DOMAINS[number % 300]
+        ident = stamp(number, count, now)
+        checksum = hashlib.sha256(ident.encode()).hexdigest()
+        message = (
+            f"{domain}\t{ident}\tmx{number % 3 + 1}\tbounce-{number % 9973}@sender-{number % 4999}.example\t"
+            f"user{number % 997}@{domain}\tSpecial offer number {number} only for you\tmf_content\t"
+            f"the message looks like spam (score 7.3)\t{4000 + number % 9000}\t{4000 + number % 9000}\t0\t{checksum}"
+        )
+        yield f"{ident}\t{domain}\tkept", message, f"{layout.day(ident)}\t{domain}\tmx{number % 3 + 1}"
+
+
+LOAD_MESSAGE = (
+    "LOAD DATA LOCAL INFILE '{}' INTO TABLE message CHARACTER SET utf8mb4"
+    " (domain, id, mx, sender, recipients, subject, plugin, reason, size, kept, truncated, @hex)"
+    " SET sha256 = UNHEX(@hex)"
+)
+LOAD_LEDGER = "LOAD DATA LOCAL INFILE '{}' INTO TABLE ledger (id, domain, state)"
+
+
+def bench_import(count: int) -> dict[str, Any]:
+    """Messages into store and index by our importer; beside it the same work by LOAD DATA and coreutils."""
+    index = connect()
+    places = layout.Layout(ROOT)
+    for folder in (places.mail, places.bad, places.state, places.locks, str(TABLES)):
+        os.makedirs(folder, exist_ok=True)
+    now = time.time()
+    rates: dict[str, list[float]] = {}
+    for turn in range(3):
+        names = make_files(places, count, now - 3600 * (turn + 1), turn)
+        rates.setdefault("quarantine pull, its import", []).append(count / timed(lambda: ours(index, places)))
+        messages = [envelope.read(places.path(domain, ident), domain, ident) for domain, ident in names]
+        wipe(index, names)
+
+        def rows(messages: list[envelope.Message] = messages) -> None:
+            for start in range(0, count, importer.BATCH):
+                index.add(messages[start : start + importer.BATCH])
+
+        rates.setdefault("its index alone", []).append(count / timed(rows))
+        wipe(index, names)
+        tables(messages)
+        rates.setdefault("LOAD DATA alone", []).append(count / timed(load))
+        wipe(index, names)
+        shutil.rmtree(places.mail)
+        os.makedirs(places.mail)
+        make_files(places, count, now - 3600 * (turn + 1), turn)
+        rates.setdefault("cp -l, sha256sum, LOAD DATA, rm", []).append(count / timed(lambda: plain(places)))
+        wipe(index, names)
+        shutil.rmtree(places.mail)
+        os.makedirs(places.mail)
+    index.close()
+    return {"count": count, "rates": {name: statistics.median(values) for name, values in rates.items()}}
+
+
+def make_files(places: layout.Layout, count: int, when: float, turn: int) -> list[tuple[str, str]]:
+    """Kept files of about 4 kB in ``incoming``, by 20 domains; returns (domain, id)."""
+    names = []
+    for number in range(count):
+        moment = dt.datetime.fromtimestamp(when + number / count * 600, dt.UTC)
+        ident = f"{moment:%Y%m%dT%H%M%S.%f}Z-mx1-{number}-{turn}-{number:016x}.0"
+        domain = DOMAINS[number % 20]
+        body = f"From: a@b.example\nSubject: offer {number}\n\n".encode() + BODY * 50
+        envelope_line = {
+            "id": ident,
+            "message": ident,
+            "host": "mx1",
+            "received": "",
+            "sender": f"sender-{number}@world.example",
+            "recipients": [f"user{number}@{domain}"],
+            "client_ip": "192.0.2.1",
+            "helo": "world.example",
+            "plugin": "mf_content",
+            "reason": "the message looks like spam (score 7.3)",
+            "size": len(body),
+            "truncated": False,
+            "sha256": hashlib.sha256(body).hexdigest(),
+        }
+        folder = Path(places.incoming("mx1")) / layout.day(ident) / domain / "new"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ident).write_bytes(json.dumps(envelope_line).encode() + b"\n" + body)
+        names.append((domain, ident))
+    os.sync()
+    return names
+
+
+def ours(index: database.Database, places: layout.Layout) -> None:
+    """The importer, as a pull uses it."""
+    importer.Importer(index, places, control(), "mx1").run(fresh=True)
+
+
+def plain(places: layout.Layout) -> None:
+    """The least that coreutils need for the same: link each file into the store, hash it, sync, drop the first name."""
+    incoming = places.incoming("mx1")
+    script = (
+        f"cp -al {incoming}/. {places.mail}/ && find {incoming} -type f -print0 | xargs -0 sha256sum >/dev/null"
+        f" && sync -f {places.mail} && rm -r {incoming}"
+    )
+    subprocess.run(["/bin/sh", "-c", script], check=True)
+    load()
+
+
+def tables(messages: list[envelope.Message]) -> None:
+    """What LOAD DATA reads, prepared outside of the measured time."""
+    with (TABLES / "message").open("w") as message, (TABLES / "ledger").open("w") as ledger:
+        for one in messages:
+            message.write(
+                f"{one.domain}\t{one.id}\t{one.mx}\t{one.sender}\t{one.recipients}\t{one.subject}\t{one.plugin}\t"
+                f"{one.reason}\t{one.size}\t{one.kept}\t{int(one.truncated)}\t{one.sha256.hex()}\n"
+            )
+            ledger.write(f"{one.id}\t{one.domain}\tkept\n")
+
+
+def load() -> None:
+    """Both tables, durable when it returns."""
+    client(LOAD_MESSAGE.format(TABLES / "message") + ";" + LOAD_LEDGER.format(TABLES / "ledger"))
+
+
+def wipe(index: database.Database, names: list[tuple[str, str]]) -> None:
+    """Take the messages of a turn out of the tables again."""
+    for start in range(0, len(names), 1000):
+        chunk = [ident for _, ident in names[start : start + 1000]]
+        marks = ", ".join(["%s"] * len(chunk))
+        index.run(f"DELETE FROM ledger WHERE id IN ({marks})", chunk)
+        for domain in DOMAINS[:20]:
+            index.run(f"DELETE FROM message WHERE domain = %s AND id IN ({marks})", [domain, *chunk])
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def bench_fill(count: int) -> dict[str, Any]:
+    """Rows for ``count`` messages of 30 days, in the order in which they would have come."""
+    index = connect()
+    TABLES.mkdir(parents=True, exist_ok=True)
+    there = int(index.rows("SELECT COUNT(*) FROM ledger")[0][0])
+    now = time.time()
+    step = 100_000
+    for start in range(there, count, step):
+        sums: dict[str, int] = {}
+        with (TABLES / "message").open("w") as message, (TABLES / "ledger").open("w") as ledger:
+            for entry, row, day in generated(count, start, min(count, start + step), now):
+                ledger.write(entry + "\n")
+                message.write(row + "\n")
+                sums[day] = sums.get(day, 0) + 1
+        with (TABLES / "tally").open("w") as tally:
+            tally.writelines(f"{day}\t{number}\t{number * 8000}\n" for day, number in sums.items())
+        load()
+        client(
+            f"CREATE TEMPORARY TABLE more LIKE tally; LOAD DATA LOCAL INFILE '{TABLES / 'tally'}' INTO TABLE more"
+            " (day, domain, mx, imported, imported_bytes); INSERT INTO tally SELECT * FROM more AS m"
+            " ON DUPLICATE KEY UPDATE imported = tally.imported + m.imported,"
+            " imported_bytes = tally.imported_bytes + m.imported_bytes"
+        )
+        print(f"{min(count, start + step)} rows", file=sys.stderr, flush=True)
+    for table in ("message", "ledger", "tally"):
+        index.rows(f"ANALYZE TABLE {table}")
+    sizes = index.rows(
+        "SELECT table_name, data_length + index_length FROM information_schema.tables WHERE table_schema = %s", (NAME,)
+    )
+    rows = int(index.rows("SELECT COUNT(*) FROM message")[0][0])
+    index.close()
+    return {"rows": rows, "bytes": {name: int(size) / rows for name, size in sizes}}
+
+
+def bench_query(runs: int) -> dict[str, Any]:
+    """What people and programs ask, each time of another domain, day or message; milliseconds, sorted."""
+    index = connect()
+    dice = random.Random(7)
+    idents = [row[0] for row in index.rows("SELECT id FROM ledger ORDER BY RAND(7) LIMIT %s", (runs,))]
+    days = sorted({layout.day(ident) for ident in idents})
+
+    def page(**wanted: Any) -> Callable[[], object]:
+        return lambda: list(query.messages(index, query.Wanted(limit=100, **wanted)))
+
+    def day() -> dict[str, str]:
+        start = dice.choice(days).replace("-", "")
+        return {"start": start, "end": start + "~"}
+
+    asked: dict[str, Callable[[], Callable[[], object]]] = {
+        "list --domain --day": lambda: page(domain=dice.choice(DOMAINS), **day()),
+        "list --domain --day --recipient": lambda: page(domain=dice.choice(DOMAINS), recipient="user5", **day()),
+        "list --domain, newest": lambda: page(domain=dice.choice(DOMAINS)),
+        "list, newest of all": page,
+        "list --day, of all domains": lambda: page(**day()),
+        "show ID": lambda: lambda: index.find(dice.choice(idents)),
+        "1,000 ids against the ledger": lambda: lambda: index.known(idents[:1000]),
+    }
+    found = {}
+    for name, prepare in asked.items():
+        prepare()()
+        found[name] = sorted(timed(prepare()) * 1000 for _ in range(runs if "ids" not in name else max(10, runs // 10)))
+    found["stats"] = sorted(timed(lambda: query.stats(index)) * 1000 for _ in range(5))
+    index.close()
+    return {"runs": runs, "ms": found}
+
+
+def bench_expire(seconds: float) -> dict[str, Any]:
+    """Expire for some seconds from the full table while a reader lists and another process imports."""
+    index = connect()
+    places = layout.Layout(ROOT)
+    reader = connect()
+    dice = random.Random(8)
+    waits: dict[str, list[float]] = {"before": [], "meanwhile": []}
+    phase = "before"
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            wanted = query.Wanted(domain=dice.choice(DOMAINS), limit=100)
+            waits[phase].append(timed(lambda: list(query.messages(reader, wanted))) * 1000)  # noqa: B023
+            stop.wait(0.02)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    time.sleep(seconds / 4)
+    phase = "meanwhile"
+    end = time.monotonic() + seconds
+    short = settings.Settings(
+        {"mx": [], "retention_days": 5, "retention": {}, "import_throttle_sleep": 3, "free_percent": 0}
+    )
+    began = time.perf_counter()
+    outcome = expire.run(index, places, short, pause=lambda: time.monotonic() < end)
+    spent = time.perf_counter() - began
+    stop.set()
+    thread.join()
+    index.close()
+    reader.close()
+    return {
+        "messages": outcome.messages,
+        "rate": outcome.messages / spent,
+        "ms": {name: sorted(one) for name, one in waits.items()},
+    }
+
+
+def drop() -> dict[str, Any]:
+    """Remove what this program made."""
+    subprocess.run(
+        ["mariadb", "-e", f"DROP DATABASE IF EXISTS {NAME}; REVOKE ALL ON {NAME}.* FROM '{database.USER}'@localhost"],
+        check=False,
+        stderr=subprocess.DEVNULL,
+    )
+    shutil.rmtree(ROOT, ignore_errors=True)
+    return {}
+
+
+def main(argv: list[str]) -> int:
+    """Measure one thing."""
+    what, number = argv[0], float(argv[1]) if len(argv) > 1 else 0.0
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "import": lambda: bench_import(int(number)),
+        "fill": lambda: bench_fill(int(number)),
+        "query": lambda: bench_query(int(number)),
+        "expire": lambda: bench_expire(number),
+        "drop": drop,
+    }
+    print(json.dumps(parts[what]()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
