@@ -332,7 +332,7 @@ def test_the_mx_that_rejected_it_comes_first() -> None:
         (ROW, handover("accepted"), None, r"released before: by eve\\x1b\[2J at 2026-11-25 12:00:00 UTC to mx2"),
         (ROW | {"state": "expired"}, None, None, "nothing is left"),
         (ROW | {"lost": 1}, None, None, "file is gone"),
-        (ROW | {"truncated": 1}, None, None, "--force"),
+        (ROW | {"truncated": 1}, None, None, "half a message"),
         (ROW, None, "mx9", "no MX is called mx9"),
         (ROW, handover("begun"), "mx1", "mx2 may have it already"),
         (ROW, handover("begun", "mx9"), None, "no longer there"),
@@ -363,6 +363,7 @@ def test_accepted_is_final(before: str | None, force: bool) -> None:
         ("known", 0, "known"),
         ("refused 550 no", 1, "refused"),
         ("later 451 wait", 75, "later"),
+        ("unclear whether", 70, "lost"),
         ("accepted x", 1, "lost"),
         ("later", 0, "lost"),
         ("", 255, "lost"),
@@ -468,6 +469,13 @@ def test_an_mx_that_left_the_inventory_with_mail_on_it_is_not_forgotten() -> Non
 
 def test_an_mx_that_was_never_asked_is_named() -> None:
     assert "mx2: nothing was ever fetched from it" in judged(source("mx1")).summary
+
+
+def test_a_new_mx_has_a_while() -> None:
+    found = {"mx1": source("mx1")}
+    assert check.decide(found, ["mx1", "mx2"], NOON, VALUES, NOON - 599).status == "OK"
+    assert check.decide(found, ["mx1", "mx2"], NOON, VALUES, NOON - 601).status == "WARNING"
+    assert check.decide({}, ["mx1"], NOON, VALUES, NOON - 5).summary == "nothing fetched yet"
 
 
 def test_the_check_reads_what_the_puller_writes(room: Room) -> None:

@@ -73,8 +73,14 @@ def read(folder: str) -> dict[str, Source | None]:
     return found
 
 
-def decide(found: Mapping[str, Source | None], expected: Sequence[str], now: float, values: run.Values) -> state.Result:
-    """The result. Pure."""
+def decide(
+    found: Mapping[str, Source | None],
+    expected: Sequence[str],
+    now: float,
+    values: run.Values,
+    released: float | None = None,
+) -> state.Result:
+    """The result. Pure. ``released``: when the current release came (epoch seconds), and perhaps a new MX with it."""
     from ..text import clean, span
 
     problems: list[tuple[str, str]] = []
@@ -83,6 +89,8 @@ def decide(found: Mapping[str, Source | None], expected: Sequence[str], now: flo
     for mx in sorted({*expected, *found}):
         name = clean(mx, 64)
         source = found.get(mx)
+        if mx not in found and released is not None and now - released < values["silence"]:
+            continue
         if source is None:
             said = "its state is not whole" if mx in found else "nothing was ever fetched from it"
             problems.append((state.WARNING, f"{name}: {said}"))
@@ -117,6 +125,8 @@ def decide(found: Mapping[str, Source | None], expected: Sequence[str], now: flo
         words = [
             f"{len(lags)} MXs, {unpulled} messages to fetch, most behind {span(lags[0][0])}"
             if lags
+            else "nothing fetched yet"
+            if expected
             else "no MX to fetch from"
         ]
     result = state.Result(NAME, state.worst([status for status, _ in problems]), "; ".join(words))
@@ -134,12 +144,15 @@ def decide(found: Mapping[str, Source | None], expected: Sequence[str], now: flo
 
 def look(places: state.Places, values: run.Values) -> state.Result:
     """Read the folder, judge it."""
-    del places
     try:
         found = read(values["folder"])
     except FileNotFoundError:
         found = {}
-    return decide(found, values["mx"].split(), time.time(), values)
+    try:
+        released: float | None = posix.lstat(places.current).st_mtime
+    except OSError:
+        released = None
+    return decide(found, values["mx"].split(), time.time(), values, released)
 
 
 CHECK = run.Check(NAME, look, RULES)

@@ -295,8 +295,12 @@ def _pull_one(context: Context, mx: str, chosen: argparse.Namespace) -> int:
     lock = context.lock(mx)
     with lock as held:
         if not held:
+            if chosen.mx:
+                print(f"{mx}: a pull is under way already")
             return DONE
         source = pull.Source(context.layout, mx, time.time())
+        # said before the MX is asked, which may let us wait while it is throttled
+        source.save(time.time())
         error = ""
         counts = importer.Counts()
         try:
@@ -534,7 +538,7 @@ def _parser() -> commands.Commands:
         "--mx", metavar="NAME", help="to this MX (default: the one that rejected it, or one that answers)"
     )
     handing.add_argument("--by", type=commands.checked(_who), metavar="WHO", help="who asked for it (default: you)")
-    handing.add_argument("--force", action="store_true", help="even if a second copy may arrive, or it was cut short")
+    handing.add_argument("--force", action="store_true", help="even if a second copy may arrive")
 
     stats = command("stats", _stats, "count messages, by domain, and what the MXs still have")
     stats.add_argument("--domain", type=domain, help="of this domain only")

@@ -75,7 +75,10 @@ def day(ident: str) -> str:
 def _moment(ident: str) -> dt.datetime | None:
     found = _TIME.match(ident)
     try:
-        return dt.datetime(*map(int, found.groups())) if found else None  # noqa: DTZ001
+        if found is None:
+            return None
+        year, month, day_, hour, minute, second, fraction = map(int, found.groups())
+        return dt.datetime(year, month, day_, hour, minute, second, fraction)  # noqa: DTZ001
     except ValueError:
         return None
 

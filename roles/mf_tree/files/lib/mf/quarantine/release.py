@@ -5,7 +5,7 @@ remembers the release id (the message's own id) as well, so a message whose answ
 with a restored database, isn't delivered again by asking that MX again. What is ``begun`` without an answer is never
 given to another MX by itself.
 
-The MX's end answers with one line: ``accepted``, ``known``, ``refused`` or ``later`` and a few words (see
+The MX's end answers with one line: ``accepted``, ``known``, ``refused``, ``later`` or ``unclear`` and a few words (see
 docs/architecture.md)."""
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def over_ssh(command: Sequence[str], address: str, ident: str, path: str) -> Ans
         return Answer(LOST, f"no answer within {LIMIT:g} s")
     line = done.stdout.decode("latin-1").partition("\n")[0]
     word, _, rest = line.partition(" ")
-    expected = {ACCEPTED: 0, KNOWN: 0, REFUSED: 1, LATER: 75}
+    expected = {ACCEPTED: 0, KNOWN: 0, REFUSED: 1, LATER: 75, "unclear": 70}
     if expected.get(word) == done.returncode:
-        return Answer(word, text.clean(rest, 200))
+        return Answer(word if word != "unclear" else LOST, text.clean(rest, 200))
     said = (done.stderr or done.stdout).decode("latin-1").strip().partition("\n")[0]
     return Answer(LOST, f"ssh ended with {done.returncode}: {text.clean(said, 160)}")
 
@@ -92,9 +92,9 @@ def choose(
         raise ReleaseError(f"nothing is left to release: {row['state']}")
     if row["lost"]:
         raise ReleaseError("its file is gone")
-    if row["truncated"] and not force:
+    if row["truncated"]:
         raise ReleaseError(
-            f"only the first {row['kept']} of {row['size']} bytes were kept; to release what there is: --force"
+            f"only the first {row['kept']} of {row['size']} bytes were kept; half a message isn't released"
         )
     if handover is not None and handover["state"] == "begun" and not force:
         only = str(handover["mx"])
