@@ -10,10 +10,10 @@ An asyncio stream costs some ten times the system calls' own time; this costs ab
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import errno
 import os
-import socket
 import ssl
 import time
 from collections.abc import Callable, Generator
@@ -97,10 +97,10 @@ class Conversation:
         self.started = time.perf_counter()
         self.seconds = 0.0
         self._timer = loop.call_later(limit, self._expire)
-        self._socket: socket.socket | None = None
+        self._socket: _socket.socket | None = None
         try:
-            family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            family = _socket.AF_INET6 if ":" in address else _socket.AF_INET
+            self._socket = _socket.socket(family, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
             self._fd = self._socket.fileno()
             # an error of the connection makes it readable as well
             code = self._socket.connect_ex((address, port))
@@ -158,7 +158,8 @@ class Conversation:
     # --- the way through the script
 
     def _take(self) -> None:
-        while not self._shaking and not self.done.done():
+        # most packets are one whole reply: nothing is left of them, and nothing is to be parsed again
+        while self._buffer and not self._shaking and self._socket is not None:
             found = self._parse(self._buffer)
             if found is None:
                 if len(self._buffer) > LONGEST:

@@ -1,0 +1,348 @@
+"""What the external monitor costs, on simulated targets on loopback.
+
+``smtp``   full SMTP dialogues (greeting, EHLO, MAIL, RCPT, DATA, message, QUIT), many at a time, by our prober
+           and by Debian's blackbox_exporter, in turn. Each runs on one core, targets and the one who asks blackbox on
+           another. What counts is dialogues for a second of the prober's own CPU: whatever else the machine does,
+           that is what one core does.
+``fleet``  1,000 hosts with 4 services each, every minute, by the whole monitor: judging, storing, alerting.
+``dead``   a sweep over 1,000 hosts of which 10 % never answer.
+
+Exit codes: 0 done, 1 something failed, 2 wrong command line, 3 blackbox_exporter isn't installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO / "roles/mf_tree/files/lib"))
+
+import targets
+from mf.monitor import engine, probes, settings, wire
+
+CANARY = b"canary@target.invalid"
+BODY = b"Subject: bench\r\n\r\nbench\r\n.\r\n"
+KINDS = ("smtp", "ssh", "http", "tcp")
+BLACKBOX = "prometheus-blackbox-exporter"
+MODULE = r"""
+modules:
+  smtp:
+    prober: tcp
+    timeout: 10s
+    tcp:
+      query_response:
+        - expect: "^220 "
+        - send: "EHLO prober\r"
+        - expect: "^250 "
+        - send: "MAIL FROM:<>\r"
+        - expect: "^250 "
+        - send: "RCPT TO:<canary@target.invalid>\r"
+        - expect: "^250 "
+        - send: "DATA\r"
+        - expect: "^354 "
+        - send: "Subject: bench\r\n\r\nbench\r\n.\r"
+        - expect: "^250 "
+        - send: "QUIT\r"
+        - expect: "^221 "
+"""
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on."""
+    held = [socket.socket() for _ in range(count)]
+    for one in held:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in held]
+    for one in held:
+        one.close()
+    return ports
+
+
+@contextlib.contextmanager
+def serving(core: str) -> Iterator[dict[str, int]]:
+    """Targets in a process of their own; their ports by kind."""
+    ports = dict(zip(KINDS, free_ports(4), strict=True))
+    words = [sys.executable, str(REPO / "bench/targets.py"), core, *map(str, ports.values())]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE)
+    try:
+        wait_for(ports["tcp"])
+        yield ports
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(10)
+
+
+def wait_for(port: int) -> None:
+    """Until somebody listens there."""
+    give_up = time.monotonic() + 20
+    while time.monotonic() < give_up:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"nobody listens on port {port}")
+
+
+def cpu_of(pid: int) -> float:
+    """CPU seconds of a process so far, user and system (proc(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+# --- dialogues
+
+
+async def dialogues(port: int, count: int, at_once: int) -> int:
+    """Hold so many; how many came to their end."""
+    good = 0
+    left = count
+
+    async def walk() -> None:
+        nonlocal good, left
+        while left > 0:
+            left -= 1
+            script = probes.smtp_script(b"prober", message=(b"", CANARY, BODY))
+            with contextlib.suppress(wire.Ended):
+                await wire.converse("127.0.0.1", port, 10, script, wire.reply)
+                good += 1
+
+    await asyncio.gather(*(walk() for _ in range(at_once)))
+    return good
+
+
+def ours(port: int, count: int, at_once: int) -> tuple[int, float, float]:
+    """Good dialogues, wall seconds and CPU seconds of the monitor's prober."""
+    os.sched_setaffinity(0, {0})
+    started, before = time.perf_counter(), time.process_time()
+    good = asyncio.run(dialogues(port, count, at_once))
+    return good, time.perf_counter() - started, time.process_time() - before
+
+
+class Blackbox:
+    """A blackbox_exporter on one core, and callers on another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_ports(1)[0]
+        configuration = folder / "blackbox.yml"
+        configuration.write_text(MODULE)
+        words = [BLACKBOX, f"--config.file={configuration}", f"--web.listen-address=127.0.0.1:{self.port}"]
+        self.process = subprocess.Popen(
+            ["taskset", "-c", "0", *words, "--log.level=error"],
+            env={**os.environ, "GOMAXPROCS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_for(self.port)
+
+    def hold(self, port: int, count: int, at_once: int) -> tuple[int, float, float]:
+        """Good dialogues, wall seconds and CPU seconds of blackbox_exporter."""
+        good, left, guard = 0, count, threading.Lock()
+
+        def walk() -> None:
+            nonlocal good, left
+            line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+            while True:
+                with guard:
+                    if left <= 0:
+                        break
+                    left -= 1
+                line.request("GET", f"/probe?module=smtp&target=127.0.0.1:{port}")
+                answer = line.getresponse().read()
+                with guard:
+                    good += b"probe_success 1" in answer
+            line.close()
+
+        started, before = time.perf_counter(), cpu_of(self.process.pid)
+        walkers = [threading.Thread(target=walk) for _ in range(at_once)]
+        for one in walkers:
+            one.start()
+        for one in walkers:
+            one.join()
+        return good, time.perf_counter() - started, cpu_of(self.process.pid) - before
+
+    def stop(self) -> None:
+        """End it."""
+        self.process.terminate()
+        self.process.wait(10)
+
+
+def bench_smtp(count: int, rounds: int) -> int:
+    """Both in turn; the table."""
+    if shutil.which(BLACKBOX) is None:
+        print(f"bench: {BLACKBOX} isn't installed; run: apt-get install {BLACKBOX}", file=sys.stderr)
+        return 3
+    cores = sorted(os.sched_getaffinity(0))
+    other = str(cores[-1])
+    rows: dict[str, list[tuple[int, float, float]]] = {"mf.monitor": [], "blackbox_exporter": []}
+    with tempfile.TemporaryDirectory() as folder, serving(other) as ports:
+        blackbox = Blackbox(Path(folder))
+        try:
+            for _ in range(rounds):
+                rows["mf.monitor"].append(ours(ports["smtp"], count, 200))
+                os.sched_setaffinity(0, {cores[-1]})
+                rows["blackbox_exporter"].append(blackbox.hold(ports["smtp"], count, 20))
+        finally:
+            blackbox.stop()
+    os.sched_setaffinity(0, set(cores))
+    print(f"\nFull SMTP dialogues, {count} in a round, medians of {rounds} rounds in turn, one core each\n")
+    print(f"{'':<20}{'good':>8}{'each second':>14}{'for a second of its CPU':>26}")
+    rates = {}
+    for name, found in rows.items():
+        good = sum(row[0] for row in found)
+        wall = statistics.median(row[0] / row[1] for row in found)
+        rates[name] = statistics.median(row[0] / row[2] for row in found)
+        print(f"{name:<20}{good:>8}{wall:>14.0f}{rates[name]:>26.0f}")
+    print(f"\nratio for a second of CPU: {rates['mf.monitor'] / rates['blackbox_exporter']:.2f}")
+    return int(any(row[0] != count for found in rows.values() for row in found))
+
+
+# --- a large fleet
+
+
+def large(ports: dict[str, int], hosts: int, dead: int, database: str, **changed: float) -> settings.Settings:
+    """Settings of so many hosts, four services each; the first ``dead`` of them never answer."""
+    services = [{"kind": kind, "port": port} for kind, port in ports.items()]
+    return settings.parse(
+        {
+            "database": database,
+            "hosts": [
+                {"name": f"mx{number}", "role": "mx", "address": address(number), "services": services}
+                for number in range(hosts)
+            ],
+            **changed,
+        }
+    )
+
+
+def address(number: int) -> str:
+    """The loopback address of a host."""
+    return f"127.1.{number // 200}.{number % 200 + 1}"
+
+
+def bench_fleet(hosts: int, seconds: float) -> int:
+    """The whole engine for some intervals; CPU and memory of its process, the targets' left out."""
+    with tempfile.TemporaryDirectory() as folder, serving("-") as ports:
+        chosen = large(ports, hosts, 0, f"{folder}/m.sqlite")
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(reader)
+            code = asyncio.run(watch(chosen, seconds, writer))
+            os._exit(code)
+        os.close(writer)
+        with os.fdopen(reader) as answer:
+            found = json.loads(answer.read() or "{}")
+        _, status = os.waitpid(pid, 0)
+    if os.waitstatus_to_exitcode(status) or not found:
+        print("bench: the monitor failed", file=sys.stderr)
+        return 1
+    print(f"\n{hosts} hosts with 4 services each, every {chosen.interval:.0f} s, for {found['seconds']:.0f} s\n")
+    print(f"looks {found['looks']}, {found['looks'] / found['seconds']:.0f} a second; late: {found['late']} of all")
+    print(f"CPU   {100 * found['cpu'] / found['seconds']:.1f} % of one core")
+    print(f"RSS   {found['rss'] / 1024:.0f} MiB")
+    return int(found["bad"] > 0)
+
+
+async def watch(chosen: settings.Settings, seconds: float, answer: int) -> int:
+    """Run the engine, look at the process after a first interval, then at its end."""
+    counted = {"looks": 0, "bad": 0}
+    monitor = engine.Engine(chosen)
+    came = monitor._came
+
+    def count(look: engine.Look) -> None:
+        counted["looks"] += 1
+        counted["bad"] += look.state == "down"
+        came(look)
+
+    monitor._came = count  # type: ignore[method-assign]
+    task = asyncio.create_task(monitor.run())
+    await asyncio.sleep(chosen.interval)
+    begun, cpu, looks = time.monotonic(), time.process_time(), counted["looks"]
+    await asyncio.sleep(seconds)
+    took = time.monotonic() - begun
+    expected = took / chosen.interval * len(monitor.services)
+    status = Path("/proc/self/status").read_text()
+    rss = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+    seen = counted["looks"] - looks
+    found = {
+        "seconds": took,
+        "cpu": time.process_time() - cpu,
+        "rss": rss,
+        "looks": seen,
+        "late": max(0, round(expected - seen)),
+        "bad": counted["bad"],
+    }
+    os.write(answer, json.dumps(found).encode())
+    os.close(answer)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return 0
+
+
+def bench_dead(hosts: int, timeout: float) -> int:
+    """One sweep over all hosts at once, a tenth of them dead."""
+    gone = hosts // 10
+    with serving("-") as ports:
+        kept = targets.dead((address(number) for number in range(gone)), ports.values())
+        chosen = large(ports, hosts, gone, "", timeout=timeout)
+        world = probes.World.of(chosen)
+
+        async def sweep() -> tuple[float, int]:
+            room = asyncio.Semaphore(engine.AT_ONCE)
+
+            async def one(service: settings.Service) -> bool:
+                async with room:
+                    return (await probes.look(service, world)).state == "down"
+
+            started = time.perf_counter()
+            bad = await asyncio.gather(*(one(service) for host in chosen.hosts for service in host.services))
+            return time.perf_counter() - started, sum(bad)
+
+        took, bad = asyncio.run(sweep())
+        for one in kept:
+            one.close()
+    print(f"\nA sweep over {hosts} hosts with 4 services each, {gone} hosts dead, timeout {timeout:g} s\n")
+    print(f"took {took:.1f} s, {took / timeout:.2f} timeouts; {bad} of {4 * hosts} looks were bad, {4 * gone} must be")
+    return int(bad != 4 * gone)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(prog="bench_monitor", description=(__doc__ or "").partition("\n")[0])
+    names = ("smtp", "fleet", "dead")
+    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"{', '.join(names)}; default: all")
+    parser.add_argument("--hosts", type=int, default=1000, help="hosts of the large fleet (default 1000)")
+    parser.add_argument("--seconds", type=float, default=120, help="how long it is watched (default 120)")
+    parser.add_argument("--dialogues", type=int, default=6000, help="SMTP dialogues in a round (default 6000)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds (default 5)")
+    options = parser.parse_args(argv)
+    if unknown := sorted(set(options.what) - set(names)):
+        parser.error(f"there is no {unknown[0]}; say {', '.join(names)}")
+    chosen = options.what or names
+    code = 0
+    if "smtp" in chosen:
+        code = bench_smtp(options.dialogues, options.rounds) or code
+    if "dead" in chosen:
+        code = bench_dead(options.hosts, 5.0) or code
+    if "fleet" in chosen:
+        code = bench_fleet(options.hosts, options.seconds) or code
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

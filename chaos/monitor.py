@@ -1,0 +1,449 @@
+"""`python -m chaos.monitor`: break the fleet in front of its monitor, on real clocks; which messages come, and when.
+
+Each fault is broken from outside, then taken away. Exactly the expected messages must have reached the SMS gateway of
+the lab's `world`, the first within two intervals and ten seconds of the fault, and `monitor status --json` must say the
+same. The lab's monitor looks every 10 seconds instead of every 60; nothing else is shortened but by --gateway-seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from mflab import machine, ui, world
+from mflab.podman import Podman
+from mflab.spec import EXIT_INTERRUPTED, Lab, LabError, open_lab
+
+from chaos import ROOT
+from chaos.scene import Deviation, Host, must
+
+LAB = "3"
+INTERVAL = 10.0
+BOUND = 2 * INTERVAL + 10  # seconds from a fault to its message
+CALM = 120.0  # seconds, mf_monitor_flap_calm of the lab
+QUIET = 8.0  # seconds without a further message until a fault is over
+HOSTS = ("mx1", "mx2", "mx3", "control1", "offsite1", "monitor1", "world")
+
+BLOCK = "nft -f - << END\ntable inet chaos { chain input { type filter hook input priority -10; $1 drop; } }\nEND\n"
+UNBLOCK = "nft delete table inet chaos 2> /dev/null || :"
+BREAK_SMTP = """
+mkdir -p /run/systemd/system/qpsmtpd.service.d
+printf '[Service]\\nExecStart=\\nExecStart=/bin/false\\n' > /run/systemd/system/qpsmtpd.service.d/chaos.conf
+systemctl daemon-reload
+systemctl kill --signal=KILL qpsmtpd.service
+"""
+MEND_SMTP = """
+rm -rf /run/systemd/system/qpsmtpd.service.d
+systemctl daemon-reload
+systemctl reset-failed qpsmtpd.service 2> /dev/null || :
+systemctl restart qpsmtpd.service
+rm -f /mf/var/state/breaker.json
+/mf/bin/check-smtp > /dev/null || :
+"""
+CERTIFY = """
+cd /run
+$2 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout chaos.key -out chaos.crt -subj /CN=panel $1
+systemctl stop chaos-panel.service 2> /dev/null || :
+systemctl reset-failed chaos-panel.service 2> /dev/null || :
+systemd-run --quiet --unit=chaos-panel openssl s_server -accept 8443 -www -cert /run/chaos.crt -key /run/chaos.key
+"""
+FILL = """
+systemctl stop mf-exim.service
+mount -t tmpfs -o size=4m,mode=0750,uid=$(id -u Debian-exim),gid=$(id -g Debian-exim) chaos /var/spool/exim4
+systemctl start mf-exim.service
+dd if=/dev/zero of=/var/spool/exim4/full bs=4k 2> /dev/null || :
+/mf/bin/check-queue > /dev/null || :
+"""
+EMPTY = """
+systemctl stop mf-exim.service
+umount /var/spool/exim4
+systemctl start mf-exim.service
+/mf/bin/check-queue > /dev/null || :
+"""
+
+
+@dataclass
+class Outcome:
+    """One row: what was expected, what came, seconds from the fault to the first message."""
+
+    name: str
+    expected: tuple[str, ...]
+    texts: list[str] = field(default_factory=list)
+    seconds: float | None = None
+    state: str = ""
+    trouble: str = ""
+
+
+class Stage:
+    """The lab in front of its monitor."""
+
+    def __init__(self, podman: Podman, lab: Lab, gateway_seconds: float) -> None:
+        self.podman = podman
+        self.lab = lab
+        self.gateway_seconds = gateway_seconds
+        self.hosts = {name: Host(podman, lab.host(name)) for name in HOSTS}
+        self.stack = ExitStack()
+        self.broken_at = 0.0
+        self.seen = 0
+        self.state = ""
+
+    def undo(self, host: str, script: str, *words: str) -> None:
+        """Have this run in the end, whatever happens."""
+        self.stack.callback(lambda: self.hosts[host].ask(script, *words))
+
+    def broke(self) -> None:
+        """Now it is broken."""
+        self.broken_at = time.time()
+
+    def sms(self, port: int = 8025) -> list[dict[str, Any]]:
+        """Messages that reached a gateway since this fault began; tests and heartbeats left out."""
+        found = [one for one in world.gateway_record(self.podman, self.lab, port) if one["text"]]
+        return [one for one in found if one["time"] >= self.began]
+
+    began = 0.0
+
+    def status(self) -> dict[str, Any]:
+        """``monitor status --json``, empty while the monitor starts."""
+        out = self.hosts["monitor1"].ask("/mf/bin/monitor status --json 2> /dev/null")[1]
+        try:
+            found = json.loads(out)
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def until(self, what: str, condition: Callable[[], bool], limit: float) -> None:
+        """Wait for a condition."""
+        give_up = time.monotonic() + limit
+        while not condition():
+            if time.monotonic() > give_up:
+                raise Deviation(f"not within {limit:.0f} s: {what}")
+            time.sleep(0.5)
+
+    def message(self, pattern: str, limit: float = BOUND + 10, port: int = 8025) -> None:
+        """Wait for a message."""
+        self.until(
+            f"a message {pattern!r}", lambda: any(re.search(pattern, one["text"]) for one in self.sms(port)), limit
+        )
+
+    def shows(self, host: str, state: str, limit: float = BOUND) -> None:
+        """Wait until the monitor shows a host so; what it shows goes into the table."""
+
+        def shown() -> bool:
+            return any(one["name"] == host and one["state"] == state for one in self.status().get("hosts", ()))
+
+        self.until(f"{host} is shown as {state}", shown, limit)
+        self.state = f"{self.state}, {host} {state}".strip(", ")
+
+    def well(self, limit: float = 120) -> None:
+        """Wait until nothing is wrong and no message waits."""
+
+        def fine() -> bool:
+            found = self.status()
+            return (
+                bool(found)
+                and not found["incidents"]["open"]
+                and not found["messages"]["waiting"]
+                and found["fleet"]["state"] == "up"
+            )
+
+        self.until("nothing is wrong any more", fine, limit)
+
+
+Story: TypeAlias = Callable[[Stage], Generator[None, None, None]]
+FAULTS: list[tuple[str, tuple[str, ...], Story]] = []
+
+
+def fault(name: str, *expected: str) -> Callable[[Story], Story]:
+    """Register a fault with the messages that must arrive, in this order, and no others."""
+
+    def register(story: Story) -> Story:
+        FAULTS.append((name, expected, story))
+        return story
+
+    return register
+
+
+@fault("an MX without network", "mx2 does not answer", "OK: mx2 well again")
+def network(stage: Stage) -> Generator[None, None, None]:
+    """Its interface is taken down."""
+    stage.undo("mx2", "ip link set eth0 up")
+    stage.hosts["mx2"].run("ip link set eth0 down")
+    stage.broke()
+    stage.message("mx2 does not answer")
+    stage.shows("mx2", "down")
+    yield
+
+
+@fault("qpsmtpd killed, and its check can't start it", "mx1 smtp: connection refused", "OK: mx1 smtp well again")
+def killed(stage: Stage) -> Generator[None, None, None]:
+    """SIGKILL, and whoever starts it gets an error."""
+    stage.undo("mx1", MEND_SMTP)
+    stage.hosts["mx1"].run(BREAK_SMTP)
+    stage.broke()
+    stage.message("mx1 smtp: connection refused")
+    stage.shows("mx1", "down")
+    yield
+
+
+@fault("port 25 blocked, the rest answers", "mx3 smtp: no answer", "OK: mx3 smtp well again")
+def port(stage: Stage) -> Generator[None, None, None]:
+    """A provider that blocks SMTP."""
+    stage.undo("mx3", UNBLOCK)
+    stage.hosts["mx3"].run(BLOCK, "tcp dport 25")
+    stage.broke()
+    stage.message("mx3 smtp: no answer")
+    stage.shows("mx3", "down")
+    yield
+
+
+@fault("a certificate expires", "control1 panel: certificate expired", "OK: control1 panel well again")
+def certificate(stage: Stage) -> Generator[None, None, None]:
+    """One that was valid until yesterday."""
+    stage.undo("control1", CERTIFY, "-days 100", "")
+    stage.hosts["control1"].run(CERTIFY, "-days 1", "faketime -f -2d")
+    stage.broke()
+    stage.message("certificate expired")
+    stage.shows("control1", "down")
+    yield
+
+
+@fault("the spool's disk is full", "mx1 says: queue CRITICAL", "OK: mx1 well again")
+def disk(stage: Stage) -> Generator[None, None, None]:
+    """A small file system in its place; check-queue is run at once instead of within five minutes."""
+    stage.undo("mx1", EMPTY)
+    stage.hosts["mx1"].run(FILL)
+    stage.broke()
+    stage.message("mx1 says: queue CRITICAL")
+    stage.shows("mx1", "warning")
+    yield
+
+
+@fault("one MX throttled")
+def throttled(stage: Stage) -> Generator[None, None, None]:
+    """No message: the page shows it."""
+    stage.undo("mx1", "/mf/bin/throttle off")
+    stage.hosts["mx1"].run("/mf/bin/throttle on --ttl 10m --reason chaos")
+    stage.broke()
+    stage.shows("mx1", "throttled")
+    time.sleep(BOUND)
+    yield
+
+
+@fault(
+    "all MXs throttled", "URGENT: 0 of 3 MX accept mail, 2 must|URGENT: 1 of 3 MX accept mail", "OK: enough MX accept"
+)
+def throttled_all(stage: Stage) -> Generator[None, None, None]:
+    """Forced, against the fleet's budget."""
+    for name in ("mx1", "mx2", "mx3"):
+        stage.undo(name, "/mf/bin/throttle off")
+        stage.hosts[name].run("/mf/bin/throttle on --ttl 10m --reason chaos --force")
+    stage.broke()
+    stage.message("URGENT: . of 3 MX accept mail, 2 must")
+    stage.shows("mx3", "throttled")
+    yield
+
+
+@fault("the monitor's uplink", "monitor1 was offline for")
+def uplink(stage: Stage) -> Generator[None, None, None]:
+    """Everything to and from it is dropped; it can only tell afterwards."""
+    stage.undo("monitor1", UNBLOCK)
+    stage.hosts["monitor1"].run(BLOCK, 'iifname != "lo"')
+    stage.until("it knows that it is offline", lambda: stage.status().get("uplink", {}).get("state") == "down", BOUND)
+    time.sleep(2 * INTERVAL)
+    keys = [one["key"] for one in stage.status()["incidents"]["open"]]
+    must(keys == ["uplink"], f"open incidents while offline: {keys}")
+    stage.state = "uplink down, no other incident"
+    stage.broke()
+    yield
+
+
+@fault("the prober killed")
+def prober(stage: Stage) -> Generator[None, None, None]:
+    """SIGKILL; systemd starts it again, and it remembers."""
+    before = stage.status()["hosts"][1]["since"]
+    stage.hosts["monitor1"].run("systemctl kill --signal=KILL mf-monitor.service")
+    stage.broke()
+    time.sleep(1)
+    stage.until(
+        "it runs again", lambda: stage.hosts["monitor1"].ask("systemctl is-active mf-monitor.service")[0] == 0, 15
+    )
+    stage.state = f"runs again after {time.time() - stage.broken_at:.0f} s"
+    time.sleep(BOUND)
+    must(stage.status()["hosts"][1]["since"] == before, "it forgot since when a host is up")
+    yield
+
+
+@fault(
+    "a service flaps every 40 s",
+    "mx3 smtp: no answer",
+    "OK: mx3 smtp well again",
+    "mx3 smtp is flapping",
+    "OK: mx3 smtp well again",
+)
+def flap(stage: Stage) -> Generator[None, None, None]:
+    """Three times away and back; then it is calm."""
+    stage.undo("mx3", UNBLOCK)
+    stage.broke()
+    for turn in range(3):
+        stage.hosts["mx3"].run(BLOCK, "tcp dport 25")
+        if not turn:
+            stage.broke()
+        time.sleep(40)
+        stage.hosts["mx3"].run(UNBLOCK)
+        time.sleep(40)
+    stage.message("is flapping", 5)
+    stage.state = "flapping"
+    yield
+
+
+@fault("the SMS gateway down while an MX fails", "mx2 smtp: connection refused", "OK: mx2 smtp well again")
+def gateway(stage: Stage) -> Generator[None, None, None]:
+    """The second channel has it in time, the SMS comes when the gateway is back."""
+    stage.undo("mx2", MEND_SMTP)
+    stage.undo("world", "systemctl start world-gateway@8025.service")
+    stage.hosts["world"].run("systemctl stop world-gateway@8025.service")
+    stage.hosts["mx2"].run(BREAK_SMTP)
+    stage.broke()
+    stage.message("mx2 smtp: connection refused", port=8026)
+    instead = stage.sms(8026)[0]["time"] - stage.broken_at
+    time.sleep(max(0.0, stage.gateway_seconds - (time.time() - stage.broken_at)))
+    stage.hosts["world"].run("systemctl start world-gateway@8025.service")
+    stage.message("mx2 smtp: connection refused", 75)
+    stage.state = f"second channel after {instead:.0f} s"
+    yield
+
+
+def play(stage: Stage, name: str, expected: tuple[str, ...], story: Story) -> Outcome:
+    """Break it, take it away, hold what came against what was expected."""
+    outcome = Outcome(name, expected)
+    stage.began = time.time()
+    stage.state = ""
+    late_by_nature = story in (uplink, gateway)
+    try:
+        running = story(stage)
+        next(running)
+        stage.stack.close()
+        stage.well(300 + CALM)
+        time.sleep(QUIET)
+    except Deviation as error:
+        outcome.trouble = str(error)
+    except (LabError, KeyError, IndexError, subprocess.SubprocessError) as error:
+        outcome.trouble = f"{type(error).__name__}: {error}"
+    finally:
+        stage.stack.close()
+    found = stage.sms()
+    outcome.texts = [one["text"] for one in found]
+    outcome.state = stage.state
+    if found:
+        outcome.seconds = found[0]["time"] - stage.broken_at
+    if not outcome.trouble:
+        outcome.trouble = judge(outcome, late_by_nature)
+    return outcome
+
+
+def judge(outcome: Outcome, late_by_nature: bool) -> str:
+    """What is wrong with the messages, or nothing."""
+    if len(outcome.texts) != len(outcome.expected):
+        return f"{len(outcome.texts)} messages instead of {len(outcome.expected)}"
+    for pattern, text in zip(outcome.expected, outcome.texts, strict=True):
+        if not re.search(pattern, text):
+            return f"{text!r} instead of {pattern!r}"
+    if outcome.seconds is not None and outcome.seconds > BOUND and not late_by_nature:
+        return f"the first message came after {outcome.seconds:.0f} s"
+    return ""
+
+
+def deploy(lab: Lab) -> int:
+    """Bring the lab up and run site.yml; the log's end is shown when that fails."""
+    tool = [sys.executable, str(ROOT / "lab/lab.py"), "--lab", str(lab.number)]
+    if subprocess.run([*tool, "up"], check=False).returncode:
+        return 1
+    words = ["ansible-playbook", "-i", "inventory/lab", "-i", "chaos/inventory", "playbooks/site.yml"]
+    log = ROOT / "build/chaos-monitor-site.log"
+    log.parent.mkdir(exist_ok=True)
+    with log.open("wb") as out:
+        code = subprocess.run(words, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, check=False).returncode
+    if code:
+        print(log.read_text(errors="replace")[-3000:], file=sys.stderr)
+    return code
+
+
+def show(outcomes: Sequence[Outcome]) -> str:
+    """The table: a line for each message."""
+    rows = []
+    for one in outcomes:
+        texts = [ui.clean(text) for text in one.texts] or ["(none)"]
+        seconds = "-" if one.seconds is None else f"{one.seconds:.0f} s"
+        rows.append((("ok" if not one.trouble else "DEVIATION"), one.name, seconds, one.state or "-", texts[0]))
+        rows += [("", "", "", "", text) for text in texts[1:]]
+        if one.trouble:
+            rows.append(("", "", "", "", f"!! {ui.clean(one.trouble)}"))
+    return ui.table(("", "fault", "first SMS", "state", "SMS that arrived"), rows, right=(2,))
+
+
+def main() -> int:
+    """Run the faults; return the exit code."""
+    parser = argparse.ArgumentParser(prog="chaos.monitor", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--only", default="", metavar="WORD", help="faults with this in their name (regular expression)"
+    )
+    parser.add_argument("--list", action="store_true", help="name the faults and their messages; run nothing")
+    parser.add_argument("--no-deploy", action="store_true", help="the lab is up and deployed already")
+    parser.add_argument("--keep", action="store_true", help="leave the lab as it is in the end")
+    parser.add_argument(
+        "--gateway-seconds", type=float, default=600, metavar="N", help="how long the gateway is down (default 600)"
+    )
+    args = parser.parse_args()
+    chosen = [one for one in FAULTS if re.search(args.only, one[0])]
+    if args.list or not chosen:
+        print(ui.table(("fault", "messages"), [(name, " | ".join(texts) or "(none)") for name, texts, _ in FAULTS]))
+        return 0 if args.list else 2
+    os.environ.setdefault("MF_LAB", LAB)
+    os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
+    lab = open_lab(None)
+    made_here = not lab.home.exists()
+    outcomes: list[Outcome] = []
+    code = 0
+    try:
+        if not args.no_deploy and deploy(lab):
+            return 1
+        stage = Stage(Podman(machine.look(lab.home.parent)), lab, args.gateway_seconds)
+        stage.hosts["control1"].run("apt-get install -qq -y openssl faketime > /dev/null", limit=120)
+        stage.hosts["control1"].run(CERTIFY, "-days 100", "")
+        for name in ("monitor1", "mx3"):
+            stage.hosts[name].run(
+                "command -v nft > /dev/null || apt-get install -qq -y nftables > /dev/null", limit=120
+            )
+        for name in ("mx1", "mx2", "mx3"):
+            stage.hosts[name].load(0.2)
+        stage.well(180)
+        for name, expected, story in chosen:
+            outcomes.append(play(stage, name, expected, story))
+            last = outcomes[-1]
+            print(f"{'DEVIATION' if last.trouble else 'ok       '} {name} {ui.clean(last.trouble)}", flush=True)
+    except KeyboardInterrupt:
+        print("chaos.monitor: interrupted; what was broken is restored", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except (LabError, Deviation) as error:
+        print(f"chaos.monitor: {error}", file=sys.stderr)
+        code = 1
+    print()
+    print(show(outcomes))
+    bad = sum(bool(one.trouble) for one in outcomes)
+    print(f"{len(outcomes) - bad} as expected, {bad} deviations; the first SMS must come within {BOUND:.0f} s")
+    if made_here and not args.keep:
+        subprocess.run([sys.executable, str(ROOT / "lab/lab.py"), "--lab", str(lab.number), "down"], check=False)
+    return code or int(bad > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
