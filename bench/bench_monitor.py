@@ -33,7 +33,7 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO / "roles/mf_tree/files/lib"))
 
 import targets
-from mf.monitor import engine, probes, settings, wire
+from mf.monitor import engine, probes, settings, states, wire
 
 CANARY = b"canary@target.invalid"
 BODY = b"Subject: bench\r\n\r\nbench\r\n.\r\n"
@@ -264,7 +264,7 @@ async def watch(chosen: settings.Settings, seconds: float, answer: int) -> int:
     monitor = engine.Engine(chosen)
     came = monitor._came
 
-    def count(look: engine.Look) -> None:
+    def count(look: states.Look) -> None:
         counted["looks"] += 1
         counted["bad"] += look.state == "down"
         came(look)

@@ -51,7 +51,8 @@ rm -f /mf/var/state/breaker.json
 """
 CERTIFY = """
 cd /run
-$2 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout chaos.key -out chaos.crt -subj /CN=panel $1
+$2 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=panel $1 \\
+  -keyout chaos.key -out chaos.crt 2> /dev/null
 systemctl stop chaos-panel.service 2> /dev/null || :
 systemctl reset-failed chaos-panel.service 2> /dev/null || :
 systemd-run --quiet --unit=chaos-panel openssl s_server -accept 8443 -www -cert /run/chaos.crt -key /run/chaos.key

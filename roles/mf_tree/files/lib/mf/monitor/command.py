@@ -110,7 +110,7 @@ def _ack(chosen: argparse.Namespace, _: state.Places) -> int:
             if not chosen.dry_run:
                 with opened.store.writing():
                     opened.store.acknowledge(number, now, chosen.by, until)
-                    opened.store.add_event(number, now, "acknowledged", words)
+                    opened.store.add_event(number, now, "acked", words)
             verb = "would be acknowledged" if chosen.dry_run else "acknowledged"
             print(f"#{number} {verb} {words}: {text.clean(known[number]['title'])}")
     return 0

@@ -637,11 +637,15 @@ class Engine:
         if not self.settings.heartbeat or now - self._beat_at < min(60.0, self.settings.interval):
             return
         self._beat_at = now
-        self._beat_task = asyncio.create_task(beat(self.settings.heartbeat, self.world))
+        self._beat_task = asyncio.create_task(self._send_beat(now))
+
+    async def _send_beat(self, now: float) -> None:
+        good = await beat(self.settings.heartbeat, self.world)
+        await self._stored(lambda store: store.put("heartbeat", f"{now:.0f} {int(good)}"))
 
 
-async def beat(url: str, world: probes.World) -> None:
-    """Tell a dead man's switch that this monitor is alive and judging."""
+async def beat(url: str, world: probes.World) -> bool:
+    """Tell a dead man's switch that this monitor is alive and judging; whether it took that."""
     secure = url.startswith("https://")
     name, _, path = url.partition("://")[2].partition("/")
     try:
@@ -649,10 +653,12 @@ async def beat(url: str, world: probes.World) -> None:
         target = probes.Target(secure, host, port, host, f"/{path}")
         async with asyncio.timeout(world.settings.timeout):
             status, *_ = await probes.fetch(target, world.strict)
-        if not 200 <= status < 300:
-            say(f"the heartbeat was answered with {status}")
+        if 200 <= status < 300:
+            return True
+        say(f"the heartbeat was answered with {status}")
     except Exception as error:  # noqa: BLE001  (it is the switch's business to notice)
         say(f"the heartbeat can't be sent: {type(error).__name__} {text.clean(str(error), 60)}")
+    return False
 
 
 def _lease_words(record: Mapping[str, Any]) -> str:

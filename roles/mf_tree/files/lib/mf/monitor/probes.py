@@ -17,7 +17,7 @@ import urllib.parse
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from .. import text
+from .. import canary, text
 from . import certificate, wire
 from .settings import Service, Settings
 from .states import DOWN, EXPIRED, REFUSED, SILENT, UNKNOWN, UP, WARNING, WRONG, Look
@@ -260,13 +260,15 @@ async def _smtp(service: Service, world: World) -> Found:
 
 
 def _canary(recipient: str, world: World) -> tuple[bytes, bytes, bytes]:
-    """A message with a tag that only the fleet's key can make (``mf.canary``)."""
-    date = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime(world.clock()))
-    number = secrets.token_hex(8)
-    body = (
-        f"Date: {date}\r\nFrom: <{recipient}>\r\nTo: <{recipient}>\r\nSubject: monitor canary\r\n"
-        f"Message-ID: <{number}@{world.settings.host}>\r\n\r\nSent by the monitor {world.settings.host}.\r\n.\r\n"
-    )
+    """A message to ``recipient``, tagged when there is a key, as only who has it can (``mf.canary``)."""
+    now, host = world.clock(), world.settings.host
+    date = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime(now))
+    lines = [f"Date: {date}", f"From: <{recipient}>", f"To: <{recipient}>", "Subject: monitor canary"]
+    lines.append(f"Message-ID: <{secrets.token_hex(8)}@{host}>")
+    if world.settings.canary_key:
+        tag = canary.make(bytes.fromhex(world.settings.canary_key), host.lower(), canary.HAM, now)
+        lines.append(f"{canary.HEADER}: {tag}")
+    body = "\r\n".join([*lines, "", f"Sent by the monitor {host}.", ".", ""])
     return b"", recipient.encode(), body.encode()
 
 

@@ -11,7 +11,7 @@ Its shape (``roles/mf_monitor/templates/etc/monitor/settings.json.j2``)::
      "cert_warning_days": 14,
      "database": "/mf/var/monitor/monitor.sqlite", "page": "/mf/var/monitor-page",
      "references": ["192.0.2.1:53", "[2001:db8::1]:443"], "resolvers": ["192.0.2.1"],
-     "heartbeat": "https://…" or "", "test_at": "mon 10:00" or "",
+     "heartbeat": "https://…" or "", "canary_key": 64 hexadecimal digits or "", "test_at": "mon 10:00" or "",
      "health": {"user": "mf-health", "key": "/mf/etc/monitor/id_health", "known_hosts": "/mf/etc/monitor/known_hosts",
                 "folder": "/run/mf-monitor"} or null,
      "urgent_checks": ["quarantine", "backup"],
@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,7 @@ class Settings:
     references: tuple[tuple[str, int], ...]
     resolvers: tuple[str, ...]
     heartbeat: str
+    canary_key: str
     test_at: str
     health: HealthAccess | None
     urgent_checks: tuple[str, ...]
@@ -185,6 +187,7 @@ DEFAULTS: dict[str, Any] = {
     "references": [],
     "resolvers": [],
     "heartbeat": "",
+    "canary_key": "",
     "test_at": "",
     "health": None,
     "urgent_checks": [],
@@ -218,10 +221,12 @@ def parse(data: Any, source: str = "settings") -> Settings:
         value = given[key]
         if type(value) not in (int, float) or not lowest <= value <= highest:
             raise MonitorSettingsError(f"{source}: {key} must be a number from {lowest:g} to {highest:g}; {_ADVICE}")
-    for key in ("name", "host", "generation", "database", "page", "heartbeat", "test_at"):
+    for key in ("name", "host", "generation", "database", "page", "heartbeat", "test_at", "canary_key"):
         if not isinstance(given[key], str):
             raise MonitorSettingsError(f"{source}: {key} must be a text; {_ADVICE}")
     _moment(given["test_at"], source)
+    if given["canary_key"] and not re.fullmatch("[0-9a-f]{64}", given["canary_key"]):
+        raise MonitorSettingsError(f"{source}: canary_key must be 64 hexadecimal digits or empty; {_ADVICE}")
     try:
         health = HealthAccess(**given["health"]) if given["health"] else None
         channels = tuple(

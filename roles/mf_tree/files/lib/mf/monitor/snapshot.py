@@ -16,7 +16,9 @@
                 "days": [DAY × 90]}],
      "incidents": {"open": [INCIDENT …], "recent": [INCIDENT …]},         recent: closed within 14 days, newest first
      "silences": [{"id", "pattern", "until", "reason", "by", "created"}],
-     "messages": {"waiting": 0, "failing": 0, "recent": [{"at", "channel", "kind", "severity", "text", "status",
+     "heartbeat": null or {"at", "ok"}, "test_message": null or {"at", "ok"},
+     "messages": {"waiting": 0, "failing": 0, "channels": [{"name", "ok" (null: never used), "last", "waiting"}],
+                  "recent": [{"at", "channel", "kind", "severity", "text", "status",
                   "attempts", "finished", "repeat", "error", "incidents": [12]} × 20]}}
 
     state     up warning throttled maintenance down unknown; "unknown" also while the monitor itself is offline
@@ -68,6 +70,7 @@ def take(store: store_.Store, settings: settings_.Settings, now: float) -> dict[
         events = store.events([one["id"] for one in incidents])
         silences = store.silences(now)
         messages = store.messages(200)
+        beat = store.get("heartbeat")
     shown = [_incident(one, events[one["id"]], silences, now) for one in incidents]
     found = {
         host.name: _health(health.get(host.name), now, settings.interval) for host in settings.hosts if host.health
@@ -92,7 +95,9 @@ def take(store: store_.Store, settings: settings_.Settings, now: float) -> dict[
             "recent": [one for one in shown if one["closed"] is not None],
         },
         "silences": silences,
-        "messages": _messages(messages),
+        "heartbeat": _heartbeat(beat),
+        "test_message": _test(messages),
+        "messages": _messages(messages, settings),
     }
     snapshot["fleet"] = _fleet(snapshot, settings, current, _days(days.get("fleet", ()), last))
     return snapshot
@@ -256,12 +261,40 @@ def _incident(
     }
 
 
-def _messages(messages: list[dict[str, Any]]) -> dict[str, Any]:
+def _heartbeat(found: str) -> dict[str, Any] | None:
+    """The last call of the dead man's switch, stored as ``TIME 1`` or ``TIME 0``."""
+    moment, _, good = found.partition(" ")
+    return {"at": float(moment), "ok": good == "1"} if moment else None
+
+
+def _test(messages: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The last test message, whoever asked for it."""
+    for one in messages:
+        if one["kind"] == "test":
+            return {"at": one["created"], "ok": one["status"] == store_.SENT}
+    return None
+
+
+def _channel(name: str, messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """How a channel does, by its newest message that was tried."""
+    own = [one for one in messages if one["channel"] == name]
+    tried = next((one for one in own if one["attempts"]), None)
+    sent = next((one for one in own if one["status"] == store_.SENT), None)
+    return {
+        "name": name,
+        "ok": None if tried is None else tried["status"] == store_.SENT,
+        "last": sent["finished"] if sent else None,
+        "waiting": sum(one["status"] in (store_.QUEUED, store_.SENDING) for one in own),
+    }
+
+
+def _messages(messages: list[dict[str, Any]], settings: settings_.Settings) -> dict[str, Any]:
     waiting = [one for one in messages if one["status"] in (store_.QUEUED, store_.SENDING)]
     keys = ("channel", "kind", "severity", "text", "status", "attempts", "finished", "error", "incidents")
     return {
         "waiting": len(waiting),
         "failing": sum(one["attempts"] > 0 for one in waiting),
+        "channels": [_channel(channel.name, messages) for channel in settings.channels],
         "recent": [
             {"at": one["created"], **{key: one[key] for key in keys}, "repeat": bool(one["repeat"])}
             for one in messages[:20]
