@@ -11,7 +11,7 @@ export LC_ALL := C.UTF-8
 
 N ?= 30
 
-.PHONY: help venv demo demo-down mail check test lint unit molecule bench bench-quarantine chaos lock clean
+.PHONY: help venv demo demo-down mail check test lint unit molecule bench bench-quarantine bench-monitor chaos chaos-monitor lock clean
 
 help: ## this list
 	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -48,6 +48,12 @@ bench-quarantine: venv ## import, queries and expiry of the quarantine at five m
 
 chaos: venv ## break real lab hosts in every known way and fail on any surprise, 15 minutes (ONLY='smtp: tarpit': that one)
 	python -m chaos $(if $(ONLY),--only '$(ONLY)')
+
+chaos-monitor: venv ## break the fleet in front of its monitor: which messages come, and when, 25 minutes (ONLY=flap: that one)
+	python -m chaos.monitor $(if $(ONLY),--only '$(ONLY)')
+
+bench-monitor: venv ## the monitor's dialogues beside blackbox_exporter, 1,000 hosts each minute, dead hosts
+	python bench/bench_monitor.py
 
 venv: ## the locked Python environment in .venv
 	scripts/make_venv.sh

@@ -29,7 +29,7 @@ from .. import text
 from . import alerts, causes, hosthealth, probes, snapshot, states, texts
 from .alerts import Alert, Incident
 from .causes import NOTICE, Cause, View
-from .outbox import Outbox
+from .outbox import Outbox, awaken
 from .settings import Service, Settings, place, weekly
 from .states import DOWN, SILENT, THROTTLED, UNKNOWN, Look, Memory
 from .store import HELD_BACK, QUEUED, Store, damaged
@@ -231,8 +231,7 @@ class Engine:
             self._turn.clear()
             pause = min(1.0, max(0.0, self._due[0][0] - self.clock())) if self._due else 1.0
             if pause > 0:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._turn.wait(), pause)
+                await awaken(self._turn, pause)
             else:
                 await asyncio.sleep(0)
 
@@ -304,8 +303,7 @@ class Engine:
 
     async def _judge_for_ever(self) -> None:
         while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), 1.0)
+            await awaken(self._news, 1.0)
             self._news.clear()
             await asyncio.sleep(0.05)  # what arrives together is judged together
             await self._judge()

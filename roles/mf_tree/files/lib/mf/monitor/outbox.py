@@ -35,6 +35,15 @@ def launcher() -> list[str]:
     return [sys.executable, "-I", "-c", program]
 
 
+async def awaken(event: asyncio.Event, limit: float) -> None:
+    """Wait for an event, at most so many seconds. (Python 3.11's wait_for may swallow a cancellation.)"""
+    try:
+        async with asyncio.timeout(limit):
+            await event.wait()
+    except TimeoutError:
+        pass
+
+
 class Outbox:
     """``stored(function)`` runs a function of the store in one transaction; ``command`` sends one message."""
 
@@ -68,10 +77,7 @@ class Outbox:
                         busy[name].result()  # a bug there is a bug here
                     busy[name] = asyncio.create_task(self._deliver(row))
                     busy[name].add_done_callback(lambda _: self.wake.set())
-            try:
-                await asyncio.wait_for(self.wake.wait(), 1.0)
-            except TimeoutError:
-                pass
+            await awaken(self.wake, 1.0)
 
     async def _deliver(self, row: dict[str, Any]) -> None:
         number, attempts = row["id"], row["attempts"] + 1

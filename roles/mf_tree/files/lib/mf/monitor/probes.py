@@ -118,7 +118,8 @@ async def _each(service: Service, world: World, act: Callable[[str, float], Awai
     try:
         places = [str(ipaddress.ip_address(service.address))]
     except ValueError:
-        places = await asyncio.wait_for(addresses(service.address, service.port), limit)
+        async with asyncio.timeout(limit):
+            places = await addresses(service.address, service.port)
     for number, address in enumerate(places):
         left = give_up - time.monotonic()
         try:
@@ -137,7 +138,8 @@ async def _tcp(service: Service, world: World) -> Found:
         loop = asyncio.get_running_loop()
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as channel:
-            await asyncio.wait_for(loop.sock_connect(channel, (address, service.port)), limit)
+            async with asyncio.timeout(limit):
+                await loop.sock_connect(channel, (address, service.port))
         return Found("connects")
 
     return await _each(service, world, act)
@@ -310,8 +312,8 @@ def _dated(der: bytes, world: World, said: str) -> Found:
 
 
 async def _http(service: Service, world: World) -> Found:
-    limit = world.settings.timeout
-    return await asyncio.wait_for(_fetch_service(service, world), limit)
+    async with asyncio.timeout(world.settings.timeout):
+        return await _fetch_service(service, world)
 
 
 async def _fetch_service(service: Service, world: World) -> Found:
@@ -377,16 +379,14 @@ async def fetch(target: Target, context: ssl.SSLContext) -> tuple[int, str, byte
     last: Exception | None = None
     for address in places:
         try:
-            reader, writer = await asyncio.wait_for(
-                asyncio.open_connection(
+            async with asyncio.timeout(3 if len(places) > 1 else None):
+                reader, writer = await asyncio.open_connection(
                     address,
                     target.port,
                     ssl=context if target.secure else None,
                     server_hostname=target.name if target.secure else None,
                     limit=wire.CAP,
-                ),
-                3 if len(places) > 1 else 60,
-            )
+                )
             break
         except ssl.SSLError:
             raise
