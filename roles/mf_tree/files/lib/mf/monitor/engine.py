@@ -38,6 +38,7 @@ from .uplink import Uplink
 T = TypeVar("T")
 
 AT_ONCE = 1000  # probes under way; 10 % dead hosts of 1,000 hold 400 of them for one timeout
+CALM = 50  # times the CPU that judging took are let pass before it is done again: 2 % of a core
 LAG = 1.0  # seconds this process was late: what was silent meanwhile proves nothing
 PAGE_EVERY = 5.0  # seconds, at most so often
 UNREAD_PATIENCE = 10  # intervals until checks that can't be read count as bad
@@ -80,6 +81,7 @@ class Engine:
         self._flying: dict[str, asyncio.Task[None]] = {}
         self._room = asyncio.Semaphore(AT_ONCE)
         self._lagged = 0.0
+        self._effort = 0.0  # CPU seconds of the last judgement
         self._counted: dict[str, float] = {}
         self._hosts_at = 0.0
         self._version = -1
@@ -305,8 +307,11 @@ class Engine:
         while True:
             await awaken(self._news, 1.0)
             self._news.clear()
-            await asyncio.sleep(0.05)  # what arrives together is judged together
+            # what arrives together is judged together; the larger the fleet, the more is waited for, up to a second
+            await asyncio.sleep(min(1.0, max(0.05, CALM * self._effort)))
+            before = time.thread_time()
             await self._judge()
+            self._effort = time.thread_time() - before
             self.ready("WATCHDOG=1")
             self._show()
             self._beat()
