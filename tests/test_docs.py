@@ -83,6 +83,12 @@ SAID = {
     "checks/processes_cold.py": ["survived KILL", "spared: moved or gone at the last moment", "under watch"],
     "checks/load.py": ["the throttle can't be set"],
     "checks/queue.py": ["Exim doesn't answer", "oldest message"],
+    "checks/canary.py": [
+        "none was due yet",
+        "was sent",
+        "nothing was ever noted",
+        "a test spam was delivered instead of refused",
+    ],
     "checks/rejected.py": [
         "the disk is nearly full",
         "messages removed before their time for lack of room",

@@ -187,6 +187,13 @@ def transaction(address: str, port: int, limit: float, recipient: str, *, hello:
     ``address`` is numeric; ``recipient`` an address the server accepts from us and discards. The sender is the null
     sender: whatever happens to the canary, no bounce is ever made of it.
     """
+    return deliver(address, port, limit, "", recipient, canary(recipient, hello), hello=hello)
+
+
+def deliver(
+    address: str, port: int, limit: float, sender: str, recipient: str, data: bytes, *, hello: str = "localhost"
+) -> Dialogue:
+    """A full dialogue with one message to one recipient. Never raises. ``data`` as on the wire, final dot included."""
     return _dialogue(
         address,
         port,
@@ -194,10 +201,10 @@ def transaction(address: str, port: int, limit: float, recipient: str, *, hello:
         (
             ("greeting", b""),
             ("ehlo", b"EHLO %s\r\n" % hello.encode()),
-            ("mail", b"MAIL FROM:<>\r\n"),
+            ("mail", b"MAIL FROM:<%s>\r\n" % sender.encode()),
             ("rcpt", b"RCPT TO:<%s>\r\n" % recipient.encode()),
             ("data", b"DATA\r\n"),
-            ("message", canary(recipient, hello)),
+            ("message", data),
         ),
     )
 
