@@ -243,12 +243,15 @@ def do_mail(args: argparse.Namespace, lab: Lab) -> int:
     mailer = mail.Mailer(prepare(lab, show=False), lab, stop, args.kill, show=not args.json)
     mailer.send(args.count, args.spam, args.strangers, args.deadline)
     record = mailer.wait(args.wait)
-    account = reconcile(mailer.run.ends, record, stopped=bool(stop))
+    mailer.wait_for_quarantine(args.wait)
+    account = reconcile(mailer.run.ends, record, stopped=bool(stop), kept=mailer.run.kept)
     if args.json:
         print(json.dumps(mail.report(mailer.run, account), indent=2))
     else:
         print(("\r\033[K" if sys.stdout.isatty() else "") + mail.show(mailer.run, account))
     faults = account.faults()
+    if mailer.run.missing:
+        faults.append(f"{len(mailer.run.missing)} rows of the quarantine's index have no file")
     for fault in faults:
         print(f"lab.py: {fault}", file=sys.stderr)
     return 1 if faults else 0
@@ -320,7 +323,7 @@ def parser() -> argparse.ArgumentParser:
     send = commands.add_parser(
         "mail",
         help="send real mail through the MXs and account for every message; exit 1 if "
-        "any is lost, doubled without cause, undecided or misjudged",
+        "any is lost, doubled without cause, undecided, misjudged, or refused and not in the quarantine",
     )
     send.add_argument(
         "count", nargs="?", type=number(int, 1, 100_000), default=100, metavar="N", help="messages (default 100)"

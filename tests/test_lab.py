@@ -277,6 +277,24 @@ def test_an_empty_and_a_single_run() -> None:
     assert reconcile.reconcile([end(1)], [arrival(1)]).delays == {"median": 1.0, "p95": 1.0}
 
 
+def test_mail_is_held_against_the_quarantine() -> None:
+    ends = [end(1), end(2, "refused", "spam"), end(3, "refused", "stranger", stage="rcpt")]
+    record = [arrival(1)]
+    good = reconcile.reconcile(ends, record, kept=["r-2"])
+    assert (good.quarantined, good.refused_early, good.faults()) == (1, 1, [])
+    assert reconcile.reconcile(ends, record).quarantined is None
+    assert reconcile.unquarantined(ends, []) == 1
+    assert reconcile.unquarantined(ends, ["r-2"]) == 0
+    for kept, wrong in (
+        ([], "1 refused after DATA and not in the quarantine, such as r-2"),
+        (["r-2", "r-2"], "1 in the quarantine more than once, such as r-2"),
+        (["r-2", "r-1"], "1 in the quarantine although never refused after DATA, such as r-1"),
+    ):
+        assert reconcile.reconcile(ends, record, kept=kept).faults() == [wrong]
+    again = [*ends[:1], end(2, "refused", "spam", unknown=1, attempts=2), ends[2]]
+    assert reconcile.reconcile(again, record, kept=["r-2", "r-2"]).faults() == []
+
+
 def test_pending_and_unfinished_lines() -> None:
     text = json.dumps(arrival(1)) + "\n" + json.dumps(arrival(2))[:7]
     assert reconcile.parse_lines(text) == [arrival(1)]

@@ -11,9 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from mflab import hosts, ui, world
+from mflab import hosts, quarantine, ui, world
 from mflab.podman import Podman
-from mflab.reconcile import Account, parse_lines, pending
+from mflab.reconcile import Account, parse_lines, pending, unquarantined
 from mflab.spec import GROUPS, Host, Lab, LabError
 
 POLL = 0.5  # s between two looks at the customer's record
@@ -33,6 +33,9 @@ class Run:
     seconds: float = 0.0  # sending
     waited: float = 0.0  # for deliveries, afterwards
     queued: int = 0  # messages of any kind still in the MXs' queues at the end
+    kept: list[str] | None = None  # what the quarantine has of it, one id for each copy; None without a quarantine
+    missing: list[str] = field(default_factory=list)  # rows of its index without a file
+    fetched: float = 0.0  # until the quarantine had it all, after the deliveries
 
 
 def new_id() -> str:
@@ -176,6 +179,23 @@ class Mailer:
                 return parse_lines(world.recorded(self.podman, self.lab, self.run.id))
             time.sleep(POLL)
 
+    def wait_for_quarantine(self, limit: float) -> None:
+        """Wait until the quarantine has all that was refused after DATA, at most `limit` seconds; note what it has."""
+        if not quarantine.deployed(self.podman, self.lab):
+            return
+        started = time.monotonic()
+        while True:
+            found = quarantine.look(self.podman, self.lab, self.run.id)
+            ids = found.ids if found else []
+            missing = unquarantined(self.run.ends, ids)
+            self.run.fetched = time.monotonic() - started
+            if not missing or self.run.fetched > limit:
+                break
+            self.progress(len(self.run.ends), f"sent, {missing} on their way to the quarantine")
+            quarantine.pull(self.podman, self.lab)
+            time.sleep(POLL)
+        self.run.kept, self.run.missing = ids, found.missing if found else []
+
 
 def report(run: Run, account: Account) -> dict[str, Any]:
     """Return everything about `run` as one JSON object."""
@@ -186,9 +206,22 @@ def report(run: Run, account: Account) -> dict[str, Any]:
         "seconds": round(run.seconds, 2),
         "waited": round(run.waited, 2),
         "queued": run.queued,
+        "fetched": round(run.fetched, 2),
+        "missing": run.missing,
         **asdict(account),
         "faults": account.faults(),
     }
+
+
+def _quarantined(run: Run, account: Account) -> list[tuple[str, int, str]]:
+    """The quarantine's row of the table; none without a quarantine."""
+    if account.quarantined is None:
+        return []
+    copies = len(run.kept or ()) - account.quarantined
+    words = [f"of those, {run.fetched:.0f} s later"]
+    words += [f"{len(account.unkept)} missing"] if account.unkept else []
+    words += [f"{copies} copies more: their refusal was lost on the way, and they came again"] if copies else []
+    return [("quarantined", account.quarantined, ", ".join(words))]
 
 
 def show(run: Run, account: Account) -> str:
@@ -201,6 +234,7 @@ def show(run: Run, account: Account) -> str:
         ("sent", account.sent, f"in {run.seconds:.1f} s ({account.sent / max(run.seconds, 0.001):.0f} a second)"),
         ("delivered", account.delivered, delays),
         ("refused", account.refused_total, f"by a 5xx after {by_stage}" if by_stage else ""),
+        *_quarantined(run, account),
         ("lost", len(account.lost), ""),
         ("doubled", len(account.doubled), lost_replies),
         ("retried", account.retried, f"mostly {ui.clean(next(iter(account.deferred)))}" if account.deferred else ""),

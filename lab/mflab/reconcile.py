@@ -18,6 +18,10 @@ class Account:
     lost: accepted by an MX and never delivered; undecided: neither accepted nor refused before the deadline;
     doubled: delivered more than once, unexplained: those of them for which no reply to a final dot was lost and no MX
     was stopped; unknown: messages for which such a reply was lost; misjudged: ham refused, or spam delivered.
+
+    With a quarantine (None without): quarantined: messages of which it has a copy; unkept: refused after DATA and not
+    in it; copied: in it more often than once, with no lost reply to explain that; strays: in it although they were
+    never refused after DATA.
     """
 
     sent: int
@@ -33,11 +37,20 @@ class Account:
     retried: int
     deferred: dict[str, int]  # why attempts had to be repeated, the most frequent reasons
     delays: dict[str, float] = field(default_factory=dict)  # s from the first attempt to the customer: median, p95
+    quarantined: int | None = None
+    unkept: list[str] = field(default_factory=list)
+    copied: list[str] = field(default_factory=list)
+    strays: list[str] = field(default_factory=list)
 
     @property
     def refused_total(self) -> int:
         """Messages refused at any stage."""
         return sum(self.refused.values())
+
+    @property
+    def refused_early(self) -> int:
+        """Messages refused before DATA: of those there is nothing to keep."""
+        return sum(count for stage, count in self.refused.items() if stage != "message")
 
     def faults(self) -> list[str]:
         """Return what must not be, in words; an empty list when the run kept its promise."""
@@ -47,9 +60,15 @@ class Account:
             (self.unexplained, "doubled without a lost reply"),
             (self.undecided, "neither accepted nor refused"),
             (self.misjudged, "misjudged (ham refused or spam delivered)"),
+            (self.unkept, "refused after DATA and not in the quarantine"),
+            (self.copied, "in the quarantine more than once"),
+            (self.strays, "in the quarantine although never refused after DATA"),
         ):
             if ids:
                 found.append(f"{len(ids)} {words}, such as {', '.join(ids[:3])}")
+        total = self.delivered + self.refused_early + (self.quarantined or 0)
+        if self.quarantined is not None and total != self.sent and not found:
+            found.append(f"the sum is wrong: {total} of {self.sent} messages are accounted for")
         return found
 
 
@@ -63,12 +82,28 @@ def pending(ends: Iterable[Mapping[str, Any]], record: Iterable[Mapping[str, Any
     return len({end["id"] for end in ends if end["outcome"] == "accepted"} - {line["id"] for line in record})
 
 
-def reconcile(ends: Iterable[Mapping[str, Any]], record: Iterable[Mapping[str, Any]], stopped: bool = False) -> Account:
+def unquarantined(ends: Iterable[Mapping[str, Any]], kept: Iterable[str]) -> int:
+    """Return how many messages that were refused after DATA aren't among those `kept` in the quarantine yet."""
+    return len({end["id"] for end in ends if _after_data(end)} - set(kept))
+
+
+def _after_data(end: Mapping[str, Any]) -> bool:
+    return bool(end["outcome"] == "refused" and end["stage"] == "message")
+
+
+def reconcile(
+    ends: Iterable[Mapping[str, Any]],
+    record: Iterable[Mapping[str, Any]],
+    stopped: bool = False,
+    kept: Iterable[str] | None = None,
+) -> Account:
     """Hold the sender's `ends` (see lab/world/send.py) against the customer's `record` (see lab/world/customer.py).
 
-    `stopped`: an MX was stopped during the run, which explains a message that exists twice.
+    `stopped`: an MX was stopped during the run, which explains a message that exists twice. `kept`: ids of the messages
+    in the quarantine, one for each copy; None when there is no quarantine.
     """
     ends = list(ends)
+    held = Counter(kept or ())
     times: dict[str, list[float]] = {}
     for line in record:
         times.setdefault(line["id"], []).append(float(line["time"]))
@@ -94,4 +129,8 @@ def reconcile(ends: Iterable[Mapping[str, Any]], record: Iterable[Mapping[str, A
         deferred=dict(Counter(reason for end in ends for reason in end["deferred"]).most_common(5)),
         retried=sum(1 for end in ends if end["attempts"] > 1),
         delays={"median": round(cuts[9], 2), "p95": round(cuts[18], 2)} if delays else {},
+        quarantined=None if kept is None else sum(1 for end in ends if held[end["id"]]),
+        unkept=[] if kept is None else [end["id"] for end in ends if _after_data(end) and not held[end["id"]]],
+        copied=[end["id"] for end in ends if held[end["id"]] > 1 and not end["unknown"] and not stopped],
+        strays=[end["id"] for end in ends if held[end["id"]] and not _after_data(end) and not end["unknown"]],
     )
