@@ -153,7 +153,7 @@ def test_notes_that_cannot_be_written_are_a_451(listener: Listener, monkeypatch:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sink.state, "write_atomic", full)
+    monkeypatch.setattr(state, "write_atomic", full)
     assert listener.deliver(message()).code == 451
 
 

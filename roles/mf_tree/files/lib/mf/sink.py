@@ -49,7 +49,7 @@ class Notes:
             sent = record.get("sent")
             if not isinstance(sent, (int, float)) or sent < tag.time:
                 record.update(sent=tag.time, received=round(now, 3))
-            record["seen"] = seen.items()  # type: ignore[assignment]
+            record["seen"] = seen.items()
             self._write(tag.kind, tag.host, record)
         return True
 
