@@ -71,6 +71,7 @@ def test_three_changes_are_flapping_and_calm_ends_it() -> None:
     assert once.flapping is None
     again = run(*[DOWN] * 3, memory=once)
     assert again.flapping == again.checked
+    assert run(*[UP] * 5, memory=again).flapping is not None
     calm = run(*[UP] * 10, memory=again, every=RULES.flap_calm / 5)
     assert (calm.flapping, calm.state) == (None, UP)
 

@@ -54,6 +54,7 @@ async def fleet(folder: Path, **changed: Any) -> AsyncIterator[Fleet]:
         "recheck": 0.2,
         "min_accepting": 2,
         "flap_changes": 100,
+        "rate_limit": 10000,
         "database": str(folder / "monitor.sqlite"),
         "references": [f"127.0.0.1:{reference.port}"],
         "channels": [{"name": "sms", "url": gateway.url, "severities": ["urgent", "notice"]}],
@@ -219,6 +220,30 @@ def test_a_database_that_breaks_at_work_is_replaced_and_said(tmp_path: Path) -> 
             assert list(tmp_path.glob("*.damaged-*"))
 
     asyncio.run(go())
+
+
+def test_the_weekly_test_is_sent_once_in_its_minute(tmp_path: Path) -> None:
+    monday = 1_790_589_600.0  # 2026-09-28, 10:00:00 UTC
+    raw = {"database": str(tmp_path / "m.sqlite"), "test_at": "mon 10:00", "channels": [{"name": "sms", "url": "x"}]}
+    monitor = engine.Engine(settings.parse(raw))
+    with monitor.store.writing():
+        sent = [monitor._weekly_test(monitor.store, monday + after) for after in (-1, 0, 30, 60, 3600, 7 * 86400)]
+    assert sent == [False, True, False, False, False, True]
+    assert [one["kind"] for one in monitor.store.messages()] == ["test", "test"]
+    monitor.store.close()
+
+
+def test_beyond_the_rate_limit_only_what_is_urgent_goes_out(tmp_path: Path) -> None:
+    channel = {"name": "sms", "url": "x", "severities": ["urgent", "notice"]}
+    raw = {"database": str(tmp_path / "m.sqlite"), "rate_limit": 2, "channels": [channel]}
+    monitor = engine.Engine(settings.parse(raw))
+    with monitor.store.writing():
+        for number, severity in enumerate(("notice", "notice", "notice", "urgent")):
+            monitor._enqueue(monitor.store, 1000.0 + number, "opened", severity, "text", (), False)
+        monitor._enqueue(monitor.store, 9000.0, "opened", "notice", "text", (), False)
+    statuses = [one["status"] for one in reversed(monitor.store.messages())]
+    assert statuses == ["queued", "queued", "held back", "queued", "queued"]
+    monitor.store.close()
 
 
 DRIVER = """
