@@ -71,11 +71,12 @@ def health_record(host: str, role: str, now: float, **changed: Any) -> dict[str,
     if role == "control":
         checks |= {"backup": "newest dump 1.2 h old", "canary": "all MXs", "quarantine": "lag 40 s"}
     metrics = {
-        "backup": {"age_seconds": 4320.0},
+        "backup": {"dump_age_seconds": 4320.0, "full_age_seconds": 40000.0},
         "canary": {
-            "mx1_latency_seconds": 4.1,
+            "mx1_spam_seconds": 4.1,
+            "mx1_ham_seconds": 0.7,
             "mx1_age_seconds": 130.0,
-            "mx2_latency_seconds": 3.9,
+            "mx2_spam_seconds": 3.9,
             "mx2_age_seconds": 95.0,
         },
     }

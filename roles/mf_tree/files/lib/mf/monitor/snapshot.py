@@ -54,8 +54,7 @@ LATENCY_SPAN = 86400
 RECENT = 14 * 86400
 # What a day is called after, gravest first, and from how many seconds on: a lost packet doesn't colour a day.
 GRAVE = (("down", 60.0), ("throttled", 60.0), ("warning", 600.0), ("maintenance", 60.0))
-BACKUP_CHECKS = ("backup", "backups")
-CANARY_CHECKS = ("canary",)
+BACKUP_CHECK, CANARY_CHECK = "backup", "canary"
 
 
 def take(store: store_.Store, settings: settings_.Settings, now: float) -> dict[str, Any]:
@@ -75,7 +74,7 @@ def take(store: store_.Store, settings: settings_.Settings, now: float) -> dict[
     found = {
         host.name: _health(health.get(host.name), now, settings.interval) for host in settings.hosts if host.health
     }
-    canary, backups = _from_checks(found, CANARY_CHECKS), _from_checks(found, BACKUP_CHECKS)
+    canary, backups = _canary(found), _backups(found)
     hosts = [
         _host(host, current, found.get(host.name), canary, backups, days, latency, last, now) for host in settings.hosts
     ]
@@ -224,28 +223,40 @@ def _health(found: dict[str, Any] | None, now: float, interval: float) -> dict[s
     }
 
 
-def _from_checks(found: Mapping[str, dict[str, Any] | None], names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """By host, what its own check of one of these names says; metrics called HOST_age_seconds speak for that host."""
-    by: dict[str, dict[str, Any]] = {}
-    for host, health in found.items():
-        for check in health["checks"] if health else ():
-            if check["name"] not in names:
-                continue
-            metrics, words = check["metrics"], {"status": check["status"], "summary": check["summary"]}
-            by.setdefault(
-                host,
-                {
-                    "age_seconds": metrics.get("age_seconds", metrics.get("oldest_seconds")),
-                    "seconds": metrics.get("latency_seconds"),
-                    **words,
-                },
-            )
-            for name, value in metrics.items():
-                about, _, unit = name.partition("_")
-                if about in found and unit in ("age_seconds", "latency_seconds"):
-                    entry = by.setdefault(about, {"age_seconds": None, "seconds": None, **words})
-                    entry["age_seconds" if unit == "age_seconds" else "seconds"] = value
+def _backups(found: Mapping[str, dict[str, Any] | None]) -> dict[str, dict[str, Any]]:
+    """By host, what its check ``backup`` says; the age is that of the newest dump, what would be lost at most."""
+    by = {}
+    for host, check in _checks(found, BACKUP_CHECK):
+        metrics = check["metrics"]
+        by[host] = {
+            "age_seconds": metrics.get("dump_age_seconds", metrics.get("full_age_seconds")),
+            "status": check["status"],
+            "summary": check["summary"],
+        }
     return by
+
+
+def _canary(found: Mapping[str, dict[str, Any] | None]) -> dict[str, dict[str, Any]]:
+    """By MX, what the check ``canary`` on another host says of it; the time is that of the slower of spam and ham."""
+    by = {}
+    for _, check in _checks(found, CANARY_CHECK):
+        metrics = check["metrics"]
+        for host in found:
+            took = [metrics[key] for kind in ("spam", "ham") if (key := f"{host.lower()}_{kind}_seconds") in metrics]
+            if f"{host.lower()}_age_seconds" in metrics:
+                by[host] = {
+                    "seconds": max(took, default=None),
+                    "age_seconds": metrics[f"{host.lower()}_age_seconds"],
+                    "status": check["status"],
+                    "summary": check["summary"],
+                }
+    return by
+
+
+def _checks(found: Mapping[str, dict[str, Any] | None], name: str) -> list[tuple[str, dict[str, Any]]]:
+    return [
+        (host, check) for host, health in found.items() if health for check in health["checks"] if check["name"] == name
+    ]
 
 
 def _incident(
