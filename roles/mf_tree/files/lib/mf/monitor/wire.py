@@ -137,6 +137,10 @@ class Conversation:
         try:
             if self._tls is not None:
                 chunk = self._decrypt(chunk)
+            elif not self._buffer and (found := self._parse(chunk)) is not None and not found[1]:
+                # nearly always: the packet is one whole reply
+                self._step(found[0])
+                return
             self._buffer = self._buffer + chunk if self._buffer else chunk
             self._take()
         except Ended as end:
@@ -158,7 +162,6 @@ class Conversation:
     # --- the way through the script
 
     def _take(self) -> None:
-        # most packets are one whole reply: nothing is left of them, and nothing is to be parsed again
         while self._buffer and not self._shaking and self._socket is not None:
             found = self._parse(self._buffer)
             if found is None:
@@ -176,7 +179,9 @@ class Conversation:
             return
         if type(answer) is tuple:
             self.where, data = answer
-            if data:
+            if self._tls is None:
+                self._push(data)
+            else:
                 self._send(data)
         else:
             self._secure(answer)
@@ -189,10 +194,10 @@ class Conversation:
         self._push(data)
 
     def _push(self, data: bytes) -> None:
-        assert self._socket is not None
-        if self._out:
+        if self._out or not data:
             self._out += data
             return
+        assert self._socket is not None
         try:
             sent = self._socket.send(data)
         except (BlockingIOError, InterruptedError):
