@@ -11,7 +11,7 @@ export LC_ALL := C.UTF-8
 
 N ?= 30
 
-.PHONY: help venv demo demo-down mail check test lint unit molecule bench bench-quarantine bench-monitor chaos chaos-monitor lock clean
+.PHONY: help venv demo demo-down mail check test lint unit molecule bench bench-quarantine bench-monitor chaos chaos-monitor chaos-quarantine lock clean
 
 help: ## this list
 	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ chaos: venv ## break real lab hosts in every known way and fail on any surprise,
 
 chaos-monitor: venv ## break the fleet in front of its monitor: which messages come, and when, 25 minutes (ONLY=flap: that one)
 	python -m chaos.monitor $(if $(ONLY),--only '$(ONLY)')
+
+chaos-quarantine: venv ## mail while the way to the quarantine is broken: is each message there once? (N=5000 ONLY='disk full')
+	python -m chaos.quarantine $(if $(N),--count $(N)) $(if $(ONLY),--only '$(ONLY)')
 
 bench-monitor: venv ## the monitor's dialogues beside blackbox_exporter, 1,000 hosts each minute, dead hosts
 	python bench/bench_monitor.py
