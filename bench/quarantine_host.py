@@ -236,6 +236,7 @@ def bench_query(runs: int) -> dict[str, Any]:
         return {"start": start, "end": start + "~"}
 
     asked: dict[str, Callable[[], Callable[[], object]]] = {
+        "SELECT 1, the floor": lambda: lambda: index.rows("SELECT 1"),
         "list --domain --day": lambda: page(domain=dice.choice(DOMAINS), **day()),
         "list --domain --day --recipient": lambda: page(domain=dice.choice(DOMAINS), recipient="user5", **day()),
         "list --domain, newest": lambda: page(domain=dice.choice(DOMAINS)),

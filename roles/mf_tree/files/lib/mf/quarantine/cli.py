@@ -253,6 +253,10 @@ def _stats(chosen: argparse.Namespace, host: state.Places) -> int:
     ]
     if chosen.count:
         found["counted"] = int(context.index.rows("SELECT COUNT(*) FROM message")[0][0])
+        found["ledger"] = {
+            str(name): int(count)
+            for name, count in context.index.rows("SELECT state, COUNT(*) FROM ledger GROUP BY state")
+        }
     print(json.dumps(found) if chosen.json else query.stats_page(found))
     return DONE
 

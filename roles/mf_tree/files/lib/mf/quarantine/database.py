@@ -302,6 +302,11 @@ class Database:
             self.retried(lambda: self.run(f"DELETE FROM ledger WHERE id IN ({_marks(idents)})", idents))
         return len(rows)
 
+    def trim_sums(self, before: str, limit: int) -> int:
+        """Forget sums of days (``YYYY-MM-DD``) before this one of which nothing is kept. Returns how many rows."""
+        sql = "DELETE FROM tally WHERE day < %s AND imported = expired LIMIT %s"
+        return self.retried(lambda: self.run(sql, (before, limit)))
+
     def find(self, ident: str) -> dict[str, Any] | None:
         """``{id, domain, state, ...}`` of an id, with all columns of its row while it is kept; None when it never
         came.

@@ -81,6 +81,8 @@ def run(
         outcome.forgotten += forgotten
         if not pause():
             return outcome
+    while index.trim_sums(layout.day(settings.ledger_cutoff(now)), BATCH) and pause():
+        pass
     outcome.finished = True
     return outcome
 

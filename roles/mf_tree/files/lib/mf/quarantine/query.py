@@ -147,7 +147,7 @@ def page(row: Mapping[str, Any], full: Mapping[str, Any], header: bytes, handove
 
 
 def stats(index: Database, domain: str = "", days: int = 0) -> dict[str, Any]:
-    """``{schema, rows, bytes, imported, expired, ledger, newest, oldest, domains: [...], mx: [...]}`` out of the
+    """``{schema, rows, bytes, imported, expired, newest, released, domains: [...], mx: [...]}`` out of the
     sums.
     """
     conditions: list[str] = []
@@ -166,9 +166,6 @@ def stats(index: Database, domain: str = "", days: int = 0) -> dict[str, Any]:
     keys = ("rows", "bytes", "imported", "expired")
     found: dict[str, Any] = {"schema": index.version()}
     found.update(zip(keys, map(int, index.rows(f"SELECT {sums} FROM tally{where}", values)[0]), strict=True))
-    found["ledger"] = {
-        str(state): int(count) for state, count in index.rows("SELECT state, COUNT(*) FROM ledger GROUP BY state")
-    }
     newest = index.rows("SELECT id FROM ledger WHERE state = 'kept' ORDER BY id DESC LIMIT 1")
     found["newest"] = {"id": newest[0][0], "received": _iso(newest[0][0])} if newest else None
     for name in ("domain", "mx"):
