@@ -1,4 +1,4 @@
-"""What the fleet's own care costs: checks, health queries, a deploy that changes nothing; each beside a peer or floor.
+"""What the fleet's own care costs: checks, restarts, health queries, an idle deploy; each beside a peer or floor.
 
 Needs the lab of ``make demo``. Every figure is a median of runs taken in turn with the commands it is compared to, so
 compare within a table, not across machines. Exit codes: 0 done, 1 a command under test failed, 3 there is no lab.
@@ -12,10 +12,11 @@ import os
 import re
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import measure
 
@@ -92,14 +93,24 @@ def on_mx1(lab: int, commands: Mapping[str, Sequence[str]], runs: int, crowd: in
 
 
 def install_peers(lab: int) -> None:
-    """Have the C plugins and GNU time on mx1."""
-    tools = "dpkg -s monitoring-plugins-basic time >/dev/null 2>&1 || apt-get install -qq -y --no-install-recommends"
+    """Have the C plugins, Monit (not as a service) and GNU time on mx1."""
+    packages = "monitoring-plugins-basic monit time"
+    tools = f"dpkg -s {packages} >/dev/null 2>&1 || {{ apt-get install -qq -y --no-install-recommends {packages} &&"
     if subprocess.run(
-        ssh(lab, MX1, f"{tools} monitoring-plugins-basic time"), capture_output=True, check=False
+        ssh(lab, MX1, f"{tools} systemctl disable --now monit; }}"), capture_output=True, check=False
     ).returncode:
-        raise BenchError(
-            "the peers can't be installed on mx1; run there: apt-get install monitoring-plugins-basic time"
-        )
+        raise BenchError(f"the peers can't be installed on mx1; run there: apt-get install {packages}")
+
+
+def by_program(lab: int, what: str, number: int) -> dict[str, Any]:
+    """What bench/on_host.py says on mx1."""
+    program = (REPO / "bench" / "on_host.py").read_text(encoding="utf-8")
+    command = f"{PYTHON} -I -c {shlex.quote(program)} {what} {number}"
+    answer = subprocess.run(ssh(lab, MX1, command), capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise BenchError(f"{what} on mx1 failed: {answer.stderr.strip()[-300:]}")
+    found: dict[str, Any] = json.loads(answer.stdout)
+    return found
 
 
 def bench_scan(lab: int, runs: int) -> None:
@@ -145,9 +156,36 @@ def bench_checks(lab: int, runs: int) -> None:
         for name, row in figures.items()
     ]
     rows.append(["the three C plugins", f"{peers:.1f}", f"{peers / figures[FLOOR]['cpu_ms']:.2f}", "1.00", "", "", ""])
+    monit = by_program(lab, "monit", runs)
+    rows.append(
+        [
+            "one cycle of a Monit daemon",
+            f"{monit['cpu_ms']:.1f}",
+            f"{monit['cpu_ms'] / figures[FLOOR]['cpu_ms']:.2f}",
+            f"{monit['cpu_ms'] / peers:.2f}",
+            "",
+            f"{monit['rss_mib']:.1f}",
+            "",
+        ]
+    )
     table(
         f"Checks on mx1, healthy ({runs} runs each, in turn)",
         ["command", "CPU ms", "x bare", "x C plugins", "wall ms", "MiB", "exit"],
+        rows,
+    )
+
+
+def bench_restart(lab: int, runs: int) -> None:
+    """How long mail is away when qpsmtpd is restarted, and when check-smtp finds it dead."""
+    found = by_program(lab, "restart", runs)
+    names = {"restart": "systemctl restart qpsmtpd", "heal": "master killed, check-smtp started"}
+    rows = [
+        [names[what], f"{statistics.median(each):.2f}", f"{min(each):.2f}", f"{max(each):.2f}"]
+        for what, each in found.items()
+    ]
+    table(
+        f"Until a canary is accepted again on mx1, seconds ({runs} runs each, in turn)",
+        ["after", "median", "best", "worst"],
         rows,
     )
 
@@ -235,10 +273,13 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
 def main(argv: Sequence[str]) -> int:
     """Parse the command line, run what was asked for."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__.splitlines()[0] if __doc__ else None)
-    names = ["checks", "scan", "fleet", "deploy"]
+    names = ["checks", "scan", "restart", "fleet", "deploy"]
     parser.add_argument("what", nargs="*", metavar="WHAT", help=f"{', '.join(names)}; default: all of them")
     parser.add_argument(
-        "--runs", type=int, default=0, help="counted runs of each command (default 30, scan 10, fleet 7, deploy 3)"
+        "--runs",
+        type=int,
+        default=0,
+        help="counted runs of each command (default 30, scan 10, restart 5, fleet 7, deploy 3)",
     )
     options = parser.parse_args(argv)
     lab = int(os.environ.get("MF_LAB", "0"))
@@ -250,6 +291,8 @@ def main(argv: Sequence[str]) -> int:
             bench_checks(lab, options.runs or 30)
         if "scan" in what:
             bench_scan(lab, options.runs or 10)
+        if "restart" in what:
+            bench_restart(lab, options.runs or 5)
         if "fleet" in what:
             bench_fleet(lab, options.runs or 7)
         if "deploy" in what:
