@@ -60,6 +60,12 @@ def test_a_lease_that_was_read_is_believed_at_once() -> None:
     assert run(UP, THROTTLED, UP).state == UP
 
 
+def test_health_that_could_not_be_read_once_is_no_news() -> None:
+    assert run(UP, WARNING).state == WARNING
+    assert run(UP, WARNING, WARNING, why="unread").state == UP
+    assert run(UP, WARNING, WARNING, WARNING, why="unread").state == WARNING
+
+
 def test_unknown_changes_nothing() -> None:
     soft = run(UP, DOWN, DOWN)
     after = run(UNKNOWN, UNKNOWN, memory=soft)

@@ -72,11 +72,11 @@ def restored(kind: type[T], found: Mapping[str, Any]) -> T:
     return kind(**values)
 
 
-def needed(believed: str, seen: str, rules: Settings) -> int:
+def needed(believed: str, look: Look, rules: Settings) -> int:
     """How many looks in a row it takes to believe what is seen."""
-    if seen == DOWN:
+    if look.state == DOWN or look.why == UNREAD:
         return rules.failures
-    if believed == DOWN and seen in (UP, WARNING):
+    if believed == DOWN and look.state in (UP, WARNING):
         return rules.successes
     # a lease or a certificate was read; that is no matter of luck
     return 1
@@ -103,7 +103,7 @@ def advance(memory: Memory, look: Look, rules: Settings) -> Memory:
     else:
         count, first = (memory.count + 1, memory.first) if memory.pending == look.state else (1, look.began)
         memory = replace(memory, pending=look.state, count=count, first=first)
-        if count >= needed(memory.state, look.state, rules):
+        if count >= needed(memory.state, look, rules):
             memory = _believe(memory, look)
     return _flap(memory, look.at, rules)
 
