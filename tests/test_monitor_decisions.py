@@ -62,8 +62,8 @@ def test_a_lease_that_was_read_is_believed_at_once() -> None:
 
 def test_health_that_could_not_be_read_once_is_no_news() -> None:
     assert run(UP, WARNING).state == WARNING
-    assert run(UP, WARNING, WARNING, why="unread").state == UP
-    assert run(UP, WARNING, WARNING, WARNING, why="unread").state == WARNING
+    assert run(WARNING, WARNING, why="unread", memory=run(UP)).state == UP
+    assert run(WARNING, WARNING, WARNING, why="unread", memory=run(UP)).state == WARNING
 
 
 def test_unknown_changes_nothing() -> None:
