@@ -11,7 +11,7 @@ export LC_ALL := C.UTF-8
 
 N ?= 30
 
-.PHONY: help venv demo demo-down mail check test lint unit molecule bench bench-quarantine bench-monitor chaos chaos-monitor chaos-quarantine lock clean
+.PHONY: help venv demo demo-down mail check test lint unit molecule bench bench-quarantine bench-monitor bench-backup chaos chaos-monitor chaos-quarantine chaos-backup lock clean
 
 help: ## this list
 	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -49,11 +49,17 @@ bench-quarantine: venv ## import, queries and expiry of the quarantine at five m
 chaos: venv ## break real lab hosts in every known way and fail on any surprise, 15 minutes (ONLY='smtp: tarpit': that one)
 	python -m chaos $(if $(ONLY),--only '$(ONLY)')
 
+chaos-backup: venv ## break control and offsite under their backups, 20 minutes (needs control and offsite of lab 3 only)
+	python -m chaos --only '^backup'
+
 chaos-monitor: venv ## break the fleet in front of its monitor: which messages come, and when, 25 minutes (ONLY=flap: that one)
 	python -m chaos.monitor $(if $(ONLY),--only '$(ONLY)')
 
 chaos-quarantine: venv ## mail while the way to the quarantine is broken: is each message there once? (N=5000 ONLY='disk full')
 	python -m chaos.quarantine $(if $(N),--count $(N)) $(if $(ONLY),--only '$(ONLY)')
+
+bench-backup: venv ## the second daily archive beside the first, imports beside dumps (a deployed lab: MF_LAB=3)
+	python bench/bench_backup.py
 
 bench-monitor: venv ## the monitor's dialogues beside blackbox_exporter, 1,000 hosts each minute, dead hosts
 	python bench/bench_monitor.py

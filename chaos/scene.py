@@ -24,6 +24,8 @@ from mflab.spec import Lab
 from chaos.sessions import Sessions
 
 MXS = ("mx1", "mx2", "mx3")
+CONTROL = "control1"
+OFFSITE = "offsite1"
 
 # $1 address, $2 port: says what a sender on the internet would see
 SEE = """
@@ -233,7 +235,7 @@ class Fault:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self.host = self.host or (self.lane if self.lane in MXS else "mx3")
+        self.host = self.host or (self.lane if self.lane in (*MXS, CONTROL) else "mx3")
 
 
 FAULTS: list[Fault] = []
@@ -267,4 +269,4 @@ def must(condition: object, happened: str) -> None:
 
 def fleet_of(podman: Podman, lab: Lab) -> dict[str, Host]:
     """The hosts that faults use."""
-    return {name: Host(podman, lab.host(name)) for name in (*MXS, "world")}
+    return {name: Host(podman, lab.host(name)) for name in (*MXS, CONTROL, OFFSITE, "world")}

@@ -3,15 +3,17 @@
 import pytest
 from mflab.reconcile import reconcile
 
-from chaos.__main__ import SYSTEMS, attribute, choose, show
-from chaos.scene import FAULTS, MXS, Outcome
+from chaos.__main__ import APART, SYSTEMS, attribute, choose, show
+from chaos.scene import CONTROL, FAULTS, MXS, Outcome
 
 
 def test_every_fault_has_a_name_of_its_own_and_says_what_is_expected() -> None:
     names = [(fault.system, fault.name) for fault in FAULTS]
     assert len(set(names)) == len(names)
     assert {fault.system for fault in FAULTS} == set(SYSTEMS)
-    assert all(fault.expected and fault.host in MXS and fault.lane in (*MXS, "any", "fleet") for fault in FAULTS)
+    assert all(fault.expected and fault.host in (*MXS, CONTROL) for fault in FAULTS)
+    assert all(fault.lane in (*MXS, "any", "fleet", CONTROL) for fault in FAULTS)
+    assert all((fault.lane == CONTROL) == (fault.system == APART) for fault in FAULTS)
 
 
 def test_faults_that_share_their_minutes_share_their_lane() -> None:
@@ -26,7 +28,7 @@ def test_faults_that_share_their_minutes_share_their_lane() -> None:
 def test_the_choice_takes_parts_of_names_and_refuses_what_fits_nothing() -> None:
     assert [fault.name for fault in choose(["smtp: tarpit"])] == ["tarpit"]
     assert {fault.system for fault in choose(["^around"])} == {"around"}
-    assert len(choose([])) == len(FAULTS)
+    assert len(choose([])) == sum(fault.system != APART for fault in FAULTS)
     with pytest.raises(ValueError, match="no fault is called 'nonsense'"):
         choose(["tarpit", "nonsense"])
 
