@@ -11,7 +11,11 @@ export LC_ALL := C.UTF-8
 
 N ?= 30
 
+<<<<<<< HEAD
 .PHONY: help venv demo demo-down mail check test lint unit molecule bench bench-quarantine bench-monitor bench-backup chaos chaos-monitor chaos-quarantine chaos-backup lock clean
+=======
+.PHONY: help venv demo demo-down mail check test lint unit browser molecule bench bench-quarantine bench-monitor chaos chaos-monitor chaos-quarantine lock clean
+>>>>>>> 931f405 (wip: role, browser tests)
 
 help: ## this list
 	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -36,6 +40,9 @@ lint: venv ## the linters alone: ruff, yamllint, mypy, ansible-lint
 
 unit: venv ## the unit tests alone; no containers needed
 	python scripts/run_tests.py unit
+
+browser: venv ## the status page in Chromium, which is installed if need be; screenshots in build/screenshots/
+	python scripts/run_tests.py browser
 
 molecule: venv ## the Molecule scenarios alone (SCENARIO=mf_tree: that one)
 	python scripts/run_tests.py $(or $(SCENARIO),molecule)

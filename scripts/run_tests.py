@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run every linter, the unit tests and the Molecule scenarios; say what passed, what failed and where the time went.
+"""Run linters, unit tests, browser tests and Molecule scenarios; say what passed, what failed, where the time went.
 
 Runs in the project's environment (`make venv`). A failing stage doesn't stop the others. Molecule scenarios, most of
 whose time is waiting, run two at a time, in the labs MF_LAB and MF_LAB + 1. What a stage printed is in
@@ -32,6 +32,7 @@ LABS = 250  # lab numbers begin again at 0 after the highest
 TAIL_LINES = 60
 PACKAGE = "roles/mf_tree/files/lib/mf"
 PYTEST_XML = LOGS / "pytest.xml"
+BROWSER_XML = LOGS / "browser.xml"
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,19 @@ class Stage:
 
 
 def count_pytest(_log: str) -> Counts:
-    """Counts from the JUnit file of the run that just ended; a skipped test is neither passed nor failed."""
+    """Counts from the JUnit file of the run that just ended."""
+    return count_junit(PYTEST_XML)
+
+
+def count_browser(_log: str) -> Counts:
+    """The same of the tests in a browser."""
+    return count_junit(BROWSER_XML)
+
+
+def count_junit(path: Path) -> Counts:
+    """Counts from a JUnit file; a skipped test is neither passed nor failed."""
     passed = failed = 0
-    for suite in ET.parse(PYTEST_XML).getroot().iter("testsuite"):
+    for suite in ET.parse(path).getroot().iter("testsuite"):
         bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
         failed += bad
         passed += int(suite.get("tests", 0)) - bad - int(suite.get("skipped", 0))
@@ -92,6 +103,13 @@ def stages() -> list[Stage]:
         Stage("mypy", "lint", ("mypy", *python_roots())),
         Stage("ansible-lint", "lint", (python, "scripts/lint_ansible.py")),
         Stage("pytest", "unit", (python, "-m", "pytest", "-q", f"--junitxml={PYTEST_XML}"), count_pytest),
+        # by itself: it installs Chromium when there is none
+        Stage(
+            "browser",
+            "browser",
+            (python, "-m", "pytest", "-q", "tests/browser", f"--junitxml={BROWSER_XML}"),
+            count_browser,
+        ),
     ]
     for name in scenarios():
         argv = ("molecule", "test", "--no-command-borders", "--scenario-name", name)
@@ -282,7 +300,9 @@ def choose(names: Sequence[str], every: Iterable[Stage]) -> list[Stage]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the stages that were asked for; return the exit code."""
     parser = argparse.ArgumentParser(description="Run the linters, unit tests and Molecule scenarios.")
-    parser.add_argument("stage", nargs="*", help="a stage (yamllint, mypy, fleet, …) or group (lint, unit, molecule)")
+    parser.add_argument(
+        "stage", nargs="*", help="a stage (yamllint, mypy, fleet, …) or group (lint, unit, browser, molecule)"
+    )
     parser.add_argument("--list", action="store_true", help="name the stages and run nothing")
     options = parser.parse_args(arguments)
     os.chdir(ROOT)
@@ -294,7 +314,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(f"{stage.group:<9} {stage.name}" for stage in chosen))
         return 0
     LOGS.mkdir(parents=True, exist_ok=True)
-    PYTEST_XML.unlink(missing_ok=True)
+    for path in (PYTEST_XML, BROWSER_XML):
+        path.unlink(missing_ok=True)
     link_typing()
     started = time.monotonic()
     try:
