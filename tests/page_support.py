@@ -198,6 +198,12 @@ def all_well(now: float = NOW) -> Snapshot:
             ],
         },
         "silences": [],
+        "channels": [
+            {"name": name, "state": "ok", "waiting": 0, "last_sent": now - 38 * 3600, "last_error": ""}
+            for name in ("sms", "mail")
+        ],
+        "heartbeat": {"at": now - 31, "ok": True},
+        "test_message": {"at": now - 38 * 3600, "ok": True},
         "messages": {
             "waiting": 0,
             "failing": 0,
@@ -276,10 +282,11 @@ def failing(now: float = NOW) -> Snapshot:
     worst = _incident(now, 44, "fleet", "urgent", title, "mx2 down, mx3 down", 430)
     worst["timeline"][1] = {"at": now - 426, "what": "failed", "words": "sms: connection refused"}
     worst["timeline"].append({"at": now - 396, "what": "sent", "words": "opened to mail, instead of sms"})
-    worst["timeline"].append({"at": now - 120, "what": "acked", "words": "by anna: on the way"})
+    worst["timeline"].append({"at": now - 120, "what": "acknowledged", "words": "by anna: on the way"})
     worst.update(acked=True, acked_by="anna", ack_until=now + 3480)
     snapshot["incidents"]["open"].insert(0, worst)
     snapshot["messages"].update(waiting=2, failing=1)
+    snapshot["channels"][0].update(state="failing", waiting=1, last_error="connection refused")
     return snapshot
 
 

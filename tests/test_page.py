@@ -11,10 +11,12 @@ from typing import Any
 
 import page_support
 import pytest
+import yaml
 from mf.monitor import charts, metrics, render, view
 from mf.monitor import snapshot as snapshot_
 from monitor_support import sample
 
+ROOT = Path(__file__).resolve().parent.parent
 NOW = page_support.NOW
 FILES = {
     "private": {"index.html", "status.json", "metrics", "inter.woff2"},
@@ -124,6 +126,12 @@ def test_the_policy_allows_exactly_what_is_in_the_page() -> None:
         assert render.content_hash(inside) in render.policy()
     assert "unsafe" not in render.policy()
     assert render.policy().startswith("default-src 'none'; ")
+
+
+def test_nginx_says_the_policy_of_the_pages() -> None:
+    """After a change of page.css or page.js: put the hashes that this names into the role's variable."""
+    variables = yaml.safe_load((ROOT / "roles/mf_status_page/vars/main.yml").read_text())
+    assert variables["__mf_status_page_policy"] == f"{render.policy()}; frame-ancestors 'none'"
 
 
 @pytest.mark.parametrize(

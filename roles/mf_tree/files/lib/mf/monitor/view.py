@@ -40,13 +40,10 @@ _NEEDS = {
 }
 _EVENTS = {
     "opened": "Began",
+    "changed": "Changed",
     "sent": "Message",
-    "failed": "Not sent",
-    "acked": "Acknowledged",
-    "escalated": "Escalated",
-    "reminder": "Reminder",
-    "flapping": "Flapping",
-    "silenced": "Silenced",
+    "failed": "Failed",
+    "acknowledged": "Acknowledged",
     "closed": "Recovered",
 }
 _ROLES = {"mx": "MX", "control": "Control", "offsite": "Offsite", "monitor": "Monitor", "dns": "DNS"}
@@ -443,7 +440,12 @@ def _speech(snapshot: Mapping[str, Any], now: float) -> dict[str, Any]:
             "text": words or (_plural(waiting, "message waits", "messages wait") if waiting else "nothing waits"),
         },
         {"name": "Last message", "look": "up" if sent else "unknown", "text": "none yet", "at": when(sent, now)},
+        *(_channel(one, now) for one in _dicts(snapshot, "channels")),
     ]
+    for key, name in (("heartbeat", "Heartbeat"), ("test_message", "Weekly test message")):
+        if found := _map(snapshot, key):
+            look, words = ("up", "sent") if found.get("ok") else ("down", "failed")
+            facts.append({"name": name, "look": look, "text": words, "at": when(found.get("at"), now)})
     return {
         "facts": [{"at": None, **fact} for fact in facts],
         "messages": [
@@ -458,6 +460,13 @@ def _speech(snapshot: Mapping[str, Any], now: float) -> dict[str, Any]:
         ],
         "silences": [_silence(one, now) for one in _dicts(snapshot, "silences")],
     }
+
+
+def _channel(one: Mapping[str, Any], now: float) -> dict[str, Any]:
+    look = {"ok": "up", "failing": "down"}.get(str(one.get("state")), "unknown")
+    words = show(one.get("last_error") or "", 160) if look == "down" else ""
+    name = f"Channel {show(one.get('name', ''), 32)}"
+    return {"name": name, "look": look, "text": words or "nothing sent yet", "at": when(one.get("last_sent"), now)}
 
 
 def _silence(one: Mapping[str, Any], now: float) -> str:
