@@ -11,11 +11,7 @@ export LC_ALL := C.UTF-8
 
 N ?= 30
 
-<<<<<<< HEAD
-.PHONY: help venv demo demo-down mail check test lint unit molecule bench bench-quarantine bench-monitor bench-backup chaos chaos-monitor chaos-quarantine chaos-backup lock clean
-=======
-.PHONY: help venv demo demo-down mail check test lint unit browser molecule bench bench-quarantine bench-monitor chaos chaos-monitor chaos-quarantine lock clean
->>>>>>> 931f405 (wip: role, browser tests)
+.PHONY: help venv demo demo-down mail check test lint unit browser molecule bench bench-quarantine bench-monitor bench-backup chaos chaos-monitor chaos-quarantine chaos-backup lock clean
 
 help: ## this list
 	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'

@@ -198,15 +198,12 @@ def all_well(now: float = NOW) -> Snapshot:
             ],
         },
         "silences": [],
-        "channels": [
-            {"name": name, "state": "ok", "waiting": 0, "last_sent": now - 38 * 3600, "last_error": ""}
-            for name in ("sms", "mail")
-        ],
         "heartbeat": {"at": now - 31, "ok": True},
         "test_message": {"at": now - 38 * 3600, "ok": True},
         "messages": {
             "waiting": 0,
             "failing": 0,
+            "channels": [{"name": name, "ok": True, "last": now - 38 * 3600, "waiting": 0} for name in ("sms", "mail")],
             "recent": [
                 {
                     "at": now - 38 * 3600,
@@ -286,7 +283,7 @@ def failing(now: float = NOW) -> Snapshot:
     worst.update(acked=True, acked_by="anna", ack_until=now + 3480)
     snapshot["incidents"]["open"].insert(0, worst)
     snapshot["messages"].update(waiting=2, failing=1)
-    snapshot["channels"][0].update(state="failing", waiting=1, last_error="connection refused")
+    snapshot["messages"]["channels"][0].update(ok=False, waiting=1)
     return snapshot
 
 

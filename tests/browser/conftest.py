@@ -6,6 +6,7 @@ Chromium is installed when it isn't there (root or a sudo that doesn't ask). Pla
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -16,7 +17,6 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import axe_playwright_python
 import page_support
 import pytest
 from mf.monitor import render
@@ -115,8 +115,11 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def axe() -> str:
-    """axe-core's source."""
-    return (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
+    """axe-core's source, which the package brings along; its own Python isn't used."""
+    found = importlib.util.find_spec("axe_playwright_python")
+    assert found
+    assert found.origin
+    return Path(found.origin).with_name("axe.min.js").read_text()
 
 
 class Watched:

@@ -440,7 +440,7 @@ def _speech(snapshot: Mapping[str, Any], now: float) -> dict[str, Any]:
             "text": words or (_plural(waiting, "message waits", "messages wait") if waiting else "nothing waits"),
         },
         {"name": "Last message", "look": "up" if sent else "unknown", "text": "none yet", "at": when(sent, now)},
-        *(_channel(one, now) for one in _dicts(snapshot, "channels")),
+        *(_channel(one, now) for one in _dicts(messages, "channels")),
     ]
     for key, name in (("heartbeat", "Heartbeat"), ("test_message", "Weekly test message")):
         if found := _map(snapshot, key):
@@ -463,10 +463,10 @@ def _speech(snapshot: Mapping[str, Any], now: float) -> dict[str, Any]:
 
 
 def _channel(one: Mapping[str, Any], now: float) -> dict[str, Any]:
-    look = {"ok": "up", "failing": "down"}.get(str(one.get("state")), "unknown")
-    words = show(one.get("last_error") or "", 160) if look == "down" else ""
-    name = f"Channel {show(one.get('name', ''), 32)}"
-    return {"name": name, "look": look, "text": words or "nothing sent yet", "at": when(one.get("last_sent"), now)}
+    ok, last = one.get("ok"), when(one.get("last"), now)
+    look = "up" if ok is True else "down" if ok is False else "unknown"
+    words = "the last message failed" if ok is False else "nothing sent yet"
+    return {"name": f"Channel {show(one.get('name', ''), 32)}", "look": look, "text": words, "at": last}
 
 
 def _silence(one: Mapping[str, Any], now: float) -> str:
