@@ -1,7 +1,7 @@
 """Reading hosts' own ``/mf/bin/health --json`` through an ssh key that may do only that.
 
 The answer is as hostile as any text from outside: capped, checked, cleaned. Connections are kept (ControlMaster) while
-there are few hosts: a fresh ssh costs some 20 ms of CPU at both ends, a kept one 3 ms but memory on the monitor.
+there are few hosts: a kept one saves the handshake at both ends, and holds some 4 MiB on the monitor.
 """
 
 from __future__ import annotations
