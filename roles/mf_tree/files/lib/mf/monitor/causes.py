@@ -99,10 +99,11 @@ def _host(
     checks = {name: memories[key] for name in settings.urgent_checks if (key := f"{host.name}/{name}") in memories}
     causes: list[Cause] = []
     key = f"host:{host.name}"
-    # every one of them silent, and one of them for long enough
-    silent = [one for one in services.values() if one.silent and DOWN in (one.state, one.pending)]
-    dead = bool(services) and len(silent) == len(services) and any(one.state == DOWN for one in silent)
-    down = dead or (key in open_keys and _returning(services.values(), settings, now))
+    # every one of them silent, and one of them for long enough; what is asked seldom has no say in it
+    telling = [memory for service, memory in services.items() if service.tells]
+    silent = [one for one in telling if one.silent and DOWN in (one.state, one.pending)]
+    dead = bool(telling) and len(silent) == len(telling) and any(one.state == DOWN for one in silent)
+    down = dead or (key in open_keys and _returning(telling, settings, now))
     if down:
         since = min((one.since if one.state == DOWN else one.first for one in silent), default=now)
         severity = _severity("host", host, settings)
@@ -137,7 +138,7 @@ def _services(
             causes.append(Cause(key, "service", host.name, service.name, severity, title, memory.flapping, True))
         elif memory.state == DOWN:
             # a first good look after it: no new cause is made of that
-            if key not in open_keys and (memory.pending or _waits(memory, services.values())):
+            if key not in open_keys and (memory.pending or _waits(memory, services)):
                 continue
             severity = _severity(service.kind, host, settings)
             title = f"{label}: {memory.words}"
@@ -154,9 +155,9 @@ def _services(
     return causes
 
 
-def _waits(memory: Memory, others: Collection[Memory]) -> bool:
+def _waits(memory: Memory, services: Mapping[Any, Memory]) -> bool:
     """Whether the host's other services must be looked at first: silence may be the host's."""
-    return memory.silent and any(one.checked < memory.since for one in others)
+    return memory.silent and any(one.checked < memory.since for service, one in services.items() if service.tells)
 
 
 def _checks(host: Host, checks: Mapping[str, Memory]) -> list[Cause]:

@@ -325,7 +325,10 @@ class Engine:
             await self._stored(self._reload)
             self._version = version
         for reading in readings:
-            looks.extend(self._heard(reading))
+            try:
+                looks.extend(self._heard(reading))
+            except Exception as error:  # noqa: BLE001  (what one host says must not end the watch over the others)
+                say(f"a bug with the health of {reading.host}: {type(error).__name__}: {error}")
         changed = self._advance(looks, now)
         self._settle(changed, now)
         self.maintenance = {host: one for host, one in self.maintenance.items() if one["until"] > now}
@@ -360,9 +363,9 @@ class Engine:
             at_work = reading.record["maintenance"]
             if at_work:
                 self.maintenance[name] = {
-                    "owner": at_work.get("owner", ""),
-                    "reason": at_work.get("reason", ""),
-                    "until": reading.at + float(at_work.get("left_seconds") or 0.0),
+                    "owner": at_work["owner"],
+                    "reason": at_work["reason"],
+                    "until": reading.at + at_work["left_seconds"],
                 }
             else:
                 self.maintenance.pop(name, None)
@@ -397,7 +400,7 @@ class Engine:
     def _hurry_host(self, look: Look, now: float) -> None:
         """Something has begun to fail: whether it's the host shows by its other services, now."""
         for service in self.hosts[look.subject.partition("/")[0]].services:
-            if service.subject != look.subject and service.kind != "relay":
+            if service.subject != look.subject and service.tells:
                 memory = self.memories.get(service.subject)
                 if memory is None or memory.checked < look.began:
                     self._plan(service.subject, now)
@@ -667,10 +670,10 @@ async def beat(url: str, world: probes.World) -> bool:
 def _lease_words(record: Mapping[str, Any]) -> str:
     parts = []
     for one in record["leases"]:
-        if one.get("refuse"):
-            left = one.get("left_seconds")
-            reason = f" ({one['reason']})" if one.get("reason") else ""
-            parts.append(f"{one.get('owner')}{reason}, {'no end' if left is None else text.span(left) + ' left'}")
+        if one["refuse"]:
+            left = one["left_seconds"]
+            reason = f" ({one['reason']})" if one["reason"] else ""
+            parts.append(f"{one['owner']}{reason}, {'no end' if left is None else text.span(left) + ' left'}")
     return "throttled by " + "; ".join(parts or ["a lease"])
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .. import state, text
+from .. import maintenance, state, text
 from .settings import HealthAccess, Host, Settings
 from .states import DOWN, UNREAD, UP, WARNING, Look
 
@@ -90,6 +90,8 @@ class Reader:
                 self._forget(host)
             except OSError as error:
                 words = f"ssh can't be run: {error.strerror}"
+            except Exception as error:  # noqa: BLE001  (whatever a host says is a reading)
+                words = f"health can't be understood: {type(error).__name__}"
             return Reading(host.name, began, self._clock(), record, words)
 
     async def _run(self, host: Host) -> tuple[dict[str, Any] | None, str]:
@@ -159,34 +161,59 @@ def parse(data: bytes) -> dict[str, Any] | None:
     for key, kinds in _KINDS.items():
         if not isinstance(found.get(key), kinds):
             return None
-    if found["status"] not in state.SEVERITY:
+    if found["status"] not in state.SEVERITY:  # a text, by _KINDS
         return None
     checks = {}
     for name, check in list(found["checks"].items())[:50]:
-        if not isinstance(check, dict) or check.get("status") not in state.SEVERITY:
+        if not isinstance(check, dict):
+            return None
+        status = check.get("status")
+        if not isinstance(status, str) or status not in state.SEVERITY:
             return None
         metrics = check.get("metrics")
         checks[text.clean(name, 40)] = {
-            "status": check["status"],
+            "status": status,
             "summary": text.clean(str(check.get("summary", "")), 200),
             "age_seconds": _number(check.get("age_seconds")),
             "since": _number(check.get("since")),
             "metrics": _plain(metrics if isinstance(metrics, dict) else {}),
         }
-    keys = ("owner", "reason", "refuse", "held_seconds", "left_seconds")
     return {
         **{key: found[key] for key in ("status", "throttled", "refusing")},
         "held": found.get("held") is True,
         "accepting": found.get("accepting") if isinstance(found.get("accepting"), bool) else None,
         **{key: _number(found.get(key)) for key in ("load1", "uptime_seconds", "queue", "oldest_result_seconds")},
         "line": text.clean(str(found.get("line", "")), 300),
-        "leases": [
-            {key: _plain(one).get(key) for key in keys} for one in found["leases"][:20] if isinstance(one, dict)
-        ],
-        "maintenance": _plain(found["maintenance"]) if found["maintenance"] else None,
+        "leases": [_lease(one) for one in found["leases"][:20] if isinstance(one, dict)],
+        "maintenance": _maintenance(found["maintenance"]) if found["maintenance"] else None,
         "problems": [text.clean(str(one), 200) for one in found["problems"][:20]],
         "checks": checks,
     }
+
+
+def _lease(found: Mapping[str, Any]) -> dict[str, Any]:
+    """``owner reason``: texts, ``refuse``: bool, ``held_seconds left_seconds``: numbers or None (no end)."""
+    return {
+        "owner": _text(found.get("owner"), 32),
+        "reason": _text(found.get("reason"), 120),
+        "refuse": found.get("refuse") is True,
+        "held_seconds": _number(found.get("held_seconds")),
+        "left_seconds": _number(found.get("left_seconds")),
+    }
+
+
+def _maintenance(found: Mapping[str, Any]) -> dict[str, Any]:
+    """``owner reason``: texts, ``left_seconds``: at most what a maintenance may last."""
+    left = _number(found.get("left_seconds")) or 0.0
+    return {
+        "owner": _text(found.get("owner"), 32),
+        "reason": _text(found.get("reason"), 120),
+        "left_seconds": min(max(0.0, left), maintenance.MAX_TTL),
+    }
+
+
+def _text(value: Any, limit: int) -> str:
+    return text.clean(value, limit) if isinstance(value, str) else ""
 
 
 def _number(value: Any) -> float | None:

@@ -47,6 +47,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "https": {"port": 443, "path": "/", "host_header": "", "status": 0, "contains": "", "verify": True},
     "mx": {"domain": None, "expect": None},
 }
+SELDOM = ("relay", "mx")  # kinds that say nothing of whether their host is there
 SEVERITIES = ("urgent", "notice", "page")
 # key -> lowest and highest
 _RANGES: dict[str, tuple[float, float]] = {
@@ -87,6 +88,11 @@ class Service:
     def subject(self) -> str:
         """Its name in the store, ``host/service``."""
         return f"{self.host}/{self.name}"
+
+    @property
+    def tells(self) -> bool:
+        """Whether its silence or its answer says that the host is away or there: not what is seldom asked."""
+        return self.kind not in SELDOM
 
 
 @dataclass(frozen=True, slots=True)
