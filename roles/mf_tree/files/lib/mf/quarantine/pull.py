@@ -137,8 +137,8 @@ class Remote:
         done = subprocess.run(
             # each file is renamed into its place when it is whole
             [*self._rsync(), "--files-from=-", "--from0", "--chmod=D750,F640", self._place, target + "/"],
-            # The last name is ended, too: otherwise rsync 3.2.7 forgets that it asked for it when the list's end comes in a
-            # read of its own, and refuses the whole transfer ("rejecting unrequested file-list name").
+            # The last name is ended, too: otherwise rsync 3.2.7 may forget that it asked for it (if the list is longer
+            # than one read) and refuse the whole transfer: "rejecting unrequested file-list name".
             input=b"".join(path.encode("latin-1") + b"\0" for path in paths),
             capture_output=True,
             pass_fds=self._held,
