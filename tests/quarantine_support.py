@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mf.quarantine import layout
+from mf.quarantine import DuplicateError, layout
 from mf.quarantine.envelope import Message
 from mf.quarantine.settings import Settings
 
@@ -79,12 +79,15 @@ class Index:
     def add(self, kept: Sequence[Message], others: Sequence[tuple[str, str, str]] = ()) -> None:
         self._maybe("before the commit")
         entries = [(one.id, one.domain, "kept") for one in kept] + [*others]
-        assert not [entry for entry in entries if entry[0] in self.ledger], "came twice"
+        if any(entry[0] in self.ledger for entry in entries):
+            raise DuplicateError("came twice")
         self.ledger.update({name: (domain, state) for name, domain, state in entries})
         self.message.update({(one.domain, one.id): one for one in kept})
         self._maybe("after the commit")
 
     def index_again(self, kept: Sequence[Message]) -> None:
+        if any((one.domain, one.id) in self.message for one in kept):
+            raise DuplicateError("came twice")
         self.ledger.update({one.id: (one.domain, "kept") for one in kept})
         self.message.update({(one.domain, one.id): one for one in kept})
 

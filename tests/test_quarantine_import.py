@@ -256,6 +256,30 @@ def test_a_damaged_file_of_before_a_crash_is_fetched_again(room: Room) -> None:
     assert room.run(fresh=False).damaged == 1
     assert room.waiting() == []
     assert ident() not in room.index.ledger
+    # the MX may be gone: until it gives the message again, this is all that is left of it
+    aside = Path(room.layout.bad, "mx1", ident())
+    assert aside.read_bytes() == kept(ident())[:-1]
+    put(room.incoming, ident(), kept(ident()))
+    assert room.run(fresh=True).imported == 1
+    assert not aside.exists()
+
+
+def test_what_a_repair_has_indexed_meanwhile_stops_no_import(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        put(room.incoming, ident(number), kept(ident(number)))
+    work = room.work()
+    original = store.sync
+
+    def sync(folder: str) -> None:
+        original(folder)
+        name = ident(1)
+        room.index.index_again([envelope.read(room.layout.path("customer.example", name), "customer.example", name)])
+
+    monkeypatch.setattr(store, "sync", sync)
+    work.run(fresh=True)
+    assert (work.counts.imported, work.counts.known) == (2, 1)
+    assert len(room.index.message) == 3
+    assert room.waiting() == []
 
 
 def test_a_file_that_is_damaged_on_the_mx_is_put_aside_once(room: Room) -> None:
@@ -321,6 +345,19 @@ def test_the_pause_ends_with_the_throttle(room: Room) -> None:
     work.run(fresh=True)
     assert state.boottime() - before < 2
     assert work.counts.imported == 1
+
+
+def test_without_its_turn_nothing_is_imported(room: Room) -> None:
+    put(room.incoming, ident(), kept(ident()))
+    throttle(room)
+    places = state.Places()
+    places.locks = room.layout.locks
+    with state.Lock(places, "pace") as held:
+        assert held
+        work = room.work()
+        work.run(fresh=True, patience=lambda: 0.0)
+    assert work.counts.imported == 0
+    assert room.waiting() == [ident()]
 
 
 # --- canaries

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import importlib
 import json
+import os
 import shlex
 import sys
+import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ import pytest
 import quarantine_support as support
 from mf import config, state
 from mf.checks import quarantine as check
-from mf.quarantine import QuarantineError, importer, layout, pull, query, release, repair, schema
+from mf.quarantine import QuarantineError, envelope, importer, layout, pull, query, release, repair, schema, store
 from quarantine_support import NOON, Index, ident, kept, put
 
 ROLE = Path(__file__).resolve().parent.parent / "roles/mf_quarantine"
@@ -154,6 +157,64 @@ def test_what_can_be_listed_and_not_fetched_ends_the_run_with_a_word(room: Room)
     assert pull.Source(room.layout, "mx1", room.now).unpulled == 1
 
 
+def test_a_run_ends_while_the_mx_goes_on_rejecting(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(room, 3)
+    original = room.mx.fetch
+
+    def fetch(paths: Sequence[str], target: str) -> None:
+        original(paths, target)
+        fill(room, 1, len(room.index.message) + len(paths) + 100)
+
+    monkeypatch.setattr(room.mx, "fetch", fetch)
+    monkeypatch.setattr(pull, "FETCH", 2)
+    room.pull()
+    assert len(room.index.message) == 3
+    assert len(room.mx.asked) == 1
+    room.pull()
+    assert len(room.index.message) == 5
+
+
+def test_what_was_purged_before_it_was_fetched_is_no_error(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = fill(room, 2)
+    original = room.mx.fetch
+
+    def fetch(paths: Sequence[str], target: str) -> None:
+        (room.mx.root / paths[0]).unlink()
+        original(paths, target)
+
+    monkeypatch.setattr(room.mx, "fetch", fetch)
+    assert room.pull().unpulled == 0
+    assert [name for _, name in room.index.message] == names[1:]
+
+
+def test_what_is_fetched_and_not_imported_counts_as_behind(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = fill(room, 5)
+    monkeypatch.setattr(pull, "FETCH", 3)
+    monkeypatch.setattr(importer.Importer, "run", lambda *_, **__: None)
+    monkeypatch.setattr(pull.Puller, "_portion", lambda _, names: names[:3])
+    original = room.mx.fetch
+
+    def fetch(paths: Sequence[str], target: str) -> None:
+        original(paths, target)
+        monkeypatch.setattr(room.mx, "fetch", lambda *_: pytest.fail("time was up"))
+        monkeypatch.setattr(state, "boottime", lambda: 1e12)
+
+    monkeypatch.setattr(room.mx, "fetch", fetch)
+    source = room.pull()
+    assert source.unpulled == 5
+    assert source.oldest == layout.received(names[0])
+
+
+def test_a_sweep_of_the_future_does_not_switch_sweeping_off(room: Room) -> None:
+    room.pull()
+    room.now += 60
+    source = pull.Source(room.layout, "mx1", room.now)
+    source.swept = room.now + 30 * 86400
+    source.save(room.now)
+    room.pull()
+    assert room.mx.asked[-1] == pull.EVERYTHING
+
+
 def test_a_full_disk_stops_the_fetching_and_says_so(room: Room) -> None:
     fill(room, 2)
     room.settings = support.settings(free_percent=0)
@@ -245,6 +306,27 @@ def test_each_mx_has_a_process_and_none_waits_for_another() -> None:
     assert pull.side_by_side(["good", "bad", "broken"], work) == {"good": 0, "bad": 3, "broken": 1}
 
 
+def test_each_process_has_a_connection_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver: Any = types.ModuleType("pymysql")  # Debian's, which the tests' environment hasn't
+    driver.cursors = types.ModuleType("pymysql.cursors")
+    driver.MySQLError = Exception
+    monkeypatch.setitem(sys.modules, "pymysql", driver)
+    monkeypatch.setitem(sys.modules, "pymysql.cursors", driver.cursors)
+    monkeypatch.delitem(sys.modules, "mf.quarantine.database", raising=False)
+    monkeypatch.delitem(sys.modules, "mf.quarantine.cli", raising=False)
+    cli: Any = importlib.import_module("mf.quarantine.cli")
+    for name in ("cli", "database"):
+        monkeypatch.delitem(sys.modules, f"mf.quarantine.{name}")
+    monkeypatch.setattr(cli, "become", lambda: "ann")
+    monkeypatch.setattr(cli.settings, "load", lambda _: support.settings())
+    monkeypatch.setattr(cli.database, "Database", lambda: types.SimpleNamespace(made_by=os.getpid()))
+    context = cli.Context(state.Places(str(tmp_path)))
+    assert context.index.made_by == os.getpid()
+    assert context.index is context.index
+    codes = pull.side_by_side(["mx1", "mx2"], lambda _: 0 if context.index.made_by == os.getpid() else 1)
+    assert codes == {"mx1": 0, "mx2": 0}
+
+
 # --- repair
 
 
@@ -270,6 +352,53 @@ def test_repair_mends_both_sides(room: Room) -> None:
     # what was fetched for it is still in incoming and known: the next pull only clears it away
     room.pull()
     assert room.counts.known == 1
+
+
+def test_repair_leaves_what_an_import_has_in_hand(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [ident(number) for number in range(3)]
+    waiting = [put(room.layout.incoming("mx1"), name, kept(name)) for name in names]
+    paths = [room.layout.path("customer.example", name) for name in names]
+    for path, target in zip(waiting, paths, strict=True):
+        store.keep(str(path), target)
+    waiting[1].unlink()  # a stray indeed
+    waiting[2].unlink()  # committed between two looks
+    original = room.index.over
+
+    def over(idents: Sequence[str]) -> Any:
+        assert idents == names[1:]
+        room.index.add([envelope.read(paths[2], "customer.example", names[2])])
+        return original(idents)
+
+    monkeypatch.setattr(room.index, "over", over)
+    work = repair.Repair(room.index, room.layout, room.settings, clock=lambda: room.now)
+    work.compare()
+    assert work.outcome.indexed == 1
+    assert sorted(name for _, name in room.index.message) == names[1:]
+
+
+def test_repair_goes_on_without_an_mx_that_is_busy(room: Room) -> None:
+    names = restored(room)
+    remote: Any = room.mx
+    work = repair.Repair(room.index, room.layout, room.settings, clock=lambda: room.now)
+    work.compare()
+    assert work.fetch([("mx0", None), ("mx1", remote)]) == [
+        "mx0: is being pulled for longer than a minute; run this again"
+    ]
+    assert work.outcome.fetched == 1
+    assert sorted(name for _, name in room.index.message) == names
+
+
+def test_repair_tells_what_was_lost_before_from_what_is_new(room: Room) -> None:
+    names = restored(room)
+    remote: Any = room.mx
+    for name in names[:2]:
+        (room.mx.root / f"2026-11-25/customer.example/new/{name}").unlink()
+    for count in ((1, 0), (1, 1), (0, 2)):
+        work = repair.Repair(room.index, room.layout, room.settings, clock=lambda: room.now)
+        work.compare()
+        work.fetch([("mx1", remote)])
+        assert (work.outcome.lost, work.outcome.lost_before) == count
+        Path(room.layout.path("customer.example", names[1])).unlink(missing_ok=True)
 
 
 def test_repair_calls_lost_only_what_every_mx_was_asked_for(room: Room) -> None:

@@ -10,3 +10,7 @@ It may import what Debian packages (python3-pymysql); the rest of the package ne
 
 class QuarantineError(Exception):
     """Something can't be done now. Its text is one line that says what, and what to do."""
+
+
+class DuplicateError(QuarantineError):
+    """A row with this key is there already; nothing of the transaction was done."""

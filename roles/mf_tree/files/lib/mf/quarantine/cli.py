@@ -103,14 +103,18 @@ class Context:
         self.who = become()
         self.settings = settings.load(host)
         self.layout = layout.Layout()
-        self._index: database.Database | None = None
+        self._index: dict[int, database.Database] = {}
 
     @property
     def index(self) -> database.Database:
-        """The index, schema checked. Raises DatabaseError."""
-        if self._index is None:
-            self._index = database.Database()
-        return self._index
+        """This process's connection to the index, schema checked. Raises DatabaseError.
+
+        A child has one of its own: on one that it shared, the statements of two would mix in one transaction.
+        """
+        mine = os.getpid()
+        if mine not in self._index:
+            self._index[mine] = database.Database()
+        return self._index[mine]
 
     def lock(self, name: str, wait: float = 0.0) -> state.Lock:
         """A flock of the quarantine's own."""
@@ -329,6 +333,7 @@ def _pull_one(context: Context, mx: str, chosen: argparse.Namespace) -> int:
                 ).run(sweep=chosen.sweep)
             else:
                 work.run(fresh=False)
+                source.note(counts)
         except (QuarantineError, OSError) as problem:
             error = text.clean(str(problem), 300)
         if error and error != source.error:
@@ -404,19 +409,19 @@ def _repair(chosen: argparse.Namespace, host: state.Places) -> int:
         f"{outcome.lost} rows have no file any more"
         + (", and not every MX could be asked" if problems and outcome.lost else ""),
     ]
+    if outcome.lost_before:
+        parts.append(f"{outcome.lost_before} were called lost before")
     if outcome.damaged:
         parts.append(f"{outcome.damaged} damaged files {verb} put aside in bad/store")
     code = _say(chosen, outcome.as_json() | {"problems": problems}, "; ".join(parts))
     return FAILED if problems or outcome.lost else code
 
 
-def _one_by_one(context: Context) -> Iterator[tuple[str, pull.Remote]]:
+def _one_by_one(context: Context) -> Iterator[tuple[str, pull.Remote | None]]:
     for mx in context.settings.mx:
         lock = context.lock(mx, wait=60.0)
         with lock as held:
-            if not held:
-                raise QuarantineError(f"{mx} is being pulled for longer than a minute; run this again")
-            yield mx, context.remote(mx, [lock.fileno()])
+            yield mx, context.remote(mx, [lock.fileno()]) if held else None
 
 
 def _forget(chosen: argparse.Namespace, host: state.Places) -> int:

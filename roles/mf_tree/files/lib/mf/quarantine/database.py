@@ -12,7 +12,7 @@ import os
 import pymysql
 import pymysql.cursors
 
-from . import QuarantineError, layout
+from . import DuplicateError, QuarantineError, layout
 from .schema import COLUMNS, MIGRATIONS, SCHEMA, judge, migrations, statements
 
 TYPE_CHECKING = False
@@ -40,10 +40,6 @@ _CHUNK = 1000  # ids in one IN (...)
 
 class DatabaseError(QuarantineError):
     """MariaDB doesn't do what it should."""
-
-
-class DuplicateError(DatabaseError):
-    """A row with this key is there already; nothing of the transaction was done."""
 
 
 class Database:
@@ -220,7 +216,10 @@ class Database:
             )
 
     def index_again(self, kept: Sequence[Message]) -> None:
-        """Index messages whose files are there and whose rows are not; the ledger may know them as kept (repair)."""
+        """Index messages whose files are there and whose rows are not; the ledger may know them as kept (repair).
+
+        Raises DuplicateError when a row has appeared meanwhile; then nothing was done.
+        """
 
         def work() -> None:
             for one in kept:
@@ -397,6 +396,6 @@ def _words(error: Exception) -> str:
     return f"MariaDB: {said[:300]}"
 
 
-def _error(error: pymysql.MySQLError) -> DatabaseError:
+def _error(error: pymysql.MySQLError) -> QuarantineError:
     kind = DuplicateError if error.args and error.args[0] == _DUPLICATE else DatabaseError
     return kind(_words(error))

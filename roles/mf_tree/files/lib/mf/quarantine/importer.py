@@ -15,7 +15,7 @@ import os
 import time
 
 from .. import decisions, marker, state, text
-from . import envelope, layout, store
+from . import DuplicateError, envelope, layout, store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 BATCH = 1000
 """Messages of one transaction while the host isn't throttled."""
 BATCH_BYTES = 64 << 20
+PATIENCE = 900.0  # seconds to wait for one's turn while throttled, where the caller doesn't say
 SETTLE = 0.5  # seconds between two looks at the marker while the pace is kept
 
 
@@ -77,22 +78,33 @@ class Importer:
         self._canaries = canaries
         self._clock = clock
         self._sleep = sleep
+        # put aside as damaged, by this run or an earlier one: goes when the MX gives it again, whole
+        try:
+            self._aside = set(os.listdir(f"{places.bad}/{mx}"))
+        except FileNotFoundError:
+            self._aside = set()
 
     def throttled(self) -> bool:
         """Whether the host's marker is on now."""
         return marker.current(self._host).throttled
 
-    def run(self, *, fresh: bool, tick: Callable[[], bool] = lambda: True) -> None:
+    def run(
+        self,
+        *,
+        fresh: bool,
+        tick: Callable[[], bool] = lambda: True,
+        patience: Callable[[], float] = lambda: PATIENCE,
+    ) -> None:
         """Import all that waits. ``tick`` is called between batches and ends the run when it says False.
 
-        ``fresh``: the files have just come from the MX, so what is damaged is so there, too. Raises DatabaseError,
-        OSError."""
+        ``fresh``: the files have just come from the MX, so what is damaged is so there, too. ``patience``: for how
+        many seconds to wait for one's turn while throttled; then the run ends. Raises DatabaseError, OSError."""
         files = layout.waiting(self._layout.incoming(self._mx))
         for batch in self._batches(files):
             if len(batch) > 1 or not self.throttled():
                 self.batch(batch, fresh=fresh)
-            else:
-                self._in_turn(batch, fresh=fresh)
+            elif not self._in_turn(batch, fresh=fresh, patience=patience()):
+                return
             if not tick():
                 return
 
@@ -110,15 +122,21 @@ class Importer:
         if batch:
             yield batch
 
-    def _in_turn(self, batch: list[tuple[str, str, str]], *, fresh: bool) -> None:
-        """One message, then the pause, while nobody else on this host imports; cut short when the throttle ends."""
+    def _in_turn(self, batch: list[tuple[str, str, str]], *, fresh: bool, patience: float) -> bool:
+        """One message, then the pause, while nobody else on this host imports; cut short when the throttle ends.
+
+        False, and nothing done, when the turn doesn't come in time.
+        """
         places = state.Places()
         places.locks = self._layout.locks
-        with state.Lock(places, "pace", wait=3600.0):
+        with state.Lock(places, "pace", wait=patience) as held:
+            if not held:
+                return False
             began = state.boottime()
             self.batch(batch, fresh=fresh)
             while self.throttled() and (left := began + self._settings.import_throttle_sleep - state.boottime()) > 0:
                 self._sleep(min(SETTLE, left))
+        return True
 
     def batch(self, files: list[tuple[str, str, str]], *, fresh: bool) -> None:
         """Import some files ``(path, domain, id)``, all or, when it raises, none as far as index and ledger know."""
@@ -155,26 +173,46 @@ class Importer:
             done.append(path)
         if kept or others:
             store.sync(self._layout.root)
-            self._index.add(kept, others)
+            self._add(kept, others)
         if self._canaries is not None:
             for tag, message in seen:
                 self._canaries.note(tag, message, self._clock())
         for path in done:
             store.drop(path)
+        for message in kept:
+            if message.id in self._aside:
+                store.drop(f"{self._layout.bad}/{self._mx}/{message.id}")
         store.prune({os.path.dirname(path) for path in done})
         self.counts.imported += len(kept)
         self.counts.canaries += len(seen)
         self.counts.expired += sum(1 for entry in others if entry[2] == "expired")
 
+    def _add(self, kept: list[envelope.Message], others: list[tuple[str, str, str]]) -> None:
+        """Into the index, without what a repair has put there since it was looked up."""
+        try:
+            self._index.add(kept, others)
+        except DuplicateError:
+            known = self._index.known([*(one.id for one in kept), *(ident for ident, _, _ in others)])
+            kept[:] = [one for one in kept if one.id not in known]
+            others[:] = [entry for entry in others if entry[0] not in known]
+            self.counts.known += len(known)
+            self._index.add(kept, others)
+
     def _damaged(
         self, path: str, domain: str, ident: str, why: str, fresh: bool, others: list[tuple[str, str, str]]
     ) -> None:
-        if not fresh:
-            # left from before a crash or a power cut: the MX has it whole
-            self.counts.damaged += 1
-            return
         target = f"{self._layout.bad}/{self._mx}/{ident}"
         store.keep(path, target)
+        if not fresh:
+            # left from before a crash or a power cut: the MX has it whole, if it is still there
+            self.counts.damaged += 1
+            self._aside.add(ident)
+            decisions.journal(
+                f"quarantine: {ident} from {self._mx} is damaged: {text.clean(why)}; put aside as {target} until the MX"
+                " gives it again",
+                {"PRIORITY": "4"},
+            )
+            return
         others.append((ident, domain, "bad"))
         self.counts.bad += 1
         decisions.journal(

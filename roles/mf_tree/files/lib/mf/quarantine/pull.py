@@ -5,8 +5,8 @@ ends with the last process that works under it. The key may only read the MX's f
 waits for the MX's own throttle. How far it is stands in ``state/<mx>.json``, written at every step::
 
     {"mx", "since": first attempt, "attempted", "error": "" or one line, "listed": last complete listing or null,
-     "swept": last listing of all days or null, "unpulled": known there and not imported yet, "oldest": the oldest
-     of those or null, "imported": in all, "foreign": names that aren't ours, in the last listing}
+     "swept": last listing of all days or null, "unpulled": known and not imported yet, there or fetched already,
+     "oldest": the oldest of those or null, "imported": in all, "foreign": names that aren't ours, in the last listing}
 
 Times are epoch seconds. The MX's lag is the age of ``oldest``, or of ``listed`` when nothing is missing.
 """
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .database import Database
-    from .importer import Importer
+    from .importer import Counts, Importer
     from .settings import Settings
 
 RSYNC = "/usr/bin/rsync"
@@ -78,6 +78,14 @@ class Source:
         """Write it down; readers never see half of it."""
         self.attempted = now
         state.write_atomic(self.path, json.dumps(self.as_json()).encode() + b"\n", 0o644)
+
+    def note(self, counts: Counts) -> None:
+        """Count what an import took out of ``incoming`` when no listing follows: the MX is gone."""
+        self.imported += counts.imported
+        done = counts.imported + counts.known + counts.expired + counts.canaries + counts.damaged + counts.bad
+        self.unpulled = max(0, self.unpulled - done)
+        if not self.unpulled:
+            self.oldest = None
 
     def as_json(self) -> dict[str, Any]:
         """What is written."""
@@ -264,35 +272,38 @@ class Puller:
         self._end = state.boottime() + limit
 
     def run(self, *, sweep: bool = False) -> None:
-        """Import what waits, list, fetch and import until nothing is missing or time is up. Raises QuarantineError,
-        OSError.
+        """Import what waits, list, then fetch and import what was missing. Raises QuarantineError, OSError.
+
+        What arrives meanwhile is for the next run, within a minute: a run ends however fast the MX rejects.
         """
         source = self._source
         store.sweep_temporary(self._layout.incoming(source.mx))
         if not self._import(fresh=False):
             return
-        before: list[tuple[str, int]] = []
-        while True:
-            began = self._clock()
-            # what is missing from an earlier listing may be older than its hours
-            start = min(source.listed or 0.0, source.oldest or began) - OVERLAP
-            full = sweep or source.swept is None or began - source.swept >= SWEEP or began - start > DAY
-            names, foreign = missing(self._remote, self._index, EVERYTHING if full else recent(start, began))
-            source.listed = began
-            if full:
-                source.swept = began
-            source.foreign = foreign
-            self._left(names)
-            if not names:
-                return
-            if names == before:
-                raise PullError(
-                    f"{len(names)} messages are listed and can't be fetched; may mf-pull read them on the MX?"
-                )
-            before = names.copy()
-            if not self._fetch(names):
-                return
-            sweep = False
+        names = self._look(sweep=sweep)
+        asked = [path.rpartition("/")[2] for path, _ in names]
+        if not self._fetch(names):
+            return
+        left = set(asked) - self._index.known(asked)
+        # purged there meanwhile, or can't be read: another listing tells
+        if left and (count := sum(path.rpartition("/")[2] in left for path, _ in self._look(sweep=sweep))):
+            raise PullError(f"{count} messages are listed and can't be fetched; may mf-pull read them on the MX?")
+
+    def _look(self, *, sweep: bool) -> list[tuple[str, int]]:
+        """List what is missing, and write that down."""
+        source = self._source
+        began = self._clock()
+        # what is missing from an earlier listing may be older than its hours
+        start = min(source.listed or 0.0, source.oldest or began, began) - OVERLAP
+        # a clock that was ahead may have written a time to come
+        full = sweep or not 0 <= began - (source.swept or 0.0) < SWEEP or began - start > DAY
+        names, foreign = missing(self._remote, self._index, EVERYTHING if full else recent(start, began))
+        source.listed = began
+        if full:
+            source.swept = began
+        source.foreign = foreign
+        self._left(names)
+        return names
 
     def _fetch(self, names: list[tuple[str, int]]) -> bool:
         """Fetch and import what is missing, a batch at a time; False when time is up."""
@@ -335,14 +346,17 @@ class Puller:
             self._source.save(self._clock())
             return state.boottime() < self._end
 
-        self._importer.run(fresh=fresh, tick=tick)
+        self._importer.run(fresh=fresh, tick=tick, patience=lambda: max(0.0, self._end - state.boottime()))
         if left is not None:
             self._left(left)
         return tick()
 
     def _left(self, names: list[tuple[str, int]]) -> None:
-        self._source.unpulled = len(names)
-        self._source.oldest = layout.received(names[0][0].rpartition("/")[2]) if names else None
+        """``names`` are missing, and what was fetched and not imported is, too."""
+        missed = [path.rpartition("/")[2] for path, _ in names[:1]]
+        here = [ident for _, _, ident in layout.waiting(self._layout.incoming(self._source.mx))]
+        self._source.unpulled = len(names) + len(here)
+        self._source.oldest = layout.received(min(missed + here)) if missed or here else None
         self._source.save(self._clock())
 
 

@@ -11,7 +11,7 @@ import os
 import time
 
 from .. import text
-from . import envelope, layout, pull, store
+from . import DuplicateError, envelope, layout, pull, store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ BATCH = 500
 
 
 class Outcome:
-    """Counts; ``lost`` are rows whose file no MX has."""
+    """Counts; ``lost`` are rows whose file no MX has, ``lost_before`` those of which an earlier repair said so."""
 
-    __slots__ = ("damaged", "fetched", "found", "indexed", "lost", "lost_ids", "removed")
+    __slots__ = ("damaged", "fetched", "found", "indexed", "lost", "lost_before", "lost_ids", "removed")
 
     def __init__(self) -> None:
         self.indexed = 0
@@ -35,6 +35,7 @@ class Outcome:
         self.found = 0  # files of rows that were called lost
         self.fetched = 0
         self.lost = 0
+        self.lost_before = 0
         self.lost_ids: list[str] = []
 
     def as_json(self) -> dict[str, object]:
@@ -70,9 +71,10 @@ class Repair:
         self._progress = progress
         self._clock = clock
         self._missing: dict[str, str] = {}
+        self._given_up: set[str] = set()
 
     def compare(self) -> None:
-        """Files against rows, a domain's day at a time."""
+        """Files against rows, a domain's day at a time. Imports go on meanwhile; what they have in hand is left."""
         seen: set[tuple[str, str]] = set()
         for day in _folders(self._layout.mail):
             self._progress(f"files of {text.clean(day, 12)}")
@@ -92,7 +94,7 @@ class Repair:
         rows = self._index.idents(domain, day)
         strays = sorted(there - rows.keys())
         for start in range(0, len(strays), BATCH):
-            self._strays(domain, folder, strays[start : start + BATCH])
+            self._strays(domain, day, strays[start : start + BATCH])
         back = [ident for ident, lost in rows.items() if lost and ident in there]
         self.outcome.found += len(back)
         if not self._dry_run:
@@ -100,9 +102,27 @@ class Repair:
                 self._index.mark(domain, ident, lost=False)
         cutoff = self._settings.cutoff(domain, self._clock())
         # what is about to expire needs no file any more
-        self._missing.update({ident: domain for ident in rows if ident not in there and ident >= cutoff})
+        missing = [ident for ident in rows if ident not in there and ident >= cutoff]
+        self._missing.update(dict.fromkeys(missing, domain))
+        self._given_up.update(ident for ident in missing if rows[ident])
 
-    def _strays(self, domain: str, folder: str, names: list[str]) -> None:
+    def _in_hand(self, domain: str, day: str, name: str) -> bool:
+        """Whether an importer has linked this file into the store and not finished with it."""
+        try:
+            if os.lstat(f"{self._layout.mail}/{day}/{domain}/{name}").st_nlink == 1:
+                return False
+        except FileNotFoundError:
+            return True  # expired meanwhile
+        return any(
+            os.path.lexists(f"{self._layout.incoming(mx)}/{day}/{domain}/new/{name}") for mx in self._layout.stray()
+        )
+
+    def _strays(self, domain: str, day: str, names: list[str]) -> None:
+        folder = f"{self._layout.mail}/{day}/{domain}"
+        names = [name for name in names if not self._in_hand(domain, day, name)]
+        # asked after the files were looked at: what an importer has let go of has its row by now
+        appeared = self._index.idents(domain, day) if names else {}
+        names = [name for name in names if name not in appeared]
         over = self._index.over(names)
         cutoff = self._settings.cutoff(domain, self._clock())
         kept: list[envelope.Message] = []
@@ -122,13 +142,25 @@ class Repair:
                     store.keep(path, f"{self._layout.bad}/store/{name}")
                     store.drop(path)
         if kept and not self._dry_run:
-            self._index.index_again(kept)
+            kept = self._again(domain, day, kept)
         self.outcome.indexed += len(kept)
 
-    def fetch(self, remotes: Iterable[tuple[str, pull.Remote]]) -> list[str]:
+    def _again(self, domain: str, day: str, kept: list[envelope.Message]) -> list[envelope.Message]:
+        """Index strays; returns those that weren't indexed by somebody else meanwhile."""
+        try:
+            self._index.index_again(kept)
+        except DuplicateError:
+            appeared = self._index.idents(domain, day)
+            kept = [one for one in kept if one.id not in appeared]
+            if kept:
+                self._index.index_again(kept)
+        return kept
+
+    def fetch(self, remotes: Iterable[tuple[str, pull.Remote | None]]) -> list[str]:
         """Get missing files from MXs that still have them; what none has is lost. Returns what went wrong, by MX.
 
-        ``remotes`` yields one MX at a time, with its lock held until the next is asked for.
+        ``remotes`` yields one MX at a time, with its lock held until the next is asked for; None for one that a pull
+        holds for too long.
         """
         problems: list[str] = []
         for mx, remote in remotes:
@@ -136,6 +168,9 @@ class Repair:
             if not wanted:
                 break
             self._progress(f"{len(wanted)} files from {mx}")
+            if remote is None:
+                problems.append(f"{mx}: is being pulled for longer than a minute; run this again")
+                continue
             try:
                 names, _ = pull.missing(remote, self._index, pull.EVERYTHING, frozenset(wanted))
                 names = [entry for entry in names if entry[0].rpartition("/")[2] in wanted]
@@ -149,8 +184,10 @@ class Repair:
                     self._take(mx)
             except (pull.PullError, OSError) as error:
                 problems.append(f"{mx}: {error}")
-        self.outcome.lost = len(self._missing)
-        self.outcome.lost_ids = sorted(self._missing)[:100]
+        lost = sorted(self._missing.keys() - self._given_up)
+        self.outcome.lost = len(lost)
+        self.outcome.lost_ids = lost[:100]
+        self.outcome.lost_before = len(self._missing) - len(lost)
         # an MX that can't be asked may have them: only when all were asked is a file called lost
         if not self._dry_run and not problems:
             for ident, domain in self._missing.items():
