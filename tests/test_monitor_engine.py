@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mf.monitor import command, engine, settings
+from mf.monitor import command, engine, outbox, settings
 from mf.monitor.store import Store
 from monitor_targets import SENDER, Gateway, Target, says, smtp, until
 
@@ -173,6 +173,25 @@ def test_a_dead_gateway_delays_and_the_second_channel_steps_in(tmp_path: Path) -
                 await until(lambda: len(world.texts) == 1, 40)
                 assert world.texts == second.texts
         await second.target.stop()
+
+    asyncio.run(go())
+
+
+def test_an_attempt_without_an_answer_is_repeated_with_the_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "LIMIT", 3.0)
+    slow = (*SENDER[:-1], SENDER[-1] + "import time; time.sleep(60)")
+
+    async def go() -> None:
+        async with fleet(tmp_path) as world:
+            monitor = engine.Engine(settings.parse(world.raw), sender=slow)
+            task = asyncio.create_task(monitor.run())
+            await world.mail[0].stop()
+            await until(lambda: len(world.texts) == 2, 60)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            assert world.texts[1] == f"repeat: {world.texts[0]}"
 
     asyncio.run(go())
 

@@ -1,8 +1,9 @@
 """The way from the queue on disk to people: one message at a time for each channel, tried again until it is taken.
 
 A message is marked as being sent *before* it is handed over, so after a crash in between it is known that it may have
-arrived: it is sent again, marked ``repeat``. Every other message is sent exactly once. When a channel fails, the one
-that stands in for it gets the message at once, and the first goes on being tried.
+arrived: it is sent again, marked ``repeat``, as is one whose attempt ended without an answer. Every other message is
+sent exactly once. When a channel fails, the one that stands in for it gets the message at once, and the first goes on
+being tried.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from . import texts
 from .settings import Channel
 from .store import GIVEN_UP, QUEUED, SENDING, SENT
 
-LIMIT = 30.0  # seconds for one attempt
+LIMIT = 60.0  # seconds for one attempt; a busy machine needs many for Apprise alone
+UNSURE = "no answer in time"
 GIVE_UP = 86400.0  # seconds after which a message isn't news any more
 BACKOFF = (5.0, 10.0, 20.0, 30.0, 60.0)  # seconds to the next attempt
 
@@ -109,7 +111,14 @@ class Outbox:
         def work(store: Any) -> None:
             finished = now if status in (SENT, GIVEN_UP) else None
             store.set_message(
-                number, status, attempts=attempts, next_try=now + pause, finished=finished, error=text.clean(error, 200)
+                number,
+                status,
+                attempts=attempts,
+                next_try=now + pause,
+                finished=finished,
+                error=text.clean(error, 200),
+                # nobody knows whether the gateway has it
+                unsure=error == UNSURE,
             )
             incidents = json.loads(row["incidents"])
             for incident in incidents:
@@ -142,7 +151,7 @@ class Outbox:
             async with asyncio.timeout(LIMIT):
                 _, said = await process.communicate(order)
         except TimeoutError:
-            return f"no answer within {LIMIT:.0f} s"
+            return UNSURE
         finally:
             if process.returncode is None:
                 try:

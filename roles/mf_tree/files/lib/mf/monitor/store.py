@@ -402,12 +402,21 @@ class Store:
         return cursor.rowcount
 
     def set_message(
-        self, number: int, status: str, *, attempts: int, next_try: float, finished: float | None, error: str
+        self,
+        number: int,
+        status: str,
+        *,
+        attempts: int,
+        next_try: float,
+        finished: float | None,
+        error: str,
+        unsure: bool = False,
     ) -> None:
-        """What became of a message."""
+        """What became of a message. ``unsure``: it may have arrived, so that the next attempt is a repeat."""
         self._connection.execute(
-            "UPDATE messages SET status = ?, attempts = ?, next_try = ?, finished = ?, error = ? WHERE id = ?",
-            (status, attempts, next_try, finished, error, number),
+            "UPDATE messages SET status = ?, attempts = ?, next_try = ?, finished = ?, error = ?, "
+            "repeat = max(repeat, ?) WHERE id = ?",
+            (status, attempts, next_try, finished, error, int(unsure), number),
         )
 
     def messages(self, limit: int = 50) -> list[dict[str, Any]]:
