@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import shlex
+import subprocess
 import sys
 import types
 from collections.abc import Iterator, Sequence
@@ -685,3 +686,16 @@ def test_an_unknown_schema_is_refused() -> None:
         schema.judge(99, "x")
     with pytest.raises(QuarantineError, match="quarantine migrate"):
         schema.judge(0, "x")
+
+
+def test_every_name_of_a_list_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rsync 3.2.7 may refuse a list as a whole when its last name isn't."""
+    given: list[bytes] = []
+
+    def run(*_: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
+        given.append(options["input"])
+        return subprocess.CompletedProcess([], 0, b"", b"")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    pull.Remote("192.0.2.1", []).fetch(["a/new/1", "a/new/2"], str(tmp_path))
+    assert given == [b"a/new/1\0a/new/2\0"]
