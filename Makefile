@@ -64,7 +64,8 @@ chaos-quarantine: venv ## mail while the way to the quarantine is broken: is eac
 bench-backup: venv ## the second daily archive beside the first, imports beside dumps (a deployed lab: MF_LAB=3)
 	python bench/bench_backup.py
 
-bench-monitor: venv ## the monitor's dialogues beside blackbox_exporter, 1,000 hosts each minute, dead hosts
+bench-monitor: venv ## the monitor's dialogues beside blackbox_exporter, 1,000 hosts each minute, dead hosts; its page
+	python bench/bench_page.py
 	python bench/bench_monitor.py
 
 venv: ## the locked Python environment in .venv
