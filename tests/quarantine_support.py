@@ -91,6 +91,9 @@ class Index:
         self.ledger.update({one.id: (one.domain, "kept") for one in kept})
         self.message.update({(one.domain, one.id): one for one in kept})
 
+    def newest(self) -> str:
+        return max(self.ledger, default="")
+
     def domains(self) -> list[str]:
         return sorted({domain for domain, _ in self.message})
 

@@ -172,6 +172,30 @@ def test_a_disk_that_others_fill_is_told_once(
     assert check.decide(rejected.read(places), [], 50, NOW + 600, SETTINGS)[0] == state.CRITICAL
 
 
+def test_the_clock_of_days_to_come_removes_nothing_for_a_day(root: Path, places: state.Places) -> None:
+    message = keep(root, "2025-11-24", "1")
+    purge.run(places, str(root), 5, 0, now=NOW, counters="/nonexistent")
+    later = NOW + 20 * 86400
+    said = purge.run(places, str(root), 5, 0, now=later, counters="/nonexistent")
+    assert said == [f"nothing goes by its age for a day: {rejected.DOUBTED}"]
+    assert message.exists()
+    status, words = check.decide(rejected.read(places), ["2025-12-14"], 50, later + 60, SETTINGS)
+    assert (status, words) == (state.WARNING, [f"nothing goes by its age: {rejected.DOUBTED}"])
+    # the clock is put right
+    assert purge.run(places, str(root), 5, 0, now=NOW + 600, counters="/nonexistent") == []
+    # or it was right: this host was off
+    for minute in range(0, 1450, 10):
+        purge.run(places, str(root), 5, 0, now=later + minute * 60, counters="/nonexistent")
+    assert not message.exists()
+
+
+def test_a_fifo_in_the_place_of_the_counters_stops_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "counters")
+    assert purge.failures(str(tmp_path / "counters")) == 0
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    assert purge.failures(str(tmp_path / "link")) == 0
+
+
 def test_what_could_not_be_kept_is_noticed(places: state.Places, tmp_path: Path) -> None:
     counters = tmp_path / "counters"
     done = purge.Purge([], 0, 0, [], False, 50)

@@ -436,6 +436,16 @@ def test_expire_keeps_each_domain_for_its_own_time(room: Room) -> None:
     assert len(list(Path(room.layout.mail).iterdir())) == 30
 
 
+def test_nothing_expires_by_a_clock_that_is_days_ahead(room: Room) -> None:
+    fill(room, 5)
+    ahead = NOON + expire.AHEAD + 60
+    with pytest.raises(expire.ClockError, match=r"3\.0 days beyond the newest message.*--trust-clock"):
+        expire.run(room.index, room.layout, room.settings, clock=lambda: ahead)
+    assert len(room.index.message) == 10
+    outcome = expire.run(room.index, room.layout, room.settings, clock=lambda: ahead, trust_clock=True)
+    assert outcome.messages == 5
+
+
 def test_a_dry_run_of_expire_changes_nothing(room: Room) -> None:
     room.index.amount = lambda domain, before: (len(room.index.older(domain, before, 1000)), 0)
     fill(room, 5)
@@ -456,9 +466,10 @@ def test_a_death_between_files_and_rows_is_finished_by_the_next_run(room: Room) 
 
 def test_the_ledger_remembers_longer_than_anything_is_kept(room: Room) -> None:
     room.index.ledger = {
+        ident(2, NOON - 60): ("short.example", "canary"),
         ident(0, NOON - 44 * 86400): ("short.example", "expired"),
         ident(1, NOON - 46 * 86400): ("short.example", "expired"),
     }
     outcome = expire.run(room.index, room.layout, room.settings, clock=lambda: NOON)
     assert outcome.forgotten == 1
-    assert list(room.index.ledger) == [ident(0, NOON - 44 * 86400)]
+    assert sorted(room.index.ledger) == [ident(0, NOON - 44 * 86400), ident(2, NOON - 60)]

@@ -216,6 +216,21 @@ def test_a_sweep_of_the_future_does_not_switch_sweeping_off(room: Room) -> None:
     assert room.mx.asked[-1] == pull.EVERYTHING
 
 
+def test_what_is_dated_far_ahead_stays_on_its_mx_until_its_time(room: Room) -> None:
+    names = [ident(1), ident(2, NOON + 2 * 86400), ident(3, NOON + 9 * 86400)]
+    for name in names:
+        put(str(room.mx.root), name, kept(name))
+    source = room.pull()
+    assert sorted(name for _, name in room.index.message) == names[:1]
+    assert (source.ahead, source.unpulled) == (2, 0)
+    result = judged(check.Source("mx1", source.as_json()), expected=["mx1"])
+    assert result.status == "WARNING"
+    assert "mx1: 2 messages there are dated more than a day ahead" in result.summary
+    room.now += 2 * 86400
+    assert room.pull().ahead == 1
+    assert sorted(name for _, name in room.index.message) == names[:2]
+
+
 def test_a_full_disk_stops_the_fetching_and_says_so(room: Room) -> None:
     fill(room, 2)
     room.settings = support.settings(free_percent=0)
@@ -507,6 +522,26 @@ def test_what_an_mx_answers(tmp_path: Path, said: str, code: int, word: str) -> 
     assert release.over_ssh([sys.executable, "-c", script], "mx", ident(), str(path)).word == word
 
 
+@pytest.mark.parametrize(
+    ("said", "out", "code", "word"),
+    [
+        ("ssh: connect to host 192.0.2.1 port 22: Connection refused", "", 255, "unsent"),
+        ("@@@@@\n@ WARNING @\nHost key verification failed.", "", 255, "unsent"),
+        ("mf-release@192.0.2.1: Permission denied (publickey).", "", 255, "unsent"),
+        ("kex_exchange_identification: Connection closed by remote host", "", 255, "unsent"),
+        ("Connection to 192.0.2.1 closed by remote host.", "", 255, "lost"),
+        ("PermissionError: [Errno 13] Permission denied: 'x'", "", 255, "lost"),
+        ("Host key verification failed.", "", 1, "lost"),
+        ("Host key verification failed.", "x", 255, "lost"),
+    ],
+)
+def test_what_ended_before_a_session_was_not_sent(tmp_path: Path, said: str, out: str, code: int, word: str) -> None:
+    path = tmp_path / "kept"
+    path.write_bytes(kept(ident()))
+    script = f"import sys; sys.stderr.write({said!r}); sys.stdout.write({out!r}); sys.exit({code})"
+    assert release.over_ssh([sys.executable, "-c", script], "mx", ident(), str(path)).word == word
+
+
 class Handovers:
     """The table ``handover``, as far as ``hand_over`` uses it."""
 
@@ -522,9 +557,20 @@ class Handovers:
 
 
 @pytest.mark.parametrize(
-    ("word", "left"), [("accepted", "accepted"), ("known", "accepted"), ("lost", "begun"), ("later", "later")]
+    ("before", "word", "left"),
+    [
+        (None, "accepted", "accepted"),
+        (None, "known", "accepted"),
+        (None, "lost", "begun"),
+        (None, "later", "later"),
+        (None, "unsent", "later"),
+        ("later", "unsent", "later"),
+        # an earlier time may have been taken
+        ("begun", "unsent", "begun"),
+        ("begun", "later", "later"),
+    ],
 )
-def test_begun_is_written_before_anything_is_sent(word: str, left: str) -> None:
+def test_begun_is_written_before_anything_is_sent(before: str | None, word: str, left: str) -> None:
     table: Any = Handovers()
 
     def send() -> release.Answer:
@@ -532,7 +578,7 @@ def test_begun_is_written_before_anything_is_sent(word: str, left: str) -> None:
         return release.Answer(word, "words")
 
     try:
-        release.hand_over(table, ident(), "mx1", "ann", send, again=False)
+        release.hand_over(table, ident(), "mx1", "ann", send, before=handover(before) if before else None)
         assert left == "accepted"
     except release.ReleaseError:
         assert left != "accepted"

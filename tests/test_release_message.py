@@ -218,6 +218,15 @@ def test_an_unclear_end_is_settled_by_exims_log(where: dict[str, str]) -> None:
     exim.close()
 
 
+def test_what_is_left_behind_a_records_line_confuses_nobody(exim: Exim, where: dict[str, str]) -> None:
+    for left in ("begun 1764036000\nds of a longer answer\n", "begun \n", "begun x\n"):
+        Path(where["records"], ID).write_text(left)
+        line = f"2025-11-25 02:00:01 1xW2k4-0000Ox-0x <= a@b.example H=({release.helo(ID)}) [127.0.0.1] P=esmtp S=1\n"
+        Path(where["logs"], "mainlog").write_text(line)
+        assert ask(exim, where).word == "known"
+    assert exim.messages == []
+
+
 def test_logs_are_searched_for_the_right_thing(tmp_path: Path) -> None:
     name = release.helo(ID)
     right = f"2025-11-25 02:00:01 [77] 1a-2b-3c <= <> H=({name}) [127.0.0.1] P=esmtp\n"

@@ -34,9 +34,9 @@ umask 027;
 }
 
 sub server {
-    my ($directory, $max) = @_;
-    my $s = TestServer->start(config => {rcpthosts => ['ours.example', 'second.example'], mf_canary => ['c@mx.mf.invalid']},
-        plugins => ["mf_keep_rejected host=mx1 directory=$directory max_bytes=$max counters=$root/counts", 'mf_canary', 'My::Deny',
+    my ($directory, $max, $databytes) = @_;
+    my $s = TestServer->start(config => {databytes => [$databytes // 0], rcpthosts => ['ours.example', 'second.example'], mf_canary => ['c@mx.mf.invalid']},
+        plugins => ['mf_strict_data', "mf_keep_rejected host=mx1 directory=$directory max_bytes=$max counters=$root/counts", 'mf_canary', 'My::Deny',
             'mf_reject_gtube', 'mf_domains']);
     return $s;
 }
@@ -208,7 +208,35 @@ subtest 'a disk that fails never changes the answer' => sub {
         ok((grep { /not kept as/ } $s->log_lines), "$name: logged");
     }
     is(counts()->{'keep failed'}, 3, 'counted');
+    my $s = server($root, 10_000_000);
+    $s->envelope('a@b.example', 'u@ours.example');
+    no warnings 'redefine';
+    local *Mf::Rejected::new_id = sub { die "no id\n" };
+    is($s->transmit("Subject: x\r\n\r\n$GTUBE\r\n.\r\n"), '552 5.7.1 spam refused (GTUBE)', 'a failure before the writing');
+    is(counts()->{'keep failed'}, 4, 'counted as well');
     is(scalar(() = files("$root/full", $_)), 0, "nothing half-written in $_") for 'tmp', 'new';
+};
+
+subtest 'what is larger than databytes' => sub {
+    unlink "$root/counts";
+    for my $max (100, 100_000) {
+        my $dir = "$root/large$max"; mkdir $dir;
+        my $s = server($dir, $max, 1000);
+        my $large = "Subject: large\r\n\r\n" . "0123456789\r\n" x 500;
+        $s->envelope('a@b.example', 'u@ours.example');
+        like($s->transmit("$large.\r\n"), qr/^552 /, 'refused by qpsmtpd itself');
+        my ($envelope, $raw) = read_kept((files($dir, 'new'))[0]);
+        is($envelope->{plugin}, 'qpsmtpd', 'kept');
+        ok($envelope->{truncated}, 'and called truncated');
+        is($envelope->{sha256}, sha256_hex($raw), 'as far as it was kept');
+        $max == 100 ? is(length $raw, 100, 'the size is capped') : like($raw, qr/^Subject: large\n\n0123456789\n/, 'from its beginning');
+        $s->envelope('a@b.example', 'u@ours.example');
+        like($s->transmit($large), qr/^451 /, 'one that never ends');
+        $s->envelope('a@b.example', 'u@ours.example');
+        is($s->transmit("Subject: x\r\n\r\n$GTUBE\r\n.\r\n"), '552 5.7.1 spam refused (GTUBE)', 'an ordinary one');
+        is(scalar(() = files($dir, 'new')), 2, 'each once, and not what never ended');
+    }
+    is(counts()->{'message qpsmtpd: Message too big!'}, 2, 'counted');
 };
 
 subtest 'ids' => sub {

@@ -29,6 +29,10 @@ COUNTERS = "/run/qpsmtpd/rejections.json"
 KEEP_FAILED = "keep failed"
 
 HYSTERESIS = 2.0  # percent that are made free beyond the threshold, so that it isn't every run's work
+GAP = 86400.0
+"""Seconds between two runs after which the clock is doubted; this job runs every 10 minutes."""
+DOUBT = 86400.0
+"""Seconds for which nothing goes by age then: time to put a clock right before it costs mail."""
 UNFINISHED = 86400.0  # seconds; no session lives that long, so an older file in tmp/ is nobody's
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -220,12 +224,24 @@ def _unlink(name: str, descriptor: int) -> bool:
     return True
 
 
-def purge(store: Store, keep_days: int, free_percent: float, now: float, *, dry_run: bool = False) -> Purge:
+def doubted(before: rejected.Record, now: float) -> float:
+    """Since when the clock is doubted (epoch seconds), 0 when it isn't. Pure.
+
+    It is when more than a day has passed since the last run: it is wrong, or this host was off.
+    """
+    if before["ran"] and now - before["ran"] > GAP:
+        return now
+    return before["doubted"] if 0 <= now - before["doubted"] < DOUBT else 0
+
+
+def purge(
+    store: Store, keep_days: int, free_percent: float, now: float, *, dry_run: bool = False, by_age: bool = True
+) -> Purge:
     """One run: by age, then what was left unfinished, then for room if there is too little. ``now``: epoch seconds."""
-    days = rejected.expired(store.days(), now, keep_days)
+    days = rejected.expired(store.days(), now, keep_days) if by_age else []
     aged = sum(sum(1 for _ in store.files([day])) if dry_run else store.remove_day(day) for day in days)
     left = [day for day in store.days() if day not in days]
-    unfinished = [one for one in store.files(left, ("tmp",)) if now - one.modified > UNFINISHED]
+    unfinished = [one for one in store.files(left, ("tmp",)) if by_age and now - one.modified > UNFINISHED]
     early: list[Kept] = []
     enough = True
     if store.room().percent() < free_percent:
@@ -239,12 +255,21 @@ def purge(store: Store, keep_days: int, free_percent: float, now: float, *, dry_
 def failures(path: str = COUNTERS) -> int:
     """How many messages couldn't be kept since the counters began; 0 when nobody counts."""
     try:
-        counted = state.decode(state.read_bytes(path))
+        counted = state.decode(_plain(path))
     except OSError:
         return 0
     counts = counted.get("counts") if counted else None
     value = counts.get(KEEP_FAILED, 0) if isinstance(counts, dict) else 0
     return value if isinstance(value, int) and value >= 0 else 0
+
+
+def _plain(path: str) -> bytes | None:
+    """The bytes of a plain file in a directory of somebody else, who may put a FIFO there; None for anything else."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 1 << 20) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+    finally:
+        os.close(descriptor)
 
 
 def remember(before: rejected.Record, done: Purge, failed: int, now: float) -> rejected.Record:
@@ -256,6 +281,7 @@ def remember(before: rejected.Record, done: Purge, failed: int, now: float) -> r
         "full": (before["full"] or now) if done.full else 0,
         "early": now if done.early else before["early"],
         "early_files": len(done.early) + (before["early_files"] if recent else 0),
+        "doubted": doubted(before, now),
         "failed": failed,
         "failed_at": now if grown else before["failed_at"],
     }
@@ -315,11 +341,13 @@ def run(
     moment = time.time() if now is None else now
     before = rejected.read(places)
     with Store(root) as store:
-        done = purge(store, keep_days, free_percent, moment, dry_run=dry_run)
+        doubt = doubted(before, moment)
+        done = purge(store, keep_days, free_percent, moment, dry_run=dry_run, by_age=not doubt)
+    said = [f"nothing goes by its age for a day: {rejected.DOUBTED}"] if doubt else []
     if dry_run:
-        return report(done, before, lambda *_: None)
+        return said + report(done, before, lambda *_: None)
     rejected.write(places, remember(before, done, failures(counters), moment))
-    return report(
+    return said + report(
         done,
         before,
         lambda action, target, reason, evidence: decisions.record(

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
 RECORD = "rejected"  # its name in the directory of persistent state
 
+DOUBTED = "the clock has gone on by more than a day at once; is it right?"
+
 # Epoch seconds and counts; 0 is never, or none.
 EMPTY: Record = {
     "ran": 0,  # the last run
     "full": 0,  # since when the disk is nearly full although removing rejected mail wouldn't help
+    "doubted": 0,  # since when the clock is doubted, and nothing goes by age
     "early": 0,  # when messages were last removed before their time
     "early_files": 0,  # how many, counted on while no day passes without one
     "failed": 0,  # messages that couldn't be kept since the counters began

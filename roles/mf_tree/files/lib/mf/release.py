@@ -139,7 +139,8 @@ def release(
             if status == ACCEPTED:
                 return Answer(KNOWN, words)
             if status == "begun":
-                found = logged(logs, helo(identifier), float(words or 0))
+                # without its time all logs are looked through
+                found = logged(logs, helo(identifier), float(words) if words.isdigit() else 0.0)
                 if found:
                     _store(record, f"{ACCEPTED} {found}")
                     return Answer(KNOWN, f"{found} (found in Exim's log)")
@@ -260,14 +261,18 @@ def _record(records: str, identifier: str) -> Iterator[int | None]:
 
 
 def _load(record: int) -> str:
-    """A record that is empty or torn says nothing: a torn one was being written when nothing had been sent yet."""
+    """The first line. A record that is empty or torn in it says nothing: it was written when nothing had been sent.
+
+    What follows the line is left of a longer one, when the machine stopped before the file was cut.
+    """
     os.lseek(record, 0, os.SEEK_SET)
     data = os.read(record, 4096).decode("ascii", "replace")
-    return data[:-1] if data.endswith("\n") else ""
+    line, end, _ = data.partition("\n")
+    return line if end else ""
 
 
 def _store(record: int, words: str) -> None:
-    """Replace what the record says, durably."""
+    """Replace what the record says, durably. In place: the lock is the file's own, and a new file would have none."""
     data = (text.clean(words, 1000) + "\n").encode("ascii")
     os.lseek(record, 0, os.SEEK_SET)
     os.write(record, data)

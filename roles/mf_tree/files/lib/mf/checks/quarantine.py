@@ -33,7 +33,7 @@ CANARY = "canary-"
 class Source:
     """What is known of one MX. Times are epoch seconds; ``listed`` and ``oldest`` may be None."""
 
-    __slots__ = ("attempted", "error", "foreign", "listed", "mx", "oldest", "since", "unpulled")
+    __slots__ = ("ahead", "attempted", "error", "foreign", "listed", "mx", "oldest", "since", "unpulled")
 
     def __init__(self, mx: str, record: Mapping[str, Any]) -> None:
         self.mx = mx
@@ -43,6 +43,7 @@ class Source:
         self.oldest = _number(record, "oldest")
         self.unpulled = int(_number(record, "unpulled") or 0)
         self.foreign = int(_number(record, "foreign") or 0)
+        self.ahead = int(_number(record, "ahead") or 0)
         error = record.get("error")
         self.error = error if isinstance(error, str) else ""
 
@@ -112,6 +113,9 @@ def decide(
             problems.append((status, behind + (f" ({clean(source.error, 160)})" if source.error else "")))
         elif source.error:
             problems.append((state.WARNING, f"{name}: {clean(source.error, 160)}"))
+        if source.ahead:
+            said = f"{source.ahead} messages there are dated more than a day ahead and aren't fetched"
+            problems.append((state.WARNING, f"{name}: {said}; is its clock right, and this one's?"))
     silence = now - newest
     if lags and silence >= values["silence"]:
         problems.append((state.WARNING, f"nobody has pulled for {span(silence)}; is cron running?"))

@@ -37,6 +37,9 @@ def decide(
     if now - record["early"] < LOUD:
         status = state.CRITICAL
         words.append(f"{record['early_files']:.0f} messages removed before their time for lack of room")
+    if record["doubted"] and 0 <= now - record["doubted"] < LOUD:
+        status = state.worst([status, state.WARNING])
+        words.append(f"nothing goes by its age: {rejected.DOUBTED}")
     if now - record["failed_at"] < LOUD:
         status = state.worst([status, state.WARNING])
         words.append(f"{record['failed']:.0f} messages couldn't be kept")

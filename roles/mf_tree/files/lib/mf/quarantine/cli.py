@@ -244,7 +244,7 @@ def _release_one(context: Context, ident: str, chosen: argparse.Namespace) -> tu
         name,
         chosen.by or context.who,
         lambda: release.over_ssh(command, address, ident, path),
-        again=handover is not None,
+        before=handover,
     )
 
 
@@ -368,7 +368,14 @@ def _expire(chosen: argparse.Namespace, host: state.Places) -> int:
             throttle.wait(context.host, min(THROTTLE_LIMIT, max(0.0, end - time.monotonic())))
             return time.monotonic() < end
 
-        outcome = expire.run(context.index, context.layout, context.settings, dry_run=chosen.dry_run, pause=pause)
+        outcome = expire.run(
+            context.index,
+            context.layout,
+            context.settings,
+            dry_run=chosen.dry_run,
+            pause=pause,
+            trust_clock=chosen.trust_clock,
+        )
     verb = "would expire" if chosen.dry_run else "expired"
     words = f"{verb}: {outcome.messages} messages, {query.amount(outcome.bytes)}"
     if not outcome.finished:
@@ -561,6 +568,9 @@ def _parser() -> commands.Commands:
         default=EXPIRE_LIMIT,
         metavar="TIME",
         help="for no longer than this (default 50m)",
+    )
+    ending.add_argument(
+        "--trust-clock", action="store_true", help="although nothing has come for days by this host's clock"
     )
 
     pulling = command("pull", _pull, "fetch and import what the MXs have (cron does, each minute)")

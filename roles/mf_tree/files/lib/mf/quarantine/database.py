@@ -232,6 +232,10 @@ class Database:
 
         self.retried(work)
 
+    def newest(self) -> str:
+        """The last of all ids that ever came; "" when none did."""
+        return str(self.rows("SELECT COALESCE(MAX(id), '') FROM ledger")[0][0])
+
     def domains(self) -> list[str]:
         """All domains that have messages. A loose scan of the primary key: its cost is in domains, not messages."""
         found: list[str] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import layout, store
+from . import QuarantineError, layout, store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +19,14 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 BATCH = 500
+AHEAD = 3 * 86400.0
+"""Seconds by which the clock may be beyond the newest id: each MX's canary makes one every few minutes."""
 BAD_DAYS = 30
 """Days that what couldn't be imported lies in ``bad``."""
+
+
+class ClockError(QuarantineError):
+    """What this host's clock says can't be, by what the MXs' clocks said."""
 
 
 class Outcome:
@@ -50,12 +56,23 @@ def run(
     dry_run: bool = False,
     pause: Callable[[], bool] = lambda: True,
     clock: Callable[[], float] = time.time,
+    trust_clock: bool = False,
 ) -> Outcome:
     """Let go of everything whose time is over. ``pause`` is called between batches and ends the run when it says
     False.
+
+    Raises ClockError when this host's clock is days beyond the newest id, unless ``trust_clock``: a clock that is ahead
+    by the retention would remove everything at once.
     """
     outcome = Outcome()
     now = clock()
+    newest = index.newest()
+    if newest and not trust_clock and now - layout.received(newest) > AHEAD:
+        days = (now - layout.received(newest)) / 86400
+        raise ClockError(
+            f"the clock is {days:.1f} days beyond the newest message, so nothing expires;"
+            " put the clock right, or, if it is right, say: quarantine expire --trust-clock"
+        )
     for domain in index.domains():
         before = settings.cutoff(domain, now)
         if dry_run:

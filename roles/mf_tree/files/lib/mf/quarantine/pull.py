@@ -6,7 +6,8 @@ waits for the MX's own throttle. How far it is stands in ``state/<mx>.json``, wr
 
     {"mx", "since": first attempt, "attempted", "error": "" or one line, "listed": last complete listing or null,
      "swept": last listing of all days or null, "unpulled": known and not imported yet, there or fetched already,
-     "oldest": the oldest of those or null, "imported": in all, "foreign": names that aren't ours, in the last listing}
+     "oldest": the oldest of those or null, "imported": in all, "foreign": names that aren't ours, in the last listing,
+     "ahead": dated more than a day ahead and left there, in the last listing of all days}
 
 Times are epoch seconds. The MX's lag is the age of ``oldest``, or of ``listed`` when nothing is missing.
 """
@@ -47,6 +48,8 @@ SWEEP = 3600.0
 """Seconds after which all days are listed again, not only the last hours."""
 RUN_LIMIT = 900.0
 """Seconds after which a run ends between two batches; the next minute's goes on."""
+AHEAD = DAY
+"""Seconds that an id may be ahead of this host's clock. A later one stays on its MX, for it would never expire here."""
 SILENCE = 900
 """Seconds without a byte after which rsync gives up; the MX's end may wait ten minutes for its throttle."""
 SIDE_BY_SIDE = 50
@@ -73,6 +76,7 @@ class Source:
         self.oldest = _number(found, "oldest")
         self.imported = int(_number(found, "imported") or 0)
         self.foreign = int(_number(found, "foreign") or 0)
+        self.ahead = int(_number(found, "ahead") or 0)
 
     def save(self, now: float) -> None:
         """Write it down; readers never see half of it."""
@@ -299,8 +303,12 @@ class Puller:
         full = sweep or not 0 <= began - (source.swept or 0.0) < SWEEP or began - start > DAY
         names, foreign = missing(self._remote, self._index, EVERYTHING if full else recent(start, began))
         source.listed = began
+        limit = layout.bound(began + AHEAD)
+        near = [entry for entry in names if entry[0].rpartition("/")[2] < limit]
         if full:
             source.swept = began
+            source.ahead = len(names) - len(near)
+        names = near
         source.foreign = foreign
         self._left(names)
         return names

@@ -10,6 +10,7 @@ docs/architecture.md)."""
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import time
@@ -29,6 +30,14 @@ PORT = 22
 CONNECT = 3.0  # seconds for an MX to show that its ssh is there
 
 ACCEPTED, KNOWN, REFUSED, LATER, LOST = "accepted", "known", "refused", "later", "lost"
+UNSENT = "unsent"
+"""There was no session with the MX, so nothing was sent this time."""
+
+# What ssh says (with exit code 255) when it ends before there is a session; openssh-client, ssh.c and sshconnect2.c.
+_NO_SESSION = re.compile(
+    r"ssh: (?:connect to host|Could not resolve hostname) .*|Host key verification failed\."
+    r"|\S+@\S+: Permission denied \([a-z0-9,-]+\)\.|kex_exchange_identification: .*"
+)
 
 
 class ReleaseError(QuarantineError):
@@ -46,7 +55,7 @@ class Answer:
 
 
 def over_ssh(command: Sequence[str], address: str, ident: str, path: str) -> Answer:
-    """Hand a kept file to one MX. Any failure whose effect isn't certain is ``LOST``."""
+    """Hand a kept file to one MX. Any failure whose effect isn't certain is ``LOST``; ``UNSENT`` if none can be."""
     try:
         with open(path, "rb") as file:
             done = subprocess.run(
@@ -59,8 +68,11 @@ def over_ssh(command: Sequence[str], address: str, ident: str, path: str) -> Ans
     expected = {ACCEPTED: 0, KNOWN: 0, REFUSED: 1, LATER: 75, "unclear": 70}
     if expected.get(word) == done.returncode:
         return Answer(word if word != "unclear" else LOST, text.clean(rest, 200))
-    said = (done.stderr or done.stdout).decode("latin-1").strip().partition("\n")[0]
-    return Answer(LOST, f"ssh ended with {done.returncode}: {text.clean(said, 160)}")
+    words = [one.strip() for one in (done.stderr or done.stdout).decode("latin-1").strip().splitlines()] or [""]
+    told = next((one for one in words if _NO_SESSION.fullmatch(one)), None)
+    if told is not None and done.returncode == 255 and not done.stdout:
+        return Answer(UNSENT, text.clean(told, 160))
+    return Answer(LOST, f"ssh ended with {done.returncode}: {text.clean(words[0], 160)}")
 
 
 def answers(address: str) -> bool:
@@ -128,11 +140,14 @@ def find(index: Database, ident: str) -> dict[str, Any] | None:
     return rows[0] if rows else None
 
 
-def hand_over(index: Database, ident: str, name: str, who: str, send: Callable[[], Answer], *, again: bool) -> Answer:
+def hand_over(
+    index: Database, ident: str, name: str, who: str, send: Callable[[], Answer], *, before: Mapping[str, Any] | None
+) -> Answer:
     """Write down who and where, send, write down the answer. Raises ReleaseError unless the MX has it now.
 
-    ``again``: there was a handover before, which didn't end with ``accepted``. The caller has the message's lock.
+    ``before``: the handover there was, which didn't end with ``accepted``. The caller has the message's lock.
     """
+    pinned = before is not None and before["state"] == "begun"
     began = time.time()
     index.retried(
         lambda: index.run(
@@ -140,14 +155,18 @@ def hand_over(index: Database, ident: str, name: str, who: str, send: Callable[[
             + (
                 " ON DUPLICATE KEY UPDATE state = 'begun', mx = VALUES(mx), who = VALUES(who), began = VALUES(began),"
                 " answered = NULL, answer = '', tries = tries + 1"
-                if again
+                if before is not None
                 else ""
             ),
             (ident, name, who, began),
         )
     )
     answer = send()
-    state = {ACCEPTED: "accepted", KNOWN: "accepted", REFUSED: "refused", LATER: "later"}.get(answer.word, "begun")
+    # that nothing was sent this time says nothing about an earlier time without an answer
+    unsent = "begun" if pinned else "later"
+    state = {ACCEPTED: "accepted", KNOWN: "accepted", REFUSED: "refused", LATER: "later", UNSENT: unsent}.get(
+        answer.word, "begun"
+    )
     index.retried(
         lambda: index.run(
             "UPDATE handover SET state = %s, answer = %s, answered = IF(%s = 'begun', NULL, UTC_TIMESTAMP(3))"
