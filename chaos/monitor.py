@@ -33,7 +33,7 @@ CALM = 120.0  # seconds, mf_monitor_flap_calm of the lab
 QUIET = 8.0  # seconds without a further message until a fault is over
 HOSTS = ("mx1", "mx2", "mx3", "control1", "offsite1", "monitor1", "world")
 
-BLOCK = "nft -f - << END\ntable inet chaos { chain input { type filter hook input priority -10; $1 drop; } }\nEND\n"
+BLOCK = "printf 'table inet chaos { chain input { type filter hook input priority -10; %s drop; } }' \"$1\" | nft -f -"
 UNBLOCK = "nft delete table inet chaos 2> /dev/null || :"
 BREAK_SMTP = """
 mkdir -p /run/systemd/system/qpsmtpd.service.d
