@@ -292,9 +292,14 @@ def equal(stage: Stage) -> Generator[mail.Mailer, None, str]:
     mailer = stage.send()
     stage.world.python(TWICE, stage.lab.host(stage.mxs[0]).address, mailer.run.id)
     yield mailer
-    found = quarantine.kept(stage.podman, stage.lab, mailer.run.id)
-    copies = found.ids.count(f"{mailer.run.id}-same")
-    must(copies == 2, f"{copies} of two equal messages were kept")
+    name = f"{mailer.run.id}-same"
+
+    def copies() -> int:
+        quarantine.pull(stage.podman, stage.lab)
+        return quarantine.kept(stage.podman, stage.lab, mailer.run.id).ids.count(name)
+
+    stage.until("two copies of it are in the quarantine", lambda: copies() >= 2, 180)
+    must(copies() == 2, "more than two copies")
     return "both kept"
 
 
