@@ -101,6 +101,7 @@ def state() -> dict[str, Any]:
         "rows": int(sql("SELECT COUNT(*) FROM message WHERE mx = 'mx9'")),
         "tally": int(sql("SELECT COALESCE(SUM(imported - expired), 0) FROM tally WHERE mx = 'mx9'")),
         "ledger": int(sql("SELECT COUNT(*) FROM ledger WHERE id LIKE '%-mx9-%' AND state = 'kept'")),
+        "all": int(sql("SELECT COUNT(*) FROM ledger")),
         "files": sum(1 for path in (ROOT / "mail").rglob("*-mx9-*")),
         "incoming": sum(1 for path in INCOMING.rglob("*") if path.is_file()),
         "new": sum(1 for path in (ROOT / "mail").rglob("*.new")),
@@ -115,9 +116,16 @@ def crashes(count: int) -> dict[str, Any]:
     names = {put(number, f"Subject: {number}\n\nbody\n".encode(), now - number % 7200) for number in range(5000)}
     kills = 0
     progress = []
-    for _ in range(count):
+    for turn in range(count):
+        before = state()
         process = subprocess.Popen([COMMAND, "pull"], start_new_session=True, stderr=subprocess.DEVNULL)
-        time.sleep(dice.uniform(0.1, 0.6))
+        # in turn: at any moment, while a batch is linked and not committed, just after a commit
+        while turn % 3 and process.poll() is None:
+            if turn % 3 == 1 and sum(1 for _ in (ROOT / "mail").glob("*/*/*-mx9-*")) > before["files"]:
+                break
+            if turn % 3 == 2 and int(sql("SELECT COUNT(*) FROM ledger")) > before["all"]:
+                break
+        time.sleep(dice.uniform(0, 0.1 if turn % 3 else 2))
         kills += process.poll() is None
         # all of the session: the parent, and each MX's process
         os.killpg(process.pid, signal.SIGKILL)
