@@ -6,9 +6,10 @@ import fcntl
 import json
 import os
 import struct
+import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from ansible.module_utils.mf import borglog, config, state
@@ -289,6 +290,25 @@ def test_without_the_turn_no_lock_is_broken(tmp_path: Path, places: state.Places
     assert not (tmp_path / "broken").exists()
 
 
+def test_a_stale_lock_is_no_matter_for_borgmatic_either(tmp_path: Path, places: state.Places) -> None:
+    with jobs.Turn(places) as turn:
+        assert turn is not None
+        one = fake(tmp_path, places, LOCKED, turn.descriptor)
+        assert one.run_other([str(tmp_path / "borg"), "create"], 60).out == '{"archives": []}\n'
+    assert (tmp_path / "broken").exists()
+
+
+def test_a_reader_that_has_had_enough_ends_the_command(tmp_path: Path, places: state.Places) -> None:
+    one = fake(tmp_path, places, "exec cat /dev/zero")
+    began = time.monotonic()
+
+    def impatient(stream: IO[bytes]) -> None:
+        stream.read(10)
+
+    assert one.run("extract", limit=60, sink=impatient).messages == []
+    assert time.monotonic() - began < 30
+
+
 @pytest.mark.parametrize(
     ("name", "kind"), [("passphrase", "passphrase"), ("ssh.key", "key"), ("known_hosts", "host_key")]
 )
@@ -379,8 +399,8 @@ def test_one_turn_at_a_time_and_a_child_keeps_it(places: state.Places) -> None:
         assert fourth is not None
 
 
-def test_commands_after_a_restore_stop_at_the_first_failure(tmp_path: Path, places: state.Places) -> None:
-    assert restore.afterwards(context(tmp_path, places, "")) == [("true", 0), ("false", 1)]
+def test_commands_after_a_restore_all_run_whatever_one_says(tmp_path: Path, places: state.Places) -> None:
+    assert restore.afterwards(context(tmp_path, places, "")) == [("true", 0), ("false", 1), ("true", 0)]
 
 
 def test_prune_takes_names_from_borg_and_refuses_unknown_rules() -> None:
@@ -467,6 +487,7 @@ def entry(tag: int, key: bytes = b"", data: bytes = b"") -> bytes:
 
 
 KEY = b"k" * 32
+CONFIG = "[repository]\nversion = 1\nappend_only = 0\nid = 0123\nkey = abc\n\tdef\n"
 
 
 def repository(root: Path, *segments: bytes) -> str:
@@ -476,7 +497,7 @@ def repository(root: Path, *segments: bytes) -> str:
         (folder / "data" / "0" / str(number)).write_bytes(borglog.MAGIC + body)
     lines = [f"transaction {number}, UTC time 2026-11-25T02:00:0{number}.123\n" for number in range(len(segments))]
     (folder / "transactions").write_text("".join(lines))
-    (folder / "config").write_text("[repository]")
+    (folder / "config").write_text(CONFIG)
     (folder / "index.2").write_text("index")
     return str(folder)
 
@@ -492,6 +513,43 @@ def test_a_new_manifest_is_no_deletion_and_a_deletion_is_one(tmp_path: Path) -> 
     assert borglog.scan(folder, found) == found
     assert borglog.scan(folder, borglog.Scan(baseline=2, scanned=2)).deleted == 0
     assert borglog.size(folder) == sum(os.stat(f"{folder}/data/0/{n}").st_size for n in range(3))
+
+
+def manifest(size: int) -> bytes:
+    return entry(1, borglog.MANIFEST) + entry(0, borglog.MANIFEST, b"m" * size) + entry(2)
+
+
+def test_a_list_of_archives_that_becomes_shorter_is_a_deletion(tmp_path: Path) -> None:
+    folder = repository(tmp_path, manifest(300), manifest(400), manifest(390), PUT)
+    assert borglog.scan(folder, borglog.Scan()).deleted == 1  # PUT's is of one byte
+    shorter = repository(tmp_path / "other", manifest(300), manifest(400), manifest(360))
+    found = borglog.scan(shorter, borglog.Scan())
+    assert (found.deleted, found.first, found.manifest) == (1, 2, 360 + 41)
+    grown = repository(tmp_path / "third", manifest(300), manifest(400), manifest(399), manifest(460))
+    assert borglog.scan(grown, borglog.Scan()).deleted == 0
+
+
+def test_another_key_in_the_repository_is_noticed(tmp_path: Path, places: state.Places) -> None:
+    folder = repository(tmp_path, PUT)
+    values = {**LIMITS, "repository": folder, "lock": folder, "deadline": 60}
+
+    def looked() -> state.Result:
+        look = offsite.look(places, values)
+        assert callable(look)
+        return look(False)
+
+    assert looked().metrics["same_key"] == 1
+    kept = Path(places.persistent, offsite.KEPT_CONFIG)
+    assert kept.read_text() == CONFIG
+    assert kept.stat().st_mode & 0o777 == 0o600
+    Path(folder, "config").write_text(CONFIG.replace("append_only = 0", "append_only = 1"))
+    assert looked().metrics["same_key"] == 1
+    for damage in (CONFIG.replace("def", "xyz"), CONFIG.replace("0123", "9"), "garbage"):
+        Path(folder, "config").write_text(damage)
+        found = looked()
+        assert (found.status, found.metrics["same_key"]) == (state.CRITICAL, 0)
+        assert "key is another one" in found.summary
+    assert kept.read_text() == CONFIG
 
 
 def test_a_scan_goes_on_where_it_stopped(tmp_path: Path) -> None:
@@ -527,14 +585,15 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
 
 def test_rewinding_leaves_out_what_came_later_and_loses_nothing(tmp_path: Path) -> None:
     folder = repository(tmp_path, PUT, PUT, GONE)
-    kept = rewind.rewind(folder, 1, "now")
+    Path(folder, "config").write_text("what an intruder left")
+    kept = rewind.rewind(folder, 1, "now", CONFIG.encode())
     assert list(borglog.segments(folder)) == [0, 1]
     assert list(borglog.segments(kept)) == [0, 1, 2]
     assert [one.segment for one in borglog.transactions(folder)] == [0, 1]
-    assert Path(folder, "config").exists()
+    assert Path(folder, "config").read_text() == CONFIG
     assert not Path(folder, "index.2").exists()
     with pytest.raises(rewind.RewindError, match="no transaction 9"):
-        rewind.rewind(folder, 9, "later")
+        rewind.rewind(folder, 9, "later", CONFIG.encode())
 
 
 def test_nobody_rewinds_under_a_backup(tmp_path: Path) -> None:
@@ -582,7 +641,8 @@ def test_offsite(used: int, free: float, age: float, deleted: int, status: str, 
 
 
 @pytest.mark.parametrize(
-    "data", [None, b"", b"{", b'{"baseline": 1}', b'{"baseline": true, "scanned": 1, "deleted": 1, "first": 1}']
+    "data",
+    [None, b"", b"{", b'{"baseline": 1}', b'{"baseline": true, "scanned": 1, "deleted": 1, "first": 1, "manifest": 1}'],
 )
 def test_a_torn_memory_means_that_everything_is_read_again(data: bytes | None) -> None:
     assert offsite.remembered(data) == borglog.Scan()

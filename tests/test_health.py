@@ -324,3 +324,17 @@ def test_settings_error_is_the_same_behind_both_doors(host: Host) -> None:
     with pytest.raises(config.SettingsError) as error:
         config.load(host.places)
     assert str(error.value) in health.collect(host.places)["problems"]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "accepting"),
+    [
+        (state.OK, "OK", True),
+        (state.WARNING, "OK", True),  # the certificate ends soon
+        (state.WARNING, "BUSY", False),
+        (state.CRITICAL, "OK", False),  # STARTTLS is broken
+        (state.UNKNOWN, "OK", False),
+    ],
+)
+def test_mail_is_taken_when_the_dialogue_was_good(status: str, kind: str, accepting: bool) -> None:
+    assert health.takes_mail({"status": status, "metrics": {"class": kind}}) is accepting

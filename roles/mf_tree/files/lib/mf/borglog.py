@@ -3,26 +3,31 @@
 A repository is a log: numbered segment files below ``data``, each a magic and entries ``crc32, size, tag``
 (little-endian, "<IIB"), then for PUT (0) and DELETE (1) a key of 32 bytes; COMMIT (2) ends a transaction (Borg's "Data
 structures and file formats", "Repository"). Over an append-only account ``transactions`` gets a line for each commit.
-To write its manifest, which has the key 0, Borg deletes the old one; a deletion of anything else means that an archive
-was taken away (or a checkpoint, of a first backup that took very long). So whoever can't decrypt a word can still see
-history being deleted.
+To write its manifest, the list of archives, which has the key 0, Borg deletes the old one; a deletion of anything else,
+or a list that becomes shorter, means that an archive was taken away (or a checkpoint, of a first backup that took very
+long). So whoever can't decrypt a word can still see history being deleted.
+
+``config`` has the repository's id and its key, encrypted with the passphrase. Borg changes neither by itself, but a
+client may, over an append-only account too, and without the key nothing can be read. ``identity`` is what must stay.
 
 What is read here was written by a machine that may be broken into: sizes are checked, symbolic links aren't followed.
 """
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MAGIC = b"BORG_SEG"
 ENTRY = struct.Struct("<IIB")
 KEY_SIZE = 32
 PUT, DELETE, COMMIT = 0, 1, 2
 MANIFEST = bytes(KEY_SIZE)
+ARCHIVE_ID = 32  # bytes
 LARGEST = 1 << 30  # bytes of one entry; Borg's own limit is below
 _LINE = re.compile(r"^transaction (\d+), UTC time (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)")
 
@@ -41,6 +46,7 @@ class Segment:
     deleted: int = 0
     committed: bool = False
     whole: bool = True
+    manifest: int = 0  # bytes of the last list of archives in it, encrypted; 0 for none
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,30 @@ def size(repository: str) -> int:
     return total
 
 
+def identity(repository: str) -> str:
+    """The repository's id and encrypted key as one text, "" before there is a repository. Raises LogError."""
+    try:
+        with open(
+            os.open(f"{repository}/config", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), encoding="utf-8"
+        ) as file:
+            return identity_of(file.read(1 << 20))
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeError) as error:
+        raise LogError(f"{repository}/config can't be read: {type(error).__name__}") from None
+
+
+def identity_of(config: str) -> str:
+    """The same of a config file's text. Pure; a text that is none has neither."""
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read_string(config)
+    except configparser.Error:
+        return "damaged"
+    section = parser["repository"] if parser.has_section("repository") else {}
+    return f"id {section.get('id', '')}\nkey {''.join(section.get('key', '').split())}\n"
+
+
 def transactions(repository: str) -> list[Transaction]:
     """The commits that the append-only log has. Raises LogError."""
     try:
@@ -93,7 +123,7 @@ def transactions(repository: str) -> list[Transaction]:
 
 def read(number: int, path: str) -> Segment:
     """What a segment holds: entries are counted by their heads, data is skipped. Raises LogError."""
-    written = deleted = 0
+    written = deleted = manifest = 0
     committed = False
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -108,27 +138,33 @@ def read(number: int, path: str) -> Segment:
             file.seek(at)
             head = file.read(ENTRY.size + KEY_SIZE)
             if len(head) < ENTRY.size:
-                return Segment(number, length, written, deleted, committed, whole=False)
+                return Segment(number, length, written, deleted, committed, False, manifest)
             _, extent, tag = ENTRY.unpack_from(head)
             least = ENTRY.size + (KEY_SIZE if tag in (PUT, DELETE) else 0)
             if not least <= extent <= LARGEST or tag > 3 or at + extent > length:
-                return Segment(number, length, written, deleted, committed, whole=False)
+                return Segment(number, length, written, deleted, committed, False, manifest)
             key = head[ENTRY.size :]
             written += tag == PUT and key != MANIFEST
             deleted += tag == DELETE and key != MANIFEST
+            manifest = extent if tag == PUT and key == MANIFEST else manifest
             committed = committed or tag == COMMIT
             at += extent
-    return Segment(number, length, written, deleted, committed)
+    return Segment(number, length, written, deleted, committed, True, manifest)
 
 
 @dataclass
 class Scan:
-    """What was seen: segments up to ``scanned``, objects deleted since ``baseline``, the first segment with one."""
+    """What was seen: segments up to ``scanned``, objects deleted since ``baseline``, the first segment with one.
+
+    ``manifest`` is the size of the newest list of archives. Each name in it has an id of 32 random bytes, which don't
+    compress: a list that is shorter by as much has lost one, whatever else it has, and that counts as a deletion.
+    """
 
     baseline: int = -1
     scanned: int = -1
     deleted: int = 0
     first: int = -1
+    manifest: int = 0
 
 
 def scan(repository: str, known: Scan, go_on: Callable[[], bool] = lambda: True) -> Scan:
@@ -137,7 +173,7 @@ def scan(repository: str, known: Scan, go_on: Callable[[], bool] = lambda: True)
     ``go_on`` is asked before each file, so a run with a deadline takes up where the last one stopped. The newest
     segment may still be written: it is looked at again next time.
     """
-    found = Scan(known.baseline, known.scanned, known.deleted, known.first)
+    found = replace(known)
     numbers = segments(repository)
     last = max(numbers, default=-1)
     if found.scanned > last:
@@ -152,8 +188,10 @@ def scan(repository: str, known: Scan, go_on: Callable[[], bool] = lambda: True)
         one = read(number, path)
         if not one.committed and number == last:
             break
-        found.deleted += one.deleted
-        if one.deleted and found.first < 0:
+        lost = int(0 < one.manifest <= found.manifest - ARCHIVE_ID)
+        found.deleted += one.deleted + lost
+        found.manifest = one.manifest or found.manifest
+        if (one.deleted or lost) and found.first < 0:
             found.first = number
         found.scanned = number
     return found

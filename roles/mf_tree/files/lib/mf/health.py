@@ -14,7 +14,7 @@
      "maintenance": null,             or {"owner", "reason", "left_seconds"}
      "oldest_result_seconds": 34.2,   age of the oldest result of an expected check; null without any
      "queue": 0,                      messages waiting behind qpsmtpd; null when unknown or not an MX
-     "accepting": true,               SMTP result fresh and OK, and not refusing; null on a host without SMTP
+     "accepting": true,               SMTP result fresh, its dialogue good, not refusing; null without SMTP
      "problems": ["smtp CRITICAL: ..."],
      "checks": {"smtp": {"status", "summary", "age_seconds", "since" (epoch s), "overdue_seconds", "metrics"}},
      "generation": "0123456789ab",    of the settings; "" when unreadable
@@ -82,7 +82,7 @@ def collect(places: state.Places) -> dict[str, Any]:
         else {"owner": at_work["owner"], "reason": at_work["reason"], "left_seconds": round(at_work["until"] - now, 1)},  # type: ignore[operator]
         "oldest_result_seconds": max(ages, default=None),
         "queue": _queue(checks.get("queue")),
-        "accepting": checks["smtp"]["status"] == state.OK and not throttle.refusing if "smtp" in checks else None,
+        "accepting": takes_mail(checks["smtp"]) and not throttle.refusing if "smtp" in checks else None,
         "problems": [problem for _, problem in sorted(problems, key=lambda one: -state.SEVERITY[one[0]])],
         "checks": checks,
         "generation": generation,
@@ -133,6 +133,12 @@ def judge(
         "overdue_seconds": round(overdue, 1),
         "metrics": _metrics(record.get("metrics")),
     }
+
+
+def takes_mail(smtp: Mapping[str, Any]) -> bool:
+    """Whether the SMTP check says that a message was accepted. A certificate that ends soon is only a warning."""
+    warned = smtp["status"] == state.WARNING and smtp["metrics"].get("class") == state.OK
+    return bool(smtp["status"] == state.OK or warned)
 
 
 def judge_throttle(throttle: marker.Status, said: str) -> list[tuple[str, str]]:

@@ -169,15 +169,23 @@ class Borg:
         flock with its holder). So it is broken, once, on the record, and the command runs again.
         """
         self.ready()
+        return self._past_a_stale_lock(lambda: self._once(words, limit, progress, sink))
+
+    def run_other(self, command: Sequence[str], limit: float | None) -> Done:
+        """Run a program that calls borg by itself (borgmatic), with all that ``run`` promises. Raises BorgError."""
+        self.ready()
+        return self._past_a_stale_lock(lambda: spawn(command, self.env, self.turn, limit))
+
+    def _past_a_stale_lock(self, work: Callable[[], Done]) -> Done:
         try:
-            return self._once(words, limit, progress, sink)
+            return work()
         except BorgError as error:
             if error.kind != "lock" or self.turn is None:
                 raise
             found = str(error)
         self._once(("break-lock",), 120, "", None)
         decisions.record(self.places, "backup", "break-lock", self.settings.repository, found, "done")
-        return self._once(words, limit, progress, sink)
+        return work()
 
     def archives(self) -> dict[str, Archive]:
         """Our archives in the repository, by name. Raises BorgError."""
@@ -220,7 +228,10 @@ def spawn(
     progress: str = "",
     sink: Callable[[IO[bytes]], None] | None = None,
 ) -> Done:
-    """Run a command of borg's family and wait for it; BorgError when its status is above 1. ``limit`` is seconds."""
+    """Run a command of borg's family and wait for it; BorgError when its status is above 1. ``limit`` is seconds.
+
+    A ``sink`` that returns before the end has had enough: the command is ended, and that is no failure of its.
+    """
     try:
         child = subprocess.Popen(
             command,
@@ -243,11 +254,16 @@ def spawn(
     if killer is not None:
         killer.daemon = True
         killer.start()
+    enough = False
     try:
         if sink is None:
             out.append(child.stdout.read())
         else:
             sink(child.stdout)
+            # with its pipe full and nobody reading it would never end
+            enough = bool(child.stdout.read(1))
+            if enough:
+                child.terminate()
         status = child.wait()
     except BaseException:
         child.terminate()
@@ -260,7 +276,7 @@ def spawn(
     # ssh may outlive borg for a moment, and holds the other end of this pipe
     listener.join(10)
     child.stderr.close()
-    if status not in (0, 1):
+    if status not in (0, 1) and not enough:
         raise explain(messages, status)
     return Done(status, b"".join(out).decode(errors="replace"), messages, logged)
 

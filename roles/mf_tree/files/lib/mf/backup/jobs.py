@@ -91,6 +91,7 @@ def perform(job: str, context: Context) -> Past:
     record, past = context.record, context.record.past(job)
     past.started = context.now()
     began = time.monotonic()
+    past.warning = ""
     try:
         repository(context)
         past.archive, past.figures = {"dump": dump, "full": full, "verify": verify, "drill": drill}[job](context)
@@ -176,19 +177,21 @@ def dump(context: Context) -> tuple[str, dict[str, float]]:
 def full(context: Context) -> tuple[str, dict[str, float]]:
     """Everything else: paths of the configuration, by borgmatic. Then the list is held against the record."""
     name, sequence = _next(context, "full")
-    done = borg.spawn(
+    done = context.borg.run_other(
         borgmatic("create", "--json", "--override", f"storage.archive_name_format={name}"),
-        context.borg.env,
-        context.borg.turn,
         context.settings.jobs["full"].period,
     )
     documents = state.decode(b'{"all": ' + (done.out.encode() or b"null") + b"}") or {}
     documents_all = documents.get("all")
     if not isinstance(documents_all, list) or not documents_all:
         raise JobError("failed", "borgmatic printed no result")
-    made = _made(context, "full", sequence, documents_all[0])
+    archive, figures = _made(context, "full", sequence, documents_all[0])
     listed(context)
-    return made
+    if done.messages:
+        # borg goes on past a file that it can't read, and says so only here
+        context.record.past("full").warning = text.clean(done.messages[0], 200)
+        figures["warnings"] = len(done.messages)
+    return archive, figures
 
 
 def borgmatic(*words: str) -> list[str]:
@@ -198,7 +201,7 @@ def borgmatic(*words: str) -> list[str]:
 
 def verify(context: Context) -> tuple[str, dict[str, float]]:
     """borgmatic check (segments' checksums, archives' metadata, the newest's data), and all data of an older one."""
-    borg.spawn(borgmatic("check", "--force"), context.borg.env, context.borg.turn, None)
+    context.borg.run_other(borgmatic("check", "--force"), None)
     found = listed(context)
     older = [name for name in found if name != max(found, key=lambda each: found[each].sequence)]
     if older:

@@ -12,6 +12,7 @@ from .record import Archive
 
 DUMP = "dump.sql"  # the one file in an archive of the job dump
 PIECE = 1 << 20
+LIMIT = 12 * 3600.0  # seconds for a whole dump
 TAIL = 8 << 20  # bytes at the end of a dump in which the facts are looked for
 
 
@@ -57,7 +58,7 @@ def load(repository: borg.Borg, archive: Archive, socket: str, newest: Mapping[s
                 return
 
     try:
-        repository.run("extract", "--stdout", f"::{archive.name}", DUMP, sink=pump)
+        repository.run("extract", "--stdout", f"::{archive.name}", DUMP, limit=LIMIT, sink=pump)
     except borg.BorgError:
         client.kill()
         raise

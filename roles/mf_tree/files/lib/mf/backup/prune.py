@@ -27,9 +27,10 @@ def prune(context: Context, *, dry_run: bool) -> list[str]:
             continue
         going += _one(context, job, keep)
     if not dry_run and going:
-        context.borg.run("delete", "::", *going)
+        # the record first: what is struck there and still in the repository, after a crash, is learned anew
         left = {name: one for name, one in context.record.archives.items() if name not in going}
         context.record.replace(left)
+        context.borg.run("delete", "::", *going)
     return going
 
 

@@ -26,6 +26,7 @@ class Past:
     kind: str = ""
     error: str = ""
     archive: str = ""
+    warning: str = ""  # of a run that succeeded all the same
     figures: dict[str, float] = field(default_factory=dict)
 
 

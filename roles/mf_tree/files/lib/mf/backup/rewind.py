@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 from .. import borglog
 
-COPIED = ("README", "config", "nonce")  # the nonce stays the newest: a counter of the cipher must never go back
+COPIED = ("README", "nonce")  # the nonce stays the newest: a counter of the cipher must never go back
 
 
 class RewindError(Exception):
@@ -42,10 +42,11 @@ def quiet(lock: str, wait: float = 30.0) -> Generator[None]:
         os.close(descriptor)
 
 
-def rewind(repository: str, to: int, stamp: str) -> str:
+def rewind(repository: str, to: int, stamp: str, config: bytes) -> str:
     """Make the repository what it was at transaction ``to``; returns where the one that was there is kept.
 
-    The caller is in ``quiet``. Raises RewindError, borglog.LogError, OSError, with everything as it was.
+    ``config`` is the content of the file of that name, from where the writer can't have changed it. The caller is in
+    ``quiet``. Raises RewindError, borglog.LogError, OSError, with everything as it was.
     """
     if to not in {one.segment for one in borglog.transactions(repository)}:
         raise RewindError(f"there is no transaction {to}; /mf/bin/offsite history lists them")
@@ -62,6 +63,8 @@ def rewind(repository: str, to: int, stamp: str) -> str:
         for name in COPIED:
             if os.path.isfile(f"{repository}/{name}"):
                 shutil.copy(f"{repository}/{name}", f"{part}/{name}", follow_symlinks=False)
+        with open(f"{part}/config", "wb") as file:
+            file.write(config)
         with (
             open(f"{repository}/transactions", encoding="ascii") as log,
             open(f"{part}/transactions", "w", encoding="ascii") as left,

@@ -52,6 +52,9 @@ def judge(job: str, past: Mapping[str, Any], period: float, now: float, since: f
         status = state.worst([status, state.CRITICAL if kind in GRAVE else state.WARNING])
         times = "" if failures == 1 else f" {failures:.0f} times"
         words.append(f"failed{times}: {clean(str(past.get('error', '')), 160)}")
+    elif past.get("warning"):
+        status = state.worst([status, state.WARNING])
+        words.append(f"not everything was saved: {clean(str(past['warning']), 160)}")
     return status, f"{job} {'; '.join(words)}" if words else ""
 
 

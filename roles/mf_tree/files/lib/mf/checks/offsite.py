@@ -26,10 +26,11 @@ RULES: run.Rules = {
     "quiet": (600, 90 * 86400),  # seconds without anything new
 }
 REMEMBERED = "offsite.json"
+KEPT_CONFIG = "offsite-config"  # the repository's config as it was first seen, out of the writer's reach
 
 
 def decide(
-    used: int, free: float, inodes: float, age: float, deleted: int, values: run.Values
+    used: int, free: float, inodes: float, age: float, deleted: int, values: run.Values, *, same_key: bool = True
 ) -> tuple[str, list[str]]:
     """``(status, what is wrong)``. Pure. ``age`` is that of the newest transaction, or of the account, in seconds."""
     from ..text import span
@@ -49,6 +50,9 @@ def decide(
     if deleted:
         statuses.append(state.CRITICAL)
         words.append(f"{deleted} objects deleted, and nobody pruned: see /mf/bin/offsite history, docs/restore.md")
+    if not same_key:
+        statuses.append(state.CRITICAL)
+        words.append('the repository\'s key is another one: docs/restore.md, "Somebody deleted backups"')
     return state.worst(statuses), words
 
 
@@ -73,6 +77,7 @@ def _examine(places: state.Places, values: run.Values, dry_run: bool) -> state.R
         found = borglog.scan(repository, known, lambda: time.monotonic() < end) if numbers else known
         used = borglog.size(repository) if numbers else 0
         # before the first backup: when the account was made
+        same_key = not numbers or keep_config(places, repository, dry_run)
         newest = max((os.stat(one).st_mtime for one in numbers.values()), default=os.stat(values["lock"]).st_mtime)
     except (OSError, borglog.LogError) as error:
         return state.Result(NAME, state.CRITICAL, f"{repository} can't be read: {error}")
@@ -81,7 +86,7 @@ def _examine(places: state.Places, values: run.Values, dry_run: bool) -> state.R
     free = 100.0 * figures.f_bavail / figures.f_blocks if figures.f_blocks else 100.0
     inodes = 100.0 * figures.f_favail / figures.f_files if figures.f_files else 100.0
     age = max(0.0, time.time() - newest)
-    status, words = decide(used, free, inodes, age, found.deleted, values)
+    status, words = decide(used, free, inodes, age, found.deleted, values, same_key=same_key)
     behind = sum(number > found.scanned for number in numbers)
     well = f"{used / 1e6:.1f} MB of {values['quota_bytes'] / 1e6:.0f}" if used else "nothing was saved here yet"
     result = state.Result(NAME, status, "; ".join(words) or well)
@@ -91,11 +96,26 @@ def _examine(places: state.Places, values: run.Values, dry_run: bool) -> state.R
         "free_percent": round(free, 1),
         "free_inodes_percent": round(inodes, 1),
         "deleted": found.deleted,
+        "manifest_bytes": found.manifest,
+        "same_key": int(same_key),
         "behind": behind,
     }
     if numbers:
         result.metrics["newest_age_seconds"] = round(age)
     return result
+
+
+def keep_config(places: state.Places, repository: str, dry_run: bool = False) -> bool:
+    """Whether id and key are those that were first seen; then they are kept. Raises OSError, borglog.LogError."""
+    from .. import borglog
+
+    path = f"{places.persistent}/{KEPT_CONFIG}"
+    now = borglog.identity(repository)
+    if not now or dry_run or state.read_bytes(path) is not None:
+        kept = state.read_bytes(path)
+        return kept is None or not now or borglog.identity_of(kept.decode(errors="replace")) == now
+    state.write_atomic(path, state.read_bytes(f"{repository}/config") or b"", 0o600, durable=True)
+    return True
 
 
 def remembered(data: bytes | None) -> borglog.Scan:
@@ -105,10 +125,10 @@ def remembered(data: bytes | None) -> borglog.Scan:
     values = state.decode(data) or {}
     numbers = {
         name: value
-        for name in ("baseline", "scanned", "deleted", "first")
+        for name in ("baseline", "scanned", "deleted", "first", "manifest")
         if isinstance(value := values.get(name), int) and not isinstance(value, bool)
     }
-    return borglog.Scan(**numbers) if len(numbers) == 4 else borglog.Scan()
+    return borglog.Scan(**numbers) if len(numbers) == 5 else borglog.Scan()
 
 
 if TYPE_CHECKING:

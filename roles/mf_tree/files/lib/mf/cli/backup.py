@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from ..backup.record import Past
 
 DONE, FAILED, BUSY, DIFFERENT = 0, commands.FAILED, 4, 5
+TURN_WAIT = "2h"  # a job of the plan waits so long for one that a person began
 
 _EPILOG = """\
 Jobs
@@ -84,15 +84,15 @@ def _due(chosen: argparse.Namespace, places: state.Places) -> int:
     if not due:
         return DONE
     codes = [DONE]
-    with jobs.Turn(places) as turn:
-        if turn is None:
-            return DONE  # a job is under way, or waits for the throttle to end
+    with state.Lock(places, "backup-due") as first:
+        if not first:
+            return DONE  # jobs are under way, or wait for the throttle to end
         for job in due:
-            os.set_inheritable(turn.descriptor, True)
+            # the turn comes after the wait: a person who lists or restores meanwhile finds it free
             gently = ["/usr/bin/nice", "-n", "19", "/usr/bin/ionice", "-c", "3"]
-            work = [jobs.PROGRAM, "run", job, "--turn", str(turn.descriptor)]
+            work = [jobs.PROGRAM, "run", job, "--wait", TURN_WAIT]
             wait = ["/mf/bin/throttle", "run", "--max", f"{found.throttle_wait}s", "--"]
-            codes.append(subprocess.run([*wait, *gently, *work], pass_fds=(turn.descriptor,), check=False).returncode)
+            codes.append(subprocess.run([*wait, *gently, *work], check=False).returncode)
     return max(codes)
 
 
@@ -101,8 +101,6 @@ def _run(chosen: argparse.Namespace, places: state.Places) -> int:
 
     if chosen.dry_run:
         return _plan(chosen, places)
-    if chosen.turn is not None:
-        return _perform(chosen, places, chosen.turn)
     with jobs.Turn(places, chosen.wait) as turn:
         if turn is None:
             return _fail("another job has its turn; try again later, or say --wait 2h", BUSY)
@@ -308,7 +306,6 @@ def _parser() -> commands.Commands:
         "job", choices=("dump", "full", "verify", "drill"), metavar="JOB", help="dump, full, verify, drill"
     )
     run.add_argument("--json", action="store_true", help="how it went, as one JSON object")
-    run.add_argument("--turn", type=int, help=argparse.SUPPRESS)
     listing = top.add("list", _list, "the repository's archives beside this machine's record")
     listing.add_argument("--json", action="store_true", help="as one JSON object")
     status = top.add("status", _status, "how each job went last")

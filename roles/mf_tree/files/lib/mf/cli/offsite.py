@@ -11,6 +11,7 @@ import time
 from dataclasses import asdict
 
 from .. import borglog, config, decisions, state
+from ..checks.offsite import KEPT_CONFIG, REMEMBERED
 from . import commands
 
 TYPE_CHECKING = False
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 DONE, FAILED, BUSY = 0, commands.FAILED, 4
 ACCOUNT = "mf-offsite"
-REMEMBERED = "offsite.json"
 
 _EPILOG = """\
 Exit codes: 0 done, 1 failed (one line says why), 2 wrong command line, 4 a backup is under way
@@ -49,9 +49,10 @@ def _history(chosen: argparse.Namespace, places: state.Places) -> int:
         repository, _ = _where(places)
         numbers = borglog.segments(repository)
         commits = borglog.transactions(repository)
-        rows, before = [], -1
+        rows, before, listed = [], -1, 0
         for one in commits:
             inside = [borglog.read(number, path) for number, path in numbers.items() if before < number <= one.segment]
+            manifest = next((each.manifest for each in reversed(inside) if each.manifest), listed)
             rows.append(
                 {
                     "transaction": one.segment,
@@ -59,9 +60,11 @@ def _history(chosen: argparse.Namespace, places: state.Places) -> int:
                     "bytes": sum(each.size for each in inside),
                     "written": sum(each.written for each in inside),
                     "deleted": sum(each.deleted for each in inside),
+                    "list_bytes": manifest,
+                    "list_shorter": manifest <= listed - borglog.ARCHIVE_ID,
                 }
             )
-            before = one.segment
+            before, listed = one.segment, manifest
     except (borglog.LogError, config.SettingsError) as error:
         return _fail(str(error))
     if chosen.json:
@@ -69,6 +72,7 @@ def _history(chosen: argparse.Namespace, places: state.Places) -> int:
         return DONE
     for row in rows:
         deleted = f"  DELETED {row['deleted']}" if row["deleted"] else ""
+        deleted += "  LIST SHORTER" if row["list_shorter"] else ""
         print(f"{row['transaction']:>8}  {row['time']}Z  {row['bytes']:>14,} B  {row['written']:>8} objects{deleted}")
     print(f"{len(rows)} transactions in {repository}")
     return DONE
@@ -84,7 +88,11 @@ def _rewind(chosen: argparse.Namespace, places: state.Places) -> int:
                 going = [number for number in borglog.segments(repository) if number > chosen.to]
                 print(f"would leave out {len(going)} segments after transaction {chosen.to}, and keep them beside")
                 return DONE
-            kept = rewind.rewind(repository, chosen.to, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
+            config_file = state.read_bytes(f"{places.persistent}/{KEPT_CONFIG}")
+            if config_file is None:
+                return _fail("check-offsite has not seen this repository yet; run it once, then again this")
+            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+            kept = rewind.rewind(repository, chosen.to, stamp, config_file)
     except rewind.RewindError as error:
         return _fail(str(error), BUSY if "under way" in str(error) else FAILED)
     except (borglog.LogError, config.SettingsError, OSError) as error:
@@ -137,9 +145,11 @@ def _accept(_: argparse.Namespace, places: state.Places) -> int:
 
 
 def _forget(places: state.Places, repository: str) -> None:
-    """Deletions up to now are no news any more."""
-    last = max(borglog.segments(repository), default=-1)
-    scan = borglog.Scan(baseline=last, scanned=last)
+    """Deletions up to now are no news any more; the list of archives may only grow from here on."""
+    numbers = borglog.segments(repository)
+    last = max(numbers, default=-1)
+    sizes = (borglog.read(number, path).manifest for number, path in reversed(numbers.items()))
+    scan = borglog.Scan(baseline=last, scanned=last, manifest=next((size for size in sizes if size), 0))
     state.write_atomic(f"{places.persistent}/{REMEMBERED}", (json.dumps(asdict(scan)) + "\n").encode(), durable=True)
 
 
