@@ -54,6 +54,7 @@ def settings(**changes: Any) -> Settings:
         "mx": [{"name": "mx1", "address": "192.0.2.11"}],
         "retention_days": 30,
         "retention": {"short.example": 2},
+        "mx_keeps_days": 5,
         "import_throttle_sleep": 3,
         "free_percent": 0,
     }

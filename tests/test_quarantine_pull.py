@@ -6,6 +6,7 @@ import datetime as dt
 import importlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -709,12 +710,29 @@ def test_a_hostile_subject_stays_in_its_line() -> None:
         {"mx": [{"name": "../x", "address": "192.0.2.1"}]},
         {"mx": [{"name": "mx1", "address": "-oProxyCommand=x"}]},
         {"import_throttle_sleep": -1},
+        {"mx_keeps_days": 0},
+        {"mx_keeps_days": "5"},
         {"mx": None},
     ],
 )
 def test_settings_that_cannot_be_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(config.SettingsError):
         support.settings(**change)
+
+
+def test_the_ledger_outlives_what_an_mx_still_has() -> None:
+    for days in (5, 60):
+        kept_by = support.settings(mx_keeps_days=days, retention_days=1, retention={})
+        # a message may be noted as expired on the day it comes, and its MX has it to its own end
+        assert kept_by.ledger_cutoff(NOON) < layout.bound(NOON - (days + 10) * 86400)
+
+
+def test_both_roles_mean_the_same_days() -> None:
+    """An MX's default isn't known to other hosts, so control's role says it again."""
+    default = (ROLE.parent / "mf_rejected/defaults/main.yml").read_text()
+    days = re.search(r"^mf_rejected_keep_days: (\d+)$", default, re.MULTILINE)
+    assert days is not None
+    assert f"mf_rejected_keep_days | default({days[1]})" in (ROLE / "vars/main.yml").read_text()
 
 
 def test_the_files_of_the_schema_lead_to_its_version(tmp_path: Path) -> None:

@@ -368,14 +368,19 @@ def _expire(chosen: argparse.Namespace, host: state.Places) -> int:
             throttle.wait(context.host, min(THROTTLE_LIMIT, max(0.0, end - time.monotonic())))
             return time.monotonic() < end
 
-        outcome = expire.run(
-            context.index,
-            context.layout,
-            context.settings,
-            dry_run=chosen.dry_run,
-            pause=pause,
-            trust_clock=chosen.trust_clock,
-        )
+        try:
+            outcome = expire.run(
+                context.index,
+                context.layout,
+                context.settings,
+                dry_run=chosen.dry_run,
+                pause=pause,
+                trust_clock=chosen.trust_clock,
+            )
+        except expire.ClockError as error:
+            # cron's runs have no other reader
+            decisions.journal(f"quarantine: {error}", {"PRIORITY": "2"})
+            raise
     verb = "would expire" if chosen.dry_run else "expired"
     words = f"{verb}: {outcome.messages} messages, {query.amount(outcome.bytes)}"
     if not outcome.finished:

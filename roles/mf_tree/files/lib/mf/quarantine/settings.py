@@ -3,7 +3,7 @@
 ::
 
     "quarantine": {"mx": [{"name", "address"}], "retention_days": 30, "retention": {"customer.example": 7},
-                   "import_throttle_sleep": 3, "free_percent": 5}
+                   "mx_keeps_days": 5, "import_throttle_sleep": 3, "free_percent": 5}
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 DAY = 86400.0
-MX_KEEPS = 5
-"""Days an MX keeps rejected mail; so much younger than the ledger's memory that nothing it still has is forgotten."""
 MARGIN = 10
 """Days that the ledger remembers an id beyond the longest retention and what MXs keep."""
 
@@ -26,13 +24,18 @@ _ADVICE = "deploy again with playbooks/site.yml"
 
 
 class Settings:
-    """``mx`` maps names to numeric addresses; days are whole, ``import_throttle_sleep`` is seconds."""
+    """``mx`` maps names to numeric addresses; days are whole, ``import_throttle_sleep`` is seconds.
+
+    ``mx_keeps_days``: how long the MX that keeps rejected mail the longest does so. The ledger's memory is longer, so
+    nothing that an MX still has is forgotten.
+    """
 
     def __init__(self, section: Mapping[str, Any]) -> None:
         try:
             self.mx: dict[str, str] = {one["name"]: one["address"] for one in section["mx"]}
             self.retention_days: int = section["retention_days"]
             self.retention: dict[str, int] = dict(section["retention"])
+            self.mx_keeps_days: int = section["mx_keeps_days"]
             self.import_throttle_sleep: float = section["import_throttle_sleep"]
             self.free_percent: float = section["free_percent"]
         except (KeyError, TypeError, ValueError):
@@ -46,6 +49,10 @@ class Settings:
                 raise config.SettingsError(
                     f"quarantine.retention: days must be from 1 to 3660, not {days!r:.20}; {_ADVICE}"
                 )
+        if type(self.mx_keeps_days) is not int or not 1 <= self.mx_keeps_days <= 60:
+            raise config.SettingsError(
+                f"quarantine.mx_keeps_days must be from 1 to 60, not {self.mx_keeps_days!r:.20}; {_ADVICE}"
+            )
         for number in (self.import_throttle_sleep, self.free_percent):
             if type(number) not in (int, float) or not 0 <= number <= 60:
                 raise config.SettingsError(f"quarantine: a number must be from 0 to 60, not {number!r:.20}; {_ADVICE}")
@@ -60,8 +67,8 @@ class Settings:
 
     def ledger_cutoff(self, now: float) -> str:
         """Ids that sort before this may be forgotten: no MX has them and no message is kept so long."""
-        longest = max(self.retention_days, *self.retention.values(), MX_KEEPS)
-        return layout.bound(now - (longest + MX_KEEPS + MARGIN) * DAY)
+        longest = max(self.retention_days, *self.retention.values(), self.mx_keeps_days)
+        return layout.bound(now - (longest + self.mx_keeps_days + MARGIN) * DAY)
 
 
 def load(places: state.Places) -> Settings:
