@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,12 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from mf import maintenance
 from mf.monitor import engine, hosthealth, settings
+from mf.monitor import store as store_
+from mf.monitor.outbox import Outbox
+from mf.monitor.settings import Channel
+from mf.monitor.store import SENDING, SENT, Store
 from monitor_targets import until
+from test_monitor_engine import fleet, watching
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(9e14),
@@ -110,5 +118,150 @@ def test_a_dead_mx_with_the_services_of_its_role_is_one_cause_in_two_intervals(t
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(go())
+
+
+# --- the way to people
+
+# the channel "bad" refuses, every other one takes what it is given
+PICKY = (sys.executable, "-I", "-c", "import json, sys; sys.exit(json.load(sys.stdin)['url'] == 'bad')")
+
+
+async def delivered(store: Store, done: Callable[[], bool]) -> None:
+    async def stored(function: Callable[[Any], Any]) -> Any:
+        with store.writing():
+            return function(store)
+
+    channels = [Channel("sms", "bad", ("urgent",), second="mail"), Channel("mail", "good")]
+    task = asyncio.create_task(Outbox(channels, "t", stored, time.time, PICKY).run())
+    try:
+        await until(done)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def test_the_second_channel_gets_all_that_waits_for_the_first_and_each_once(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "m.sqlite"))
+    with store.writing():
+        for number in range(3):
+            store.enqueue(time.time(), "sms", "opened", "urgent", f"text {number}")
+
+    def taken() -> list[str]:
+        return [one["text"] for one in store.messages() if one["channel"] == "mail" and one["status"] == SENT]
+
+    def stood_in() -> bool:
+        with store.writing():
+            if len(taken()) == 3 and not store.rows("SELECT 1 FROM messages WHERE text = 'late'"):
+                store.enqueue(time.time(), "sms", "opened", "urgent", "late")
+        return "late" in taken()
+
+    asyncio.run(delivered(store, stood_in))
+    assert sorted(taken()) == ["late", "text 0", "text 1", "text 2"]
+
+
+def test_the_second_channel_steps_in_after_a_crash_in_the_first_attempt(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "m.sqlite"))
+    with store.writing():
+        number = store.enqueue(time.time(), "sms", "opened", "urgent", "text")
+        store.set_message(number, SENDING, attempts=1, next_try=1.0, finished=None, error="")
+        store.recover_messages(1.0)
+    asyncio.run(delivered(store, lambda: store.messages()[0]["channel"] == "mail"))
+
+
+# --- the file
+
+
+def hollow(path: Path) -> None:
+    """Damage that no quick check sees: an index without what the table has."""
+    known: tuple[int, str] = (0, "")
+    for statement in (
+        "DELETE FROM sqlite_schema WHERE name = 'messages_status'",
+        "DELETE FROM messages",
+        "INSERT INTO sqlite_schema VALUES ('index', 'messages_status', 'messages', {root}, '{sql}')",
+    ):
+        connection = sqlite3.connect(path)
+        found = connection.execute("SELECT rootpage, sql FROM sqlite_schema WHERE name = 'messages_status'").fetchone()
+        known = found or known
+        connection.execute("PRAGMA writable_schema = 1")
+        if "DELETE FROM messages" in statement:
+            connection.execute("DELETE FROM messages")
+            values = "(5, 1, 'sms', 'o', 'u', 't', '[]', 'queued', 0, 1, NULL, 0, '', NULL)"
+            connection.execute(f"INSERT INTO messages VALUES {values}")
+        else:
+            connection.execute(statement.format(root=known[0], sql=known[1]))
+        connection.commit()
+        connection.close()
+
+
+def test_damage_that_a_check_does_not_see_is_moved_aside_once_and_numbers_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "m.sqlite"
+    store = Store(str(path))
+    with store.writing():
+        for _ in range(4):
+            number = store.open_incident("a", "a", "", "", "urgent", "t", 1.0)
+            store.close_incident(number, 2.0)
+        store.enqueue(1.0, "sms", "opened", "urgent", "x")
+    store.close()
+    hollow(path)
+    whole = Store(str(path))
+    assert whole.damage == ""  # it isn't seen
+    whole.close()
+
+    async def go() -> None:
+        monitor = engine.Engine(monitor_support.settings(database=str(path)))
+        monitor.silences = [{"pattern": "mx1*", "until": time.time() + 99, "reason": "", "by": "anna", "created": 1.0}]
+
+        def write(store: Store) -> None:
+            store.set_message(5, SENT, attempts=1, next_try=9.0, finished=1.0, error="")
+
+        await monitor._stored(write)
+        await monitor._stored(write)
+        assert len([one for one in tmp_path.glob("*.damaged-*") if not one.name.endswith(("-wal", "-shm"))]) == 1
+        assert [one["key"] for one in monitor.store.incidents(since=0)] == ["internal:database"]
+        assert monitor.store.incidents(since=0)[0]["id"] == 5
+        assert [one["pattern"] for one in monitor.store.silences(time.time())] == ["mx1*"]
+        monitor.store.close()
+
+    asyncio.run(go())
+
+
+def test_a_transaction_on_a_full_disk_is_undone_and_the_next_one_works(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "m.sqlite"))
+    store.rows("PRAGMA max_page_count = 1")  # nothing is added any more
+
+    def fill() -> None:
+        with store.writing():
+            store.put("key", "x" * 100000)
+
+    with pytest.raises(sqlite3.OperationalError) as caught:
+        fill()
+    assert store_.refuses(caught.value)
+    assert not store_.damaged(caught.value)
+    store.rows("PRAGMA max_page_count = 1000000")
+    fill()
+
+
+def test_while_nothing_can_be_stored_it_goes_on_judging_and_says_so_directly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_, "BUSY", 0.05)
+
+    async def go() -> None:
+        async with fleet(tmp_path) as world, watching(world.raw) as monitor:
+            other = sqlite3.connect(world.raw["database"], isolation_level=None)
+            other.execute("BEGIN IMMEDIATE")
+            await until(lambda: any("can't store" in text for text in world.texts))
+            for target in world.mail[:2]:
+                await target.stop()
+            await until(lambda: any("1 of 3 MX accept mail" in text for text in world.texts))
+            await asyncio.sleep(2)
+            assert len(world.texts) <= 3  # not again and again
+            other.execute("ROLLBACK")
+            other.close()
+            # then it is stored, and told as ever
+            await until(lambda: "fleet" in monitor.incidents)
+            await until(lambda: any(one["status"] == SENT for one in monitor.store.messages()))
 
     asyncio.run(go())

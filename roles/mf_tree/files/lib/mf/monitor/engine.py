@@ -17,13 +17,14 @@ import importlib
 import json
 import os
 import socket
+import sqlite3
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias, TypeVar
 
 from .. import text
 from . import alerts, causes, hosthealth, probes, snapshot, states, texts
@@ -32,17 +33,37 @@ from .causes import NOTICE, Cause, View
 from .outbox import Outbox, awaken
 from .settings import Service, Settings, place, weekly
 from .states import DOWN, SILENT, THROTTLED, UNKNOWN, Look, Memory
-from .store import HELD_BACK, QUEUED, Store, damaged
+from .store import HELD_BACK, QUEUED, Store, damaged, refuses
 from .uplink import Uplink
 
 T = TypeVar("T")
+Row: TypeAlias = tuple[str, str, float, float, float | None, str, Mapping[str, Any]]  # see Store.set_current
+Time: TypeAlias = tuple[str, float, str, float, float | None]  # see Store.add_time
 
 AT_ONCE = 1000  # probes under way; 10 % dead hosts of 1,000 hold 400 of them for one timeout
 CALM = 50  # times the CPU that judging took are let pass before it is done again: 2 % of a core
 LAG = 1.0  # seconds this process was late: what was silent meanwhile proves nothing
 PAGE_EVERY = 5.0  # seconds, at most so often
+MOST_KEPT = 200_000  # looks and times that couldn't be stored
 UNREAD_PATIENCE = 10  # intervals until checks that can't be read count as bad
 WELL, OFFLINE = "well", "offline"
+
+
+@dataclass(slots=True)
+class Batch:
+    """What is to be stored: looks, readings of health, the subjects that changed, times by state."""
+
+    looks: list[Look] = field(default_factory=list)
+    readings: list[hosthealth.Reading] = field(default_factory=list)
+    changed: set[str] = field(default_factory=set)
+    times: list[Time] = field(default_factory=list)
+
+    def add(self, looks: list[Look], readings: list[hosthealth.Reading], changed: set[str], times: list[Time]) -> None:
+        """More of it. What is too much is dropped, oldest first; of readings the newest of each host counts."""
+        self.looks = [*self.looks, *looks][-MOST_KEPT:]
+        self.readings = list({one.host: one for one in [*self.readings, *readings]}.values())
+        self.changed |= changed
+        self.times = [*self.times, *times][-MOST_KEPT:]
 
 
 class Engine:
@@ -86,6 +107,10 @@ class Engine:
         self._hosts_at = 0.0
         self._version = -1
         self._pruned = 0.0
+        self._kept = Batch()  # what couldn't be stored yet
+        self._cannot_store = ""
+        self._said_directly: set[str] = set()
+        self._direct: set[asyncio.Task[None]] = set()
         self._page_at = 0.0
         self._page_trouble = ""
         self._page_task: asyncio.Task[None] | None = None
@@ -100,7 +125,14 @@ class Engine:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        await self._in_thread(self._restore)
+        try:
+            await self._in_thread(self._restore)
+        except sqlite3.Error as error:
+            if not damaged(error):
+                raise
+            seen, words = self.store, str(error)
+            await self._in_thread(lambda: self._renew(seen, words))
+            await self._in_thread(self._restore)
         now = self.clock()
         loop = asyncio.get_running_loop()
         tasks = [
@@ -114,9 +146,10 @@ class Engine:
             for task in done:
                 task.result()
         finally:
-            for task in [*tasks, *self._flying.values()]:
+            ending = [*tasks, *self._flying.values(), *self._direct]
+            for task in ending:
                 task.cancel()
-            await asyncio.gather(*tasks, *self._flying.values(), return_exceptions=True)
+            await asyncio.gather(*ending, return_exceptions=True)
             self._thread.shutdown(wait=True)
             self.store.close()
 
@@ -130,21 +163,43 @@ class Engine:
             with self.store.writing():
                 return function(self.store)
 
+        seen = self.store
         try:
             return await self._in_thread(work)
         except Exception as error:
             if not damaged(error):
                 raise
-            await self._in_thread(self._renew)
-            return await self._in_thread(work)
+            words = str(error)
+        await self._in_thread(lambda: self._renew(seen, words))
+        return await self._in_thread(work)
 
-    def _renew(self) -> None:
-        """The file is damaged: another one, with what is in memory; incidents open anew."""
+    def _renew(self, seen: Store, why: str) -> None:
+        """The file is damaged, whatever a check of it says: another one, with what is in memory; incidents open anew.
+
+        ``seen``: the store that was found damaged; when it has been replaced since, nothing is to be done.
+        """
+        if self.store is not seen:
+            return
         with suppress(Exception):
-            self.store.close()
-        self.store = Store(self.settings.database, now=self.clock())
+            seen.close()
+        self.store = Store(self.settings.database, now=self.clock(), damage=why)
         self.incidents = {}
+        self._shown = {}
+        self._version = -1
+        with self.store.writing():
+            self.store.set_current(self._rows(list(self.memories)))
+            for one in self.silences:
+                self.store.add_silence(one["pattern"], one["until"], one["reason"], one["by"], one["created"])
         self._note_damage()
+
+    def _rows(self, names: Iterable[str]) -> list[Row]:
+        """Subjects' memories as they are stored."""
+        rows: list[Row] = []
+        for name in names:
+            memory = self.memories[name]
+            since = memory.since or memory.checked
+            rows.append((name, memory.state, since, memory.checked, memory.latency, memory.words, memory.as_json()))
+        return rows
 
     def _note_damage(self) -> None:
         if not self.store.damage:
@@ -320,10 +375,14 @@ class Engine:
         now = self.clock()
         looks, self._looks = self._looks, []
         readings, self._readings = self._readings, []
-        version = await self._stored(lambda store: store.data_version())
-        if version != self._version:
-            await self._stored(self._reload)
-            self._version = version
+        try:
+            version = await self._stored(lambda store: store.data_version())
+            if version != self._version:
+                await self._stored(self._reload)
+                self._version = version
+        except sqlite3.Error as error:
+            if not refuses(error):
+                raise  # otherwise the transaction below says so
         for reading in readings:
             try:
                 looks.extend(self._heard(reading))
@@ -334,18 +393,47 @@ class Engine:
         self.maintenance = {host: one for host, one in self.maintenance.items() if one["until"] > now}
         view = causes.judge(self.settings, self.memories, self.maintenance, self.incidents, now)
         self.view = view
-        times = self._times(view, looks, now)
+        kept = self._kept
+        kept.add(looks, readings, changed, self._times(view, looks, now))
 
         def work(store: Store) -> tuple[dict[str, Any], bool]:
-            self._store_looks(store, looks, readings, changed, times, view, now)
+            self._store_looks(store, kept, view, now)
             # copies: what isn't committed hasn't happened
             held = {key: dict(one) for key, one in self.incidents.items()}
             incidents = self._reconcile(store, view, held, now)
             return self._tell(store, incidents, now)
 
-        self.incidents, queued = await self._stored(work)
+        try:
+            self.incidents, queued = await self._stored(work)
+        except sqlite3.Error as error:
+            if not refuses(error):
+                raise
+            self._shown = {}
+            self._say_directly(view, str(error))
+            return
+        self._kept = Batch()
+        if self._cannot_store:
+            say("what is seen can be stored again")
+            self._cannot_store = ""
+            self._said_directly = set()
         if queued:
             self.outbox.wake.set()
+
+    def _say_directly(self, view: View, why: str) -> None:
+        """Nothing can be stored, so nothing can be queued: that is said past the queue, and what is urgent as well."""
+        first, self._cannot_store = not self._cannot_store, why
+        urgent = {key for key, one in view.causes.items() if one.severity == causes.URGENT}
+        fresh = urgent - self._said_directly
+        if not first and not fresh:
+            return
+        self._said_directly |= urgent
+        titles = [f"{self.settings.host} can't store what it sees ({text.clean(why, 40)})"]
+        titles += [view.causes[key].title for key in sorted(fresh)]
+        words = texts.compose(self.settings.name, "URGENT", titles, "")
+        say(words)
+        task = asyncio.create_task(self.outbox.direct(causes.URGENT, words))
+        self._direct.add(task)
+        task.add_done_callback(self._direct.discard)
 
     def _heard(self, reading: hosthealth.Reading) -> list[Look]:
         """Looks from a reading. The maintenance it tells of is kept until its end: a rebooting host says nothing."""
@@ -413,7 +501,7 @@ class Engine:
                     self.memories[name] = after
                     changed.add(name)
 
-    def _times(self, view: View, looks: list[Look], now: float) -> list[tuple[str, float, str, float, float | None]]:
+    def _times(self, view: View, looks: list[Look], now: float) -> list[Time]:
         """Seconds by state since each subject was last counted."""
         most = 3 * self.settings.interval + self.settings.timeout
         offline = self.memories.get("uplink", Memory()).state == DOWN
@@ -441,18 +529,12 @@ class Engine:
     def _store_looks(
         self,
         store: Store,
-        looks: list[Look],
-        readings: list[hosthealth.Reading],
-        changed: set[str],
-        times: list[tuple[str, float, str, float, float | None]],
+        kept: Batch,
         view: View,
         now: float,
     ) -> None:
-        rows: list[tuple[str, str, float, float, float | None, str, Mapping[str, Any]]] = []
-        for name in changed:
-            memory = self.memories[name]
-            since = memory.since or memory.checked
-            rows.append((name, memory.state, since, memory.checked, memory.latency, memory.words, memory.as_json()))
+        looks, readings, changed, times = kept.looks, kept.readings, kept.changed, kept.times
+        rows = self._rows(changed)
         offline = view.state == UNKNOWN and "uplink" in view.causes
         for name, one in [
             *view.hosts.items(),
@@ -617,6 +699,8 @@ class Engine:
         self._page_task = asyncio.create_task(self._render(now))
 
     async def _render(self, now: float) -> None:
+        seen = self.store
+
         def work() -> None:
             # a connection of its own sees what is on disk, not what the engine has in its cache
             store = Store(self.settings.database, readonly=True)
@@ -633,21 +717,29 @@ class Engine:
         except Exception as error:  # noqa: BLE001  (a page that can't be written must not end the watch)
             trouble = f"the page can't be written: {type(error).__name__}: {text.clean(str(error))}"
             if damaged(error):
-                await self._in_thread(self._renew)
+                words = str(error)
+                await self._in_thread(lambda: self._renew(seen, words))
         if trouble and trouble != self._page_trouble:
             say(trouble)
         self._page_trouble = trouble
 
     def _beat(self) -> None:
         now = self.clock()
-        if not self.settings.heartbeat or now - self._beat_at < min(60.0, self.settings.interval):
+        # one that can't store can't tell either: then the switch is the second way to learn of it
+        if not self.settings.heartbeat or self._cannot_store:
+            return
+        if now - self._beat_at < min(60.0, self.settings.interval):
             return
         self._beat_at = now
         self._beat_task = asyncio.create_task(self._send_beat(now))
 
     async def _send_beat(self, now: float) -> None:
         good = await beat(self.settings.heartbeat, self.world)
-        await self._stored(lambda store: store.put("heartbeat", f"{now:.0f} {int(good)}"))
+        try:
+            await self._stored(lambda store: store.put("heartbeat", f"{now:.0f} {int(good)}"))
+        except sqlite3.Error as error:
+            if not refuses(error):
+                raise
 
 
 async def beat(url: str, world: probes.World) -> bool:

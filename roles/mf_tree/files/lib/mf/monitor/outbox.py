@@ -2,8 +2,8 @@
 
 A message is marked as being sent *before* it is handed over, so after a crash in between it is known that it may have
 arrived: it is sent again, marked ``repeat``, as is one whose attempt ended without an answer. Every other message is
-sent exactly once. When a channel fails, the one that stands in for it gets the message at once, and the first goes on
-being tried.
+sent exactly once. While a channel fails, the one that stands in for it gets everything that waits, each message once,
+and the first goes on being tried.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from typing import Any, TypeAlias
 from .. import text
 from . import texts
 from .settings import Channel
-from .store import GIVEN_UP, QUEUED, SENDING, SENT
+from .store import GIVEN_UP, QUEUED, SENDING, SENT, refuses
 
 LIMIT = 60.0  # seconds for one attempt; a busy machine needs many for Apprise alone
 UNSURE = "no answer in time"
 GIVE_UP = 86400.0  # seconds after which a message isn't news any more
+RETRY = 1.0  # seconds until what couldn't be stored is tried again
 BACKOFF = (5.0, 10.0, 20.0, 30.0, 60.0)  # seconds to the next attempt
 
 Work: TypeAlias = Callable[[Callable[[Any], Any]], Awaitable[Any]]
@@ -71,7 +72,12 @@ class Outbox:
         busy: dict[str, asyncio.Task[None]] = {}
         while True:
             self.wake.clear()
-            due = await self._stored(lambda store: [dict(row) for row in store.due_messages(self._clock())])
+            try:
+                due = await self._stored(self._due)
+            except Exception as error:
+                if not refuses(error):
+                    raise
+                due = []  # the engine says so
             for row in due:
                 name = row["channel"]
                 if name not in busy or busy[name].done():
@@ -80,6 +86,33 @@ class Outbox:
                     busy[name] = asyncio.create_task(self._deliver(row))
                     busy[name].add_done_callback(lambda _: self.wake.set())
             await awaken(self.wake, 1.0)
+
+    def _due(self, store: Any) -> list[dict[str, Any]]:
+        """What is to be sent now; a failing channel's messages are given to the one that stands in for it."""
+        for channel in self._channels.values():
+            if channel.second:
+                for row in store.not_stood_in_for(channel.name):
+                    incidents = json.loads(row["incidents"])
+                    store.enqueue(
+                        self._clock(),
+                        channel.second,
+                        row["kind"],
+                        row["severity"],
+                        row["text"],
+                        incidents,
+                        stand_in_for=row["id"],
+                    )
+        return [dict(row) for row in store.due_messages(self._clock())]
+
+    async def direct(self, severity: str, words: str) -> None:
+        """Send to the channels of a severity at once, past the queue: for when there is none."""
+        for channel in self._channels.values():
+            if severity in channel.severities and not channel.escalation:
+                trouble = await self._send(channel, words)
+                second = self._channels.get(channel.second)
+                if trouble and second is not None:
+                    trouble = await self._send(second, words)
+                self._note(f"sent directly to {channel.name}: {trouble or 'taken'}")
 
     async def _deliver(self, row: dict[str, Any]) -> None:
         number, attempts = row["id"], row["attempts"] + 1
@@ -92,7 +125,13 @@ class Outbox:
         def mark(store: Any) -> None:
             store.set_message(number, SENDING, attempts=attempts, next_try=now, finished=None, error=row["error"])
 
-        await self._stored(mark)
+        try:
+            await self._stored(mark)
+        except Exception as error:
+            if not refuses(error):
+                raise
+            await asyncio.sleep(RETRY)
+            return  # it still waits
         words = texts.REPEAT + row["text"] if row["repeat"] else row["text"]
         trouble = await self._send(channel, words)
         if not trouble:
@@ -105,12 +144,10 @@ class Outbox:
     async def _settle(self, row: dict[str, Any], status: str, attempts: int, error: str) -> None:
         number, now = row["id"], self._clock()
         pause = BACKOFF[min(attempts, len(BACKOFF)) - 1]
-        channel = self._channels.get(row["channel"])
-        step_in = bool(error) and attempts == 1 and row["stand_in_for"] is None and channel is not None
 
         def work(store: Any) -> None:
             finished = now if status in (SENT, GIVEN_UP) else None
-            store.set_message(
+            known = store.set_message(
                 number,
                 status,
                 attempts=attempts,
@@ -120,6 +157,8 @@ class Outbox:
                 # nobody knows whether the gateway has it
                 unsure=error == UNSURE,
             )
+            if not known:
+                return  # the file is another one since; what is wrong is told anew
             incidents = json.loads(row["incidents"])
             for incident in incidents:
                 if status == SENT:
@@ -127,12 +166,15 @@ class Outbox:
                     store.add_event(incident, now, "sent", f"{row['kind']} to {row['channel']}{again}")
                 elif attempts == 1:
                     store.add_event(incident, now, "failed", f"{row['channel']}: {text.clean(error, 100)}")
-            if step_in and channel is not None and channel.second:
-                store.enqueue(
-                    now, channel.second, row["kind"], row["severity"], row["text"], incidents, stand_in_for=number
-                )
 
-        await self._stored(work)
+        while True:
+            try:
+                await self._stored(work)
+                return
+            except Exception as error_:
+                if not refuses(error_):
+                    raise
+            await asyncio.sleep(RETRY)
 
     async def _send(self, channel: Channel, words: str) -> str:
         """What went wrong, or nothing."""

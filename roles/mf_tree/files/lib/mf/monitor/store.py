@@ -25,7 +25,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,8 @@ class StoreError(Exception):
 class Store:
     """The open database. ``with store.writing():`` is one transaction; whatever raises in it undoes all of it."""
 
-    def __init__(self, path: str, *, readonly: bool = False, now: float | None = None) -> None:
+    def __init__(self, path: str, *, readonly: bool = False, now: float | None = None, damage: str = "") -> None:
+        """Open it. ``damage``: what is already known to be wrong with it, so that another one is begun in any case."""
         self.path = path
         self.damage = ""
         self._ids: dict[str, int] = {}
@@ -97,13 +98,20 @@ class Store:
             self._connection = self._connect(f"file:{path}?mode=ro", uri=True)
             return
         try:
+            if damage:
+                raise sqlite3.DatabaseError(damage)
             self._connection = self._open()
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError) and not _damaged(error):
                 raise StoreError(f"{path} can't be opened: {error}; does its folder exist, and is it yours?") from None
+            used = _used(path)
             aside = self._move_aside(time.time() if now is None else now)
             self.damage = f"history was damaged ({error}); moved to {aside}, started afresh"
             self._connection = self._open()
+            # numbers that people have seen mean nothing else later
+            with self.writing():
+                for table, number in used.items():
+                    self._connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table, number))
 
     def _connect(self, name: str, *, uri: bool = False) -> sqlite3.Connection:
         # The engine uses it from one thread that isn't the one it was opened in, never from two at once.
@@ -133,6 +141,10 @@ class Store:
     def _move_aside(self, now: float) -> str:
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now))
         aside = Path(f"{self.path}.damaged-{stamp}")
+        number = 1
+        while aside.exists():
+            number += 1
+            aside = Path(f"{self.path}.damaged-{stamp}-{number}")
         for ending in ("", "-wal", "-shm"):
             path = Path(self.path + ending)
             if path.exists():
@@ -149,11 +161,14 @@ class Store:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._connection.execute("COMMIT")
         except BaseException:
-            self._connection.execute("ROLLBACK")
             self._ids.clear()
+            # a full disk may have undone it already
+            if self._connection.in_transaction:
+                with suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -411,13 +426,26 @@ class Store:
         finished: float | None,
         error: str,
         unsure: bool = False,
-    ) -> None:
-        """What became of a message. ``unsure``: it may have arrived, so that the next attempt is a repeat."""
-        self._connection.execute(
+    ) -> bool:
+        """What became of a message. ``unsure``: it may have arrived, so that the next attempt is a repeat.
+
+        False when it is unknown here: the file was replaced meanwhile.
+        """
+        cursor = self._connection.execute(
             "UPDATE messages SET status = ?, attempts = ?, next_try = ?, finished = ?, error = ?, "
             "repeat = max(repeat, ?) WHERE id = ?",
             (status, attempts, next_try, finished, error, int(unsure), number),
         )
+        return cursor.rowcount == 1
+
+    def not_stood_in_for(self, channel: str) -> list[sqlite3.Row]:
+        """While a channel fails: what waits for it and hasn't been given to another one yet."""
+        own = "SELECT * FROM messages WHERE status IN (?, ?) AND channel = ? AND"
+        if not self.rows(f"{own} error != '' AND attempts < ? LIMIT 1", QUEUED, SENDING, channel, STUCK):
+            return []
+        given = "SELECT stand_in_for FROM messages WHERE stand_in_for IS NOT NULL"
+        query = f"{own} stand_in_for IS NULL AND id NOT IN ({given}) ORDER BY id"
+        return self.rows(query, QUEUED, SENDING, channel)
 
     def messages(self, limit: int = 50) -> list[dict[str, Any]]:
         """The newest messages, ``incidents`` decoded."""
@@ -452,6 +480,31 @@ class Store:
 def _damaged(error: sqlite3.Error) -> bool:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _used(path: str) -> dict[str, int]:
+    """The highest numbers of incidents and messages in a file that may be damaged, as far as they can be read."""
+    try:
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=BUSY)
+        try:
+            rows = connection.execute("SELECT name, seq FROM sqlite_sequence WHERE name IN ('incidents', 'messages')")
+            return {name: int(seq) for name, seq in rows}
+        finally:
+            connection.close()
+    except (sqlite3.Error, ValueError, TypeError):
+        return {}
+
+
+def refuses(error: BaseException) -> bool:
+    """Whether an error means that nothing can be stored now: a full disk, an I/O error, somebody else's lock."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return isinstance(error, sqlite3.Error) and code in (
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+    )
 
 
 def damaged(error: BaseException) -> bool:
