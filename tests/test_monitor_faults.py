@@ -128,13 +128,13 @@ def test_a_dead_mx_with_the_services_of_its_role_is_one_cause_in_two_intervals(t
 PICKY = (sys.executable, "-I", "-c", "import json, sys; sys.exit(json.load(sys.stdin)['url'] == 'bad')")
 
 
-async def delivered(store: Store, done: Callable[[], bool]) -> None:
+async def delivered(store: Store, done: Callable[[], bool], sender: tuple[str, ...] = PICKY) -> None:
     async def stored(function: Callable[[Any], Any]) -> Any:
         with store.writing():
             return function(store)
 
     channels = [Channel("sms", "bad", ("urgent",), second="mail"), Channel("mail", "good")]
-    task = asyncio.create_task(Outbox(channels, "t", stored, time.time, PICKY).run())
+    task = asyncio.create_task(Outbox(channels, "t", stored, time.time, sender).run())
     try:
         await until(done)
     finally:
@@ -168,6 +168,15 @@ def test_the_second_channel_steps_in_after_a_crash_in_the_first_attempt(tmp_path
         store.set_message(number, SENDING, attempts=1, next_try=1.0, finished=None, error="")
         store.recover_messages(1.0)
     asyncio.run(delivered(store, lambda: store.messages()[0]["channel"] == "mail"))
+
+
+def test_a_planned_end_lets_what_is_under_way_end(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "m.sqlite"))
+    with store.writing():
+        store.enqueue(time.time(), "sms", "opened", "urgent", "text")
+    slow = (sys.executable, "-I", "-c", "import sys, time; sys.stdin.read(); time.sleep(1)")
+    asyncio.run(delivered(store, lambda: store.messages()[0]["status"] == SENDING, slow))
+    assert [(one["status"], one["repeat"]) for one in store.messages()] == [(SENT, 0)]
 
 
 # --- the file

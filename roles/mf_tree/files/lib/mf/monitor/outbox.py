@@ -25,6 +25,7 @@ from .store import GIVEN_UP, QUEUED, SENDING, SENT, refuses
 LIMIT = 60.0  # seconds for one attempt; a busy machine needs many for Apprise alone
 UNSURE = "no answer in time"
 GIVE_UP = 86400.0  # seconds after which a message isn't news any more
+LINGER = 15.0  # seconds for what is under way at the end; the unit's TimeoutStopSec is longer
 RETRY = 1.0  # seconds until what couldn't be stored is tried again
 BACKOFF = (5.0, 10.0, 20.0, 30.0, 60.0)  # seconds to the next attempt
 
@@ -68,8 +69,15 @@ class Outbox:
         self.wake = asyncio.Event()
 
     async def run(self) -> None:
-        """Deliver for ever."""
+        """Deliver for ever. When it ends, what is under way gets its time: a planned restart repeats nothing."""
         busy: dict[str, asyncio.Task[None]] = {}
+        try:
+            await self._run(busy)
+        finally:
+            if busy:
+                await asyncio.wait(busy.values(), timeout=LINGER)
+
+    async def _run(self, busy: dict[str, asyncio.Task[None]]) -> None:
         while True:
             self.wake.clear()
             try:
