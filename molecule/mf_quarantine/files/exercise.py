@@ -10,6 +10,7 @@ printed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -128,7 +129,8 @@ def crashes(count: int) -> dict[str, Any]:
         time.sleep(dice.uniform(0, 0.1 if turn % 3 else 2))
         kills += process.poll() is None
         # all of the session: the parent, and each MX's process
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # all of it is over already
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         progress.append(state()["rows"])
         # one message comes again, as from an MX that is asked anew
