@@ -161,6 +161,12 @@ def test_fewer_than_must_is_urgent_and_names_them() -> None:
     assert view.sentence == "Only 1 of 3 MXs accepts mail; 2 must."
 
 
+def test_what_flaps_does_not_count_as_accepting_until_it_is_calm() -> None:
+    for seen in (bad(), run(UP)):
+        flapping = dataclasses.replace(seen, flapping=NOW)
+        assert "fleet" in keys(memories(mx3_smtp=bad(), mx2_smtp=flapping))
+
+
 def test_ipv4_or_ipv6_is_enough_to_accept_mail() -> None:
     view = causes.judge(RULES, memories(mx1_smtp6=bad()), {}, (), NOW + 100)
     assert view.accepting == 3
@@ -320,6 +326,34 @@ def test_the_fleets_message_speaks_for_its_members() -> None:
     assert "still wrong: mx2" in over.text
     (end,) = story.at(90, dataclasses.replace(member, closed=NOW + 90))
     assert "mx2 smtp well again" in end.text
+
+
+def test_what_an_acknowledged_or_silenced_fleet_does_not_speak_for_is_told() -> None:
+    fleet = incident(2, "fleet", "urgent", alert=Alert(noticed=NOW, about=("service:mx1/smtp", "service:mx2/smtp")))
+    for silences, acked in (([{"pattern": "fleet"}], False), ([], True)):
+        story = Story()
+        story.silences = silences
+        one = dataclasses.replace(fleet, acked=acked)
+        (draft,) = story.at(4, incident(1, "service:mx1/smtp"), one)
+        assert draft.incidents == (1,)
+
+
+def test_fewer_still_is_told_anew_and_voids_the_acknowledgement() -> None:
+    def at(level: int, acked: bool = False) -> Incident:
+        alert = dataclasses.replace(story.alerts.get(3, Alert(noticed=NOW)), level=level)
+        story.alerts[3] = alert
+        return incident(3, "fleet", "urgent", title=f"{level} of 3 MX accept mail", acked=acked, alert=alert)
+
+    story = Story()
+    (first,) = story.at(4, at(1))
+    assert "1 of 3" in first.text
+    assert story.at(10, at(1, acked=True)) == []
+    worse = at(0, acked=True)
+    assert alerts.plan(RULES, [worse], [], NOW + 20).void == {3}
+    assert story.at(20, worse) == []  # noticed just now
+    (second,) = story.at(21, at(0))
+    assert "0 of 3" in second.text
+    assert [story.at(after, at(level)) for after, level in ((30, 1), (40, 0))] == [[], []]
 
 
 def test_silence_is_by_pattern() -> None:

@@ -22,7 +22,7 @@ from mf.monitor import store as store_
 from mf.monitor.outbox import Outbox
 from mf.monitor.settings import Channel
 from mf.monitor.store import SENDING, SENT, Store
-from monitor_targets import until
+from monitor_targets import SENDER, says, until
 from test_monitor_engine import fleet, watching
 
 ANYTHING = st.recursive(
@@ -274,3 +274,75 @@ def test_while_nothing_can_be_stored_it_goes_on_judging_and_says_so_directly(
             await until(lambda: any(one["status"] == SENT for one in monitor.store.messages()))
 
     asyncio.run(go())
+
+
+# --- clocks
+
+
+def test_a_clock_that_is_set_back_stops_no_look(tmp_path: Path) -> None:
+    async def go() -> None:
+        back = [0.0]
+        async with fleet(tmp_path) as world:
+            monitor = engine.Engine(settings.parse(world.raw), clock=lambda: time.time() - back[0], sender=SENDER)
+            task = asyncio.create_task(monitor.run())
+            try:
+                await until(lambda: monitor.view is not None and monitor.view.state != "unknown")
+                back[0] = 3600.0
+                await world.mail[0].stop()
+                await until(lambda: any("mx1 smtp: connection refused" in text for text in world.texts))
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(go())
+
+
+async def hold_up(stop: asyncio.Event, seconds: float, every: float) -> None:
+    """Hold up the loop now and then, as a busy machine does."""
+    while not stop.is_set():
+        await asyncio.sleep(every)
+        time.sleep(seconds)
+
+
+def test_a_monitor_that_was_held_up_before_the_end_of_a_look_still_sees_silence(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with fleet(tmp_path, timeout=2) as world:
+            world.raw["hosts"] = [{**world.raw["hosts"][0], "services": [world.raw["hosts"][0]["services"][0]]}]
+            world.mail[0].talk = says(b"", hold=True)
+            monitor = engine.Engine(settings.parse(world.raw), sender=SENDER)
+            task = asyncio.create_task(monitor.run())
+            stop = asyncio.Event()
+            blocker = asyncio.create_task(hold_up(stop, 1.2, 0.7))
+            try:
+                await until(lambda: "host:mx1" in monitor.incidents, 40)
+            finally:
+                stop.set()
+                task.cancel()
+                await asyncio.gather(task, blocker, return_exceptions=True)
+
+    asyncio.run(go())
+
+
+def test_a_monitor_that_is_too_slow_to_judge_says_so(tmp_path: Path) -> None:
+    async def go() -> None:
+        monitor = engine.Engine(monitor_support.settings(database=str(tmp_path / "m.sqlite")))
+        monitor._discarded, monitor._slow_since = engine.BLIND, time.time() - 60
+        await monitor._judge()
+        assert list(monitor.incidents) == ["internal:slow"]
+        monitor._discarded = 0
+        await monitor._judge()
+        assert monitor.incidents == {}
+
+    asyncio.run(go())
+
+
+def test_without_looks_there_is_no_sign_of_life(tmp_path: Path) -> None:
+    said: list[str] = []
+    chosen = monitor_support.settings(database=str(tmp_path / "m.sqlite"))
+    monitor = engine.Engine(chosen, ready=said.append)
+    monitor._sign()
+    assert said == ["WATCHDOG=1"]
+    monitor._looked_at -= 2.5 * chosen.interval + chosen.timeout + 31
+    monitor._sign()
+    assert said == ["WATCHDOG=1"]
+    monitor.store.close()

@@ -303,7 +303,7 @@ def verdict(make: Callable[[Target], list[str]]) -> bool:
     async def go() -> bool:
         target = await Target(says(b"")).start()
         chosen = settings.parse({"timeout": LIMIT, "references": make(target)})
-        found = await uplink.Uplink(chosen, probes.World.of(chosen)).after(time.time())
+        found = await uplink.Uplink(chosen, probes.World.of(chosen)).after(time.monotonic())
         await target.stop()
         return found.up
 

@@ -42,6 +42,8 @@ class Alert:
     over_told: bool = False
     held_since: float = 0.0  # a lease that refuses mail
     about: tuple[str, ...] = ()
+    level: int | None = None  # MXs that accept mail, of the fleet's incident
+    told_level: int | None = None  # the lowest that was told
 
     @staticmethod
     def of(found: Mapping[str, Any]) -> Alert:
@@ -87,6 +89,7 @@ class Plan:
 
     drafts: list[Draft] = field(default_factory=list)
     alerts: dict[int, Alert] = field(default_factory=dict)
+    void: set[int] = field(default_factory=set)  # what was acknowledged was less than this
 
 
 def plan(settings: Settings, incidents: Sequence[Incident], silences: Iterable[Mapping[str, Any]], now: float) -> Plan:
@@ -95,8 +98,17 @@ def plan(settings: Settings, incidents: Sequence[Incident], silences: Iterable[M
     result = Plan()
     alerts = {one.number: one.alert for one in incidents}
     quiet = {one.number for one in incidents if any(fnmatch.fnmatchcase(one.key, pattern) for pattern in patterns)}
+    for number, one in enumerate(incidents := list(incidents)):
+        alert = alerts[one.number]
+        if one.closed is None and _fell(alert):
+            # fewer still: that is news, whoever has taken care of less
+            alerts[one.number] = replace(alert, told="", told_level=None, noticed=now, escalated=False)
+            if one.acked:
+                result.void.add(one.number)
+                incidents[number] = replace(one, acked=False)
     fleet = next((one for one in incidents if one.key == "fleet" and one.closed is None), None)
-    if fleet is not None:
+    # only what speaks can speak for others
+    if fleet is not None and not fleet.acked and fleet.number not in quiet:
         for one in incidents:
             if one.key in fleet.alert.about and one.closed is None and not alerts[one.number].told:
                 alerts[one.number] = replace(alerts[one.number], covered=True)
@@ -105,6 +117,10 @@ def plan(settings: Settings, incidents: Sequence[Incident], silences: Iterable[M
     _end(settings, incidents, quiet, alerts, result, now)
     result.alerts = {one.number: alerts[one.number] for one in incidents if alerts[one.number] != one.alert}
     return result
+
+
+def _fell(alert: Alert) -> bool:
+    return alert.level is not None and alert.told_level is not None and alert.level < alert.told_level
 
 
 def loudness(settings: Settings, one: Incident, now: float) -> str:
@@ -144,6 +160,7 @@ def _begin(
                 alerts[one.number] = replace(
                     alerts[one.number],
                     told=severity,
+                    told_level=alerts[one.number].level,
                     told_at=now if kind == "opened" else alerts[one.number].told_at,
                     reminded_at=now,
                     flapping=one.flapping,

@@ -33,6 +33,7 @@ class Cause:
     since: float
     flapping: bool = False
     about: tuple[str, ...] = ()
+    level: int | None = None  # MXs that accept mail, of the fleet's
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +220,10 @@ def _view(
     maintenance: Mapping[str, Any] | None,
 ) -> HostView:
     smtp = [memory for service, memory in services.items() if service.kind == "smtp"]
-    # not looked at yet is not "doesn't accept": nobody is woken by a start of the monitor
-    accepts = any(one.state in (UP, WARNING, UNKNOWN) for one in smtp) and not down if smtp else None
+    # not looked at yet is not "doesn't accept": nobody is woken by a start of the monitor. What flaps isn't relied on
+    # until it is calm, otherwise the fleet's alarm would flap with it.
+    steady = any(one.state in (UP, WARNING, UNKNOWN) and one.flapping is None for one in smtp)
+    accepts = steady and not down if smtp else None
     named = [(service.name, memory) for service, memory in services.items()]
     rest = [("health", health), *checks.items()]
     bad = [(name, one) for name, one in named if one.state == DOWN]
@@ -259,7 +262,7 @@ def _fleet(
     said = ", ".join(f"{name} {_short(hosts[name].state)}" for name in lost)
     since = max((causes[key].since for key in about), default=now)
     title = f"{accepting} of {len(settings.mxs)} MX accept mail, {settings.min_accepting} must: {said}"
-    return Cause("fleet", "fleet", "", "", URGENT, title, since, about=about)
+    return Cause("fleet", "fleet", "", "", URGENT, title, since, about=about, level=accepting)
 
 
 def _short(state: str) -> str:

@@ -42,7 +42,8 @@ Time: TypeAlias = tuple[str, float, str, float, float | None]  # see Store.add_t
 
 AT_ONCE = 1000  # probes under way; 10 % dead hosts of 1,000 hold 400 of them for one timeout
 CALM = 50  # times the CPU that judging took are let pass before it is done again: 2 % of a core
-LAG = 1.0  # seconds this process was late: what was silent meanwhile proves nothing
+LAG = 1.0  # seconds a look's end came too late: what was silent meanwhile proves nothing
+BLIND = 10  # looks in a row that proved nothing are told
 PAGE_EVERY = 5.0  # seconds, at most so often
 MOST_KEPT = 200_000  # looks and times that couldn't be stored
 UNREAD_PATIENCE = 10  # intervals until checks that can't be read count as bad
@@ -90,7 +91,7 @@ class Engine:
         self.silences: list[dict[str, Any]] = []
         self.view: View | None = None
         self._looks: list[Look] = []
-        self._latest: dict[str, hosthealth.Reading] = {}
+        self._latest: dict[str, tuple[float, hosthealth.Reading]] = {}  # when it began, monotonic
         self._shown: dict[
             str, tuple[tuple[object, ...], float]
         ] = {}  # hosts and fleet as they are stored, and since when
@@ -101,7 +102,9 @@ class Engine:
         self._turn = asyncio.Event()
         self._flying: dict[str, asyncio.Task[None]] = {}
         self._room = asyncio.Semaphore(AT_ONCE)
-        self._lagged = 0.0
+        self._looked_at = time.monotonic()
+        self._discarded = 0  # looks in a row that came too late
+        self._slow_since = 0.0
         self._effort = 0.0  # CPU seconds of the last judgement
         self._counted: dict[str, float] = {}
         self._hosts_at = 0.0
@@ -111,10 +114,10 @@ class Engine:
         self._cannot_store = ""
         self._said_directly: set[str] = set()
         self._direct: set[asyncio.Task[None]] = set()
-        self._page_at = 0.0
+        self._page_at = -PAGE_EVERY
         self._page_trouble = ""
         self._page_task: asyncio.Task[None] | None = None
-        self._beat_at = 0.0
+        self._beat_at = -3600.0
         self._thread = ThreadPoolExecutor(1, "store")
         self.uplink = Uplink(settings, self.world)
         self.reader = hosthealth.Reader(settings, clock) if settings.health else None
@@ -133,13 +136,9 @@ class Engine:
             seen, words = self.store, str(error)
             await self._in_thread(lambda: self._renew(seen, words))
             await self._in_thread(self._restore)
-        now = self.clock()
         loop = asyncio.get_running_loop()
-        tasks = [
-            loop.create_task(one)
-            for one in (self._schedule(), self._judge_for_ever(), self.outbox.run(), self._watch_lag())
-        ]
-        self._plan_all(now)
+        tasks = [loop.create_task(one) for one in (self._schedule(), self._judge_for_ever(), self.outbox.run())]
+        self._plan_all(time.monotonic())
         self.ready("READY=1")
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -246,7 +245,7 @@ class Engine:
         }
         self.silences = store.silences(self.clock())
 
-    # --- when to look
+    # --- when to look; all of it on the monotonic clock: the other one may be set back
 
     def _plan_all(self, now: float) -> None:
         subjects = [*sorted(self.services, key=probes.share), "uplink"]
@@ -274,7 +273,7 @@ class Engine:
 
     async def _schedule(self) -> None:
         while True:
-            now = self.clock()
+            now = time.monotonic()
             while self._due and self._due[0][0] <= now:
                 at, name = heapq.heappop(self._due)
                 if self._planned.get(name) != at:
@@ -286,7 +285,7 @@ class Engine:
                 task = asyncio.create_task(self._visit(name, at))
                 self._flying[name] = task
             self._turn.clear()
-            pause = min(1.0, max(0.0, self._due[0][0] - self.clock())) if self._due else 1.0
+            pause = min(1.0, max(0.0, self._due[0][0] - time.monotonic())) if self._due else 1.0
             if pause > 0:
                 await awaken(self._turn, pause)
             else:
@@ -307,54 +306,55 @@ class Engine:
             del self._flying[name]
             every = self._interval(name)
             following = planned + every
-            if following <= self.clock():
-                following = self.clock() + every * 0.5
+            if following <= time.monotonic():
+                following = time.monotonic() + every * 0.5
             self._plan(name, following)
 
     async def _look(self, service: Service) -> Look:
+        started = time.monotonic()
         look = await probes.look(service, self.world)
+        # what was held up before its end still had its time
+        if look.why == SILENT and time.monotonic() - started > self.settings.timeout + LAG:
+            self._discarded += 1
+            if self._discarded == 1:
+                self._slow_since = look.began
+            return replace(look, state=UNKNOWN, words="this monitor was too slow to judge")
+        self._discarded = 0
         if look.state != DOWN:
             return look
         if look.why == SILENT:
-            if self._lagged >= look.began:
-                return replace(look, state=UNKNOWN, words="this monitor was too slow to judge")
-            verdict = await self.uplink.after(look.began)
+            verdict = await self.uplink.after(started)
             if not verdict.up:
-                self._plan("uplink", self.clock())
+                self._plan("uplink", time.monotonic())
                 return replace(look, state=UNKNOWN, words="this monitor is offline")
         host = self.hosts[service.host]
         if service.kind == "smtp" and host.health and self.reader is not None:
             # refused by the host's own throttle? Only if it says so now.
-            reading = await self._read(host, look.began)
+            reading = await self._read(host, started)
             record = reading.record
             if record is not None and record["throttled"] and record["refusing"]:
                 return replace(look, state=THROTTLED, words=_lease_words(record), why="")
         return look
 
     async def _read(self, host: Any, since: float = 0.0) -> hosthealth.Reading:
-        """The host's health, read now (or by somebody else since ``since``)."""
+        """The host's health, read now (or by somebody else since ``since``, on the monotonic clock)."""
         assert self.reader is not None
         latest = self._latest.get(host.name)
-        if since and latest is not None and latest.began >= since:
-            return latest
+        if since and latest is not None and latest[0] >= since:
+            return latest[1]
+        started = time.monotonic()
         reading = await self.reader.read(host)
-        if reading.record is None and not (await self.uplink.after(reading.began)).up:
+        if reading.record is None and not (await self.uplink.after(started)).up:
             return reading
-        self._latest[host.name] = reading
+        self._latest[host.name] = started, reading
         self._readings.append(reading)
         self._news.set()
         return reading
 
     def _came(self, look: Look) -> None:
+        self._looked_at = time.monotonic()
         self._looks.append(look)
         self._news.set()
-
-    async def _watch_lag(self) -> None:
-        while True:
-            before = time.monotonic()
-            await asyncio.sleep(0.25)
-            if time.monotonic() - before - 0.25 > LAG:
-                self._lagged = self.clock()
 
     # --- what to make of it
 
@@ -367,9 +367,16 @@ class Engine:
             before = time.thread_time()
             await self._judge()
             self._effort = time.thread_time() - before
-            self.ready("WATCHDOG=1")
-            self._show()
-            self._beat()
+            self._sign()
+
+    def _sign(self) -> None:
+        """Signs of life, to systemd, the page and the dead man's switch: only while looks come in."""
+        patience = 2.5 * self.settings.interval + self.settings.timeout + 30
+        if time.monotonic() - self._looked_at > patience:
+            return
+        self.ready("WATCHDOG=1")
+        self._show()
+        self._beat()
 
     async def _judge(self) -> None:
         now = self.clock()
@@ -388,10 +395,14 @@ class Engine:
                 looks.extend(self._heard(reading))
             except Exception as error:  # noqa: BLE001  (what one host says must not end the watch over the others)
                 say(f"a bug with the health of {reading.host}: {type(error).__name__}: {error}")
-        changed = self._advance(looks, now)
+        changed = self._advance(looks)
         self._settle(changed, now)
         self.maintenance = {host: one for host, one in self.maintenance.items() if one["until"] > now}
         view = causes.judge(self.settings, self.memories, self.maintenance, self.incidents, now)
+        if self._discarded >= BLIND:
+            title = f"monitor {self.settings.host} is too slow to judge what doesn't answer"
+            slow = Cause("internal:slow", "internal", "", "", NOTICE, title, self._slow_since)
+            view = replace(view, causes={**view.causes, slow.key: slow})
         self.view = view
         kept = self._kept
         kept.add(looks, readings, changed, self._times(view, looks, now))
@@ -459,7 +470,7 @@ class Engine:
                 self.maintenance.pop(name, None)
         return found
 
-    def _advance(self, looks: list[Look], now: float) -> set[str]:
+    def _advance(self, looks: list[Look]) -> set[str]:
         changed = set()
         offline = self.memories.get("uplink", Memory()).state == DOWN
         for look in looks:
@@ -470,9 +481,9 @@ class Engine:
             changed.add(look.subject)
             if states.wants_recheck(after):
                 soon = 2.0 if look.subject == "uplink" else self.settings.recheck
-                self._hurry(look.subject, now + min(soon, self._interval_of(look.subject)))
+                self._hurry(look.subject, time.monotonic() + min(soon, self._interval_of(look.subject)))
                 if not before.pending and look.state == DOWN and look.subject in self.services:
-                    self._hurry_host(look, now)
+                    self._hurry_host(look)
         return changed
 
     def _interval_of(self, subject: str) -> float:
@@ -485,13 +496,13 @@ class Engine:
         elif self.reader is not None:
             self._plan(f"{subject.partition('/')[0]}/health", at)
 
-    def _hurry_host(self, look: Look, now: float) -> None:
+    def _hurry_host(self, look: Look) -> None:
         """Something has begun to fail: whether it's the host shows by its other services, now."""
         for service in self.hosts[look.subject.partition("/")[0]].services:
             if service.subject != look.subject and service.tells:
                 memory = self.memories.get(service.subject)
                 if memory is None or memory.checked < look.began:
-                    self._plan(service.subject, now)
+                    self._plan(service.subject, time.monotonic())
 
     def _settle(self, changed: set[str], now: float) -> None:
         for name, memory in self.memories.items():
@@ -561,7 +572,7 @@ class Engine:
         store.add_time(times)
         for reading in readings:
             store.set_health(reading.host, reading.at, reading.record is not None, reading.words, reading.record)
-        if now - self._pruned > 3600:
+        if abs(now - self._pruned) > 3600:
             self._pruned = now
             store.prune(now)
 
@@ -616,8 +627,8 @@ class Engine:
         held_since = 0.0
         if cause.kind == "throttled":
             held_since = cause.since
-        if (alert.about, alert.held_since) != (cause.about, held_since):
-            alert = replace(alert, about=cause.about, held_since=held_since)
+        if (alert.about, alert.held_since, alert.level) != (cause.about, held_since, cause.level):
+            alert = replace(alert, about=cause.about, held_since=held_since, level=cause.level)
         return alert
 
     def _tell(
@@ -645,6 +656,11 @@ class Engine:
             one = next(one for one, _, _ in found if one["id"] == number)
             one["alert"] = alert
             store.set_incident(number, one["severity"], one["title"], alert.as_json())
+        for one, _, _ in found:
+            if one["id"] in plan.void:
+                one.update({"acked": None, "ack_until": None})
+                store.end_acknowledgement(one["id"])
+                store.add_event(one["id"], now, "unacked", "it has grown worse")
         for draft in plan.drafts:
             self._enqueue(store, now, draft.kind, draft.severity, draft.text, draft.incidents, draft.escalation)
         tested = self._weekly_test(store, now)
@@ -690,13 +706,13 @@ class Engine:
     # --- the page and the heartbeat
 
     def _show(self) -> None:
-        now = self.clock()
+        now = time.monotonic()
         if not self.settings.page or now - self._page_at < PAGE_EVERY:
             return
         if self._page_task is not None and not self._page_task.done():
             return
         self._page_at = now
-        self._page_task = asyncio.create_task(self._render(now))
+        self._page_task = asyncio.create_task(self._render(self.clock()))
 
     async def _render(self, now: float) -> None:
         seen = self.store
@@ -724,14 +740,14 @@ class Engine:
         self._page_trouble = trouble
 
     def _beat(self) -> None:
-        now = self.clock()
+        now = time.monotonic()
         # one that can't store can't tell either: then the switch is the second way to learn of it
         if not self.settings.heartbeat or self._cannot_store:
             return
         if now - self._beat_at < min(60.0, self.settings.interval):
             return
         self._beat_at = now
-        self._beat_task = asyncio.create_task(self._send_beat(now))
+        self._beat_task = asyncio.create_task(self._send_beat(self.clock()))
 
     async def _send_beat(self, now: float) -> None:
         good = await beat(self.settings.heartbeat, self.world)

@@ -37,6 +37,7 @@ KEEP_BUCKETS = 8 * DAY
 KEEP_DAYS = 400  # days
 KEEP_MESSAGES = 90 * DAY
 STUCK = 20  # attempts
+LONGEST_PAUSE = 90.0  # seconds, more than any between two attempts
 BUSY = 10.0  # seconds to wait for the other process's commit
 
 _SCHEMA = """
@@ -356,6 +357,12 @@ class Store:
         )
         return cursor.rowcount == 1
 
+    def end_acknowledgement(self, number: int) -> None:
+        """What was acknowledged has become worse."""
+        self._connection.execute(
+            "UPDATE incidents SET acked = NULL, acked_by = '', ack_until = NULL WHERE id = ?", (number,)
+        )
+
     def add_event(self, incident: int, at: float, what: str, words: str) -> None:
         """A line of an incident's timeline."""
         self._connection.execute(
@@ -407,7 +414,9 @@ class Store:
         One that the gateway has refused for long doesn't hold up the others any more.
         """
         heads = "SELECT *, min(id) FROM messages WHERE status = ? GROUP BY channel, attempts >= ?"
-        return self.rows(f"SELECT * FROM ({heads}) WHERE next_try <= ? ORDER BY id", QUEUED, STUCK, now)
+        # further away than any pause: the clock was set back
+        due = f"SELECT * FROM ({heads}) WHERE next_try <= ? OR next_try > ? ORDER BY id"
+        return self.rows(due, QUEUED, STUCK, now, now + LONGEST_PAUSE)
 
     def recover_messages(self, now: float) -> int:
         """After a crash: what was being sent may have arrived or not, so it is sent again, marked as repeat."""

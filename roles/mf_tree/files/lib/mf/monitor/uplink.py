@@ -18,7 +18,7 @@ from .states import DOWN, SILENT, UP, Look
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether the network was there in a check that began then (epoch seconds)."""
+    """Whether the network was there in a check that began then (on the monotonic clock)."""
 
     began: float
     up: bool
@@ -33,26 +33,26 @@ class Uplink:
         self._limit = min(3.0, settings.timeout)
         self._clock = world.clock
         self._running: tuple[float, asyncio.Task[Verdict]] | None = None
-        self.last = Verdict(0.0, True, "not asked yet")
+        self.last = Verdict(-1.0, True, "not asked yet")
 
     async def after(self, moment: float) -> Verdict:
-        """The verdict of a check that began at or after ``moment``; a new one when there is none."""
+        """The verdict of a check that began at or after ``moment`` (monotonic); a new one when there is none."""
         if self.last.began >= moment:
             return self.last
         if self._running is None or self._running[1].done() or self._running[0] < moment:
-            self._running = (self._clock(), asyncio.create_task(self._check()))
+            self._running = (time.monotonic(), asyncio.create_task(self._check()))
         return await asyncio.shield(self._running[1])
 
     async def look(self) -> Look:
         """A fresh check as a look at the subject ``uplink``."""
         began, started = self._clock(), time.perf_counter()
-        verdict = await self.after(began)
+        verdict = await self.after(time.monotonic())
         latency = round((time.perf_counter() - started) * 1000, 3) if verdict.up else None
         state, why = (UP, "") if verdict.up else (DOWN, SILENT)
         return Look("uplink", began, self._clock(), state, verdict.words, why, latency)
 
     async def _check(self) -> Verdict:
-        began = self._clock()
+        began = time.monotonic()
         if not self._references:
             self.last = Verdict(began, True, "no references are set")
             return self.last
