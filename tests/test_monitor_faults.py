@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 from mf import maintenance
-from mf.monitor import engine, hosthealth, settings
+from mf.monitor import command, engine, hosthealth, metrics, probes, settings, snapshot, wire
 from mf.monitor import store as store_
 from mf.monitor.outbox import Outbox
 from mf.monitor.settings import Channel
@@ -346,3 +346,73 @@ def test_without_looks_there_is_no_sign_of_life(tmp_path: Path) -> None:
     monitor._sign()
     assert said == ["WATCHDOG=1"]
     monitor.store.close()
+
+
+# --- one address family, redirects, names, what is read too long ago
+
+
+def test_ipv6_that_is_lost_at_the_monitor_is_no_alarm(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with fleet(tmp_path) as world:
+            # from the documentation's network (RFC 3849), which leads nowhere
+            hosts = [
+                {**host, "address6": "2001:db8::1", "services": host["services"][:1]} for host in world.raw["hosts"]
+            ]
+            async with watching({**world.raw, "hosts": hosts}) as monitor:
+                await asyncio.sleep(5)
+                assert monitor.memories["mx1/smtp"].state == "up"
+                assert monitor.memories["mx1/smtp6"].checked
+                assert monitor.incidents == {}
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("where", ["http://127.0.0.1:25/", "http://169.254.169.254/", "//other.example/"])
+def test_a_redirect_to_another_host_is_not_followed(where: str) -> None:
+    page = probes.Target(False, "192.0.2.1", 80, "panel.example", "/")
+    with pytest.raises(wire.Ended, match="another host"):
+        page.redirected(where)
+    assert page.redirected("https://panel.example/login").address == "192.0.2.1"
+
+
+def test_a_certificate_must_be_for_the_name_in_the_mx_record() -> None:
+    host = {"name": "mx1", "role": "mx", "address": "192.0.2.1", "mx_name": "mx1.filter.example"}
+    (found,) = settings.parse({"hosts": [host]}).hosts
+    assert {one.tls_name for one in found.services} == {"mx1.filter.example"}
+
+
+def test_what_a_host_said_long_ago_is_not_known(tmp_path: Path) -> None:
+    now = time.time()
+    store, chosen = monitor_support.sample(tmp_path / "m.sqlite", now, days=2)
+
+    def backups(age: float) -> tuple[dict[str, Any], str]:
+        with store.writing():
+            store.set_health("control1", now - age, True, "read", record)
+        shot = snapshot.take(store, chosen, now)
+        return next(one for one in shot["hosts"] if one["name"] == "control1")["backups"], metrics.text(shot)
+
+    record = monitor_support.health_record("control1", "control", now)
+    fresh, text = backups(10)
+    assert (fresh["status"], fresh["age_seconds"]) == ("OK", 4320.0 + 34.2 + 10)
+    assert 'mf_host_backup_age_seconds{host="control1"' in text
+    stale, text = backups(86400)
+    assert (stale["status"], stale["age_seconds"]) == ("UNKNOWN", 4320.0 + 34.2 + 86400)
+    assert 'mf_host_backup_age_seconds{host="control1"' not in text
+    store.close()
+
+
+def test_the_command_neither_moves_nor_changes_the_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "m.sqlite"
+    store = Store(str(path))
+    with store.writing():
+        for number in range(2000):
+            store.open_incident(f"k{number}", "a", "h", "s", "urgent", "t" * 200, 1.0)
+    store.close()
+    with path.open("r+b") as file:
+        file.seek(4096 * 40)
+        file.write(b"\xff" * 4096)
+    (tmp_path / "settings.json").write_text(json.dumps({"database": str(path)}))
+    for words in (["status"], ["ack", "all"]):
+        command.main(words, str(tmp_path / "settings.json"))
+        assert "monitor: " in capsys.readouterr().err
+        assert not list(tmp_path.glob("*.damaged-*"))

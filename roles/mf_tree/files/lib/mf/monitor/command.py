@@ -6,9 +6,11 @@ import getpass
 import json
 import os
 import pwd
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -33,6 +35,7 @@ Examples
   monitor silence 'service:mx3/*' --ttl 4h --reason "new disk"
 """
 SETTINGS = settings.DEFAULT_PATH
+ACCOUNT = "mf-monitor"
 
 
 def main(argv: Sequence[str] | None = None, path: str = SETTINGS) -> int:
@@ -44,11 +47,14 @@ def main(argv: Sequence[str] | None = None, path: str = SETTINGS) -> int:
     except (settings.MonitorSettingsError, store.StoreError) as error:
         print(f"monitor: {error}", file=sys.stderr)
         return commands.FAILED
+    except sqlite3.Error as error:
+        print(f"monitor: the database can't be used: {text.clean(str(error))}", file=sys.stderr)
+        return commands.FAILED
 
 
 def _status(chosen: argparse.Namespace, _: state.Places) -> int:
     now = time.time()
-    with _Opened() as opened:
+    with _Opened(readonly=True) as opened:
         shot = snapshot.take(opened.store, opened.settings, now)
         last = opened.store.rows("SELECT max(checked) AS at FROM current")[0]["at"]
     age = now - last if last else None
@@ -167,18 +173,25 @@ def _test(chosen: argparse.Namespace, _: state.Places) -> int:
 
 
 class _Opened:
-    """Settings and store; as root it becomes the account the database belongs to, so that no file becomes root's."""
+    """Settings and store; root becomes the monitor's account, so that no file becomes root's."""
+
+    def __init__(self, *, readonly: bool = False) -> None:
+        self._readonly = readonly
 
     def __enter__(self) -> Self:
         self.settings = settings.load(SETTINGS)
         if not Path(self.settings.database).exists():
             raise store.StoreError(f"{self.settings.database} is missing; is mf-monitor.service running?")
-        owner = os.stat(self.settings.database)
-        if os.geteuid() == 0 and owner.st_uid != 0:
-            os.setgroups([])
-            os.setgid(owner.st_gid)
-            os.setuid(owner.st_uid)
-        self.store = store.Store(self.settings.database)
+        if os.geteuid() == 0:
+            with suppress(KeyError):  # no such account: not a monitor that was deployed
+                account = pwd.getpwnam(ACCOUNT)
+                os.setgroups([])
+                os.setgid(account.pw_gid)
+                os.setuid(account.pw_uid)
+        try:
+            self.store = store.Store(self.settings.database, readonly=self._readonly, own=False)
+        except sqlite3.Error as error:
+            raise store.StoreError(f"{self.settings.database} can't be read: {error}") from None
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -327,6 +327,8 @@ class Engine:
             if not verdict.up:
                 self._plan("uplink", time.monotonic())
                 return replace(look, state=UNKNOWN, words="this monitor is offline")
+            if not verdict.reaches(service.address):
+                return replace(look, state=UNKNOWN, words="no reference answers over this family of addresses")
         host = self.hosts[service.host]
         if service.kind == "smtp" and host.health and self.reader is not None:
             # refused by the host's own throttle? Only if it says so now.

@@ -73,9 +73,9 @@ def _samples(snapshot: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, objec
             yield "mf_host_queue_messages", labels, health.get("queue")
             yield "mf_host_throttled", labels, int(bool(health.get("throttled")))
         yield "mf_host_health_read_timestamp_seconds", labels, health.get("read")
-        yield "mf_host_canary_latency_seconds", labels, _dict(host, "canary").get("seconds")
-        yield "mf_host_canary_age_seconds", labels, _dict(host, "canary").get("age_seconds")
-        yield "mf_host_backup_age_seconds", labels, _dict(host, "backups").get("age_seconds")
+        yield "mf_host_canary_latency_seconds", labels, _known(host, "canary").get("seconds")
+        yield "mf_host_canary_age_seconds", labels, _known(host, "canary").get("age_seconds")
+        yield "mf_host_backup_age_seconds", labels, _known(host, "backups").get("age_seconds")
         for one in _dicts(host, "services"):
             service = {**labels, "service": one.get("name", ""), "kind": one.get("kind", "")}
             latency = view.number(one.get("latency_ms"))
@@ -97,6 +97,12 @@ def _flag(state: object, good: tuple[str, ...], bad: tuple[str, ...]) -> int | N
 def _dicts(holder: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     found = holder.get(key)
     return [one for one in found if isinstance(one, dict)] if isinstance(found, (list, tuple)) else []
+
+
+def _known(found: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """What a check says, unless that is not known any more."""
+    one = _dict(found, key)
+    return {} if one.get("status") == "UNKNOWN" else one
 
 
 def _dict(holder: Mapping[str, Any], key: str) -> Mapping[str, Any]:

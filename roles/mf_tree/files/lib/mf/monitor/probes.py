@@ -249,7 +249,7 @@ async def _smtp(service: Service, world: World) -> Found:
             hello,
             starttls=options["starttls"],
             context=world.strict if options["verify"] else world.context,
-            name=service.host,
+            name=service.tls_name or service.host,
             message=_canary(options["canary"], world) if options["canary"] else None,
         )
         (_, offered, der, _), _ = await wire.converse(address, service.port, limit, script, wire.reply)
@@ -368,9 +368,11 @@ class Target:
             raise Ended(WRONG, f"redirects to {text.clean(where, 60)}") from None
         if parts.scheme not in ("http", "https") or not parts.hostname or any(letter in joined for letter in "\r\n "):
             raise Ended(WRONG, f"redirects to {text.clean(where, 60)}")
-        address = self.address if parts.hostname == self.name else parts.hostname
+        if parts.hostname != self.name.lower():
+            # a page of the fleet must not send the monitor to its own neighbours
+            raise Ended(WRONG, f"redirects to another host: {text.clean(where, 60)}")
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        return Target(parts.scheme == "https", address, port, parts.hostname, path)
+        return Target(parts.scheme == "https", self.address, port, self.name, path)
 
 
 async def fetch(target: Target, context: ssl.SSLContext) -> tuple[int, str, bytes, bytes]:

@@ -83,6 +83,7 @@ class Service:
     port: int
     interval: float
     options: dict[str, Any] = field(hash=False)
+    tls_name: str = ""  # what its certificate must be for
 
     @property
     def subject(self) -> str:
@@ -315,13 +316,14 @@ def _host(one: dict[str, Any], interval: float, source: str) -> Host:
     if not isinstance(name, str) or not name or "/" in name:
         raise MonitorSettingsError(f"{source}: {name!r:.40} is no name of a host; {_ADVICE}")
     services = []
+    tls_name = str(one.get("mx_name") or name)
     entries = one.get("services")
     for entry in _by_role(one, interval) if entries is None else entries:
-        services.append(_service(name, address, entry, interval, source))
+        services.append(_service(name, address, entry, interval, source, tls_name))
         # the same over IPv6, where the host has it
         if one.get("address6") and not entry.get("address") and entry["kind"] not in ("mx", "relay"):
             six = {**entry, "name": f"{entry.get('name', entry['kind'])}6"}
-            services.append(_service(name, one["address6"], six, interval, source))
+            services.append(_service(name, one["address6"], six, interval, source, tls_name))
     if len({service.name for service in services}) != len(services):
         raise MonitorSettingsError(f"{source}: two services of {name} have the same name; give each a name of its own")
     return Host(
@@ -335,7 +337,7 @@ def _host(one: dict[str, Any], interval: float, source: str) -> Host:
     )
 
 
-def _service(host: str, address: str, entry: dict[str, Any], interval: float, source: str) -> Service:
+def _service(host: str, address: str, entry: dict[str, Any], interval: float, source: str, tls_name: str) -> Service:
     kind = entry.get("kind")
     if kind not in KINDS:
         raise MonitorSettingsError(
@@ -359,4 +361,5 @@ def _service(host: str, address: str, entry: dict[str, Any], interval: float, so
         port=port,
         interval=float(options.pop("interval", 0) or interval),
         options=options,
+        tls_name=tls_name,
     )

@@ -229,7 +229,7 @@ def _backups(found: Mapping[str, dict[str, Any] | None]) -> dict[str, dict[str, 
     for host, check in _checks(found, BACKUP_CHECK):
         metrics = check["metrics"]
         by[host] = {
-            "age_seconds": metrics.get("dump_age_seconds", metrics.get("full_age_seconds")),
+            "age_seconds": _older(metrics.get("dump_age_seconds", metrics.get("full_age_seconds")), check),
             "status": check["status"],
             "summary": check["summary"],
         }
@@ -246,7 +246,7 @@ def _canary(found: Mapping[str, dict[str, Any] | None]) -> dict[str, dict[str, A
             if f"{host.lower()}_age_seconds" in metrics:
                 by[host] = {
                     "seconds": max(took, default=None),
-                    "age_seconds": metrics[f"{host.lower()}_age_seconds"],
+                    "age_seconds": _older(metrics[f"{host.lower()}_age_seconds"], check),
                     "status": check["status"],
                     "summary": check["summary"],
                 }
@@ -254,9 +254,19 @@ def _canary(found: Mapping[str, dict[str, Any] | None]) -> dict[str, dict[str, A
 
 
 def _checks(found: Mapping[str, dict[str, Any] | None], name: str) -> list[tuple[str, dict[str, Any]]]:
+    """By host; what was read too long ago isn't known any more."""
     return [
-        (host, check) for host, health in found.items() if health for check in health["checks"] if check["name"] == name
+        (host, check if health["fresh"] else {**check, "status": "UNKNOWN"})
+        for host, health in found.items()
+        if health
+        for check in health["checks"]
+        if check["name"] == name
     ]
+
+
+def _older(age: float | None, check: Mapping[str, Any]) -> float | None:
+    """An age as it is now: the check said it when it ran."""
+    return None if age is None else round(age + (check["age_seconds"] or 0.0), 1)
 
 
 def _incident(

@@ -90,8 +90,13 @@ class StoreError(Exception):
 class Store:
     """The open database. ``with store.writing():`` is one transaction; whatever raises in it undoes all of it."""
 
-    def __init__(self, path: str, *, readonly: bool = False, now: float | None = None, damage: str = "") -> None:
-        """Open it. ``damage``: what is already known to be wrong with it, so that another one is begun in any case."""
+    def __init__(
+        self, path: str, *, readonly: bool = False, now: float | None = None, damage: str = "", own: bool = True
+    ) -> None:
+        """Open it. ``damage``: what is already known to be wrong with it, so that another one is begun in any case.
+
+        ``own``: it may be moved aside. Only the engine does that: under others it would go on in a file without a name.
+        """
         self.path = path
         self.damage = ""
         self._ids: dict[str, int] = {}
@@ -105,6 +110,10 @@ class Store:
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError) and not _damaged(error):
                 raise StoreError(f"{path} can't be opened: {error}; does its folder exist, and is it yours?") from None
+            if not own:
+                raise StoreError(
+                    f"{path} is damaged ({error}); restart mf-monitor.service, it begins another"
+                ) from None
             used = _used(path)
             aside = self._move_aside(time.time() if now is None else now)
             self.damage = f"history was damaged ({error}); moved to {aside}, started afresh"

@@ -1,12 +1,14 @@
 """The monitor's own uplink: several references outside the fleet, asked before silence is blamed on anybody else.
 
 A reference is an address and port that should always answer; a refusal is an answer, too. One that answers is enough:
-"everything is down" must not be said by a monitor that is itself cut off.
+"everything is down" must not be said by a monitor that is itself cut off. Silence over IPv6 needs one that answers over
+IPv6, silence over IPv4 one over IPv4: a monitor may lose one of them only.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 import time
 from dataclasses import dataclass
@@ -16,6 +18,14 @@ from .settings import Settings
 from .states import DOWN, SILENT, UP, Look
 
 
+def _family(address: str) -> int:
+    """Of a numeric address; 0 for a name."""
+    try:
+        return socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
+    except ValueError:
+        return 0
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Whether the network was there in a check that began then (on the monotonic clock)."""
@@ -23,6 +33,14 @@ class Verdict:
     began: float
     up: bool
     words: str
+    families: frozenset[int] = frozenset()  # of the references that answered
+
+    def reaches(self, address: str) -> bool:
+        """Whether silence from there is its own: something answered the same way, IPv4 or IPv6."""
+        if not self.families:
+            return self.up
+        family = _family(address)
+        return self.up if not family else family in self.families
 
 
 class Uplink:
@@ -30,6 +48,7 @@ class Uplink:
 
     def __init__(self, settings: Settings, world: probes.World) -> None:
         self._references = settings.references
+        self._wanted = {_family(name) for name, _ in settings.references} - {0} or {socket.AF_INET}
         self._limit = min(3.0, settings.timeout)
         self._clock = world.clock
         self._running: tuple[float, asyncio.Task[Verdict]] | None = None
@@ -57,32 +76,36 @@ class Uplink:
             self.last = Verdict(began, True, "no references are set")
             return self.last
         waiting = {asyncio.create_task(self._answers(*one)) for one in self._references}
-        total, up = len(waiting), 0
+        total = len(waiting)
+        families: set[int] = set()
         try:
             async with asyncio.timeout(self._limit + 1):
                 for done in asyncio.as_completed(waiting):
-                    up += await done
-                    if up:
+                    families.add(await done)
+                    if self._wanted <= families:
                         break
         except TimeoutError:
             pass
         for task in waiting:
             task.cancel()
-        words = "a reference answers" if up else f"none of {total} references answers"
-        self.last = Verdict(began, up > 0, words)
+        families.discard(0)
+        words = "a reference answers" if families else f"none of {total} references answers"
+        self.last = Verdict(began, bool(families), words, frozenset(families))
         return self.last
 
-    async def _answers(self, name: str, port: int) -> bool:
+    async def _answers(self, name: str, port: int) -> int:
+        """The address family in which it answers, or 0."""
         loop = asyncio.get_running_loop()
+        family = 0
         try:
             async with asyncio.timeout(self._limit):
                 for address in await probes.addresses(name, port):
                     family = socket.AF_INET6 if ":" in address else socket.AF_INET
                     with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as channel:
                         await loop.sock_connect(channel, (address, port))
-                        return True
+                        return family
         except ConnectionRefusedError:
-            return True
+            return family
         except (OSError, TimeoutError):
             pass
-        return False
+        return 0
