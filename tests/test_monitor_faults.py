@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 from mf import maintenance
-from mf.monitor import command, engine, hosthealth, metrics, probes, settings, snapshot, wire
+from mf.monitor import causes, command, engine, hosthealth, metrics, probes, settings, snapshot, states, wire
 from mf.monitor import store as store_
 from mf.monitor.outbox import Outbox
 from mf.monitor.settings import Channel
@@ -416,3 +416,31 @@ def test_the_command_neither_moves_nor_changes_the_database(tmp_path: Path, caps
         command.main(words, str(tmp_path / "settings.json"))
         assert "monitor: " in capsys.readouterr().err
         assert not list(tmp_path.glob("*.damaged-*"))
+
+
+def test_what_the_rate_limit_held_back_is_told_in_one_message(tmp_path: Path) -> None:
+    channel = {"name": "sms", "url": "x", "severities": ["notice"]}
+    chosen = {"database": str(tmp_path / "m.sqlite"), "rate_limit": 2, "channels": [channel]}
+    monitor = engine.Engine(settings.parse(chosen))
+    with monitor.store.writing():
+        for number in range(5):
+            monitor._enqueue(monitor.store, 1000.0 + number, "opened", "notice", f"mf: fault {number}", (), False)
+        told = [monitor._tell_held_back(monitor.store, at) for at in (1010.0, 4599.0, 4700.0, 4800.0)]
+    assert told == [False, False, True, False]
+    assert monitor.store.messages()[0]["text"].startswith("mf: 3 held back")
+    assert monitor.store.messages()[0]["status"] == "queued"
+    monitor.store.close()
+
+
+def test_a_hold_is_told_though_the_throttle_shows() -> None:
+    now = time.time()
+    record = monitor_support.health_record("mx1", "mx", now, throttled=True, refusing=True, held=True)
+    found = hosthealth.parse(json.dumps(record).encode())
+    chosen = monitor_support.settings()
+    memories: dict[str, states.Memory] = {}
+    for look in hosthealth.looks(hosthealth.Reading("mx1", now, now, found, "read"), (), (), now, 600.0) * 3:
+        memories[look.subject] = states.advance(memories.get(look.subject, states.Memory()), look, chosen)
+    memories["mx1/smtp"] = states.Memory(state="throttled", since=now, words="throttled by anna", checked=now)
+    seen = causes.judge(chosen, memories, {}, (), now + 1).causes
+    assert seen["health:mx1"].severity == "notice"
+    assert "on hold" in seen["health:mx1"].title

@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import text
 from .settings import Host, Settings
-from .states import DOWN, EXPIRED, THROTTLED, UNKNOWN, UNREAD, UP, WARNING, Memory
+from .states import DOWN, EXPIRED, HELD, THROTTLED, UNKNOWN, UNREAD, UP, WARNING, Memory
 
 URGENT, NOTICE, PAGE = "urgent", "notice", "page"
 MAINTENANCE = "maintenance"
@@ -183,7 +183,9 @@ def _health(
     """What the host says of itself, unless something nearer to the cause is known or about to be."""
     if health.state not in (DOWN, WARNING):
         return []
-    if any(cause.kind in ("service", "throttled") for cause in others) or any(one.pending for one in services):
+    # a hold has no end of its own, so it is told even though the throttle that it is shows already
+    nearer = any(cause.kind in ("service", "throttled") for cause in others) or any(one.pending for one in services)
+    if nearer and health.why != HELD:
         return []
     unread = health.why == UNREAD
     severity = PAGE

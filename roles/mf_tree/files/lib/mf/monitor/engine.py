@@ -666,6 +666,7 @@ class Engine:
         for draft in plan.drafts:
             self._enqueue(store, now, draft.kind, draft.severity, draft.text, draft.incidents, draft.escalation)
         tested = self._weekly_test(store, now)
+        tested = self._tell_held_back(store, now) or tested
         return {one["key"]: one for one, _, _ in found if one["closed"] is None}, bool(plan.drafts) or tested
 
     def _enqueue(
@@ -688,6 +689,20 @@ class Engine:
                 store.add_event(
                     number, now, "not sent", f"no channel takes {'escalations' if escalation else severity}"
                 )
+
+    def _tell_held_back(self, store: Store, now: float) -> bool:
+        """What the limit of an hour held back is named in one message as soon as there is room again."""
+        told = False
+        for channel in self.settings.channels:
+            rows = store.held_back(channel.name)
+            if not rows or store.sent_since(channel.name, now - 3600) >= self.settings.rate_limit:
+                continue
+            titles = [row["text"].removeprefix(f"{self.settings.name}: ") for row in rows]
+            words = texts.compose(self.settings.name, "", [f"{len(rows)} held back", *titles], "")
+            store.enqueue(now, channel.name, "held back", NOTICE, words)
+            store.told_of_held_back(channel.name, now)
+            told = True
+        return told
 
     def _weekly_test(self, store: Store, now: float) -> bool:
         """The test message at its hour; nobody notices a dead gateway otherwise."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from .. import maintenance, state, text
 from .settings import HealthAccess, Host, Settings
-from .states import DOWN, UNREAD, UP, WARNING, Look
+from .states import DOWN, HELD, UNREAD, UP, WARNING, Look
 
 CAP = 262144  # bytes of an answer
 KEEP_UP_TO = 60  # hosts whose connections are kept
@@ -263,9 +263,10 @@ def looks(
         for check, one in record["checks"].items()
         if check not in urgent and not (record["throttled"] and check == "load")
     ]
+    why = ""
     if record["held"]:
-        rest.append((DOWN, "on hold: refuses mail until somebody ends that"))
+        rest, why = [(DOWN, "on hold: refuses mail until somebody ends that")], HELD
     worst = max(rest, key=lambda one: (UP, WARNING, DOWN).index(one[0]), default=(UP, ""))
     word, words = worst if worst[0] != UP else (UP, "says OK")
-    result.append(Look(f"{name}/health", began, at, word, words))
+    result.append(Look(f"{name}/health", began, at, word, words, why))
     return result

@@ -18,6 +18,7 @@ T = TypeVar("T")
 UP, WARNING, THROTTLED, DOWN, UNKNOWN = "up", "warning", "throttled", "down", "unknown"
 # Why something is down. SILENT means that nothing at all came back: it may be the host, or the way to it.
 SILENT, REFUSED, WRONG, EXPIRED, UNREAD = "silent", "refused", "wrong", "expired", "unread"
+HELD = "held"  # by a person, until a person ends it
 MOST_CHANGES = 40  # remembered
 
 

@@ -475,6 +475,16 @@ class Store:
         query = "SELECT count(*) AS n FROM messages WHERE channel = ? AND created >= ? AND status != ?"
         return int(self.rows(query, channel, since, HELD_BACK)[0]["n"])
 
+    def held_back(self, channel: str) -> list[sqlite3.Row]:
+        """What was held back from a channel and not told of since, oldest first."""
+        query = "SELECT * FROM messages WHERE status = ? AND channel = ? AND finished IS NULL ORDER BY id"
+        return self.rows(query, HELD_BACK, channel)
+
+    def told_of_held_back(self, channel: str, now: float) -> None:
+        """They have been named in one message."""
+        query = "UPDATE messages SET finished = ? WHERE status = ? AND channel = ? AND finished IS NULL"
+        self._connection.execute(query, (now, HELD_BACK, channel))
+
     # --- silences
 
     def add_silence(self, pattern: str, until: float, reason: str, by: str, created: float) -> int:
