@@ -444,3 +444,17 @@ def test_a_hold_is_told_though_the_throttle_shows() -> None:
     seen = causes.judge(chosen, memories, {}, (), now + 1).causes
     assert seen["health:mx1"].severity == "notice"
     assert "on hold" in seen["health:mx1"].title
+
+
+def test_a_dry_run_of_the_command_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(str(tmp_path / "m.sqlite"))
+    with store.writing():
+        store.add_silence("mx1*", time.time() + 99, "", "anna", 1.0)
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps({"database": store.path, "channels": [{"name": "sms", "url": "x"}]}))
+    assert command.main(["unsilence", "--dry-run", "1"], str(path)) == 0
+    assert command.main(["test", "--dry-run"], str(path)) == 0
+    assert capsys.readouterr().out == "silence 1 would end\nwould send a test message to sms\n"
+    assert len(store.silences(time.time())) == 1
+    assert store.messages() == []
+    store.close()

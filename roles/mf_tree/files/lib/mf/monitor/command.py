@@ -135,9 +135,13 @@ def _silence(chosen: argparse.Namespace, _: state.Places) -> int:
 
 
 def _unsilence(chosen: argparse.Namespace, _: state.Places) -> int:
-    with _Opened() as opened, opened.store.writing():
-        ended = opened.store.end_silence(chosen.silence)
-    print(f"silence {chosen.silence} has ended" if ended else f"there is no silence {chosen.silence}")
+    with _Opened() as opened:
+        ended = any(one["id"] == chosen.silence for one in opened.store.silences(time.time()))
+        if not chosen.dry_run:
+            with opened.store.writing():
+                ended = opened.store.end_silence(chosen.silence)
+    verb = "would end" if chosen.dry_run else "has ended"
+    print(f"silence {chosen.silence} {verb}" if ended else f"there is no silence {chosen.silence}")
     return 0 if ended else commands.FAILED
 
 
@@ -151,6 +155,9 @@ def _test(chosen: argparse.Namespace, _: state.Places) -> int:
                 f"monitor: there is no channel {text.clean(chosen.channel, 40)!r}; there are: {known}", file=sys.stderr
             )
             return commands.FAILED
+        if chosen.dry_run:
+            print(f"would send a test message to {', '.join(channels)}")
+            return 0
         words = texts.compose(opened.settings.name, "TEST", [f"a test by {chosen.by}; all is well if you read it"], "")
         with opened.store.writing():
             numbers = [opened.store.enqueue(now, channel, "test", "notice", words) for channel in channels]
@@ -235,9 +242,9 @@ def _parser() -> commands.Commands:
     silence.add_argument("--ttl", type=commands.ttl, default=3600.0, metavar="TIME", help="1s to 7d (default: 1h)")
     silence.add_argument("--reason", type=commands.reason, default="", metavar="TEXT", help="why")
     silence.add_argument("--by", type=commands.owner, default=_who(), help="who says so (default: you)")
-    unsilence = top.add("unsilence", _unsilence, "end a silence")
+    unsilence = top.add("unsilence", _unsilence, "end a silence", dry_run=True)
     unsilence.add_argument("silence", type=int, metavar="NUMBER", help="which one")
-    test = top.add("test", _test, "send a test message")
+    test = top.add("test", _test, "send a test message", dry_run=True)
     test.add_argument("--channel", default="", metavar="NAME", help="to this one only")
     test.add_argument("--wait", type=commands.duration, default=0.0, metavar="TIME", help="until the gateway took it")
     test.add_argument("--by", type=commands.owner, default=_who(), help="who tests (default: you)")
