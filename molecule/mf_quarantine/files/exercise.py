@@ -119,7 +119,9 @@ def crashes(count: int) -> dict[str, Any]:
     progress = []
     for turn in range(count):
         before = state()
-        process = subprocess.Popen([COMMAND, "pull"], start_new_session=True, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [COMMAND, "pull"], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         # in turn: at any moment, while a batch is linked and not committed, just after a commit
         while turn % 3 and process.poll() is None:
             if turn % 3 == 1 and sum(1 for _ in (ROOT / "mail").glob("*/*/*-mx9-*")) > before["files"]:
