@@ -116,6 +116,7 @@ def test_the_snapshot_has_its_documented_shape(tmp_path: Path) -> None:
     store, settings = monitor_support.sample(tmp_path / "m.sqlite", NOW)
     shot = snapshot.take(store, settings, NOW)
     assert shot["fleet"]["accepting"] == 1
+    assert shot["fleet"]["since"] == NOW - 700
     assert (shot["fleet"]["hosts"], shot["fleet"]["mxs"]) == (6, 3)
     assert len(shot["fleet"]["days"]) == snapshot.HISTORY_DAYS
     mx1 = shot["hosts"][1]

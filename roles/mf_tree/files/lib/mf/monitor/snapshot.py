@@ -4,8 +4,8 @@
 
     {"version": 1, "generated": now, "interval": 60, "stale_after": 150,   seconds after which a page is stale
      "name": "mf", "monitor": "monitor1",
-     "fleet": {"state": "up", "sentence": "All 3 MXs accept mail.", "accepting": 3, "mxs": 3, "min_accepting": 2,
-               "hosts": 6, "hosts_up": 6, "days": [DAY × 90]},
+     "fleet": {"state": "up", "since": …, "sentence": "All 3 MXs accept mail.", "accepting": 3, "mxs": 3,
+               "min_accepting": 2, "hosts": 6, "hosts_up": 6, "days": [DAY × 90]},
      "uplink": {"state": "up", "since": …, "words": "2 of 2 references answer"},
      "hosts": [{"name", "role", "provider", "location", "address",
                 "state", "since", "words", "flapping": false,
@@ -334,6 +334,7 @@ def _fleet(
     hosts = [host for host in snapshot["hosts"] if host["role"] != "dns"]
     return {
         "state": row["state"] if row is not None else "unknown",
+        "since": row["since"] if row is not None else None,
         "sentence": row["words"] if row is not None else "Nothing has been looked at yet.",
         "accepting": memory.get("accepting", 0),
         "mxs": len(settings.mxs),
