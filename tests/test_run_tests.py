@@ -89,6 +89,10 @@ def test_stages_are_chosen_by_name_word_or_group() -> None:
     assert run_tests.choose(["ruff"], every) == every[:2]
     assert run_tests.choose(["lint"], every) == every[:2]
     assert run_tests.choose(["fleet"], every) == every[2:]
+    long = Stage("molecule chaos", "molecule", (), on_demand=True)
+    assert run_tests.choose([], [*every, long]) == every
+    assert run_tests.choose(["molecule"], [*every, long]) == every[2:]
+    assert run_tests.choose(["chaos"], [*every, long]) == [long]
     with pytest.raises(ValueError, match="no such stage: fleets"):
         run_tests.choose(["fleets"], every)
 
