@@ -28,7 +28,7 @@ mail: venv ## send N=30 messages through the MXs and account for each (SPAM=0.3:
 check: venv ## the fleet's health as a table (INVENTORY=inventory/NAME: another fleet)
 	ansible-playbook $(if $(INVENTORY),--inventory $(INVENTORY)) playbooks/check_fleet.yml
 
-test: venv ## everything: linters, unit tests, all Molecule scenarios; the last line counts
+test: venv ## linters, unit tests, Molecule scenarios (all but those in ON_DEMAND of scripts/run_tests.py); the last line counts
 	python scripts/run_tests.py
 
 lint: venv ## the linters alone: ruff, yamllint, mypy, ansible-lint
