@@ -30,7 +30,7 @@ LOGS = Path("build/test")
 LANES = 2  # Molecule scenarios at a time
 # Not with the others, only when they are named: the fault suite is too long for each change (make chaos), the rest have
 # come through whole once or not yet.
-ON_DEMAND = ("chaos", "mf_canary", "mf_monitor", "mf_quarantine")
+ON_DEMAND = ("chaos", "mf_canary", "mf_quarantine")
 LABS = 250  # lab numbers begin again at 0 after the highest
 TAIL_LINES = 60
 PACKAGE = "roles/mf_tree/files/lib/mf"

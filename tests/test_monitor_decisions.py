@@ -273,6 +273,43 @@ def test_what_begins_together_is_one_message_and_is_told_once() -> None:
     assert [story.at(after, *pair) for after in (5, 4000, 99999)] == [[], [], []]
 
 
+def test_the_younger_go_with_the_eldest() -> None:
+    story = Story()
+    pair = (incident(1, "host:mx1"), incident(2, "host:mx2", alert=Alert(noticed=NOW + alerts.GROUP - 0.1)))
+    (draft,) = story.at(alerts.GROUP, *pair)
+    assert draft.incidents == (1, 2)
+    later = incident(3, "host:mx3", alert=Alert(noticed=NOW + alerts.GROUP + 0.1))
+    assert story.at(alerts.GROUP + 1, *pair, later) == []
+    (second,) = story.at(2 * alerts.GROUP + 0.2, *pair, later)
+    assert second.incidents == (3,)
+
+
+def test_what_ends_together_is_one_message() -> None:
+    story = Story()
+    pair = [incident(1, "host:mx1"), incident(2, "host:mx2")]
+    story.at(4, *pair)
+    pair[0] = dataclasses.replace(pair[0], closed=NOW + 60)
+    assert story.at(60, *pair) == []
+    pair[1] = dataclasses.replace(pair[1], closed=NOW + 62.5)
+    # what was never told doesn't hurry the others
+    assert story.at(62.5, *pair, incident(3, "warning:mx2/smtp", "page", closed=NOW + 62.5)) == []
+    (draft,) = story.at(63, *pair)
+    assert draft.incidents == (1, 2)
+    assert "OK: mx1 well again after" in draft.text
+    assert "; mx2 well again after" in draft.text
+    assert story.at(70, *pair) == []
+
+
+def test_an_end_is_told_before_it_begins_anew() -> None:
+    story = Story()
+    one = incident(1, "host:mx1")
+    story.at(4, one)
+    closed = dataclasses.replace(one, closed=NOW + 60)
+    assert story.at(60, closed) == []
+    (over,) = story.at(61, closed, incident(2, "host:mx1", alert=Alert(noticed=NOW + 61)))
+    assert (over.kind, over.incidents) == ("closed", (1,))
+
+
 def test_the_end_is_told_once_and_only_if_the_beginning_was() -> None:
     story = Story()
     one = incident(1, "host:mx1")
@@ -280,10 +317,10 @@ def test_the_end_is_told_once_and_only_if_the_beginning_was() -> None:
     assert story.at(2, closed) == []
     story = Story()
     story.at(4, one)
-    (draft,) = story.at(60, dataclasses.replace(one, closed=NOW + 60))
+    (draft,) = story.at(63, dataclasses.replace(one, closed=NOW + 60))
     assert draft.kind == "closed"
     assert "OK: mx1 well again after 2 min" in draft.text or "OK: mx1 well again after 120 s" in draft.text
-    assert story.at(61, dataclasses.replace(one, closed=NOW + 60)) == []
+    assert story.at(64, dataclasses.replace(one, closed=NOW + 60)) == []
 
 
 def test_the_page_gets_no_message() -> None:
@@ -322,9 +359,9 @@ def test_the_fleets_message_speaks_for_its_members() -> None:
     fleet = incident(2, "fleet", "urgent", alert=Alert(noticed=NOW, about=("service:mx2/smtp",)))
     (draft,) = story.at(4, member, fleet)
     assert draft.incidents == (2,)
-    (over,) = story.at(60, member, dataclasses.replace(fleet, closed=NOW + 60))
+    (over,) = story.at(63, member, dataclasses.replace(fleet, closed=NOW + 60))
     assert "still wrong: mx2" in over.text
-    (end,) = story.at(90, dataclasses.replace(member, closed=NOW + 90))
+    (end,) = story.at(93, dataclasses.replace(member, closed=NOW + 90))
     assert "mx2 smtp well again" in end.text
 
 
@@ -385,7 +422,7 @@ def test_offline_is_told_afterwards() -> None:
     story = Story()
     one = incident(1, "uplink")
     assert story.at(50, one) == []
-    (draft,) = story.at(60, dataclasses.replace(one, closed=NOW + 60))
+    (draft,) = story.at(63, dataclasses.replace(one, closed=NOW + 60))
     assert "monitor1 was offline for" in draft.text
 
 

@@ -6,8 +6,9 @@ notice     one message when it begins, one when it is over
 page       no message
 =========  ============================================================================================
 
-Incidents that begin within a few seconds share a message. While fewer MXs accept mail than must, what is wrong with
-single MXs is part of that incident's message. An incident is told once for its severity; what grows worse is told anew.
+Incidents that begin within a few seconds share a message, and so do those that end. While fewer MXs accept mail than
+must, what is wrong with single MXs is part of that incident's message. An incident is told once for its severity; what
+grows worse is told anew.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from .causes import NOTICE, PAGE, URGENT
 from .settings import Settings
 from .states import restored
 
-GROUP = 3.0  # seconds in which what begins together becomes one message
+GROUP = 3.0  # seconds in which what begins together becomes one message, and what ends together
+AT_ONCE = 0.5  # the same for what is urgent
 RANK = {PAGE: 0, NOTICE: 1, URGENT: 2}
 MARKS = {URGENT: "URGENT", NOTICE: ""}
 
@@ -94,29 +96,7 @@ class Plan:
 
 def plan(settings: Settings, incidents: Sequence[Incident], silences: Iterable[Mapping[str, Any]], now: float) -> Plan:
     """What to send now. ``incidents``: all open ones, and those that closed and weren't told to be over yet."""
-    patterns = [str(one["pattern"]) for one in silences]
-    result = Plan()
-    alerts = {one.number: one.alert for one in incidents}
-    quiet = {one.number for one in incidents if any(fnmatch.fnmatchcase(one.key, pattern) for pattern in patterns)}
-    for number, one in enumerate(incidents := list(incidents)):
-        alert = alerts[one.number]
-        if one.closed is None and _fell(alert):
-            # fewer still: that is news, whoever has taken care of less
-            alerts[one.number] = replace(alert, told="", told_level=None, noticed=now, escalated=False)
-            if one.acked:
-                result.void.add(one.number)
-                incidents[number] = replace(one, acked=False)
-    fleet = next((one for one in incidents if one.key == "fleet" and one.closed is None), None)
-    # only what speaks can speak for others
-    if fleet is not None and not fleet.acked and fleet.number not in quiet:
-        for one in incidents:
-            if one.key in fleet.alert.about and one.closed is None and not alerts[one.number].told:
-                alerts[one.number] = replace(alerts[one.number], covered=True)
-    _begin(settings, incidents, quiet, alerts, result, now)
-    _remind(settings, incidents, quiet, alerts, result, now)
-    _end(settings, incidents, quiet, alerts, result, now)
-    result.alerts = {one.number: alerts[one.number] for one in incidents if alerts[one.number] != one.alert}
-    return result
+    return _Planner(settings, incidents, [str(one["pattern"]) for one in silences], now).plan()
 
 
 def _fell(alert: Alert) -> bool:
@@ -129,141 +109,181 @@ def loudness(settings: Settings, one: Incident, now: float) -> str:
     return NOTICE if refuses and now - one.alert.held_since >= settings.throttled_after else one.severity
 
 
-def _begin(
-    settings: Settings,
-    incidents: Sequence[Incident],
-    quiet: set[int],
-    alerts: dict[int, Alert],
-    result: Plan,
-    now: float,
-) -> None:
-    for severity in (URGENT, NOTICE):
+class _Planner:
+    """One plan in the making."""
+
+    def __init__(self, settings: Settings, incidents: Sequence[Incident], patterns: Sequence[str], now: float) -> None:
+        self.settings = settings
+        self.incidents = list(incidents)
+        self.now = now
+        self.alerts = {one.number: one.alert for one in incidents}
+        self.quiet = {
+            one.number for one in incidents if any(fnmatch.fnmatchcase(one.key, pattern) for pattern in patterns)
+        }
+        self.result = Plan()
+
+    def plan(self) -> Plan:
+        """All of it."""
+        self._renew()
+        self._cover()
+        for severity in (URGENT, NOTICE):
+            self._begin(severity)
+        self._escalate()
+        self._remind()
+        self._end()
+        self.result.alerts = {
+            one.number: self.alerts[one.number] for one in self.incidents if self.alerts[one.number] != one.alert
+        }
+        return self.result
+
+    def _change(self, one: Incident, **values: Any) -> None:
+        self.alerts[one.number] = replace(self.alerts[one.number], **values)
+
+    def _renew(self) -> None:
+        """Fewer still: that is news, whoever has taken care of less."""
+        for number, one in enumerate(self.incidents):
+            if one.closed is None and _fell(self.alerts[one.number]):
+                self._change(one, told="", told_level=None, noticed=self.now, escalated=False)
+                if one.acked:
+                    self.result.void.add(one.number)
+                    self.incidents[number] = replace(one, acked=False)
+
+    def _cover(self) -> None:
+        """What the fleet's incident speaks for; only what speaks can speak for others."""
+        fleet = next((one for one in self.incidents if one.key == "fleet" and one.closed is None), None)
+        if fleet is None or fleet.acked or fleet.number in self.quiet:
+            return
+        for one in self.incidents:
+            if one.key in fleet.alert.about and one.closed is None and not self.alerts[one.number].told:
+                self._change(one, covered=True)
+
+    def _begin(self, severity: str) -> None:
         fresh, turned = [], []
-        for one in incidents:
-            alert = alerts[one.number]
+        for one in self.incidents:
+            alert = self.alerts[one.number]
             # a monitor that is offline can't tell so; it does afterwards
-            if one.closed is not None or one.number in quiet or one.acked or one.kind == "uplink":
+            if one.closed is not None or one.number in self.quiet or one.acked or one.kind == "uplink":
                 continue
-            if loudness(settings, one, now) != severity or alert.covered:
+            if loudness(self.settings, one, self.now) != severity or alert.covered:
                 continue
             if RANK[severity] > RANK.get(alert.told, 0):
-                if now - alert.noticed >= (0.5 if severity == URGENT else GROUP):
-                    fresh.append(one)
+                fresh.append(one)
             elif one.flapping and not alert.flapping:
                 turned.append(one)
+        # the eldest has waited for the others: those that have come since go with it, however young
+        patience = AT_ONCE if severity == URGENT else GROUP
+        if not any(self.now - self.alerts[one.number].noticed >= patience for one in fresh):
+            fresh = []
         for kind, chosen in (("opened", fresh), ("flapping", turned)):
             if not chosen:
                 continue
             began = min(one.opened for one in chosen)
-            result.drafts.append(_draft(settings, kind, severity, chosen, f"since {texts.clock(began)}"))
+            self._draft(kind, severity, chosen, f"since {texts.clock(began)}")
             for one in chosen:
-                alerts[one.number] = replace(
-                    alerts[one.number],
+                alert = self.alerts[one.number]
+                self._change(
+                    one,
                     told=severity,
-                    told_level=alerts[one.number].level,
-                    told_at=now if kind == "opened" else alerts[one.number].told_at,
-                    reminded_at=now,
+                    told_level=alert.level,
+                    told_at=self.now if kind == "opened" else alert.told_at,
+                    reminded_at=self.now,
                     flapping=one.flapping,
                 )
             spoken = {key for one in chosen for key in one.alert.about}
-            for one in incidents:
+            for one in self.incidents:
                 if one.key in spoken and one.closed is None:
-                    alerts[one.number] = replace(alerts[one.number], covered=True)
+                    self._change(one, covered=True)
 
+    def _unanswered(self) -> list[Incident]:
+        """Urgent ones that were told, and that nobody has acknowledged."""
+        return [
+            one
+            for one in self.incidents
+            if one.closed is None
+            and one.number not in self.quiet
+            and not one.acked
+            and self.alerts[one.number].told == URGENT
+        ]
 
-def _remind(
-    settings: Settings,
-    incidents: Sequence[Incident],
-    quiet: set[int],
-    alerts: dict[int, Alert],
-    result: Plan,
-    now: float,
-) -> None:
-    open_ = [
-        one
-        for one in incidents
-        if one.closed is None and one.number not in quiet and not one.acked and alerts[one.number].told == URGENT
-    ]
-    late = [
-        one
-        for one in open_
-        if not alerts[one.number].escalated and now - alerts[one.number].told_at >= settings.escalate_after
-    ]
-    if late and any(channel.escalation for channel in settings.channels):
-        tail = f"nobody acknowledged for {text.span(now - min(alerts[one.number].told_at for one in late))}"
-        draft = _draft(settings, "escalation", URGENT, late, tail)
-        result.drafts.append(replace(draft, escalation=True))
-        for one in late:
-            alerts[one.number] = replace(alerts[one.number], escalated=True)
-    again = [one for one in open_ if now - alerts[one.number].reminded_at >= settings.reminder]
-    if again:
-        began = min(one.opened for one in again)
-        result.drafts.append(_draft(settings, "reminder", URGENT, again, f"still, for {text.span(now - began)}"))
-        for one in again:
-            alerts[one.number] = replace(alerts[one.number], reminded_at=now)
+    def _escalate(self) -> None:
+        late = [
+            one
+            for one in self._unanswered()
+            if not self.alerts[one.number].escalated
+            and self.now - self.alerts[one.number].told_at >= self.settings.escalate_after
+        ]
+        if late and any(channel.escalation for channel in self.settings.channels):
+            waited = text.span(self.now - min(self.alerts[one.number].told_at for one in late))
+            self._draft("escalation", URGENT, late, f"nobody acknowledged for {waited}")
+            for one in late:
+                self._change(one, escalated=True)
 
+    def _remind(self) -> None:
+        again = [
+            one
+            for one in self._unanswered()
+            if self.now - self.alerts[one.number].reminded_at >= self.settings.reminder
+        ]
+        if again:
+            began = min(one.opened for one in again)
+            self._draft("reminder", URGENT, again, f"still, for {text.span(self.now - began)}")
+            for one in again:
+                self._change(one, reminded_at=self.now)
 
-def _end(
-    settings: Settings,
-    incidents: Sequence[Incident],
-    quiet: set[int],
-    alerts: dict[int, Alert],
-    result: Plan,
-    now: float,
-) -> None:
-    """Recoveries. What the fleet's message spoke for is over with it, or is told by itself from then on."""
-    over = [one for one in incidents if one.closed is not None and not alerts[one.number].over_told]
-    fleet_over = any(one.key == "fleet" for one in over)
-    for severity in (URGENT, NOTICE):
-        chosen = []
+    def _end(self) -> None:
+        """Recoveries. What the fleet's message spoke for is over with it, or is told by itself from then on."""
+        over = [one for one in self.incidents if one.closed is not None and not self.alerts[one.number].over_told]
+        told = [one for one in over if self._tells(one)]
+        back = {one.key for one in self.incidents if one.closed is None}
+        # good news waits for more of it, unless bad news of the same is about to overtake it
+        if not any(self.now - (one.closed or 0.0) >= GROUP or one.key in back for one in told):
+            over = [one for one in over if one not in told]
+            told = []
+        for severity in (URGENT, NOTICE):
+            chosen = [one for one in told if self._tells(one) == severity]
+            if chosen:
+                titles = [self._over(one) for one in chosen]
+                words = texts.compose(self.settings.name, "OK", titles, _numbers(chosen))
+                self.result.drafts.append(Draft("closed", severity, words, tuple(one.number for one in chosen)))
         for one in over:
-            told = alerts[one.number].told or (NOTICE if one.kind == "uplink" else "")
-            if told == severity and one.number not in quiet:
-                chosen.append(one)
-        if chosen:
-            result.drafts.append(_over(settings, severity, chosen, incidents, fleet_over))
-    for one in over:
-        alerts[one.number] = replace(alerts[one.number], over_told=True)
-    if fleet_over:
-        for one in incidents:
-            if one.closed is None and alerts[one.number].covered:
-                # named in the fleet's recovery as still wrong: so it has been told
-                told = NOTICE if RANK[one.severity] >= RANK[NOTICE] else ""
-                alerts[one.number] = replace(alerts[one.number], covered=False, told=told, told_at=now)
+            self._change(one, over_told=True)
+        if any(one.key == "fleet" for one in over):
+            for one in self.incidents:
+                if one.closed is None and self.alerts[one.number].covered:
+                    # named in the fleet's recovery as still wrong: so it has been told
+                    loud = NOTICE if RANK[one.severity] >= RANK[NOTICE] else ""
+                    self._change(one, covered=False, told=loud, told_at=self.now)
 
+    def _tells(self, one: Incident) -> str:
+        """The severity at which an incident's end is told, or nothing."""
+        if one.number in self.quiet:
+            return ""
+        return self.alerts[one.number].told or (NOTICE if one.kind == "uplink" else "")
 
-def _over(
-    settings: Settings, severity: str, chosen: Sequence[Incident], incidents: Sequence[Incident], fleet_over: bool
-) -> Draft:
-    titles = []
-    for one in chosen:
+    def _over(self, one: Incident) -> str:
         lasted = text.span(max(0.0, (one.closed or one.opened) - one.opened))
         if one.kind == "uplink":
-            titles.append(f"{settings.host} was offline for {lasted} and saw nothing meanwhile")
-        elif one.kind == "fleet":
-            left = [other.host for other in incidents if other.closed is None and other.alert.covered]
+            return f"{self.settings.host} was offline for {lasted} and saw nothing meanwhile"
+        if one.kind == "fleet":
+            left = [
+                other.host for other in self.incidents if other.closed is None and self.alerts[other.number].covered
+            ]
             rest = f", still wrong: {', '.join(dict.fromkeys(left))}" if left else ""
-            titles.append(f"enough MX accept mail again after {lasted}{rest}")
-        elif one.kind == "internal":
-            titles.append(one.title)
-        else:
-            titles.append(f"{_subject(one)} well again after {lasted}")
-    numbers = tuple(one.number for one in chosen)
-    words = texts.compose(settings.name, "OK", titles, _numbers(chosen))
-    return Draft("closed", severity, words, numbers)
+            return f"enough MX accept mail again after {lasted}{rest}"
+        return one.title if one.kind == "internal" else f"{_subject(one)} well again after {lasted}"
+
+    def _draft(self, kind: str, severity: str, chosen: Sequence[Incident], tail: str) -> None:
+        """A message about what is wrong."""
+        mark = {"reminder": "REMINDER", "escalation": "ESCALATION"}.get(kind, MARKS[severity])
+        words = texts.compose(self.settings.name, mark, [one.title for one in chosen], f"{tail} {_numbers(chosen)}")
+        numbers = tuple(one.number for one in chosen)
+        self.result.drafts.append(Draft(kind, severity, words, numbers, kind == "escalation"))
 
 
 def _subject(one: Incident) -> str:
     return one.key.partition(":")[2].replace("/", " ") or one.key
 
 
-def _draft(settings: Settings, kind: str, severity: str, chosen: Sequence[Incident], tail: str) -> Draft:
-    mark = {"reminder": "REMINDER", "escalation": "ESCALATION"}.get(kind, MARKS[severity])
-    titles = [one.title for one in chosen]
-    words = texts.compose(settings.name, mark, titles, f"{tail} {_numbers(chosen)}")
-    return Draft(kind, severity, words, tuple(one.number for one in chosen))
-
-
 def _numbers(chosen: Sequence[Incident]) -> str:
     shown = [f"#{one.number}" for one in chosen[:3]]
-    return ",".join(shown) + ("…" if len(chosen) > 3 else "").replace("…", "+")
+    return ",".join(shown) + ("+" if len(chosen) > 3 else "")

@@ -15,6 +15,7 @@ import asyncio
 import heapq
 import importlib
 import json
+import math
 import os
 import socket
 import sqlite3
@@ -46,6 +47,9 @@ LAG = 1.0  # seconds a look's end came too late: what was silent meanwhile prove
 BLIND = 10  # looks in a row that proved nothing are told
 PAGE_EVERY = 5.0  # seconds, at most so often
 MOST_KEPT = 200_000  # looks and times that couldn't be stored
+END_IS_NEWS = 86400.0  # seconds; a monitor that was away for longer doesn't tell ends from before
+PEERS = 30  # machines of the same role that are looked at as soon as one turns
+TOO_SOON = 0.1  # intervals between a look out of turn and the next in turn
 UNREAD_PATIENCE = 10  # intervals until checks that can't be read count as bad
 WELL, OFFLINE = "well", "offline"
 
@@ -88,6 +92,7 @@ class Engine:
         self.health: dict[str, dict[str, Any]] = {}
         self.maintenance: dict[str, dict[str, Any]] = {}
         self.incidents: dict[str, dict[str, Any]] = {}
+        self.ended: list[dict[str, Any]] = []  # incidents of which the end is still to be told
         self.silences: list[dict[str, Any]] = []
         self.view: View | None = None
         self._looks: list[Look] = []
@@ -99,6 +104,7 @@ class Engine:
         self._news = asyncio.Event()
         self._due: list[tuple[float, str]] = []
         self._planned: dict[str, float] = {}
+        self._phase: dict[str, float] = {}  # when each is looked at in turn, by which looks stay spread
         self._turn = asyncio.Event()
         self._flying: dict[str, asyncio.Task[None]] = {}
         self._room = asyncio.Semaphore(AT_ONCE)
@@ -183,6 +189,7 @@ class Engine:
             seen.close()
         self.store = Store(self.settings.database, now=self.clock(), damage=why)
         self.incidents = {}
+        self.ended = []
         self._shown = {}
         self._version = -1
         with self.store.writing():
@@ -238,11 +245,9 @@ class Engine:
 
     def _reload(self, store: Store) -> None:
         """Incidents and silences as they are on disk: an operator may have changed them."""
-        self.incidents = {
-            one["key"]: {**one, "alert": Alert.of(one["alert"])}
-            for one in store.incidents(since=self.clock() - 3600)
-            if one["closed"] is None
-        }
+        found = [{**one, "alert": Alert.of(one["alert"])} for one in store.incidents(since=self.clock() - END_IS_NEWS)]
+        self.incidents = {one["key"]: one for one in found if one["closed"] is None}
+        self.ended = [one for one in found if one["closed"] is not None and not one["alert"].over_told]
         self.silences = store.silences(self.clock())
 
     # --- when to look; all of it on the monotonic clock: the other one may be set back
@@ -253,7 +258,7 @@ class Engine:
             subjects += [f"{host.name}/health" for host in self.settings.hosts if host.health]
         for number, name in enumerate(subjects):
             every = self._interval(name)
-            first = now + every * (number + 0.5) / len(subjects)
+            first = self._phase[name] = now + every * (number + 0.5) / len(subjects)
             if self.memories.get(name, Memory()).pending:
                 first = now
             self._plan(name, first)
@@ -282,7 +287,7 @@ class Engine:
                     del self._planned[name]  # what is under way plans the next
                     continue
                 del self._planned[name]
-                task = asyncio.create_task(self._visit(name, at))
+                task = asyncio.create_task(self._visit(name))
                 self._flying[name] = task
             self._turn.clear()
             pause = min(1.0, max(0.0, self._due[0][0] - time.monotonic())) if self._due else 1.0
@@ -291,7 +296,7 @@ class Engine:
             else:
                 await asyncio.sleep(0)
 
-    async def _visit(self, name: str, planned: float) -> None:
+    async def _visit(self, name: str) -> None:
         try:
             async with self._room:
                 if name == "uplink":
@@ -304,11 +309,13 @@ class Engine:
             say(f"a bug while looking at {name}: {type(error).__name__}: {error}")
         finally:
             del self._flying[name]
-            every = self._interval(name)
-            following = planned + every
-            if following <= time.monotonic():
-                following = time.monotonic() + every * 0.5
-            self._plan(name, following)
+            self._plan(name, self._in_turn(name, time.monotonic()))
+
+    def _in_turn(self, name: str, now: float) -> float:
+        """The next look in turn, as if there had been none out of turn: what is hurried stays spread all the same."""
+        every, phase = self._interval(name), self._phase[name]
+        following = phase + every * math.ceil((now - phase) / every)
+        return following if following - now > TOO_SOON * every else following + every
 
     async def _look(self, service: Service) -> Look:
         started = time.monotonic()
@@ -409,15 +416,16 @@ class Engine:
         kept = self._kept
         kept.add(looks, readings, changed, self._times(view, looks, now))
 
-        def work(store: Store) -> tuple[dict[str, Any], bool]:
+        def work(store: Store) -> tuple[dict[str, Any], list[dict[str, Any]], bool]:
             self._store_looks(store, kept, view, now)
             # copies: what isn't committed hasn't happened
             held = {key: dict(one) for key, one in self.incidents.items()}
             incidents = self._reconcile(store, view, held, now)
+            incidents += [(one, one["alert"], False) for one in map(dict, self.ended)]
             return self._tell(store, incidents, now)
 
         try:
-            self.incidents, queued = await self._stored(work)
+            self.incidents, self.ended, queued = await self._stored(work)
         except sqlite3.Error as error:
             if not refuses(error):
                 raise
@@ -484,8 +492,8 @@ class Engine:
             if states.wants_recheck(after):
                 soon = 2.0 if look.subject == "uplink" else self.settings.recheck
                 self._hurry(look.subject, time.monotonic() + min(soon, self._interval_of(look.subject)))
-                if not before.pending and look.state == DOWN and look.subject in self.services:
-                    self._hurry_host(look)
+            if look.subject in self.services and _turns(before, seen):
+                self._hurry_others(self.services[look.subject], seen)
         return changed
 
     def _interval_of(self, subject: str) -> float:
@@ -498,13 +506,20 @@ class Engine:
         elif self.reader is not None:
             self._plan(f"{subject.partition('/')[0]}/health", at)
 
-    def _hurry_host(self, look: Look) -> None:
-        """Something has begun to fail: whether it's the host shows by its other services, now."""
-        for service in self.hosts[look.subject.partition("/")[0]].services:
-            if service.subject != look.subject and service.tells:
-                memory = self.memories.get(service.subject)
-                if memory is None or memory.checked < look.began:
-                    self._plan(service.subject, time.monotonic())
+    def _hurry_others(self, service: Service, look: Look) -> None:
+        """Something has begun to fail, or to work again, and is it alone? The host's other services show whether it's
+        the host; its peers, those of the same provider first, whether it's one cause, to be told in one message."""
+        host = self.hosts[service.host]
+        others = [one for one in host.services if one.tells] if look.state == DOWN else []
+        if service.tells:
+            peers = [one for one in self.settings.hosts if one.role == host.role and one is not host]
+            peers.sort(key=lambda one: one.provider != host.provider)
+            others += [one for peer in peers[:PEERS] for one in peer.services if one.kind == service.kind]
+        for other in others:
+            memory = self.memories.get(other.subject, Memory())
+            worth = look.state in (DOWN, THROTTLED) or memory.state in (DOWN, THROTTLED)
+            if other is not service and worth and memory.checked < look.began:
+                self._plan(other.subject, time.monotonic())
 
     def _settle(self, changed: set[str], now: float) -> None:
         for name, memory in self.memories.items():
@@ -635,8 +650,9 @@ class Engine:
 
     def _tell(
         self, store: Store, found: list[tuple[dict[str, Any], Alert, bool]], now: float
-    ) -> tuple[dict[str, Any], bool]:
-        """Queue what is to be told; the incidents that stay open, and whether anything was queued."""
+    ) -> tuple[dict[str, Any], list[dict[str, Any]], bool]:
+        """Queue what is to be told; the incidents that stay open, those whose end isn't told yet, whether there was
+        anything to queue."""
         incidents = [
             Incident(
                 one["id"],
@@ -667,7 +683,9 @@ class Engine:
             self._enqueue(store, now, draft.kind, draft.severity, draft.text, draft.incidents, draft.escalation)
         tested = self._weekly_test(store, now)
         tested = self._tell_held_back(store, now) or tested
-        return {one["key"]: one for one, _, _ in found if one["closed"] is None}, bool(plan.drafts) or tested
+        still = {one["key"]: one for one, _, _ in found if one["closed"] is None}
+        ended = [one for one, _, _ in found if one["closed"] is not None and not one["alert"].over_told]
+        return still, ended, bool(plan.drafts) or tested
 
     def _enqueue(
         self, store: Store, now: float, kind: str, severity: str, words: str, numbers: tuple[int, ...], escalation: bool
@@ -773,6 +791,14 @@ class Engine:
         except sqlite3.Error as error:
             if not refuses(error):
                 raise
+
+
+def _turns(before: Memory, look: Look) -> bool:
+    """Whether a look is the first that says that something works no more, or works again."""
+    bad = (DOWN, THROTTLED)
+    if look.state in (UNKNOWN, before.state, before.pending):
+        return False
+    return look.state in bad or before.state in bad
 
 
 async def beat(url: str, world: probes.World) -> bool:
