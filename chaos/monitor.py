@@ -1,16 +1,20 @@
 """`python -m chaos.monitor`: break the fleet in front of its monitor, on real clocks; which messages come, and when.
 
 Each fault is broken from outside, then taken away. Exactly the expected messages must have reached the SMS gateway of
-the lab's `world`, the first within two intervals and ten seconds of the fault, and `monitor status --json` must say the
-same. The lab's monitor looks every 10 seconds instead of every 60; nothing else is shortened but by --gateway-seconds.
+the lab's `world`, the first within two intervals and ten seconds of the fault. `monitor status --json` must say the
+same, and so must the page that nginx serves: its details (HTML and JSON, behind the password) and its public summary.
+The lab's monitor looks every 10 seconds instead of every 60; nothing else is shortened but by --gateway-seconds. During
+the first fault a browser looks at the page too (tests/browser/test_live.py), if there is a Chromium.
 """
 
 from __future__ import annotations
 
 import argparse
+import html
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +23,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import yaml
 from mflab import machine, ui, world
 from mflab.podman import Podman
 from mflab.spec import EXIT_INTERRUPTED, Lab, LabError, open_lab
@@ -30,6 +35,7 @@ LAB = "3"
 INTERVAL = 10.0
 BOUND = 2 * INTERVAL + 10  # seconds from a fault to its message
 CALM = 120.0  # seconds, mf_monitor_flap_calm of the lab
+PAGE_WITHIN = 30.0  # seconds; it is written every 5 s at most, after what is seen
 QUIET = 8.0  # seconds without a further message until a fault is over
 HOSTS = ("mx1", "mx2", "mx3", "control1", "offsite1", "monitor1", "world")
 
@@ -69,6 +75,35 @@ systemctl stop mf-exim.service
 umount /var/spool/exim4
 systemctl start mf-exim.service
 /mf/bin/check-queue > /dev/null || :
+"""
+
+# Reads an order on stdin, so that the password is in no process list; prints the answers of the page's server.
+VISIT = """
+import base64, json, ssl, sys, urllib.error, urllib.request
+
+order = json.load(sys.stdin)
+trust = ssl.create_default_context(cadata=order["certificate"])
+
+
+def get(path, secret=""):
+    request = urllib.request.Request("https://" + order["address"] + path)
+    if secret:
+        request.add_header("Authorization", "Basic " + base64.b64encode(secret.encode()).decode())
+    try:
+        with urllib.request.urlopen(request, timeout=10, context=trust) as answer:
+            return answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return str(error.code)
+
+
+secret = order["secret"]
+print(json.dumps({
+    "details": get("/fleet/", secret),
+    "status": get("/fleet/status.json", secret),
+    "summary": get("/"),
+    "public": get("/status.json"),
+    "closed": get("/fleet/status.json"),
+}))
 """
 
 
@@ -152,14 +187,73 @@ class Stage:
             f"a message {pattern!r}", lambda: any(re.search(pattern, one["text"]) for one in self.sms(port)), limit
         )
 
-    def shows(self, host: str, state: str, limit: float = BOUND) -> None:
-        """Wait until the monitor shows a host so; what it shows goes into the table."""
+    def shows(self, host: str, state: str, limit: float = BOUND, visitor: str = "world") -> None:
+        """Wait until the monitor and its page show a host so; what they show goes into the table."""
 
         def shown() -> bool:
             return any(one["name"] == host and one["state"] == state for one in self.status().get("hosts", ()))
 
         self.until(f"{host} is shown as {state}", shown, limit)
+        self.page(lambda seen: any(one["name"] == host and one["state"] == state for one in seen["hosts"]), visitor)
         self.state = f"{self.state}, {host} {state}".strip(", ")
+
+    def page(self, condition: Callable[[dict[str, Any]], bool], visitor: str = "world") -> None:
+        """Wait until the page's JSON fulfils a condition, and its HTML and its summary agree; the details are closed.
+
+        ``visitor``: the host that looks, over TLS, with the certificate that the page's host made.
+        """
+        monitor = self.hosts["monitor1"]
+        secret = yaml.safe_load((self.lab.home / "secrets.yml").read_text())["mf_secrets"]["page"]
+        order = {
+            "address": monitor.address,
+            "certificate": monitor.run("cat /mf/var/status-page/self.crt"),
+            "secret": f"{secret['user']}:{secret['password']}",
+        }
+        wrong = "it can't be read"
+
+        def agrees() -> bool:
+            nonlocal wrong
+            found = json.loads(self.hosts[visitor].run('python3 -c "$1"', VISIT, text=json.dumps(order)))
+            seen, public = json.loads(found["status"]), json.loads(found["public"])
+            must(found["closed"] == "401", f"details without a password are answered with {found['closed']:.20}")
+            must(not re.search(r"mx\d|control1", found["summary"] + found["public"]), "the public page names machines")
+            sentence, fleet = seen["fleet"]["sentence"], seen["fleet"]["state"]
+            good = {"up": "up", "warning": "up", "down": "down", "unknown": "unknown"}[fleet]
+            for name, right in (
+                ("its JSON", seen["generated"] >= self.broken_at and condition(seen)),
+                ("its HTML", sentence in html.unescape(found["details"])),
+                ("the public JSON", public["state"] == good),
+                ("the public page", public["sentence"] in html.unescape(found["summary"])),
+            ):
+                if not right:
+                    wrong = f"{name} doesn't show it ({sentence} / {public['sentence']})"
+                    return False
+            return True
+
+        try:
+            self.until("the page", agrees, PAGE_WITHIN)
+        except Deviation:
+            raise Deviation(f"the page is wrong for {PAGE_WITHIN:.0f} s: {wrong}") from None
+
+    def browse(self, host: str, state: str) -> None:
+        """Look at the page with a browser, if there is one."""
+        if not shutil.which("chromium"):
+            self.state += ", no Chromium"
+            return
+        about = {
+            "MF_LIVE_PAGE": f"https://{self.hosts['monitor1'].address}",
+            "MF_LIVE_SECRETS": str(self.lab.home / "secrets.yml"),
+            "MF_LIVE_HOST": host,
+            "MF_LIVE_STATE": state,
+        }
+        command = [sys.executable, "-m", "pytest", "-q", "tests/browser/test_live.py"]
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **about}, capture_output=True, text=True, check=False, timeout=300
+        )
+        log = ROOT / "build/chaos-monitor-browser.log"
+        log.write_text(done.stdout + done.stderr)
+        must(done.returncode == 0, f"the browser test failed, see {log}")
+        self.state += f", browser: {done.stdout.strip().splitlines()[-1].partition(' in ')[0]}"
 
     def well(self, limit: float = 120) -> None:
         """Wait until nothing is wrong that wasn't before, and no message waits."""
@@ -191,11 +285,13 @@ def fault(name: str, *expected: str) -> Callable[[Story], Story]:
 @fault("an MX without network", "mx2 does not answer", "OK: mx2 well again")
 def network(stage: Stage) -> Generator[None, None, None]:
     """Its interface is taken down."""
-    stage.undo("mx2", "ip link set eth0 up")
+    way = stage.hosts["mx2"].run("ip route show default").strip()
+    stage.undo("mx2", "ip link set eth0 up; ip route replace $1", way)
     stage.hosts["mx2"].run("ip link set eth0 down")
     stage.broke()
     stage.message("mx2 does not answer")
     stage.shows("mx2", "down")
+    stage.browse("mx2", "down")
     yield
 
 
@@ -277,7 +373,9 @@ def uplink(stage: Stage) -> Generator[None, None, None]:
     time.sleep(2 * INTERVAL)
     keys = [one["key"] for one in stage.status()["incidents"]["open"]]
     must(set(keys) - stage.before == {"uplink"}, f"open incidents while offline: {keys}")
-    stage.state = "uplink down, no other incident"
+    stage.page(lambda seen: seen["fleet"]["state"] == "unknown" and seen["uplink"]["state"] == "down", "monitor1")
+    stage.state = "uplink down, no other incident, fleet unknown"
+    # it can't tell before it is back
     stage.broke()
     yield
 
@@ -285,7 +383,7 @@ def uplink(stage: Stage) -> Generator[None, None, None]:
 @fault("the prober killed")
 def prober(stage: Stage) -> Generator[None, None, None]:
     """SIGKILL; systemd starts it again, and it remembers."""
-    before = stage.status()["hosts"][1]["since"]
+    before = {one["name"]: one["since"] for one in stage.status()["hosts"]}
     stage.hosts["monitor1"].run("systemctl kill --signal=KILL mf-monitor.service")
     stage.broke()
     time.sleep(1)
@@ -294,7 +392,9 @@ def prober(stage: Stage) -> Generator[None, None, None]:
     )
     stage.state = f"runs again after {time.time() - stage.broken_at:.0f} s"
     time.sleep(BOUND)
-    must(stage.status()["hosts"][1]["since"] == before, "it forgot since when a host is up")
+    after = {one["name"]: one["since"] for one in stage.status()["hosts"]}
+    must(after == before, f"it forgot since when hosts are as they are: {before} {after}")
+    stage.page(lambda seen: seen["fleet"]["state"] != "unknown")
     yield
 
 
@@ -317,7 +417,8 @@ def flap(stage: Stage) -> Generator[None, None, None]:
         stage.hosts["mx3"].run(UNBLOCK)
         time.sleep(40)
     stage.message("is flapping", 5)
-    stage.state = "flapping"
+    stage.page(lambda seen: any(one["name"] == "mx3" and one["flapping"] for one in seen["hosts"]))
+    stage.state = "mx3 flapping"
     yield
 
 
@@ -331,10 +432,13 @@ def gateway(stage: Stage) -> Generator[None, None, None]:
     stage.broke()
     stage.message("mx2 smtp: connection refused", port=8026)
     instead = stage.sms(8026)[0]["time"] - stage.broken_at
+    must(instead <= BOUND, f"the second channel had it after {instead:.0f} s")
+    stage.shows("mx2", "down")
+    stage.page(lambda seen: any(one["name"] == "sms" and one["ok"] is False for one in seen["messages"]["channels"]))
     time.sleep(max(0.0, stage.gateway_seconds - (time.time() - stage.broken_at)))
     stage.hosts["world"].run("systemctl start world-gateway@8025.service")
     stage.message("mx2 smtp: connection refused", 75)
-    stage.state = f"second channel after {instead:.0f} s"
+    stage.state += f", second channel after {instead:.0f} s"
     yield
 
 
@@ -343,7 +447,7 @@ def play(stage: Stage, name: str, expected: tuple[str, ...], story: Story) -> Ou
     outcome = Outcome(name, expected)
     stage.began = time.time()
     stage.state = ""
-    late_by_nature = story in (uplink, gateway)
+    late_by_nature = story is gateway
     try:
         running = story(stage)
         next(running)
@@ -352,7 +456,7 @@ def play(stage: Stage, name: str, expected: tuple[str, ...], story: Story) -> Ou
         time.sleep(QUIET)
     except Deviation as error:
         outcome.trouble = str(error)
-    except (LabError, KeyError, IndexError, subprocess.SubprocessError) as error:
+    except (LabError, KeyError, IndexError, ValueError, subprocess.SubprocessError) as error:
         outcome.trouble = f"{type(error).__name__}: {error}"
     finally:
         stage.stack.close()
