@@ -39,7 +39,7 @@ PAGE_WITHIN = 30.0  # seconds; it is written every 5 s at most, after what is se
 QUIET = 8.0  # seconds without a further message until a fault is over
 HOSTS = ("mx1", "mx2", "mx3", "control1", "offsite1", "monitor1", "world")
 
-BLOCK = "printf 'table inet chaos { chain input { type filter hook input priority -10; %s drop; } }' \"$1\" | nft -f -"
+BLOCK = "printf 'table inet chaos { chain input { type filter hook input priority -10; %s drop; }; }' \"$1\" | nft -f -"
 UNBLOCK = "nft delete table inet chaos 2> /dev/null || :"
 BREAK_SMTP = """
 mkdir -p /run/systemd/system/qpsmtpd.service.d

@@ -216,6 +216,7 @@ def test_arrivals_are_judged_by_age() -> None:
     assert (good.status, good.summary) == (state.OK, "1 MX, slowest way 10 s")
     assert good.metrics == {
         "mx": 1,
+        "overdue": 0,
         "age_seconds": 300,
         "mx1_age_seconds": 300,
         "mx1_spam_seconds": 10,
@@ -225,6 +226,18 @@ def test_arrivals_are_judged_by_age() -> None:
     assert late.status == state.WARNING
     assert late.summary == "mx1: the newest spam in the quarantine was sent 25 min ago"
     assert decide(fresh, arrival(NOW - 3600, NOW - 3599)).status == state.CRITICAL
+
+
+def test_all_overdue_is_said_first_and_counted() -> None:
+    late, fresh = arrival(NOW - 4000, NOW - 3990), arrival(NOW - 300, NOW - 290)
+    every = check.decide({"mx1": (late, fresh), "mx2": (fresh, late)}, {}, NOW, VALUES)
+    assert every.summary.startswith("no mail goes the whole way, of 2 MXs; mx1: the newest spam")
+    assert (every.metrics["mx"], every.metrics["overdue"]) == (2, 2)
+    one = check.decide({"mx1": (late, late), "mx2": (fresh, fresh)}, {}, NOW, VALUES)
+    assert one.summary.startswith("mx1:")
+    assert (one.status, one.metrics["overdue"]) == (state.CRITICAL, 1)
+    never = arrival(since=None)
+    assert check.decide({"mx1": (never, never)}, {}, NOW, VALUES).metrics["overdue"] == 0
 
 
 def test_a_new_mx_has_time() -> None:

@@ -188,6 +188,17 @@ def test_an_urgent_check_that_is_not_known_is_as_bad_as_a_failed_one() -> None:
     assert view.causes["check:control1/backup"].severity == "urgent"
 
 
+def test_overdue_canaries_are_urgent_unless_no_mx_takes_mail_anyway() -> None:
+    rules = monitor_support.settings(urgent_checks=["canary"])
+    found = memories(control1_canary=bad())
+    view = causes.judge(rules, found, {}, (), NOW + 100)
+    assert view.causes["check:control1/canary"].severity == "urgent"
+    nobody = found | silent("mx1") | silent("mx2") | silent("mx3")
+    assert "check:control1/canary" in causes.judge(rules, nobody, {}, (), NOW + 100).causes["fleet"].about
+    some = found | silent("mx1") | silent("mx2")
+    assert "check:control1/canary" not in causes.judge(rules, some, {}, (), NOW + 100).causes["fleet"].about
+
+
 def test_health_is_not_mentioned_beside_a_nearer_cause() -> None:
     found = memories(mx2_smtp=bad(), mx2_health=bad())
     assert list(keys(found)) == ["service:mx2/smtp"]
@@ -363,6 +374,18 @@ def test_the_fleets_message_speaks_for_its_members() -> None:
     assert "still wrong: mx2" in over.text
     (end,) = story.at(93, dataclasses.replace(member, closed=NOW + 90))
     assert "mx2 smtp well again" in end.text
+
+
+def test_what_is_urgent_beneath_the_fleets_stays_so_and_is_not_told_twice() -> None:
+    story = Story()
+    member = incident(1, "check:control1/canary", "urgent")
+    fleet = incident(2, "fleet", "urgent", alert=Alert(noticed=NOW, about=("check:control1/canary",)))
+    story.at(1, member, fleet)
+    (over,) = story.at(63, member, dataclasses.replace(fleet, closed=NOW + 60))
+    assert "still wrong: control1" in over.text
+    assert story.at(64, member) == []
+    (reminder,) = story.at(63 + RULES.reminder, member)
+    assert reminder.kind == "reminder"
 
 
 def test_what_an_acknowledged_or_silenced_fleet_does_not_speak_for_is_told() -> None:

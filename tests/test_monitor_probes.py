@@ -375,6 +375,25 @@ def test_urgent_checks_are_looks_of_their_own_and_silence_makes_them_bad() -> No
     assert [(one.subject, one.state) for one in late] == [("control1/health", WARNING), ("control1/backup", DOWN)]
 
 
+@pytest.mark.parametrize(
+    ("status", "metrics", "state"),
+    [
+        ("CRITICAL", {"mx": 3, "overdue": 3}, DOWN),
+        ("CRITICAL", {"mx": 3, "overdue": 2}, WARNING),
+        ("CRITICAL", {"mx": 0, "overdue": 0}, WARNING),
+        ("CRITICAL", {"mx": "3", "overdue": True}, WARNING),
+        ("UNKNOWN", {}, WARNING),
+        ("WARNING", {"mx": 3, "overdue": 0}, WARNING),
+        ("OK", {"mx": 3, "overdue": 0}, UP),
+    ],
+)
+def test_canaries_are_urgent_when_all_of_them_are_overdue(status: str, metrics: dict[str, Any], state: str) -> None:
+    record = monitor_support.health_record("control1", "control", 0.0)
+    record["checks"]["canary"] = {**record["checks"]["backup"], "status": status, "metrics": metrics}
+    found = {look.subject: look.state for look in hosthealth.looks(reading(record), ("canary",), (), 0.0, 600.0)}
+    assert found["control1/canary"] == state
+
+
 def test_the_ssh_command_believes_nothing_but_its_options() -> None:
     access = settings.HealthAccess("mf-health", "/key", "/known", "/run/x")
     words = hosthealth.command(access, monitor_support.settings().hosts[1], keep=True, limit=10)

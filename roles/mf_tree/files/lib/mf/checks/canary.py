@@ -49,6 +49,7 @@ def decide(
 
     problems: list[tuple[str, str]] = []
     ages: dict[str, float] = {}
+    overdue: set[str] = set()
     for mx, kinds in sorted(found.items()):
         name = clean(mx, 64)
         for kind, one in zip(("spam", "ham"), kinds, strict=True):
@@ -59,6 +60,7 @@ def decide(
             ages[mx] = max(ages.get(mx, 0.0), one.age)
             if one.age >= values["age_warning"]:
                 status = state.CRITICAL if one.age >= values["age_critical"] else state.WARNING
+                overdue |= {mx} if status == state.CRITICAL else set()
                 where = "in the quarantine" if kind == "spam" else "at the sink"
                 last = f"the newest {kind} {where} was sent {span(one.age)} ago"
                 problems.append((status, f"{name}: {last if one.latency is not None else f'no {kind} {where} yet'}"))
@@ -69,12 +71,19 @@ def decide(
     words = [problem for _, problem in problems[:5]]
     if len(problems) > 5:
         words.append(f"and {len(problems) - 5} more")
+    if len(overdue) == len(found) > 1:
+        words.insert(0, f"no mail goes the whole way, of {len(found)} MXs")
     latencies = [one.latency for kinds in found.values() for one in kinds if one.latency is not None]
     if not words:
         slowest = f", slowest way {span(max(latencies))}" if latencies else ", none was due yet"
         words = [f"{len(found)} MX{'' if len(found) == 1 else 's'}" + slowest]
     result = state.Result(NAME, state.worst([status for status, _ in problems]), "; ".join(words))
-    result.metrics = {"mx": len(found), "age_seconds": round(max(ages.values(), default=0.0), 1)}
+    # all of them overdue: the monitor reads that here
+    result.metrics = {
+        "mx": len(found),
+        "overdue": len(overdue),
+        "age_seconds": round(max(ages.values(), default=0.0), 1),
+    }
     for mx in sorted(ages, key=lambda name: (-ages[name], name))[:MOST]:
         spam, ham = found[mx]
         result.metrics[f"{mx}_age_seconds"] = round(ages[mx], 1)

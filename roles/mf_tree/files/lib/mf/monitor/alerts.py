@@ -251,8 +251,8 @@ class _Planner:
             for one in self.incidents:
                 if one.closed is None and self.alerts[one.number].covered:
                     # named in the fleet's recovery as still wrong: so it has been told
-                    loud = NOTICE if RANK[one.severity] >= RANK[NOTICE] else ""
-                    self._change(one, covered=False, told=loud, told_at=self.now)
+                    loud = one.severity if one.severity != PAGE else ""
+                    self._change(one, covered=False, told=loud, told_at=self.now, reminded_at=self.now)
 
     def _tells(self, one: Incident) -> str:
         """The severity at which an incident's end is told, or nothing."""

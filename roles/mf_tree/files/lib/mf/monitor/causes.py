@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import text
+from .hosthealth import CANARY
 from .settings import Host, Settings
 from .states import DOWN, EXPIRED, HELD, THROTTLED, UNKNOWN, UNREAD, UP, WARNING, Memory
 
@@ -259,7 +260,9 @@ def _fleet(
     about = tuple(
         key
         for key, one in causes.items()
-        if one.host in lost and (one.kind in ("host", "throttled", "health") or one.service.startswith("smtp"))
+        if (one.host in lost and (one.kind in ("host", "throttled", "health") or one.service.startswith("smtp")))
+        # no canary goes through while nobody takes mail
+        or (not accepting and one.kind == "check" and one.service == CANARY)
     )
     said = ", ".join(f"{name} {_short(hosts[name].state)}" for name in lost)
     since = max((causes[key].since for key in about), default=now)

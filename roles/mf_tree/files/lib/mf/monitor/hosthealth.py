@@ -18,6 +18,7 @@ from .. import maintenance, state, text
 from .settings import HealthAccess, Host, Settings
 from .states import DOWN, HELD, UNREAD, UP, WARNING, Look
 
+CANARY = "canary"  # the check that is urgent only when all MXs are concerned
 CAP = 262144  # bytes of an answer
 KEEP_UP_TO = 60  # hosts whose connections are kept
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -233,6 +234,12 @@ def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
+def _all_overdue(metrics: Mapping[str, Any]) -> bool:
+    """Of check-canary: whether no MX's mail goes the whole way any more."""
+    total, overdue = _number(metrics.get("mx")), _number(metrics.get("overdue"))
+    return bool(total) and overdue == total
+
+
 def looks(
     reading: Reading, urgent: tuple[str, ...], known: tuple[str, ...], last_good: float, patience: float
 ) -> list[Look]:
@@ -255,6 +262,8 @@ def looks(
         if check in record["checks"]:
             one = record["checks"][check]
             word = {state.OK: UP, state.WARNING: WARNING}.get(one["status"], DOWN)
+            if check == CANARY and word == DOWN and not _all_overdue(one["metrics"]):
+                word = WARNING  # one MX's way is broken: that MX has messages of its own
             result.append(Look(f"{name}/{check}", began, at, word, one["summary"]))
     # the rest is one subject; a lease has a colour of its own and is no complaint
     grave = {state.CRITICAL: DOWN, state.WARNING: WARNING, state.UNKNOWN: WARNING, state.OK: UP}
