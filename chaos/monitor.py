@@ -66,6 +66,7 @@ systemd-run --quiet --unit=chaos-panel openssl s_server -accept 8443 -www -cert 
 FILL = """
 systemctl stop mf-exim.service
 mount -t tmpfs -o size=4m,mode=0750,uid=$(id -u Debian-exim),gid=$(id -g Debian-exim) chaos /var/spool/exim4
+install -d -o Debian-exim -g Debian-exim -m 0750 /var/spool/exim4/input /var/spool/exim4/msglog /var/spool/exim4/db
 systemctl start mf-exim.service
 dd if=/dev/zero of=/var/spool/exim4/full bs=4k 2> /dev/null || :
 /mf/bin/check-queue > /dev/null || :
@@ -328,7 +329,7 @@ def certificate(stage: Stage) -> Generator[None, None, None]:
     yield
 
 
-@fault("the spool's disk is full", "mx1 says: queue CRITICAL", "OK: mx1 well again")
+@fault("the spool's disk is full", "mx1 says: queue CRITICAL.*free", "OK: mx1 well again")
 def disk(stage: Stage) -> Generator[None, None, None]:
     """A small file system in its place; check-queue is run at once instead of within five minutes."""
     stage.undo("mx1", EMPTY)

@@ -125,7 +125,7 @@ def keys(found: dict[str, Memory], open_: Sequence[str] = (), **maintenance: Any
 
 def silent(host: str) -> dict[str, Memory]:
     down = bad(SILENT)
-    return {f"{host}/{name}": down for name in ("smtp", "smtp6", "ssh", "ssh6", "relay")}
+    return {f"{host}/{name}": down for name in ("smtp", "smtp6", "ssh", "ssh6", "relay", "relay6")}
 
 
 def test_one_service_of_one_mx_is_a_notice() -> None:
@@ -468,6 +468,16 @@ def test_a_message_is_one_sms_even_as_a_repeat(name: str, titles: list[str], tai
     assert set(made) <= GSM
 
 
+@given(st.integers(2, 50_000), st.integers(1, 120), st.sampled_from(["", "URGENT", "ESCALATION", "OK"]))
+def test_what_does_not_fit_is_counted(many: int, length: int, mark: str) -> None:
+    titles = [f"{number} ".ljust(length, "x") for number in range(many)]
+    made = texts.REPEAT + texts.compose("a fleet of some name", mark, titles, "nobody acknowledged for 9 min #1,#2,#3+")
+    assert len(made) <= texts.LIMIT
+    shown = made.partition(": ")[2].partition(": ")[2].partition(" nobody")[0].split("; ")
+    counted = int(shown.pop()[1:-5]) if shown[-1].endswith(" more") else 0
+    assert len(shown) + counted == many
+
+
 def test_the_tail_stays_when_titles_are_cut() -> None:
     made = texts.compose("mf", "URGENT", ["x" * 300, "y" * 300], "since 12:03Z #7")
     assert made.startswith("mf URGENT: xxx")
@@ -510,7 +520,7 @@ def test_services_by_role_where_none_are_said() -> None:
     found = settings.parse({"hosts": hosts, "domains": ["customer.example"]})
     assert [[service.name for service in host.services] for host in found.hosts] == [
         ["customer.example"],
-        ["smtp", "smtp6", "ssh", "ssh6", "relay"],
+        ["smtp", "smtp6", "ssh", "ssh6", "relay", "relay6"],
         ["ssh"],
         [],
     ]

@@ -120,7 +120,7 @@ def test_the_snapshot_has_its_documented_shape(tmp_path: Path) -> None:
     assert (shot["fleet"]["hosts"], shot["fleet"]["mxs"]) == (6, 3)
     assert len(shot["fleet"]["days"]) == snapshot.HISTORY_DAYS
     mx1 = shot["hosts"][1]
-    assert [service["name"] for service in mx1["services"]] == ["smtp", "smtp6", "ssh", "ssh6", "relay"]
+    assert [service["name"] for service in mx1["services"]] == ["smtp", "smtp6", "ssh", "ssh6", "relay", "relay6"]
     assert mx1["canary"]["seconds"] == 4.1
     assert len(mx1["services"][0]["latency"]) == 288
     control = shot["hosts"][4]

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .. import maintenance, state, text
+from . import children
 from .settings import HealthAccess, Host, Settings
 from .states import DOWN, HELD, UNREAD, UP, WARNING, Look
 
@@ -115,12 +114,7 @@ class Reader:
                 return None, "health says too much"
             code = await process.wait()
         finally:
-            if process.returncode is None:
-                try:
-                    os.killpg(process.pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-                await process.wait()
+            await children.end(process)
         if code == 255 and not data:
             return None, "ssh doesn't let us in, or doesn't get there"
         record = parse(data)

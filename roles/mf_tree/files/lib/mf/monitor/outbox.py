@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from .. import text
-from . import texts
+from . import children, texts
 from .settings import Channel
 from .store import GIVEN_UP, QUEUED, SENDING, SENT, refuses
 
@@ -203,12 +201,7 @@ class Outbox:
         except TimeoutError:
             return UNSURE
         finally:
-            if process.returncode is None:
-                try:
-                    os.killpg(process.pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-                await process.wait()
+            await children.end(process)
         if process.returncode == 0:
             return ""
         lines = said.decode("utf-8", "replace").strip().splitlines()

@@ -321,7 +321,7 @@ def _host(one: dict[str, Any], interval: float, source: str) -> Host:
     for entry in _by_role(one, interval) if entries is None else entries:
         services.append(_service(name, address, entry, interval, source, tls_name))
         # the same over IPv6, where the host has it
-        if one.get("address6") and not entry.get("address") and entry["kind"] not in ("mx", "relay"):
+        if one.get("address6") and not entry.get("address") and entry["kind"] != "mx":
             six = {**entry, "name": f"{entry.get('name', entry['kind'])}6"}
             services.append(_service(name, one["address6"], six, interval, source, tls_name))
     if len({service.name for service in services}) != len(services):

@@ -25,7 +25,7 @@ def compose(name: str, mark: str, titles: list[str], tail: str) -> str:
     room = LIMIT - len(REPEAT) - len(head) - len(end)
     body = gsm7("; ".join(titles), 1000)
     if len(body) > room and len(titles) > 1:
-        longest = min(60, room - 12)
+        longest = min(60, room - len(f"; +{len(titles)} more"))
         kept = [gsm7(titles[0], longest)]
         for title in titles[1:]:
             more = f"; +{len(titles) - len(kept) - 1} more"
