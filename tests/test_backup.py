@@ -386,6 +386,15 @@ def test_failures_are_counted_and_forgotten_with_a_success(
     assert (past.failures, past.error, past.succeeded) == (0, "", NOW)
 
 
+def test_the_check_looks_while_a_job_has_the_turn(tmp_path: Path) -> None:
+    """Else a job of hours makes the check's result stale, and somebody is woken for a backup that is well."""
+    places = state.Places(str(tmp_path))
+    with jobs.Turn(places) as turn:
+        assert turn is not None
+        with state.Lock(places, "backup") as check:
+            assert check
+
+
 def test_one_turn_at_a_time_and_a_child_keeps_it(places: state.Places) -> None:
     with jobs.Turn(places) as turn:
         assert turn is not None

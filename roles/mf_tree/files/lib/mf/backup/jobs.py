@@ -44,7 +44,8 @@ class Turn:
     """
 
     def __init__(self, places: state.Places, wait: float = 0.0) -> None:
-        self._path = f"{places.locks}/backup.lock"
+        # not the lock of check-backup (its name): the check looks while a job of hours runs
+        self._path = f"{places.locks}/backup-turn.lock"
         self._wait = wait
         self.descriptor = -1
 
