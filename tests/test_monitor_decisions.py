@@ -66,10 +66,25 @@ def test_health_that_could_not_be_read_once_is_no_news() -> None:
     assert run(WARNING, WARNING, WARNING, why="unread", memory=run(UP)).state == WARNING
 
 
-def test_unknown_changes_nothing() -> None:
+def test_unknown_changes_nothing_that_is_believed() -> None:
     soft = run(UP, DOWN, DOWN)
     after = run(UNKNOWN, UNKNOWN, memory=soft)
-    assert dataclasses.replace(after, checked=soft.checked) == soft
+    assert (after.blind, after.checked) == (UNKNOWN, soft.checked + 20)
+    assert dataclasses.replace(after, checked=soft.checked, blind="") == soft
+
+
+def test_what_was_seen_too_long_ago_is_not_known() -> None:
+    limit = states.patience(60, 10)
+    seen = run(UP)
+    assert states.shown(seen, NOW + limit, limit) == (UP, UP)
+    assert states.shown(seen, NOW + limit + 1, limit) == (UNKNOWN, "not known since 14:13Z")
+    vain = run(*[UNKNOWN] * 30, memory=seen)
+    assert states.shown(vain, vain.checked, limit) == (UNKNOWN, "not known since 14:13Z: unknown")
+    # looks in vain are another thing than no looks: nobody hears of it after a restart
+    assert states.blind(vain, limit) == NOW
+    assert states.blind(run(*[UNKNOWN] * 2, memory=seen), limit) is None
+    assert states.blind(seen, 0.0) is None
+    assert states.blind(run(*[UNKNOWN] * 30), limit) is not None  # never seen at all
 
 
 def test_three_changes_are_flapping_and_calm_ends_it() -> None:
@@ -234,6 +249,58 @@ def test_before_the_first_looks_nothing_is_wrong() -> None:
     view = causes.judge(RULES, {}, {}, (), NOW)
     assert view.causes == {}
     assert view.state == UNKNOWN
+
+
+def vain(service: str, memory: Memory | None = None) -> dict[str, Memory]:
+    """Looks that saw nothing for ten minutes, up to when the view is judged."""
+    found = run(*[UNKNOWN] * 60, memory=memory or run(UP))
+    return {service: dataclasses.replace(found, seen=found.seen - 600, checked=found.checked - 600)}
+
+
+@pytest.mark.parametrize("service", ["mx1/relay", "dns/mx", "control1/panel", "mx1/ssh"])
+def test_what_is_looked_at_in_vain_is_not_shown_as_good(service: str) -> None:
+    host = service.partition("/")[0]
+    found = memories() | vain(service)
+    if service == "mx1/relay":  # every ten intervals
+        found[service] = dataclasses.replace(found[service], seen=NOW - 7200)
+    view = causes.judge(RULES, found, {}, (), NOW + 100)
+    assert {key: one.severity for key, one in view.causes.items()} == {f"unknown:{service}": "page"}
+    assert view.hosts[host].state == (UNKNOWN if service == "dns/mx" else WARNING)
+    assert "not known since" in view.hosts[host].words
+    assert view.state == WARNING
+    assert view.sentence != "All 3 MXs accept mail. All is well."
+
+
+def test_a_nearer_cause_explains_why_relaying_is_not_known() -> None:
+    found = memories(mx1_smtp=bad(), mx1_smtp6=bad()) | vain("mx1/relay")
+    found["mx1/relay"] = dataclasses.replace(found["mx1/relay"], seen=NOW - 7200)
+    assert set(keys(found)) == {"service:mx1/smtp", "service:mx1/smtp6"}
+
+
+def test_an_mx_of_which_nothing_is_known_is_not_counted_as_accepting() -> None:
+    found = memories() | vain("mx2/smtp")
+    view = causes.judge(RULES, found, {}, (), NOW + 100)
+    assert (view.accepting, view.state, view.sentence) == (2, UNKNOWN, "Nothing is known at the moment of mx2.")
+    assert view.hosts["mx2"].state == UNKNOWN
+    assert "fleet" not in view.causes  # nor is it an alarm
+    blind = causes.judge(RULES, found | vain("mx3/smtp"), {}, (), NOW + 100)
+    assert blind.causes["unknown:fleet"].severity == "notice"
+    assert blind.causes["unknown:fleet"].title.endswith("not known of mx2, mx3")
+
+
+def test_what_is_wrong_stays_wrong_while_nothing_is_known() -> None:
+    found = memories(mx2_smtp=bad(), mx3_smtp=bad())
+    later = NOW + 86400  # the monitor was away for a day
+    view = causes.judge(RULES, found, {}, ("fleet",), later)
+    assert view.causes["fleet"].severity == "urgent"
+    assert {one.state for one in view.hosts.values()} == {UNKNOWN}
+    assert (view.accepting, view.state) == (0, UNKNOWN)
+
+
+def test_known_trouble_counts_before_what_is_not_known() -> None:
+    found = memories(mx2_smtp=bad(), mx3_smtp=bad()) | vain("mx1/smtp") | vain("mx1/smtp6")
+    view = causes.judge(RULES, found, {}, (), NOW + 100)
+    assert (view.state, view.sentence) == (DOWN, "None of 3 MXs are known to accept mail; 2 must.")
 
 
 # --- alerts
@@ -494,14 +561,35 @@ def test_the_tail_stays_when_titles_are_cut() -> None:
         ({"interval": 0}, "interval must be a number"),
         ({"bogus": 1}, "'bogus' is no setting"),
         ({"test_at": "someday"}, "test_at"),
+        ({"failures": 2.5}, "failures must be a whole number"),
         ({"references": ["nowhere"]}, "is not address:port"),
-        ({"channels": [{"name": "sms", "url": "x", "second": "mail"}]}, "names mail, which is none"),
-        ({"channels": [{"name": "sms", "url": "x", "severities": ["loud"]}]}, "unknown severity"),
+        ({"references": "192.0.2.1:53"}, "references must be a list of texts"),
+        ({"resolvers": ["resolver"]}, "'resolver' is not an IP address"),
+        ({"heartbeat": "switch.example"}, "heartbeat must be an http"),
+        ({"relay_sender": "a b@c"}, "relay_sender must be an address"),
+        ({"health": {"user": "u"}}, "health must have the texts"),
+        ({"channels": [{"url": "x"}]}, "a channel has no name"),
+        ({"channels": [{"name": "sms"}]}, "channel 'sms' has no url"),
+        ({"channels": [{"name": "sms", "url": "x", "colour": 1}]}, "'colour' is no option"),
+        ({"channels": [{"name": "sms", "url": "x", "sms": "yes"}]}, "sms must be true or false"),
+        ({"channels": [{"name": "sms", "url": "x"}] * 2}, "two channels have the same name"),
+        ({"channels": [{"name": "sms", "url": "x", "second": "mail"}]}, "names 'mail' as its second, which is none"),
+        ({"channels": [{"name": "sms", "url": "x", "second": "sms"}]}, "which is itself"),
+        ({"channels": [{"name": "sms", "url": "x", "severities": ["loud"]}]}, "unknown severity, 'loud'"),
+        ({"hosts": [{"name": "a", "adress": "192.0.2.1"}]}, "'adress' is nothing a host has"),
+        ({"hosts": [{"name": "a", "services": [{"kind": "ssh"}]}]}, "it has no address"),
+        ({"hosts": [{"name": "a", "address6": "nowhere"}]}, "is not an IP address"),
+        ({"hosts": [{"name": "a", "services": ["ssh"]}]}, "services of a must be a list of objects"),
+        ({"hosts": [{"name": "a", "services": [{"kind": "ssh", "port": "22"}]}]}, "port must be a whole number"),
+        ({"hosts": [{"name": "a", "services": [{"kind": "smtp", "starttls": "yes"}]}]}, "starttls must be optional"),
+        ({"hosts": [{"name": "a", "services": [{"kind": "http", "path": "x"}]}]}, "path must be a path"),
+        ({"hosts": [{"name": "a", "services": [{"kind": "relay", "sender": "x\r\n@y"}]}]}, "sender must be an address"),
+        ({"hosts": [{"name": "a", "address": "a", "services": [{"kind": "ssh", "name": "health"}]}]}, "this name"),
         ({"hosts": [{"name": "a", "services": [{"kind": "telnet"}]}]}, "kind 'telnet'"),
         ({"hosts": [{"name": "a", "services": [{"kind": "tcp"}]}]}, "port is missing"),
         ({"hosts": [{"name": "a", "services": [{"kind": "ssh", "pørt": 1}]}]}, "is no option"),
-        ({"hosts": [{"name": "a"}, {"name": "a"}]}, "same name"),
-        ({"hosts": "mx1"}, "malformed"),
+        ({"hosts": [{"name": "a", "address": "192.0.2.1"}] * 2}, "two hosts have the same name"),
+        ({"hosts": "mx1"}, "hosts must be a list of objects"),
     ],
 )
 def test_wrong_settings_are_one_clear_line(changed: dict[str, Any], said: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,11 +15,12 @@ from typing import Any
 
 import monitor_support
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 from mf import maintenance
-from mf.monitor import causes, command, engine, hosthealth, metrics, probes, settings, snapshot, states, wire
+from mf.monitor import causes, command, daemon, engine, hosthealth, metrics, probes, settings, snapshot, states, wire
 from mf.monitor import store as store_
 from mf.monitor.outbox import Outbox
 from mf.monitor.settings import Channel
@@ -120,6 +123,37 @@ def test_a_dead_mx_with_the_services_of_its_role_is_one_cause_in_two_intervals(t
             await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(go())
+
+
+# --- settings
+
+
+def test_the_program_says_whether_its_settings_are_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(monitor_support.raw_settings(database=str(tmp_path / "m.sqlite"))))
+    assert daemon.main(["--check", str(path)]) == 0
+    assert capsys.readouterr().out == f"{path}: right; 7 hosts, 17 services\n"
+    assert not (tmp_path / "m.sqlite").exists()
+    for content, said in (('{"interval": 0}', "interval must be a number"), ("{", "is not JSON")):
+        path.write_text(content)
+        assert daemon.main(["--check", str(path)]) == daemon.UNUSABLE
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"monitord: {path}")
+        assert said in line
+
+
+def test_a_release_is_refused_by_the_program_that_would_read_it(tmp_path: Path) -> None:
+    """The role's validate command, with this package as the staged release."""
+    found = yaml.safe_load((Path(__file__).parents[1] / "roles/mf_monitor/vars/main.yml").read_text())
+    words = found["__mf_monitor_files"]["etc/monitor/settings.json"]["validate"]
+    path = tmp_path / "settings.json"
+    library = Path(engine.__file__).resolve().parents[2]
+    words = words.replace("%r/lib", str(library)).replace("%s", str(path)).replace("/usr/bin/python3", sys.executable)
+    for content, code in (("{}", 0), ('{"intervall": 60}', 3)):
+        path.write_text(content)
+        done = subprocess.run(shlex.split(words), capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == code, done.stderr
+    assert "'intervall' is no setting" in done.stderr
 
 
 # --- the way to people

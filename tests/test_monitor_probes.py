@@ -134,6 +134,38 @@ def test_an_open_relay_is_found_and_nothing_is_sent_through_it() -> None:
     assert probe(smtp(GREETING=b"421 busy\r\n"), {"kind": "relay"})[0].state == UNKNOWN
 
 
+def test_relaying_that_could_not_be_asked_is_not_known() -> None:
+    unresolvable = {"kind": "relay", "sender": "probe@nowhere.invalid"}
+    look, _ = probe(smtp(MAIL=b"550 sender's domain does not resolve\r\n"), unresolvable)
+    assert (look.state, look.words) == (UNKNOWN, "not asked: 550 at MAIL: sender's domain does not resolve")
+    look, _ = probe(smtp(RCPT=b"451 come again\r\n"), {"kind": "relay"})
+    assert (look.state, look.words) == (UNKNOWN, "not answered: 451 come again")
+
+
+def test_relaying_is_asked_for_as_nobody_and_as_somebody_whose_domain_exists() -> None:
+    heard: list[bytes] = []
+
+    async def picky(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 here\r\n")
+        while line := await reader.readline():
+            heard.append(line)
+            # relays for senders of its own domain only
+            loose = b"MAIL FROM:<postmaster@customer.example>\r\n" in heard
+            writer.write(b"550 no\r\n" if line.startswith(b"RCPT") and not loose else b"250 ok\r\n")
+
+    async def go() -> Look:
+        target = await Target(picky).start()
+        services = [{"kind": "relay", "port": target.port}]
+        raw = {"domains": ["customer.example"], "hosts": [{"name": "a", "address": "127.0.0.1", "services": services}]}
+        chosen = settings.parse(raw)
+        look = await probes.look(chosen.hosts[1].services[0], probes.World.of(chosen))
+        await target.stop()
+        return look
+
+    assert "OPEN RELAY" in asyncio.run(go()).words
+    assert next(line for line in heard if line.startswith(b"MAIL")) == b"MAIL FROM:<>\r\n"
+
+
 # --- what isn't
 
 

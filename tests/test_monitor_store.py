@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from pathlib import Path
+from typing import Any
 
 import monitor_support
 import pytest
-from mf.monitor import snapshot
+from mf.monitor import metrics, snapshot, view
 from mf.monitor.store import DAY, QUEUED, SENDING, SENT, Store, StoreError
 
 NOW = 1_790_000_000.0
@@ -130,11 +130,58 @@ def test_the_snapshot_has_its_documented_shape(tmp_path: Path) -> None:
     assert shot["messages"]["waiting"] == 1
 
 
-def test_a_year_of_history_is_queried_in_a_moment(tmp_path: Path) -> None:
-    store, _ = monitor_support.sample(tmp_path / "m.sqlite", NOW, days=365)
+GOOD = {"up", "warning", "throttled", "maintenance", "OK", "WARNING"}
+
+
+def shown(shot: Any) -> set[str]:
+    """Every state and status of now that a snapshot shows; history is another matter."""
+    if isinstance(shot, dict):
+        own = {shot[key] for key in ("state", "status") if isinstance(shot.get(key), str)}
+        return own.union(*(shown(value) for key, value in shot.items() if key not in ("days", "messages")))
+    return set().union(*map(shown, shot)) if isinstance(shot, list) else set()
+
+
+def test_what_was_seen_long_ago_is_nowhere_shown_as_good(tmp_path: Path) -> None:
+    store, settings = monitor_support.sample(tmp_path / "m.sqlite", NOW)
+    assert shown(snapshot.take(store, settings, NOW)) >= {"up", "OK", "throttled", "maintenance", "down"}
+    late = snapshot.take(store, settings, NOW + 3600)
+    assert shown(late) == {"unknown", "UNKNOWN"}
+    assert late["fleet"]["accepting"] is None
+    assert late["fleet"]["sentence"].startswith("Nothing is known at the moment: nothing was looked at since ")
+    samples = [line for line in metrics.text(late).splitlines() if line.startswith(("mf_service_up", "mf_fleet_mx_a"))]
+    assert samples == []
+    for page in (view.private(late), view.public(late)):
+        assert page["look"] == "unknown"
+
+
+def test_while_the_monitor_is_offline_nothing_is_shown_as_good(tmp_path: Path) -> None:
+    store, settings = monitor_support.sample(tmp_path / "m.sqlite", NOW)
+    with store.writing():
+        store.set_current([("uplink", "down", NOW - 9, NOW - 9, None, "none of 2 references answers", {})])
+    shot = snapshot.take(store, settings, NOW)
+    assert shot["uplink"]["state"] == "down"
+    assert {service["state"] for host in shot["hosts"] for service in host["services"]} == {"unknown"}
+    assert {host["state"] for host in shot["hosts"]} | {shot["fleet"]["state"]} == {"unknown"}
+
+
+def test_one_service_that_is_not_looked_at_any_more_is_not_known(tmp_path: Path) -> None:
+    store, settings = monitor_support.sample(tmp_path / "m.sqlite", NOW)
+    with store.writing():
+        memory = {"seen": NOW - 4000, "blind": "not asked: 550 at MAIL"}
+        store.set_current([("mx1/relay", "up", NOW - 9000, NOW - 9, 1.0, "refuses: 550", memory)])
+    (relay,) = [one for one in snapshot.take(store, settings, NOW)["hosts"][1]["services"] if one["name"] == "relay"]
+    assert (relay["state"], relay["latency_ms"]) == ("unknown", None)
+    assert relay["words"].endswith("Z: not asked: 550 at MAIL")
+
+
+def test_a_year_of_history_is_found_by_an_index_and_read_once(tmp_path: Path) -> None:
+    """How long it takes is a matter for bench/bench_page.py."""
+    store, _ = monitor_support.sample(tmp_path / "m.sqlite", NOW, days=500)
     today = int(NOW // DAY)
-    started = time.process_time()  # of this process: the machine may be busy with others
+    queries: list[str] = []
+    store._connection.set_trace_callback(queries.append)
     found = store.days(today - 364, today)
-    took = time.process_time() - started
-    assert sum(map(len, found.values())) > 6000
-    assert took < 0.1
+    (query,) = queries
+    assert {len(rows) for rows in found.values()} <= {364, 365}  # of mx3 one day is missing
+    plan = [row["detail"] for row in store.rows(f"EXPLAIN QUERY PLAN {query}")]
+    assert not [step for step in plan if step.startswith("SCAN days")], plan

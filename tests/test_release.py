@@ -222,6 +222,13 @@ def test_a_validator_that_refuses_stops_it_with_nothing_changed(machine: Machine
     _refused(machine, made, "/etc/new/deep/file", "mf_throttle", "nft -c -f", "it does not want to", "exit code 1")
 
 
+def test_a_validator_is_told_the_file_and_the_release(machine: Machine) -> None:
+    machine.deploy(make(TWO, validate={"/etc/new/deep/file": "env LIB=%r/lib check %s"}))
+    (call,) = [call for call in machine.systemd.calls if call[0] == "env"]
+    release = call[1].removeprefix("LIB=").removesuffix("/lib")
+    assert call[3] == f"{release}/root/etc/new/deep/file"
+
+
 def test_check_mode_validates_what_it_can_and_leaves_no_trace(
     machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,13 +158,13 @@ def _syntax(source: bytes, filename: str, path: str) -> Any:
 def validate(layout: Layout, wanted: manifest.Manifest, release: str, run: host.Run, *, bare: bool = False) -> None:
     """Check every file that can be checked. Raises ReleaseError with the role, the file, the command and its output.
 
-    ``bare``: pass over commands that are not installed.
+    In a command %s is the file, %r the release. ``bare``: pass over commands that are not installed.
     """
     for _, file in sorted(wanted.files.items()):
         path = layout.stored(release, file.path)
         if file.path.startswith("bin/"):
             _validate_launcher(file, path, run)
-        command = [word.replace("%s", path) for word in shlex.split(file.validate)]
+        command = [word.replace("%r", release).replace("%s", path) for word in shlex.split(file.validate)]
         if command and not (bare and shutil.which(command[0], path=host.PATH) is None):
             _demand(command, file, run)
 

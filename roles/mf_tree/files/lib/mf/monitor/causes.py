@@ -3,17 +3,22 @@
 The way down: the monitor's own uplink, then a host, then its services, then what the host says of itself. While the
 uplink is down nothing else is judged; while a host is down its services are not mentioned; while a service is down,
 the host's own complaints aren't. Beside them stands the one that matters most: fewer MXs accept mail than must.
+
+What is wrong follows from what is believed, and stays wrong until something better was seen. What is shown follows from
+what is known: a state that nothing was seen of for too long is unknown, and when looks were in vain for so long that is
+a cause by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .. import text
+from . import states
 from .hosthealth import CANARY
-from .settings import Host, Settings
+from .settings import Host, Service, Settings
 from .states import DOWN, EXPIRED, HELD, THROTTLED, UNKNOWN, UNREAD, UP, WARNING, Memory
 
 URGENT, NOTICE, PAGE = "urgent", "notice", "page"
@@ -26,7 +31,7 @@ class Cause:
     """One thing that is wrong. ``about``: the keys of other causes that this one speaks for as well."""
 
     key: str
-    kind: str  # uplink fleet host service throttled warning health check internal
+    kind: str  # uplink fleet host service throttled warning health check unknown internal
     host: str
     service: str
     severity: str
@@ -39,17 +44,21 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class HostView:
-    """A host in one word, for the page: ``state`` is that of its worst service; ``accepts`` is None without SMTP."""
+    """A host in one word, for the page: ``state`` is that of its worst service; ``accepts`` is None without SMTP.
+
+    ``accepts`` is what is believed, ``known`` says whether that was seen lately.
+    """
 
     state: str
     words: str
     accepts: bool | None
     maintenance: Mapping[str, Any] | None
+    known: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The whole fleet: hosts' views, causes by key, how many MXs accept mail, the fleet's state and sentence."""
+    """The whole fleet: hosts' views, causes by key, how many MXs are known to accept mail, its state and sentence."""
 
     hosts: Mapping[str, HostView]
     causes: Mapping[str, Cause]
@@ -73,11 +82,14 @@ def judge(
         found, view = _host(host, settings, memories, maintenance.get(host.name), open_keys, now)
         hosts[host.name] = view
         causes.update({cause.key: cause for cause in found})
-    accepting = sum(hosts[host.name].accepts is True for host in settings.mxs)
+    believed = sum(hosts[host.name].accepts is True for host in settings.mxs)
+    accepting = sum(hosts[host.name].accepts is True and hosts[host.name].known for host in settings.mxs)
     state, sentence = _sentence(settings, hosts, accepting)
-    if accepting < settings.min_accepting and settings.mxs:
-        fleet = _fleet(settings, hosts, causes, accepting, now)
+    if believed < settings.min_accepting and settings.mxs:
+        fleet = _fleet(settings, hosts, causes, believed, now)
         causes[fleet.key] = fleet
+    elif unseen := _unseen(settings, memories, hosts, believed):
+        causes[unseen.key] = unseen
     if uplink.state == DOWN:
         words = "this monitor is offline; nothing is known of the fleet"
         cause = Cause("uplink", "uplink", "", "", NOTICE, f"monitor {settings.host} is offline", uplink.since)
@@ -96,7 +108,7 @@ def _host(
     now: float,
 ) -> tuple[list[Cause], HostView]:
     """The causes on one host, and the host in one word."""
-    services = {service: memories.get(service.subject, NOBODY) for service in host.services}
+    services: dict[Service, Memory] = {service: memories.get(service.subject, NOBODY) for service in host.services}
     health = memories.get(f"{host.name}/health", NOBODY)
     checks = {name: memories[key] for name in settings.urgent_checks if (key := f"{host.name}/{name}") in memories}
     causes: list[Cause] = []
@@ -112,11 +124,16 @@ def _host(
         causes.append(Cause(key, "host", host.name, "", severity, f"{host.name} does not answer", since))
     else:
         causes.extend(_services(host, settings, services, open_keys))
+        causes.extend(_unknown(host, settings, services, causes))
         causes.extend(_checks(host, checks))
         causes.extend(_health(host, settings, health, services.values(), causes))
     if maintenance is not None:
         causes = [_muted(cause) for cause in causes]
-    return causes, _view(host, services, health, checks, down, maintenance)
+    return causes, _view(host, settings, services, health, checks, down, maintenance, now)
+
+
+def _patience(settings: Settings, service: Service) -> float:
+    return states.patience(service.interval, settings.timeout)
 
 
 def _returning(memories: Collection[Memory], settings: Settings, now: float) -> bool:
@@ -155,6 +172,39 @@ def _services(
                 Cause(key, "warning", host.name, service.name, severity, f"{label}: {memory.words}", memory.since)
             )
     return causes
+
+
+def _unknown(
+    host: Host, settings: Settings, services: Mapping[Service, Memory], others: Sequence[Cause]
+) -> list[Cause]:
+    """What was looked at in vain for too long, unless it is clear why."""
+    if any(cause.kind in ("service", "throttled") for cause in others):
+        return []
+    causes = []
+    for service, memory in services.items():
+        since = states.blind(memory, _patience(settings, service))
+        if since is not None and memory.state in (UP, UNKNOWN):
+            title = f"{host.name} {service.name}: not known: {memory.blind}"
+            key = f"unknown:{service.subject}"
+            causes.append(Cause(key, "unknown", host.name, service.name, PAGE, title, since))
+    return causes
+
+
+def _unseen(
+    settings: Settings, memories: Mapping[str, Memory], hosts: Mapping[str, HostView], believed: int
+) -> Cause | None:
+    """A monitor that can't see whether enough MXs accept mail has to say so."""
+    since: dict[str, float] = {}
+    for host in settings.mxs:
+        smtp = [service for service in host.services if service.kind == "smtp"]
+        found = [states.blind(memories.get(one.subject, NOBODY), _patience(settings, one)) for one in smtp]
+        vain = [at for at in found if at is not None]
+        if hosts[host.name].accepts and len(vain) == len(smtp):
+            since[host.name] = max(vain)
+    if not since or believed - len(since) >= settings.min_accepting:
+        return None
+    title = f"monitor {settings.host} can't see whether enough MX accept mail: not known of {', '.join(since)}"
+    return Cause("unknown:fleet", "unknown", "", "", NOTICE, title, max(since.values()))
 
 
 def _waits(memory: Memory, services: Mapping[Any, Memory]) -> bool:
@@ -216,41 +266,59 @@ def _muted(cause: Cause) -> Cause:
 
 def _view(
     host: Host,
-    services: Mapping[Any, Memory],
+    settings: Settings,
+    services: Mapping[Service, Memory],
     health: Memory,
     checks: Mapping[str, Memory],
     down: bool,
     maintenance: Mapping[str, Any] | None,
+    now: float,
 ) -> HostView:
-    smtp = [memory for service, memory in services.items() if service.kind == "smtp"]
+    smtp = {service: memory for service, memory in services.items() if service.kind == "smtp"}
     # not looked at yet is not "doesn't accept": nobody is woken by a start of the monitor. What flaps isn't relied on
     # until it is calm, otherwise the fleet's alarm would flap with it.
-    steady = any(one.state in (UP, WARNING, UNKNOWN) and one.flapping is None for one in smtp)
+    steady = any(one.state in (UP, WARNING, UNKNOWN) and one.flapping is None for one in smtp.values())
     accepts = steady and not down if smtp else None
-    named = [(service.name, memory) for service, memory in services.items()]
-    rest = [("health", health), *checks.items()]
-    bad = [(name, one) for name, one in named if one.state == DOWN]
-    if down:
-        state, words = DOWN, "does not answer"
-    elif bad:
-        state, words = DOWN, f"{bad[0][0]}: {bad[0][1].words}"
-    else:
-        held = [(name, one) for name, one in named if one.state == THROTTLED]
-        odd = [(name, one) for name, one in [*named, *rest] if one.state in (WARNING, DOWN) or one.flapping]
-        known = [one for _, one in named if one.state != UNKNOWN]
-        if held:
-            state, words = THROTTLED, held[0][1].words
-        elif odd:
-            state, words = WARNING, f"{odd[0][0]}: {odd[0][1].words}"
-        elif known or not named:
-            state, words = UP, "all well"
-        else:
-            state, words = UNKNOWN, "not looked at yet"
+    seen = {service: states.shown(one, now, _patience(settings, service)) for service, one in services.items()}
+    good = [state in (UP, WARNING) if accepts else state != UNKNOWN for state, _ in (seen[service] for service in smtp)]
+    known = not smtp or any(good)
+    state, words = _worst(settings, services, seen, [("health", health), *checks.items()], down, known)
     if maintenance is not None:
         reason = f" ({text.clean(str(maintenance['reason']))})" if maintenance.get("reason") else ""
         state = MAINTENANCE
         words = f"maintenance by {text.clean(str(maintenance['owner']), 32)}{reason}; {words}"
-    return HostView(state, words, accepts, maintenance)
+    return HostView(state, words, accepts, maintenance, known)
+
+
+def _worst(
+    settings: Settings,
+    services: Mapping[Service, Memory],
+    seen: Mapping[Service, tuple[str, str]],
+    rest: Sequence[tuple[str, Memory]],
+    down: bool,
+    known: bool,
+) -> tuple[str, str]:
+    """State and words of a host. ``seen``: services as they may be shown; ``known``: whether its SMTP is."""
+    telling = {service: one for service, one in seen.items() if service.tells} or seen
+    gone = [(service, words) for service, (state, words) in telling.items() if state == UNKNOWN]
+    if seen and len(gone) == len(telling):
+        return UNKNOWN, gone[0][1]
+    if down:
+        return DOWN, "does not answer"
+    for bad in (DOWN, THROTTLED):
+        for service, (state, words) in seen.items():
+            if state == bad:
+                return state, words if state == THROTTLED else f"{service.name}: {words}"
+    if not known:
+        return UNKNOWN, next(f"{one.name}: {words}" for one, words in gone if one.kind == "smtp")
+    for service, (state, words) in seen.items():
+        vain = state == UNKNOWN and states.blind(services[service], _patience(settings, service)) is not None
+        if state == WARNING or services[service].flapping or vain:
+            return WARNING, f"{service.name}: {words}"
+    for name, one in rest:
+        if one.state in (WARNING, DOWN) or one.flapping:
+            return WARNING, f"{name}: {one.words}"
+    return UP, "all well"
 
 
 def _fleet(
@@ -277,17 +345,24 @@ def _short(state: str) -> str:
 def _sentence(settings: Settings, hosts: Mapping[str, HostView], accepting: int) -> tuple[str, str]:
     """The fleet's state and its sentence."""
     total = len(settings.mxs)
-    others = [host.name for host in settings.hosts if host.role not in ("mx", "dns") and hosts[host.name].state == DOWN]
-    if any(hosts[host.name].state == UNKNOWN for host in settings.mxs):
-        return UNKNOWN, "Not every machine has been looked at yet."
-    if accepting < settings.min_accepting:
+    rest = {host.name: hosts[host.name].state for host in settings.hosts if host.role != "mx"}
+    others = [host.name for host in settings.hosts if host.role not in ("mx", "dns") and rest[host.name] == DOWN]
+    unknown = [host.name for host in settings.mxs if hosts[host.name].state == UNKNOWN or not hosts[host.name].known]
+    if accepting + len(unknown) < settings.min_accepting:
         verb = "accepts" if accepting == 1 else "accept"
+        if unknown:
+            verb = f"{'is' if accepting == 1 else 'are'} known to accept"
         many = f"Only {accepting}" if accepting else "None"
         return DOWN, f"{many} of {total} MXs {verb} mail; {settings.min_accepting} must."
+    if unknown:
+        many = "any MX" if len(unknown) == total else ", ".join(unknown)
+        return UNKNOWN, f"Nothing is known at the moment of {many}."
     said = f"All {total} MXs accept mail" if accepting == total else f"{accepting} of {total} MXs accept mail"
     if others:
         return WARNING, f"{said}; {', '.join(others)} {'is' if len(others) == 1 else 'are'} down."
     if accepting < total:
         return WARNING, f"{said}, enough for the fleet."
+    if unseen := [name for name, state in rest.items() if state == UNKNOWN]:
+        return WARNING, f"{said}; nothing is known of {', '.join(unseen)}."
     worst = [view.state for view in hosts.values() if view.state in (WARNING, THROTTLED, DOWN)]
     return (WARNING, f"{said}; something else wants attention.") if worst else (UP, f"{said}. All is well.")

@@ -1,7 +1,8 @@
-"""The process ``mf-monitor.service`` runs: settings, signals, the engine."""
+"""The process ``mf-monitor.service`` runs: settings, signals, the engine; or only a check of its settings."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import gc
 import signal
@@ -10,16 +11,37 @@ from collections.abc import Sequence
 
 from . import engine, settings, store
 
+UNUSABLE = 3  # exit code
+
+_EPILOG = """\
+Exit codes
+  0  ended by SIGTERM or SIGINT; with --check: the settings are right
+  2  wrong command line
+  3  the settings or the database can't be used; one line on stderr says which and why
+"""
+
 
 def main(argv: Sequence[str] | None = None, sender: tuple[str, ...] = ()) -> int:
-    """Run until SIGTERM. Exit code 0, or 3 when the settings or the database can't be used."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    """The program; returns its exit code. ``sender``: the command that sends one message, Apprise's unless given."""
+    parser = argparse.ArgumentParser(
+        prog="monitord",
+        description="The external monitor; mf-monitor.service runs it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--check", action="store_true", help="only say whether the settings are right")
+    parser.add_argument("file", nargs="?", default=settings.DEFAULT_PATH, metavar="FILE", help="default: %(default)s")
+    options = parser.parse_args(argv)
     try:
-        chosen = settings.load(words[0] if words else settings.DEFAULT_PATH)
+        chosen = settings.load(options.file)
+        if options.check:
+            services = sum(len(host.services) for host in chosen.hosts)
+            print(f"{options.file}: right; {len(chosen.hosts)} hosts, {services} services")
+            return 0
         return asyncio.run(work(chosen, sender))
     except (settings.MonitorSettingsError, store.StoreError) as error:
-        print(f"mf-monitor: {error}", file=sys.stderr)
-        return 3
+        print(f"monitord: {error}", file=sys.stderr)
+        return UNUSABLE
 
 
 async def work(chosen: settings.Settings, sender: tuple[str, ...]) -> int:
@@ -36,3 +58,7 @@ async def work(chosen: settings.Settings, sender: tuple[str, ...]) -> int:
     except asyncio.CancelledError:
         engine.say("stopped")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -542,7 +542,8 @@ class Engine:
             longest = max(most, 2 * self._interval_of(look.subject))
             if last is None or not 0 < look.at - last <= longest:
                 continue
-            state = UNKNOWN if offline and look.subject != "uplink" else memory.state
+            limit = states.patience(self._interval_of(look.subject), self.settings.timeout)
+            state = UNKNOWN if offline and look.subject != "uplink" else states.shown(memory, look.at, limit)[0]
             if host in self.maintenance and state == DOWN:
                 state = causes.MAINTENANCE
             rows.append((look.subject, look.at, state, look.at - last, look.latency))

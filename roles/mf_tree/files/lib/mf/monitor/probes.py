@@ -14,14 +14,17 @@ import socket
 import ssl
 import time
 import urllib.parse
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from .. import canary, text
 from . import certificate, wire
 from .settings import Service, Settings
 from .states import DOWN, EXPIRED, REFUSED, SILENT, UNKNOWN, UP, WARNING, WRONG, Look
 from .wire import Ended, Script
+
+T = TypeVar("T")
 
 MOST_ADDRESSES = 4  # of a name, so that one with fifty can't take the whole deadline
 MOST_REDIRECTS = 5
@@ -111,9 +114,8 @@ async def addresses(name: str, port: int) -> list[str]:
     return list(dict.fromkeys([*mixed, *rest]))[:MOST_ADDRESSES]
 
 
-async def _each(service: Service, world: World, act: Callable[[str, float], Awaitable[Found]]) -> Found:
-    """``act(address, seconds)`` at the addresses of the service in turn, within one deadline; the last error counts."""
-    limit = world.settings.timeout
+async def _each(service: Service, limit: float, act: Callable[[str, float], Awaitable[T]]) -> T:
+    """``act(address, seconds)`` at a service's addresses in turn, all within ``limit``; the last error counts."""
     give_up = time.monotonic() + limit
     try:
         places = [str(ipaddress.ip_address(service.address))]
@@ -142,7 +144,7 @@ async def _tcp(service: Service, world: World) -> Found:
                 await loop.sock_connect(channel, (address, service.port))
         return Found("connects")
 
-    return await _each(service, world, act)
+    return await _each(service, world.settings.timeout, act)
 
 
 def _ssh_script() -> Script:
@@ -160,7 +162,7 @@ async def _ssh(service: Service, world: World) -> Found:
     async def act(address: str, limit: float) -> Found:
         return (await wire.converse(address, service.port, limit, _ssh_script(), wire.line))[0]  # type: ignore[no-any-return]
 
-    return await _each(service, world, act)
+    return await _each(service, world.settings.timeout, act)
 
 
 # --- SMTP
@@ -258,7 +260,7 @@ async def _smtp(service: Service, world: World) -> Found:
             return Found(said)
         return _dated(der, world, f"{said}, STARTTLS")
 
-    return await _each(service, world, act)
+    return await _each(service, world.settings.timeout, act)
 
 
 def _canary(recipient: str, world: World) -> tuple[bytes, bytes, bytes]:
@@ -274,24 +276,38 @@ def _canary(recipient: str, world: World) -> tuple[bytes, bytes, bytes]:
     return b"", recipient.encode(), body.encode()
 
 
-async def _relay(service: Service, world: World) -> Found:
-    recipient = service.options["recipient"]
+def relay_senders(chosen: str, domains: Sequence[str]) -> tuple[str, ...]:
+    """Who the stranger says to be: what was chosen, or nobody (RFC 5321, 4.5.5) and somebody whose domain exists."""
+    return (chosen,) if chosen else ("", *(f"postmaster@{domain}" for domain in domains[:1]))
 
-    async def act(address: str, limit: float) -> Found:
-        sender = f"probe@{world.settings.host}.mf.invalid"
-        script = relay_script(world.settings.host.encode(), sender.encode(), recipient.encode())
-        (code, said), _ = await wire.converse(address, service.port, limit, script, wire.reply)
+
+async def _relay(service: Service, world: World) -> Found:
+    """Strangers' mail to strangers must be refused, whoever they say to be. Unknown when that couldn't be asked."""
+    recipient = service.options["recipient"]
+    hello = world.settings.host.encode()
+    senders = relay_senders(service.options["sender"] or world.settings.relay_sender, world.settings.domains)
+    give_up = time.monotonic() + world.settings.timeout
+    refused, trouble = "", ""
+    for number, sender in enumerate(senders):
+
+        async def act(address: str, limit: float, sender: str = sender) -> tuple[int, bytes]:
+            script = relay_script(hello, sender.encode(), recipient.encode())
+            return (await wire.converse(address, service.port, limit, script, wire.reply))[0]  # type: ignore[no-any-return]
+
+        left = (give_up - time.monotonic()) / (len(senders) - number)
+        try:
+            code, said = await _each(service, left, act)
+        except (Ended, OSError) as error:
+            # whether mail is accepted at all is the business of the smtp service
+            trouble = f"not asked: {text.clean(str(error), 60)}"
+            continue
         if 200 <= code < 300:
             raise Ended(WRONG, f"OPEN RELAY: takes mail for {recipient} from anybody")
-        return Found(f"refuses: {code} {_first(said, 40)}")
-
-    try:
-        return await _each(service, world, act)
-    except (Ended, OSError) as error:
-        if "OPEN RELAY" in str(error):
-            raise
-        # whether mail is accepted at all is the business of the smtp service
-        return Found(f"not asked: {text.clean(str(error), 60)}", UNKNOWN)
+        if code // 100 == 5:
+            refused = f"refuses: {code} {_first(said, 40)}"
+        else:
+            trouble = f"not answered: {code} {_first(said, 40)}"  # not now is not never
+    return Found(refused) if refused else Found(trouble, UNKNOWN)
 
 
 def _dated(der: bytes, world: World, said: str) -> Found:
@@ -439,35 +455,49 @@ async def _mx(service: Service, world: World) -> Found:
     import dns.exception
     import dns.resolver
 
+    domain, limit = service.options["domain"], world.settings.timeout
     resolver = dns.asyncresolver.Resolver(configure=not world.settings.resolvers)
     if world.settings.resolvers:
         resolver.nameservers = list(world.settings.resolvers)
-    resolver.lifetime = world.settings.timeout
-    expect: dict[str, list[str]] = service.options["expect"]
+    resolver.lifetime = limit
     try:
-        answer = await resolver.resolve(service.options["domain"], "MX")
-        names = {str(one.exchange).rstrip(".").lower() for one in answer}
-        missing, foreign = sorted(set(expect) - names), sorted(names - set(expect))
-        if missing or foreign:
-            said = [f"{name} is missing" for name in missing] + [f"{name} is not ours" for name in foreign]
-            raise Ended(WRONG, f"MX of {service.options['domain']}: {', '.join(said)}")
-        for name in sorted(expect):
-            found: set[str] = set()
-            for kind in ("A", "AAAA"):
-                try:
-                    found |= {str(one) for one in await resolver.resolve(name, kind)}
-                except dns.resolver.NoAnswer:
-                    pass
-            if found != {str(ipaddress.ip_address(one)) for one in expect[name]}:
-                said_ = ", ".join(sorted(found)[:MOST_ADDRESSES]) or "no address"
-                raise Ended(WRONG, f"{name} has {said_}, not {', '.join(expect[name])}")
+        async with asyncio.timeout(limit):
+            return await _records(resolver, domain, service.options["expect"])
     except dns.resolver.NXDOMAIN:
         raise Ended(WRONG, "the domain or a mail server's name doesn't exist") from None
     except dns.resolver.NoAnswer:
-        raise Ended(WRONG, f"{service.options['domain']} has no MX records") from None
-    except (dns.exception.Timeout, dns.resolver.NoNameservers):
-        # a resolver that doesn't answer says nothing about the records
+        raise Ended(WRONG, f"{domain} has no MX records") from None
+    except (dns.exception.Timeout, dns.resolver.NoNameservers, TimeoutError) as error:
+        failed = isinstance(error, dns.resolver.NoNameservers)
+    # is it the domain or the resolvers? These are at work when they know the root's servers.
+    try:
+        resolver.lifetime = limit = min(limit, 3.0)
+        async with asyncio.timeout(limit):
+            await resolver.resolve(".", "NS")
+    except (dns.exception.DNSException, OSError, TimeoutError):
         raise Ended(OWN, "the resolvers don't answer") from None
+    raise Ended(WRONG, f"{domain}: its name servers {'fail' if failed else 'do not answer in time'}")
+
+
+async def _records(resolver: Any, domain: str, expect: Mapping[str, Sequence[str]]) -> Found:
+    """The comparison. Raises Ended and what the resolver raises."""
+    import dns.resolver
+
+    names = {str(one.exchange).rstrip(".").lower() for one in await resolver.resolve(domain, "MX")}
+    missing, foreign = sorted(set(expect) - names), sorted(names - set(expect))
+    if missing or foreign:
+        said = [f"{name} is missing" for name in missing] + [f"{name} is not ours" for name in foreign]
+        raise Ended(WRONG, f"MX of {domain}: {', '.join(said)}")
+    for name in sorted(expect):
+        found: set[str] = set()
+        for kind in ("A", "AAAA"):
+            try:
+                found |= {str(one) for one in await resolver.resolve(name, kind)}
+            except dns.resolver.NoAnswer:
+                pass
+        if found != {str(ipaddress.ip_address(one)) for one in expect[name]}:
+            said_ = ", ".join(sorted(found)[:MOST_ADDRESSES]) or "no address"
+            raise Ended(WRONG, f"{name} has {said_}, not {', '.join(expect[name])}")
     return Found(f"{len(expect)} MX records as in the inventory")
 
 

@@ -20,9 +20,10 @@ Its shape (``roles/mf_monitor/templates/etc/monitor/settings.json.j2``)::
      "hosts": [{"name": "mx1", "role": "mx", "address": "192.0.2.11", "address6": "", "provider": "", "location": "",
                 "health": true, "smtp_port": 25, "mx_name": "mx1.filter.example",
                 "services": [{"name": "smtp", "kind": "smtp", "port": 25, …}] or null: what its role has by default}],
+     "relay_sender": "",                            who the relay test says to be; empty: see probes.relay_senders
      "domains": ["customer.example"]}               whose MX records must name the MXs' ``mx_name``, nobody else
 
-What a service may have besides is in ``KINDS``.
+What a service may have besides is in ``KINDS``. ``monitord --check FILE`` says whether a file is right.
 """
 
 from __future__ import annotations
@@ -30,19 +31,20 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 DEFAULT_PATH = "/mf/etc/monitor/settings.json"
-_ADVICE = "deploy again with playbooks/site.yml"
+_ADVICE = "correct the inventory, then run playbooks/site.yml"
 
 # kind -> its options with their defaults; None: must be said
 KINDS: dict[str, dict[str, Any]] = {
     "tcp": {"port": None},
     "ssh": {"port": 22},
     "smtp": {"port": 25, "starttls": "optional", "canary": "", "verify": False},
-    "relay": {"port": 25, "recipient": "relay-test@mf.invalid"},
+    "relay": {"port": 25, "recipient": "relay-test@mf.invalid", "sender": ""},
     "http": {"port": 80, "path": "/", "host_header": "", "status": 0, "contains": ""},
     "https": {"port": 443, "path": "/", "host_header": "", "status": 0, "contains": "", "verify": True},
     "mx": {"domain": None, "expect": None},
@@ -65,6 +67,52 @@ _RANGES: dict[str, tuple[float, float]] = {
     "rate_limit": (1, 10000),
     "cert_warning_days": (0, 365),
     "min_accepting": (0, 100000),
+}
+
+
+_WHOLE = ("failures", "successes", "flap_changes", "rate_limit", "min_accepting")
+_HOST = {
+    *("name", "role", "address", "address6", "provider", "location", "health", "smtp_port", "mx_name", "services"),
+}
+_MAILBOX = r"[!-;=?-~]+@[A-Za-z0-9.-]+"
+
+
+def _is_text(value: object) -> bool:
+    """One that can't end a line or a field of a protocol."""
+    return isinstance(value, str) and value.isprintable()
+
+
+def _is_word(value: object) -> bool:
+    return _is_text(value) and not any(letter in " <>" for letter in str(value))
+
+
+def _is_mailbox(value: object) -> bool:
+    return value == "" or (isinstance(value, str) and re.fullmatch(_MAILBOX, value) is not None)
+
+
+def _is_whole(lowest: int, highest: int) -> Callable[[object], bool]:
+    return lambda value: type(value) is int and lowest <= value <= highest
+
+
+# option of a service -> what it must be, in code and in words
+_OPTIONS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "name": (lambda value: _is_word(value) and value != "" and "/" not in str(value), "a word without a slash"),
+    "address": (_is_word, "an IP address or a name"),
+    "port": (_is_whole(1, 65535), "a whole number from 1 to 65535"),
+    "interval": (
+        lambda value: type(value) in (int, float) and (value == 0 or 1 <= float(str(value)) <= 86400),
+        "a number of seconds from 1 to 86400",
+    ),
+    "starttls": (lambda value: value in ("optional", "required", "off"), "optional, required or off"),
+    "verify": (lambda value: isinstance(value, bool), "true or false"),
+    "canary": (_is_mailbox, "an address such as canary@example.org, or empty"),
+    "recipient": (lambda value: value != "" and _is_mailbox(value), "an address such as nobody@example.org"),
+    "sender": (_is_mailbox, "an address such as probe@example.org, or empty"),
+    "path": (lambda value: _is_word(value) and str(value).startswith("/"), "a path that begins with /"),
+    "host_header": (_is_word, "a name"),
+    "status": (lambda value: value == 0 or _is_whole(100, 599)(value), "an HTTP status from 100 to 599"),
+    "contains": (_is_text, "a text"),
+    "domain": (lambda value: _is_word(value) and value != "", "a domain"),
 }
 
 
@@ -163,7 +211,8 @@ class Settings:
     urgent_checks: tuple[str, ...]
     channels: tuple[Channel, ...]
     hosts: tuple[Host, ...]
-    raw: dict[str, Any] = field(repr=False, compare=False, hash=False)
+    relay_sender: str
+    domains: tuple[str, ...]
 
     @property
     def mxs(self) -> list[Host]:
@@ -200,6 +249,7 @@ DEFAULTS: dict[str, Any] = {
     "urgent_checks": [],
     "channels": [],
     "hosts": [],
+    "relay_sender": "",
     "domains": [],
 }
 RELAY_EVERY = 10  # intervals
@@ -224,48 +274,106 @@ def parse(data: Any, source: str = "settings") -> Settings:
     if unknown:
         raise MonitorSettingsError(f"{source}: {unknown[0]!r:.40} is no setting; {_ADVICE}")
     given = {**DEFAULTS, **data}
-    for key, (lowest, highest) in _RANGES.items():
-        value = given[key]
-        if type(value) not in (int, float) or not lowest <= value <= highest:
-            raise MonitorSettingsError(f"{source}: {key} must be a number from {lowest:g} to {highest:g}; {_ADVICE}")
-    for key in ("name", "host", "generation", "database", "page", "heartbeat", "test_at", "canary_key"):
-        if not isinstance(given[key], str):
-            raise MonitorSettingsError(f"{source}: {key} must be a text; {_ADVICE}")
-    _moment(given["test_at"], source)
-    if given["canary_key"] and not re.fullmatch("[0-9a-f]{64}", given["canary_key"]):
-        raise MonitorSettingsError(f"{source}: canary_key must be 64 hexadecimal digits or empty; {_ADVICE}")
-    try:
-        health = HealthAccess(**given["health"]) if given["health"] else None
-        channels = tuple(
-            Channel(**{**one, "severities": tuple(one.get("severities", ()))}) for one in given["channels"]
-        )
-        hosts = tuple(_host(one, given["interval"], source) for one in [*_dns(given), *given["hosts"]])
-    except (TypeError, AttributeError, KeyError) as error:
-        raise MonitorSettingsError(f"{source}: channels, hosts or health are malformed ({error}); {_ADVICE}") from None
-    names = [host.name for host in hosts]
+    _plain_values(given, source)
+    hosts = [*_dns(given, source), *_objects(given["hosts"], "hosts", source)]
+    found = tuple(_host(one, given["interval"], source) for one in hosts)
+    for service in (service for host in found for service in host.services):
+        if service.name in ("health", *given["urgent_checks"]):
+            raise MonitorSettingsError(f"{source}: {service.subject}: a service can't have this name; {_ADVICE}")
+    names = [host.name for host in found]
     if len(set(names)) != len(names):
         raise MonitorSettingsError(f"{source}: two hosts have the same name; {_ADVICE}")
-    known = {channel.name for channel in channels}
-    for channel in channels:
-        if channel.second and channel.second not in known:
-            raise MonitorSettingsError(f"{source}: channel {channel.name} names {channel.second}, which is none")
-        if not set(channel.severities) <= set(SEVERITIES):
-            raise MonitorSettingsError(f"{source}: channel {channel.name} has an unknown severity; {_ADVICE}")
-    plain = {
-        key: given[key] for key in DEFAULTS if key not in ("references", "resolvers", "health", "hosts", "domains")
-    }
+    apart = ("references", "resolvers", "health", "hosts", "channels", "domains", "urgent_checks")
     return Settings(
-        **{
-            **plain,
-            "references": tuple(place(one, source) for one in given["references"]),
-            "resolvers": tuple(str(ipaddress.ip_address(one)) for one in given["resolvers"]),
-            "urgent_checks": tuple(given["urgent_checks"]),
-            "channels": channels,
-            "hosts": hosts,
-            "health": health,
-        },
-        raw=given,
+        **{key: given[key] for key in DEFAULTS if key not in apart},
+        references=tuple(place(one, source) for one in given["references"]),
+        resolvers=tuple(_address(one, "resolvers", source) for one in given["resolvers"]),
+        urgent_checks=tuple(given["urgent_checks"]),
+        domains=tuple(given["domains"]),
+        channels=_channels(_objects(given["channels"], "channels", source), source),
+        health=_health(given["health"], source),
+        hosts=found,
     )
+
+
+def _plain_values(given: Mapping[str, Any], source: str) -> None:
+    """Numbers, texts and lists of texts."""
+    for key, (lowest, highest) in _RANGES.items():
+        value, whole = given[key], key in _WHOLE
+        if type(value) not in ((int,) if whole else (int, float)) or not lowest <= value <= highest:
+            kind = "a whole number" if whole else "a number"
+            raise MonitorSettingsError(f"{source}: {key} must be {kind} from {lowest:g} to {highest:g}; {_ADVICE}")
+    for key in ("name", "host", "generation", "database", "page", "heartbeat", "test_at", "canary_key", "relay_sender"):
+        if not isinstance(given[key], str):
+            raise MonitorSettingsError(f"{source}: {key} must be a text; {_ADVICE}")
+    for key in ("references", "resolvers", "urgent_checks", "domains"):
+        if not isinstance(given[key], list) or not all(isinstance(one, str) and one for one in given[key]):
+            raise MonitorSettingsError(f"{source}: {key} must be a list of texts; {_ADVICE}")
+    if given["test_at"] and weekly(given["test_at"]) is None:
+        raise MonitorSettingsError(f"{source}: test_at must be like 'mon 10:00' (UTC) or empty; {_ADVICE}")
+    if given["heartbeat"] and not re.fullmatch(r"https?://[!-~]+", given["heartbeat"]):
+        raise MonitorSettingsError(f"{source}: heartbeat must be an http:// or https:// address or empty; {_ADVICE}")
+    if given["canary_key"] and not re.fullmatch("[0-9a-f]{64}", given["canary_key"]):
+        raise MonitorSettingsError(f"{source}: canary_key must be 64 hexadecimal digits or empty; {_ADVICE}")
+    if given["relay_sender"] and not re.fullmatch(_MAILBOX, given["relay_sender"]):
+        raise MonitorSettingsError(f"{source}: relay_sender must be an address such as probe@example.org; {_ADVICE}")
+
+
+def _objects(found: Any, what: str, source: str) -> list[dict[str, Any]]:
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise MonitorSettingsError(f"{source}: {what} must be a list of objects; {_ADVICE}")
+    return found
+
+
+def _address(found: str, what: str, source: str) -> str:
+    try:
+        return str(ipaddress.ip_address(found))
+    except ValueError:
+        raise MonitorSettingsError(f"{source}: {what}: {found!r:.60} is not an IP address; {_ADVICE}") from None
+
+
+def _health(found: Any, source: str) -> HealthAccess | None:
+    if not found:
+        return None
+    names = {one.name for one in fields(HealthAccess)}
+    if not isinstance(found, dict) or set(found) != names or not all(isinstance(one, str) for one in found.values()):
+        raise MonitorSettingsError(f"{source}: health must have the texts {', '.join(sorted(names))}; {_ADVICE}")
+    return HealthAccess(**found)
+
+
+def _channels(found: list[dict[str, Any]], source: str) -> tuple[Channel, ...]:
+    """The channels. What is said about a wrong one never shows its URL, which is a secret."""
+    kinds = {"name": str, "url": str, "severities": list, "escalation": bool, "second": str, "sms": bool}
+    channels = []
+    for one in found:
+        name = one.get("name")
+        if not isinstance(name, str) or not name:
+            raise MonitorSettingsError(f"{source}: a channel has no name; {_ADVICE}")
+        if not one.get("url"):
+            raise MonitorSettingsError(f"{source}: channel {name!r:.40} has no url; {_ADVICE}")
+        for key, value in one.items():
+            if key not in kinds:
+                raise MonitorSettingsError(f"{source}: channel {name!r:.40}: {key!r:.40} is no option of it; {_ADVICE}")
+            if not isinstance(value, kinds[key]):
+                word = {str: "a text", list: "a list", bool: "true or false"}[kinds[key]]
+                raise MonitorSettingsError(f"{source}: channel {name!r:.40}: {key} must be {word}; {_ADVICE}")
+        for severity in one.get("severities", ()):
+            if severity not in SEVERITIES:
+                raise MonitorSettingsError(
+                    f"{source}: channel {name!r:.40} has an unknown severity, {severity!r:.40}; "
+                    f"there are {', '.join(SEVERITIES)}; {_ADVICE}"
+                )
+        channels.append(Channel(**{**one, "severities": tuple(one.get("severities", ()))}))
+    known = [channel.name for channel in channels]
+    if len(set(known)) != len(known):
+        raise MonitorSettingsError(f"{source}: two channels have the same name; {_ADVICE}")
+    for channel in channels:
+        if channel.second and (channel.second not in known or channel.second == channel.name):
+            raise MonitorSettingsError(
+                f"{source}: channel {channel.name!r:.40} names {channel.second!r:.40} as its second, "
+                f"which is {'itself' if channel.second == channel.name else 'none'}; {_ADVICE}"
+            )
+    return tuple(channels)
 
 
 def place(text: str, source: str = "settings") -> tuple[str, int]:
@@ -274,11 +382,6 @@ def place(text: str, source: str = "settings") -> tuple[str, int]:
     if not (address and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise MonitorSettingsError(f"{source}: {text!r:.60} is not address:port; {_ADVICE}")
     return address.removeprefix("[").removesuffix("]"), int(port)
-
-
-def _moment(text: str, source: str) -> None:
-    if text and weekly(text) is None:
-        raise MonitorSettingsError(f"{source}: test_at must be like 'mon 10:00' (UTC) or empty; {_ADVICE}")
 
 
 def weekly(text: str) -> tuple[int, int, int] | None:
@@ -291,12 +394,12 @@ def weekly(text: str) -> tuple[int, int, int] | None:
     return days.index(day), int(hour), int(minute)
 
 
-def _dns(given: dict[str, Any]) -> list[dict[str, Any]]:
+def _dns(given: Mapping[str, Any], source: str) -> list[dict[str, Any]]:
     """What is asked of the DNS, as a host of its own."""
-    mxs = [one for one in given["hosts"] if one.get("role") == "mx"]
+    mxs = [one for one in _objects(given["hosts"], "hosts", source) if one.get("role") == "mx"]
+    both = ("address", "address6")
     expect = {
-        str(one.get("mx_name") or one["name"]).lower(): [one[key] for key in ("address", "address6") if one.get(key)]
-        for one in mxs
+        str(one.get("mx_name") or one.get("name")).lower(): [one[key] for key in both if one.get(key)] for one in mxs
     }
     services = [{"kind": "mx", "name": domain, "domain": domain, "expect": expect} for domain in given["domains"]]
     return [{"name": "dns", "role": "dns", "services": services}] if services else []
@@ -312,23 +415,33 @@ def _by_role(one: dict[str, Any], interval: float) -> list[dict[str, Any]]:
 
 
 def _host(one: dict[str, Any], interval: float, source: str) -> Host:
-    name, address = one["name"], one.get("address", "")
+    name, address = one.get("name"), one.get("address", "")
     if not isinstance(name, str) or not name or "/" in name:
         raise MonitorSettingsError(f"{source}: {name!r:.40} is no name of a host; {_ADVICE}")
+    unknown = sorted(set(one) - _HOST)
+    if unknown:
+        raise MonitorSettingsError(f"{source}: {name}: {unknown[0]!r:.40} is nothing a host has; {_ADVICE}")
+    if not isinstance(address, str) or any(letter.isspace() for letter in address):
+        raise MonitorSettingsError(f"{source}: {name}: address must be an IP address or a name; {_ADVICE}")
+    if one.get("address6"):
+        _address(str(one["address6"]), f"{name}: address6", source)
     services = []
     tls_name = str(one.get("mx_name") or name)
     entries = one.get("services")
-    for entry in _by_role(one, interval) if entries is None else entries:
+    entries = _by_role(one, interval) if entries is None else _objects(entries, f"services of {name}", source)
+    for entry in entries:
         services.append(_service(name, address, entry, interval, source, tls_name))
         # the same over IPv6, where the host has it
         if one.get("address6") and not entry.get("address") and entry["kind"] != "mx":
             six = {**entry, "name": f"{entry.get('name', entry['kind'])}6"}
             services.append(_service(name, one["address6"], six, interval, source, tls_name))
     if len({service.name for service in services}) != len(services):
-        raise MonitorSettingsError(f"{source}: two services of {name} have the same name; give each a name of its own")
+        raise MonitorSettingsError(
+            f"{source}: two services of {name} have the same name; give each a name of its own; {_ADVICE}"
+        )
     return Host(
         name=name,
-        role=one.get("role", ""),
+        role=str(one.get("role", "")),
         address=address,
         provider=str(one.get("provider", "")),
         location=str(one.get("location", "")),
@@ -339,7 +452,7 @@ def _host(one: dict[str, Any], interval: float, source: str) -> Host:
 
 def _service(host: str, address: str, entry: dict[str, Any], interval: float, source: str, tls_name: str) -> Service:
     kind = entry.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise MonitorSettingsError(
             f"{source}: {host} has a service of kind {kind!r:.40}; there are {', '.join(KINDS)}; {_ADVICE}"
         )
@@ -350,14 +463,18 @@ def _service(host: str, address: str, entry: dict[str, Any], interval: float, so
     unknown = sorted(set(options) - set(KINDS[kind]) - {"name", "kind", "address", "interval"})
     if unknown:
         raise MonitorSettingsError(f"{source}: {host}, {kind}: {unknown[0]!r:.40} is no option of it; {_ADVICE}")
+    for key, value in options.items():
+        wanted = _OPTIONS.get(key)
+        if wanted is not None and not wanted[0](value):
+            raise MonitorSettingsError(f"{source}: {host}, {kind}: {key} must be {wanted[1]}; {_ADVICE}")
+    if kind != "mx" and not (options.get("address") or address):
+        raise MonitorSettingsError(f"{source}: {host}, {kind}: it has no address; {_ADVICE}")
     port = options.pop("port", 0)
-    if type(port) is not int or not 0 <= port < 65536:
-        raise MonitorSettingsError(f"{source}: {host}, {kind}: port must be a number from 1 to 65535; {_ADVICE}")
     return Service(
         host=host,
-        name=str(options.pop("name", kind)),
-        kind=str(options.pop("kind")),
-        address=str(options.pop("address", "") or address),
+        name=options.pop("name", kind),
+        kind=options.pop("kind"),
+        address=options.pop("address", "") or address,
         port=port,
         interval=float(options.pop("interval", 0) or interval),
         options=options,

@@ -4,8 +4,8 @@
 
     {"version": 1, "generated": now, "interval": 60, "stale_after": 150,   seconds after which a page is stale
      "name": "mf", "monitor": "monitor1",
-     "fleet": {"state": "up", "since": …, "sentence": "All 3 MXs accept mail.", "accepting": 3, "mxs": 3,
-               "min_accepting": 2, "hosts": 6, "hosts_up": 6, "days": [DAY × 90]},
+     "fleet": {"state": "up", "since": …, "sentence": "All 3 MXs accept mail.", "accepting": 3 (null: not known),
+               "mxs": 3, "min_accepting": 2, "hosts": 6, "hosts_up": 6, "days": [DAY × 90]},
      "uplink": {"state": "up", "since": …, "words": "2 of 2 references answer"},
      "hosts": [{"name", "role", "provider", "location", "address",
                 "state", "since", "words", "flapping": false,
@@ -21,7 +21,8 @@
                   "recent": [{"at", "channel", "kind", "severity", "text", "status",
                   "attempts", "finished", "repeat", "error", "incidents": [12]} × 20]}}
 
-    state     up warning throttled maintenance down unknown; "unknown" also while the monitor itself is offline
+    state     up warning throttled maintenance down unknown. What wasn't seen for too long (mf.monitor.states.patience)
+              is unknown, whatever it was; so is everything while the monitor is offline or doesn't look
     SERVICE   {"name", "kind", "port", "state", "since", "checked", "latency_ms" (or null), "words", "soft": false,
                "flapping": false, "expires": null or epoch (certificate), "days": [DAY × 90],
                "latency": [[start, mean ms or null, max ms or null, looks, bad] …]}     5 minutes each, last 24 hours
@@ -44,9 +45,12 @@ import fnmatch
 import json
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from ..state import UNKNOWN
 from . import settings as settings_
+from . import states, texts
 from . import store as store_
 
 HISTORY_DAYS = 90
@@ -75,10 +79,15 @@ def take(store: store_.Store, settings: settings_.Settings, now: float) -> dict[
         host.name: _health(health.get(host.name), now, settings.interval) for host in settings.hosts if host.health
     }
     canary, backups = _canary(found), _backups(found)
-    hosts = [
-        _host(host, current, found.get(host.name), canary, backups, days, latency, last, now) for host in settings.hosts
-    ]
-    uplink = _row(current.get("uplink"), now)
+    limit = states.patience(settings.interval, settings.timeout)
+    uplink = _service_row(current.get("uplink"), now, limit)
+    looked = max((row["checked"] for row in current.values()), default=None)
+    # the reason why nothing is known, if there is one for all
+    gone = "the monitor is offline" if uplink["state"] == states.DOWN else ""
+    if looked is not None and now - looked > limit:
+        gone = f"nothing was looked at since {texts.clock(looked)}"
+    seen = _Seen(current, settings, now, gone)
+    hosts = [_host(host, seen, found.get(host.name), canary, backups, days, latency, last) for host in settings.hosts]
     snapshot: dict[str, Any] = {
         "version": 1,
         "generated": now,
@@ -98,8 +107,32 @@ def take(store: store_.Store, settings: settings_.Settings, now: float) -> dict[
         "test_message": _test(messages),
         "messages": _messages(messages, settings),
     }
-    snapshot["fleet"] = _fleet(snapshot, settings, current, _days(days.get("fleet", ()), last))
+    snapshot["fleet"] = _fleet(snapshot, settings, seen, _days(days.get("fleet", ()), last))
     return snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What is stored of all subjects, and as what it may be shown now. ``gone``: why nothing is known, or nothing."""
+
+    current: Mapping[str, Any]
+    settings: settings_.Settings
+    now: float
+    gone: str
+
+    def service(self, service: settings_.Service) -> dict[str, Any]:
+        """A service's row."""
+        limit = states.patience(service.interval, self.settings.timeout)
+        return self._gone(_service_row(self.current.get(service.subject), self.now, limit))
+
+    def judged(self, name: str) -> dict[str, Any]:
+        """The row of a host or of the fleet, which the engine has judged with time in mind."""
+        return self._gone(_row(self.current.get(name), self.now))
+
+    def _gone(self, row: dict[str, Any]) -> dict[str, Any]:
+        if self.gone and row["state"] != states.UNKNOWN:
+            row |= {"state": states.UNKNOWN, "words": f"not known: {self.gone}", "latency_ms": None}
+        return row
 
 
 def _row(row: Any, now: float) -> dict[str, Any]:
@@ -123,21 +156,30 @@ def _row(row: Any, now: float) -> dict[str, Any]:
     }
 
 
+def _service_row(stored: Any, now: float, limit: float) -> dict[str, Any]:
+    """The same, but unknown when nothing was seen of it for ``limit`` seconds."""
+    row = _row(stored, now)
+    if stored is not None:
+        kept = {key: row[key] for key in ("state", "words", "checked")}
+        state, words = states.shown(states.Memory.of({**row["memory"], **kept}), now, limit)
+        row |= {"state": state, "words": words, "latency_ms": row["latency_ms"] if state == kept["state"] else None}
+    return row
+
+
 def _host(
     host: settings_.Host,
-    current: Mapping[str, Any],
+    seen: _Seen,
     health: dict[str, Any] | None,
     canary: Mapping[str, dict[str, Any]],
     backups: Mapping[str, dict[str, Any]],
     days: Mapping[str, Any],
     latency: Mapping[str, Any],
     last: int,
-    now: float,
 ) -> dict[str, Any]:
-    own = _row(current.get(host.name), now)
+    own = seen.judged(host.name)
     services = []
     for service in host.services:
-        row = _row(current.get(service.subject), now)
+        row = seen.service(service)
         memory = row.pop("memory")
         services.append(
             {
@@ -200,19 +242,21 @@ def _health(found: dict[str, Any] | None, now: float, interval: float) -> dict[s
     if found is None or found["record"] is None:
         return None
     record, age = found["record"], now - found["read"]
-    keys = ("status", "load1", "throttled", "refusing", "held", "leases", "queue", "accepting", "uptime_seconds")
+    fresh = found["ok"] and age <= 3 * interval + 30
+    keys = ("load1", "throttled", "refusing", "held", "leases", "queue", "accepting", "uptime_seconds")
     return {
         "read": found["read"],
         "age_seconds": round(age, 1),
-        "fresh": found["ok"] and age <= 3 * interval + 30,
+        "fresh": fresh,
         "ok": found["ok"],
         "words": found["words"],
+        "status": record.get("status") if fresh else UNKNOWN,
         **{key: record.get(key) for key in keys},
         "problems": record.get("problems", []),
         "checks": [
             {
                 "name": name,
-                "status": check["status"],
+                "status": check["status"] if fresh else UNKNOWN,
                 "summary": check["summary"],
                 "age_seconds": None if check["age_seconds"] is None else round(check["age_seconds"] + age, 1),
                 "since": check["since"],
@@ -254,13 +298,9 @@ def _canary(found: Mapping[str, dict[str, Any] | None]) -> dict[str, dict[str, A
 
 
 def _checks(found: Mapping[str, dict[str, Any] | None], name: str) -> list[tuple[str, dict[str, Any]]]:
-    """By host; what was read too long ago isn't known any more."""
+    """By host."""
     return [
-        (host, check if health["fresh"] else {**check, "status": "UNKNOWN"})
-        for host, health in found.items()
-        if health
-        for check in health["checks"]
-        if check["name"] == name
+        (host, check) for host, health in found.items() if health for check in health["checks"] if check["name"] == name
     ]
 
 
@@ -326,17 +366,19 @@ def _messages(messages: list[dict[str, Any]], settings: settings_.Settings) -> d
 def _fleet(
     snapshot: Mapping[str, Any],
     settings: settings_.Settings,
-    current: Mapping[str, Any],
+    seen: _Seen,
     days: list[dict[str, Any] | None],
 ) -> dict[str, Any]:
-    row = current.get("fleet")
-    memory = json.loads(row["memory"]) if row is not None else {}
+    row = seen.judged("fleet")
+    sentence = row["words"]
+    if seen.gone:
+        sentence = f"Nothing is known at the moment: {seen.gone}."
     hosts = [host for host in snapshot["hosts"] if host["role"] != "dns"]
     return {
-        "state": row["state"] if row is not None else "unknown",
-        "since": row["since"] if row is not None else None,
-        "sentence": row["words"] if row is not None else "Nothing has been looked at yet.",
-        "accepting": memory.get("accepting", 0),
+        "state": row["state"],
+        "since": row["since"] if row["checked"] is not None else None,
+        "sentence": sentence if row["checked"] is not None else "Nothing has been looked at yet.",
+        "accepting": row["memory"].get("accepting", 0) if row["state"] != states.UNKNOWN else None,
         "mxs": len(settings.mxs),
         "min_accepting": settings.min_accepting,
         "hosts": len(hosts),

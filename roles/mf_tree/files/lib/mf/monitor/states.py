@@ -2,7 +2,8 @@
 
 A *look* is one observation. A look that contradicts what is believed makes the state *soft* (``pending``); so many in
 a row (``failures``, ``successes``) make it *hard*, and only hard states are believed, shown and alerted. A subject that
-keeps changing is *flapping*: it is told once, and again when it has been calm for a while.
+keeps changing is *flapping*: it is told once, and again when it has been calm for a while. What nothing was seen of for
+longer than its ``patience`` isn't known any more (``shown``), whatever is believed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
+from . import texts
 from .settings import Settings
 
 T = TypeVar("T")
@@ -20,6 +22,7 @@ UP, WARNING, THROTTLED, DOWN, UNKNOWN = "up", "warning", "throttled", "down", "u
 SILENT, REFUSED, WRONG, EXPIRED, UNREAD = "silent", "refused", "wrong", "expired", "unread"
 HELD = "held"  # by a person, until a person ends it
 MOST_CHANGES = 40  # remembered
+GRACE = 30.0  # seconds that a busy monitor may be late
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,9 @@ class Memory:
     looks: tuple[float, ...] = ()  # when single looks turned from good to bad or back
     changes: tuple[float, ...] = ()  # when the hard state did
     flapping: float | None = None  # since when
-    checked: float = 0.0
+    checked: float = 0.0  # the last look
+    seen: float = 0.0  # the last look that saw anything
+    blind: str = ""  # why the last look saw nothing
     latency: float | None = None
     expires: float | None = None
 
@@ -63,7 +68,7 @@ class Memory:
     @staticmethod
     def of(found: Mapping[str, Any]) -> Memory:
         """From the store."""
-        return restored(Memory, found)
+        return restored(Memory, {"seen": found.get("checked", 0.0), **found})
 
 
 def restored(kind: type[T], found: Mapping[str, Any]) -> T:
@@ -84,15 +89,18 @@ def needed(believed: str, look: Look, rules: Settings) -> int:
 
 
 def advance(memory: Memory, look: Look, rules: Settings) -> Memory:
-    """The memory after one more look. A look that couldn't see anything (unknown) changes nothing but the time."""
+    """The memory after one more look. One that couldn't see anything (unknown) changes nothing that is believed."""
     if look.state == UNKNOWN:
-        return replace(memory, checked=look.at)
+        never = memory.state == UNKNOWN and not memory.since
+        return replace(memory, checked=look.at, blind=look.words, since=look.began if never else memory.since)
     bad = look.state == DOWN
     turned = memory.checked > 0 and memory.state != UNKNOWN and bad != memory.bad
     looks = (*memory.looks[-MOST_CHANGES + 1 :], look.at) if turned else memory.looks
     memory = replace(
         memory,
         checked=look.at,
+        seen=look.at,
+        blind="",
         latency=look.latency,
         silent=look.why == SILENT,
         bad=bad,
@@ -145,6 +153,26 @@ def settle(memory: Memory, now: float, rules: Settings) -> Memory:
     if now - last < rules.flap_calm:
         return memory
     return replace(memory, flapping=None, looks=(), changes=())
+
+
+def patience(interval: float, timeout: float) -> float:
+    """Seconds after which a subject that is looked at each ``interval`` isn't known any more."""
+    return 2.5 * interval + timeout + GRACE
+
+
+def shown(memory: Memory, now: float, limit: float) -> tuple[str, str]:
+    """State and words as they may be shown: what was seen ``limit`` seconds ago (see ``patience``) isn't known now."""
+    if memory.state == UNKNOWN:
+        return UNKNOWN, memory.blind or "not looked at yet"
+    if now - memory.seen <= limit:
+        return memory.state, memory.words
+    return UNKNOWN, f"not known since {texts.clock(memory.seen)}" + (f": {memory.blind}" if memory.blind else "")
+
+
+def blind(memory: Memory, limit: float) -> float | None:
+    """Since when looks were made in vain, if that is longer than ``limit`` seconds; None otherwise."""
+    since = max(memory.seen, memory.since if memory.state == UNKNOWN else 0.0)
+    return since if memory.blind and memory.checked - since > limit else None
 
 
 def wants_recheck(memory: Memory) -> bool:

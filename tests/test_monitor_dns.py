@@ -1,0 +1,82 @@
+"""MX records against the inventory: what the records say, and what follows when nobody answers for them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from mf.monitor import probes, settings
+from mf.monitor.states import DOWN, UNKNOWN, UP, Look
+
+pytest.importorskip("dns", reason="dnspython is missing; run: make venv")
+
+import dns.asyncresolver
+import dns.message
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
+
+
+def ask(domain: str, *answers: str, root: bool = True) -> Look:
+    """A look at a domain's MX records in such a DNS: lines of a zone file, or ``SERVFAIL``, or ``silence``."""
+
+    class Server(asyncio.DatagramProtocol):
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+
+        def datagram_received(self, data: bytes, address: Any) -> None:
+            query = dns.message.from_wire(data)
+            (question,) = query.question
+            reply = dns.message.make_response(query)
+            if question.name == dns.name.root:
+                if not root:
+                    return
+                reply.answer.append(dns.rrset.from_text(".", 60, "IN", "NS", "a.root."))
+            elif "silence" in answers:
+                return
+            elif "SERVFAIL" in answers:
+                reply.set_rcode(dns.rcode.SERVFAIL)
+            else:
+                kind = dns.rdatatype.to_text(question.rdtype)
+                found = [line.split(None, 2)[2] for line in answers if line.startswith(f"{question.name} {kind} ")]
+                if found:
+                    reply.answer.append(dns.rrset.from_text(question.name, 60, "IN", kind, *found))
+            self.transport.sendto(reply.to_wire(), address)
+
+    async def go() -> Look:
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_datagram_endpoint(Server, local_addr=("127.0.0.1", 0))
+        resolver = dns.asyncresolver.Resolver(configure=False)
+        resolver.port = transport.get_extra_info("sockname")[1]
+        hosts = [{"name": "mx1", "role": "mx", "address": "192.0.2.1", "mx_name": "mx1.example"}]
+        chosen = settings.parse({"timeout": 1.0, "domains": [domain], "resolvers": ["127.0.0.1"], "hosts": hosts})
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(dns.asyncresolver, "Resolver", lambda **_: resolver)
+            look = await probes.look(chosen.hosts[0].services[0], probes.World.of(chosen))
+        transport.close()
+        return look
+
+    return asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    ("answers", "state", "said"),
+    [
+        (("x.example. MX 10 mx1.example.", "mx1.example. A 192.0.2.1"), UP, "1 MX records as in the inventory"),
+        (("x.example. MX 10 mx1.example.", "mx1.example. A 192.0.2.9"), DOWN, "mx1.example has 192.0.2.9"),
+        (("x.example. MX 10 mx9.example.",), DOWN, "mx1.example is missing, mx9.example is not ours"),
+        ((), DOWN, "has no MX records"),
+        (("SERVFAIL",), DOWN, "its name servers fail"),
+        (("silence",), DOWN, "do not answer in time"),
+    ],
+)
+def test_mx_records(answers: tuple[str, ...], state: str, said: str) -> None:
+    look = ask("x.example", *answers)
+    assert (look.state, said in look.words) == (state, True), look.words
+
+
+@pytest.mark.parametrize("answer", ["SERVFAIL", "silence"])
+def test_resolvers_that_know_nothing_at_all_say_nothing_of_a_domain(answer: str) -> None:
+    look = ask("x.example", answer, root=False)
+    assert (look.state, look.words) == (UNKNOWN, "the resolvers don't answer")
