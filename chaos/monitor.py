@@ -35,6 +35,7 @@ LAB = "3"
 INTERVAL = 10.0
 BOUND = 2 * INTERVAL + 10  # seconds from a fault to its message
 CALM = 120.0  # seconds, mf_monitor_flap_calm of the lab
+STALE = 30.0  # seconds after which the lab's page is out of date
 WINDOW = 300.0  # seconds, mf_monitor_flap_window of the lab
 PAGE_WITHIN = 30.0  # seconds; it is written every 5 s at most, after what is seen
 QUIET = 8.0  # seconds without a further message until a fault is over
@@ -206,11 +207,8 @@ class Stage:
         self.page(lambda seen: any(one["name"] == host and one["state"] == state for one in seen["hosts"]), visitor)
         self.state = f"{self.state}, {host} {state}".strip(", ")
 
-    def page(self, condition: Callable[[dict[str, Any]], bool], visitor: str = "world") -> None:
-        """Wait until the page's JSON fulfils a condition, and its HTML and its summary agree; the details are closed.
-
-        ``visitor``: the host that looks, over TLS, with the certificate that the page's host made.
-        """
+    def answers(self, visitor: str = "world") -> dict[str, str]:
+        """What the page's server says to a host that asks for everything (see VISIT), over TLS that is verified."""
         monitor = self.hosts["monitor1"]
         secret = yaml.safe_load((self.lab.home / "secrets.yml").read_text())["mf_secrets"]["page"]
         order = {
@@ -218,11 +216,19 @@ class Stage:
             "certificate": monitor.run("cat /mf/var/status-page/self.crt"),
             "secret": f"{secret['user']}:{secret['password']}",
         }
-        wrong = "it can't be read"
+        found: dict[str, str] = json.loads(self.hosts[visitor].run('python3 -c "$1"', VISIT, text=json.dumps(order)))
+        return found
+
+    def page(self, condition: Callable[[dict[str, Any]], bool], visitor: str = "world") -> None:
+        """Wait until the page's JSON fulfils a condition, and its HTML and its summary agree; the details are closed.
+
+        ``visitor``: the host that looks.
+        """
+        wrong = ""
 
         def agrees() -> bool:
             nonlocal wrong
-            found = json.loads(self.hosts[visitor].run('python3 -c "$1"', VISIT, text=json.dumps(order)))
+            found = self.answers(visitor)
             seen, public = json.loads(found["status"]), json.loads(found["public"])
             must(found["closed"] == "401", f"details without a password are answered with {found['closed']:.20}")
             must(not re.search(r"mx\d|control1", found["summary"] + found["public"]), "the public page names machines")
@@ -241,8 +247,8 @@ class Stage:
 
         try:
             self.until("the page", agrees, PAGE_WITHIN)
-        except Deviation:
-            raise Deviation(f"the page is wrong for {PAGE_WITHIN:.0f} s: {wrong}") from None
+        except Deviation as error:
+            raise Deviation(f"{error}: {wrong}".rstrip(": ")) from None
 
     def browse(self, host: str, state: str) -> None:
         """Look at the page with a browser, if there is one."""
@@ -404,6 +410,29 @@ def prober(stage: Stage) -> Generator[None, None, None]:
     after = {one["name"]: one["since"] for one in stage.status()["hosts"]}
     must(after == before, f"it forgot since when hosts are as they are: {before} {after}")
     stage.page(lambda seen: seen["fleet"]["state"] != "unknown")
+    yield
+
+
+@fault("the prober stays dead")
+def dead(stage: Stage) -> Generator[None, None, None]:
+    """It can't tell; the dead man's switch hears nothing any more, and the page is older than it says it may be."""
+
+    def beats() -> list[float]:
+        found = world.gateway_record(stage.podman, stage.lab, 8026)
+        return [one["time"] - stage.broken_at for one in found if one["path"] == "/heartbeat"]
+
+    stage.undo("monitor1", "systemctl start mf-monitor.service")
+    stage.until("the heartbeat is heard", lambda: bool(beats()), BOUND)
+    stage.hosts["monitor1"].run("systemctl stop mf-monitor.service")
+    stage.broke()
+    time.sleep(STALE + 5)
+    must(max(beats()) < 1, f"a heartbeat {max(beats()):.0f} s after its end")
+    shown = json.loads(stage.answers()["status"])
+    age, limit = time.time() - shown["generated"], shown["stale_after"]
+    must(age > limit, f"the page is {age:.0f} s old and counts as stale after {limit:.0f} s")
+    stage.hosts["monitor1"].run("systemctl start mf-monitor.service")
+    stage.until("the heartbeat is heard again", lambda: max(beats()) > STALE, BOUND)
+    stage.state = f"no heartbeat, page stale after {limit:.0f} s"
     yield
 
 
