@@ -11,7 +11,7 @@ export LC_ALL := C.UTF-8
 
 N ?= 30
 
-.PHONY: help venv demo demo-down mail check test lint unit browser molecule bench bench-quarantine bench-monitor bench-backup chaos chaos-monitor chaos-quarantine chaos-backup lock clean
+.PHONY: help venv demo demo-down mail check test lint unit browser molecule bench bench-quarantine bench-monitor bench-backup chaos chaos-monitor kill-monitor chaos-quarantine chaos-backup lock clean
 
 help: ## this list
 	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ chaos-backup: venv ## break control and offsite under their backups, 20 minutes 
 
 chaos-monitor: venv ## break the fleet in front of its monitor: which messages come, and when, 25 minutes (ONLY=flap: that one)
 	python -m chaos.monitor $(if $(ONLY),--only '$(ONLY)')
+
+kill-monitor: venv ## kill -9 the monitor 50 times at random while services break: is each outage one incident, told once? 4 minutes
+	MF_KILLS=$(or $(KILLS),50) pytest -q tests/test_monitor_engine.py -k killed
 
 chaos-quarantine: venv ## mail while the way to the quarantine is broken: is each message there once? (N=5000 ONLY='disk full')
 	python -m chaos.quarantine $(if $(N),--count $(N)) $(if $(ONLY),--only '$(ONLY)')

@@ -4,7 +4,8 @@
            and by Debian's blackbox_exporter, in turn. Each runs on one core, targets and the one who asks blackbox on
            another. What counts is dialogues for a second of the prober's own CPU: whatever else the machine does,
            that is what one core does.
-``fleet``  1,000 hosts with 4 services each, every minute, by the whole monitor: judging, storing, alerting.
+``fleet``  1,000 hosts with 4 services each, every minute, by the whole monitor: judging, storing, alerting, rendering
+           its page. Left out: reading hosts' own health, which is an ssh process for each reading.
 ``dead``   a sweep over 1,000 hosts of which 10 % never answer.
 
 Exit codes: 0 done, 1 something failed, 2 wrong command line, 3 blackbox_exporter isn't installed.
@@ -28,6 +29,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO / "roles/mf_tree/files/lib"))
@@ -214,7 +216,7 @@ def bench_smtp(count: int, rounds: int) -> int:
 # --- a large fleet
 
 
-def large(ports: dict[str, int], hosts: int, dead: int, database: str, **changed: float) -> settings.Settings:
+def large(ports: dict[str, int], hosts: int, dead: int, database: str, **changed: Any) -> settings.Settings:
     """Settings of so many hosts, four services each; the first ``dead`` of them never answer."""
     services = [{"kind": kind, "port": port} for kind, port in ports.items()]
     return settings.parse(
@@ -237,7 +239,7 @@ def address(number: int) -> str:
 def bench_fleet(hosts: int, seconds: float) -> int:
     """The whole engine for some intervals; CPU and memory of its process, the targets' left out."""
     with tempfile.TemporaryDirectory() as folder, serving("-") as ports:
-        chosen = large(ports, hosts, 0, f"{folder}/m.sqlite")
+        chosen = large(ports, hosts, 0, f"{folder}/m.sqlite", page=f"{folder}/page")
         reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -253,6 +255,7 @@ def bench_fleet(hosts: int, seconds: float) -> int:
         return 1
     print(f"\n{hosts} hosts with 4 services each, every {chosen.interval:.0f} s, for {found['seconds']:.0f} s\n")
     print(f"looks {found['looks']}, {found['looks'] / found['seconds']:.0f} a second; late: {found['late']} of all")
+    print(f"page  rendered {found['pages']} times, {found['page_seconds']:.2f} s of CPU each")
     print(f"CPU   {100 * found['cpu'] / found['seconds']:.1f} % of one core")
     print(f"RSS   {found['rss'] / 1024:.0f} MiB")
     return int(found["bad"] > 0)
@@ -270,9 +273,17 @@ async def watch(chosen: settings.Settings, seconds: float, answer: int) -> int:
         came(look)
 
     monitor._came = count  # type: ignore[method-assign]
+    rendered = []
+    render = monitor._render
+
+    async def watched(now: float) -> None:
+        await render(now)
+        rendered.append(monitor._page_effort)
+
+    monitor._render = watched  # type: ignore[method-assign]
     task = asyncio.create_task(monitor.run())
     await asyncio.sleep(chosen.interval)
-    begun, cpu, looks = time.monotonic(), time.process_time(), counted["looks"]
+    begun, cpu, looks, pages = time.monotonic(), time.process_time(), counted["looks"], len(rendered)
     await asyncio.sleep(seconds)
     took = time.monotonic() - begun
     expected = took / chosen.interval * len(monitor.services)
@@ -286,6 +297,8 @@ async def watch(chosen: settings.Settings, seconds: float, answer: int) -> int:
         "looks": seen,
         "late": max(0, round(expected - seen)),
         "bad": counted["bad"],
+        "pages": len(rendered) - pages,
+        "page_seconds": statistics.median(rendered or [0.0]),
     }
     os.write(answer, json.dumps(found).encode())
     os.close(answer)

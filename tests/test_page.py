@@ -339,3 +339,12 @@ def test_what_the_engine_remembers_can_be_shown(tmp_path: Path) -> None:
     assert "Incoming mail is delayed." in said
     assert "mx2" not in said
     store.close()
+
+
+@pytest.mark.parametrize(("status", "look"), [("OK", "up"), ("CRITICAL", "down"), ("UNKNOWN", "unknown")])
+def test_backups_are_as_good_as_the_newest_one_not_as_the_machine_they_go_to(status: str, look: str) -> None:
+    snapshot = page_support.all_well()
+    for host in snapshot["hosts"]:
+        if host["backups"]:
+            host["backups"]["status"] = status
+    assert {one["name"]: one["look"] for one in view.components(snapshot)}["Backups"] == look

@@ -45,7 +45,7 @@ AT_ONCE = 1000  # probes under way; 10 % dead hosts of 1,000 hold 400 of them fo
 CALM = 50  # times the CPU that judging took are let pass before it is done again: 2 % of a core
 LAG = 1.0  # seconds a look's end came too late: what was silent meanwhile proves nothing
 BLIND = 10  # looks in a row that proved nothing are told
-PAGE_EVERY = 5.0  # seconds, at most so often
+PAGE_EVERY = 5.0  # seconds, at most so often; a large fleet's page seldomer, but once in an interval
 MOST_KEPT = 200_000  # looks and times that couldn't be stored
 END_IS_NEWS = 86400.0  # seconds; a monitor that was away for longer doesn't tell ends from before
 PEERS = 30  # machines of the same role that are looked at as soon as one turns
@@ -121,6 +121,7 @@ class Engine:
         self._said_directly: set[str] = set()
         self._direct: set[asyncio.Task[None]] = set()
         self._page_at = -PAGE_EVERY
+        self._page_effort = 0.0  # CPU seconds of the last rendering
         self._page_trouble = ""
         self._page_task: asyncio.Task[None] | None = None
         self._beat_at = -3600.0
@@ -743,7 +744,8 @@ class Engine:
 
     def _show(self) -> None:
         now = time.monotonic()
-        if not self.settings.page or now - self._page_at < PAGE_EVERY:
+        pause = max(PAGE_EVERY, min(CALM * self._page_effort, self.settings.interval))
+        if not self.settings.page or now - self._page_at < pause:
             return
         if self._page_task is not None and not self._page_task.done():
             return
@@ -754,6 +756,7 @@ class Engine:
         seen = self.store
 
         def work() -> None:
+            before = time.thread_time()
             # a connection of its own sees what is on disk, not what the engine has in its cache
             store = Store(self.settings.database, readonly=True)
             try:
@@ -762,6 +765,7 @@ class Engine:
                 store.close()
             render = importlib.import_module(".render", __package__)
             render.write(shot, self.settings.page)
+            self._page_effort = time.thread_time() - before
 
         trouble = ""
         try:

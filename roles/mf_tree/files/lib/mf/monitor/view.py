@@ -485,6 +485,8 @@ def components(snapshot: Mapping[str, Any]) -> list[dict[str, Any]]:
         if not ours:
             continue
         states = {_look(host.get("state")) for host in ours}
+        if role == "offsite":  # what counts is the backups' age, which the host that makes them knows
+            states |= {_CHECKS.get(str(_map(host, "backups").get("status")), "unknown") for host in _backed(snapshot)}
         look = next(state for state in _TROUBLE if state in states)
         if role == "mx":  # one of several may be out: what counts is whether enough of them accept mail
             look = {"down": "down", "unknown": "unknown"}.get(_look(fleet.get("state")), "up")
@@ -494,6 +496,10 @@ def components(snapshot: Mapping[str, Any]) -> list[dict[str, Any]]:
         bars = {"bars": charts.bars(days, now), "uptime": uptime(days)}
         found.append({"name": name, "state": look, "look": look, "word": _PUBLIC_WORDS[look], **bars})
     return found
+
+
+def _backed(snapshot: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [host for host in _dicts(snapshot, "hosts") if _map(host, "backups")]
 
 
 def public(snapshot: Mapping[str, Any]) -> dict[str, Any]:
