@@ -430,5 +430,5 @@ def test_the_ssh_command_believes_nothing_but_its_options() -> None:
     access = settings.HealthAccess("mf-health", "/key", "/known", "/run/x")
     words = hosthealth.command(access, monitor_support.settings().hosts[1], keep=True, limit=10)
     assert words[:3] == ["/usr/bin/ssh", "-F", "none"]
-    assert "StrictHostKeyChecking=yes" in words
+    assert {"StrictHostKeyChecking=yes", "KexAlgorithms=^curve25519-sha256"} <= set(words)
     assert words[-3:] == ["--", "mf-health@192.0.2.11", "health"]
