@@ -220,6 +220,21 @@ def test_health_is_not_mentioned_beside_a_nearer_cause() -> None:
     assert list(keys(memories(mx2_health=bad()))) == ["health:mx2"]
 
 
+def test_what_its_own_check_says_of_a_service_just_back_is_from_before() -> None:
+    back = run(UP, UP, memory=bad())
+    said = dataclasses.replace(bad(), words="smtp CRITICAL: DOWN: nothing listens")
+    other = dataclasses.replace(said, words="queue CRITICAL: 0% of the spool's space free")
+    soon, later = back.changes[-1] + 60, back.changes[-1] + causes.OWN_CHECK + RULES.interval + 1
+    for health, now, told in ((said, soon, False), (said, later, True), (other, soon, True)):
+        # only those two are looked at here; the others were seen just now
+        found = {name: dataclasses.replace(one, checked=now) for name, one in memories().items()}
+        found |= {
+            "mx2/smtp": dataclasses.replace(back, checked=now),
+            "mx2/health": dataclasses.replace(health, checked=now),
+        }
+        assert ("health:mx2" in causes.judge(RULES, found, {}, (), now).causes) is told
+
+
 def test_offline_there_is_one_cause_and_what_was_open_stays() -> None:
     found = memories(mx2_smtp=bad(), control1_ssh=bad(), uplink=bad(SILENT))
     assert set(keys(found)) == {"uplink"}

@@ -23,6 +23,7 @@ from .states import DOWN, EXPIRED, HELD, THROTTLED, UNKNOWN, UNREAD, UP, WARNING
 
 URGENT, NOTICE, PAGE = "urgent", "notice", "page"
 MAINTENANCE = "maintenance"
+OWN_CHECK = 75.0  # seconds until a host's own check has looked again: cron's minute, a splay and its deadline
 NOBODY = Memory()
 
 
@@ -126,7 +127,7 @@ def _host(
         causes.extend(_services(host, settings, services, open_keys))
         causes.extend(_unknown(host, settings, services, causes))
         causes.extend(_checks(host, checks))
-        causes.extend(_health(host, settings, health, services.values(), causes))
+        causes.extend(_health(host, settings, health, services, causes, now))
     if maintenance is not None:
         causes = [_muted(cause) for cause in causes]
     return causes, _view(host, settings, services, health, checks, down, maintenance, now)
@@ -229,13 +230,18 @@ def _checks(host: Host, checks: Mapping[str, Memory]) -> list[Cause]:
 
 
 def _health(
-    host: Host, settings: Settings, health: Memory, services: Collection[Memory], others: list[Cause]
+    host: Host, settings: Settings, health: Memory, services: Mapping[Any, Memory], others: list[Cause], now: float
 ) -> list[Cause]:
-    """What the host says of itself, unless something nearer to the cause is known or about to be."""
+    """What the host says of itself, unless something nearer to the cause is known, about to be, or over just now."""
     if health.state not in (DOWN, WARNING):
         return []
     # a hold has no end of its own, so it is told even though the throttle that it is shows already
-    nearer = any(cause.kind in ("service", "throttled") for cause in others) or any(one.pending for one in services)
+    nearer = any(cause.kind in ("service", "throttled") for cause in others)
+    nearer = nearer or any(one.pending for one in services.values())
+    # its own check of a service that has just come back (check-smtp of smtp) may say for a minute that it hasn't
+    own = health.words.partition(" ")[0]
+    fresh = now - OWN_CHECK - settings.interval
+    nearer = nearer or any(service.kind == own and one.changes[-1:] > (fresh,) for service, one in services.items())
     if nearer and health.why != HELD:
         return []
     unread = health.why == UNREAD
