@@ -107,7 +107,7 @@ class Suite:
                 group = [one for one in faults if one.together == fault.together] if fault.together else [fault]
                 done |= {fault.together} - {""}
                 self.group(group)
-            while name and not self.stop.is_set():
+            while name in MXS and not self.stop.is_set():
                 with self.guard:
                     if not self.shared:
                         return

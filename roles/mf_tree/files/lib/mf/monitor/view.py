@@ -167,6 +167,8 @@ def _plural(count: int, one: str, many: str) -> str:
 def chip(one: Mapping[str, Any]) -> dict[str, Any]:
     """One service in a machine's row."""
     look, latency = _look(one.get("state")), number(one.get("latency_ms"))
+    if look == "up" and one.get("soft"):  # its last look failed, the next will tell
+        return {"name": show(one.get("name", "?"), 32), "look": "unknown", "fact": "in doubt"}
     timed = look in {"up", "warning"} and latency is not None
     fact = milliseconds(latency) if timed else WORDS[look].lower()
     return {"name": show(one.get("name", "?"), 32), "look": look, "fact": fact}
