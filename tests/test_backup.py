@@ -290,6 +290,28 @@ def test_without_the_turn_no_lock_is_broken(tmp_path: Path, places: state.Places
     assert not (tmp_path / "broken").exists()
 
 
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("mf-offsite@192.0.2.22: Permission denied (publickey).", "key"),
+        ("Host key verification failed.", "host_key"),
+        ("borg serve ended", "cut"),
+    ],
+)
+def test_ssh_says_why_a_connection_ended_when_borg_did_not(
+    tmp_path: Path, places: state.Places, said: str, kind: str
+) -> None:
+    closed = json.dumps({"type": "log_message", "levelname": "ERROR", "message": "Connection closed by remote host."})
+    one = fake(tmp_path, places, f"echo '{closed}' >&2; exit 2")
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f'#!/bin/sh\n[ "$1" = ssh://mf-offsite@192.0.2.22:22 ] && echo "{said}" >&2\nexit 255\n')
+    ssh.chmod(0o755)
+    one.env["BORG_RSH"] = str(ssh)
+    with pytest.raises(borg.BorgError) as caught:
+        one.archives()
+    assert caught.value.kind == kind
+
+
 def test_a_stale_lock_is_no_matter_for_borgmatic_either(tmp_path: Path, places: state.Places) -> None:
     with jobs.Turn(places) as turn:
         assert turn is not None

@@ -105,37 +105,32 @@ def master_stopped(scene: Scene) -> Generator[None, None, str]:
     return was(scene, "restart", "WEDGED")
 
 
-@fault("smtp", "listener accepts nothing", "WEDGED, restarted", LANE)
-def deaf_listener(scene: Scene) -> Generator[None, None, str]:
-    """The master ticks, the port is open, connections stand in the queue."""
-    replace(scene, "deaf")
+def impostor(scene: Scene, what: str) -> Generator[None, None, str]:
+    """A program in qpsmtpd's place that misbehaves; the restart brings qpsmtpd back."""
+    replace(scene, what)
     scene.host.run(REMOVE_DROP_IN)
     scene.broken()
     yield
     back(scene)
     return was(scene, "restart", "WEDGED")
+
+
+@fault("smtp", "listener accepts nothing", "WEDGED, restarted", LANE)
+def deaf_listener(scene: Scene) -> Generator[None, None, str]:
+    """The master ticks, the port is open, connections stand in the queue."""
+    return impostor(scene, "deaf")
 
 
 @fault("smtp", "a greeting without end", "WEDGED, restarted, in time", LANE)
 def endless_greeting(scene: Scene) -> Generator[None, None, str]:
     """``220-`` for ever: neither time nor memory may be lost to it."""
-    replace(scene, "endless")
-    scene.host.run(REMOVE_DROP_IN)
-    scene.broken()
-    yield
-    back(scene)
-    return was(scene, "restart", "WEDGED")
+    return impostor(scene, "endless")
 
 
 @fault("smtp", "connection closed in mid-DATA", "WEDGED, restarted", LANE)
 def closed_in_data(scene: Scene) -> Generator[None, None, str]:
     """It takes a message and hangs up before the final dot."""
-    replace(scene, "closing")
-    scene.host.run(REMOVE_DROP_IN)
-    scene.broken()
-    yield
-    back(scene)
-    return was(scene, "restart", "WEDGED")
+    return impostor(scene, "closing")
 
 
 @fault("smtp", "all slots taken by slow clients", "BUSY, never restarted", LANE)

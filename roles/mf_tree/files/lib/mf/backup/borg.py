@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 from .. import decisions, state, text
 from .record import Archive
@@ -180,12 +182,27 @@ class Borg:
         try:
             return work()
         except BorgError as error:
+            if error.kind == "cut":
+                raise self._as_ssh_says(error) from None
             if error.kind != "lock" or self.turn is None:
                 raise
             found = str(error)
         self._once(("break-lock",), 120, "", None)
         decisions.record(self.places, "backup", "break-lock", self.settings.repository, found, "done")
         return work()
+
+    def _as_ssh_says(self, cut: BorgError) -> BorgError:
+        """Why there is no connection: borg may see its end before it reads what ssh said of it, so ssh is asked alone."""
+        where = urlsplit(self.settings.repository)
+        if where.scheme != "ssh":
+            return cut
+        command = [*shlex.split(self.env["BORG_RSH"]), f"ssh://{where.netloc}", "true"]
+        try:
+            asked = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return cut
+        why = explain(asked.stderr.decode(errors="replace").splitlines(), asked.returncode)
+        return why if why.kind in ("key", "host_key", "unreachable") else cut
 
     def archives(self) -> dict[str, Archive]:
         """Our archives in the repository, by name. Raises BorgError."""
