@@ -192,7 +192,7 @@ class Borg:
         return work()
 
     def _as_ssh_says(self, cut: BorgError) -> BorgError:
-        """Why there is no connection: borg may see its end before it reads what ssh said of it, so ssh is asked alone."""
+        """Why there is no connection: borg may see its end before it reads what ssh said of it, so ssh is asked."""
         where = urlsplit(self.settings.repository)
         if where.scheme != "ssh":
             return cut
