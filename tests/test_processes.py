@@ -277,6 +277,15 @@ def examination(places: state.Places, cap: int = 5, *, dry_run: bool = False) ->
     return processes_cold.Examination(places, values, dry_run)
 
 
+def test_a_close_look_counts_all_processes_as_the_quick_one_does(
+    places: state.Places, victim: subprocess.Popen[bytes]
+) -> None:
+    one = examination(places)
+    others = one.collect(os.getuid() + 4711)  # nobody's
+    assert others == []
+    assert one.scanned > 1  # at least this one and its child
+
+
 def verdict(pid: int) -> orphans.Verdict:
     stat = processes.read_stat(pid)
     assert stat is not None

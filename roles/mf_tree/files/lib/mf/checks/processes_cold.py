@@ -29,6 +29,7 @@ class Examination:
         self.values = values
         self.dry_run = dry_run
         self.seen = places.results + "/processes.seen"
+        self.scanned = 0  # processes on the host
 
     def result(self) -> state.Result:
         """The check's result, with everything that was done."""
@@ -56,7 +57,8 @@ class Examination:
         doomed = [one for one in verdicts if one.kill]
         others = [one for one in verdicts if one.report and not one.kill]
         waiting = sum(1 for one in verdicts if not one.report and one.kind in (orphans.ORPHAN, orphans.STUCK))
-        result = state.Result(NAME, state.OK, "", {"children": len(found), "suspects": waiting, "killed": 0})
+        metrics = {"children": len(found), "processes": self.scanned, "suspects": waiting, "killed": 0}
+        result = state.Result(NAME, state.OK, "", metrics)
         if asleep:
             result.metrics["asleep"] = hot.words(asleep)
         said = [f"the unit is {unit.active}"] if unit.active != "active" else []
@@ -85,6 +87,7 @@ class Examination:
         sockets = service.sessions(proc)
         found = []
         for stat in processes.scan(proc):
+            self.scanned += 1
             status = orphans.text_of(f"{proc}/{stat.pid}/status")
             if status.partition("\nUid:")[2].split("\n")[0].split()[1:2] != [str(uid)]:
                 continue
