@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -115,6 +116,22 @@ def test_it_survives_a_reboot(places: state.Places) -> None:
     again = breaker.load(places, UNIT)
     assert again.until == pytest.approx(now + 600, abs=2)
     assert again.restarts[-1] == pytest.approx(now - 50, abs=2)
+
+
+@pytest.mark.parametrize("file", ["breaker.fallback", "breaker.json"])
+def test_what_was_written_while_the_clock_was_ahead_is_not_read_for_ever(places: state.Places, file: str) -> None:
+    breaker.save(places, UNIT, Breaker())
+    durable, fallback = Path(places.persistent, "breaker.json"), Path(places.results, "breaker.fallback")
+    fallback.parent.mkdir(parents=True, exist_ok=True)
+    stored = state.decode(durable.read_bytes())
+    assert stored is not None
+    ahead = stored[UNIT]
+    assert isinstance(ahead, dict)
+    ahead["epoch"] = float(str(ahead["epoch"])) + 86_400
+    (durable if file == "breaker.json" else fallback).write_text(json.dumps({UNIT: ahead}))
+    newer = breaker.form(used(3, first=state.boottime() - 200), breaker._token(places), state.boottime() + 0.2, 1.0)
+    (fallback if file == "breaker.json" else durable).write_text(json.dumps({UNIT: newer}))
+    assert len(breaker.load(places, UNIT).restarts) == 3
 
 
 def test_times_of_another_boot_are_shifted() -> None:

@@ -480,6 +480,20 @@ def test_what_an_acknowledged_or_silenced_fleet_does_not_speak_for_is_told() -> 
         assert draft.incidents == (1,)
 
 
+def test_a_higher_severity_is_told_though_the_lower_one_was_acknowledged() -> None:
+    story = Story()
+    assert story.at(4, incident(1, "check:control1/backup", "page", acked=True)) == []
+    worse = incident(1, "check:control1/backup", "urgent", acked=True, alert=story.alerts[1])
+    assert alerts.plan(RULES, [worse], [], NOW + 10).void == {1}
+    (draft,) = story.at(10, worse)
+    assert (draft.kind, draft.severity) == ("opened", "urgent")
+    # who acknowledged what is urgent already isn't asked again, whatever it was called meanwhile
+    for severity in ("page", "urgent"):
+        told = incident(1, "check:control1/backup", severity, acked=True, alert=story.alerts[1])
+        assert alerts.plan(RULES, [told], [], NOW + 20).void == set()
+        assert story.at(20, told) == []
+
+
 def test_fewer_still_is_told_anew_and_voids_the_acknowledgement() -> None:
     def at(level: int, acked: bool = False) -> Incident:
         alert = dataclasses.replace(story.alerts.get(3, Alert(noticed=NOW)), level=level)

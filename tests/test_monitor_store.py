@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,18 @@ def test_a_failed_look_at_health_keeps_what_was_read(tmp_path: Path) -> None:
     found = store.health()["mx1"]
     assert (found["ok"], found["read"], found["tried"]) == (False, NOW, NOW + 60)
     assert found["record"] == {"load1": 1}
+
+
+def test_texts_where_a_host_should_say_numbers_are_passed_over(tmp_path: Path) -> None:
+    store, settings = monitor_support.sample(tmp_path / "m.sqlite", NOW)
+    record = monitor_support.health_record("control1", "control", NOW)
+    for check in ("backup", "canary"):
+        metrics = record["checks"][check]["metrics"]
+        record["checks"][check]["metrics"] = dict.fromkeys(metrics, "<b>soon</b>")
+    store.set_health("control1", NOW, True, "read", record)
+    shot = snapshot.take(store, settings, NOW)
+    told = json.dumps([[one["canary"], one["backups"]] for one in shot["hosts"]])
+    assert "soon" not in told
 
 
 def test_the_snapshot_has_its_documented_shape(tmp_path: Path) -> None:

@@ -169,6 +169,14 @@ def test_facts_that_a_host_has_not_told_lately_are_not_shown() -> None:
     assert (row["load"], row["queue"]) == ("–", "–")
 
 
+def test_a_service_whose_last_look_failed_is_in_doubt_and_not_up() -> None:
+    one = {"name": "smtp", "state": "up", "latency_ms": 12.0, "soft": False}
+    assert (view.chip(one)["look"], view.chip(one)["fact"]) == ("up", "12 ms")
+    doubtful = view.chip({**one, "soft": True})
+    assert (doubtful["look"], doubtful["fact"]) == ("unknown", "in doubt")
+    assert view.chip({**one, "soft": True, "state": "down"})["look"] == "down"
+
+
 def test_many_machines_those_in_trouble_come_first_and_have_details() -> None:
     shown = view.private(page_support.big(count=60))
     looks = [one["look"] for one in shown["machines"]]

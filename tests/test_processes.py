@@ -389,6 +389,23 @@ def test_maintenance_kills_nobody(places: state.Places, victim: subprocess.Popen
     assert [entry["outcome"] for entry in decisions(places)] == ["refused"]
 
 
+def test_maintenance_that_begins_during_the_wait_kills_nobody(
+    places: state.Places, victim: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until = state.boottime() + 600
+    begun = state.encode({"owner": "operator", "reason": "disk swap", "since": until - 700, "until": until})
+
+    class Waiting(state.Lock):
+        def __enter__(self) -> bool:
+            Path(places.maintenance).write_text(begun)
+            return super().__enter__()
+
+    monkeypatch.setattr(state, "Lock", Waiting)
+    examination(places).kill([verdict(victim.pid)], state.Result("processes", state.OK, ""))
+    assert victim.poll() is None
+    assert [entry["outcome"] for entry in decisions(places)] == ["refused"]
+
+
 def test_a_held_action_lock_kills_nobody(
     places: state.Places, victim: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,14 +79,15 @@ def _open(breaker: Breaker, now: float) -> Breaker:
 def load(places: state.Places, unit: str) -> Breaker:
     """The stored breaker of a unit; a fresh one when there is none or it can't be understood."""
     newest: dict[str, object] = {}
+    token, now = _token(places), state.boottime()
     for path in _paths(places):
         try:
             record = (state.decode(state.read_bytes(path, 65536)) or {}).get(unit)
         except OSError:
             continue
-        if isinstance(record, dict) and _age(record) > _age(newest):
+        if isinstance(record, dict) and _written(record, token, now) > _written(newest, token, now):
             newest = record
-    return parse(newest, _token(places), state.boottime(), time.time())
+    return parse(newest, token, now, time.time())
 
 
 def save(places: state.Places, unit: str, breaker: Breaker) -> None:
@@ -115,9 +116,16 @@ def _paths(places: state.Places) -> tuple[str, str]:
     return f"{places.persistent}/breaker.json", f"{places.results}/breaker.fallback"
 
 
-def _age(record: Mapping[str, object]) -> float:
-    epoch = record.get("epoch")
-    return epoch if isinstance(epoch, (int, float)) else -1.0
+def _written(record: Mapping[str, object], token: str, now: float) -> tuple[bool, float]:
+    """When a record was written, to compare: within this boot by its clock, which nobody sets; before, by the other."""
+
+    def number(key: str) -> float:
+        value = record.get(key)
+        return value if isinstance(value, (int, float)) else -1.0
+
+    if record.get("boot") == token and number("boottime") <= now + 1:
+        return True, number("boottime")
+    return False, number("epoch")
 
 
 def form(breaker: Breaker, token: str, boottime: float, epoch: float) -> dict[str, state.Json]:

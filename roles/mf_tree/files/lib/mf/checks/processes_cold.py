@@ -131,8 +131,8 @@ class Examination:
         if self.dry_run:
             result.actions.extend(f"would kill {one.kind} {one.process.stat.pid}" for one in victims)
             return f"would kill {names}"
-        marker = maintenance.active(self.places)
         with state.Lock(self.places, state.ACTION, LOCK_WAIT) as held:
+            marker = maintenance.active(self.places)  # it may have begun during the wait
             if marker is not None or not held:
                 why = "maintenance" if marker is not None else "another action is under way on this host"
                 for one in victims:

@@ -46,6 +46,7 @@ class Alert:
     about: tuple[str, ...] = ()
     level: int | None = None  # MXs that accept mail, of the fleet's incident
     told_level: int | None = None  # the lowest that was told
+    seen: str = ""  # the severity at the last plan
 
     @staticmethod
     def of(found: Mapping[str, Any]) -> Alert:
@@ -140,13 +141,20 @@ class _Planner:
         self.alerts[one.number] = replace(self.alerts[one.number], **values)
 
     def _renew(self) -> None:
-        """Fewer still: that is news, whoever has taken care of less."""
+        """What has grown worse is news, whoever has taken care of less: fewer MXs still, or a higher severity."""
         for number, one in enumerate(self.incidents):
-            if one.closed is None and _fell(self.alerts[one.number]):
+            if one.closed is not None:
+                continue
+            alert = self.alerts[one.number]
+            fell = _fell(alert)
+            if fell:
                 self._change(one, told="", told_level=None, noticed=self.now, escalated=False)
-                if one.acked:
-                    self.result.void.add(one.number)
-                    self.incidents[number] = replace(one, acked=False)
+            rose = RANK[one.severity] > max(RANK[alert.seen or one.severity], RANK.get(alert.told, 0))
+            if one.acked and (fell or rose):
+                self.result.void.add(one.number)
+                self.incidents[number] = replace(one, acked=False)
+            if alert.seen != one.severity:
+                self._change(one, seen=one.severity)
 
     def _cover(self) -> None:
         """What the fleet's incident speaks for; only what speaks can speak for others."""

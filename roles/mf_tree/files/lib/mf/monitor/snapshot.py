@@ -298,9 +298,13 @@ def _canary(found: Mapping[str, dict[str, Any] | None]) -> dict[str, dict[str, A
 
 
 def _checks(found: Mapping[str, dict[str, Any] | None], name: str) -> list[tuple[str, dict[str, Any]]]:
-    """By host."""
+    """A check by host, with those of its metrics that are numbers: a host may say anything."""
     return [
-        (host, check) for host, health in found.items() if health for check in health["checks"] if check["name"] == name
+        (host, {**check, "metrics": {key: one for key, one in check["metrics"].items() if type(one) in (int, float)}})
+        for host, health in found.items()
+        if health
+        for check in health["checks"]
+        if check["name"] == name
     ]
 
 
