@@ -261,44 +261,46 @@ def bench_fleet(hosts: int, seconds: float) -> int:
     return int(found["bad"] > 0)
 
 
+class Watched(engine.Engine):
+    """The monitor, with a count of its looks and the CPU seconds of each rendering."""
+
+    def __init__(self, chosen: settings.Settings) -> None:
+        super().__init__(chosen)
+        self.looks = 0
+        self.bad = 0
+        self.rendered: list[float] = []
+
+    def _came(self, look: states.Look) -> None:
+        self.looks += 1
+        self.bad += look.state == "down"
+        super()._came(look)
+
+    async def _render(self, now: float) -> None:
+        await super()._render(now)
+        self.rendered.append(self._page_effort)
+
+
 async def watch(chosen: settings.Settings, seconds: float, answer: int) -> int:
     """Run the engine, look at the process after a first interval, then at its end."""
-    counted = {"looks": 0, "bad": 0}
-    monitor = engine.Engine(chosen)
-    came = monitor._came
-
-    def count(look: states.Look) -> None:
-        counted["looks"] += 1
-        counted["bad"] += look.state == "down"
-        came(look)
-
-    monitor._came = count  # type: ignore[method-assign]
-    rendered = []
-    render = monitor._render
-
-    async def watched(now: float) -> None:
-        await render(now)
-        rendered.append(monitor._page_effort)
-
-    monitor._render = watched  # type: ignore[method-assign]
+    monitor = Watched(chosen)
     task = asyncio.create_task(monitor.run())
     await asyncio.sleep(chosen.interval)
-    begun, cpu, looks, pages = time.monotonic(), time.process_time(), counted["looks"], len(rendered)
+    begun, cpu, looks, pages = time.monotonic(), time.process_time(), monitor.looks, len(monitor.rendered)
     await asyncio.sleep(seconds)
     took = time.monotonic() - begun
     expected = took / chosen.interval * len(monitor.services)
     status = Path("/proc/self/status").read_text()
     rss = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-    seen = counted["looks"] - looks
+    seen = monitor.looks - looks
     found = {
         "seconds": took,
         "cpu": time.process_time() - cpu,
         "rss": rss,
         "looks": seen,
         "late": max(0, round(expected - seen)),
-        "bad": counted["bad"],
-        "pages": len(rendered) - pages,
-        "page_seconds": statistics.median(rendered or [0.0]),
+        "bad": monitor.bad,
+        "pages": len(monitor.rendered) - pages,
+        "page_seconds": statistics.median(monitor.rendered or [0.0]),
     }
     os.write(answer, json.dumps(found).encode())
     os.close(answer)

@@ -6,6 +6,7 @@ import asyncio
 import collections
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -328,14 +329,15 @@ async def break_and_mend(world: Fleet, dice: random.Random, stop: asyncio.Event)
     store = Store(world.raw["database"], readonly=True)
     outages: list[Outage] = []
 
-    def told() -> set[str]:
-        return {one["key"] for one in store.incidents() if one["alert"].get("told") or one["alert"].get("covered")}
+    def told(outage: Outage) -> bool:
+        queued = {one["key"] for one in store.incidents() if one["alert"].get("told") or one["alert"].get("covered")}
+        return queued >= outage.keys
 
     while not stop.is_set():
         outage = Outage(dice.choice([(0,), (1,), (0, 1)]), time.time())
         for number in outage.mxs:
             await world.mail[number].stop()
-        await until(lambda keys=outage.keys: told() >= keys, 120)  # type: ignore[misc]
+        await until(functools.partial(told, outage), 120)
         await asyncio.sleep(dice.uniform(0.0, 2.0))
         outage.ended = time.time()
         for number in outage.mxs:

@@ -160,7 +160,9 @@ def _ssh_script() -> Script:
 
 async def _ssh(service: Service, world: World) -> Found:
     async def act(address: str, limit: float) -> Found:
-        return (await wire.converse(address, service.port, limit, _ssh_script(), wire.line))[0]  # type: ignore[no-any-return]
+        found: Found
+        found, _ = await wire.converse(address, service.port, limit, _ssh_script(), wire.line)
+        return found
 
     return await _each(service, world.settings.timeout, act)
 
@@ -292,7 +294,9 @@ async def _relay(service: Service, world: World) -> Found:
 
         async def act(address: str, limit: float, sender: str = sender) -> tuple[int, bytes]:
             script = relay_script(hello, sender.encode(), recipient.encode())
-            return (await wire.converse(address, service.port, limit, script, wire.reply))[0]  # type: ignore[no-any-return]
+            answer: tuple[int, bytes]
+            answer, _ = await wire.converse(address, service.port, limit, script, wire.reply)
+            return answer
 
         left = (give_up - time.monotonic()) / (len(senders) - number)
         try:
