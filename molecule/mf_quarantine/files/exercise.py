@@ -109,15 +109,26 @@ def state() -> dict[str, Any]:
     }
 
 
+EACH_TURN = 250  # messages
+
+
 def crashes(count: int) -> dict[str, Any]:
-    """Import some thousand messages while the importer is killed over and over, then to the end."""
+    """Import some thousand messages while the importer is killed over and over, then to the end.
+
+    Some come before each turn, so that there is always something to be killed at.
+    """
     seed = int.from_bytes(os.urandom(4), "big")
     dice = random.Random(seed)
     now = time.time()
-    names = {put(number, f"Subject: {number}\n\nbody\n".encode(), now - number % 7200) for number in range(5000)}
-    kills = 0
-    progress = []
+    names: set[str] = set()
+    kills = interrupted = 0
+
+    def come(number: int) -> None:
+        names.add(put(number, f"Subject: {number}\n\nbody\n".encode(), now - number % 7200))
+
     for turn in range(count):
+        for number in range(turn * EACH_TURN, (turn + 1) * EACH_TURN):
+            come(number)
         before = state()
         process = subprocess.Popen(
             [COMMAND, "pull"], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -128,22 +139,21 @@ def crashes(count: int) -> dict[str, Any]:
                 break
             if turn % 3 == 2 and int(sql("SELECT COUNT(*) FROM ledger")) > before["all"]:
                 break
-        time.sleep(dice.uniform(0, 0.1 if turn % 3 else 2))
+        time.sleep(dice.uniform(0, 0.02 if turn % 3 else 0.6))
         kills += process.poll() is None
         # all of the session: the parent, and each MX's process
         with contextlib.suppress(ProcessLookupError):  # all of it is over already
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        progress.append(state()["rows"])
+        interrupted += state()["rows"] < len(names)
         # one message comes again, as from an MX that is asked anew
-        again = dice.randrange(5000)
-        put(again, f"Subject: {again}\n\nbody\n".encode(), now - again % 7200)
+        come(dice.randrange(len(names)))
     left = pull()
     listed = [row["id"] for row in objects("list", "--mx", "mx9", "--limit", "0")]
     return {
         "seed": seed,
         "kills": kills,
-        "progress": progress,
+        "interrupted": interrupted,
         "left": left,
         "missing": len(names - set(listed)),
         "doubled": len(listed) - len(set(listed)),
