@@ -231,6 +231,34 @@ def test_a_name_with_fifty_addresses_is_tried_at_a_few(monkeypatch: pytest.Monke
     assert found[0] == "::1"
 
 
+@pytest.mark.parametrize("kind", ["tcp", "smtp", "relay", "http"])
+@pytest.mark.parametrize(
+    ("code", "state", "said"),
+    [
+        (socket.EAI_AGAIN, UNKNOWN, "the monitor's resolver: in these words"),
+        (socket.EAI_FAIL, UNKNOWN, "the monitor's resolver: in these words"),
+        (None, UNKNOWN, "the monitor's resolver doesn't answer in time"),
+        (socket.EAI_NONAME, DOWN, "name can't be resolved: in these words"),
+        (socket.EAI_NODATA, DOWN, "name can't be resolved: in these words"),
+    ],
+)
+def test_a_resolver_that_fails_is_no_fault_of_the_target(
+    monkeypatch: pytest.MonkeyPatch, kind: str, code: int | None, state: str, said: str
+) -> None:
+    async def resolve(self: object, *words: object, **named: object) -> list[Any]:
+        if code is None:
+            await asyncio.sleep(60)
+        raise socket.gaierror(code, "in these words")
+
+    monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "getaddrinfo", resolve)
+    raw = {"timeout": 0.3, "hosts": [{"name": "a", "address": "mx1.example", "services": [{"kind": kind, "port": 1}]}]}
+    chosen = settings.parse(raw)
+    look = asyncio.run(probes.look(chosen.hosts[0].services[0], probes.World.of(chosen)))
+    if kind == "relay" and state == DOWN:  # that is for the smtp service to say
+        state, said = UNKNOWN, f"not asked: {said}"
+    assert (look.state, said in look.words) == (state, True), look.words
+
+
 # --- TLS
 
 

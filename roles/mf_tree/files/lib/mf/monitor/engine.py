@@ -814,7 +814,8 @@ async def beat(url: str, world: probes.World) -> bool:
         host, port = place(name if ":" in name.rpartition("]")[2] else f"{name}:{443 if secure else 80}")
         target = probes.Target(secure, host, port, host, f"/{path}")
         async with asyncio.timeout(world.settings.timeout):
-            status, *_ = await probes.fetch(target, world.strict)
+            places = await probes.addresses(host, port)
+            status, *_ = await probes.fetch(target, world.strict, places)
         if 200 <= status < 300:
             return True
         say(f"the heartbeat was answered with {status}")

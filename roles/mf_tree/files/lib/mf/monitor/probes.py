@@ -31,6 +31,8 @@ MOST_REDIRECTS = 5
 HTTP_CAP = 262144  # bytes of header and body that are read
 DAY = 86400
 OWN = "own"
+# what a resolver says of a name; everything else it says of itself
+NO_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,10 @@ def of_error(error: OSError) -> Ended:
     if isinstance(error, ConnectionRefusedError):
         return Ended(REFUSED, "connection refused")
     if isinstance(error, socket.gaierror):
-        return Ended(WRONG, f"name can't be resolved: {text.clean(error.strerror or '', 60)}")
+        said = text.clean(error.strerror or "", 60)
+        if error.errno in NO_NAME:
+            return Ended(WRONG, f"name can't be resolved: {said}")
+        return Ended(OWN, f"the monitor's resolver: {said.lower()}")
     if isinstance(error, (ConnectionResetError, BrokenPipeError)):
         return Ended(WRONG, "connection broken")
     return Ended(SILENT, f"no answer: {text.clean(error.strerror or str(error), 60).lower()}")
@@ -114,14 +119,22 @@ async def addresses(name: str, port: int) -> list[str]:
     return list(dict.fromkeys([*mixed, *rest]))[:MOST_ADDRESSES]
 
 
+async def _in_time(service: Service, limit: float) -> list[str]:
+    """A service's addresses; a resolver that is silent is no fault of the service's."""
+    try:
+        async with asyncio.timeout(limit):
+            return await addresses(service.address, service.port)
+    except TimeoutError:
+        raise Ended(OWN, "the monitor's resolver doesn't answer in time") from None
+
+
 async def _each(service: Service, limit: float, act: Callable[[str, float], Awaitable[T]]) -> T:
     """``act(address, seconds)`` at a service's addresses in turn, all within ``limit``; the last error counts."""
     give_up = time.monotonic() + limit
     try:
         places = [str(ipaddress.ip_address(service.address))]
     except ValueError:
-        async with asyncio.timeout(limit):
-            places = await addresses(service.address, service.port)
+        places = await _in_time(service, limit)
     for number, address in enumerate(places):
         left = give_up - time.monotonic()
         try:
@@ -302,8 +315,11 @@ async def _relay(service: Service, world: World) -> Found:
         try:
             code, said = await _each(service, left, act)
         except (Ended, OSError) as error:
+            end = error if isinstance(error, Ended) else of_error(error)
+            if end.why == OWN:
+                raise end from None
             # whether mail is accepted at all is the business of the smtp service
-            trouble = f"not asked: {text.clean(str(error), 60)}"
+            trouble = f"not asked: {text.clean(end.words, 60)}"
             continue
         if 200 <= code < 300:
             raise Ended(WRONG, f"OPEN RELAY: takes mail for {recipient} from anybody")
@@ -332,11 +348,13 @@ def _dated(der: bytes, world: World, said: str) -> Found:
 
 
 async def _http(service: Service, world: World) -> Found:
-    async with asyncio.timeout(world.settings.timeout):
-        return await _fetch_service(service, world)
+    give_up = asyncio.get_running_loop().time() + world.settings.timeout
+    places = await _in_time(service, world.settings.timeout)
+    async with asyncio.timeout_at(give_up):
+        return await _fetch_service(service, world, places)
 
 
-async def _fetch_service(service: Service, world: World) -> Found:
+async def _fetch_service(service: Service, world: World, places: Sequence[str]) -> Found:
     options = service.options
     secure = service.kind == "https"
     name = options["host_header"] or service.address
@@ -344,7 +362,7 @@ async def _fetch_service(service: Service, world: World) -> Found:
     verify = secure and options["verify"]
     expires: float | None = None
     for _ in range(MOST_REDIRECTS + 1):
-        status, where, body, der = await fetch(target, world.strict if verify else world.context)
+        status, where, body, der = await fetch(target, world.strict if verify else world.context, places)
         if der:
             found = _dated(der, world, "")
             if found.why == EXPIRED:
@@ -395,9 +413,10 @@ class Target:
         return Target(parts.scheme == "https", self.address, port, self.name, path)
 
 
-async def fetch(target: Target, context: ssl.SSLContext) -> tuple[int, str, bytes, bytes]:
-    """One GET (RFC 9112): status, Location, the beginning of the body, the certificate. Raises Ended, OSError."""
-    places = await addresses(target.address, target.port)
+async def fetch(target: Target, context: ssl.SSLContext, places: Sequence[str]) -> tuple[int, str, bytes, bytes]:
+    """One GET (RFC 9112) at one of these addresses: status, Location, the beginning of the body, the certificate.
+
+    Raises Ended, OSError."""
     last: Exception | None = None
     for address in places:
         try:
