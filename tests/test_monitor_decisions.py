@@ -97,6 +97,15 @@ def test_three_changes_are_flapping_and_calm_ends_it() -> None:
     assert (calm.flapping, calm.state) == (None, UP)
 
 
+def test_time_in_which_nothing_was_seen_is_no_calm() -> None:
+    flapping = run(UP, *[DOWN] * 3, *[UP] * 2, *[DOWN] * 3, *[UP] * 2)
+    assert flapping.flapping is not None
+    offline = run(*[UNKNOWN] * 20, memory=flapping, every=RULES.flap_calm / 10)
+    assert run(UP, memory=offline).flapping is not None
+    assert run(UP, memory=flapping, every=10 * RULES.flap_calm).flapping is not None
+    assert run(*[UP] * 10, memory=flapping, every=RULES.flap_calm / 9).flapping is None
+
+
 def test_what_never_becomes_hard_flaps_as_well() -> None:
     found = run(UP)
     for _ in range(RULES.flap_changes):

@@ -406,7 +406,6 @@ class Engine:
             except Exception as error:  # noqa: BLE001  (what one host says must not end the watch over the others)
                 say(f"a bug with the health of {reading.host}: {type(error).__name__}: {error}")
         changed = self._advance(looks)
-        self._settle(changed, now)
         self.maintenance = {host: one for host, one in self.maintenance.items() if one["until"] > now}
         view = causes.judge(self.settings, self.memories, self.maintenance, self.incidents, now)
         if self._discarded >= BLIND:
@@ -521,14 +520,6 @@ class Engine:
             worth = look.state in (DOWN, THROTTLED) or memory.state in (DOWN, THROTTLED)
             if other is not service and worth and memory.checked < look.began:
                 self._plan(other.subject, time.monotonic())
-
-    def _settle(self, changed: set[str], now: float) -> None:
-        for name, memory in self.memories.items():
-            if memory.flapping is not None:
-                after = states.settle(memory, now, self.settings)
-                if after is not memory:
-                    self.memories[name] = after
-                    changed.add(name)
 
     def _times(self, view: View, looks: list[Look], now: float) -> list[Time]:
         """Seconds by state since each subject was last counted."""

@@ -55,6 +55,7 @@ class Memory:
     looks: tuple[float, ...] = ()  # when single looks turned from good to bad or back
     changes: tuple[float, ...] = ()  # when the hard state did
     flapping: float | None = None  # since when
+    calm: float = 0.0  # seconds that looks were made in which nothing turned
     checked: float = 0.0  # the last look
     seen: float = 0.0  # the last look that saw anything
     blind: str = ""  # why the last look saw nothing
@@ -96,6 +97,8 @@ def advance(memory: Memory, look: Look, rules: Settings) -> Memory:
     bad = look.state == DOWN
     turned = memory.checked > 0 and memory.state != UNKNOWN and bad != memory.bad
     looks = (*memory.looks[-MOST_CHANGES + 1 :], look.at) if turned else memory.looks
+    # a monitor that was offline or away saw nothing: that is no calm
+    watched = min(max(0.0, look.at - memory.seen), patience(rules.interval, rules.timeout)) if memory.seen else 0.0
     memory = replace(
         memory,
         checked=look.at,
@@ -105,6 +108,7 @@ def advance(memory: Memory, look: Look, rules: Settings) -> Memory:
         silent=look.why == SILENT,
         bad=bad,
         looks=looks,
+        calm=0.0 if turned else memory.calm + watched,
         expires=look.expires if look.expires is not None else memory.expires,
     )
     if look.state == memory.state:
@@ -130,29 +134,21 @@ def _believe(memory: Memory, look: Look) -> Memory:
         count=0,
         first=0.0,
         changes=(*memory.changes[-MOST_CHANGES + 1 :], look.at) if changed else memory.changes,
+        calm=0.0 if changed else memory.calm,
     )
 
 
 def _flap(memory: Memory, now: float, rules: Settings) -> Memory:
     if memory.flapping is not None:
-        return settle(memory, now, rules)
+        settled = not memory.pending and memory.calm >= rules.flap_calm
+        return replace(memory, flapping=None, looks=(), changes=()) if settled else memory
     since = now - rules.flap_window
     hard = sum(at >= since for at in memory.changes)
     single = sum(at >= since for at in memory.looks)
     # half of the looks that turn never become hard; twice as many of them say the same
     if hard >= rules.flap_changes or single >= 2 * rules.flap_changes:
-        return replace(memory, flapping=now)
+        return replace(memory, flapping=now, calm=0.0)
     return memory
-
-
-def settle(memory: Memory, now: float, rules: Settings) -> Memory:
-    """End the flapping when nothing has turned for a while."""
-    if memory.flapping is None or memory.pending:
-        return memory
-    last = max((*memory.looks[-1:], *memory.changes[-1:], memory.flapping))
-    if now - last < rules.flap_calm:
-        return memory
-    return replace(memory, flapping=None, looks=(), changes=())
 
 
 def patience(interval: float, timeout: float) -> float:
