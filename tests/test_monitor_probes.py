@@ -454,6 +454,18 @@ def test_canaries_are_urgent_when_all_of_them_are_overdue(status: str, metrics: 
     assert found["control1/canary"] == state
 
 
+def test_only_control_speaks_of_canaries_urgently() -> None:
+    chosen = monitor_support.settings(urgent_checks=["backup", "canary"])
+    said = {host.name: hosthealth.urgent(chosen, host) for host in chosen.hosts}
+    assert said["control1"] == ("backup", "canary")
+    assert said["mx1"] == said["offsite1"] == ("backup",)
+    record = monitor_support.health_record("mx1", "mx", 0.0)
+    lie = {"status": "CRITICAL", "metrics": {"mx": 3, "overdue": 3}}
+    record["checks"]["canary"] = {**record["checks"]["load"], **lie}
+    one = hosthealth.Reading("mx1", 99.0, 100.0, record, "")
+    assert [look.subject for look in hosthealth.looks(one, said["mx1"], (), 0.0, 600.0)] == ["mx1/health"]
+
+
 def test_the_ssh_command_believes_nothing_but_its_options() -> None:
     access = settings.HealthAccess("mf-health", "/key", "/known", "/run/x")
     words = hosthealth.command(access, monitor_support.settings().hosts[1], keep=True, limit=10)

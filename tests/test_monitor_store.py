@@ -125,6 +125,18 @@ def test_texts_where_a_host_should_say_numbers_are_passed_over(tmp_path: Path) -
     assert "soon" not in told
 
 
+def test_an_mx_has_no_say_about_the_canaries_of_others(tmp_path: Path) -> None:
+    store, settings = monitor_support.sample(tmp_path / "m.sqlite", NOW)
+    record = monitor_support.health_record("mx2", "mx", NOW)
+    lie = {"mx": 3, "overdue": 3, "mx1_age_seconds": 9e5, "mx3_age_seconds": 9e5}
+    record["checks"]["canary"] = {**record["checks"]["load"], "status": "CRITICAL", "metrics": lie}
+    store.set_health("mx2", NOW, True, "read", record)
+    told = {one["name"]: one["canary"] for one in snapshot.take(store, settings, NOW)["hosts"]}
+    assert told["mx3"] is None
+    assert told["mx1"]["status"] == "OK"
+    assert told["mx1"]["age_seconds"] < 1000
+
+
 def test_the_snapshot_has_its_documented_shape(tmp_path: Path) -> None:
     store, settings = monitor_support.sample(tmp_path / "m.sqlite", NOW)
     shot = snapshot.take(store, settings, NOW)

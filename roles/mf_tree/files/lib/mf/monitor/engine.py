@@ -230,7 +230,11 @@ class Engine:
             repeated = self.store.recover_messages(now)
             rows = self.store.current()
             known = {*self.services, *self.hosts, "uplink", "fleet"}
-            checks = {f"{host}/{name}" for host in self.hosts for name in ("health", *self.settings.urgent_checks)}
+            checks = {
+                f"{host.name}/{name}"
+                for host in self.settings.hosts
+                for name in ("health", *hosthealth.urgent(self.settings, host))
+            }
             gone = [name for name in rows if name not in known | checks]
             self.store.forget_subjects(gone)
         if repeated:
@@ -459,12 +463,13 @@ class Engine:
     def _heard(self, reading: hosthealth.Reading) -> list[Look]:
         """Looks from a reading. The maintenance it tells of is kept until its end: a rebooting host says nothing."""
         name = reading.host
-        known = tuple(one for one in self.settings.urgent_checks if f"{name}/{one}" in self.memories)
+        urgent = hosthealth.urgent(self.settings, self.hosts[name])
+        known = tuple(one for one in urgent if f"{name}/{one}" in self.memories)
         good = self.health.get(name, {}).get("read") or 0.0
         if not good:
             good = self.health.setdefault(name, {"read": None, "first": reading.at}).get("first", reading.at)
         patience = UNREAD_PATIENCE * self.settings.interval
-        found = hosthealth.looks(reading, self.settings.urgent_checks, known, good, patience)
+        found = hosthealth.looks(reading, urgent, known, good, patience)
         entry = self.health.setdefault(name, {"read": None, "first": reading.at})
         entry.update({"tried": reading.at, "ok": reading.record is not None, "words": reading.words})
         if reading.record is not None:

@@ -236,13 +236,18 @@ def _all_overdue(metrics: Mapping[str, Any]) -> bool:
     return bool(total) and overdue == total
 
 
+def urgent(settings: Settings, host: Host) -> tuple[str, ...]:
+    """The urgent checks that a host's word counts for: of other hosts' canaries only the control machine's."""
+    return tuple(name for name in settings.urgent_checks if name != CANARY or host.role == "control")
+
+
 def looks(
-    reading: Reading, urgent: tuple[str, ...], known: tuple[str, ...], last_good: float, patience: float
+    reading: Reading, chosen: tuple[str, ...], known: tuple[str, ...], last_good: float, patience: float
 ) -> list[Look]:
     """Looks at ``HOST/health`` and at each urgent check (``HOST/NAME``), from one reading.
 
-    ``known``: urgent checks this host has had before; when its health couldn't be read for ``patience`` seconds
-    (``last_good``: when it was), nobody knows that they are well, and that counts as bad.
+    ``chosen``: see ``urgent``; ``known``: those of them this host has had before. When its health couldn't be read for
+    ``patience`` seconds (``last_good``: when it was), nobody knows that they are well, and that counts as bad.
     """
     name, began, at = reading.host, reading.began, reading.at
     record = reading.record
@@ -254,7 +259,7 @@ def looks(
             found += [Look(f"{name}/{check}", began, at, DOWN, gone, UNREAD) for check in known]
         return found
     result = []
-    for check in urgent:
+    for check in chosen:
         if check in record["checks"]:
             one = record["checks"][check]
             word = {state.OK: UP, state.WARNING: WARNING}.get(one["status"], DOWN)
@@ -266,7 +271,7 @@ def looks(
     rest = [
         (grave[one["status"]], f"{check} {one['status']}: {one['summary']}")
         for check, one in record["checks"].items()
-        if check not in urgent and not (record["throttled"] and check == "load")
+        if check not in chosen and not (record["throttled"] and check == "load")
     ]
     why = ""
     if record["held"]:

@@ -78,7 +78,8 @@ def take(store: store_.Store, settings: settings_.Settings, now: float) -> dict[
     found = {
         host.name: _health(health.get(host.name), now, settings.interval) for host in settings.hosts if host.health
     }
-    canary, backups = _canary(found), _backups(found)
+    control = {host.name: found.get(host.name) for host in settings.hosts if host.role == "control"}
+    canary, backups = _canary(control, found), _backups(found)
     limit = states.patience(settings.interval, settings.timeout)
     uplink = _service_row(current.get("uplink"), now, limit)
     looked = max((row["checked"] for row in current.values()), default=None)
@@ -280,12 +281,13 @@ def _backups(found: Mapping[str, dict[str, Any] | None]) -> dict[str, dict[str, 
     return by
 
 
-def _canary(found: Mapping[str, dict[str, Any] | None]) -> dict[str, dict[str, Any]]:
-    """By MX, what the check ``canary`` on another host says of it; the time is that of the slower of spam and ham."""
+def _canary(control: Mapping[str, dict[str, Any] | None], hosts: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """By MX, what the check ``canary`` on a control machine, and nobody else, says of it; the time is that of the
+    slower of spam and ham."""
     by = {}
-    for _, check in _checks(found, CANARY_CHECK):
+    for _, check in _checks(control, CANARY_CHECK):
         metrics = check["metrics"]
-        for host in found:
+        for host in hosts:
             took = [metrics[key] for kind in ("spam", "ham") if (key := f"{host.lower()}_{kind}_seconds") in metrics]
             if f"{host.lower()}_age_seconds" in metrics:
                 by[host] = {
