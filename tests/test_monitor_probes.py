@@ -218,6 +218,22 @@ def test_redirects_come_to_an_end(where: str) -> None:
     assert took < LIMIT + SLACK
 
 
+@pytest.mark.parametrize("where", ["/sign-in", "http://[::1]:{port}/sign-in", "http://[0:0::1]:{port}/sign-in"])
+def test_a_redirect_at_a_bare_ipv6_address(where: str) -> None:
+    heard: list[bytes] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        port = writer.get_extra_info("sockname")[1]
+        heard.append(await reader.readuntil(b"\r\n\r\n"))
+        moved = f"HTTP/1.1 302 Found\r\nLocation: {where.format(port=port)}\r\nContent-Length: 0\r\n\r\n"
+        good = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+        writer.write((good if b"GET /sign-in " in heard[-1] else moved).encode())
+        await writer.drain()
+
+    assert probe(talk, {"kind": "http"}, address="::1")[0].words == "HTTP 200"
+    assert [b"\r\nHost: [::1]\r\n" in request for request in heard] == [True, True]
+
+
 def test_a_name_with_fifty_addresses_is_tried_at_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
     many: list[Any] = [(socket.AF_INET, 1, 6, "", (f"127.8.0.{number}", 1)) for number in range(50)]
     many += [(socket.AF_INET6, 1, 6, "", ("::1", 1, 0, 0))]
@@ -300,6 +316,12 @@ def test_the_certificate_behind_starttls(tmp_path: Path, days: str, state: str, 
     assert said in look.words
     assert look.expires is not None
     assert abs(look.expires - time.time() - int(days) * 86400) < 120
+
+
+@pytest.mark.parametrize("word", ["off", False])  # what YAML makes of off
+def test_starttls_that_is_offered_and_not_wanted_is_no_warning(word: object) -> None:
+    look, _ = probe(smtp(EHLO=b"250-here\r\n250 STARTTLS\r\n"), {"kind": "smtp", "starttls": word})
+    assert (look.state, look.words) == (UP, "greets")
 
 
 def test_an_expired_certificate(tmp_path: Path) -> None:

@@ -271,7 +271,7 @@ async def _smtp(service: Service, world: World) -> Found:
         )
         (_, offered, der, _), _ = await wire.converse(address, service.port, limit, script, wire.reply)
         said = "accepts mail" if options["canary"] else "greets"
-        if not offered:
+        if not offered or options["starttls"] == "off":
             return Found(said)
         return _dated(der, world, f"{said}, STARTTLS")
 
@@ -357,7 +357,7 @@ async def _http(service: Service, world: World) -> Found:
 async def _fetch_service(service: Service, world: World, places: Sequence[str]) -> Found:
     options = service.options
     secure = service.kind == "https"
-    name = options["host_header"] or service.address
+    name = (options["host_header"] or service.address).strip("[]")
     target = Target(secure, service.address, service.port, name, options["path"])
     verify = secure and options["verify"]
     expires: float | None = None
@@ -394,11 +394,16 @@ class Target:
     name: str
     path: str
 
+    @property
+    def authority(self) -> str:
+        """The name as it stands in an address (RFC 3986, 3.2.2): IPv6 in brackets."""
+        return f"[{self.name}]" if ":" in self.name else self.name
+
     def redirected(self, where: str) -> Target:
         """Where a redirect leads. Raises Ended for what is no HTTP address."""
         try:
             joined = urllib.parse.urljoin(
-                f"http{'s' if self.secure else ''}://{self.name}:{self.port}{self.path}", where
+                f"http{'s' if self.secure else ''}://{self.authority}:{self.port}{self.path}", where
             )
             parts = urllib.parse.urlsplit(joined)
             port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -406,11 +411,19 @@ class Target:
             raise Ended(WRONG, f"redirects to {text.clean(where, 60)}") from None
         if parts.scheme not in ("http", "https") or not parts.hostname or any(letter in joined for letter in "\r\n "):
             raise Ended(WRONG, f"redirects to {text.clean(where, 60)}")
-        if parts.hostname != self.name.lower():
+        if _same(parts.hostname) != _same(self.name):
             # a page of the fleet must not send the monitor to its own neighbours
             raise Ended(WRONG, f"redirects to another host: {text.clean(where, 60)}")
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         return Target(parts.scheme == "https", self.address, port, self.name, path)
+
+
+def _same(name: str) -> str:
+    """A host's name or address in the one way it is compared in."""
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        return name.lower()
 
 
 async def fetch(target: Target, context: ssl.SSLContext, places: Sequence[str]) -> tuple[int, str, bytes, bytes]:
@@ -436,9 +449,8 @@ async def fetch(target: Target, context: ssl.SSLContext, places: Sequence[str]) 
     else:
         raise last or Ended(WRONG, "the name has no address")
     try:
-        request = (
-            f"GET {target.path} HTTP/1.1\r\nHost: {target.name}\r\nUser-Agent: mf-monitor\r\nConnection: close\r\n\r\n"
-        )
+        request = f"GET {target.path} HTTP/1.1\r\nHost: {target.authority}\r\n"
+        request += "User-Agent: mf-monitor\r\nConnection: close\r\n\r\n"
         writer.write(request.encode("ascii", "replace"))
         data = b""
         while len(data) < HTTP_CAP and (chunk := await reader.read(16384)):

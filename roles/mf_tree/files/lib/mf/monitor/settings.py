@@ -457,6 +457,8 @@ def _service(host: str, address: str, entry: dict[str, Any], interval: float, so
             f"{source}: {host} has a service of kind {kind!r:.40}; there are {', '.join(KINDS)}; {_ADVICE}"
         )
     options = {**KINDS[kind], **entry}
+    if options.get("starttls") is False:  # what YAML makes of off
+        options["starttls"] = "off"
     missing = [key for key, value in options.items() if value is None]
     if missing:
         raise MonitorSettingsError(f"{source}: {host}, {kind}: {missing[0]} is missing; {_ADVICE}")
