@@ -204,6 +204,15 @@ def test_a_host_without_smtp_marks_only(host: Host) -> None:
     assert check(host, 1).status == state.OK
 
 
+def test_waiting_for_other_commands_ends_well_before_the_deadline(host: Host) -> None:
+    before = time.monotonic()
+    with state.Lock(host.places, throttle.LOCK):
+        result = check(host, 9, deadline=2)
+    assert time.monotonic() - before < 1
+    assert result.status == state.CRITICAL
+    assert "at work for 0.5 s; try again" in result.summary
+
+
 def test_per_core(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("posix.cpu_count", lambda: 8)
     assert check(host, 39, per_core=True).status == state.OK

@@ -474,6 +474,41 @@ def test_a_lease_that_cannot_be_removed_from_disk_does_not_come_back(
     assert host.kernel.refused == []
 
 
+@pytest.mark.parametrize("other", ["load", "backup"])
+def test_a_hold_given_back_on_a_full_tmpfs_does_not_come_back(
+    host: Host, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    control(host).on(other, "", 900, refuse=False)
+    control(host).on("deploy", "gate", None)
+    failing(monkeypatch, "/run/mf/", 28)
+    assert not control(host).off("deploy").unmarked
+    monkeypatch.undo()
+    monkeypatch.setattr(state, "boottime", host.clock.now)
+    monkeypatch.setattr(firewall, "_run", host.kernel.run)
+    control(host).reconcile()
+    assert [one.owner for one in status(host).leases] == [other]
+    assert host.kernel.refused == []
+    sound(host)
+
+
+def test_a_full_tmpfs_takes_what_fits_into_the_old_marker(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    control(host).on("a", "", 900)
+    failing(monkeypatch, "/run/mf/", 28)
+    assert not control(host).on("b", "", 900).unmarked
+    assert [one.owner for one in status(host).leases] == ["a", "b"]
+    for number in range(20):
+        outcome = control(host).on(f"c{number}", "x" * 200, 900)
+    assert outcome.unmarked
+    # what didn't fit has left a whole marker behind
+    assert [one.owner for one in status(host).leases][:2] == ["a", "b"]
+
+
+def test_only_a_plain_marker_is_written_in_its_place(host: Host) -> None:
+    os.mkfifo(host.marker)
+    with pytest.raises(OSError, match=r"No space left|No such device"):
+        throttle._overwrite(str(host.marker), b"x")
+
+
 def test_without_a_marker_the_firewall_still_works(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, "/run/mf/throttled", 28)
     outcome = control(host).on("operator", "", 900)

@@ -15,7 +15,9 @@ died half way is finished, not undone, by the next ``reconcile``, which check-lo
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import time
 
 from . import decisions, firewall, lease, marker, peers, state, text
@@ -64,7 +66,8 @@ class Outcome:
 class Control:
     """Commands on the throttle of one host. ``settings`` is mf.json, already verified.
 
-    Everything it touches is a parameter, for tests: the ``look`` at peers, ``sleep``, ``epoch`` (time.time).
+    ``patience``: seconds it waits for other commands. Everything it touches is a parameter, for tests: the ``look`` at
+    peers, ``sleep``, ``epoch`` (time.time).
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Control:
         *,
         check: str = "throttle",
         dry_run: bool = False,
+        patience: float | None = None,
         look: Callable[..., peers.Sight] = peers.look,
         sleep: Callable[[float], None] = time.sleep,
         epoch: Callable[[], float] = time.time,
@@ -85,6 +89,7 @@ class Control:
         self._minimum = int(self._fleet.get("min_accepting", 0))
         self._check = check
         self._dry_run = dry_run
+        self._patience = LOCK_WAIT if patience is None else patience
         self._look = look
         self._sleep = sleep
         self._epoch = epoch
@@ -201,9 +206,9 @@ class Control:
         if self._dry_run:
             return self._settle(edit, action, target, reason, ensure_table)
         try:
-            with state.Lock(self._places, LOCK, LOCK_WAIT) as mine:
+            with state.Lock(self._places, LOCK, self._patience) as mine:
                 if not mine:
-                    raise ThrottleError(f"other throttle commands have been at work for {LOCK_WAIT:g} s; try again")
+                    raise ThrottleError(f"other throttle commands have been at work for {self._patience:g} s; try again")
                 return self._settle(edit, action, target, reason, ensure_table)
         except PermissionError as error:
             raise ThrottleError(f"{error.filename or self._places.locks}: {error.strerror}; run this as root") from None
@@ -293,7 +298,16 @@ class Control:
         if self._dry_run:
             return
         try:
-            _replace(self._places.marker, content.encode(now))
+            try:
+                _replace(self._places.marker, content.encode(now))
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                # the old one must not go on saying what is no longer so: the next reconcile would believe it
+                try:
+                    _overwrite(self._places.marker, content.encode(now))
+                except OSError:
+                    raise error from None
         except OSError as error:
             outcome.unmarked = True
             warning = f"the marker {self._places.marker} can't be written: {error.strerror}; jobs don't know of it"
@@ -439,6 +453,21 @@ def _replace(path: str, data: bytes, *, durable: bool = False) -> None:
     except IsADirectoryError:
         os.rename(path, f"{path}.damaged.{os.getpid()}.{time.monotonic_ns()}")
         state.write_atomic(path, data, durable=durable)
+
+
+def _overwrite(path: str, data: bytes) -> None:
+    """Put data in the place of a file's content within the room it already has: works where nothing is free.
+
+    One write, the rest filled with white space, which JSON ignores. Raises OSError, and then nothing has changed.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or len(data) > max(found.st_size, found.st_blocks * 512):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.pwrite(descriptor, data.ljust(found.st_size), 0)
+    finally:
+        os.close(descriptor)
 
 
 def _unlink(path: str) -> None:

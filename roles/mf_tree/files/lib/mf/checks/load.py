@@ -94,7 +94,9 @@ def examine(
     own = lease.find(marker.current(places).leases, lease.LOAD)
     holding = NONE if own is None else REFUSE if own.refuse else MARK
     want, calm_runs = decide(load, holding, _calm_runs(places), high=high, low=low, mark=mark)
-    control = throttle.Control(places, settings, check="load", dry_run=dry_run)
+    # what comes after the wait, nft above all, has to fit into the deadline too
+    patience = values["deadline"] / 4
+    control = throttle.Control(places, settings, check="load", dry_run=dry_run, patience=patience)
     reason = f"load {load:g}, limit {high:g}"
     figures: dict[str, float | str] = {**metrics, "calm_runs": calm_runs}
     try:
