@@ -226,6 +226,25 @@ def test_a_lease_given_back_is_not_held_against_the_host_until_the_next_check(ho
     assert health.collect(host.places)["status"] == "CRITICAL"
 
 
+def test_a_lost_marker_is_no_lease_given_back(host: Host) -> None:
+    control = throttle.Control(host.places, host.settings)
+    control.on("load", "load 9", 300)
+    report(host, "load", state.CRITICAL, "throttled: load", leases=1)
+    host.marker.unlink()
+    found = health.collect(host.places)
+    assert (found["status"], found["accepting"]) == ("CRITICAL", False)
+    assert "the marker of the throttle is lost, it was refusing; run throttle reconcile" in found["problems"]
+    control.reconcile()
+    assert health.collect(host.places)["status"] == "OK"
+
+
+def test_a_lost_marker_is_seen_before_the_next_check(host: Host) -> None:
+    throttle.Control(host.places, host.settings).on("operator", "", 300, refuse=False)
+    host.marker.write_bytes(b"{")
+    found = health.collect(host.places)
+    assert (found["status"], found["accepting"]) == ("UNKNOWN", True)
+
+
 def test_refusal_that_is_not_in_force_is_critical(host: Host) -> None:
     host.kernel.broken = firewall.FirewallError("no nft")
     throttle.Control(host.places, host.settings).on("operator", "", 900)

@@ -213,6 +213,48 @@ def test_waiting_for_other_commands_ends_well_before_the_deadline(host: Host) ->
     assert "at work for 0.5 s; try again" in result.summary
 
 
+def test_a_loads_lost_marker_ends_the_refusal_and_is_said(host: Host) -> None:
+    check(host, 9)
+    host.marker.unlink()
+    result = check(host, 4.5)
+    assert result.status == state.WARNING
+    assert "throttled was lost: accept new connections again" in result.summary
+    assert host.kernel.refused == []
+    assert check(host, 4.5).status == state.OK
+
+
+def test_a_lost_marker_while_nft_fails_is_critical_and_tried_again(host: Host) -> None:
+    check(host, 9)
+    host.marker.unlink()
+    host.kernel.broken = firewall.FirewallError("nft is missing")
+    for _ in range(2):
+        result = check(host, 1)
+        assert result.status == state.CRITICAL
+        assert "STILL refusing" in result.summary
+    host.kernel.broken = None
+    assert check(host, 1).status == state.OK
+    assert host.kernel.refused == []
+
+
+def test_a_hold_whose_marker_and_file_are_lost_is_ended_by_the_next_run(host: Host) -> None:
+    throttle.Control(host.places, host.settings).on("deploy", "gate", None)
+    host.marker.unlink()
+    host.disk.unlink()
+    assert check(host, 0.1).status == state.WARNING
+    assert host.kernel.refused == []
+    assert check(host, 0.1).status == state.OK
+    assert isinstance(load.look(host.places, host.settings["checks"]["load"]), state.Result)
+
+
+def test_a_hold_whose_marker_is_lost_is_put_back_by_the_next_run(host: Host) -> None:
+    throttle.Control(host.places, host.settings).on("deploy", "gate", None)
+    host.marker.unlink()
+    result = check(host, 0.1)
+    assert result.status == state.CRITICAL
+    assert "was lost: put back the leases of deploy" in result.summary
+    assert marker.current(host.places).held
+
+
 def test_per_core(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("posix.cpu_count", lambda: 8)
     assert check(host, 39, per_core=True).status == state.OK

@@ -697,6 +697,24 @@ def test_exit_code_when_refusal_is_not_in_force(host: Host, capsys: pytest.Captu
     assert "nft" in capsys.readouterr().err
 
 
+def test_status_says_that_the_marker_is_lost(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    control(host).on("operator", "", 60)
+    host.marker.unlink()
+    assert run(host, "status") == 2
+    assert "the marker is lost, the host was refusing" in capsys.readouterr().err
+    assert run(host, "reconcile") == 0
+    assert "was lost: put back the leases of operator" in capsys.readouterr().err
+    assert run(host, "off") == 0
+    assert run(host, "status") == 0
+
+
+def test_without_room_for_its_stamp_every_run_compares(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    control(host).reconcile()
+    failing(monkeypatch, "/run/mf/reconciled", 28)
+    assert "reconciled can't be written" in control(host).on("operator", "", 60).warnings[0]
+    assert not Path(marker.stamp(host.places)).exists()
+
+
 def test_wait_ends_with_the_lease(host: Host) -> None:
     control(host).on("backup", "", 60, refuse=False)
     start = host.clock.boot

@@ -52,12 +52,16 @@ def collect(places: state.Places) -> dict[str, Any]:
     generation = str(settings.get("generation", ""))
     checks = {name: judge_file(places, name, generation, now) for name in sorted(settings.get("checks", {}))}
     throttle = marker.current(places, now)
-    if not throttle.throttled and "load" in checks:
+    lost = marker.lost(places, now)
+    if lost:
+        problems.append((state.UNKNOWN, f"the marker of the throttle is lost, it was {lost}; run throttle reconcile"))
+    elif not throttle.throttled and "load" in checks:
         checks["load"] = _without_lease(checks["load"])
     for name, check in checks.items():
         if check["status"] != state.OK:
             problems.append((check["status"], f"{name} {check['status']}: {check['summary']}"))
     problems.extend(judge_throttle(throttle, checks["load"]["status"] if "load" in checks else state.OK))
+    refusing = throttle.refusing or lost == marker.REFUSING
     load1, uptime = _load1(places), _uptime(places)
     if load1 is None:
         problems.append((state.UNKNOWN, f"{places.proc}/loadavg can't be read"))
@@ -82,7 +86,7 @@ def collect(places: state.Places) -> dict[str, Any]:
         else {"owner": at_work["owner"], "reason": at_work["reason"], "left_seconds": round(at_work["until"] - now, 1)},  # type: ignore[operator]
         "oldest_result_seconds": max(ages, default=None),
         "queue": _queue(checks.get("queue")),
-        "accepting": takes_mail(checks["smtp"]) and not throttle.refusing if "smtp" in checks else None,
+        "accepting": takes_mail(checks["smtp"]) and not refusing if "smtp" in checks else None,
         "problems": [problem for _, problem in sorted(problems, key=lambda one: -state.SEVERITY[one[0]])],
         "checks": checks,
         "generation": generation,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from .lease import Lease
 
+REFUSING, THROTTLED, NOTHING = "refusing", "throttled", ""  # what the stamp says was in force
+
 
 class Marker:
     """The marker's content: the leases, and whether the firewall was really refusing when it was written."""
@@ -129,6 +131,26 @@ def current(places: state.Places, now: float | None = None) -> Status:
     data, _ = read_plain(places.marker)
     marker = parse(data, moment) or Marker()
     return Status(marker.leases, marker.refusing, moment)
+
+
+def stamp(places: state.Places) -> str:
+    """The file whose time says when marker and firewall were last compared; its content what was in force then.
+
+    It is empty while nothing is: its size alone tells check-load that there should be a marker.
+    """
+    return places.marker.rpartition("/")[0] + "/reconciled"
+
+
+def lost(places: state.Places, now: float | None = None) -> str:
+    """What was in force when the marker went missing or was spoilt; NOTHING when none is lost."""
+    moment = state.boottime() if now is None else now
+    if parse(read_plain(places.marker)[0], moment) is not None:
+        return NOTHING
+    said = (read_plain(stamp(places))[0] or b"").decode("ascii", "replace")
+    # written after the marker, removed before it: whoever takes a lease just now has a marker at the second look
+    if said not in (REFUSING, THROTTLED) or parse(read_plain(places.marker)[0], moment) is not None:
+        return NOTHING
+    return said
 
 
 def read_plain(path: str) -> tuple[bytes | None, str]:

@@ -95,7 +95,6 @@ class Control:
         self._epoch = epoch
         self._disk = places.persistent + "/leases.json"
         self._boot = places.marker.rpartition("/")[0] + "/boot"
-        self._stamp = places.marker.rpartition("/")[0] + "/reconciled"
 
     @property
     def can_refuse(self) -> bool:
@@ -208,7 +207,9 @@ class Control:
         try:
             with state.Lock(self._places, LOCK, self._patience) as mine:
                 if not mine:
-                    raise ThrottleError(f"other throttle commands have been at work for {self._patience:g} s; try again")
+                    raise ThrottleError(
+                        f"other throttle commands have been at work for {self._patience:g} s; try again"
+                    )
                 return self._settle(edit, action, target, reason, ensure_table)
         except PermissionError as error:
             raise ThrottleError(f"{error.filename or self._places.locks}: {error.strerror}; run this as root") from None
@@ -226,6 +227,7 @@ class Control:
         now, epoch = state.boottime(), self._epoch()
         data, damage = marker.read_plain(self._places.marker)
         shown = marker.parse(data, now)
+        lost = marker.lost(self._places, now)
         boot = self._boot_token()
         kept, disk_damage = marker.read_plain(self._disk)
         if shown is None:
@@ -243,17 +245,20 @@ class Control:
             outcome.actions.extend(f"the lease of {owner} has ended" for owner in ended)
         outcome.actions.extend(_differences(held, wanted, now))
 
-        known_refusing = shown is not None and shown.refusing
+        known_refusing = lost == marker.REFUSING if shown is None else shown.refusing
         if wanted or shown is not None or damage:
             self._write_marker(marker.Marker(wanted, known_refusing), now, outcome)
         refusing = self._enforce(wanted, now, known_refusing, ensure_table, outcome)
         if wanted or refusing or shown is not None or damage:
             self._write_marker(marker.Marker(wanted, refusing), now, outcome)
         disk_right = self._keep(wanted, (kept, disk_damage), (now, epoch), boot, outcome)
+        if not self._dry_run:
+            self._stamp(marker.REFUSING if refusing else marker.THROTTLED if wanted else marker.NOTHING, outcome)
         if not wanted and not refusing and disk_right:
             self._forget_marker(outcome)
-        if not self._dry_run:
-            self._touch_stamp(outcome)
+        if lost and data is None and not damage:
+            what = "; ".join(outcome.actions) or "nothing is in force any more"
+            outcome.warnings.insert(0, f"the marker {self._places.marker} was lost: {what}")
 
         outcome.after = marker.Status(wanted, refusing, now)
         outcome.changed = bool(outcome.actions)
@@ -371,12 +376,17 @@ class Control:
                 return ""
         return token
 
-    def _touch_stamp(self, outcome: Outcome) -> None:
-        """Say when marker and firewall were last compared (its time is what check-load looks at)."""
+    def _stamp(self, in_force: str, outcome: Outcome) -> None:
+        """Say when marker and firewall were last compared, and what is in force (see ``marker.stamp``)."""
+        path = marker.stamp(self._places)
         try:
-            _replace(self._stamp, b"")
+            try:
+                _replace(path, in_force.encode())
+            except OSError:
+                _unlink(path)  # without one check-load compares each time
+                raise
         except OSError as error:
-            outcome.warnings.append(f"{self._stamp} can't be written: {error.strerror}")
+            outcome.warnings.append(f"{path} can't be written: {error.strerror}")
 
     def _record(self, action: str, target: str, reason: str, outcome: Outcome) -> None:
         if self._dry_run:

@@ -6,7 +6,8 @@ runs it is given back; in between things stay as they are. With ``mark``, a lowe
 ``per_core`` counts thresholds per processor. The lease is renewed by each run and ends by itself if runs stop.
 
 The healthy path reads three facts and ends: load below every threshold, no marker and no leases on disk, marker and
-firewall compared within the last hour. A marker's absence says that nothing is throttled, so no former result is asked.
+firewall compared within the last hour with nothing in force. A marker that is missing though something was is lost: its
+leases are put back from the disk, or its refusal is ended, and that is said.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
     limit = min(high, mark * scale) if isinstance(mark, (int, float)) else high
     metrics = {"load1": one, "load5": five, "load15": fifteen}
     throttled = _there(places.marker) or _there(places.persistent + "/leases.json")
-    if one < limit and not throttled and _compared_lately(places):
+    if one < limit and not throttled and _at_rest(places):
         return state.Result("load", state.OK, f"load {one:g}", metrics)
     return lambda dry_run: examine(places, values, scale, metrics, dry_run)
 
@@ -155,13 +156,14 @@ def _there(path: str) -> bool:
     return True
 
 
-def _compared_lately(places: state.Places) -> bool:
+def _at_rest(places: state.Places) -> bool:
+    """Whether marker and firewall were compared lately and nothing was in force (see ``marker.stamp``)."""
     try:
-        age = time.time() - posix.stat(places.marker.rpartition("/")[0] + "/reconciled").st_mtime
+        stamp = posix.stat(places.marker.rpartition("/")[0] + "/reconciled")
     except OSError:
         return False
     # a clock that was set back makes it negative: then look again
-    return 0 <= age < RECONCILE_EVERY
+    return stamp.st_size == 0 and 0 <= time.time() - stamp.st_mtime < RECONCILE_EVERY
 
 
 RULES: run.Rules = {"high": (0.1, 10000), "low": (0.1, 10000)}

@@ -132,7 +132,12 @@ def _status(chosen: argparse.Namespace, places: state.Places) -> int:
         print(state.encode(found.as_json()))
     else:
         print(found.words())
-    return 2 if found.refusing or found.should_refuse else 1 if found.throttled else 0
+    lost = marker.lost(places)
+    if lost:
+        print(f"throttle: the marker is lost, the host was {lost}; throttle reconcile puts it right", file=sys.stderr)
+    if found.refusing or found.should_refuse or lost == marker.REFUSING:
+        return 2
+    return 1 if found.throttled or lost else 0
 
 
 def _wait(chosen: argparse.Namespace, places: state.Places) -> int:
