@@ -108,6 +108,11 @@ def full(lab: int, count: int, runs: int) -> list[str]:
         ["a reader's list --domain, ms", "median", "95 %", "longest"],
         [[name, *(f"{percentile(ms, share):.1f}" for share in (0.5, 0.95, 1.0))] for name, ms in ended["ms"].items()],
     )
+    table(
+        "Imports as fast as they go beside it",
+        ["", "messages/s"],
+        [[name, f"{rate:,.0f}"] for name, rate in ended["imports"].items()],
+    )
     if ended["rate"] < A_MONTH:
         missed.append(f"expiry does {ended['rate']:.1f} messages a second, {A_MONTH:.1f} arrive")
     return missed

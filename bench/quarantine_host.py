@@ -10,13 +10,13 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,12 +26,16 @@ from mf.quarantine import database, envelope, expire, importer, layout, query, s
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from multiprocessing.connection import Connection
+    from multiprocessing.synchronize import Event
 
 NAME = "mf_quarantine_bench"
+COMMAND = "/mf/bin/quarantine"
 ROOT = "/mf/var/quarantine-bench"
 TABLES = Path(ROOT) / "tables"  # what LOAD DATA reads
 DOMAINS = [f"customer-{number:03d}.example" for number in range(300)]
 DAYS = 30
+FILES = 60_000  # of the messages that expire
 BODY = b"x" * 76 + b"\n"
 
 
@@ -261,46 +265,105 @@ def bench_query(runs: int) -> dict[str, Any]:
     for name, prepare in asked.items():
         prepare()()
         found[name] = sorted(timed(prepare()) * 1000 for _ in range(runs if "ids" not in name else max(10, runs // 10)))
+    command = [COMMAND, "list", "--domain", DOMAINS[0], "--day", days[0]]
+    shown = "the command itself, nothing to list"
+    found[shown] = sorted(
+        timed(lambda: subprocess.run(command, stdout=subprocess.DEVNULL, check=True)) * 1000 for _ in range(20)
+    )
     found["stats"] = sorted(timed(lambda: query.stats(index)) * 1000 for _ in range(5))
     index.close()
     return {"runs": runs, "ms": found}
 
 
 def bench_expire(seconds: float) -> dict[str, Any]:
-    """Expire for some seconds from the full table while a reader lists. Rows alone: no files are removed with them."""
+    """Expire messages, each with its file, from the full table for some seconds, or until FILES of them are gone.
+
+    Meanwhile another process lists as a reader would, and a third imports as fast as it can.
+    """
     index = connect()
     places = layout.Layout(ROOT)
-    reader = connect()
-    dice = random.Random(8)
-    waits: dict[str, list[float]] = {"before": [], "meanwhile": []}
-    phase = "before"
-    stop = threading.Event()
-
-    def read() -> None:
-        while not stop.is_set():
-            wanted = query.Wanted(domain=dice.choice(DOMAINS), limit=100)
-            waits[phase].append(timed(lambda: list(query.messages(reader, wanted))) * 1000)  # noqa: B023
-            stop.wait(0.02)
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    time.sleep(seconds / 4)
-    phase = "meanwhile"
-    end = time.monotonic() + seconds
     short = kept_for(5)
-    began = time.perf_counter()
-    # the rows are of days gone by, and nothing comes here by itself
-    outcome = expire.run(index, places, short, pause=lambda: time.monotonic() < end, trust_clock=True)
-    spent = time.perf_counter() - began
-    stop.set()
-    thread.join()
+    first = index.domains()[0]
+    older = "SELECT id FROM message WHERE domain = %s AND id < %s ORDER BY id LIMIT %s"
+    for (ident,) in index.rows(older, (first, short.cutoff(first, time.time()), FILES)):
+        path = Path(places.path(first, ident))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(BODY * 50)
+    os.sync()
+    reader, importing = Beside(read_on), Beside(import_on)
+    time.sleep(seconds / 4)
+    end = time.monotonic() + seconds
+    batches = 0
+
+    def pause() -> bool:
+        nonlocal batches
+        batches += 1
+        return time.monotonic() < end and batches < FILES // expire.BATCH
+
+    began = time.monotonic()
+    # the rows are of days gone by
+    outcome = expire.run(index, places, short, pause=pause, trust_clock=True)
+    spent = time.monotonic() - began
+    waits, imports = reader.end(), importing.end()
     index.close()
-    reader.close()
+    phases = {"before": (0.0, began), "meanwhile": (began, began + spent)}
+
+    def within(found: list[tuple[float, float]], phase: str) -> list[float]:
+        start, stop = phases[phase]
+        return sorted(value for moment, value in found if start <= moment < stop)
+
     return {
         "messages": outcome.messages,
         "rate": outcome.messages / spent,
-        "ms": {name: sorted(one) for name, one in waits.items()},
+        "ms": {phase: within(waits, phase) for phase in phases},
+        "imports": {phase: statistics.median(within(imports, phase) or [0.0]) for phase in phases},
     }
+
+
+class Beside:
+    """A process that does something again and again until it is ended, and what it measured: (moment, figure)."""
+
+    def __init__(self, work: Callable[[Event, Connection], None]) -> None:
+        fork = multiprocessing.get_context("fork")
+        self.stop = fork.Event()
+        self.found, theirs = fork.Pipe(duplex=False)
+        self.process = fork.Process(target=work, args=(self.stop, theirs))
+        self.process.start()
+        theirs.close()
+
+    def end(self) -> list[tuple[float, float]]:
+        """What was measured."""
+        self.stop.set()
+        found: list[tuple[float, float]] = self.found.recv()
+        self.process.join()
+        return found
+
+
+def read_on(stop: Event, found: Connection) -> None:
+    """A reader's ``list --domain``, in milliseconds."""
+    index = connect()
+    dice = random.Random(8)
+    waits = []
+    while not stop.wait(0.02):
+        wanted = query.Wanted(domain=dice.choice(DOMAINS), limit=100)
+        began = time.monotonic()
+        rows = list(query.messages(index, wanted))
+        waits.append((began, (time.monotonic() - began) * 1000))
+        del rows
+    found.send(waits)
+
+
+def import_on(stop: Event, found: Connection) -> None:
+    """Imports of 500 messages each, in messages a second; to make them isn't counted."""
+    index = connect()
+    places = layout.Layout(ROOT)
+    rates: list[tuple[float, float]] = []
+    while not stop.is_set():
+        make_files(places, 500, time.time() - 600, 10 + len(rates))
+        began = time.monotonic()
+        spent = timed(lambda: ours(index, places))
+        rates.append((began, 500 / spent))
+    found.send(rates)
 
 
 def drop() -> dict[str, Any]:
