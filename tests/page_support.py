@@ -29,11 +29,12 @@ HOSTILE = (
 
 
 def days(now: float, troubled: dict[int, dict[str, float]] | None = None, length: int = 90) -> list[Any]:
-    """History: ``troubled`` says by how many days back what was wrong for how many seconds."""
+    """History: ``troubled`` says by how many days back what was wrong (or ``missing``) for how many seconds."""
     found: list[Any] = [None] * (90 - length)
     for back in range(length - 1, -1, -1):
         bad = dict.fromkeys(("down", "throttled", "warning", "maintenance", "unknown"), 0.0)
         bad.update((troubled or {}).get(back, {}))
+        missing = bad.pop("missing", 0.0)
         worst = next((kind for kind, seconds in bad.items() if seconds), "up")
         found.append(
             {
@@ -41,6 +42,8 @@ def days(now: float, troubled: dict[int, dict[str, float]] | None = None, length
                 "state": worst,
                 "up": 1 - bad["down"] / DAY,
                 **{f"{kind}_seconds": seconds for kind, seconds in bad.items()},
+                "up_seconds": DAY - missing - sum(bad.values()),
+                "unmeasured_seconds": missing + bad["unknown"],
                 "mean_ms": 24.0,
             }
         )
@@ -169,7 +172,7 @@ def all_well(now: float = NOW) -> Snapshot:
     hosts[0]["days"] = days(now, {71: {"down": 1260.0}, 33: {"throttled": 2400.0}})
     hosts[1]["days"] = days(now, {58: {"down": 240.0}, 12: {"down": 5400.0}, 11: {"throttled": 3600.0}})
     hosts[2]["days"] = days(now, {33: {"throttled": 5200.0}, 32: {"throttled": 900.0}, 5: {"maintenance": 1800.0}})
-    hosts[3]["days"] = days(now, {47: {"down": 600.0}})
+    hosts[3]["days"] = days(now, {47: {"down": 600.0}, 20: {"missing": 30000.0}, 19: {"unknown": 40000.0}})
     return {
         "version": 1,
         "generated": now,

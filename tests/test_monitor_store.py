@@ -9,7 +9,7 @@ from typing import Any
 
 import monitor_support
 import pytest
-from mf.monitor import metrics, snapshot, view
+from mf.monitor import charts, metrics, snapshot, view
 from mf.monitor.store import DAY, QUEUED, SENDING, SENT, Store, StoreError
 
 NOW = 1_790_000_000.0
@@ -153,6 +153,22 @@ def test_the_snapshot_has_its_documented_shape(tmp_path: Path) -> None:
     assert [one["key"] for one in shot["incidents"]["open"]] == ["fleet", "throttled:mx3", "service:mx2/smtp"]
     assert shot["incidents"]["open"][0]["acked"]
     assert shot["messages"]["waiting"] == 1
+
+
+def test_time_that_nobody_looked_is_not_measured(tmp_path: Path) -> None:
+    store, settings = monitor_support.sample(tmp_path / "m.sqlite", NOW, days=1)
+    midnight = NOW // DAY * DAY
+    with store.writing():
+        store.rows("DELETE FROM days")
+        # yesterday it was started at 23:00; today it was away for a while, and offline
+        seen = (("up", 3600.0), ("warning", 60.0), ("maintenance", 60.0), ("throttled", 60.0), ("down", 60.0))
+        store.add_time([("mx1", midnight, "up", 3600.0, None)])
+        store.add_time([("mx1", NOW, state, seconds, None) for state, seconds in (*seen, ("unknown", 300.0))])
+    yesterday, today = snapshot.take(store, settings, NOW)["hosts"][1]["days"][-2:]
+    assert (yesterday["up_seconds"], yesterday["unmeasured_seconds"]) == (3600, 23 * 3600)
+    assert (today["up_seconds"], today["unknown_seconds"]) == (3600, 300)
+    assert today["unmeasured_seconds"] == NOW - midnight - 3840
+    assert [charts.classify(day)[0] for day in (yesterday, {**today, "down_seconds": 0})] == ["part", "throttled"]
 
 
 GOOD = {"up", "warning", "throttled", "maintenance", "OK", "WARNING"}

@@ -252,6 +252,13 @@ def test_uptime_is_never_rounded_up(down: float, shown: str) -> None:
     assert view.uptime(days) == shown
 
 
+def test_uptime_counts_only_what_was_measured() -> None:
+    day = {0: {"down": 4320.0, "missing": 43200.0}}
+    assert view.uptime(page_support.days(NOW, day, length=1)) == "90.00 %"
+    assert view.uptime(page_support.days(NOW, {0: {"down": 4320.0, "unknown": 43200.0}}, length=1)) == "90.00 %"
+    assert view.uptime(page_support.days(NOW, {0: {"down": 4320.0, "maintenance": 43200.0}}, length=1)) == "90.00 %"
+
+
 def test_uptime_of_nothing() -> None:
     assert view.uptime([None] * 90) == "–"
 
@@ -262,6 +269,20 @@ def test_bars_are_runs_of_days() -> None:
     assert paths == {"down": "M0 12h3", "up": "M4 16.5h347", "brief": "M352 13.5h3", "throttled": "M356 15h3"}
     assert found["notes"] == {0: "down 15 min", 88: "down 60 s", 89: "throttled 5 s"}
     assert found["label"] == "90 of 90 days measured, 2 with an outage"
+
+
+@pytest.mark.parametrize("kind", ["missing", "unknown"])
+def test_a_day_that_was_not_wholly_measured_is_not_green(kind: str) -> None:
+    found = charts.bars(page_support.days(NOW, {2: {kind: 900.0}, 1: {kind: 899.0}, 0: {kind: 7200, "down": 3.0}}), NOW)
+    paths = dict(found["paths"])
+    assert (paths["part"], paths["brief"]) == ("M348 19.5h3", "M356 13.5h3")
+    assert found["notes"] == {87: "not measured 15 min", 89: "down 3 s, not measured 2.0 h"}
+    assert found["label"] == "90 of 90 days measured (1 in part), 1 with an outage"
+
+
+def test_a_day_of_maintenance_was_measured() -> None:
+    day = {**page_support.days(NOW, {0: {"maintenance": 86400.0}})[-1], "up": None}
+    assert charts.classify(day) == ("maintenance", "maintenance 24.0 h")
 
 
 def test_bars_of_a_young_monitor_end_today() -> None:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 DAYS = 90
 PITCH = 4  # units of width for a day: a bar of 3, a gap of 1
-_BRIEF = 900.0  # seconds of a day: what was down for less is drawn as a brief outage
+_BRIEF = 900.0  # seconds of a day: what was down for less is drawn as a brief outage, less unmeasured is passed over
 # class -> height of its bars, of 24: trouble is taller, so that colour isn't the only sign
-HEIGHTS = {"up": 15, "throttled": 18, "maintenance": 18, "brief": 21, "down": 24, "none": 4}
+HEIGHTS = {"up": 15, "throttled": 18, "maintenance": 18, "brief": 21, "down": 24, "part": 9, "none": 4}
 
 WIDE, HIGH = 480, 96  # of a latency chart
 _HOURS = 24
@@ -52,17 +52,17 @@ def day_name(day: str) -> str:
 
 
 def classify(day: Mapping[str, Any] | None) -> tuple[str, str]:
-    """Class and words of one day of a snapshot; None wasn't measured."""
-    if day is None or day["up"] is None:
+    """Class and words of one day of a snapshot; None wasn't measured, ``part`` is without trouble but not whole."""
+    if day is None or (day["up"] is None and not day["maintenance_seconds"]):
         return "none", "not measured"
     down, throttled, maintenance = day["down_seconds"], day["throttled_seconds"], day["maintenance_seconds"]
-    if not (down or throttled or maintenance):
-        return "up", ""
-    named = (("down", down), ("throttled", throttled), ("maintenance", maintenance))
+    gone = day["unmeasured_seconds"] if day["unmeasured_seconds"] >= _BRIEF else 0
+    named = (("down", down), ("throttled", throttled), ("maintenance", maintenance), ("not measured", gone))
     words = ", ".join(f"{kind} {span(seconds)}" for kind, seconds in named if seconds)
     if down:
         return ("down" if down >= _BRIEF else "brief"), words
-    return ("throttled" if throttled else "maintenance"), words
+    found = (("throttled", throttled), ("maintenance", maintenance), ("part", gone))
+    return next((kind for kind, seconds in found if seconds), "up"), words
 
 
 def bars(days: Sequence[Mapping[str, Any] | None], now: float) -> Bars:
@@ -78,12 +78,13 @@ def bars(days: Sequence[Mapping[str, Any] | None], now: float) -> Bars:
             start = place
     measured = DAYS - kinds.count("none")
     bad = kinds.count("down") + kinds.count("brief")
-    label = f"{measured} of {DAYS} days measured, {bad or 'none'} with an outage" if measured else "no day measured yet"
+    part = f" ({partly} in part)" if (partly := kinds.count("part")) else ""
+    label = f"{measured} of {DAYS} days measured{part}, {bad or 'none'} with an outage"
     return {
         "paths": [(kind, "".join(runs[kind])) for kind in HEIGHTS if kind in runs],
         "notes": {place: words for place, (_, words) in enumerate(judged) if words} if measured else {},
         "end": time.strftime("%Y-%m-%d", time.gmtime(now)),
-        "label": label,
+        "label": label if measured else "no day measured yet",
     }
 
 

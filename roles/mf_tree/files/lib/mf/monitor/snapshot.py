@@ -30,8 +30,9 @@
                "leases": [{"owner", "reason", "refuse", "held_seconds", "left_seconds"}], "queue", "accepting",
                "uptime_seconds", "problems": [text], "checks": [{"name", "status", "summary", "age_seconds", "since"}]}
     DAY       null (nothing known), or {"day": "2026-11-25", "state": the worst of it, "up": share 0..1 of the known
-               time (up, warning and throttled count), "down_seconds", "throttled_seconds", "warning_seconds",
-               "maintenance_seconds", "unknown_seconds", "mean_ms" or null}
+               time (up, warning and throttled count), "up_seconds", "down_seconds", "throttled_seconds",
+               "warning_seconds", "maintenance_seconds", "unknown_seconds" (looked at in vain), "unmeasured_seconds"
+               (those, and what nobody looked at of the day so far), "mean_ms" or null}
     INCIDENT  {"id", "key", "kind", "host", "service", "severity": urgent notice page, "title", "opened", "closed",
                "acked": bool, "acked_by", "ack_until", "silenced": bool, "timeline": [{"at", "what", "words"}]}
 
@@ -88,7 +89,7 @@ def take(store: store_.Store, settings: settings_.Settings, now: float) -> dict[
     if looked is not None and now - looked > limit:
         gone = f"nothing was looked at since {texts.clock(looked)}"
     seen = _Seen(current, settings, now, gone)
-    hosts = [_host(host, seen, found.get(host.name), canary, backups, days, latency, last) for host in settings.hosts]
+    hosts = [_host(host, seen, found.get(host.name), canary, backups, days, latency) for host in settings.hosts]
     snapshot: dict[str, Any] = {
         "version": 1,
         "generated": now,
@@ -108,7 +109,7 @@ def take(store: store_.Store, settings: settings_.Settings, now: float) -> dict[
         "test_message": _test(messages),
         "messages": _messages(messages, settings),
     }
-    snapshot["fleet"] = _fleet(snapshot, settings, seen, _days(days.get("fleet", ()), last))
+    snapshot["fleet"] = _fleet(snapshot, settings, seen, _days(days.get("fleet", ()), now))
     return snapshot
 
 
@@ -175,7 +176,6 @@ def _host(
     backups: Mapping[str, dict[str, Any]],
     days: Mapping[str, Any],
     latency: Mapping[str, Any],
-    last: int,
 ) -> dict[str, Any]:
     own = seen.judged(host.name)
     services = []
@@ -191,7 +191,7 @@ def _host(
                 "soft": bool(memory.get("pending")),
                 "flapping": bool(memory.get("flapping")),
                 "expires": memory.get("expires"),
-                "days": _days(days.get(service.subject, ()), last),
+                "days": _days(days.get(service.subject, ()), seen.now),
                 "latency": [_bucket(one) for one in latency.get(service.subject, ())],
             }
         )
@@ -210,7 +210,7 @@ def _host(
         "health": health,
         "canary": canary.get(host.name),
         "backups": backups.get(host.name),
-        "days": _days(days.get(host.name, ()), last),
+        "days": _days(days.get(host.name, ()), seen.now),
     }
 
 
@@ -220,21 +220,24 @@ def _bucket(row: Any) -> list[float | None]:
     return [row["start"], mean, round(row["ms_max"], 2) if timed else None, row["looks"], row["bad"]]
 
 
-def _days(rows: Iterable[Any], last: int) -> list[dict[str, Any] | None]:
-    by = {row["day"]: row for row in rows}
-    return [_day(by.get(day)) for day in range(last - HISTORY_DAYS + 1, last + 1)]
+def _days(rows: Iterable[Any], now: float) -> list[dict[str, Any] | None]:
+    by, last = {row["day"]: row for row in rows}, int(now // store_.DAY)
+    return [_day(by.get(day), now) for day in range(last - HISTORY_DAYS + 1, last + 1)]
 
 
-def _day(row: Any) -> dict[str, Any] | None:
+def _day(row: Any, now: float) -> dict[str, Any] | None:
     if row is None:
         return None
     known = row["up"] + row["warning"] + row["throttled"] + row["down"]
     state = next((name for name, least in GRAVE if row[name] >= least), "up" if known else "unknown")
+    so_far = min(store_.DAY, now - row["day"] * store_.DAY)
+    names = ("up", "down", "throttled", "warning", "maintenance", "unknown")
     return {
         "day": time.strftime("%Y-%m-%d", time.gmtime(row["day"] * store_.DAY)),
         "state": state,
         "up": round(1 - row["down"] / known, 5) if known else None,
-        **{f"{name}_seconds": round(row[name]) for name in ("down", "throttled", "warning", "maintenance", "unknown")},
+        **{f"{name}_seconds": round(row[name]) for name in names},
+        "unmeasured_seconds": max(0, round(so_far - known - row["maintenance"])),
         "mean_ms": round(row["ms"] / row["timed"], 2) if row["timed"] else None,
     }
 

@@ -123,11 +123,12 @@ def when(value: object, now: float) -> When | None:
 
 
 def uptime(days: Iterable[Mapping[str, Any] | None]) -> str:
-    """Share of the known time that wasn't down, never rounded up to 100 %: throttled time isn't down."""
+    """Share of the measured time that wasn't down, never rounded up to 100 %: throttled time isn't down; maintenance
+    is neither."""
     known = bad = 0.0
     for day in days:
         if day is not None and day["up"] is not None:
-            known += _DAY - day["unknown_seconds"]
+            known += sum(day[f"{state}_seconds"] for state in ("up", "warning", "throttled", "down"))
             bad += day["down_seconds"]
     if not known > 0:
         return "–"
