@@ -18,16 +18,6 @@ from smtp_support import Behaviour, server
 HELLO = b"250-here\r\n250 STARTTLS\r\n"
 
 
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for ten days, with its key in the same file."""
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    made = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 10 -subj /CN=mx1.example"
-    subprocess.run([*made.split(), "-keyout", path, "-out", f"{path}.crt"], check=True, capture_output=True)
-    path.write_text(path.read_text() + Path(f"{path}.crt").read_text())
-    return path
-
-
 def offering(answer: bytes, then: Behaviour) -> Behaviour:
     """A server that says ``answer`` to STARTTLS and then does what it is told."""
 
