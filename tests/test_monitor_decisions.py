@@ -212,6 +212,34 @@ def test_an_urgent_check_that_is_not_known_is_as_bad_as_a_failed_one() -> None:
     assert view.causes["check:control1/backup"].severity == "urgent"
 
 
+@pytest.mark.parametrize(
+    ("open_", "hidden", "mended"),
+    [
+        ("service:mx2/smtp", silent("mx2"), {"mx2/smtp": run(UP)}),
+        ("service:mx2/smtp", {"mx2/smtp": bad("", THROTTLED)}, {"mx2/smtp": run(UP)}),
+        ("warning:mx2/smtp", {"mx2/smtp": bad()}, {"mx2/smtp": run(UP)}),
+        ("throttled:mx2", {"mx2/smtp": bad()}, {"mx2/smtp": run(UP)}),
+        ("health:mx2", {"mx2/smtp": bad(), "mx2/health": bad()}, {"mx2/smtp": run(UP), "mx2/health": run(UP)}),
+        ("check:mx2/backup", silent("mx2") | {"mx2/backup": bad()}, {"mx2/backup": run(UP)}),
+    ],
+)
+def test_what_another_cause_hides_is_not_over(open_: str, hidden: dict[str, Memory], mended: dict[str, Memory]) -> None:
+    rules = monitor_support.settings(urgent_checks=["backup"])
+    view = causes.judge(rules, memories() | hidden, {}, (open_,), NOW + 100)
+    assert open_ not in view.causes
+    assert view.behind == {open_}
+    over = causes.judge(rules, memories() | hidden | mended, {}, (open_,), NOW + 100)
+    assert (open_ in over.causes, over.behind) == (False, frozenset())
+
+
+def test_enough_accept_mail_again_only_when_that_was_seen() -> None:
+    found = memories(mx3_smtp=bad()) | vain("mx2/smtp")
+    view = causes.judge(RULES, found, {}, ("fleet",), NOW + 100)
+    assert "fleet" not in view.causes
+    assert view.behind == {"fleet"}
+    assert causes.judge(RULES, memories(mx3_smtp=bad()), {}, ("fleet",), NOW + 100).behind == frozenset()
+
+
 def test_overdue_canaries_are_urgent_unless_no_mx_takes_mail_anyway() -> None:
     rules = monitor_support.settings(urgent_checks=["canary"])
     found = memories(control1_canary=bad())
@@ -423,6 +451,34 @@ def test_the_end_is_told_once_and_only_if_the_beginning_was() -> None:
     assert draft.kind == "closed"
     assert "OK: mx1 well again after 2 min" in draft.text or "OK: mx1 well again after 120 s" in draft.text
     assert story.at(64, dataclasses.replace(one, closed=NOW + 60)) == []
+
+
+def test_what_another_cause_hides_sends_nothing_until_it_is_really_over() -> None:
+    boss = {"name": "boss", "url": "json://x", "escalation": True}
+    story = Story(monitor_support.settings(channels=[boss]))
+    one = incident(1, "service:control1/ssh", "urgent")
+    story.at(1, one)
+    behind = dataclasses.replace(one, behind=True)
+    assert [story.at(after, behind) for after in (RULES.escalate_after + 9, RULES.reminder + 9)] == [[], []]
+    (over,) = story.at(9999, dataclasses.replace(one, closed=NOW + 9990))
+    assert "control1 ssh well again" in over.text
+    assert Story().at(99, dataclasses.replace(one, behind=True)) == []
+
+
+def test_well_again_is_only_what_has_nothing_else() -> None:
+    host, ssh = incident(1, "host:mx1"), incident(2, "service:mx1/ssh")
+    expired, smtp = incident(3, "warning:mx2/smtp"), incident(4, "service:mx2/smtp")
+    slow = incident(5, "internal:slow", host="")
+    for over, left, said in (
+        (host, ssh, "mx1 answers again"),
+        (smtp, expired, "mx2 smtp better"),
+        (slow, ssh, "keeps up"),
+    ):
+        story = Story()
+        story.at(4, over, left)
+        (draft,) = story.at(63, dataclasses.replace(over, closed=NOW + 60), left)
+        assert said in draft.text
+        assert "well again" not in draft.text
 
 
 def test_the_page_gets_no_message() -> None:

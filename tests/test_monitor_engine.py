@@ -127,6 +127,23 @@ def test_too_few_is_urgent_and_speaks_for_its_members(tmp_path: Path) -> None:
     asyncio.run(go())
 
 
+def test_a_service_is_not_well_again_because_its_host_is_gone(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with fleet(tmp_path) as world, watching(world.raw) as monitor:
+            await world.mail[0].stop()
+            await until(lambda: len(world.texts) == 1)
+            await world.mail[0].start()
+            world.mail[0].talk = world.ssh[0].talk = says(b"", hold=True)
+            await until(lambda: any("mx1 does not answer" in text for text in world.texts))
+            await asyncio.sleep(5)
+            assert not [text for text in world.texts if "OK" in text]
+            world.mail[0].talk, world.ssh[0].talk = smtp(), says(b"SSH-2.0-OpenSSH_9\r\n")
+            await until(lambda: "mx1 smtp well again" in " ".join(world.texts))
+            assert monitor.incidents == {}
+
+    asyncio.run(go())
+
+
 def test_what_fails_together_is_looked_at_and_told_together(tmp_path: Path) -> None:
     async def go() -> None:
         # in turn the second would be looked at long after the first was told

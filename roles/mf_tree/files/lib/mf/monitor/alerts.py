@@ -60,7 +60,7 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """An incident as the planner sees it; ``since``: when what is wrong began."""
+    """An incident as the planner sees it; ``behind``: another one hides it, and nothing better was seen of it yet."""
 
     number: int
     key: str
@@ -73,6 +73,7 @@ class Incident:
     acked: bool
     flapping: bool
     alert: Alert
+    behind: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +171,7 @@ class _Planner:
         for one in self.incidents:
             alert = self.alerts[one.number]
             # a monitor that is offline can't tell so; it does afterwards
-            if one.closed is not None or one.number in self.quiet or one.acked or one.kind == "uplink":
+            if one.closed is not None or one.number in self.quiet or one.acked or one.kind == "uplink" or one.behind:
                 continue
             if loudness(self.settings, one, self.now) != severity or alert.covered:
                 continue
@@ -210,6 +211,7 @@ class _Planner:
             if one.closed is None
             and one.number not in self.quiet
             and not one.acked
+            and not one.behind
             and self.alerts[one.number].told == URGENT
         ]
 
@@ -278,7 +280,14 @@ class _Planner:
             ]
             rest = f", still wrong: {', '.join(dict.fromkeys(left))}" if left else ""
             return f"enough MX accept mail again after {lasted}{rest}"
-        return one.title if one.kind == "internal" else f"{_subject(one)} well again after {lasted}"
+        if one.kind == "internal":
+            return f"{self.settings.host} keeps up again after {lasted}"
+        # a host that answers may have a service that doesn't, and a service that answers another fault
+        subject = one.key.partition(":")[2]
+        loud = [other for other in self.incidents if other.closed is None and other.severity != PAGE]
+        well = all(subject not in (other.host, other.key.partition(":")[2]) for other in loud)
+        rest = "answers again" if one.kind == "host" else "better"
+        return f"{_subject(one)} {'well again' if well else rest} after {lasted}"
 
     def _draft(self, kind: str, severity: str, chosen: Sequence[Incident], tail: str) -> None:
         """A message about what is wrong."""

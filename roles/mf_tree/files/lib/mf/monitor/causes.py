@@ -59,13 +59,17 @@ class HostView:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The whole fleet: hosts' views, causes by key, how many MXs are known to accept mail, its state and sentence."""
+    """The whole fleet: hosts' views, causes by key, how many MXs are known to accept mail, its state and sentence.
+
+    ``behind``: keys of open incidents that are no causes now, though nothing better was seen: another cause hides them.
+    """
 
     hosts: Mapping[str, HostView]
     causes: Mapping[str, Cause]
     accepting: int
     state: str
     sentence: str
+    behind: frozenset[str] = frozenset()
 
 
 def judge(
@@ -96,8 +100,26 @@ def judge(
         cause = Cause("uplink", "uplink", "", "", NOTICE, f"monitor {settings.host} is offline", uplink.since)
         # what was open before stays open: nobody can say that it is over
         kept = {key: one for key, one in causes.items() if key in open_keys}
-        return View(hosts, {**kept, cause.key: cause}, accepting, UNKNOWN, words[0].upper() + words[1:] + ".")
-    return View(hosts, causes, accepting, state, sentence)
+        causes, state, sentence = {**kept, cause.key: cause}, UNKNOWN, words[0].upper() + words[1:] + "."
+    behind = {key for key in open_keys if key not in causes and not _over(key, settings, memories, accepting)}
+    return View(hosts, causes, accepting, state, sentence, frozenset(behind))
+
+
+def _over(key: str, settings: Settings, memories: Mapping[str, Memory], accepting: int) -> bool:
+    """Whether something better was seen of an open incident that is no cause any more."""
+    kind, _, subject = key.partition(":")
+    if kind == "fleet":
+        return accepting >= settings.min_accepting
+    if kind == "throttled":
+        services = [service for host in settings.hosts if host.name == subject for service in host.services]
+        found = [memories.get(one.subject, NOBODY).state for one in services if one.kind == "smtp"]
+        return not any(state in (DOWN, THROTTLED) for state in found)
+    memory = memories.get(f"{subject}/health" if kind == "health" else subject)
+    if memory is None:
+        return True
+    if kind in ("health", "check", "warning"):
+        return memory.state == UP
+    return kind != "service" or (memory.state in (UP, WARNING) and memory.flapping is None)
 
 
 def _host(

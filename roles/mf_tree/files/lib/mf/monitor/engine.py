@@ -426,7 +426,7 @@ class Engine:
             held = {key: dict(one) for key, one in self.incidents.items()}
             incidents = self._reconcile(store, view, held, now)
             incidents += [(one, one["alert"], False) for one in map(dict, self.ended)]
-            return self._tell(store, incidents, now)
+            return self._tell(store, incidents, view.behind, now)
 
         try:
             self.incidents, self.ended, queued = await self._stored(work)
@@ -629,13 +629,15 @@ class Engine:
                 store.set_incident(one["id"], cause.severity, cause.title, alert.as_json())
             found.append((one, alert, cause.flapping))
         for key, one in held.items():
-            if key not in view.causes and one["closed"] is None:
+            if key in view.causes or one["closed"] is not None:
+                continue
+            if key not in view.behind:
                 one["closed"] = now
                 store.close_incident(one["id"], now)
                 words = f"over after {text.span(max(0.0, now - one['opened']))}"
                 store.add_event(one["id"], now, "closed", words)
                 say(f"#{one['id']} over: {one['title']}")
-                found.append((one, one["alert"], False))
+            found.append((one, one["alert"], False))
         return found
 
     def _fresh_alert(self, alert: Alert, cause: Cause, now: float) -> Alert:
@@ -647,7 +649,7 @@ class Engine:
         return alert
 
     def _tell(
-        self, store: Store, found: list[tuple[dict[str, Any], Alert, bool]], now: float
+        self, store: Store, found: list[tuple[dict[str, Any], Alert, bool]], behind: frozenset[str], now: float
     ) -> tuple[dict[str, Any], list[dict[str, Any]], bool]:
         """Queue what is to be told; the incidents that stay open, those whose end isn't told yet, whether there was
         anything to queue."""
@@ -664,6 +666,7 @@ class Engine:
                 one["acked"] is not None and (one["ack_until"] is None or one["ack_until"] > now),
                 flapping,
                 alert,
+                one["closed"] is None and one["key"] in behind,
             )
             for one, alert, flapping in found
         ]
