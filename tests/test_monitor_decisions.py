@@ -191,9 +191,20 @@ def test_what_flaps_does_not_count_as_accepting_until_it_is_calm() -> None:
         assert "fleet" in keys(memories(mx3_smtp=bad(), mx2_smtp=flapping))
 
 
-def test_ipv4_or_ipv6_is_enough_to_accept_mail() -> None:
-    view = causes.judge(RULES, memories(mx1_smtp6=bad()), {}, (), NOW + 100)
-    assert view.accepting == 3
+@pytest.mark.parametrize(
+    ("addresses", "broken", "accepts"),
+    [
+        ({"address": "192.0.2.1", "address6": "2001:db8::1"}, {"smtp"}, False),
+        ({"address": "192.0.2.1", "address6": "2001:db8::1"}, {"smtp6", "submission", "submission6"}, True),
+        ({"address": "2001:db8::1"}, {"smtp"}, False),
+        ({"address": "2001:db8::1"}, {"submission"}, True),
+    ],
+)
+def test_mail_is_accepted_at_port_25_over_ipv4(addresses: dict[str, str], broken: set[str], accepts: bool) -> None:
+    smtp = [{"kind": "smtp"}, {"kind": "smtp", "name": "submission", "port": 587}]
+    rules = settings.parse({"hosts": [{"name": "mx1", "role": "mx", "services": smtp, **addresses}]})
+    found = {one.subject: bad() if one.name in broken else run(UP) for one in rules.hosts[0].services}
+    assert causes.judge(rules, found, {}, (), NOW + 100).hosts["mx1"].accepts is accepts
 
 
 def test_one_throttled_mx_is_for_the_page() -> None:

@@ -219,10 +219,9 @@ def _unseen(
     """A monitor that can't see whether enough MXs accept mail has to say so."""
     since: dict[str, float] = {}
     for host in settings.mxs:
-        smtp = [service for service in host.services if service.kind == "smtp"]
-        found = [states.blind(memories.get(one.subject, NOBODY), _patience(settings, one)) for one in smtp]
+        found = [states.blind(memories.get(one.subject, NOBODY), _patience(settings, one)) for one in host.front]
         vain = [at for at in found if at is not None]
-        if hosts[host.name].accepts and len(vain) == len(smtp):
+        if hosts[host.name].accepts and len(vain) == len(found):
             since[host.name] = max(vain)
     if not since or believed - len(since) >= settings.min_accepting:
         return None
@@ -302,7 +301,7 @@ def _view(
     maintenance: Mapping[str, Any] | None,
     now: float,
 ) -> HostView:
-    smtp = {service: memory for service, memory in services.items() if service.kind == "smtp"}
+    smtp = {service: services[service] for service in host.front}
     # not looked at yet is not "doesn't accept": nobody is woken by a start of the monitor. What flaps isn't relied on
     # until it is calm, otherwise the fleet's alarm would flap with it.
     steady = any(one.state in (UP, WARNING, UNKNOWN) and one.flapping is None for one in smtp.values())
@@ -353,10 +352,11 @@ def _fleet(
     settings: Settings, hosts: Mapping[str, HostView], causes: Mapping[str, Cause], accepting: int, now: float
 ) -> Cause:
     lost = [host.name for host in settings.mxs if not hosts[host.name].accepts]
+    smtp = {(host.name, one.name) for host in settings.mxs for one in host.services if one.kind == "smtp"}
     about = tuple(
         key
         for key, one in causes.items()
-        if (one.host in lost and (one.kind in ("host", "throttled", "health") or one.service.startswith("smtp")))
+        if (one.host in lost and (one.kind in ("host", "throttled", "health") or (one.host, one.service) in smtp))
         # no canary goes through while nobody takes mail
         or (not accepting and one.kind == "check" and one.service == CANARY)
     )

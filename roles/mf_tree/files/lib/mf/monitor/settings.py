@@ -155,6 +155,14 @@ class Host:
     location: str
     health: bool
     services: tuple[Service, ...]
+    smtp_port: int = 25
+
+    @property
+    def front(self) -> list[Service]:
+        """Where senders deliver: its SMTP at their port over IPv4, for most have nothing else; over IPv6 without any."""
+        smtp = [service for service in self.services if service.kind == "smtp"]
+        port = [service for service in smtp if service.port == self.smtp_port] or smtp
+        return [service for service in port if ":" not in service.address] or port
 
 
 @dataclass(frozen=True, slots=True)
@@ -447,6 +455,7 @@ def _host(one: dict[str, Any], interval: float, source: str) -> Host:
         location=str(one.get("location", "")),
         health=bool(one.get("health", False)),
         services=tuple(services),
+        smtp_port=one.get("smtp_port") or 25,
     )
 
 
