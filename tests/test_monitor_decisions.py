@@ -681,6 +681,7 @@ def test_the_tail_stays_when_titles_are_cut() -> None:
         ({"channels": [{"name": "sms", "url": "x", "second": "mail"}]}, "names 'mail' as its second, which is none"),
         ({"channels": [{"name": "sms", "url": "x", "second": "sms"}]}, "which is itself"),
         ({"channels": [{"name": "sms", "url": "x", "severities": ["loud"]}]}, "unknown severity, 'loud'"),
+        ({"channels": [{"name": "sms", "url": "x", "severities": []}]}, "channel 'sms' would tell nothing"),
         ({"hosts": [{"name": "a", "adress": "192.0.2.1"}]}, "'adress' is nothing a host has"),
         ({"hosts": [{"name": "a", "services": [{"kind": "ssh"}]}]}, "it has no address"),
         ({"hosts": [{"name": "a", "address6": "nowhere"}]}, "is not an IP address"),
@@ -718,6 +719,13 @@ def test_services_by_role_where_none_are_said() -> None:
         [],
     ]
     assert found.hosts[0].services[0].options["expect"] == {"a.example": ["192.0.2.1", "2001:db8::1"]}
+
+
+def test_a_channel_takes_all_unless_it_stands_behind_another() -> None:
+    boss, chat = {"name": "boss", "url": "x", "escalation": True}, {"name": "chat", "url": "x"}
+    sms = {"name": "sms", "url": "x", "second": "chat"}
+    found = settings.parse({"channels": [sms, boss, chat]}).channels
+    assert [one.severities for one in found] == [settings.SEVERITIES, (), ()]
 
 
 def test_a_channels_url_is_not_shown() -> None:

@@ -371,7 +371,14 @@ def _channels(found: list[dict[str, Any]], source: str) -> tuple[Channel, ...]:
                     f"{source}: channel {name!r:.40} has an unknown severity, {severity!r:.40}; "
                     f"there are {', '.join(SEVERITIES)}; {_ADVICE}"
                 )
-        channels.append(Channel(**{**one, "severities": tuple(one.get("severities", ()))}))
+        # a way to people takes all, unless it is for what nobody acknowledged or for what another one can't deliver
+        own = not (one.get("escalation") or any(other.get("second") == name for other in found))
+        severities = tuple(one.get("severities", SEVERITIES if own else ()))
+        if own and not severities:
+            raise MonitorSettingsError(
+                f"{source}: channel {name!r:.40} would tell nothing: its severities are empty; {_ADVICE}"
+            )
+        channels.append(Channel(**{**one, "severities": severities}))
     known = [channel.name for channel in channels]
     if len(set(known)) != len(known):
         raise MonitorSettingsError(f"{source}: two channels have the same name; {_ADVICE}")
