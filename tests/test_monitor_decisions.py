@@ -185,6 +185,64 @@ def test_fewer_than_must_is_urgent_and_names_them() -> None:
     assert view.sentence == "Only 1 of 3 MXs accepts mail; 2 must."
 
 
+def messages(role: str, rounds: int, **services: str) -> list[str]:
+    """What is told of a host of which these fall silent and come back, some minutes each, in turn; then it is calm."""
+    smtp = {"kind": "smtp"}
+    entry = {"name": "a", "role": role, "address": "192.0.2.1", "services": [{"kind": "ssh"}, smtp]}
+    rules = settings.parse({"hosts": [entry], "urgent_checks": ["backup"], "channels": [{"name": "sms", "url": "x"}]})
+    found = {f"a/{name}": Memory() for name in ("ssh", "smtp", "backup")}
+    open_: dict[str, Incident] = {}
+    ended: list[Incident] = []
+    told: list[str] = []
+    planned: dict[int, Alert] = {}
+    now, number, calm = NOW, 0, int(2 * rules.flap_calm / 20)
+    for bad_ in (*[False] * 3, *[turn % 2 == 0 for turn in range(2 * rounds) for _ in range(5)], *[False] * calm):
+        for name in ("ssh", "smtp", "backup"):
+            now += 5
+            state, why = (DOWN, services[name]) if bad_ and name in services else (UP, "")
+            look = Look(f"a/{name}", now - 1, now, state, state, why)
+            found[look.subject] = states.advance(found[look.subject], look, rules)
+            view = causes.judge(rules, found, {}, open_, now)
+            for key, cause in view.causes.items():
+                if key not in open_:
+                    number += 1
+                    open_[key] = incident(number, key, alert=Alert(noticed=now))
+                open_[key] = dataclasses.replace(
+                    open_[key], severity=cause.severity, title=cause.title, flapping=cause.flapping
+                )
+            gone = [one for one in open_ if one not in view.causes and one not in view.behind]
+            ended += [dataclasses.replace(open_.pop(key), closed=now) for key in gone]
+            for later in (0, 4):
+                known = [
+                    dataclasses.replace(
+                        one, behind=one.key in view.behind and not one.closed, alert=planned.get(one.number, one.alert)
+                    )
+                    for one in (*open_.values(), *ended)
+                ]
+                plan = alerts.plan(rules, known, [], now + later)
+                planned |= plan.alerts
+                told += [draft.text for draft in plan.drafts if draft.kind in ("opened", "flapping", "closed")]
+    return told
+
+
+@pytest.mark.parametrize(
+    ("services", "words"),
+    [({"ssh": SILENT, "smtp": SILENT}, "a"), ({"ssh": REFUSED}, "a ssh"), ({"backup": "wrong"}, "a backup")],
+)
+def test_what_flaps_says_so_once(services: dict[str, str], words: str) -> None:
+    told = messages("control", 6, **services)
+    assert [text.partition(": ")[0] for text in told] == ["mf URGENT", "mf OK", "mf URGENT", "mf OK"], told
+    assert f"{words} is flapping, 3 changes" in told[2] or f"{words} is flapping, 6 changes" in told[2], told
+    assert f"{words} well again" in told[3], told
+    assert len(messages("control", 1, **services)) == 2
+
+
+def test_a_host_that_dies_while_a_service_flaps_is_not_flapping() -> None:
+    flapping = dataclasses.replace(bad(SILENT), flapping=NOW)
+    view = causes.judge(RULES, memories() | silent("mx1") | {"mx1/ssh": flapping}, {}, ("host:mx1",), NOW + 100)
+    assert view.causes["host:mx1"].title == "mx1 does not answer"
+
+
 def test_what_flaps_does_not_count_as_accepting_until_it_is_calm() -> None:
     for seen in (bad(), run(UP)):
         flapping = dataclasses.replace(seen, flapping=NOW)

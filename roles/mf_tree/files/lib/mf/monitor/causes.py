@@ -118,7 +118,7 @@ def _over(key: str, settings: Settings, memories: Mapping[str, Memory], acceptin
     if memory is None:
         return True
     if kind in ("health", "check", "warning"):
-        return memory.state == UP
+        return memory.state == UP and (kind == "warning" or memory.flapping is None)
     return kind != "service" or (memory.state in (UP, WARNING) and memory.flapping is None)
 
 
@@ -141,13 +141,24 @@ def _host(
     silent = [one for one in telling if one.silent and DOWN in (one.state, one.pending)]
     dead = bool(telling) and len(silent) == len(telling) and any(one.state == DOWN for one in silent)
     down = dead or (key in open_keys and _returning(telling, settings, now))
-    if down:
+    began = [one.flapping for one in telling if one.flapping is not None]
+    # begun: all of it goes and comes together; gone on with: the others have calmed down already
+    together = dead and all(_flaps(one, settings, now) for one in telling)
+    goes_on = key in open_keys and all(
+        _flaps(one, settings, now) or not (one.changes or one.bad or one.state == DOWN) for one in telling
+    )
+    severity = _severity("host", host, settings)
+    rest = services
+    if began and (together or goes_on):
+        title = f"{host.name} is flapping, {max(max(len(one.changes), len(one.looks)) for one in telling)} changes"
+        causes.append(Cause(key, "host", host.name, "", severity, title, min(began), True))
+        rest = {one: memory for one, memory in services.items() if memory.flapping is None and not memory.silent}
+    elif down:
         since = min((one.since if one.state == DOWN else one.first for one in silent), default=now)
-        severity = _severity("host", host, settings)
         causes.append(Cause(key, "host", host.name, "", severity, f"{host.name} does not answer", since))
-    else:
-        causes.extend(_services(host, settings, services, open_keys))
-        causes.extend(_unknown(host, settings, services, causes))
+    if not down:
+        causes.extend(_services(host, settings, rest, open_keys))
+        causes.extend(_unknown(host, settings, rest, causes))
         causes.extend(_checks(host, checks))
         causes.extend(_health(host, settings, health, services, causes, now))
     if maintenance is not None:
@@ -157,6 +168,12 @@ def _host(
 
 def _patience(settings: Settings, service: Service) -> float:
     return states.patience(service.interval, settings.timeout)
+
+
+def _flaps(memory: Memory, settings: Settings, now: float) -> bool:
+    """Whether it flaps, or will as soon as what is seen of it now is believed."""
+    recent = sum(at >= now - settings.flap_window for at in memory.changes)
+    return memory.flapping is not None or recent + (memory.pending == DOWN) >= settings.flap_changes
 
 
 def _returning(memories: Collection[Memory], settings: Settings, now: float) -> bool:
@@ -175,7 +192,7 @@ def _services(
         key = f"service:{service.subject}"
         label = f"{host.name} {service.name}"
         if memory.flapping is not None:
-            title = f"{label} is flapping, {max(len(memory.changes), len(memory.looks))} changes"
+            title = label + _flapping(memory)
             severity = _severity(service.kind, host, settings)
             causes.append(Cause(key, "service", host.name, service.name, severity, title, memory.flapping, True))
         elif memory.state == DOWN:
@@ -201,7 +218,7 @@ def _unknown(
     host: Host, settings: Settings, services: Mapping[Service, Memory], others: Sequence[Cause]
 ) -> list[Cause]:
     """What was looked at in vain for too long, unless it is clear why."""
-    if any(cause.kind in ("service", "throttled") for cause in others):
+    if any(cause.kind in ("host", "service", "throttled") for cause in others):
         return []
     causes = []
     for service, memory in services.items():
@@ -241,23 +258,29 @@ def _checks(host: Host, checks: Mapping[str, Memory]) -> list[Cause]:
             "check",
             host.name,
             name,
-            URGENT if memory.state == DOWN else PAGE,
-            f"{host.name} {name}: {memory.words}",
-            memory.since,
+            URGENT if memory.state == DOWN or memory.flapping is not None else PAGE,
+            f"{host.name} {name}{_flapping(memory) or f': {memory.words}'}",
+            memory.since if memory.flapping is None else memory.flapping,
+            memory.flapping is not None,
         )
         for name, memory in checks.items()
-        if memory.state in (DOWN, WARNING)
+        if memory.state in (DOWN, WARNING) or memory.flapping is not None
     ]
+
+
+def _flapping(memory: Memory) -> str:
+    return f" is flapping, {max(len(memory.changes), len(memory.looks))} changes" if memory.flapping is not None else ""
 
 
 def _health(
     host: Host, settings: Settings, health: Memory, services: Mapping[Any, Memory], others: list[Cause], now: float
 ) -> list[Cause]:
     """What the host says of itself, unless something nearer to the cause is known, about to be, or over just now."""
-    if health.state not in (DOWN, WARNING):
+    flaps = health.flapping is not None
+    if health.state not in (DOWN, WARNING) and not flaps:
         return []
     # a hold has no end of its own, so it is told even though the throttle that it is shows already
-    nearer = any(cause.kind in ("service", "throttled") for cause in others)
+    nearer = any(cause.kind in ("host", "service", "throttled") for cause in others)
     nearer = nearer or any(one.pending for one in services.values())
     # its own check of a service that has just come back (check-smtp of smtp) may say for a minute that it hasn't
     own = health.words.partition(" ")[0]
@@ -267,10 +290,13 @@ def _health(
         return []
     unread = health.why == UNREAD
     severity = PAGE
-    if health.state == DOWN:
+    if health.state == DOWN or flaps:
         severity = _severity("health", host, settings)
     title = f"{host.name}: {health.words}" if unread else f"{host.name} says: {health.words}"
-    return [Cause(f"health:{host.name}", "health", host.name, "", severity, title, health.since)]
+    if flaps:
+        title = f"{host.name} health{_flapping(health)}"
+    since = health.since if health.flapping is None else health.flapping
+    return [Cause(f"health:{host.name}", "health", host.name, "", severity, title, since, flaps)]
 
 
 def _severity(kind: str, host: Host, settings: Settings) -> str:

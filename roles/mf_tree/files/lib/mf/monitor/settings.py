@@ -159,7 +159,7 @@ class Host:
 
     @property
     def front(self) -> list[Service]:
-        """Where senders deliver: its SMTP at their port over IPv4, for most have nothing else; over IPv6 without any."""
+        """Where senders deliver: SMTP at their port over IPv4, as most have nothing else; without that over IPv6."""
         smtp = [service for service in self.services if service.kind == "smtp"]
         port = [service for service in smtp if service.port == self.smtp_port] or smtp
         return [service for service in port if ":" not in service.address] or port
