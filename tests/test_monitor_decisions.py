@@ -572,6 +572,59 @@ def test_urgent_is_told_again_and_escalates_until_somebody_acknowledges() -> Non
     assert story.at(RULES.reminder * 5, dataclasses.replace(one, acked=True)) == []
 
 
+def boss_story() -> Story:
+    return Story(monitor_support.settings(channels=[{"name": "boss", "url": "json://x", "escalation": True}]))
+
+
+def test_what_is_not_urgent_any_more_wakes_nobody_until_it_is_again() -> None:
+    story, one = boss_story(), incident(1, "check:control1/backup", "urgent")
+    story.at(1, one)
+    calm = dataclasses.replace(one, severity="page")  # maintenance, or a warning by now
+    assert [story.at(after, calm) for after in (RULES.escalate_after + 9, RULES.reminder + 9)] == [[], []]
+    again = RULES.reminder + 99
+    assert [draft.kind for draft in story.at(again, one)] == ["reminder"]
+    assert [draft.kind for draft in story.at(again + RULES.escalate_after, one)] == ["escalation"]
+
+
+def test_whom_it_was_escalated_to_learns_that_it_is_over() -> None:
+    story, one = boss_story(), incident(1, "fleet", "urgent")
+    story.at(1, one)
+    story.at(RULES.escalate_after + 2, one)
+    over = story.at(9999, dataclasses.replace(one, closed=NOW + 9990))
+    assert [(draft.kind, draft.escalation) for draft in over] == [("closed", False), ("closed", True)]
+    story = boss_story()
+    story.at(1, one)
+    assert [draft.escalation for draft in story.at(99, dataclasses.replace(one, closed=NOW + 90))] == [False]
+
+
+def test_after_an_acknowledgement_ran_out_somebody_has_as_long_again() -> None:
+    story, one = boss_story(), incident(1, "fleet", "urgent")
+    story.at(1, one)
+    ended = RULES.escalate_after * 2
+    assert story.at(ended - 1, dataclasses.replace(one, acked=True)) == []
+    lapsed = dataclasses.replace(one, ack_ended=NOW + ended)
+    assert story.at(ended + RULES.escalate_after - 1, lapsed) == []
+    (escalation,) = story.at(ended + RULES.escalate_after, lapsed)
+    assert "nobody acknowledged for 10 min" in escalation.text
+    # and so it is with one that had been escalated before
+    later = dataclasses.replace(one, ack_ended=NOW + ended * 2)
+    kinds = [[draft.kind for draft in story.at(ended * 2 + RULES.escalate_after + after, later)] for after in (-1, 0)]
+    assert ["escalation" in one for one in kinds] == [False, True]
+
+
+def test_that_it_can_see_again_is_not_that_all_is_well() -> None:
+    unseen = incident(1, "unknown:fleet", host="")
+    fleet = incident(2, "fleet", "urgent", alert=Alert(noticed=NOW + 60))
+    story = Story()
+    story.at(4, unseen)
+    over = dataclasses.replace(unseen, closed=NOW + 60)
+    assert [draft.kind for draft in story.at(64, over, fleet)] == ["opened"]
+    story = Story()
+    story.at(4, unseen)
+    (draft,) = story.at(64, over)
+    assert "sees again after 2 min that enough MX accept mail" in draft.text
+
+
 def test_what_an_operator_has_acknowledged_before_escalates_no_more() -> None:
     boss = {"name": "boss", "url": "json://x", "escalation": True}
     story = Story(monitor_support.settings(channels=[boss]))

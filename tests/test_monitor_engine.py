@@ -281,14 +281,16 @@ def test_a_database_that_breaks_at_work_is_replaced_and_said(tmp_path: Path) -> 
     asyncio.run(go())
 
 
-def test_the_weekly_test_is_sent_once_in_its_minute(tmp_path: Path) -> None:
+def test_the_weekly_test_is_sent_once_in_its_minute_or_when_it_is_back(tmp_path: Path) -> None:
     monday = 1_790_589_600.0  # 2026-09-28, 10:00:00 UTC
     raw = {"database": str(tmp_path / "m.sqlite"), "test_at": "mon 10:00", "channels": [{"name": "sms", "url": "x"}]}
     monitor = engine.Engine(settings.parse(raw))
     with monitor.store.writing():
         sent = [monitor._weekly_test(monitor.store, monday + after) for after in (-1, 0, 30, 60, 3600, 7 * 86400)]
+        late = [monitor._weekly_test(monitor.store, monday + 14 * 86400 + after) for after in (7200, 7201)]
     assert sent == [False, True, False, False, False, True]
-    assert [one["kind"] for one in monitor.store.messages()] == ["test", "test"]
+    assert late == [True, False]  # it was away in that minute
+    assert [one["kind"] for one in monitor.store.messages()] == ["test"] * 3
     monitor.store.close()
 
 

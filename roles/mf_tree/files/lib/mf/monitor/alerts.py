@@ -39,7 +39,7 @@ class Alert:
     told_at: float = 0.0
     covered: bool = False
     reminded_at: float = 0.0
-    escalated: bool = False
+    escalated_at: float = 0.0
     flapping: bool = False
     over_told: bool = False
     held_since: float = 0.0  # a lease that refuses mail
@@ -60,7 +60,8 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """An incident as the planner sees it; ``behind``: another one hides it, and nothing better was seen of it yet."""
+    """An incident as the planner sees it. ``behind``: another one hides it, and nothing better was seen of it yet;
+    ``ack_ended``: when an acknowledgement ran out."""
 
     number: int
     key: str
@@ -74,6 +75,7 @@ class Incident:
     flapping: bool
     alert: Alert
     behind: bool = False
+    ack_ended: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +151,14 @@ class _Planner:
             alert = self.alerts[one.number]
             fell = _fell(alert)
             if fell:
-                self._change(one, told="", told_level=None, noticed=self.now, escalated=False)
+                self._change(one, told="", told_level=None, noticed=self.now)
             rose = RANK[one.severity] > max(RANK[alert.seen or one.severity], RANK.get(alert.told, 0))
             if one.acked and (fell or rose):
                 self.result.void.add(one.number)
                 self.incidents[number] = replace(one, acked=False)
             if alert.seen != one.severity:
+                if alert.told == URGENT and one.severity == URGENT and alert.seen:
+                    self._change(one, told_at=self.now)  # who is woken again has as long again
                 self._change(one, seen=one.severity)
 
     def _cover(self) -> None:
@@ -204,7 +208,7 @@ class _Planner:
                     self._change(one, covered=True)
 
     def _unanswered(self) -> list[Incident]:
-        """Urgent ones that were told, and that nobody has acknowledged."""
+        """Urgent ones that were told, still are (no maintenance), and that nobody has acknowledged."""
         return [
             one
             for one in self.incidents
@@ -212,21 +216,23 @@ class _Planner:
             and one.number not in self.quiet
             and not one.acked
             and not one.behind
+            and one.severity == URGENT
             and self.alerts[one.number].told == URGENT
         ]
 
     def _escalate(self) -> None:
-        late = [
-            one
-            for one in self._unanswered()
-            if not self.alerts[one.number].escalated
-            and self.now - self.alerts[one.number].told_at >= self.settings.escalate_after
-        ]
+        late = []
+        for one in self._unanswered():
+            alert = self.alerts[one.number]
+            begun = max(alert.told_at, one.ack_ended)
+            if alert.escalated_at < begun <= self.now - self.settings.escalate_after:
+                late.append((begun, one))
         if late and any(channel.escalation for channel in self.settings.channels):
-            waited = text.span(self.now - min(self.alerts[one.number].told_at for one in late))
-            self._draft("escalation", URGENT, late, f"nobody acknowledged for {waited}")
-            for one in late:
-                self._change(one, escalated=True)
+            chosen = [one for _, one in late]
+            waited = text.span(self.now - min(begun for begun, _ in late))
+            self._draft("escalation", URGENT, chosen, f"nobody acknowledged for {waited}")
+            for one in chosen:
+                self._change(one, escalated_at=self.now)
 
     def _remind(self) -> None:
         again = [
@@ -255,6 +261,11 @@ class _Planner:
                 titles = [self._over(one) for one in chosen]
                 words = texts.compose(self.settings.name, "OK", titles, _numbers(chosen))
                 self.result.drafts.append(Draft("closed", severity, words, tuple(one.number for one in chosen)))
+        escalated = [one for one in told if self.alerts[one.number].escalated_at]
+        if escalated:
+            words = texts.compose(self.settings.name, "OK", [self._over(one) for one in escalated], _numbers(escalated))
+            numbers = tuple(one.number for one in escalated)
+            self.result.drafts.append(Draft("closed", URGENT, words, numbers, escalation=True))
         for one in over:
             self._change(one, over_told=True)
         if any(one.key == "fleet" for one in over):
@@ -268,6 +279,9 @@ class _Planner:
         """The severity at which an incident's end is told, or nothing."""
         if one.number in self.quiet:
             return ""
+        # who sees again sees that too few accept mail: that is a message by itself
+        if one.key == "unknown:fleet" and any(other.key == "fleet" and not other.closed for other in self.incidents):
+            return ""
         return self.alerts[one.number].told or (NOTICE if one.kind == "uplink" else "")
 
     def _over(self, one: Incident) -> str:
@@ -280,6 +294,8 @@ class _Planner:
             ]
             rest = f", still wrong: {', '.join(dict.fromkeys(left))}" if left else ""
             return f"enough MX accept mail again after {lasted}{rest}"
+        if one.kind == "unknown":
+            return f"{self.settings.host} sees again after {lasted} that enough MX accept mail"
         if one.kind == "internal":
             return f"{self.settings.host} keeps up again after {lasted}"
         # a host that answers may have a service that doesn't, and a service that answers another fault

@@ -667,6 +667,7 @@ class Engine:
                 flapping,
                 alert,
                 one["closed"] is None and one["key"] in behind,
+                one["ack_until"] if one["ack_until"] is not None and one["ack_until"] <= now else 0.0,
             )
             for one, alert, flapping in found
         ]
@@ -724,14 +725,22 @@ class Engine:
         return told
 
     def _weekly_test(self, store: Store, now: float) -> bool:
-        """The test message at its hour; nobody notices a dead gateway otherwise."""
+        """The test message at its hour, or as soon as it can be; nobody notices a dead gateway otherwise."""
         chosen = weekly(self.settings.test_at)
         if chosen is None:
             return False
+        day, hour, minute = chosen
         clock = time.gmtime(now)
-        if (clock.tm_wday, clock.tm_hour, clock.tm_min) != chosen:
+        today = now - now % 86400
+        due = today + (day - clock.tm_wday) * 86400 + hour * 3600 + minute * 60
+        if due > now:
+            due -= 7 * 86400
+        last = float(store.get("tested", "0"))
+        if not 0 < last <= now + 60:
+            # a new history, or a clock that went wrong: the next one is the first
+            store.put("tested", str(now))
             return False
-        if now - float(store.get("tested", "0")) < 3600:
+        if last >= due:
             return False
         store.put("tested", str(now))
         words = texts.compose(self.settings.name, "TEST", ["the weekly test message; all is well if you read it"], "")
