@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,23 @@ def test_looks_are_counted_in_buckets(tmp_path: Path) -> None:
         (600, 2, 0, 2, 40.0, 30.0)
     )
     assert (second["start"], second["looks"], second["bad"], second["timed"]) == (900, 1, 1, 0)
+
+
+def test_who_begins_it_in_the_same_moment_finds_it_whole(tmp_path: Path) -> None:
+    many = 8
+    for number in range(10):
+        path, start = str(tmp_path / f"{number}.sqlite"), threading.Barrier(many)
+
+        def begin(_: int, path: str = path, start: threading.Barrier = start) -> str:
+            start.wait()
+            store = Store(path)
+            with store.writing():
+                store.put("key", "value")
+            store.close()
+            return store.damage
+
+        with ThreadPoolExecutor(many) as pool:
+            assert set(pool.map(begin, range(many))) == {""}
 
 
 def test_an_error_in_a_transaction_undoes_all_of_it(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ class Store:
     def _open(self) -> sqlite3.Connection:
         connection = self._connect(self.path)
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
+            _begin_wal(connection)
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA journal_size_limit=16777216")
             said = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -140,7 +140,9 @@ class Store:
                 raise sqlite3.DatabaseError(str(said).splitlines()[-1][:200])
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
-                connection.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
+                # another process may have begun it in this moment: each waits for the other and finds it made
+                schema = _SCHEMA.replace(" TABLE ", " TABLE IF NOT EXISTS ").replace(" INDEX ", " INDEX IF NOT EXISTS ")
+                connection.executescript(f"BEGIN IMMEDIATE;{schema}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
             elif version != SCHEMA_VERSION:
                 raise StoreError(f"{self.path} is of schema {version}, this is {SCHEMA_VERSION}; move it aside")
         except BaseException:
@@ -503,6 +505,19 @@ class Store:
     def silences(self, now: float) -> list[dict[str, Any]]:
         """Silences in force: ``id pattern until reason by created``."""
         return [dict(row) for row in self.rows("SELECT * FROM silences WHERE until > ? ORDER BY id", now)]
+
+
+def _begin_wal(connection: sqlite3.Connection) -> None:
+    """Turn the write-ahead log on; SQLite itself doesn't wait for another process that is doing the same."""
+    give_up = time.monotonic() + BUSY
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+        time.sleep(0.01)
 
 
 def _damaged(error: sqlite3.Error) -> bool:
