@@ -225,6 +225,23 @@ def messages(role: str, rounds: int, **services: str) -> list[str]:
     return told
 
 
+@pytest.mark.parametrize("many", [1, 3])
+def test_the_last_mx_that_accepts_mail_is_always_urgent(many: int) -> None:
+    hosts = [{"name": f"mx{one}", "role": "mx", "address": "192.0.2.1"} for one in range(many)]
+    rules = settings.parse({"hosts": hosts, "min_accepting": 0})
+    found = {one.subject: run(UP) for host in rules.hosts for one in host.services}
+    well = causes.judge(rules, found, {}, (), NOW + 100)
+    assert (well.causes, well.state) == ({}, UP)
+    for left in range(many - 1, -1, -1):
+        found[f"mx{left}/smtp"] = bad()
+        view = causes.judge(rules, found, {}, (), NOW + 100)
+        assert {key for key, one in view.causes.items() if one.severity == "urgent"} == (
+            {"fleet"} if not left else set()
+        )
+        assert (view.state == DOWN) is (left == 0)
+    assert view.sentence == ("The only MX doesn't accept mail." if many == 1 else "None of 3 MXs accept mail; 1 must.")
+
+
 @pytest.mark.parametrize(
     ("services", "words"),
     [({"ssh": SILENT, "smtp": SILENT}, "a"), ({"ssh": REFUSED}, "a ssh"), ({"backup": "wrong"}, "a backup")],

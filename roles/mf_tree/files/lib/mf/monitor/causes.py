@@ -305,8 +305,6 @@ def _severity(kind: str, host: Host, settings: Settings) -> str:
         return URGENT if kind in ("host", "tcp", "ssh", "http", "https", "smtp") else PAGE
     if host.role == "mx":
         loud = kind in ("host", "smtp", "relay", "health")
-        if len(settings.mxs) == 1 and kind in ("host", "smtp"):
-            return URGENT
         return NOTICE if loud else PAGE
     return NOTICE if kind == "mx" else PAGE
 
@@ -403,6 +401,8 @@ def _sentence(settings: Settings, hosts: Mapping[str, HostView], accepting: int)
     others = [host.name for host in settings.hosts if host.role not in ("mx", "dns") and rest[host.name] == DOWN]
     unknown = [host.name for host in settings.mxs if hosts[host.name].state == UNKNOWN or not hosts[host.name].known]
     if accepting + len(unknown) < settings.min_accepting:
+        if total == 1:
+            return DOWN, "The only MX doesn't accept mail."
         verb = "accepts" if accepting == 1 else "accept"
         if unknown:
             verb = f"{'is' if accepting == 1 else 'are'} known to accept"
@@ -412,6 +412,8 @@ def _sentence(settings: Settings, hosts: Mapping[str, HostView], accepting: int)
         many = "any MX" if len(unknown) == total else ", ".join(unknown)
         return UNKNOWN, f"Nothing is known at the moment of {many}."
     said = f"All {total} MXs accept mail" if accepting == total else f"{accepting} of {total} MXs accept mail"
+    if accepting == total == 1:
+        said = "The only MX accepts mail"
     if others:
         return WARNING, f"{said}; {', '.join(others)} {'is' if len(others) == 1 else 'are'} down."
     if accepting < total:

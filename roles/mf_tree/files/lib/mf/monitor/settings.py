@@ -3,6 +3,7 @@
 Its shape (``roles/mf_monitor/templates/etc/monitor/settings.json.j2``)::
 
     {"name": "mf", "host": "monitor1", "generation": "...", "min_accepting": 2,
+     (min_accepting: at least 1 where SMTP of an MX is watched)
      "interval": 60, "timeout": 10, "recheck": 10,                     seconds
      "failures": 3, "successes": 2,                                    looks until a state is believed (hard)
      "flap_window": 900, "flap_changes": 3, "flap_calm": 600,          seconds, changes, seconds
@@ -291,6 +292,8 @@ def parse(data: Any, source: str = "settings") -> Settings:
     names = [host.name for host in found]
     if len(set(names)) != len(names):
         raise MonitorSettingsError(f"{source}: two hosts have the same name; {_ADVICE}")
+    if any(one.role == "mx" and one.front for one in found):
+        given["min_accepting"] = max(1, given["min_accepting"])  # when nobody accepts mail, nothing goes on without it
     apart = ("references", "resolvers", "health", "hosts", "channels", "domains", "urgent_checks")
     return Settings(
         **{key: given[key] for key in DEFAULTS if key not in apart},
