@@ -20,7 +20,20 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 from mf import maintenance
-from mf.monitor import causes, command, daemon, engine, hosthealth, metrics, probes, settings, snapshot, states, wire
+from mf.monitor import (
+    causes,
+    command,
+    daemon,
+    engine,
+    hosthealth,
+    metrics,
+    probes,
+    send,
+    settings,
+    snapshot,
+    states,
+    wire,
+)
 from mf.monitor import store as store_
 from mf.monitor.outbox import Outbox
 from mf.monitor.settings import Channel
@@ -211,6 +224,43 @@ def test_a_planned_end_lets_what_is_under_way_end(tmp_path: Path) -> None:
     slow = (sys.executable, "-I", "-c", "import sys, time; sys.stdin.read(); time.sleep(1)")
     asyncio.run(delivered(store, lambda: store.messages()[0]["status"] == SENDING, slow))
     assert [(one["status"], one["repeat"]) for one in store.messages()] == [(SENT, 0)]
+
+
+POOL = "Socket Exception: HTTPConnectionPool(host='192.0.2.1', port=80): "
+NEW = "Max retries exceeded with url: / (Caused by NewConnectionError('<HTTPConnection>: Failed to establish a new"
+SLOW = (
+    "Max retries exceeded (Caused by ConnectTimeoutError(<HTTPConnection at 0x7f>, 'timed out. (connect timeout=4.0)'))"
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "arrived"),
+    [
+        # as Apprise 1.2.1 logs it
+        (f"{POOL}Read timed out. (read timeout=4.0)", True),
+        ("Socket Exception: ('Connection aborted.', RemoteDisconnected('Remote end closed connection'))", True),
+        ("Connection error while submitting email to mx. Reason: Connection unexpectedly closed", True),
+        (f"{POOL}{NEW} connection: [Errno 111] Connection refused'))", False),
+        (f"{POOL}{NEW} connection: [Errno 110] Connection timed out'))", False),
+        (f"{POOL}{SLOW}", False),
+        ("Failed to send JSON POST notification: Servers are overloaded., error=503.", False),
+    ],
+)
+def test_what_broke_off_may_have_arrived(said: str, arrived: bool) -> None:
+    assert (
+        send.may_have_arrived(["A Connection error occurred sending JSON notification to 192.0.2.1.", said]) is arrived
+    )
+
+
+@pytest.mark.parametrize(("end", "repeat"), [("sys.exit(3)", 1), ("os.kill(os.getpid(), 9)", 1), ("sys.exit(1)", 0)])
+def test_what_may_have_arrived_is_sent_again_as_a_repeat(tmp_path: Path, end: str, repeat: int) -> None:
+    store = Store(str(tmp_path / "m.sqlite"))
+    with store.writing():
+        store.enqueue(time.time(), "sms", "opened", "urgent", "text")
+    broken = (sys.executable, "-I", "-c", f"import os, sys; sys.stdin.read(); {end}")
+    asyncio.run(delivered(store, lambda: bool(store.messages()[-1]["error"]), broken))
+    first = store.messages()[-1]
+    assert (first["status"], first["repeat"]) == ("queued", repeat)
 
 
 # --- the file

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from .. import text
-from . import children, texts
+from . import children, send, texts
 from .settings import Channel
 from .store import GIVEN_UP, QUEUED, SENDING, SENT, refuses
 
@@ -161,7 +161,7 @@ class Outbox:
                 finished=finished,
                 error=text.clean(error, 200),
                 # nobody knows whether the gateway has it
-                unsure=error == UNSURE,
+                unsure=error.startswith(UNSURE),
             )
             if not known:
                 return  # the file is another one since; what is wrong is told anew
@@ -205,4 +205,6 @@ class Outbox:
         if process.returncode == 0:
             return ""
         lines = said.decode("utf-8", "replace").strip().splitlines()
-        return text.clean(lines[-1].replace(channel.url, "URL"), 200) if lines else f"exit status {process.returncode}"
+        words = text.clean(lines[-1].replace(channel.url, "URL"), 200) if lines else f"exit status {process.returncode}"
+        # broken off by the other side or by a signal: it may have it
+        return f"{UNSURE}: {words}" if process.returncode == send.UNSURE or (process.returncode or 0) < 0 else words

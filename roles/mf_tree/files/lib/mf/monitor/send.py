@@ -1,14 +1,26 @@
 """Hand one message to Apprise: a process of its own, so that a gateway that hangs or a plugin that dies harms nobody.
 
 Reads one JSON object on stdin (``url``, ``title``, ``body``): the URL holds secrets, so it is never in an argument.
-Exit code 0: the gateway took it. Otherwise one line on stderr says why, without the URL.
+Exit code 0: the gateway took it. Otherwise one line on stderr says why, without the URL; 3: it may have it.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
+from collections.abc import Iterable
+
+UNSURE = 3
+# what requests and smtplib say when the other side had been reached, in the words that Apprise logs
+_BROKE_OFF = re.compile(r"timed out|connection aborted|reset by peer|broken pipe|unexpectedly closed", re.IGNORECASE)
+_NEVER_BEGAN = re.compile(r"failed to establish|connect timeout", re.IGNORECASE)
+
+
+def may_have_arrived(said: Iterable[str]) -> bool:
+    """Whether an attempt failed after the gateway had been reached and before it answered."""
+    return any(_BROKE_OFF.search(line) and not _NEVER_BEGAN.search(line) for line in said)
 
 
 def main() -> int:
@@ -17,13 +29,18 @@ def main() -> int:
     import apprise
 
     said: list[str] = []
+    details: list[str] = []
 
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage())
+            if record.levelno >= logging.WARNING:
+                said.append(record.getMessage())
+            elif record.getMessage().startswith("Socket Exception"):
+                details.append(record.getMessage())
 
     logger = logging.getLogger("apprise")
-    logger.addHandler(Keep(logging.WARNING))
+    logger.addHandler(Keep())
+    logger.setLevel(logging.DEBUG)
     logger.propagate = False
     service = apprise.Apprise()
     if not service.add(order["url"]):
@@ -32,7 +49,7 @@ def main() -> int:
     if service.notify(body=order["body"], title=order["title"], body_format=apprise.NotifyFormat.TEXT):
         return 0
     print(" ".join(said).replace(order["url"], "URL")[:300] or "the gateway refused it", file=sys.stderr)
-    return 1
+    return UNSURE if may_have_arrived([*said, *details]) else 1
 
 
 if __name__ == "__main__":
