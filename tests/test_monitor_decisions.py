@@ -567,6 +567,14 @@ def test_well_again_is_only_what_has_nothing_else() -> None:
         assert "well again" not in draft.text
 
 
+@pytest.mark.parametrize(("key", "said"), [("host:mx9", "mx9"), ("service:mx1/imap", "mx1 imap")])
+def test_what_was_taken_off_the_inventory_is_not_well_again(key: str, said: str) -> None:
+    story, one = Story(), incident(1, key)
+    story.at(4, one)
+    (draft,) = story.at(63, dataclasses.replace(one, closed=NOW + 60))
+    assert f"OK: {said} is watched no more" in draft.text
+
+
 def test_the_page_gets_no_message() -> None:
     story = Story()
     one = incident(1, "throttled:mx3", "page", alert=Alert(noticed=NOW, held_since=NOW))

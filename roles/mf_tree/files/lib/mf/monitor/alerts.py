@@ -300,6 +300,9 @@ class _Planner:
             return f"{self.settings.host} keeps up again after {lasted}"
         # a host that answers may have a service that doesn't, and a service that answers another fault
         subject = one.key.partition(":")[2]
+        services = {service.subject for host in self.settings.hosts for service in host.services}
+        if one.kind != "check" and subject not in services.union(host.name for host in self.settings.hosts):
+            return f"{_subject(one)} is watched no more"
         loud = [other for other in self.incidents if other.closed is None and other.severity != PAGE]
         well = all(subject not in (other.host, other.key.partition(":")[2]) for other in loud)
         rest = "answers again" if one.kind == "host" else "better"
