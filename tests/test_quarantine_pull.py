@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime as dt
 import importlib
 import json
@@ -323,7 +324,9 @@ def test_each_mx_has_a_process_and_none_waits_for_another() -> None:
     assert pull.side_by_side(["good", "bad", "broken"], work) == {"good": 0, "bad": 3, "broken": 1}
 
 
-def test_each_process_has_a_connection_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The command's module, without a database."""
     driver: Any = types.ModuleType("pymysql")  # Debian's, which the tests' environment hasn't
     driver.cursors = types.ModuleType("pymysql.cursors")
     driver.MySQLError = Exception
@@ -331,17 +334,70 @@ def test_each_process_has_a_connection_of_its_own(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "pymysql.cursors", driver.cursors)
     monkeypatch.delitem(sys.modules, "mf.quarantine.database", raising=False)
     monkeypatch.delitem(sys.modules, "mf.quarantine.cli", raising=False)
-    cli: Any = importlib.import_module("mf.quarantine.cli")
+    module: Any = importlib.import_module("mf.quarantine.cli")
     for name in ("cli", "database"):
-        monkeypatch.delitem(sys.modules, f"mf.quarantine.{name}")
-    monkeypatch.setattr(cli, "become", lambda: "ann")
-    monkeypatch.setattr(cli.settings, "load", lambda _: support.settings())
-    monkeypatch.setattr(cli.database, "Database", lambda: types.SimpleNamespace(made_by=os.getpid()))
+        monkeypatch.delitem(sys.modules, f"mf.quarantine.{name}", raising=False)
+    monkeypatch.setattr(module, "become", lambda: "ann")
+    monkeypatch.setattr(module.settings, "load", lambda _: support.settings())
+    monkeypatch.setattr(module.database, "Database", lambda: types.SimpleNamespace(made_by=os.getpid()))
+    monkeypatch.setattr(module, "_canaries", lambda _: None)
+    monkeypatch.setattr(module.decisions, "journal", lambda *_: None)
+    places = layout.Layout(str(tmp_path / "quarantine"))
+    monkeypatch.setattr(module.layout, "Layout", lambda *_: places)
+    return module
+
+
+def test_each_process_has_a_connection_of_its_own(tmp_path: Path, cli: Any) -> None:
     context = cli.Context(state.Places(str(tmp_path)))
     assert context.index.made_by == os.getpid()
     assert context.index is context.index
     codes = pull.side_by_side(["mx1", "mx2"], lambda _: 0 if context.index.made_by == os.getpid() else 1)
     assert codes == {"mx1": 0, "mx2": 0}
+
+
+def test_a_state_that_cannot_be_written_is_said_by_pull_and_by_the_check(
+    room: Room, cli: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a full disk: both writes fail, and nobody is asked."""
+    Path(room.layout.state).rmdir()
+    monkeypatch.setattr(cli.importer, "Importer", lambda *_, **__: pytest.fail("it went on"))
+    assert cli._pull_one(cli.Context(room.places), "mx1", argparse.Namespace(mx=None, json=False, sweep=False)) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("quarantine: mx1: ")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("free", "words"), [(4.9, "4.9% of space or inodes is left there"), (0.0, "0.0%"), (-1.0, "read-only")]
+)
+def test_a_full_disk_is_told_by_the_check_at_once(free: float, words: str) -> None:
+    found = {one: source(one) for one in ("mx1", "mx2")}
+    result = check.decide(found, ["mx1", "mx2"], NOON, VALUES, free=free)
+    assert result.status == "WARNING"
+    assert words in result.summary
+    assert check.decide(found, ["mx1", "mx2"], NOON, VALUES, free=5.0).status == "OK"
+
+
+def test_the_check_sees_the_room_itself(room: Room) -> None:
+    values = VALUES | {"folder": room.layout.state, "mx": "", "free_percent": 0}
+    figures = os.statvfs(room.layout.state)
+    assert check.room(room.layout.state) == pytest.approx(100 * figures.f_bavail / figures.f_blocks, abs=1)
+    assert check.look(room.places, values).status == "OK"
+    assert "is left there" in check.look(room.places, values | {"free_percent": 101}).summary
+
+
+def test_what_was_wrong_with_an_mx_stands_until_it_is_listed_again(room: Room) -> None:
+    source = pull.Source(room.layout, "mx1", room.now)
+    source.error = "rsync ended with 255: timed out"
+    source.save(room.now)
+    assert pull.Source(room.layout, "mx1", room.now).error == source.error
+    fill(room, 1)
+    room.mx.fail = pull.PullError("again")
+    with pytest.raises(pull.PullError):
+        room.pull()
+    assert pull.Source(room.layout, "mx1", room.now).error == source.error
+    room.mx.fail = None
+    assert room.pull().error == ""
 
 
 # --- repair
@@ -589,7 +645,7 @@ def test_begun_is_written_before_anything_is_sent(before: str | None, word: str,
 # --- the check
 
 
-VALUES = {"folder": "", "mx": "mx1 mx2", "lag_warning": 3600, "lag_critical": 259200, "silence": 600}
+VALUES = {"folder": "", "mx": "mx1 mx2", "lag_warning": 3600, "lag_critical": 259200, "silence": 600, "free_percent": 5}
 
 
 def source(mx: str, **changes: Any) -> check.Source:
@@ -623,6 +679,7 @@ def test_all_is_well() -> None:
         ),
         ({"listed": None, "since": NOON - 4 * 86400}, "CRITICAL", "mx2 is 4.0 days behind"),
         ({"error": "MariaDB: gone"}, "WARNING", "mx2: MariaDB: gone"),
+        ({"error": "no route", "unpulled": 7}, "WARNING", "mx2: no route; 7 messages known there and not fetched"),
     ],
 )
 def test_what_is_said_of_an_mx(changes: dict[str, Any], status: str, words: str) -> None:

@@ -2,7 +2,8 @@
 down.
 
 ``mf/quarantine/pull.py`` writes ``<folder>/<mx>.json`` at each step of its work. This check judges those files by the
-clock, so it says the truth also when nobody pulls any more, MariaDB is stopped or the disk is full. An MX that has
+clock, so it says the truth also when nobody pulls any more or MariaDB is stopped; and the file system itself, for on a
+full one the puller can't write that down. An MX that has
 gone for good, from the network or from the inventory, goes on being shown with what was known to be there, until
 ``quarantine forget``."""
 
@@ -25,6 +26,7 @@ RULES: run.Rules = {
     "lag_warning": (60, 30 * 86400),  # seconds
     "lag_critical": (60, 30 * 86400),
     "silence": (60, 86400),  # seconds since the last attempt after which nobody pulls
+    "free_percent": (0, 60),  # of space or inodes; with less nothing is fetched
 }
 MOST = 40  # MXs with metrics of their own: the most behind
 CANARY = "canary-"
@@ -80,11 +82,17 @@ def decide(
     now: float,
     values: run.Values,
     released: float | None = None,
+    free: float = 100.0,
 ) -> state.Result:
-    """The result. Pure. ``released``: when the current release came (epoch seconds), and perhaps a new MX with it."""
+    """The result. Pure. ``released``: when the current release came (epoch seconds), and perhaps a new MX with it.
+    ``free``: percent of the quarantine's file system; below 0 nothing can be written there at all.
+    """
     from ..text import clean, span
 
     problems: list[tuple[str, str]] = []
+    if free < values["free_percent"] or free <= 0:
+        little = f"{free:.1f}% of space or inodes is left there" if free >= 0 else "it is mounted read-only"
+        problems.append((state.WARNING, f"nothing is fetched into {values['folder']}: {little}"))
     lags: list[tuple[float, Source]] = []
     newest = 0.0
     for mx in sorted({*expected, *found}):
@@ -112,7 +120,8 @@ def decide(
             behind = f"{name} is {span(lag)} behind, {source.unpulled} messages known there and not fetched"
             problems.append((status, behind + (f" ({clean(source.error, 160)})" if source.error else "")))
         elif source.error:
-            problems.append((state.WARNING, f"{name}: {clean(source.error, 160)}"))
+            known = f"; {source.unpulled} messages known there and not fetched" if source.unpulled else ""
+            problems.append((state.WARNING, f"{name}: {clean(source.error, 160)}{known}"))
         if source.ahead:
             said = f"{source.ahead} messages there are dated more than a day ahead and aren't fetched"
             problems.append((state.WARNING, f"{name}: {said}; is its clock right, and this one's?"))
@@ -146,17 +155,27 @@ def decide(
     return result
 
 
+def room(folder: str) -> float:
+    """Percent that is free of a folder's file system, of the scarcer of bytes and inodes; -1 if it is read-only."""
+    figures = posix.statvfs(folder)
+    if figures.f_flag & posix.ST_RDONLY:
+        return -1.0
+    space = 100.0 * figures.f_bavail / figures.f_blocks if figures.f_blocks else 100.0
+    return min(space, 100.0 * figures.f_favail / figures.f_files) if figures.f_files else space
+
+
 def look(places: state.Places, values: run.Values) -> state.Result:
     """Read the folder, judge it."""
     try:
         found = read(values["folder"])
+        free = room(values["folder"])
     except FileNotFoundError:
-        found = {}
+        found, free = {}, 100.0
     try:
         released: float | None = posix.lstat(places.current).st_mtime
     except OSError:
         released = None
-    return decide(found, values["mx"].split(), time.time(), values, released)
+    return decide(found, values["mx"].split(), time.time(), values, released, free)
 
 
 CHECK = run.Check(NAME, look, RULES)

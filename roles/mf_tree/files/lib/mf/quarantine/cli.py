@@ -307,11 +307,11 @@ def _pull_one(context: Context, mx: str, chosen: argparse.Namespace) -> int:
                 print(f"{mx}: a pull is under way already")
             return DONE
         source = pull.Source(context.layout, mx, time.time())
-        # said before the MX is asked, which may let us wait while it is throttled
-        source.save(time.time())
-        error = ""
+        before, error = source.error, ""
         counts = importer.Counts()
         try:
+            # said before the MX is asked, which may let us wait while it is throttled
+            source.save(time.time())
             work = importer.Importer(
                 context.index,
                 context.layout,
@@ -336,10 +336,14 @@ def _pull_one(context: Context, mx: str, chosen: argparse.Namespace) -> int:
                 source.note(counts)
         except (QuarantineError, OSError) as problem:
             error = text.clean(str(problem), 300)
-        if error and error != source.error:
-            decisions.journal(f"quarantine: {mx}: {error}", {"PRIORITY": "4"})
         source.error = error
-        source.save(time.time())
+        try:
+            source.save(time.time())
+        except OSError as problem:
+            # a full disk, most likely: check-quarantine sees that for itself
+            error = error or text.clean(str(problem), 300)
+        if error and error != before:
+            decisions.journal(f"quarantine: {mx}: {error}", {"PRIORITY": "4"})
         if chosen.json:
             print(json.dumps(source.as_json() | {"now": counts.as_json()}))
         elif error:

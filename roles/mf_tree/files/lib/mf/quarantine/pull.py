@@ -68,8 +68,10 @@ class Source:
         self.mx = mx
         found = state.decode(state.read_bytes(self.path)) or {}
         self.since = _number(found, "since") or now
-        self.attempted = now
-        self.error = ""
+        self.attempted = _number(found, "attempted") or now
+        error = found.get("error")
+        # of the last run, until this one knows better
+        self.error = error if isinstance(error, str) else ""
         self.listed = _number(found, "listed")
         self.swept = _number(found, "swept")
         self.unpulled = int(_number(found, "unpulled") or 0)
@@ -303,6 +305,7 @@ class Puller:
         full = sweep or not 0 <= began - (source.swept or 0.0) < SWEEP or began - start > DAY
         names, foreign = missing(self._remote, self._index, EVERYTHING if full else recent(start, began))
         source.listed = began
+        source.error = ""
         limit = layout.bound(began + AHEAD)
         near = [entry for entry in names if entry[0].rpartition("/")[2] < limit]
         if full:
