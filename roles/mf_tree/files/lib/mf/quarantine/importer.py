@@ -46,6 +46,10 @@ class Counts:
         self.damaged = 0  # not whole here; will be fetched again
         self.bad = 0  # not whole on the MX either, or not in our format: put aside
 
+    def settled(self) -> int:
+        """Messages of which nothing is missing any more."""
+        return self.imported + self.known + self.expired + self.canaries + self.bad
+
     def as_json(self) -> dict[str, int]:
         """All counts by name."""
         return {name: getattr(self, name) for name in self.__slots__}

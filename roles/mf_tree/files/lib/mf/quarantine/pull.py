@@ -88,8 +88,7 @@ class Source:
     def note(self, counts: Counts) -> None:
         """Count what an import took out of ``incoming`` when no listing follows: the MX is gone."""
         self.imported += counts.imported
-        done = counts.imported + counts.known + counts.expired + counts.canaries + counts.damaged + counts.bad
-        self.unpulled = max(0, self.unpulled - done)
+        self.unpulled = max(0, self.unpulled - counts.settled() - counts.damaged)
         if not self.unpulled:
             self.oldest = None
 
@@ -346,14 +345,14 @@ class Puller:
 
     def _import(self, *, fresh: bool, left: list[tuple[str, int]] | None = None) -> bool:
         """Import what is in ``incoming``; False when time is up."""
-        before = self._importer.counts.imported
+        counts = self._importer.counts
+        imported, settled = counts.imported, counts.settled()
 
         def tick() -> bool:
-            nonlocal before
-            now = self._importer.counts.imported
-            self._source.imported += now - before
-            self._source.unpulled = max(0, self._source.unpulled - (now - before))
-            before = now
+            nonlocal imported, settled
+            self._source.imported += counts.imported - imported
+            self._source.unpulled = max(0, self._source.unpulled - (counts.settled() - settled))
+            imported, settled = counts.imported, counts.settled()
             self._source.save(self._clock())
             return state.boottime() < self._end
 
