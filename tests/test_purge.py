@@ -234,6 +234,10 @@ def test_a_purge_that_no_longer_runs_or_works_is_a_warning() -> None:
         state.WARNING,
         ["mail of 2025-11-18 is still here"],
     )
+    assert check.decide(record, ["2025-11-25", "9999-12-31"], 50, NOW, SETTINGS) == (
+        state.WARNING,
+        ["mail is dated 9999-12-31, which goes by age only after that"],
+    )
     assert check.decide(record, [], 50, NOW + 7200, SETTINGS) == (state.WARNING, ["last purged 2.0 h ago"])
     assert check.decide(record, [], 7.9, NOW, SETTINGS)[0] == state.CRITICAL
 

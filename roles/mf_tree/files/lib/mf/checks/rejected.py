@@ -51,6 +51,9 @@ def decide(
     if rejected.expired(days, now, values["keep_days"] + 1):
         status = state.worst([status, state.WARNING])
         words.append(f"mail of {days[0]} is still here")
+    if days and days[-1] > time.strftime("%Y-%m-%d", time.gmtime(now + 86400)):
+        status = state.worst([status, state.WARNING])
+        words.append(f"mail is dated {days[-1]}, which goes by age only after that")
     return status, words
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
 
 from .. import canary, config, smtp, state
@@ -28,35 +26,33 @@ Exit codes: 0 spam refused and ham accepted, as it should be; 1 not so, a line s
 
 def main(argv: Sequence[str] | None = None, places: state.Places | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="send-canary",
-        description="Send a tagged spam and a tagged ham through this MX's own front door.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    job = commands.Job(
+        "send-canary",
+        "Send a tagged spam and a tagged ham through this MX's own front door.",
+        _EPILOG,
+        dry_run="show the messages without tags, and send nothing",
+        json="say what became of them as one JSON object",
     )
-    parser.add_argument("--dry-run", action="store_true", help="show the messages without tags, and send nothing")
-    parser.add_argument("--json", action="store_true", help="say what became of them as one JSON object")
-    chosen = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    chosen = job.parse_args(argv)
     if chosen.dry_run:
         for kind in EXPECTED:
             print(_message("v1 HOST KIND TIME NONCE MAC", kind).decode("ascii").replace("\r", ""))
         return 0
+    host = places or state.Places()
     try:
-        host = places or state.Places()
         settings = config.load(host)
         where = settings["canary"]
         key = canary.read_key(where["key"])
         ends = {kind: send(settings["host"], where, key, kind) for kind in EXPECTED}
     except (config.SettingsError, canary.KeyFileError, ValueError) as error:
-        return _failed(str(error))
+        return job.failed(str(error))
     except KeyError as error:
-        return _failed(f"{host.settings}: {error.args[0]} is missing; deploy again with playbooks/site.yml")
+        return job.failed(commands.lacks(host, error.args[0]))
     if chosen.json:
         print(state.encode({kind: end.words() for kind, end in ends.items()}))
     wrong = [kind for kind, end in ends.items() if (end.outcome, end.stage) != EXPECTED[kind]]
     for kind in wrong:
-        _failed(f"{kind}: {ends[kind].words()}")
+        job.failed(f"{kind}: {ends[kind].words()}")
     return commands.FAILED if wrong else 0
 
 
@@ -69,8 +65,3 @@ def send(host: str, where: dict[str, Any], key: bytes, kind: str) -> smtp.Dialog
 def _message(tag: str, kind: str) -> bytes:
     date = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime())
     return canary.message(tag, kind, SENDER, f"{kind}@{canary.DOMAIN}", date)
-
-
-def _failed(message: str) -> int:
-    print(f"send-canary: {message}", file=sys.stderr)
-    return commands.FAILED

@@ -66,6 +66,35 @@ class _Subparser(argparse.ArgumentParser):
         _misuse(self.prog, message)
 
 
+class Job(argparse.ArgumentParser):
+    """The parser of a job of cron's, with the options that all of them have."""
+
+    def __init__(self, prog: str, description: str, epilog: str, *, dry_run: str, json: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument("--dry-run", action="store_true", help=dry_run)
+        self.add_argument("--json", action="store_true", help=json)
+
+    def error(self, message: str) -> NoReturn:
+        """One line, exit code 2."""
+        _misuse(self.prog, message)
+
+    def failed(self, message: str) -> int:
+        """Say so in one line; returns the exit code."""
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        return FAILED
+
+
+def lacks(places: state.Places, name: str) -> str:
+    """What to say when the settings lack something."""
+    return f"{places.settings}: {name} is missing; deploy again with playbooks/site.yml"
+
+
 def _misuse(prog: str, message: str) -> NoReturn:
     print(f"{prog}: {message}; see {prog} --help", file=sys.stderr)
     raise SystemExit(MISUSE)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-
 from .. import config, purge, release, state
 from . import commands
 
@@ -24,16 +21,14 @@ Exit codes: 0 done, or another run is under way; 1 not done; 2 wrong command lin
 
 def main(argv: Sequence[str] | None = None, places: state.Places | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="purge-rejected",
-        description="Remove rejected mail that has been kept long enough, or the oldest when the disk is nearly full.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    job = commands.Job(
+        "purge-rejected",
+        "Remove rejected mail that has been kept long enough, or the oldest when the disk is nearly full.",
+        _EPILOG,
+        dry_run="say what would be done, and do nothing",
+        json="say it as one JSON object",
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-    parser.add_argument("--json", action="store_true", help="say it as one JSON object")
-    chosen = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    chosen = job.parse_args(argv)
     host = places or state.Places()
     try:
         settings = config.load(host).get("rejected", {})
@@ -45,11 +40,11 @@ def main(argv: Sequence[str] | None = None, places: state.Places | None = None) 
             if not chosen.dry_run:
                 release.forget(settings.get("releases", release.RECORDS))
     except config.SettingsError as error:
-        return _failed(str(error))
+        return job.failed(str(error))
     except KeyError as error:
-        return _failed(f"{host.settings}: rejected.{error.args[0]} is missing; deploy again with playbooks/site.yml")
+        return job.failed(commands.lacks(host, f"rejected.{error.args[0]}"))
     except OSError as error:
-        return _failed(f"{error.filename or 'rejected mail'}: {error.strerror}")
+        return job.failed(f"{error.filename or 'rejected mail'}: {error.strerror}")
     if chosen.json:
         print(state.encode({"dry_run": chosen.dry_run, "said": said}))
     else:
@@ -58,8 +53,3 @@ def main(argv: Sequence[str] | None = None, places: state.Places | None = None) 
         if chosen.dry_run and not said:
             print("would change nothing")
     return 0
-
-
-def _failed(message: str) -> int:
-    print(f"purge-rejected: {message}", file=sys.stderr)
-    return commands.FAILED
