@@ -256,6 +256,20 @@ def test_what_is_known_of_a_dead_mx_stays(room: Room) -> None:
     assert source.oldest == layout.received(names[0])
 
 
+def test_what_was_fetched_of_a_dead_mx_and_is_not_kept_is_not_missing_any_more(room: Room) -> None:
+    name, old = ident(1), ident(2, NOON - 3 * 86400)
+    put(room.layout.incoming("mx1"), name, kept(name))
+    put(room.layout.incoming("mx1"), old, kept(old), "short.example")  # its retention is over
+    before = pull.Source(room.layout, "mx1", room.now)
+    before.unpulled, before.oldest = 5, NOON
+    before.save(room.now)
+    room.mx.fail = pull.PullError("no route")
+    with pytest.raises(pull.PullError):
+        room.pull()
+    after = pull.Source(room.layout, "mx1", room.now)
+    assert (after.imported, after.unpulled) == (1, 3)
+
+
 def test_names_that_are_not_ours_are_counted_and_left(room: Room) -> None:
     folder = room.mx.root / "2026-11-25/customer.example/new"
     folder.mkdir(parents=True)
@@ -640,6 +654,109 @@ def test_begun_is_written_before_anything_is_sent(before: str | None, word: str,
     except release.ReleaseError:
         assert left != "accepted"
     assert table.states == ["begun", left]
+
+
+class Released:
+    """A quarantine's database with one message, and MXs that answer in turn."""
+
+    def __init__(self, cli: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+        self.cli = cli
+        self.asked: list[str] = []
+        self.states: list[str] = []
+        self.words = list(words)
+        self.name = ident()
+        self.context: Any = cli.Context(state.Places(str(folder)))
+        self.context.settings.mx = {"mx1": "192.0.2.1", "mx2": "192.0.2.2", "mx3": "192.0.2.3"}
+        database: Any = types.SimpleNamespace(find=lambda _: ROW | {"domain": "a.example"}, retried=lambda work: work())
+        database.run = self.run
+        monkeypatch.setattr(cli.database, "Database", lambda: database)
+        monkeypatch.setattr(cli.release, "find", lambda *_: handover(self.states[-1]) if self.states else None)
+        monkeypatch.setattr(cli.release, "over_ssh", self.send)
+        # bound when the function was made
+        monkeypatch.setattr(cli.release.choose, "__defaults__", (lambda _: True, ()))
+        path = Path(self.context.layout.path("a.example", self.name))
+        path.parent.mkdir(parents=True)
+        path.write_bytes(kept(self.name))
+
+    def run(self, sql: str, values: Sequence[Any]) -> int:
+        self.states.append("begun" if sql.startswith("INSERT") else values[0])
+        return 1
+
+    def send(self, _command: object, address: str, *_: object) -> release.Answer:
+        self.asked.append(address)
+        return release.Answer(self.words.pop(0), "words")
+
+    def release(self, mx: str | None = None) -> str:
+        chosen = argparse.Namespace(mx=mx, force=False, dry_run=False, by="ann")
+        name, answer = self.cli._release_one(self.context, self.name, chosen)
+        return f"{name} {answer.word}"
+
+
+def test_a_release_goes_on_to_the_next_mx(tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = Released(cli, tmp_path, monkeypatch, "later", "unsent", "accepted")
+    assert room.release() == "mx3 accepted"
+    assert room.asked == ["192.0.2.2", "192.0.2.1", "192.0.2.3"]
+
+
+def test_a_release_that_nobody_takes_says_who_was_asked(
+    tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = Released(cli, tmp_path, monkeypatch, "later", "later", "unsent")
+    with pytest.raises(release.ReleaseError, match=r"mx2 can't take it now.*mx1 can't take it now.*mx3 can't"):
+        room.release()
+
+
+@pytest.mark.parametrize(("word", "mx"), [("lost", None), ("refused", None), ("later", "mx2")])
+def test_what_ends_a_release_at_once(
+    tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch, word: str, mx: str | None
+) -> None:
+    """It may be there already; or it is refused for good; or one MX was asked for."""
+    room = Released(cli, tmp_path, monkeypatch, word)
+    with pytest.raises(release.ReleaseError):
+        room.release(mx)
+    assert room.asked == ["192.0.2.2"]
+
+
+def test_forget_says_what_it_would_do_and_then_does_it(
+    room: Room, cli: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(room.layout.state, "mx9.json")
+    path.write_text("{}")
+    assert cli.main(["forget", "mx9", "--dry-run", "--json"], room.places) == 0
+    assert json.loads(capsys.readouterr().out) == {"mx": "mx9", "dry_run": True}
+    assert path.exists()
+    assert cli.main(["forget", "mx9"], room.places) == 0
+    assert not path.exists()
+
+
+def test_a_dry_pull_only_counts(
+    room: Room, cli: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fill(room, 3)
+    monkeypatch.setattr(cli.Context, "remote", lambda *_: room.mx)
+    monkeypatch.setattr(cli.database, "Database", lambda: room.index)
+    assert cli.main(["pull", "--dry-run", "--json"], room.places) == 0
+    assert json.loads(capfd.readouterr().out)["missing"] == 3
+    assert not Path(room.layout.incoming("mx1")).exists()
+    assert not list(Path(room.layout.state).iterdir())
+    room.mx.fail = pull.PullError("no route")
+    assert cli.main(["pull", "--dry-run"], room.places) == 1
+
+
+def test_repair_asks_each_mx_for_what_is_still_missing(room: Room, tmp_path: Path) -> None:
+    names = fill(room, 4)
+    room.pull()
+    second = Mx(tmp_path / "mx2")
+    for name in names[:2]:
+        Path(room.layout.path("customer.example", name)).unlink()
+    put(str(second.root), names[1], kept(names[1]))
+    (room.mx.root / f"2026-11-25/customer.example/new/{names[1]}").unlink()
+    remotes: Any = [("mx1", room.mx), ("mx2", second)]
+    work = repair.Repair(room.index, room.layout, room.settings, clock=lambda: room.now)
+    work.compare()
+    assert work.fetch(remotes) == []
+    assert (work.outcome.fetched, work.outcome.lost) == (2, 0)
+    assert all(Path(room.layout.path("customer.example", name)).exists() for name in names)
 
 
 # --- the check

@@ -227,24 +227,42 @@ def _release_one(context: Context, ident: str, chosen: argparse.Namespace) -> tu
     row = context.index.find(ident)
     if row is None:
         raise release.ReleaseError("no such message ever came here")
-    handover = release.find(context.index, ident)
-    name = release.choose(
-        {"lost": False, "truncated": False, **row}, handover, context.settings.mx, chosen.mx, chosen.force
-    )
     path = context.layout.path(row["domain"], ident)
-    if not os.path.exists(path):
-        raise release.ReleaseError("its file is gone; run: quarantine repair")
-    if chosen.dry_run:
-        return name, None
+    known = {"lost": False, "truncated": False, **row}
     command = pull.ssh(f"{KEYS}/release.key", f"{KEYS}/known_hosts")
+    refusals: dict[str, str] = {}
+    while True:
+        handover = release.find(context.index, ident)
+        try:
+            name = release.choose(known, handover, context.settings.mx, chosen.mx, chosen.force, asked=list(refusals))
+        except release.ReleaseError as error:
+            # nobody is left; what those said who were asked says more
+            raise release.ReleaseError("; ".join(refusals.values()) or str(error)) from None
+        if not os.path.exists(path):
+            raise release.ReleaseError("its file is gone; run: quarantine repair")
+        if chosen.dry_run:
+            return name, None
+        try:
+            return name, _ask(context, ident, name, chosen.by or context.who, command, path, handover)
+        except release.LaterError as error:
+            refusals[name] = str(error)
+            if chosen.mx:
+                raise
+
+
+def _ask(
+    context: Context,
+    ident: str,
+    name: str,
+    who: str,
+    command: Sequence[str],
+    path: str,
+    before: dict[str, Any] | None,
+) -> release.Answer:
+    """Hand a message to one MX. Raises ReleaseError."""
     address = context.settings.mx[name]
-    return name, release.hand_over(
-        context.index,
-        ident,
-        name,
-        chosen.by or context.who,
-        lambda: release.over_ssh(command, address, ident, path),
-        before=handover,
+    return release.hand_over(
+        context.index, ident, name, who, lambda: release.over_ssh(command, address, ident, path), before=before
     )
 
 
@@ -291,11 +309,28 @@ def _pull(chosen: argparse.Namespace, host: state.Places) -> int:
     else:
         # what an MX left here that is gone from the inventory is imported all the same
         names += [name for name in context.layout.stray() if name not in names]
+    if chosen.dry_run:
+        codes = pull.side_by_side(
+            [name for name in names if name in context.settings.mx], lambda name: _would_pull(context, name, chosen)
+        )
+        return FAILED if any(codes.values()) else DONE
     now = time.time()
     # who didn't answer the last time comes last: with very many MXs, nobody waits for a place behind the dead
     names.sort(key=lambda name: bool(pull.Source(context.layout, name, now).error))
     codes = pull.side_by_side(names, lambda name: _pull_one(context, name, chosen))
     return FAILED if any(codes.values()) else DONE
+
+
+def _would_pull(context: Context, mx: str, chosen: argparse.Namespace) -> int:
+    """Say what one MX has that isn't here; nothing is changed."""
+    try:
+        names, foreign = pull.missing(context.remote(mx), context.index, pull.EVERYTHING)
+    except (QuarantineError, OSError) as problem:
+        print(f"quarantine: {mx}: {text.clean(str(problem), 300)}", file=sys.stderr)
+        return FAILED
+    size = sum(count for _, count in names)
+    record = {"mx": mx, "missing": len(names), "bytes": size, "foreign": foreign, "dry_run": True}
+    return _say(chosen, record, f"{mx}: would fetch {len(names)} messages, {query.amount(size)}")
 
 
 def _pull_one(context: Context, mx: str, chosen: argparse.Namespace) -> int:
@@ -446,21 +481,25 @@ def _forget(chosen: argparse.Namespace, host: state.Places) -> int:
         return _fail(f"{chosen.mx} is in the inventory; take it out there and deploy first")
     if chosen.mx not in known_sources(context.layout):
         return _fail(f"nothing is known of {text.clean(chosen.mx, 64)}; see quarantine stats")
-    os.unlink(f"{context.layout.state}/{chosen.mx}.json")
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(f"{context.layout.state}/{canaries.PREFIX}{chosen.mx}.json")
-    decisions.journal(f"quarantine: {chosen.mx} forgotten by {context.who}", {"MF_ACTION": "forget"})
-    print(f"{chosen.mx}: no longer watched; what came from it stays")
-    return DONE
+    words = f"{chosen.mx}: {'would no longer be' if chosen.dry_run else 'no longer'} watched; what came from it stays"
+    if not chosen.dry_run:
+        os.unlink(f"{context.layout.state}/{chosen.mx}.json")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{context.layout.state}/{canaries.PREFIX}{chosen.mx}.json")
+        decisions.journal(f"quarantine: {chosen.mx} forgotten by {context.who}", {"MF_ACTION": "forget"})
+    return _say(chosen, {"mx": chosen.mx, "dry_run": chosen.dry_run}, words)
 
 
 def _migrate(chosen: argparse.Namespace, host: state.Places) -> int:
     del host
     if os.getuid() != 0:
         return _fail("run this as root")
-    done = database.migrate()
+    done = database.migrate(dry_run=chosen.dry_run)
+    words = "; ".join(f"would be done: {one}" if chosen.dry_run else one for one in done)
     return _say(
-        chosen, {"done": done, "schema": schema.SCHEMA}, "; ".join(done) or f"schema {schema.SCHEMA}: nothing to do"
+        chosen,
+        {"done": done, "schema": schema.SCHEMA, "dry_run": chosen.dry_run},
+        words or f"schema {schema.SCHEMA}: nothing to do",
     )
 
 
@@ -582,7 +621,7 @@ def _parser() -> commands.Commands:
         "--trust-clock", action="store_true", help="although nothing has come for days by this host's clock"
     )
 
-    pulling = command("pull", _pull, "fetch and import what the MXs have (cron does, each minute)")
+    pulling = command("pull", _pull, "fetch and import what the MXs have (cron does, each minute)", dry_run=True)
     pulling.add_argument("--mx", action="append", metavar="NAME", help="from this MX only")
     pulling.add_argument(
         "--sweep", action="store_true", help="look at all days that an MX has, not only the last hours"
@@ -590,8 +629,13 @@ def _parser() -> commands.Commands:
 
     command("repair", _repair, "hold files, index and MXs against each other, as after a restore", dry_run=True)
 
-    forgetting = command("forget", _forget, "stop watching an MX that has left the inventory for good")
+    forgetting = command("forget", _forget, "stop watching an MX that has left the inventory for good", dry_run=True)
     forgetting.add_argument("mx", metavar="MX")
 
-    command("migrate", _migrate, "create database and account, bring the schema up to date (the deployment does)")
+    command(
+        "migrate",
+        _migrate,
+        "create database and account, bring the schema up to date (the deployment does)",
+        dry_run=True,
+    )
     return top

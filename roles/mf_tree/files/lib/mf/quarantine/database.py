@@ -344,9 +344,17 @@ class Database:
 
 
 def migrate(
-    socket: str = SOCKET, folder: str = MIGRATIONS, user: str = "root", name: str = NAME, account: str = USER
+    socket: str = SOCKET,
+    folder: str = MIGRATIONS,
+    user: str = "root",
+    name: str = NAME,
+    account: str = USER,
+    *,
+    dry_run: bool = False,
 ) -> list[str]:
     """Create database, account and rights, bring the schema to SCHEMA. As root. Returns what was done; [] is nothing.
+
+    ``dry_run``: only what would be done.
 
     A run that is interrupted can be repeated: a version counts once all its statements are through. Raises
     DatabaseError."""
@@ -357,9 +365,24 @@ def migrate(
         # two at once would both begin the same version
         if server.rows("SELECT GET_LOCK('mf_quarantine_migrate', 60)")[0][0] != 1:
             raise DatabaseError("another migration has been running for a minute; see: mysqladmin processlist")
-        if server.run(f"CREATE DATABASE IF NOT EXISTS {name} CHARACTER SET utf8mb4"):
+        new = not server.rows("SELECT 1 FROM information_schema.schemata WHERE schema_name = %s", (name,))
+        unknown = not server.rows("SELECT 1 FROM mysql.user WHERE User = %s AND Host = 'localhost'", (account,))
+        if dry_run:
+            there = 0
+            if not new:
+                server.run(f"USE {name}")
+                there = server.version()
+            if there > SCHEMA:
+                judge(there, name)
+            return [
+                *([f"database {name} created"] if new else []),
+                *([f"account {account} created"] if unknown else []),
+                *(f"schema brought to version {version}" for version in range(there + 1, SCHEMA + 1)),
+            ]
+        server.run(f"CREATE DATABASE IF NOT EXISTS {name} CHARACTER SET utf8mb4")
+        if new:
             done.append(f"database {name} created")
-        if not server.rows("SELECT 1 FROM mysql.user WHERE User = %s AND Host = 'localhost'", (account,)):
+        if unknown:
             server.run(f"CREATE USER IF NOT EXISTS '{account}'@'localhost' IDENTIFIED VIA unix_socket")
             done.append(f"account {account} created")
         server.run(f"GRANT {RIGHTS} ON {name}.* TO '{account}'@'localhost'")

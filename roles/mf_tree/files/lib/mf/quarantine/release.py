@@ -44,6 +44,10 @@ class ReleaseError(QuarantineError):
     """The message can't be released, or not now."""
 
 
+class LaterError(ReleaseError):
+    """This MX took nothing, so another may be asked."""
+
+
 class Answer:
     """What an MX said: one of the words above, and the rest of its line, made safe."""
 
@@ -91,10 +95,12 @@ def choose(
     wanted: str | None,
     force: bool,
     reachable: Callable[[str], bool] = answers,
+    asked: Sequence[str] = (),
 ) -> str:
     """The MX that gets a message. Raises ReleaseError when it was released, can't be, or only one MX may have it.
 
-    Pure but for ``reachable``. First the MX that rejected it: if an earlier handover was forgotten here, that MX knows.
+    Pure but for ``reachable``. ``asked``: MXs that took nothing just now. First the MX that rejected it: if an earlier
+    handover was forgotten here, that MX knows.
     """
     if wanted is not None and wanted not in mx:
         raise ReleaseError(f"no MX is called {text.clean(wanted, 64)}; there are {', '.join(sorted(mx))}")
@@ -122,7 +128,7 @@ def choose(
         return wanted
     first = [name for name in (str(row["mx"]),) if name in mx]
     for name in [*first, *sorted(set(mx) - set(first))]:
-        if reachable(mx[name]):
+        if name not in asked and reachable(mx[name]):
             return name
     raise ReleaseError("no MX answers on its ssh port; nothing was done")
 
@@ -181,7 +187,7 @@ def hand_over(
     if state == "refused":
         raise ReleaseError(f"{name} refused it: {answer.said}")
     if state == "later":
-        raise ReleaseError(f"{name} can't take it now: {answer.said}; nothing was delivered, run this again later")
+        raise LaterError(f"{name} can't take it now: {answer.said}; nothing was delivered, run this again later")
     if state == "begun":
         raise ReleaseError(
             f"{name} gave no clear answer: {answer.said}; whether it has the message isn't known. Run this again: "
