@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import struct
 import time
 from dataclasses import replace
@@ -320,6 +321,19 @@ def test_a_stale_lock_is_no_matter_for_borgmatic_either(tmp_path: Path, places: 
     assert (tmp_path / "broken").exists()
 
 
+@pytest.mark.parametrize(
+    ("status", "said", "kind"), [(1, "Remote: Finished full repository check, errors found.", "corrupt")]
+)
+def test_borgmatic_says_1_for_every_failure_and_borg_for_a_warning(
+    tmp_path: Path, places: state.Places, status: int, said: str, kind: str
+) -> None:
+    one = fake(tmp_path, places, f"echo '{said}' >&2; echo done; exit {status}")
+    with pytest.raises(borg.BorgError) as caught:
+        one.run_other([str(tmp_path / "borg"), "check"], 60)
+    assert caught.value.kind == kind
+    assert one.run("list").out == "done\n"
+
+
 def test_a_reader_that_has_had_enough_ends_the_command(tmp_path: Path, places: state.Places) -> None:
     one = fake(tmp_path, places, "exec cat /dev/zero")
     began = time.monotonic()
@@ -504,6 +518,23 @@ def test_the_check_reads_the_record_and_says_when_it_is_torn(places: state.Place
     assert found.status == state.UNKNOWN
 
 
+def test_a_full_disk_is_said_by_the_check_as_no_failure_can_be_recorded(
+    places: state.Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record.Record(places).save()
+    real = os.statvfs(places.persistent)
+    figures = list(real)
+    figures[3] = check.ROOM // real.f_frsize - 1  # f_bfree: what root may still use
+    monkeypatch.setattr("posix.statvfs", lambda _: os.statvfs_result(figures))
+    found = check.look(places, VALUES)
+    assert isinstance(found, state.Result)
+    assert (found.status, "no room to put anything on record" in found.summary) == (state.CRITICAL, True)
+    figures[3] += 2
+    found = check.look(places, VALUES)
+    assert isinstance(found, state.Result)
+    assert "no room" not in found.summary
+
+
 def test_the_check_knows_what_is_grave() -> None:
     assert check.GRAVE == borg.CRITICAL_KINDS
     assert check.JOBS == settings.JOBS
@@ -663,6 +694,8 @@ LIMITS = {
         (10, 50.0, 7 * HOUR, 0, state.WARNING, "nothing new for"),
         (10, 50.0, 13 * HOUR, 0, state.CRITICAL, "nothing new for"),
         (10, 50.0, 60.0, 1, state.CRITICAL, "nobody pruned"),
+        (10, 50.0, -299.0, 0, state.OK, ""),
+        (10, 50.0, -24 * HOUR, 0, state.WARNING, "in the future: was the clock set back?"),
     ],
 )
 def test_offsite(used: int, free: float, age: float, deleted: int, status: str, word: str) -> None:
@@ -689,6 +722,19 @@ def test_offsite_looks_at_a_repository_and_remembers(tmp_path: Path, places: sta
     assert first.metrics["deleted"] == 1
     known = offsite.remembered(state.read_bytes(f"{places.persistent}/offsite.json"))
     assert replace(known, baseline=1).deleted == 1
+
+
+def test_the_age_off_site_is_that_of_the_highest_segment(tmp_path: Path, places: state.Places) -> None:
+    folder = repository(tmp_path, PUT)
+    first = max(borglog.segments(folder).values())
+    shutil.copy(first, f"{os.path.dirname(first)}/99")
+    ahead = time.time() + 86400
+    os.utime(first, (ahead, ahead))  # by a clock that was ahead when that was written; then it was set right
+    look = offsite.look(places, {**LIMITS, "repository": folder, "lock": folder, "deadline": 60})
+    assert callable(look)
+    found = look(False)
+    assert "in the future" not in found.summary
+    assert 0 <= float(found.metrics["newest_age_seconds"]) < 300
 
 
 def test_the_dump_command_reads_one_snapshot() -> None:

@@ -174,9 +174,12 @@ class Borg:
         return self._past_a_stale_lock(lambda: self._once(words, limit, progress, sink))
 
     def run_other(self, command: Sequence[str], limit: float | None) -> Done:
-        """Run a program that calls borg by itself (borgmatic), with all that ``run`` promises. Raises BorgError."""
+        """Run a program that calls borg by itself (borgmatic), with all that ``run`` promises. Raises BorgError.
+
+        Its status is 1 for every failure, and 0 when borg only warned.
+        """
         self.ready()
-        return self._past_a_stale_lock(lambda: spawn(command, self.env, self.turn, limit))
+        return self._past_a_stale_lock(lambda: spawn(command, self.env, self.turn, limit, well=(0,)))
 
     def _past_a_stale_lock(self, work: Callable[[], Done]) -> Done:
         try:
@@ -244,8 +247,9 @@ def spawn(
     limit: float | None,
     progress: str = "",
     sink: Callable[[IO[bytes]], None] | None = None,
+    well: Sequence[int] = (0, 1),
 ) -> Done:
-    """Run a command of borg's family and wait for it; BorgError when its status is above 1. ``limit`` is seconds.
+    """Run a command of borg's family and wait for it; BorgError when its status isn't ``well``. ``limit`` is seconds.
 
     A ``sink`` that returns before the end has had enough: the command is ended, and that is no failure of its.
     """
@@ -293,7 +297,7 @@ def spawn(
     # ssh may outlive borg for a moment, and holds the other end of this pipe
     listener.join(10)
     child.stderr.close()
-    if status not in (0, 1) and not enough:
+    if status not in well and not enough:
         raise explain(messages, status)
     return Done(status, b"".join(out).decode(errors="replace"), messages, logged)
 

@@ -178,15 +178,12 @@ def dump(context: Context) -> tuple[str, dict[str, float]]:
 def full(context: Context) -> tuple[str, dict[str, float]]:
     """Everything else: paths of the configuration, by borgmatic. Then the list is held against the record."""
     name, sequence = _next(context, "full")
+    # with --json borgmatic fails when borg only warns, though the archive is made
     done = context.borg.run_other(
-        borgmatic("create", "--json", "--override", f"storage.archive_name_format={name}"),
-        context.settings.jobs["full"].period,
+        borgmatic("create", "--override", f"storage.archive_name_format={name}"), context.settings.jobs["full"].period
     )
-    documents = state.decode(b'{"all": ' + (done.out.encode() or b"null") + b"}") or {}
-    documents_all = documents.get("all")
-    if not isinstance(documents_all, list) or not documents_all:
-        raise JobError("failed", "borgmatic printed no result")
-    archive, figures = _made(context, "full", sequence, documents_all[0])
+    (found,) = context.borg.json("info", "--json", f"::{name}")["archives"]
+    archive, figures = _made(context, "full", sequence, {"archive": found})
     listed(context)
     if done.messages:
         # borg goes on past a file that it can't read, and says so only here
@@ -235,7 +232,7 @@ def drill(context: Context) -> tuple[str, dict[str, float]]:
     dumps = [one for one in found.values() if one.job == "dump"]
     if not dumps:
         raise JobError("absent", "there is no dump to restore")
-    archive = max(dumps, key=lambda one: one.sequence)
+    archive = max(dumps, key=lambda one: (one.sequence, one.name))
     known = context.record.archives.get(archive.name)
     _room((known.original if known else 0) * ROOM_FACTOR + ROOM_LEAST)
     with scratch.Scratch() as server:

@@ -21,6 +21,7 @@ RULES: run.Rules = {f"{job}_period": (0, 90 * 86400) for job in JOBS}  # seconds
 LATE = 1.5  # periods
 TOO_LATE = 3.0
 SKEW = 300.0  # seconds that a success may lie in the future before the clock is doubted
+ROOM = 64 << 10  # bytes: with less the next failure couldn't be put on record
 GRAVE = ("corrupt", "vanished", "rewound", "mismatch")
 """Failures that concern what was saved already: CRITICAL at once (mf.backup.borg has the kinds)."""
 
@@ -90,7 +91,11 @@ def decide(record: Mapping[str, Any], values: run.Values, now: float, since: flo
 
 
 def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
-    """The record; a file that isn't whole means that nothing is known."""
+    """The record; a file that isn't whole means that nothing is known, and without room it may not be the newest."""
+    if not room(places.persistent):
+        return state.Result(
+            NAME, state.CRITICAL, f"the disk of {places.persistent} is full: no room to put anything on record"
+        )
     path = f"{places.persistent}/backup.json"
     data = state.read_bytes(path)
     now = time.time()
@@ -100,6 +105,18 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
     if record is None:
         return state.Result(NAME, state.UNKNOWN, f"{path} is not whole; /mf/bin/backup adopt writes it anew")
     return decide(record, values, now, _since(places, now))
+
+
+def room(folder: str) -> bool:
+    """Whether root can still write a record there."""
+    import posix
+
+    try:
+        found = posix.statvfs(folder)
+    except OSError:
+        return True  # that there is no record is said otherwise
+    space = not found.f_blocks or found.f_bfree * found.f_frsize >= ROOM
+    return space and (not found.f_files or found.f_ffree > 1)
 
 
 def _since(places: state.Places, now: float) -> float:

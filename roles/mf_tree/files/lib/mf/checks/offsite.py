@@ -26,6 +26,7 @@ RULES: run.Rules = {
     "quiet": (600, 90 * 86400),  # seconds without anything new
 }
 REMEMBERED = "offsite.json"
+SKEW = 300.0  # seconds that the newest transaction may lie in the future before the clock is doubted
 KEPT_CONFIG = "offsite-config"  # the repository's config as it was first seen, out of the writer's reach
 
 
@@ -47,6 +48,9 @@ def decide(
     if age > values["quiet"]:
         statuses.append(state.CRITICAL if age > 2 * values["quiet"] else state.WARNING)
         words.append(f"nothing new for {span(age)}" if used else f"nothing was saved here in {span(age)}")
+    elif age < -SKEW:
+        statuses.append(state.WARNING)
+        words.append(f"the newest transaction is {span(-age)} in the future: was the clock set back?")
     if deleted:
         statuses.append(state.CRITICAL)
         words.append(f"{deleted} objects deleted, and nobody pruned: see /mf/bin/offsite history, docs/restore.md")
@@ -78,14 +82,15 @@ def _examine(places: state.Places, values: run.Values, dry_run: bool) -> state.R
         used = borglog.size(repository) if numbers else 0
         # before the first backup: when the account was made
         same_key = not numbers or keep_config(places, repository, dry_run)
-        newest = max((os.stat(one).st_mtime for one in numbers.values()), default=os.stat(values["lock"]).st_mtime)
+        # by number, as no clock can change that
+        newest = os.stat(numbers[max(numbers)] if numbers else values["lock"]).st_mtime
     except (OSError, borglog.LogError) as error:
         return state.Result(NAME, state.CRITICAL, f"{repository} can't be read: {error}")
     if not dry_run and found != known:
         state.write_atomic(path, (json.dumps(asdict(found)) + "\n").encode(), durable=True)
     free = 100.0 * figures.f_bavail / figures.f_blocks if figures.f_blocks else 100.0
     inodes = 100.0 * figures.f_favail / figures.f_files if figures.f_files else 100.0
-    age = max(0.0, time.time() - newest)
+    age = time.time() - newest
     status, words = decide(used, free, inodes, age, found.deleted, values, same_key=same_key)
     behind = sum(number > found.scanned for number in numbers)
     well = f"{used / 1e6:.1f} MB of {values['quota_bytes'] / 1e6:.0f}" if used else "nothing was saved here yet"
@@ -101,7 +106,7 @@ def _examine(places: state.Places, values: run.Values, dry_run: bool) -> state.R
         "behind": behind,
     }
     if numbers:
-        result.metrics["newest_age_seconds"] = round(age)
+        result.metrics["newest_age_seconds"] = max(0, round(age))
     return result
 
 
