@@ -138,6 +138,79 @@ def test_a_dead_mx_with_the_services_of_its_role_is_one_cause_in_two_intervals(t
     asyncio.run(go())
 
 
+def behind_ssh(tmp_path: Path, address: str, hosts: int) -> engine.Engine:
+    """A monitor of so many MXs at an address, port 9, whose health is read by ssh."""
+    services = [{"kind": "smtp", "port": 9}, {"kind": "ssh"}]
+    found = [
+        {"name": f"mx{number}", "role": "mx", "address": address, "health": True, "services": services}
+        for number in range(hosts)
+    ]
+    access = {"user": "u", "key": "k", "known_hosts": "n", "folder": "/nowhere"}
+    raw = {"timeout": 0.5, "database": str(tmp_path / "m.sqlite"), "hosts": found, "health": access}
+    return engine.Engine(settings.parse(raw))
+
+
+async def stuck(self: hosthealth.Reader, host: Any) -> Any:
+    """An ssh that never comes to its end."""
+    await asyncio.sleep(60)
+
+
+# class E: nobody can have it; 127.6.6.6: nobody listens there
+@pytest.mark.parametrize(("address", "why"), [("240.0.0.1", "silent"), ("127.6.6.6", "refused")])
+def test_failed_looks_do_not_wait_for_hosts_that_ssh_cannot_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, why: str
+) -> None:
+    monkeypatch.setattr(hosthealth.Reader, "_run", stuck)
+
+    async def go() -> None:
+        monitor = behind_ssh(tmp_path, address, 100)
+        began = time.monotonic()
+        looks = await asyncio.gather(*(monitor._look(host.services[0]) for host in monitor.settings.hosts))
+        assert {(look.state, look.why) for look in looks} == {("down", why)}
+        assert time.monotonic() - began < 2 * 0.5 + 3
+
+    asyncio.run(go())
+
+
+def test_a_throttle_is_confirmed_while_the_reads_in_turn_are_stuck(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"throttled": True, "refusing": True, "leases": []}
+    record = hosthealth.parse(json.dumps(monitor_support.health_record("mx99", "mx", 0.0, **said)).encode())
+
+    async def run(self: hosthealth.Reader, host: settings.Host) -> Any:
+        return (record, "read") if host.name == "mx99" else await stuck(self, host)
+
+    monkeypatch.setattr(hosthealth.Reader, "_run", run)
+
+    async def go() -> None:
+        monitor = behind_ssh(tmp_path, "127.6.6.6", 100)
+        reads = [asyncio.create_task(monitor._read(host)) for host in monitor.settings.hosts[:50]]
+        await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            assert (await monitor._look(monitor.services["mx99/smtp"])).state == "throttled"
+        for one in reads:
+            one.cancel()
+        await asyncio.gather(*reads, return_exceptions=True)
+
+    asyncio.run(go())
+
+
+def test_health_behind_a_silent_ssh_is_not_read_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosthealth.Reader, "_run", stuck)
+
+    async def go() -> None:
+        monitor = behind_ssh(tmp_path, "240.0.0.1", 1)
+        host = monitor.settings.hosts[0]
+        monitor._came(await monitor._look(monitor.services["mx0/ssh"]))
+        await monitor._judge()
+        async with asyncio.timeout(5):
+            reading = await monitor._read(host)
+        assert (reading.record, reading.words) == (None, "its ssh does not answer")
+
+    asyncio.run(go())
+
+
 # --- settings
 
 

@@ -32,7 +32,7 @@ from . import alerts, causes, hosthealth, probes, snapshot, states, texts
 from .alerts import Alert, Incident
 from .causes import NOTICE, Cause, View
 from .outbox import Outbox, awaken
-from .settings import Service, Settings, place, weekly
+from .settings import Host, Service, Settings, place, weekly
 from .states import DOWN, SILENT, THROTTLED, UNKNOWN, Look, Memory
 from .store import HELD_BACK, QUEUED, Store, damaged, refuses
 from .uplink import Uplink
@@ -342,28 +342,40 @@ class Engine:
             if not verdict.reaches(service.address):
                 return replace(look, state=UNKNOWN, words="no reference answers over this family of addresses")
         host = self.hosts[service.host]
-        if service.kind == "smtp" and host.health and self.reader is not None:
+        # a throttle refuses, it is never silent
+        if service.kind == "smtp" and look.why != SILENT and host.health and self.reader is not None:
             # refused by the host's own throttle? Only if it says so now.
-            reading = await self._read(host, started)
-            record = reading.record
+            record = None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.timeout):
+                    record = (await self._read(host, started)).record
             if record is not None and record["throttled"] and record["refusing"]:
                 return replace(look, state=THROTTLED, words=_lease_words(record), why="")
         return look
 
-    async def _read(self, host: Any, since: float = 0.0) -> hosthealth.Reading:
+    async def _read(self, host: Host, since: float = 0.0) -> hosthealth.Reading:
         """The host's health, read now (or by somebody else since ``since``, on the monotonic clock)."""
         assert self.reader is not None
         latest = self._latest.get(host.name)
         if since and latest is not None and latest[0] >= since:
             return latest[1]
         started = time.monotonic()
-        reading = await self.reader.read(host)
+        if not since and self._without_ssh(host):
+            now = self.clock()
+            reading = hosthealth.Reading(host.name, now, now, None, "its ssh does not answer")
+        else:
+            reading = await self.reader.read(host, asked=since > 0)
         if reading.record is None and not (await self.uplink.after(started)).up:
             return reading
         self._latest[host.name] = started, reading
         self._readings.append(reading)
         self._news.set()
         return reading
+
+    def _without_ssh(self, host: Host) -> bool:
+        """Whether ssh there is silent by the last look at it: a read would hold its place for a whole timeout."""
+        found = [self.memories.get(one.subject, Memory()) for one in host.services if hosthealth.door(one, host)]
+        return bool(found) and all(one.silent and DOWN in (one.state, one.pending) for one in found)
 
     def _came(self, look: Look) -> None:
         self._looked_at = time.monotonic()

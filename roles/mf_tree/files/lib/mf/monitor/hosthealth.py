@@ -14,12 +14,14 @@ from typing import Any
 
 from .. import maintenance, state, text
 from . import children
-from .settings import HealthAccess, Host, Settings
+from .settings import HealthAccess, Host, Service, Settings
 from .states import DOWN, HELD, UNREAD, UP, WARNING, Look
 
 CANARY = "canary"  # the check that is urgent only when all MXs are concerned
 CAP = 262144  # bytes of an answer
 KEEP_UP_TO = 60  # hosts whose connections are kept
+AT_ONCE = 16  # reads in turn
+ASKED = 64  # reads that a failed look asks for; they don't wait behind those
 _KINDS: dict[str, tuple[type, ...]] = {
     "status": (str,),
     "throttled": (bool,),
@@ -68,6 +70,11 @@ def command(access: HealthAccess, host: Host, keep: bool, limit: float) -> list[
     return [*words, "--", f"{access.user}@{host.address}", "health"]
 
 
+def door(service: Service, host: Host) -> bool:
+    """Whether a service is the one through which health is read."""
+    return service.kind == "ssh" and service.port == 22 and service.address == host.address
+
+
 class Reader:
     """Reads health, some hosts at a time."""
 
@@ -78,11 +85,12 @@ class Reader:
         self._limit = max(settings.timeout, 10.0)
         self._clock = clock
         self._keep = len(settings.hosts) <= KEEP_UP_TO
-        self._room = asyncio.Semaphore(16)
+        self._room = asyncio.Semaphore(AT_ONCE)
+        self._asked = asyncio.Semaphore(ASKED)
 
-    async def read(self, host: Host) -> Reading:
-        """One attempt, within the timeout or 10 s. Never raises, except for cancellation."""
-        async with self._room:
+    async def read(self, host: Host, asked: bool = False) -> Reading:
+        """One attempt, within the timeout or 10 s. Never raises, except for cancellation. ``asked``: by a failed look."""
+        async with self._asked if asked else self._room:
             began = self._clock()
             record, words = None, ""
             try:
