@@ -808,6 +808,8 @@ def test_the_tail_stays_when_titles_are_cut() -> None:
         ({"resolvers": ["resolver"]}, "'resolver' is not an IP address"),
         ({"heartbeat": "switch.example"}, "heartbeat must be an http"),
         ({"relay_sender": "a b@c"}, "relay_sender must be an address"),
+        ({"relay_recipient": ""}, "relay_recipient must be an address"),
+        ({"relay_recipient": "me@Filter.example", "domains": ["filter.example"]}, "is our own, not a stranger"),
         ({"health": {"user": "u"}}, "health must have the texts"),
         ({"channels": [{"url": "x"}]}, "a channel has no name"),
         ({"channels": [{"name": "sms"}]}, "channel 'sms' has no url"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import ssl
 import subprocess
@@ -132,6 +133,23 @@ def test_an_open_relay_is_found_and_nothing_is_sent_through_it() -> None:
     assert not [line for line in heard if line.startswith((b"DATA", b"BDAT"))]
     assert probe(smtp(), {"kind": "relay"})[0].words == "refuses: 550 relaying denied"
     assert probe(smtp(GREETING=b"421 busy\r\n"), {"kind": "relay"})[0].state == UNKNOWN
+
+
+def test_a_relay_that_takes_only_recipients_that_exist_is_found() -> None:
+    heard: list[bytes] = []
+
+    async def verifies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 here\r\n")
+        while line := await reader.readline():
+            heard.append(line)
+            unknown = re.search(rb"^RCPT .*[@.](invalid|test|example(\.(com|net|org))?)>", line)
+            writer.write(b"550 no such domain\r\n" if unknown else b"250 ok\r\n")
+
+    look, _ = probe(verifies, {"kind": "relay"})
+    assert (look.state, "OPEN RELAY: takes mail for postmaster@iana.org" in look.words) == (DOWN, True), look.words
+    assert [line.strip() for line in heard][-2:] == [b"RSET", b"QUIT"]
+    chosen = {"kind": "relay", "recipient": "postmaster@mail.example"}
+    assert probe(verifies, chosen)[0].words == "refuses: 550 no such domain"
 
 
 def test_relaying_that_could_not_be_asked_is_not_known() -> None:

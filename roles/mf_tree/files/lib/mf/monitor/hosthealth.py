@@ -89,7 +89,7 @@ class Reader:
         self._asked = asyncio.Semaphore(ASKED)
 
     async def read(self, host: Host, asked: bool = False) -> Reading:
-        """One attempt, within the timeout or 10 s. Never raises, except for cancellation. ``asked``: by a failed look."""
+        """One attempt, within the timeout or 10 s. Never raises, except for cancellation. ``asked`` by a look."""
         async with self._asked if asked else self._room:
             began = self._clock()
             record, words = None, ""

@@ -245,7 +245,7 @@ def relay_script(hello: bytes, sender: bytes, recipient: bytes) -> Script:
             raise _refused(stage, code, said)
     answer = yield ("RCPT", b"RCPT TO:<%b>\r\n" % recipient)
     # never DATA: nothing is sent even where it could be
-    yield ("QUIT", b"RSET\r\n")
+    yield ("QUIT", b"RSET\r\nQUIT\r\n")
     return answer
 
 
@@ -298,7 +298,7 @@ def relay_senders(chosen: str, domains: Sequence[str]) -> tuple[str, ...]:
 
 async def _relay(service: Service, world: World) -> Found:
     """Strangers' mail to strangers must be refused, whoever they say to be. Unknown when that couldn't be asked."""
-    recipient = service.options["recipient"]
+    recipient = service.options["recipient"] or world.settings.relay_recipient
     hello = world.settings.host.encode()
     senders = relay_senders(service.options["sender"] or world.settings.relay_sender, world.settings.domains)
     give_up = time.monotonic() + world.settings.timeout

@@ -22,6 +22,7 @@ Its shape (``roles/mf_monitor/templates/etc/monitor/settings.json.j2``)::
                 "health": true, "smtp_port": 25, "mx_name": "mx1.filter.example",
                 "services": [{"name": "smtp", "kind": "smtp", "port": 25, …}] or null: what its role has by default}],
      "relay_sender": "",                            who the relay test says to be; empty: see probes.relay_senders
+     "relay_recipient": "postmaster@iana.org",      to whom nobody here may relay
      "domains": ["customer.example"]}               whose MX records must name the MXs' ``mx_name``, nobody else
 
 What a service may have besides is in ``KINDS``. ``monitord --check FILE`` says whether a file is right.
@@ -45,7 +46,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "tcp": {"port": None},
     "ssh": {"port": 22},
     "smtp": {"port": 25, "starttls": "optional", "canary": "", "verify": False},
-    "relay": {"port": 25, "recipient": "relay-test@mf.invalid", "sender": ""},
+    "relay": {"port": 25, "recipient": "", "sender": ""},
     "http": {"port": 80, "path": "/", "host_header": "", "status": 0, "contains": ""},
     "https": {"port": 443, "path": "/", "host_header": "", "status": 0, "contains": "", "verify": True},
     "mx": {"domain": None, "expect": None},
@@ -107,7 +108,7 @@ _OPTIONS: dict[str, tuple[Callable[[object], bool], str]] = {
     "starttls": (lambda value: value in ("optional", "required", "off"), "optional, required or off"),
     "verify": (lambda value: isinstance(value, bool), "true or false"),
     "canary": (_is_mailbox, "an address such as canary@example.org, or empty"),
-    "recipient": (lambda value: value != "" and _is_mailbox(value), "an address such as nobody@example.org"),
+    "recipient": (_is_mailbox, "an address such as postmaster@iana.org, or empty"),
     "sender": (_is_mailbox, "an address such as probe@example.org, or empty"),
     "path": (lambda value: _is_word(value) and str(value).startswith("/"), "a path that begins with /"),
     "host_header": (_is_word, "a name"),
@@ -221,6 +222,7 @@ class Settings:
     channels: tuple[Channel, ...]
     hosts: tuple[Host, ...]
     relay_sender: str
+    relay_recipient: str
     domains: tuple[str, ...]
 
     @property
@@ -259,6 +261,8 @@ DEFAULTS: dict[str, Any] = {
     "channels": [],
     "hosts": [],
     "relay_sender": "",
+    # a domain that exists and takes mail: a relay that verifies recipients would refuse any other, and look closed
+    "relay_recipient": "postmaster@iana.org",
     "domains": [],
 }
 RELAY_EVERY = 10  # intervals
@@ -289,6 +293,11 @@ def parse(data: Any, source: str = "settings") -> Settings:
     for service in (service for host in found for service in host.services):
         if service.name in ("health", *given["urgent_checks"]):
             raise MonitorSettingsError(f"{source}: {service.subject}: a service can't have this name; {_ADVICE}")
+        recipient = service.options.get("recipient") or given["relay_recipient"]
+        if service.kind == "relay" and recipient.rpartition("@")[2].lower() in map(str.lower, given["domains"]):
+            raise MonitorSettingsError(
+                f"{source}: {service.subject}: {recipient} is our own, not a stranger; {_ADVICE}"
+            )
     names = [host.name for host in found]
     if len(set(names)) != len(names):
         raise MonitorSettingsError(f"{source}: two hosts have the same name; {_ADVICE}")
@@ -314,7 +323,8 @@ def _plain_values(given: Mapping[str, Any], source: str) -> None:
         if type(value) not in ((int,) if whole else (int, float)) or not lowest <= value <= highest:
             kind = "a whole number" if whole else "a number"
             raise MonitorSettingsError(f"{source}: {key} must be {kind} from {lowest:g} to {highest:g}; {_ADVICE}")
-    for key in ("name", "host", "generation", "database", "page", "heartbeat", "test_at", "canary_key", "relay_sender"):
+    relay = ("relay_sender", "relay_recipient")
+    for key in ("name", "host", "generation", "database", "page", "heartbeat", "test_at", "canary_key", *relay):
         if not isinstance(given[key], str):
             raise MonitorSettingsError(f"{source}: {key} must be a text; {_ADVICE}")
     for key in ("references", "resolvers", "urgent_checks", "domains"):
@@ -326,8 +336,12 @@ def _plain_values(given: Mapping[str, Any], source: str) -> None:
         raise MonitorSettingsError(f"{source}: heartbeat must be an http:// or https:// address or empty; {_ADVICE}")
     if given["canary_key"] and not re.fullmatch("[0-9a-f]{64}", given["canary_key"]):
         raise MonitorSettingsError(f"{source}: canary_key must be 64 hexadecimal digits or empty; {_ADVICE}")
-    if given["relay_sender"] and not re.fullmatch(_MAILBOX, given["relay_sender"]):
+    if not _is_mailbox(given["relay_sender"]):
         raise MonitorSettingsError(f"{source}: relay_sender must be an address such as probe@example.org; {_ADVICE}")
+    if not given["relay_recipient"] or not _is_mailbox(given["relay_recipient"]):
+        raise MonitorSettingsError(
+            f"{source}: relay_recipient must be an address such as postmaster@iana.org; {_ADVICE}"
+        )
 
 
 def _objects(found: Any, what: str, source: str) -> list[dict[str, Any]]:
