@@ -5,10 +5,12 @@
            another. What counts is dialogues for a second of the prober's own CPU: whatever else the machine does,
            that is what one core does.
 ``fleet``  1,000 hosts with 4 services each, every minute, by the whole monitor: judging, storing, alerting, rendering
-           its page. Left out: reading hosts' own health, which is an ssh process for each reading.
+           its page. Left out: reading hosts' own health, see ``health``.
+``health`` reading hosts' own health, an ssh process each, from a real sshd on loopback: CPU of the monitor's side for a
+           reading, and what a minute of 1,000 hosts takes of one core. Wants root and Debian's openssh-server.
 ``dead``   a sweep over 1,000 hosts of which 10 % never answer.
 
-Exit codes: 0 done, 1 something failed, 2 wrong command line, 3 blackbox_exporter isn't installed.
+Exit codes: 0 done, 1 something failed, 2 wrong command line, 3 what it is held against isn't installed.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import contextlib
 import http.client
 import json
 import os
+import resource
 import shutil
 import socket
 import statistics
@@ -35,7 +38,7 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO / "roles/mf_tree/files/lib"))
 
 import targets
-from mf.monitor import engine, probes, settings, states, wire
+from mf.monitor import engine, hosthealth, probes, settings, states, wire
 
 CANARY = b"canary@target.invalid"
 BODY = b"Subject: bench\r\n\r\nbench\r\n.\r\n"
@@ -90,11 +93,11 @@ def serving(core: str) -> Iterator[dict[str, int]]:
         process.wait(10)
 
 
-def wait_for(port: int) -> None:
+def wait_for(port: int, place: str = "127.0.0.1") -> None:
     """Until somebody listens there."""
     give_up = time.monotonic() + 20
     while time.monotonic() < give_up:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        with contextlib.suppress(OSError), socket.create_connection((place, port), 1):
             return
         time.sleep(0.05)
     raise TimeoutError(f"nobody listens on port {port}")
@@ -336,10 +339,74 @@ def bench_dead(hosts: int, timeout: float) -> int:
     return int(bad != 4 * gone)
 
 
+# --- hosts' own health
+
+DOOR = "127.9.0.1"  # where sshd listens, port 22
+SSHD = """
+ListenAddress {door}:22
+HostKey {folder}/host
+AuthorizedKeysFile {folder}/key.pub
+ForceCommand cat {folder}/health
+PidFile none
+StrictModes no
+UsePAM no
+PermitRootLogin yes
+MaxStartups 1000
+"""
+
+
+@contextlib.contextmanager
+def door(sshd: str, folder: str) -> Iterator[None]:
+    """An sshd that tells the health in ``folder`` to whoever has the key there."""
+    for name in ("host", "key"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{folder}/{name}"], check=True)
+    key = Path(folder, "host.pub").read_text().rsplit(maxsplit=1)[0]
+    Path(folder, "known").write_text(f"{DOOR} {key}\n")
+    checks = {name: {"status": "OK", "summary": "all well", "metrics": {"load1": 0.3}} for name in ("load", "smtp")}
+    said: dict[str, Any] = {"status": "OK", "throttled": False, "refusing": False, "leases": [], "problems": []}
+    Path(folder, "health").write_text(json.dumps({**said, "checks": checks, "maintenance": None}))
+    Path(folder, "config").write_text(SSHD.format(door=DOOR, folder=folder))
+    process = subprocess.Popen([sshd, "-D", "-e", "-f", f"{folder}/config"], stderr=subprocess.DEVNULL)
+    try:
+        wait_for(22, DOOR)
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def bench_health(readings: int) -> int:
+    """So many readings, as a fleet too large for kept connections has them."""
+    sshd = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if sshd is None or os.geteuid():
+        print("bench: health wants root, and openssh-server; run: apt-get install openssh-server", file=sys.stderr)
+        return 3
+    with tempfile.TemporaryDirectory() as folder, door(sshd, folder):
+        access = {"user": "root", "key": f"{folder}/key", "known_hosts": f"{folder}/known", "folder": folder}
+        hosts = [{"name": f"mx{number}", "address": DOOR} for number in range(hosthealth.KEEP_UP_TO + 1)]
+        chosen = settings.parse({"hosts": hosts, "health": access})
+
+        async def read() -> tuple[int, set[str]]:
+            reader = hosthealth.Reader(chosen, time.time)
+            found = await asyncio.gather(*(reader.read(chosen.hosts[0]) for _ in range(readings)))
+            return sum(one.record is not None for one in found), {one.words for one in found if one.record is None}
+
+        before, own = resource.getrusage(resource.RUSAGE_CHILDREN), time.process_time()
+        good, words = asyncio.run(read())
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime + time.process_time() - own
+    print(
+        f"\nHosts' own health by ssh, {readings} readings, {good} good{''.join(f'; {one}' for one in sorted(words))}\n"
+    )
+    share = cpu / readings * 1000 / 60
+    print(f"CPU   {1000 * cpu / readings:.1f} ms each; 1,000 a minute: {100 * share:.0f} % of one core")
+    return int(good != readings)
+
+
 def main(argv: Sequence[str]) -> int:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(prog="bench_monitor", description=(__doc__ or "").partition("\n")[0])
-    names = ("smtp", "fleet", "dead")
+    names = ("smtp", "fleet", "dead", "health")
     parser.add_argument("what", nargs="*", metavar="WHAT", help=f"{', '.join(names)}; default: all")
     parser.add_argument("--hosts", type=int, default=1000, help="hosts of the large fleet (default 1000)")
     parser.add_argument("--seconds", type=float, default=120, help="how long it is watched (default 120)")
@@ -356,6 +423,8 @@ def main(argv: Sequence[str]) -> int:
         code = bench_dead(options.hosts, 5.0) or code
     if "fleet" in chosen:
         code = bench_fleet(options.hosts, options.seconds) or code
+    if "health" in chosen:
+        code = bench_health(200) or code
     return code
 
 
