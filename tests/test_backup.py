@@ -17,6 +17,7 @@ from ansible.module_utils.mf import borglog, config, state
 from ansible.module_utils.mf.backup import borg, facts, jobs, prune, record, restore, rewind, schedule, settings
 from ansible.module_utils.mf.checks import backup as check
 from ansible.module_utils.mf.checks import offsite
+from ansible.module_utils.mf.cli import offsite as offsite_cli
 
 NOW = 1_795_000_000.0
 HOUR = 3600.0
@@ -589,6 +590,17 @@ def test_a_list_of_archives_that_becomes_shorter_is_a_deletion(tmp_path: Path) -
     assert (found.deleted, found.first, found.manifest) == (1, 2, 360 + 41)
     grown = repository(tmp_path / "third", manifest(300), manifest(400), manifest(399), manifest(460))
     assert borglog.scan(grown, borglog.Scan()).deleted == 0
+
+
+def test_the_first_list_after_a_prune_is_packed_otherwise(tmp_path: Path, places: state.Places) -> None:
+    folder = repository(tmp_path, manifest(400), GONE, manifest(390))
+    offsite_cli._forget(places, folder)
+    known = offsite.remembered(state.read_bytes(f"{places.persistent}/{offsite.REMEMBERED}"))
+    segment = repository(tmp_path / "more", manifest(340), manifest(380), manifest(300))
+    for number, name in borglog.segments(segment).items():
+        shutil.copy(name, f"{folder}/data/0/{number + 10}")
+    found = borglog.scan(folder, known)
+    assert (found.deleted, found.first) == (1, 12)  # the last one alone has lost an archive
 
 
 def test_another_key_in_the_repository_is_noticed(tmp_path: Path, places: state.Places) -> None:

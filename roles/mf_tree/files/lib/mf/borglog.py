@@ -158,6 +158,7 @@ class Scan:
 
     ``manifest`` is the size of the newest list of archives. Each name in it has an id of 32 random bytes, which don't
     compress: a list that is shorter by as much has lost one, whatever else it has, and that counts as a deletion.
+    Negative: a size that the next list isn't held against, since another program packed it.
     """
 
     baseline: int = -1

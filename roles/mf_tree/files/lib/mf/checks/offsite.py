@@ -101,7 +101,7 @@ def _examine(places: state.Places, values: run.Values, dry_run: bool) -> state.R
         "free_percent": round(free, 1),
         "free_inodes_percent": round(inodes, 1),
         "deleted": found.deleted,
-        "manifest_bytes": found.manifest,
+        "manifest_bytes": abs(found.manifest),
         "same_key": int(same_key),
         "behind": behind,
     }

@@ -145,11 +145,14 @@ def _accept(_: argparse.Namespace, places: state.Places) -> int:
 
 
 def _forget(places: state.Places, repository: str) -> None:
-    """Deletions up to now are no news any more; the list of archives may only grow from here on."""
+    """Deletions up to now are no news any more; the list of archives may only grow from the next backup on.
+
+    Who deletes packs that list with lz4, and a backup with zstd: after a prune it's shorter with an archive more in it.
+    """
     numbers = borglog.segments(repository)
     last = max(numbers, default=-1)
     sizes = (borglog.read(number, path).manifest for number, path in reversed(numbers.items()))
-    scan = borglog.Scan(baseline=last, scanned=last, manifest=next((size for size in sizes if size), 0))
+    scan = borglog.Scan(baseline=last, scanned=last, manifest=-next((size for size in sizes if size), 0))
     state.write_atomic(f"{places.persistent}/{REMEMBERED}", (json.dumps(asdict(scan)) + "\n").encode(), durable=True)
 
 
