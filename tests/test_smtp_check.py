@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,10 @@ FULL = View(children=15)
         (ended(CLOSED, "data"), View(), WEDGED),
         (ended(TEMPORARY, "greeting", 421), View(ticks=False), WEDGED),
         (REFUSING, View(listening=False, ours=False), WEDGED),
+        (REFUSING, View(listening=False, ours=False, age=smtp_cold.STARTING), WEDGED),
         (GOOD, View(ticks=False), OK),
+        # it has just been started, and needs a moment until it listens
+        (REFUSING, View(listening=False, ours=False, age=29.9), BUSY),
         # down, stopped, foreign
         (REFUSING, View("failed", listening=False, ours=False), DOWN),
         (REFUSING, View("inactive", listening=False, ours=False), STOPPED),
@@ -105,6 +109,7 @@ views = st.builds(
     listening=st.booleans(),
     ours=st.sampled_from([True, False, None]),
     waiting=st.integers(0, 200),
+    age=st.sampled_from([0.0, 29.0, 31.0, 1e6]),
 )
 
 
@@ -116,6 +121,7 @@ def test_what_must_never_be_restarted(dialogue: Dialogue, view: View) -> None:
         assert view.active == "active"
         assert dialogue.outcome != ACCEPTED
         assert not (dialogue.outcome == TEMPORARY and view.ticks and view.listening)
+        assert view.listening or view.age >= smtp_cold.STARTING
         assert not (
             view.children >= 15
             and view.ticks
@@ -208,6 +214,17 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 FROZEN = (MUTE, View(ticks=False))
 HEALED = (GOOD, View())
 GONE = (REFUSING, View("failed", listening=False, ours=False))
+
+
+def test_what_is_seen_of_a_process(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["sleep", "100"]) as master:
+        monkeypatch.setattr(service, "show", lambda _: service.Unit("active", pid=master.pid))
+        view = smtp_cold.Examination({**VALUES, "port": 1}, dry_run=True, places=places).view()
+        assert view.pid == master.pid
+        assert not view.listening
+        assert 2.0 < view.age < 30.0  # as long as was waited for it to tick
+        master.kill()
+    assert smtp_cold.classify(REFUSING, view, 15, LIMIT)[0] == BUSY
 
 
 def decided(places: state.Places) -> list[tuple[str, str]]:

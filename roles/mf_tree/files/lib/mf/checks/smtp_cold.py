@@ -5,7 +5,7 @@ What is seen gets one of these classes, and only two of them an action:
 =======  =================================================================  =====================
 OK       the canary was accepted                                            none
 BUSY     a 4xx; child limit reached while the master ticks; slow; the unit  none, ever; CRITICAL
-         is just being started or stopped                                   after 10 minutes
+         is just being started or stopped, or has been for less than 30 s   after 10 minutes
 WEDGED   master frozen; connections stand unaccepted below the child        try-restart
          limit; wrong answers; silence after the final dot
 DOWN     nothing listens and the unit has failed                            reset-failed, start
@@ -39,14 +39,18 @@ ACTIONS = {WEDGED: "restart", DOWN: "start"}
 BUSY_LIMIT = 600.0  # seconds until BUSY becomes CRITICAL
 LOCK_WAIT = 3.0
 CONFIRM = 4.0  # seconds for the second dialogue with a frozen master
+STARTING = 30.0  # seconds a master may take until it listens: a unit of Type=exec counts as active from its first moment
 RETEST = 10.0  # seconds after an action in which the service has to work
 CERTIFICATE_WARNING = 14 * 86400.0  # seconds before its end from which a certificate is warned of
 
 
 class View:
-    """What stands behind the port at one moment. ``ours``: does the master hold it; None when that can't be known."""
+    """What stands behind the port at one moment.
 
-    __slots__ = ("active", "children", "listening", "ours", "pid", "ticks", "waiting")
+    ``ours``: does the master hold it; None when that can't be known. ``age``: seconds since the master was created.
+    """
+
+    __slots__ = ("active", "age", "children", "listening", "ours", "pid", "ticks", "waiting")
 
     def __init__(
         self,
@@ -58,6 +62,7 @@ class View:
         listening: bool = True,
         ours: bool | None = True,
         waiting: int = 0,
+        age: float = 3600.0,
     ) -> None:
         self.active = active
         self.pid = pid
@@ -66,6 +71,7 @@ class View:
         self.listening = listening
         self.ours = ours
         self.waiting = waiting
+        self.age = age
 
     def evidence(self) -> dict[str, state.Json]:
         """For the decision log."""
@@ -79,6 +85,8 @@ def classify(dialogue: smtp.Dialogue, view: View, children_max: int, limit: floa
     if view.active not in ("active", "failed", "inactive"):
         return BUSY, f"the unit is {view.active}"
     if not view.listening:
+        if view.active == "active" and view.age < STARTING:
+            return BUSY, f"nothing listens yet: the master was started {view.age:.0f} s ago"
         if view.active == "active":
             return WEDGED, "the unit runs but nothing listens"
         if view.active == "failed":
@@ -177,6 +185,7 @@ class Examination:
         unit = service.show(self.values["unit"])
         held = service.listeners(self.values["port"], proc)
         owned = [service.owns(unit.pid, one, proc) for one in held] if unit.pid else [False]
+        master = processes.read_stat(unit.pid, proc) if unit.pid else None
         return View(
             unit.active,
             pid=unit.pid,
@@ -187,6 +196,7 @@ class Examination:
             listening=bool(held),
             ours=None if None in owned else any(owned),
             waiting=sum(one.waiting for one in held),
+            age=round(master.age(state.boottime()), 1) if master is not None else 0.0,
         )
 
     def act(self, action: str) -> None:
