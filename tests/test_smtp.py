@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import select
 import socket
 import time
@@ -95,10 +97,63 @@ def test_nobody_listens() -> None:
     assert (dialogue.outcome, dialogue.stage, dialogue.text) == (smtp.UNREACHABLE, "connect", "Connection refused")
 
 
-@pytest.mark.parametrize("address", ["", "no-such-host", "300.1.1.1", "::g"])
+@pytest.mark.parametrize("address", ["no-such-host", "300.1.1.1", "::g"])
 def test_an_address_that_is_none_is_no_error(address: str) -> None:
     dialogue = smtp.transaction(address, 25, 0.2, RECIPIENT)
-    assert dialogue.outcome == smtp.UNREACHABLE
+    assert dialogue.outcome == smtp.UNTRIED
+
+
+def test_a_client_without_descriptors_blames_no_server() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with server(talking()) as port:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            dialogue = smtp.transaction("127.0.0.1", port, 1, RECIPIENT)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (dialogue.outcome, dialogue.text) == (smtp.UNTRIED, "Too many open files")
+    assert dialogue.words() == "this host can't ask at connect: Too many open files"
+
+
+class Failing:
+    """A connection whose every step fails with one errno; nothing makes the kernel do so on demand."""
+
+    def __init__(self, number: int) -> None:
+        self.error = OSError(number, "")
+
+    def send(self, _: bytes) -> int:
+        raise self.error
+
+    def recv(self, _: int) -> bytes:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("number", "outcome"),
+    [
+        (errno.ECONNRESET, smtp.CLOSED),
+        (errno.EPIPE, smtp.CLOSED),
+        (errno.ETIMEDOUT, smtp.CLOSED),
+        (errno.ENOMEM, smtp.UNTRIED),
+        (errno.ENOBUFS, smtp.UNTRIED),
+        (errno.EPERM, smtp.UNTRIED),
+        (errno.EHOSTUNREACH, smtp.UNTRIED),
+    ],
+)
+def test_whose_fault_an_error_in_mid_dialogue_is(number: int, outcome: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with server(silent) as port:
+        line = smtp.Line("127.0.0.1", port, time.monotonic() + 5)
+        line.close()
+    monkeypatch.setattr(smtp.Line, "_wait", lambda *_: None)
+    monkeypatch.setattr(line, "_socket", Failing(number))
+    with pytest.raises(smtp.EndedError) as end:
+        line.chunk()
+    assert end.value.outcome == outcome
+    if outcome == smtp.CLOSED:
+        line.send(b"QUIT\r\n")  # the next reply says so
+    else:
+        with pytest.raises(smtp.EndedError):
+            line.send(b"QUIT\r\n")
 
 
 def test_a_drip_ends_at_the_deadline() -> None:

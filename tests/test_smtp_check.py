@@ -16,8 +16,8 @@ from mf import breaker, maintenance, service, smtp, starttls, state
 from mf.checks import smtp as hot
 from mf.checks import smtp_cold
 from mf.checks.smtp import OK
-from mf.checks.smtp_cold import BUSY, DOWN, FOREIGN, STOPPED, WEDGED, View, classify
-from mf.smtp import ACCEPTED, CLOSED, GARBAGE, REFUSED, SILENT, TEMPORARY, UNREACHABLE, Dialogue
+from mf.checks.smtp_cold import BUSY, DOWN, FOREIGN, STOPPED, UNKNOWN, WEDGED, View, classify
+from mf.smtp import ACCEPTED, CLOSED, GARBAGE, REFUSED, SILENT, TEMPORARY, UNREACHABLE, UNTRIED, Dialogue
 from smtp_support import server, silent, talking
 
 LIMIT = 10.0
@@ -78,6 +78,10 @@ FULL = View(children=15)
         (GOOD, View(ticks=False), OK),
         # it has just been started, and needs a moment until it listens
         (REFUSING, View(listening=False, ours=False, age=29.9), BUSY),
+        # it couldn't be asked
+        (ended(UNTRIED, "connect"), View(), UNKNOWN),
+        (ended(UNTRIED, "connect"), View(ticks=False), UNKNOWN),
+        (ended(UNTRIED, "data"), View("failed", listening=False, ours=False), UNKNOWN),
         # down, stopped, foreign
         (REFUSING, View("failed", listening=False, ours=False), DOWN),
         (REFUSING, View("inactive", listening=False, ours=False), STOPPED),
@@ -96,7 +100,7 @@ def test_classes(dialogue: Dialogue, view: View, kind: str) -> None:
 
 dialogues = st.builds(
     ended,
-    st.sampled_from([ACCEPTED, TEMPORARY, REFUSED, GARBAGE, CLOSED, SILENT, UNREACHABLE]),
+    st.sampled_from([ACCEPTED, TEMPORARY, REFUSED, GARBAGE, CLOSED, SILENT, UNREACHABLE, UNTRIED]),
     st.sampled_from(smtp.STAGES),
     st.sampled_from([0, 220, 250, 421, 450, 550]),
     st.floats(0, LIMIT),
@@ -117,6 +121,8 @@ views = st.builds(
 def test_what_must_never_be_restarted(dialogue: Dialogue, view: View) -> None:
     kind, why = classify(dialogue, view, 15, LIMIT)
     assert why
+    if kind in smtp_cold.ACTIONS:
+        assert dialogue.outcome != UNTRIED
     if kind == WEDGED:
         assert view.active == "active"
         assert dialogue.outcome != ACCEPTED
@@ -151,6 +157,7 @@ def test_an_action_takes_two_equal_looks(first: str, second: str, result: str) -
         (BUSY, 10, state.CRITICAL),
         (STOPPED, 0, state.CRITICAL),
         (FOREIGN, 0, state.CRITICAL),
+        (UNKNOWN, 0, state.UNKNOWN),
         (WEDGED, 0, state.CRITICAL),
         (DOWN, 0, state.CRITICAL),
     ],
@@ -307,6 +314,14 @@ def test_busy_before_a_gap_of_hours_counts_not(places: state.Places) -> None:
     before = state.Result("smtp", state.WARNING, "BUSY", {"busy_since_boottime": 1.0})
     state.write_result(places, before, generation="a", started=1.0, period=-4000, slack=0)
     assert Scene(places, [(MUTE, FULL)]).go().status == state.WARNING
+
+
+def test_a_host_that_cannot_ask_acts_not(places: state.Places) -> None:
+    unable = ended(UNTRIED, "connect")
+    for looks in ([(unable, View())], [FROZEN, (unable, View())], [GONE, (unable, GONE[1])]):
+        scene = Scene(places, looks)
+        assert scene.go().status == state.UNKNOWN
+        assert scene.done == []
 
 
 def test_a_stopped_unit_stays_stopped(places: state.Places) -> None:

@@ -30,6 +30,9 @@ GARBAGE = "garbage"  # not SMTP, or more than CAP
 CLOSED = "closed"  # the server closed or reset the connection
 SILENT = "silent"  # the deadline passed
 UNREACHABLE = "unreachable"  # nobody listens there
+UNTRIED = "untried"  # this end couldn't (no descriptors, ports, memory; no route): says nothing of the server
+
+_THEIRS = (errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT)  # what a server's end can cause here
 
 STAGES = ("connect", "greeting", "ehlo", "mail", "rcpt", "data", "message", "quit")
 _GOOD = {"greeting": 220, "ehlo": 250, "mail": 250, "rcpt": 250, "data": 354, "message": 250}
@@ -69,6 +72,7 @@ class Dialogue:
             CLOSED: f"the connection was closed at {self.stage}",
             SILENT: f"silence at {self.stage}",
             UNREACHABLE: f"nothing answers: {self.text}",
+            UNTRIED: f"this host can't ask at {self.stage}: {self.text}",
         }
         return said[self.outcome]
 
@@ -101,7 +105,7 @@ class Line:
             failure = error.errno or errno.EIO
         if failure:
             self.close()
-            raise EndedError(UNREACHABLE, text=posix.strerror(failure))
+            raise EndedError(UNREACHABLE if failure in _THEIRS else UNTRIED, text=posix.strerror(failure))
 
     def close(self) -> None:
         """End the connection; fine when there is none."""
@@ -117,8 +121,9 @@ class Line:
                 data = data[self._socket.send(data) :]
             except BlockingIOError:
                 self._wait(select.POLLOUT)
-            except OSError:
+            except OSError as error:
                 # what the server said before it closed is worth more than the broken pipe
+                self._ours(error)
                 return
 
     def reply(self) -> tuple[int, list[bytes]]:
@@ -142,7 +147,8 @@ class Line:
                 chunk = self._socket.recv(4096)
             except BlockingIOError:
                 continue
-            except OSError:
+            except OSError as error:
+                self._ours(error)
                 chunk = b""
             if not chunk:
                 raise EndedError(CLOSED)
@@ -150,6 +156,11 @@ class Line:
             if self._left < 0:
                 raise EndedError(GARBAGE, text=f"more than {CAP} bytes")
             return chunk
+
+    def _ours(self, error: OSError) -> None:
+        """End it here if an error can't be the server's doing."""
+        if error.errno not in _THEIRS:
+            raise EndedError(UNTRIED, text=posix.strerror(error.errno or errno.EIO))
 
     def _line(self) -> bytes:
         while (end := self._buffer.find(b"\n")) < 0:

@@ -11,6 +11,7 @@ WEDGED   master frozen; connections stand unaccepted below the child        try-
 DOWN     nothing listens and the unit has failed                            reset-failed, start
 STOPPED  nothing listens and somebody has stopped the unit                  none, CRITICAL
 FOREIGN  another program holds the port                                     none, CRITICAL
+UNKNOWN  this host couldn't even ask (no descriptors, no memory, no route)  none, UNKNOWN
 =======  =================================================================  =====================
 
 A broken STARTTLS is CRITICAL and gets no action either: a restart mends no certificate. Mail still gets in from senders
@@ -34,12 +35,14 @@ if TYPE_CHECKING:
 
     from .. import starttls
 
-BUSY, WEDGED, DOWN, STOPPED, FOREIGN = "BUSY", "WEDGED", "DOWN", "STOPPED", "FOREIGN"
+BUSY, WEDGED, DOWN, STOPPED, FOREIGN, UNKNOWN = "BUSY", "WEDGED", "DOWN", "STOPPED", "FOREIGN", state.UNKNOWN
 ACTIONS = {WEDGED: "restart", DOWN: "start"}
 BUSY_LIMIT = 600.0  # seconds until BUSY becomes CRITICAL
 LOCK_WAIT = 3.0
 CONFIRM = 4.0  # seconds for the second dialogue with a frozen master
-STARTING = 30.0  # seconds a master may take until it listens: a unit of Type=exec counts as active from its first moment
+STARTING = (
+    30.0  # seconds a master may take until it listens: a unit of Type=exec counts as active from its first moment
+)
 RETEST = 10.0  # seconds after an action in which the service has to work
 CERTIFICATE_WARNING = 14 * 86400.0  # seconds before its end from which a certificate is warned of
 
@@ -82,6 +85,8 @@ def classify(dialogue: smtp.Dialogue, view: View, children_max: int, limit: floa
     """``(class, why)`` of one look. ``limit`` is the seconds the dialogue had. Pure."""
     if dialogue.outcome == smtp.ACCEPTED:
         return OK, dialogue.words()
+    if dialogue.outcome == smtp.UNTRIED:
+        return UNKNOWN, dialogue.words()
     if view.active not in ("active", "failed", "inactive"):
         return BUSY, f"the unit is {view.active}"
     if not view.listening:
@@ -125,6 +130,8 @@ def status_of(kind: str, busy_for: float) -> str:
     """The status word of a class that got no action. Pure."""
     if kind == OK:
         return state.OK
+    if kind == UNKNOWN:
+        return state.UNKNOWN
     if kind == BUSY:
         return state.CRITICAL if busy_for >= BUSY_LIMIT else state.WARNING
     return state.CRITICAL
@@ -241,9 +248,7 @@ class Examination:
         try:
             return self.judged(first)
         except service.ServiceError as error:
-            return report(
-                state.UNKNOWN, "UNKNOWN", f"{first.words()}; what stands behind can't be seen: {error}", first
-            )
+            return report(state.UNKNOWN, UNKNOWN, f"{first.words()}; what stands behind can't be seen: {error}", first)
 
     def judged(self, first: smtp.Dialogue) -> state.Result:
         """Look behind the port; if that calls for an action, look again under the action lock. Raises ServiceError."""
