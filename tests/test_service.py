@@ -76,6 +76,14 @@ def test_a_hang_ends(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 2
 
 
+def test_a_start_of_two_calls_keeps_to_one_limit(tmp_path: Path) -> None:
+    command = systemctl(tmp_path, 'test "$1" = start || exec sleep 0.8; exec sleep 100')
+    begun = time.monotonic()
+    with pytest.raises(service.ServiceError, match="start took longer"):
+        service.start("q.service", 1.2, systemctl=command)
+    assert 1.1 < time.monotonic() - begun < 1.7
+
+
 def test_no_systemctl() -> None:
     with pytest.raises(service.ServiceError, match="/none/systemctl: No such file"):
         service.show("q.service", systemctl="/none/systemctl")

@@ -184,11 +184,14 @@ class Scene(smtp_cold.Examination):
         *,
         dry_run: bool = False,
         failure: str = "",
+        ago: float = 0.0,
     ) -> None:
-        super().__init__(VALUES, dry_run, places)
+        super().__init__(VALUES, dry_run, places, time.monotonic() - ago)
         self.looks = looks
         self.failure = failure
         self.done: list[str] = []
+        self.allowed: list[float] = []
+        self.told_before: list[tuple[str, str]] = []
         self.locked: list[bool] = []
         self.limits: list[float] = []
         self._next = iter([dialogue for dialogue, _ in looks[1:]])
@@ -203,8 +206,10 @@ class Scene(smtp_cold.Examination):
             self.locked.append(not held)
         return next(self._views, self.looks[-1][1])
 
-    def act(self, action: str) -> None:
+    def act(self, action: str, limit: float) -> None:
         self.done.append(action)
+        self.allowed.append(limit)
+        self.told_before = decided(self.places)
         if self.failure:
             raise service.ServiceError(self.failure)
 
@@ -249,7 +254,8 @@ def test_a_frozen_master_is_restarted(places: state.Places) -> None:
     assert scene.locked == [False, True]
     assert result.status == state.WARNING
     assert result.summary.startswith("restarted, works again; it was WEDGED: the master is frozen")
-    assert decided(places) == [("restart", "done")]
+    assert scene.told_before == [("restart", "begun")]
+    assert decided(places) == [("restart", "begun"), ("restart", "done")]
     assert len(breaker.load(places, VALUES["unit"]).restarts) == 1
 
 
@@ -276,13 +282,61 @@ def test_success_is_not_claimed_before_it_works(places: state.Places) -> None:
     assert scene.done == ["restart"]
     assert result.status == state.CRITICAL
     assert "still not working after it" in result.summary
-    assert decided(places) == [("restart", "failed")]
+    assert decided(places) == [("restart", "begun"), ("restart", "failed")]
 
 
 def test_systemctl_fails(places: state.Places) -> None:
     result = Scene(places, [FROZEN, FROZEN], failure="systemctl try-restart took longer than 20 s").go()
     assert result.status == state.CRITICAL
     assert "took longer than 20 s" in result.summary
+
+
+@pytest.mark.parametrize("looks", [[FROZEN, FROZEN, HEALED], [GONE, GONE, HEALED]])
+def test_an_action_leaves_time_to_test_again(places: state.Places, looks: list[tuple[Dialogue, View]]) -> None:
+    deadline = VALUES["deadline"]
+    scene = Scene(places, looks, ago=30)
+    assert scene.go().status == state.WARNING
+    # the wait for it, the test after it and a moment to write it down fit into what is left
+    assert deadline - 30 - LIMIT - 2 * smtp_cold.SPARE < scene.allowed[0] <= deadline - 30 - LIMIT - smtp_cold.SPARE
+
+
+def test_an_action_without_time_to_test_again_is_not_begun(places: state.Places) -> None:
+    deadline = VALUES["deadline"]
+    scene = Scene(places, [FROZEN, FROZEN], ago=deadline - LIMIT - smtp_cold.SPARE - smtp_cold.LEAST + 0.1)
+    result = scene.go()
+    assert scene.done == []
+    assert result.status == state.CRITICAL
+    assert "no restart: too little of this run's time is left" in result.summary
+    assert decided(places) == [("restart", "refused")]
+    assert breaker.load(places, VALUES["unit"]).restarts == ()
+
+
+def test_the_test_after_an_action_ends_before_the_deadline(places: state.Places) -> None:
+    class Slow(Scene):
+        def act(self, action: str, limit: float) -> None:
+            super().act(action, limit)
+            self.give_up = time.monotonic() + 3.0  # it took all that it was given, and more
+
+    scene = Slow(places, [FROZEN, FROZEN, FROZEN])
+    scene.go()
+    assert 2.5 < scene.limits[-1] <= 3.0
+
+
+def test_the_deadline_counts_from_the_first_look(places: state.Places) -> None:
+    with server(silent) as port:
+        begun = time.monotonic()
+        rest = hot.look(places, {**VALUES, "port": port, "dialogue": 0.3})
+        assert not isinstance(rest, state.Result)
+    examined: list[smtp_cold.Examination] = []
+
+    def result(self: smtp_cold.Examination, first: Dialogue) -> state.Result:
+        examined.append(self)
+        return state.Result("smtp", state.OK, first.words())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(smtp_cold.Examination, "result", result)
+        rest(False)
+    assert examined[0].give_up - VALUES["deadline"] + smtp_cold.SPARE == pytest.approx(begun, abs=0.1)
 
 
 def test_a_second_look_that_is_fine_acts_not(places: state.Places) -> None:

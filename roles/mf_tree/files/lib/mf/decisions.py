@@ -28,8 +28,8 @@ def record(
 ) -> None:
     """Append one JSON line to /mf/var/log/decisions.jsonl and send one line to the journal. Never raises.
 
-    ``action`` is a verb such as kill, restart, throttle, release, refuse; ``outcome`` says done, failed, refused,
-    dry-run. A log that can't be written must not stop a machine from healing, so failures go to stderr only.
+    ``action`` is a verb such as kill, restart, throttle, release, refuse; ``outcome`` says begun, done, failed,
+    refused. A log that can't be written must not stop a machine from healing, so failures go to stderr only.
     Texts from outside must have gone through ``text.clean``.
     """
     entry: dict[str, state.Json] = {

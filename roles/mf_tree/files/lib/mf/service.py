@@ -71,8 +71,9 @@ def try_restart(unit: str, limit: float, systemctl: str = SYSTEMCTL) -> None:
 
 def start(unit: str, limit: float, systemctl: str = SYSTEMCTL) -> None:
     """Start a failed unit, forgetting its failures first (they count against its start limit). Raises ServiceError."""
+    give_up = time.monotonic() + limit
     _call([systemctl, "reset-failed", "--", unit], min(5.0, limit))
-    _call([systemctl, "start", "--", unit], limit)
+    _call([systemctl, "start", "--", unit], give_up - time.monotonic())
 
 
 def _call(command: Sequence[str], limit: float) -> str:

@@ -8,6 +8,7 @@ the service and each while it is broken: the healthy path itself can't, for ``im
 from __future__ import annotations
 
 import posix
+import time
 
 from .. import run, smtp, state
 
@@ -36,6 +37,7 @@ OK = "OK"  # the class; the others are the cold path's
 
 def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
     """One dialogue over IPv4, one greeting over IPv6."""
+    begun = time.monotonic()
     first = smtp.transaction(values["address"], values["port"], values["dialogue"], values["canary"])
     if first.outcome == smtp.ACCEPTED:
         sixth = smtp.greeting(values["address6"], values["port"], 3.0) if values["address6"] else None
@@ -51,14 +53,14 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
                 result.metrics[TLS_GOOD] = good_until
                 result.metrics[TLS_START] = start
                 return result
-            return lambda dry_run: _examine(places, values, dry_run).secured(result, offered=first.starttls)
-    return lambda dry_run: _examine(places, values, dry_run).result(first)
+            return lambda dry_run: _examine(places, values, dry_run, begun).secured(result, offered=first.starttls)
+    return lambda dry_run: _examine(places, values, dry_run, begun).result(first)
 
 
-def _examine(places: state.Places, values: run.Values, dry_run: bool) -> Examination:
+def _examine(places: state.Places, values: run.Values, dry_run: bool, begun: float) -> Examination:
     from .smtp_cold import Examination
 
-    return Examination(values, dry_run, places)
+    return Examination(values, dry_run, places, begun)
 
 
 # the metrics that a good handshake leaves for the runs after it: until when, and for which start of the service

@@ -18,7 +18,8 @@ A broken STARTTLS is CRITICAL and gets no action either: a restart mends no cert
 that go on without.
 
 An action needs the same class in a second look of the same run, taken under the host's action lock; the circuit
-breaker's consent; no maintenance. After it the check tests again before it says that it works.
+breaker's consent; no maintenance; time enough. It is logged before it begins. After it the check tests again before it
+says that it works, and time for that is kept.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ CONFIRM = 4.0  # seconds for the second dialogue with a frozen master
 STARTING = (
     30.0  # seconds a master may take until it listens: a unit of Type=exec counts as active from its first moment
 )
+LEAST = 5.0  # seconds: an action that could be waited for no longer than that isn't begun
+SPARE = 1.0  # seconds kept for writing down what came of it all
 RETEST = 10.0  # seconds after an action in which the service has to work
 CERTIFICATE_WARNING = 14 * 86400.0  # seconds before its end from which a certificate is warned of
 
@@ -154,11 +157,14 @@ def tls_verdict(offered: bool, attempt: starttls.Attempt | None, epoch: float) -
 class Examination:
     """The cold path: looks behind the port, looks again, decides, acts, tests again. A test replaces its hands."""
 
-    def __init__(self, values: run.Values, dry_run: bool, places: state.Places | None = None) -> None:
+    def __init__(
+        self, values: run.Values, dry_run: bool, places: state.Places | None = None, begun: float | None = None
+    ) -> None:
+        """``begun``: when the run did, on the monotonic clock, for its deadline counts from there."""
         self.values = values
         self.dry_run = dry_run
         self.places = places or state.Places()
-        self.give_up = time.monotonic() + values["deadline"] - values["dialogue"] - 1.0
+        self.give_up = (time.monotonic() if begun is None else begun) + values["deadline"] - SPARE
 
     # hands
 
@@ -206,10 +212,14 @@ class Examination:
             age=round(master.age(state.boottime()), 1) if master is not None else 0.0,
         )
 
-    def act(self, action: str) -> None:
-        """Do it, within the time left. Raises ServiceError."""
-        left = max(1.0, self.give_up - time.monotonic())
-        (service.try_restart if action == "restart" else service.start)(self.values["unit"], left)
+    def act(self, action: str, limit: float) -> None:
+        """Do it, and wait for it ``limit`` seconds at most. Raises ServiceError."""
+        (service.try_restart if action == "restart" else service.start)(self.values["unit"], limit)
+
+    def left(self) -> float:
+        """Seconds that an action may take, when there is to be time for a dialogue after it."""
+        left: float = self.give_up - self.values["dialogue"] - time.monotonic()
+        return left
 
     def maintenance(self) -> Mapping[str, object] | None:
         """The maintenance marker, when there is a valid one."""
@@ -327,18 +337,21 @@ class Examination:
         elif not allowed:
             minutes = max(1, round(((after.until or now) - now) / 60))
             obstacle = f"the circuit breaker is open for {minutes} more min: {breaker.LIMIT} restarts didn't help"
+        elif self.left() < LEAST:
+            obstacle = "too little of this run's time is left"
         if self.dry_run:
             result.actions.append(
                 f"would {action} {unit}" if not obstacle else f"would not {action} {unit}: {obstacle}"
             )
             return result
         if marker is None and held:
-            self.keep(breaker.told(after, now, healed=False) if allowed else after)
+            self.keep(breaker.told(after, now, healed=False) if not obstacle else after)
         if obstacle:
             log("refused", obstacle)
             result.summary += f"; no {action}: {obstacle}"
             result.actions.append(f"refused to {action} {unit}: {obstacle}")
             return result
+        log("begun", why)
         failure = self.acted(action)
         again = self.retest() if not failure else dialogue
         if not failure and again.outcome == smtp.ACCEPTED:
@@ -358,16 +371,16 @@ class Examination:
     def acted(self, action: str) -> str:
         """Do it; what went wrong, or nothing."""
         try:
-            self.act(action)
+            self.act(action, max(1.0, self.left()))
         except service.ServiceError as error:
             return str(error)
         return ""
 
     def retest(self) -> smtp.Dialogue:
         """Dialogues until one is accepted: a unit of Type=exec counts as started before it listens."""
-        give_up = time.monotonic() + RETEST
+        give_up = min(time.monotonic() + RETEST, self.give_up)
         while True:
-            dialogue = self.transaction()
+            dialogue = self.transaction(max(1.0, min(self.values["dialogue"], self.give_up - time.monotonic())))
             if dialogue.outcome == smtp.ACCEPTED or time.monotonic() >= give_up:
                 return dialogue
             time.sleep(0.3)
