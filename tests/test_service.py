@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mf import service
+from mf import processes, service
 
 SHOWN = """MainPID=1741
 Result=success
@@ -158,16 +158,53 @@ def test_a_strange_table_is_read_without_harm(tmp_path_factory: pytest.TempPathF
 LIVELY = "import time\nwhile True: time.sleep(0.2)"
 
 
-def test_ticks() -> None:
+def test_pulse() -> None:
     with subprocess.Popen([sys.executable, "-ISc", LIVELY]) as process:
         try:
             time.sleep(0.2)
-            assert service.ticks(process.pid, watch=2)
+            assert service.pulse(process.pid, watch=5) == service.TICKS
             process.send_signal(signal.SIGSTOP)
             time.sleep(0.1)
-            assert not service.ticks(process.pid, watch=0.6)
+            assert service.pulse(process.pid, watch=0.6) == service.FROZEN
             process.send_signal(signal.SIGCONT)
-            assert service.ticks(process.pid, watch=2)
+            assert service.pulse(process.pid, watch=5) == service.TICKS
         finally:
             process.kill()
-    assert not service.ticks(process.pid, watch=0.2)
+    assert service.pulse(process.pid, watch=0.2) == service.FROZEN
+
+
+def test_a_process_that_the_kernel_holds_is_not_frozen() -> None:
+    # the parent of a vfork sleeps in state D until its child has gone
+    held = "import ctypes\nlibc = ctypes.CDLL(None)\nlibc.vfork() or libc.sleep(100)"
+    with subprocess.Popen([sys.executable, "-ISc", held], start_new_session=True) as process:
+        try:
+            give_up = time.monotonic() + 10
+            while (stat := processes.read_stat(process.pid)) and stat.state != "D" and time.monotonic() < give_up:
+                time.sleep(0.02)
+            assert service.pulse(process.pid, watch=0.5) == service.BLOCKED
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("states", "share", "why"),
+    [
+        ("SSSS", 0.0, service.FROZEN),  # asleep for longer than its second
+        ("RRRT", 0.0, service.FROZEN),
+        ("DDDD", 0.0, service.BLOCKED),
+        ("DDRR", 0.0, service.BLOCKED),
+        ("DDDT", 0.0, service.FROZEN),
+        ("RRRR", 0.04, service.STARVED),
+        ("SRRR", 0.0, service.STARVED),
+        ("RRRR", 0.9, service.FROZEN),  # an endless loop
+    ],
+)
+def test_why_a_process_does_not_wake(states: str, share: float, why: str) -> None:
+    assert service.still(states, share) == why
+
+
+def test_a_process_that_waits_for_a_cpu_is_not_frozen(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/stat").write_text("7 (perl) R 1 7 7 0 -1 4194560 9 9 9 9 7 3 0 0 20 0 1 0 4711 9 9 9 9 9 9 9\n")
+    (tmp_path / "7/status").write_text("Name:\tperl\nvoluntary_ctxt_switches:\t5\n")
+    assert service.pulse(7, str(tmp_path), watch=0.3) == service.STARVED

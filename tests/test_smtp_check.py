@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mf import breaker, maintenance, service, smtp, starttls, state
+from mf import breaker, maintenance, processes, service, smtp, starttls, state
 from mf.checks import smtp as hot
 from mf.checks import smtp_cold
 from mf.checks.smtp import OK
@@ -78,6 +79,9 @@ FULL = View(children=15)
         (GOOD, View(ticks=False), OK),
         # it has just been started, and needs a moment until it listens
         (REFUSING, View(listening=False, ours=False, age=29.9), BUSY),
+        # an overloaded host isn't helped by a restart
+        (MUTE, View(ticks=False, hindrance=service.BLOCKED, waiting=9), BUSY),
+        (MUTE, View(ticks=False, hindrance=service.STARVED, children=15), BUSY),
         # it couldn't be asked
         (ended(UNTRIED, "connect"), View(), UNKNOWN),
         (ended(UNTRIED, "connect"), View(ticks=False), UNKNOWN),
@@ -113,6 +117,7 @@ views = st.builds(
     listening=st.booleans(),
     ours=st.sampled_from([True, False, None]),
     waiting=st.integers(0, 200),
+    hindrance=st.sampled_from(["", service.BLOCKED, service.STARVED]),
     age=st.sampled_from([0.0, 29.0, 31.0, 1e6]),
 )
 
@@ -127,6 +132,7 @@ def test_what_must_never_be_restarted(dialogue: Dialogue, view: View) -> None:
         assert view.active == "active"
         assert dialogue.outcome != ACCEPTED
         assert not (dialogue.outcome == TEMPORARY and view.ticks and view.listening)
+        assert not (view.listening and not view.ticks and view.hindrance)
         assert view.listening or view.age >= smtp_cold.STARTING
         assert not (
             view.children >= 15
@@ -229,13 +235,23 @@ GONE = (REFUSING, View("failed", listening=False, ours=False))
 
 
 def test_what_is_seen_of_a_process(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    with subprocess.Popen(["sleep", "100"]) as master:
-        monkeypatch.setattr(service, "show", lambda _: service.Unit("active", pid=master.pid))
-        view = smtp_cold.Examination({**VALUES, "port": 1}, dry_run=True, places=places).view()
-        assert view.pid == master.pid
-        assert not view.listening
-        assert 2.0 < view.age < 30.0  # as long as was waited for it to tick
-        master.kill()
+    # a master with a child that it doesn't reap, asleep
+    zombie = "import os, time\nif os.fork() == 0: os._exit(0)\nprint(flush=True)\ntime.sleep(100)"
+    with subprocess.Popen([sys.executable, "-ISc", zombie], stdout=subprocess.PIPE) as master:
+        try:
+            assert master.stdout is not None
+            master.stdout.readline()
+            while (stat := processes.read_stat(master.pid)) and stat.state != "S":
+                time.sleep(0.01)
+            monkeypatch.setattr(service, "show", lambda _: service.Unit("active", pid=master.pid))
+            view = smtp_cold.Examination({**VALUES, "port": 1}, dry_run=True, places=places).view()
+        finally:
+            master.kill()
+    assert view.pid == master.pid
+    assert not view.listening
+    assert not view.ticks
+    assert 2.0 < view.age < 30.0  # as long as was waited for it to tick
+    assert view.children == 1  # a slot is taken until its child has been reaped
     assert smtp_cold.classify(REFUSING, view, 15, LIMIT)[0] == BUSY
 
 

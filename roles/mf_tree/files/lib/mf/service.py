@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-from . import state
+from . import processes, state
 from .text import clean
 
 TYPE_CHECKING = False
@@ -160,24 +160,41 @@ def switches(pid: int, proc: str = "/proc") -> int | None:
         return None
 
 
-def ticks(pid: int, proc: str = "/proc", watch: float = 2.5, pause: float = 0.1) -> bool:
-    """Whether a master lives: its voluntary context switches grow within ``watch`` seconds.
+# what a master does; the last two are the host's doing, and no restart helps against them
+TICKS, FROZEN, BLOCKED, STARVED = "ticks", "is frozen", "waits for a disk", "gets no CPU"
+SPINNING = 0.1  # share of the time on a CPU from which one that never sleeps isn't starved but in an endless loop
+
+
+def pulse(pid: int, proc: str = "/proc", watch: float = 2.5, pause: float = 0.1) -> str:
+    """Whether a master lives: its voluntary context switches grow within ``watch`` seconds. If not, why not.
 
     qpsmtpd-forkserver wakes every second even when it has nothing to do, and also while it is at its child limit. A
     master that is busy without ever sleeping switches too: each accept and fork waits for something.
     """
-    before = switches(pid, proc)
-    if before is None:
-        return False
-    give_up = time.monotonic() + watch
-    while time.monotonic() < give_up:
+    first, before = processes.read_stat(pid, proc), switches(pid, proc)
+    if first is None or before is None:
+        return FROZEN
+    states, used = first.state, 0.0
+    begun = time.monotonic()
+    while time.monotonic() - begun < watch:
         time.sleep(pause)
-        after = switches(pid, proc)
-        if after is None:
-            return False
+        last, after = processes.read_stat(pid, proc), switches(pid, proc)
+        if last is None or after is None:
+            return FROZEN
         if after > before:
-            return True
-    return False
+            return TICKS
+        states += last.state
+        used = (last.cpu - first.cpu) / processes.TICK
+    return still(states, used / max(watch, time.monotonic() - begun))
+
+
+def still(states: str, share: float) -> str:
+    """Why a process didn't wake: from its states (man 5 proc), newest last, and its share of a CPU. Pure."""
+    if states[-1] in "TtZX":
+        return FROZEN
+    if "D" in states:
+        return BLOCKED
+    return STARVED if "R" in states and share < SPINNING else FROZEN
 
 
 class Session:

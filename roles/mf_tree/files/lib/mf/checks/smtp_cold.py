@@ -5,7 +5,8 @@ What is seen gets one of these classes, and only two of them an action:
 =======  =================================================================  =====================
 OK       the canary was accepted                                            none
 BUSY     a 4xx; child limit reached while the master ticks; slow; the unit  none, ever; CRITICAL
-         is just being started or stopped, or has been for less than 30 s   after 10 minutes
+         is just being started or stopped, or has been for less than 30 s;  after 10 minutes
+         the master waits for a disk or gets no CPU: the host is overloaded
 WEDGED   master frozen; connections stand unaccepted below the child        try-restart
          limit; wrong answers; silence after the final dot
 DOWN     nothing listens and the unit has failed                            reset-failed, start
@@ -54,9 +55,11 @@ class View:
     """What stands behind the port at one moment.
 
     ``ours``: does the master hold it; None when that can't be known. ``age``: seconds since the master was created.
+    ``hindrance``: why it doesn't tick, when that is the host's doing. ``children``: zombies too, for a child takes its
+    slot until the master has reaped it.
     """
 
-    __slots__ = ("active", "age", "children", "listening", "ours", "pid", "ticks", "waiting")
+    __slots__ = ("active", "age", "children", "hindrance", "listening", "ours", "pid", "ticks", "waiting")
 
     def __init__(
         self,
@@ -69,6 +72,7 @@ class View:
         ours: bool | None = True,
         waiting: int = 0,
         age: float = 3600.0,
+        hindrance: str = "",
     ) -> None:
         self.active = active
         self.pid = pid
@@ -78,6 +82,7 @@ class View:
         self.ours = ours
         self.waiting = waiting
         self.age = age
+        self.hindrance = hindrance
 
     def evidence(self) -> dict[str, state.Json]:
         """For the decision log."""
@@ -102,6 +107,8 @@ def classify(dialogue: smtp.Dialogue, view: View, children_max: int, limit: floa
         return STOPPED, "nothing listens; the unit was stopped by somebody, or never started"
     if view.active != "active" or view.ours is False:
         return FOREIGN, f"another program holds the port; the unit is {view.active}"
+    if view.hindrance and not view.ticks:
+        return BUSY, f"the master {view.hindrance}: this host is overloaded; {dialogue.words()}"
     if not view.ticks:
         return WEDGED, f"the master is frozen; {dialogue.words()}"
     if dialogue.outcome == smtp.TEMPORARY:
@@ -199,13 +206,13 @@ class Examination:
         held = service.listeners(self.values["port"], proc)
         owned = [service.owns(unit.pid, one, proc) for one in held] if unit.pid else [False]
         master = processes.read_stat(unit.pid, proc) if unit.pid else None
+        pulse = service.pulse(unit.pid, proc) if unit.pid else service.FROZEN
         return View(
             unit.active,
             pid=unit.pid,
-            ticks=unit.pid > 0 and service.ticks(unit.pid, proc),
-            children=sum(1 for one in processes.scan(proc) if one.parent == unit.pid and one.state != "Z")
-            if unit.pid
-            else 0,
+            ticks=pulse == service.TICKS,
+            hindrance=pulse if pulse in (service.BLOCKED, service.STARVED) else "",
+            children=sum(1 for one in processes.scan(proc) if one.parent == unit.pid) if unit.pid else 0,
             listening=bool(held),
             ours=None if None in owned else any(owned),
             waiting=sum(one.waiting for one in held),
