@@ -35,8 +35,38 @@ def test_three_restarts_then_open() -> None:
 
 
 def test_restarts_far_apart_never_open_it() -> None:
-    one = used(20, step=breaker.WINDOW / 3 + 1)
+    one = used(20, step=max(window / limit for limit, window in breaker.LIMITS) + 1)
     assert one.phase(NOW) == breaker.CLOSED
+
+
+@pytest.mark.parametrize("minutes", [6, 10, 19])
+def test_restarts_that_heal_and_relapse_open_it_too(minutes: int) -> None:
+    step = minutes * 60.0
+    one = used(6, step=step, healed=True)
+    allowed, one = breaker.ask(one, NOW + 6 * step)
+    assert not allowed
+    assert one.until == NOW + 6 * step + breaker.BACKOFF
+    # it heals, and relapses again: each time the wait is longer
+    now, lengths = one.until, []
+    for _ in range(3):
+        while True:
+            allowed, one = breaker.ask(one, now)
+            if not allowed:
+                break
+            one = breaker.told(one, now, healed=True)
+            now += step
+        assert one.until is not None
+        lengths.append(one.until - now)
+        now = one.until
+    assert lengths == [1800, 3600, 7200]
+
+
+def test_it_remembers_six_restarts_over_a_reboot(places: state.Places) -> None:
+    now = state.boottime()
+    breaker.save(places, UNIT, Breaker(tuple(now - ago for ago in (6000, 5000, 4000, 3000, 2000, 1000))))
+    os.unlink(os.path.dirname(places.marker) + "/boot")
+    allowed, _ = breaker.ask(breaker.load(places, UNIT), now)
+    assert not allowed
 
 
 def test_half_open_allows_one_and_failure_doubles_the_back_off() -> None:
@@ -90,8 +120,9 @@ def test_never_more_than_the_limit_in_a_window(events: list[tuple[float, bool]])
             done.append(now)
             one = breaker.told(one, now, healed)
     for at in done:
-        # LIMIT while closed, and the one that a half-open breaker allows
-        assert sum(1 for other in done if at - breaker.WINDOW < other <= at) <= breaker.LIMIT + 1
+        # the limit while closed, and the one that a half-open breaker allows
+        limit, window = breaker.LIMITS[0]
+        assert sum(1 for other in done if at - window < other <= at) <= limit + 1
 
 
 @pytest.fixture
@@ -171,7 +202,7 @@ def test_garbage_makes_a_breaker_that_works(record: dict[str, object]) -> None:
     one = breaker.parse(record, "same", NOW, 1e9)
     allowed, after = breaker.ask(one, NOW)
     breaker.told(after, NOW, allowed)
-    assert len(one.restarts) <= 2 * breaker.LIMIT
+    assert len(one.restarts) <= breaker.MOST
     assert one.until is None or one.until <= NOW + breaker.LONGEST
 
 

@@ -1,6 +1,7 @@
 """The circuit breaker of automatic restarts: a repair that keeps failing must stop by itself, and try again by itself.
 
-Closed: restarts are allowed, up to ``LIMIT`` in ``WINDOW`` seconds. One more opens it: no restart for a back-off that
+Closed: restarts are allowed, up to each of ``LIMITS``: so many in so many seconds, whether they helped or not. The
+second finds what heals and relapses, too slowly for the first. One more opens it: no restart for a back-off that
 doubles each time it opens again (``BACKOFF`` to ``LONGEST``). Then it is half-open: one restart is allowed; if that
 heals, the breaker closes, if not, it opens again at once. After ``CALM`` seconds without a restart the back-off
 starts small again. The terms are those of M. Nygard, "Release It!".
@@ -20,8 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-LIMIT = 3
-WINDOW = 900.0
+LIMITS = ((3, 900.0), (6, 2 * 3600.0))
+MOST = max(limit for limit, _ in LIMITS)  # restarts that need to be remembered
 BACKOFF = 900.0
 LONGEST = 4 * 3600.0
 CALM = 2 * 3600.0
@@ -48,13 +49,12 @@ class Breaker:
 
 def ask(breaker: Breaker, now: float) -> tuple[bool, Breaker]:
     """Whether a restart is allowed now, and the breaker afterwards (asking may open it)."""
-    recent = tuple(at for at in breaker.restarts if now - at < WINDOW)
     phase = breaker.phase(now)
     if phase == OPEN:
         return False, breaker
     if phase == HALF_OPEN:
         return True, breaker
-    if len(recent) < LIMIT:
+    if all(sum(now - at < window for at in breaker.restarts) < limit for limit, window in LIMITS):
         calm = not breaker.restarts or now - breaker.restarts[-1] >= CALM
         return True, Breaker(breaker.restarts, 0 if calm else breaker.opened)
     return False, _open(breaker, now)
@@ -62,7 +62,7 @@ def ask(breaker: Breaker, now: float) -> tuple[bool, Breaker]:
 
 def told(breaker: Breaker, now: float, healed: bool) -> Breaker:
     """The breaker after a restart that did heal, or didn't."""
-    kept = (*(at for at in breaker.restarts if now - at < max(WINDOW, CALM)), now)[-2 * LIMIT :]
+    kept = (*breaker.restarts, now)[-MOST:]
     after = Breaker(kept, breaker.opened, breaker.until)
     if breaker.until is None:
         return after
@@ -156,7 +156,7 @@ def parse(record: Mapping[str, object], token: str, boottime: float, epoch: floa
         if record["boot"] != token:
             away = max(0.0, epoch - number(record["epoch"]))
             shift = boottime - away - number(record["boottime"])
-        times = sorted(min(boottime, number(at) + shift) for at in restarts[-2 * LIMIT :])
+        times = sorted(min(boottime, number(at) + shift) for at in restarts[-MOST:])
         end = None if until is None else min(number(until) + shift, boottime + LONGEST)
         return Breaker(tuple(times), int(min(64, max(0, number(record["opened"])))), end)
     except (KeyError, ValueError):

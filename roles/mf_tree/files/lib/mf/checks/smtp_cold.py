@@ -343,7 +343,7 @@ class Examination:
             obstacle = "another action is under way on this host"
         elif not allowed:
             minutes = max(1, round(((after.until or now) - now) / 60))
-            obstacle = f"the circuit breaker is open for {minutes} more min: {breaker.LIMIT} restarts didn't help"
+            obstacle = f"the circuit breaker is open for {minutes} more min: restarts don't help, or not for long"
         elif self.left() < LEAST:
             obstacle = "too little of this run's time is left"
         if self.dry_run:
