@@ -544,6 +544,32 @@ def test_a_broken_handshake_is_tried_again_each_run(places: state.Places, monkey
             state.write_result(places, result, generation="a", started=1.0, period=60, slack=70)
 
 
+@pytest.mark.parametrize(
+    ("before", "view", "status", "words"),
+    [
+        (ended(TEMPORARY, "greeting", 421), View(), state.WARNING, "BUSY: 421 at greeting"),
+        (MUTE, FULL, state.WARNING, "BUSY: no greeting: all 15 child slots are taken"),
+        (ended(UNTRIED, "connect"), View(), state.UNKNOWN, "UNKNOWN: this host can't ask"),
+        (ended(CLOSED), View(), state.OK, "accepted, at the second look"),
+    ],
+)
+def test_what_ends_before_starttls_is_judged_as_any_dialogue(
+    places: state.Places, before: Dialogue, view: View, status: str, words: str
+) -> None:
+    class Early(Scene):
+        def handshake(self) -> starttls.Attempt:
+            found = attempt("it ended early")
+            found.before = before
+            return found
+
+    offering = ended(ACCEPTED, "message", 250)
+    offering.starttls = True
+    scene = Early(places, [(offering, view), HEALED])
+    result = scene.go()
+    assert (result.status, result.summary[: len(words)]) == (status, words)
+    assert scene.done == []
+
+
 def test_starttls_that_is_configured_must_be_offered(places: state.Places) -> None:
     with server(PLAIN) as port:
         result = hot.look(places, {**VALUES, "port": port})

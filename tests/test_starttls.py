@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mf import smtp, starttls
-from smtp_support import Behaviour, server
+from smtp_support import Behaviour, server, silent, talking
 
 HELLO = b"250-here\r\n250 STARTTLS\r\n"
 
@@ -84,7 +84,27 @@ def test_broken_ones(answer: bytes, then: Behaviour, problem: str) -> None:
 
 
 def test_nobody_listens() -> None:
-    assert "nothing answers" in starttls.attempt("127.0.0.1", 1, 0.5).problem
+    found = starttls.attempt("127.0.0.1", 1, 0.5)
+    assert "nothing answers" in found.problem
+    assert found.before is not None
+    assert found.before.outcome == smtp.UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "stage", "outcome"),
+    [
+        (talking(b"421 too busy\r\n"), "greeting", smtp.TEMPORARY),
+        (talking(EHLO=b"554 not you\r\n"), "ehlo", smtp.REFUSED),
+        (silent, "greeting", smtp.SILENT),
+        (lambda _: None, "greeting", smtp.CLOSED),
+    ],
+)
+def test_what_ends_before_starttls_says_nothing_of_it(behaviour: Behaviour, stage: str, outcome: str) -> None:
+    before = tried(behaviour).before
+    assert before is not None
+    assert (before.stage, before.outcome) == (stage, outcome)
+    assert stage in before.timings
+    assert tried(offering(b"454 TLS not available\r\n", lambda _: None)).before is None
 
 
 def test_no_version_and_no_cipher_in_common(certificate: Path) -> None:

@@ -24,14 +24,16 @@ FAILED = "no TLS"  # what became of a dialogue that broke in the handshake or af
 class Attempt:
     """What came of it: ``problem`` in words that are safe to show, empty when all went well.
 
+    ``before`` is the dialogue when it ended before STARTTLS was said: then it tells of the server, and nothing of TLS.
     ``timings`` maps the stages ``starttls`` (the command) and ``tls`` (handshake and one command through it), as far
     as they were begun, to seconds. ``expires`` is the end of the certificate in epoch seconds, None when unknown.
     """
 
-    __slots__ = ("expires", "problem", "timings")
+    __slots__ = ("before", "expires", "problem", "timings")
 
     def __init__(self) -> None:
         self.problem = ""
+        self.before: smtp.Dialogue | None = None
         self.expires: float | None = None
         self.timings: dict[str, float] = {}
 
@@ -58,12 +60,16 @@ def attempt(address: str, port: int, limit: float, *, hello: str = "localhost") 
             code, texts = line.reply()
             found.timings[stage] = time.monotonic() - begun
             if code != good:
-                raise smtp.EndedError(smtp.REFUSED, code, clean(b" ".join(texts), 100))
+                outcome = smtp.TEMPORARY if 400 <= code < 500 else smtp.REFUSED
+                raise smtp.EndedError(outcome, code, clean(b" ".join(texts), 100))
         line.send(b"QUIT\r\n")
     except smtp.EndedError as why:
         end = smtp.Dialogue(stage, why.outcome, why.code, why.text)
         found.problem = f"{why.text} at {stage}" if why.outcome == FAILED else end.words()
         found.timings[stage] = time.monotonic() - begun
+        if stage not in ("starttls", "tls"):
+            end.timings = found.timings
+            found.before = end
     finally:
         if line is not None:
             line.close()

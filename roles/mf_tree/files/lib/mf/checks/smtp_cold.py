@@ -16,7 +16,7 @@ UNKNOWN  this host couldn't even ask (no descriptors, no memory, no route)  none
 =======  =================================================================  =====================
 
 A broken STARTTLS is CRITICAL and gets no action either: a restart mends no certificate. Mail still gets in from senders
-that go on without.
+that go on without. What ends before STARTTLS is said is a dialogue like any other, and judged as one.
 
 An action needs the same class in a second look of the same run, taken under the host's action lock; the circuit
 breaker's consent; no maintenance; time enough. It is logged before it begins. After it the check tests again before it
@@ -238,6 +238,8 @@ class Examination:
         """A good result with what STARTTLS adds to it."""
         start = service_start(self.values["unit"])
         attempt = self.handshake() if offered else None
+        if attempt is not None and attempt.before is not None:
+            return self.examined(attempt.before)
         status, why = tls_verdict(offered, attempt, time.time())
         if attempt is not None:
             for stage in attempt.timings:
@@ -262,6 +264,10 @@ class Examination:
                 result = report(state.WARNING, OK, why, first)
             wanted = first.starttls or self.values["starttls"]
             return self.secured(result, offered=first.starttls) if wanted else result
+        return self.examined(first)
+
+    def examined(self, first: smtp.Dialogue) -> state.Result:
+        """judged(), and where it can't be, UNKNOWN."""
         try:
             return self.judged(first)
         except service.ServiceError as error:
