@@ -95,13 +95,13 @@ def test_listeners_and_what_waits() -> None:
         listener.listen(8)
         port = listener.getsockname()[1]
         clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
-        (found,) = service.listeners(port)
+        (found,) = service.listeners("127.0.0.1", port)
         assert found.waiting == 3
         assert found.inode == os.fstat(listener.fileno()).st_ino
         assert found.uid == os.geteuid()
         assert service.owns(os.getpid(), found) is True
         accepted, _ = listener.accept()
-        assert service.listeners(port)[0].waiting == 2
+        assert service.listeners("127.0.0.1", port)[0].waiting == 2
         states = service.sessions()
         assert states[os.fstat(listener.fileno()).st_ino].state == "listen"
         far = "{}:{}".format(*clients[0].getsockname())
@@ -115,14 +115,38 @@ def test_listeners_and_what_waits() -> None:
         accepted.close()
         for client in clients:
             client.close()
-    assert service.listeners(port) == []
+    assert service.listeners("127.0.0.1", port) == []
+
+
+@pytest.mark.parametrize(
+    ("bound", "asked", "taken"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("0.0.0.0", "127.0.0.1", True),
+        ("::", "127.0.0.1", True),
+        ("::ffff:127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.2", "127.0.0.1", False),
+        ("::1", "127.0.0.1", False),
+        ("::1", "::1", True),
+        ("::", "::1", True),
+        ("127.0.0.1", "::1", False),
+    ],
+)
+def test_whose_listener_takes_a_connection(bound: str, asked: str, taken: bool) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in bound else socket.AF_INET) as listener:
+        if ":" in bound:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind((bound, 0))
+        listener.listen()
+        inode, port = os.fstat(listener.fileno()).st_ino, listener.getsockname()[1]
+        assert [one.inode for one in service.listeners(asked, port)] == [inode] * taken
 
 
 def test_who_does_not_own_it() -> None:
     with socket.socket() as listener, subprocess.Popen(["sleep", "100"]) as other:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        (found,) = service.listeners(listener.getsockname()[1])
+        (found,) = service.listeners("127.0.0.1", listener.getsockname()[1])
         assert service.owns(other.pid, found) is False
         other.kill()
     assert service.owns(2**22 + 1, found) is None
@@ -150,7 +174,7 @@ def test_a_strange_table_is_read_without_harm(tmp_path_factory: pytest.TempPathF
     proc = tmp_path_factory.mktemp("proc")
     (proc / "net").mkdir()
     (proc / "net/tcp").write_bytes(b"header\n" + table)
-    service.listeners(25, str(proc))
+    service.listeners("127.0.0.1", 25, str(proc))
     for session in service.sessions(str(proc)).values():
         session.remote()
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mf import breaker, maintenance, processes, service, smtp, starttls, state
+from mf import breaker, maintenance, processes, run, service, smtp, starttls, state
 from mf.checks import smtp as hot
 from mf.checks import smtp_cold
 from mf.checks.smtp import OK
@@ -392,6 +392,43 @@ def test_a_host_that_cannot_ask_acts_not(places: state.Places) -> None:
         scene = Scene(places, looks)
         assert scene.go().status == state.UNKNOWN
         assert scene.done == []
+
+
+def test_an_unknown_between_ends_no_busy(places: state.Places) -> None:
+    class Blind(Scene):
+        def view(self) -> View:
+            raise service.ServiceError("systemctl show took longer than 5 s")
+
+    class Late(Scene):
+        def view(self) -> View:
+            raise run.DeadlinePassed
+
+    since = round(state.boottime() - 601, 1)
+    before = state.Result("smtp", state.WARNING, "BUSY", {"busy_since_boottime": since})
+    state.write_result(places, before, generation="a", started=1.0, period=60, slack=60)
+    unable = [(ended(UNTRIED, "connect"), View())]
+    for scene in (Blind(places, [FROZEN]), Late(places, [FROZEN]), Scene(places, unable)):
+        result = scene.go()
+        assert result.status == state.UNKNOWN
+        state.write_result(places, result, generation="a", started=1.0, period=60, slack=60)
+    result = Scene(places, [(MUTE, FULL)]).go()
+    assert (result.status, result.metrics["busy_since_boottime"]) == (state.CRITICAL, since)
+    # what was known to be otherwise does end it
+    state.write_result(places, state.Result("smtp", state.OK, ""), generation="a", started=1.0, period=60, slack=60)
+    assert Scene(places, [(MUTE, FULL)]).go().status == state.WARNING
+
+
+def test_a_breaker_that_cannot_remember_allows_nothing(places: state.Places) -> None:
+    # files in the place of both directories: works for root, too
+    for folder in (places.persistent, places.results):
+        os.rmdir(folder)
+        Path(folder).write_text("")
+    scene = Scene(places, [FROZEN, FROZEN, HEALED])
+    result = scene.go()
+    assert scene.done == []
+    assert result.status == state.CRITICAL
+    assert "no restart: the circuit breaker can't be stored" in result.summary
+    assert decided(places) == [("restart", "refused")]
 
 
 def test_a_stopped_unit_stays_stopped(places: state.Places) -> None:

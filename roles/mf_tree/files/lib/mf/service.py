@@ -107,11 +107,14 @@ class Listener:
         self.waiting = waiting
 
 
-def listeners(port: int, proc: str = "/proc") -> list[Listener]:
-    """Who listens on a TCP port of this host, from /proc/net/tcp and tcp6 (kernel: proc_net_tcp.rst).
+def listeners(address: str, port: int, proc: str = "/proc") -> list[Listener]:
+    """Who takes connections to an address and port of this host, from /proc/net/tcp and tcp6 (proc_net_tcp.rst).
 
-    For a listening socket (state 0A) the kernel shows the length of its accept queue as rx_queue.
+    That is who listens on the address itself or on all; an IPv6 socket may take IPv4 as well. For a listening socket
+    (state 0A) the kernel shows the length of its accept queue as rx_queue.
     """
+    number = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+    wanted = {number, bytes(len(number)), bytes(16), MAPPED + number}
     found = []
     for family in ("tcp", "tcp6"):
         table = state.read_bytes(f"{proc}/net/{family}", 1 << 24) or b""
@@ -120,11 +123,23 @@ def listeners(port: int, proc: str = "/proc") -> list[Listener]:
             if len(words) < 10 or words[3] != b"0A":
                 continue
             try:
-                if int(words[1].rpartition(b":")[2], 16) == port:
+                local, _, where = words[1].partition(b":")
+                if int(where, 16) == port and packed(local) in wanted:
                     found.append(Listener(int(words[9]), int(words[7]), int(words[4].partition(b":")[2], 16)))
             except ValueError:
                 continue
     return found
+
+
+MAPPED = b"\0" * 10 + b"\xff\xff"  # and four bytes: an IPv4 address in an IPv6 socket
+
+
+def packed(address: bytes) -> bytes:
+    """An address of /proc/net/tcp, in 32-bit words of the host's byte order, in the network's. Raises ValueError."""
+    raw = bytes.fromhex(address.decode("ascii"))
+    if sys.byteorder == "little":
+        raw = b"".join(raw[at : at + 4][::-1] for at in range(0, len(raw), 4))
+    return raw
 
 
 def owns(pid: int, listener: Listener, proc: str = "/proc") -> bool | None:
@@ -209,19 +224,14 @@ class Session:
         self.far = far
 
     def remote(self) -> str:
-        """The remote end, ``192.0.2.1:25000`` or ``[2001:db8::1]:25000``; empty when it can't be told.
-
-        /proc/net/tcp writes an address as 32-bit words in the byte order of the host (kernel: proc_net_tcp.rst).
-        """
+        """The remote end, ``192.0.2.1:25000`` or ``[2001:db8::1]:25000``; empty when it can't be told."""
         address, _, port = self.far.partition(b":")
         try:
-            raw = bytes.fromhex(address.decode("ascii"))
+            raw = packed(address)
             number = int(port, 16)
         except ValueError:
             return ""
-        if sys.byteorder == "little":
-            raw = b"".join(raw[at : at + 4][::-1] for at in range(0, len(raw), 4))
-        if raw[:12] == b"\0" * 10 + b"\xff\xff" and len(raw) == 16:
+        if raw[:12] == MAPPED and len(raw) == 16:
             raw = raw[12:]  # an IPv4 client of a socket that takes both
         if len(raw) == 4:
             return f"{socket.inet_ntop(socket.AF_INET, raw)}:{number}"

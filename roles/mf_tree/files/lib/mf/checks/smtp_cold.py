@@ -39,12 +39,11 @@ if TYPE_CHECKING:
 
 BUSY, WEDGED, DOWN, STOPPED, FOREIGN, UNKNOWN = "BUSY", "WEDGED", "DOWN", "STOPPED", "FOREIGN", state.UNKNOWN
 ACTIONS = {WEDGED: "restart", DOWN: "start"}
+BUSY_SINCE = "busy_since_boottime"
 BUSY_LIMIT = 600.0  # seconds until BUSY becomes CRITICAL
 LOCK_WAIT = 3.0
 CONFIRM = 4.0  # seconds for the second dialogue with a frozen master
-STARTING = (
-    30.0  # seconds a master may take until it listens: a unit of Type=exec counts as active from its first moment
-)
+STARTING = 30.0  # seconds a master may take until it listens: with Type=exec the unit counts as active at once
 LEAST = 5.0  # seconds: an action that could be waited for no longer than that isn't begun
 SPARE = 1.0  # seconds kept for writing down what came of it all
 RETEST = 10.0  # seconds after an action in which the service has to work
@@ -203,7 +202,7 @@ class Examination:
         """Unit, master, children and listening socket as they are now. Raises ServiceError."""
         proc = self.places.proc
         unit = service.show(self.values["unit"])
-        held = service.listeners(self.values["port"], proc)
+        held = service.listeners(self.values["address"], self.values["port"], proc)
         owned = [service.owns(unit.pid, one, proc) for one in held] if unit.pid else [False]
         master = processes.read_stat(unit.pid, proc) if unit.pid else None
         pulse = service.pulse(unit.pid, proc) if unit.pid else service.FROZEN
@@ -271,7 +270,12 @@ class Examination:
         try:
             return self.judged(first)
         except service.ServiceError as error:
-            return report(state.UNKNOWN, UNKNOWN, f"{first.words()}; what stands behind can't be seen: {error}", first)
+            why = f"{first.words()}; what stands behind can't be seen: {error}"
+        except run.DeadlinePassed:
+            why = f"did not finish within {self.values['deadline']:g} s; {first.words()}"
+        result = report(state.UNKNOWN, UNKNOWN, why, first)
+        result.metrics.update(self.busy_since())
+        return result
 
     def judged(self, first: smtp.Dialogue) -> state.Result:
         """Look behind the port; if that calls for an action, look again under the action lock. Raises ServiceError."""
@@ -295,19 +299,25 @@ class Examination:
 
     def said(self, kind: str, why: str, dialogue: smtp.Dialogue, view: View) -> state.Result:
         """The result of a class that gets no action."""
-        since, busy_for = self.busy() if kind == BUSY else (0.0, 0.0)
+        now = state.boottime()
+        since = self.busy_since() if kind in (BUSY, UNKNOWN) else {}
+        if kind == BUSY:
+            since = since or {BUSY_SINCE: round(now, 1)}
+        busy_for = now - since.get(BUSY_SINCE, now)
         summary = f"{kind}: {why}" if kind != OK else f"{why}, at the second look"
         if kind == BUSY and busy_for >= 60:
             summary += f" (for {busy_for / 60:.0f} min)"
         result = report(status_of(kind, busy_for), kind, summary, dialogue)
-        if kind == BUSY:
-            result.metrics["busy_since_boottime"] = since
+        result.metrics.update(since)
         result.metrics["children"] = view.children
         result.metrics["waiting"] = view.waiting
         return result
 
-    def busy(self) -> tuple[float, float]:
-        """``(since when on the boot-time clock, for how long)``: carried from result to result while all are BUSY."""
+    def busy_since(self) -> dict[str, float]:
+        """The metric that says since when, on the boot-time clock, it has been BUSY; nothing when it wasn't.
+
+        Carried from result to result while all are BUSY or UNKNOWN, which says nothing about how it was.
+        """
         now = state.boottime()
         try:
             before = state.decode(state.read_bytes(f"{self.places.results}/{NAME}.json", 65536)) or {}
@@ -315,12 +325,12 @@ class Examination:
             before = {}
         metrics = before.get("metrics")
         due = before.get("next_due_boottime")
-        since = metrics.get("busy_since_boottime") if isinstance(metrics, dict) else None
+        since = metrics.get(BUSY_SINCE) if isinstance(metrics, dict) else None
         # a result that is long past its time says nothing about the minutes between
         fresh = isinstance(due, (int, float)) and now < due + 600
         if fresh and isinstance(since, (int, float)) and 0 < since <= now:
-            return since, now - since
-        return round(now, 1), 0.0
+            return {BUSY_SINCE: since}
+        return {}
 
     def heal(self, kind: str, why: str, dialogue: smtp.Dialogue, view: View, held: bool) -> state.Result:
         """Act, or say what forbids it."""
@@ -358,7 +368,8 @@ class Examination:
             )
             return result
         if marker is None and held:
-            self.keep(breaker.told(after, now, healed=False) if not obstacle else after)
+            unkept = self.keep(breaker.told(after, now, healed=False) if not obstacle else after)
+            obstacle = obstacle or unkept
         if obstacle:
             log("refused", obstacle)
             result.summary += f"; no {action}: {obstacle}"
@@ -398,9 +409,10 @@ class Examination:
                 return dialogue
             time.sleep(0.3)
 
-    def keep(self, after: breaker.Breaker) -> None:
-        """Store the breaker; where nothing at all can be written the restart is still worth more than its count."""
+    def keep(self, after: breaker.Breaker) -> str:
+        """Store the breaker; what went wrong, or nothing. One that can't remember would let restarts go on for ever."""
         try:
             breaker.save(self.places, self.values["unit"], after)
         except OSError as error:
-            run.complain(f"smtp: the circuit breaker can't be stored: {error.strerror}")
+            return f"the circuit breaker can't be stored, neither on disk nor in /run: {error.strerror}"
+        return ""
