@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -251,7 +252,13 @@ def test_first_sights_of_sleepers_are_carried() -> None:
     text = f'{{"metrics": {{"asleep": "{check.words(first)}"}}}}'.encode()
     assert check.sleeping([one], text, 560.0) == {"7:70": 500.0}
     assert check.sleeping([one], text, 400.0) == {"7:70": 400.0}
-    assert check.sleeping([one], b"7:70@nonsense ", 560.0) == {"7:70": 560.0}
+    assert check.sleeping([one], b'"7:70@nonsense ', 560.0) == {"7:70": 560.0}
+
+
+def test_a_sleepers_number_is_not_the_end_of_anothers() -> None:
+    one, other = Stat(12, b"x", "Z", 1000, 345, 0), Stat(112, b"x", "Z", 1000, 345, 0)
+    text = f'{{"metrics": {{"asleep": "{check.words({"112:345": 400.0, "12:345": 500.0})}"}}}}'.encode()
+    assert check.sleeping([one, other], text, 560.0) == {"12:345": 500.0, "112:345": 400.0}
 
 
 # real processes
@@ -351,6 +358,39 @@ def test_who_is_gone_is_spared(places: state.Places, victim: subprocess.Popen[by
     victim.kill()
     victim.wait()
     assert [outcome for _, outcome in examination(places).end([one])] == ["spared"]
+
+
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.EMFILE])
+def test_without_a_pidfd_nobody_is_killed_and_that_is_said(
+    places: state.Places, victim: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    def refuse(pid: int) -> int:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr("posix.pidfd_open", refuse)
+    result = state.Result("processes", state.OK, "")
+    words = examination(places).kill([verdict(victim.pid)], result)
+    assert "1 out of reach" in words
+    assert result.status == state.CRITICAL
+    assert victim.poll() is None
+    assert [entry["outcome"] for entry in decisions(places)] == [f"failed: no pidfd ({os.strerror(error)})"]
+
+
+def test_a_main_process_that_is_no_qpsmtpd_is_unknown_each_time(
+    places: state.Places, victim: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = service.Unit("active", "running", victim.pid)
+    monkeypatch.setattr(service, "show", lambda _: unit)
+    hot = Path(places.results + check.MASTER)
+    hot.write_text("1 2 3\n")
+    for _ in range(2):
+        result = examination(places).result()
+        assert result.status == state.UNKNOWN
+        assert f", {victim.pid}, isn't /none of user root" in result.summary
+        assert not hot.exists()
+    # who has just ended was no master of another kind
+    monkeypatch.setattr(service, "show", lambda _: service.Unit("active", "running", 2**22 + 1))
+    assert examination(places).result().status != state.UNKNOWN
 
 
 def test_the_cap(places: state.Places) -> None:

@@ -122,6 +122,11 @@ ORPHAN, STUCK, ZOMBIE, BLOCKED, FOREIGN, UNREADABLE = (
 )
 
 
+def recognised(found: Iterable[Process], master: tuple[int, int]) -> bool:
+    """Whether the unit's main process is a qpsmtpd: if not, its children aren't known as such either. Pure."""
+    return any(one.ours for one in found if (one.stat.pid, one.stat.start) == master)
+
+
 def quiet_for(process: Process, seen: Mapping[str, object], now: float) -> float:
     """Seconds this process is known to have made no progress; 0 at first sight or after any progress. Pure."""
     before = seen.get(process.key)

@@ -82,10 +82,11 @@ def sleeping(found: Sequence[processes.Stat], before: bytes, now: float) -> dict
     the metric ``asleep``, words of the form ``pid:start@seconds``, so the hot path needs no other memory.
     """
     asleep = {}
+    spaced = before.replace(b'"', b" ")
     for one in found:
         if one.state in "DZ":
             key = f"{one.pid}:{one.start}"
-            text = before.partition(f"{key}@".encode())[2][:20].partition(b" ")[0].partition(b'"')[0]
+            text = spaced.partition(f" {key}@".encode())[2][:20].partition(b" ")[0]
             try:
                 first = float(text)
             except ValueError:

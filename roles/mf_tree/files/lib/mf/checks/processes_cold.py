@@ -48,6 +48,14 @@ class Examination:
         master = self.master(unit)
         found = self.collect(uid)
         now = state.boottime()
+        if master is not None and not orphans.recognised(found, master) and self.master(unit) == master:
+            self.forget()
+            return state.Result(
+                NAME,
+                state.UNKNOWN,
+                f"no process was judged: the main process of {self.values['unit']}, {unit.pid}, isn't"
+                f" {self.values['script']} of user {self.values['user']}",
+            )
         seen = self.before()
         asleep = hot.sleeping([one.stat for one in found], hot.former(self.places), now)
         lasting = {key for key, first in asleep.items() if now - first >= processes.QUIET}
@@ -116,12 +124,18 @@ class Examination:
             if master:
                 state.write_atomic(self.places.results + hot.MASTER, b"%d %d %d\n" % master)
             else:
-                posix.unlink(self.places.results + hot.MASTER)
-        except FileNotFoundError:
-            pass
+                self.forget()
         except OSError as error:
             # without a memory nobody is ever seen without progress twice: nothing is killed, and that is said
             run.complain(f"processes: {self.places.results}: {error.strerror}")
+
+    def forget(self) -> None:
+        """Tell the hot path nothing of a master: then it leaves the next run to the cold one."""
+        if not self.dry_run:
+            try:
+                posix.unlink(self.places.results + hot.MASTER)
+            except FileNotFoundError:
+                pass
 
     def kill(self, doomed: Sequence[orphans.Verdict], result: state.Result) -> str:
         """Kill up to the cap, or say what forbids it; returns words for the summary."""
@@ -146,6 +160,7 @@ class Examination:
         gone = [one for one, outcome in outcomes if outcome in ("TERM", "KILL")]
         failed = [one for one, outcome in outcomes if outcome == "survived"]
         spared = [one for one, outcome in outcomes if outcome == "spared"]
+        out_of_reach = [one for one, outcome in outcomes if outcome == "out of reach"]
         result.metrics["killed"] = len(gone)
         result.actions.extend(
             f"{outcome}: {one.kind} {one.process.stat.pid}, {one.process.age:.0f} s old, quiet for {one.quiet:.0f} s"
@@ -155,6 +170,9 @@ class Examination:
         words = ["killed " + (", ".join(f"{one.kind} {one.process.stat.pid}" for one in gone) or "none")]
         if spared:
             words.append(f"{len(spared)} spared: moved or gone at the last moment")
+        if out_of_reach:
+            result.status = state.CRITICAL
+            words.append(f"{len(out_of_reach)} out of reach: the kernel gives no pidfd")
         if failed:
             result.status = state.CRITICAL
             words.append(f"{len(failed)} survived KILL")
@@ -179,8 +197,8 @@ class Examination:
         def send(descriptor: int, number: signal.Signals) -> None:
             try:
                 signal.pidfd_send_signal(descriptor, number)
-            except ProcessLookupError:
-                pass
+            except OSError:
+                pass  # it has just ended, or it shows as a survivor
 
         def gone(seconds: float) -> list[int]:
             ended: list[int] = []
@@ -205,8 +223,12 @@ class Examination:
             for one in victims:
                 try:
                     descriptor = posix.pidfd_open(one.process.stat.pid)
-                except OSError:
+                except ProcessLookupError:
                     outcomes.append((one, "spared"))
+                    continue
+                except OSError as error:
+                    log(one, f"failed: no pidfd ({error.strerror})")
+                    outcomes.append((one, "out of reach"))
                     continue
                 held[descriptor] = one
                 if not self.unchanged(one.process, service.sessions(self.places.proc)):
