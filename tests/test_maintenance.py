@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -156,6 +158,45 @@ def test_command(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(host, "status") == 1
     assert run(host, "off") == 0
     assert run(host, "status") == 0
+
+
+def test_on_waits_for_an_action_under_way(host: Host) -> None:
+    action = state.Lock(host.places, state.ACTION)
+    assert action.__enter__()
+    seen: list[object] = []
+
+    def finish() -> None:
+        while maintenance.active(host.places) is None:
+            time.sleep(0.01)
+        # from the marker on nobody begins, and who has begun is waited for
+        begun.join(0.3)
+        seen.append(begun.is_alive())
+        action.__exit__()
+
+    begun = threading.Thread(target=maintenance.on, args=(host.places, "operator", "disk", 3600.0))
+    begun.start()
+    finish()
+    begun.join(10)
+    assert seen == [True]
+    assert not begun.is_alive()
+
+
+def test_an_action_that_does_not_end_is_told(
+    host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(maintenance, "LOCK_WAIT", 0.1)
+    with state.Lock(host.places, state.ACTION):
+        assert run(host, "on", "--dry-run") == 0
+        assert run(host, "on") == 4
+    assert "maintenance is on, but an action or a deploy that began before it" in capsys.readouterr().err
+    assert maintenance.active(host.places) is not None
+    assert run(host, "on") == 0
+
+
+def test_without_locks_it_is_on_and_said(host: Host) -> None:
+    Path(host.places.locks).write_text("")
+    assert "an action may still be under way" in maintenance.on(host.places, "operator", "", 60)[0]
+    assert maintenance.active(host.places) is not None
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,15 @@ if TYPE_CHECKING:
     from typing import TypeGuard
 
 MAX_TTL = 7 * 86400.0  # seconds
+LOCK_WAIT = 60.0  # seconds; a restart with its second look and its test takes no longer than a check's deadline
 
 
 class MaintenanceError(Exception):
     """It can't be done. Its text is one line."""
+
+
+class UnderWayError(MaintenanceError):
+    """Maintenance is on, but an action that began before it hasn't ended."""
 
 
 def active(places: state.Places, now: float | None = None, epoch: float | None = None) -> dict[str, state.Json] | None:
@@ -39,7 +44,10 @@ def active(places: state.Places, now: float | None = None, epoch: float | None =
 
 
 def on(places: state.Places, owner: str, reason: str, ttl: float, *, dry_run: bool = False) -> list[str]:
-    """Begin or prolong maintenance for ``ttl`` seconds; returns warnings. Raises MaintenanceError, LeaseError."""
+    """Begin or prolong maintenance for ``ttl`` seconds; returns warnings. Raises MaintenanceError, LeaseError.
+
+    From the marker on no check begins an action; one under way holds the action lock, and is waited for.
+    """
     from . import decisions, lease, text
 
     lease.check_owner(owner)
@@ -72,6 +80,15 @@ def on(places: state.Places, owner: str, reason: str, ttl: float, *, dry_run: bo
     except OSError as error:
         warnings.append(f"{_explain(_kept(places), error)}: maintenance won't survive a reboot")
     decisions.record(places, "maintenance", "begin", owner, text.clean(reason, 200), "done", {"seconds": ttl})
+    try:
+        with state.Lock(places, state.ACTION, LOCK_WAIT) as mine:
+            if not mine:
+                raise UnderWayError(
+                    f"maintenance is on, but an action or a deploy that began before it has been under way for"
+                    f" {LOCK_WAIT:g} s ({places.locks}/{state.ACTION}.lock); wait for it before you touch anything"
+                )
+    except OSError as error:
+        warnings.append(f"{places.locks} can't be used: {error.strerror}; an action may still be under way")
     return warnings
 
 

@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+UNDER_WAY = 4
 _EPILOG = """\
 Durations: 90s 15m 2h 1d.
 
 Exit codes
-  on, off   0 done, 1 not done, 2 wrong command line
+  on, off   0 done, 1 not done, 2 wrong command line, 4 on, but an action that began before it is still under way
   status    0 no maintenance, 1 maintenance is on
 
 Example
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None, places: state.Places | None = None) 
         return _parser().main(argv, places)
     except (maintenance.MaintenanceError, lease.LeaseError) as error:
         print(f"maintenance: {error}", file=sys.stderr)
-        return commands.FAILED
+        return UNDER_WAY if isinstance(error, maintenance.UnderWayError) else commands.FAILED
 
 
 def _on(chosen: argparse.Namespace, places: state.Places) -> int:
