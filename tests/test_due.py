@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,17 +22,6 @@ from mf.checks import due
 def test_each_period_has_one_turn(start: int, offset: int, minutes: int) -> None:
     turns = [minute for minute in range(start, start + minutes) if due.due(minute, offset, minutes * 60)]
     assert len(turns) == 1
-
-
-def test_overdue(tmp_path: Path) -> None:
-    places = state.Places(str(tmp_path))
-    assert due.overdue(places, "load", state.boottime())
-    result = state.Result("load", state.OK, "fine")
-    state.write_result(places, result, generation="abc", started=time.time(), period=120, slack=10)
-    assert not due.overdue(places, "load", state.boottime())
-    assert due.overdue(places, "load", state.boottime() + 131)
-    Path(places.results, "load.json").write_bytes(b"{}")
-    assert due.overdue(places, "load", state.boottime())
 
 
 @pytest.fixture
@@ -154,11 +145,69 @@ def test_a_cold_part_that_dies_is_reported(round_of: Round, places: state.Places
     assert stored(places, "smtp")["summary"] == "the check was killed by signal 9"
 
 
+def test_a_cold_part_that_cannot_publish_is_reported(
+    round_of: Round, places: state.Places, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def look(*_: object) -> run.Rest:
+        return lambda dry_run: state.Result("smtp", "FINE", "no such status")
+
+    assert round_of(smtp=look, load=fine) == 3
+    assert stored(places, "smtp")["summary"] == "the check ended without a result"
+    assert "smtp: the result can't be published: KeyError: 'FINE'" in capfd.readouterr().err
+    assert stored(places, "load")["status"] == "OK"
+
+
+def test_no_descriptor_is_needed_to_wait(round_of: Round, places: state.Places) -> None:
+    def look(*_: object) -> run.Rest:
+        # its lock is open already; not one more from here to the cold part
+        free = os.dup(0)
+        os.close(free)
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, most[1]))
+
+        def rest(dry_run: bool) -> state.Result:
+            resource.setrlimit(resource.RLIMIT_NOFILE, most)
+            return state.Result("smtp", state.OK, f"cold {dry_run}")
+
+        return rest
+
+    assert round_of(smtp=look) == 0
+    assert stored(places, "smtp")["summary"] == "cold False"
+
+
+def test_a_cold_part_may_wait_for_children_of_its_own(round_of: Round, places: state.Places) -> None:
+    def look(*_: object) -> run.Rest:
+        def rest(dry_run: bool) -> state.Result:
+            del dry_run
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+            return state.Result("smtp", state.OK, f"blocked: {sorted(blocked)}")
+
+        return rest
+
+    round_of(smtp=look)
+    assert stored(places, "smtp")["summary"] == "blocked: []"
+
+
 def test_a_running_check_is_left_alone(round_of: Round, places: state.Places) -> None:
+    assert round_of(load=fine) == 0
+    before = stored(places, "load")
     with state.Lock(places, "load") as held:
         assert held
-        assert round_of(load=fine) == 0
-    assert not os.path.exists(places.results + "/load.json")
+        assert round_of(load=broken) == 0
+    assert stored(places, "load") == before
+
+
+def test_a_running_check_that_hangs_is_unknown(
+    round_of: Round, places: state.Places, capfd: pytest.CaptureFixture[str]
+) -> None:
+    result = state.Result("load", state.OK, "fine")
+    state.write_result(places, result, generation="abc", started=time.time(), period=60, slack=-61)
+    before = stored(places, "load")
+    with state.Lock(places, "load") as held:
+        assert held
+        assert round_of(load=fine) == 3
+    assert "LOAD UNKNOWN - another run has been under way" in capfd.readouterr().out
+    assert stored(places, "load") == before
 
 
 def test_the_lock_of_a_cold_part_is_held_until_its_end(round_of: Round, places: state.Places) -> None:

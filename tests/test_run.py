@@ -158,6 +158,7 @@ def test_the_deadline(root: Path, do: str, cold: str) -> None:
 
 
 def test_a_second_run_leaves_at_once(root: Path) -> None:
+    ran(root)
     with subprocess.Popen([sys.executable, "-IS", "-c", program(root, do="hang", deadline=3)], stdout=subprocess.PIPE):
         places = state.Places(str(root))
         give_up = time.monotonic() + 5
@@ -167,7 +168,24 @@ def test_a_second_run_leaves_at_once(root: Path) -> None:
                     break
             time.sleep(0.02)
         one = ran(root)
-    assert (one.code, one.out, one.err) == (0, "", "")
+        assert (one.code, one.out, one.err) == (0, "", "")
+        # once the last result is past its time, nobody knows how things are
+        os.unlink(root / "run/mf/state/load.json")
+        one = ran(root)
+        assert (one.code, one.err, one.stored) == (3, "", None)
+        assert one.out.startswith("LOAD UNKNOWN - another run has been under way past the time of its result")
+
+
+def test_overdue(tmp_path: Path) -> None:
+    places = state.Places(str(tmp_path))
+    assert run.overdue(places, "load")
+    result = state.Result("load", state.OK, "fine")
+    state.write_result(places, result, generation="abc", started=time.time(), period=120, slack=10)
+    assert not run.overdue(places, "load")
+    state.write_result(places, result, generation="abc", started=time.time(), period=120, slack=-121)
+    assert run.overdue(places, "load")
+    Path(places.results, "load.json").write_bytes(b"{}")
+    assert run.overdue(places, "load")
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,14 @@ class Run:
         """Take the check's lock. False when another run of it is under way. Raises OSError when /run is unusable."""
         return self._lock.__enter__()
 
+    def left_alone(self) -> int:
+        """The exit code when ``start`` found another run under way: that one will tell, unless it hangs."""
+        if not overdue(self.places, self.check.name):
+            return 0
+        # printed, not stored: the run under way may still have something to say
+        say(1, self.unknown("another run has been under way past the time of its result, or of the first one").line())
+        return state.EXIT_CODES[state.UNKNOWN]
+
     def release(self) -> None:
         """Give the lock back, here; a forked child that shares it still holds it."""
         self._lock.__exit__()
@@ -191,7 +199,10 @@ class Run:
 
 
 def main(check: Check, argv: Sequence[str], *, generation: str, **values: Any) -> NoReturn:
-    """Run one check and end the process with its exit code: 0 1 2 3; 0 and no word when a run is under way."""
+    """Run one check and end the process with its exit code: 0 1 2 3.
+
+    While another run is under way: 0 and no word, as long as the last result holds.
+    """
     dry_run = as_json = False
     if argv:
         from .cli import checks
@@ -204,7 +215,7 @@ def execute(run: Run) -> int:
     """A whole run in this process; returns the exit code."""
     try:
         if not run.start():
-            return 0
+            return run.left_alone()
     except OSError as error:
         return run.publish(run.unknown(f"no lock in {run.places.locks}: {error.strerror}"))
     outcome = run.look()
@@ -226,6 +237,15 @@ def wrong_setting(values: Values, rules: Rules) -> str | None:
         elif not isinstance(value, str):
             return f"{name} must be a text, not {value!r:.40}"
     return None
+
+
+def overdue(places: state.Places, name: str) -> bool:
+    """Whether a check's last result is missing or past its time: cron missed it, a run hangs, or none ever ended."""
+    try:
+        data = state.read_bytes(f"{places.results}/{name}.json", 65536) or b""
+        return state.boottime() > float(data.partition(b'"next_due_boottime": ')[2].partition(b",")[0])
+    except (OSError, ValueError):
+        return True
 
 
 def stamped(places: state.Places, generation: str) -> bool:

@@ -8,34 +8,29 @@ or die without harm to the others. This process waits for those, and ends one th
 from __future__ import annotations
 
 import posix
-import select
 import time
 
 from .. import run, state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from collections.abc import Mapping, Sequence
     from typing import Any, NoReturn
+else:
+    import _signal
 
 # the order in which they run: what waits for others comes last
 ORDER = ("load", "processes", "queue", "smtp")
 MERCY = 3.0  # seconds a cold part may overrun its deadline before it is killed
 SIGKILL = 9
+SILENT = 4  # exit code of a cold part that ended without a result
+_ENDED = (_signal.SIGCHLD,)
 
 
 def due(minute: int, offset: int, period: float) -> bool:
     """Whether a check with this period (seconds) and offset (minutes) has its turn in a minute since the epoch."""
     return (minute - offset) % max(1, round(period / 60)) == 0
-
-
-def overdue(places: state.Places, name: str, boottime: float) -> bool:
-    """Whether the last result is missing or past its time: cron missed it, the clock jumped, or it never ran."""
-    try:
-        data = state.read_bytes(f"{places.results}/{name}.json", 65536) or b""
-        return boottime > float(data.partition(b'"next_due_boottime": ')[2].partition(b",")[0])
-    except (OSError, ValueError):
-        return True
 
 
 def main(argv: Sequence[str], *, generation: str, checks: Mapping[str, Mapping[str, Any]]) -> NoReturn:
@@ -64,18 +59,19 @@ def round_of(
     """Run what is due; returns the most urgent exit code."""
     minute = int(time.time()) // 60
     codes = [0]
-    cold: dict[int, tuple[int, run.Run, float]] = {}
+    cold: dict[int, tuple[run.Run, float]] = {}
     for name in [*ORDER, *(name for name in checks if name not in ORDER)]:
         values = checks.get(name)
         if values is None:
             continue
         offset, period = values.get("offset", 0), values.get("period", 60)
         timed = isinstance(offset, int) and isinstance(period, (int, float)) and not everything
-        if timed and not due(minute, offset, period) and not overdue(places, name, state.boottime()):
+        if timed and not due(minute, offset, period) and not run.overdue(places, name):
             continue
         one = run.Run(_check(name), values, generation, places, dry_run)
         try:
             if not one.start():
+                codes.append(one.left_alone())
                 continue
         except OSError as error:
             codes.append(one.publish(one.unknown(f"no lock in {places.locks}: {error.strerror}")))
@@ -84,6 +80,8 @@ def round_of(
         if isinstance(outcome, state.Result):
             codes.append(one.publish(outcome))
         else:
+            # how one learns of a child's end without a descriptor for it; it stays blocked in this process
+            _signal.pthread_sigmask(_signal.SIG_BLOCK, _ENDED)
             try:
                 child = posix.fork()
             except OSError as error:
@@ -92,12 +90,15 @@ def round_of(
                 one.release()
                 continue
             if child == 0:
-                code = 3
+                code = SILENT
                 try:
+                    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _ENDED)
                     code = one.publish(one.rest(outcome))
+                except BaseException as error:  # noqa: BLE001  (nothing may get past the fork; the parent reports it)
+                    run.complain(f"{name}: the result can't be published: {type(error).__name__}: {error}")
                 finally:
                     posix._exit(code)
-            cold[posix.pidfd_open(child)] = (child, one, one.time_left())
+            cold[child] = (one, one.time_left())
         # a child that was forked still holds it
         one.release()
     codes += _wait(cold)
@@ -107,30 +108,30 @@ def round_of(
 _URGENCY = {code: state.SEVERITY[word] for word, code in state.EXIT_CODES.items()}
 
 
-def _wait(cold: dict[int, tuple[int, run.Run, float]]) -> list[int]:
+def _wait(cold: dict[int, tuple[run.Run, float]]) -> list[int]:
     """Wait for the cold parts; what doesn't end in time is killed and reported for it."""
     codes = []
     begun = time.monotonic()
-    poll = select.poll()
-    for descriptor in cold:
-        poll.register(descriptor, select.POLLIN)
+    limits = {child: begun + left + MERCY for child, (_, left) in cold.items()}
     while cold:
-        limits = {descriptor: begun + left + MERCY for descriptor, (_, _, left) in cold.items()}
-        ended = [descriptor for descriptor, _ in poll.poll(max(0.0, min(limits.values()) - time.monotonic()) * 1000)]
-        late = [] if ended else [one for one, limit in limits.items() if limit <= time.monotonic()]
-        for descriptor in ended + late:
-            child, one, _ = cold.pop(descriptor)
-            poll.unregister(descriptor)
-            posix.close(descriptor)
-            if descriptor in late:
+        for child, (one, _) in list(cold.items()):
+            found, status = posix.waitpid(child, posix.WNOHANG)
+            late = not found and limits[child] <= time.monotonic()
+            if late:
                 posix.kill(child, SIGKILL)
-            _, status = posix.waitpid(child, posix.WNOHANG if descriptor in late else 0)
-            code = posix.waitstatus_to_exitcode(status) if descriptor not in late else -SIGKILL
+            elif not found:
+                continue
+            del cold[child]
+            code = -SIGKILL if late else posix.waitstatus_to_exitcode(status)
             if code in _URGENCY:
                 codes.append(code)
                 continue
-            how = "hung past its deadline and was killed" if descriptor in late else f"was killed by signal {-code}"
-            codes.append(one.publish(one.unknown(f"the check {how}")))
+            how = "ended without a result" if code >= 0 else f"was killed by signal {-code}"
+            codes.append(
+                one.publish(one.unknown(f"the check {'hung past its deadline and was killed' if late else how}"))
+            )
+        if cold:
+            _signal.sigtimedwait(_ENDED, max(0.0, min(limits[child] for child in cold) - time.monotonic()))
     return codes
 
 
