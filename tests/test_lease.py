@@ -235,3 +235,56 @@ def test_a_clock_set_back_does_not_lengthen_a_lease() -> None:
 def test_hostile_disk_never_raises(data: bytes) -> None:
     lease.from_disk(data, NOW, EPOCH, "")
     lease.from_disk(data, NOW, EPOCH, "b" * 16)
+
+
+@pytest.mark.parametrize("boot", ["b" * 16, "c" * 16])
+@pytest.mark.parametrize(
+    "change",
+    [{"owner": "B a d"}, {"since": 1e9, "since_epoch": None}, {"refuse": 1}, {"until": 9e9, "until_epoch": 9e9}],
+)
+def test_one_implausible_lease_on_disk_is_left_out_alone(change: dict[str, object], boot: str) -> None:
+    record = json.loads(on_disk(*(lease.make(owner, "", NOW, 300, True) for owner in "abc")))
+    record["leases"][1].update(change)
+    said: list[str] = []
+    found = lease.from_disk(json.dumps(record).encode(), NOW, EPOCH, boot, dropped=said)
+    assert found is not None
+    assert [one.owner for one in found] == ["a", "c"]
+    assert len(said) == 1
+    assert said[0].startswith("a lease on disk was left out: ")
+
+
+@pytest.mark.parametrize("boot", ["b" * 16, "c" * 16])
+@pytest.mark.parametrize(
+    ("change", "owner"),
+    [
+        ({"owner": "B a d"}, "damaged"),
+        ({"since": 1e9, "since_epoch": None}, "deploy"),
+        ({"refuse": 1}, "deploy"),
+        ({"reason": "x" * 999}, "deploy"),
+        ({"until_epoch": "never", "since": None}, "deploy"),
+        ({"until": 6000.0}, "deploy"),
+        ({"until_epoch": 1.8e9}, "deploy"),
+    ],
+)
+def test_a_damaged_hold_on_disk_is_kept(change: dict[str, object], owner: str, boot: str) -> None:
+    record = json.loads(on_disk(lease.make("a", "", NOW, 300, False), lease.make("deploy", "gate", NOW, None, True)))
+    record["leases"][1].update(change)
+    said: list[str] = []
+    found = lease.from_disk(json.dumps(record).encode(), NOW, EPOCH, boot, dropped=said)
+    assert found is not None
+    assert [(one.owner, one.until, one.refuse) for one in found if one.owner != "a"] == [(owner, None, True)]
+    assert lease.find(found, "a") is not None
+    assert len(said) == 1
+    assert said[0].endswith(f"kept for {owner}")
+    json.dumps([one.as_json() for one in found])
+
+
+def test_a_hold_is_not_displaced_on_disk() -> None:
+    record = json.loads(on_disk(lease.make("deploy", "gate", NOW, None, True)))
+    crowd = json.loads(on_disk(*(lease.make(f"a{number}", "", NOW, 300, False) for number in range(40))))["leases"]
+    again = {**record["leases"][0], "until": NOW + 60, "until_epoch": EPOCH + 60}
+    record["leases"] = [*crowd, *record["leases"], again]
+    found = lease.from_disk(json.dumps(record).encode(), NOW, EPOCH, "b" * 16)
+    assert found is not None
+    assert len(found) == lease.MAX_LEASES
+    assert [one.owner for one in found if one.until is None] == ["deploy"]

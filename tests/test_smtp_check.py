@@ -461,6 +461,8 @@ def test_a_dry_run_does_and_stores_nothing(places: state.Places) -> None:
     scene = Scene(places, [FROZEN, FROZEN], dry_run=True)
     result = scene.go()
     assert scene.done == []
+    # nor keeps others from acting while it looks again
+    assert scene.locked == [False, False]
     assert result.actions == ["would restart qpsmtpd.service"]
     assert os.listdir(places.persistent) == []
     assert decided(places) == []

@@ -697,6 +697,19 @@ def test_exit_code_when_refusal_is_not_in_force(host: Host, capsys: pytest.Captu
     assert "nft" in capsys.readouterr().err
 
 
+def test_a_damaged_lease_on_disk_is_told_and_the_others_are_put_back(host: Host) -> None:
+    control(host).on("a", "", 900)
+    control(host).on("b", "", 900)
+    kept = json.loads(host.disk.read_text())
+    kept["leases"][0]["refuse"] = "yes"
+    host.disk.write_text(json.dumps(kept))
+    host.reboot()
+    outcome = control(host).reconcile()
+    assert outcome.warnings == ["a lease on disk was left out: refuse must be true or false"]
+    assert [one.owner for one in status(host).leases] == ["b"]
+    sound(host)
+
+
 def test_status_says_that_the_marker_is_lost(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     control(host).on("operator", "", 60)
     host.marker.unlink()

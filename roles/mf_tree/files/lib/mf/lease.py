@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import TypeGuard
 
 LOAD = "load"  # the owner reserved for check-load
+DAMAGED = "damaged"  # the owner of a hold whose owner can't be read
 MAX_LEASES = 32
 MAX_REASON = 200  # characters
 MIN_TTL = 1.0  # seconds
@@ -200,12 +201,13 @@ def to_disk(leases: Iterable[Lease], now: float, epoch: float, boot: str) -> dic
 
 
 def from_disk(
-    data: bytes | None, now: float, epoch: float, boot: str, *, limit: bool = True
+    data: bytes | None, now: float, epoch: float, boot: str, *, limit: bool = True, dropped: list[str] | None = None
 ) -> tuple[Lease, ...] | None:
     """The leases that still hold of those ``to_disk`` kept, on this boot's clock. None when they can't be read.
 
     A wall clock that went backwards never lengthens a lease: none gets more than it had left when it was written
-    (``limit``).
+    (``limit``). An implausible lease is left out, but a hold is kept whatever is wrong with the rest of it, for only a
+    person may end it; either is told in ``dropped``.
     """
     if data is None or len(data) > MAX_BYTES:
         return None
@@ -213,23 +215,54 @@ def from_disk(
     if record is None:
         return None
     kept = record.get("leases")
-    if not isinstance(kept, list):
-        return None
     written = record.get("written_epoch")
-    if not _is_time(written):
+    if not isinstance(kept, list) or not _is_time(written):
         return None
     same_boot = bool(boot) and record.get("boot") == boot
-    items: list[object] = []
+    since_then = max(epoch, written) if limit else epoch
+    said = [] if dropped is None else dropped
+    leases: dict[str, Lease] = {}
     for item in kept:
-        if not isinstance(item, dict):
-            return None
-        if same_boot:
-            items.append(item)
-            continue
-        until, since = item.get("until_epoch"), item.get("since_epoch")
-        if not _is_time(since) or not (until is None or _is_time(until)):
-            return None
-        left = None if until is None else until - (max(epoch, written) if limit else epoch)
-        items.append({**item, "since": min(now, now + since - epoch), "until": None if left is None else now + left})
-    leases = parse_leases(items, now)
-    return None if leases is None else tuple(one for one in valid(leases, now) if one.owner != LOAD)
+        ends = [item.get("until", 0), item.get("until_epoch", 0)] if isinstance(item, dict) else []
+        try:
+            if ends.count(None) == 1:
+                raise LeaseError("until and until_epoch differ")
+            one = _parse(item if same_boot else _on_this_boot(item, now, epoch, since_then), now)
+        except (LeaseError, TypeError, OverflowError) as error:
+            if not isinstance(item, dict) or None not in ends:
+                said.append(f"a lease on disk was left out: {error}")
+                continue
+            one = _mended(item, now)
+            said.append(f"a hold on disk was damaged ({error}): kept for {one.owner}")
+        former = leases.get(one.owner)
+        if former is None or former.until is not None:
+            leases[one.owner] = one
+    # holds first, should there be too many
+    holds_first = sorted(leases.values(), key=lambda one: (one.until is not None, one.owner))[:MAX_LEASES]
+    return tuple(
+        one for one in sorted(holds_first, key=lambda one: one.owner) if one.owner != LOAD and one.is_valid(now)
+    )
+
+
+def _on_this_boot(item: object, now: float, epoch: float, since_then: float) -> object:
+    """A kept lease with its times moved from the wall clock to this boot's. Raises LeaseError."""
+    if not isinstance(item, dict):
+        return item
+    until, since = item.get("until_epoch"), item.get("since_epoch")
+    if not _is_time(since) or not (until is None or _is_time(until)):
+        raise LeaseError("since_epoch must be a time, until_epoch one or null")
+    left = None if until is None else until - since_then
+    return {**item, "since": min(now, now + since - epoch), "until": None if left is None else now + left}
+
+
+def _mended(item: Mapping[str, object], now: float) -> Lease:
+    """A hold of which something is wrong: what is missing is taken as it is safest."""
+    try:
+        owner = check_owner(item.get("owner"))
+    except LeaseError:
+        owner = DAMAGED
+    try:
+        reason = check_reason(item.get("reason"))
+    except LeaseError:
+        reason = "damaged on disk"
+    return Lease(owner, reason, round(now, 3), None, item.get("refuse") is not False)

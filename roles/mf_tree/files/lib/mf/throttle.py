@@ -230,11 +230,13 @@ class Control:
         lost = marker.lost(self._places, now)
         boot = self._boot_token()
         kept, disk_damage = marker.read_plain(self._disk)
+        dropped: list[str] = []
         if shown is None:
-            held = lease.from_disk(kept, now, epoch, boot) or ()
+            held = lease.from_disk(kept, now, epoch, boot, dropped=dropped) or ()
         else:
             held = lease.valid(shown.leases, now)
         outcome = Outcome(marker.Status(held if shown is not None else (), shown is not None and shown.refusing, now))
+        outcome.warnings.extend(dropped)
         if damage or (data is not None and shown is None):
             outcome.actions.append(f"replace the marker, which was {damage or 'not whole'}")
         if shown is None and held:

@@ -284,14 +284,21 @@ class Examination:
         if kind not in ACTIONS:
             return self.said(kind, why, first, view)
         with state.Lock(self.places, state.ACTION, LOCK_WAIT) as held:
-            # who is frozen is so whatever it says or doesn't: the second look at that needs no full dialogue
-            second = self.transaction(0.0 if view.ticks or not view.listening else CONFIRM)
-            view = self.view()
-            kind2, why = self.classify(second, view)
-            kind = confirmed(kind, kind2)
-            if kind not in ACTIONS:
-                return self.said(kind, why, second, view)
-            return self.heal(kind, why, second, view, held)
+            if not self.dry_run:
+                return self.confirm(kind, view, held)
+        # who only looks keeps nobody from acting
+        return self.confirm(kind, view, held)
+
+    def confirm(self, kind: str, view: View, held: bool) -> state.Result:
+        """The second look, and what follows from it. Raises ServiceError."""
+        # who is frozen is so whatever it says or doesn't: the second look at that needs no full dialogue
+        second = self.transaction(0.0 if view.ticks or not view.listening else CONFIRM)
+        view = self.view()
+        kind2, why = self.classify(second, view)
+        kind = confirmed(kind, kind2)
+        if kind not in ACTIONS:
+            return self.said(kind, why, second, view)
+        return self.heal(kind, why, second, view, held)
 
     def classify(self, dialogue: smtp.Dialogue, view: View) -> tuple[str, str]:
         """classify() with this host's limits."""
