@@ -82,18 +82,18 @@ def test_what_is_no_id(name: str) -> None:
 @pytest.mark.parametrize("long_", [False, True])
 def test_a_spool(tmp_path: Path, split: bool, long_: bool) -> None:
     found = queue.survey(spool(tmp_path, (NOW - 50, False), (NOW - 90, True), (NOW, True), split=split, long_=long_))
-    assert (found.messages, found.oldest, found.frozen, found.read) == (3, NOW - 90, 2, 3)
+    assert (found.arrivals, found.frozen, found.read) == ([NOW - 90, NOW - 50, NOW], 2, 3)
 
 
 def test_an_empty_spool(tmp_path: Path) -> None:
     found = queue.survey(spool(tmp_path))
-    assert (found.messages, found.oldest, found.frozen) == (0, None, 0)
+    assert (found.arrivals, found.frozen) == ((), 0)
 
 
 def test_a_large_queue_is_read_in_part(tmp_path: Path) -> None:
     path = spool(tmp_path, *[(NOW - number, number >= 15) for number in range(20)])
     found = queue.survey(path, limit=10)
-    assert (found.messages, found.frozen, found.read) == (20, 5, 10)
+    assert (len(found.arrivals), found.frozen, found.read) == (20, 5, 10)
 
 
 def test_no_spool(tmp_path: Path) -> None:
@@ -115,30 +115,30 @@ def test_any_names_in_the_spool(tmp_path_factory: pytest.TempPathFactory, names:
     for name in names:
         if name not in (".", "..") and len(name.encode()) < 200:
             (folder / "input" / f"{name}-H").write_bytes(b"\xff" * 10)
-    assert queue.survey(str(folder)).messages <= len(names)
+    assert len(queue.survey(str(folder)).arrivals) <= len(names)
 
 
 def test_a_folder_where_a_file_should_be(tmp_path: Path) -> None:
     path = spool(tmp_path, (NOW, False))
     (tmp_path / "input" / f"{message_id(NOW - 7)}-H").mkdir()
     found = queue.survey(path)
-    assert (found.messages, found.read) == (2, 1)
+    assert (len(found.arrivals), found.read) == (2, 1)
 
 
 @pytest.mark.parametrize(
     ("found", "free", "inodes", "status", "words"),
     [
         (queue.Queue(), 90.0, 90.0, state.OK, []),
-        (queue.Queue(5, NOW - 100), 90.0, 90.0, state.OK, []),
-        (queue.Queue(5, NOW - 14_400), 90.0, 90.0, state.WARNING, ["oldest message 4.0 h"]),
-        (queue.Queue(5, NOW - 86_400), 90.0, 90.0, state.CRITICAL, ["oldest message 24.0 h"]),
-        (queue.Queue(5, NOW + 9999), 90.0, 90.0, state.OK, []),
-        (queue.Queue(5, NOW, 1, 5), 90.0, 90.0, state.WARNING, ["1 frozen"]),
+        (queue.Queue([NOW - 100]), 90.0, 90.0, state.OK, []),
+        (queue.Queue([NOW - 14_400]), 90.0, 90.0, state.WARNING, ["oldest message 4.0 h"]),
+        (queue.Queue([NOW - 86_400]), 90.0, 90.0, state.CRITICAL, ["oldest message 24.0 h"]),
+        (queue.Queue([NOW + 9999]), 90.0, 90.0, state.OK, []),
+        (queue.Queue([NOW], 1, 1), 90.0, 90.0, state.WARNING, ["1 frozen"]),
         (queue.Queue(), 14.0, 90.0, state.WARNING, ["14% of the spool's space free"]),
         (queue.Queue(), 4.0, 90.0, state.CRITICAL, ["4% of the spool's space free"]),
         (queue.Queue(), 90.0, 4.0, state.CRITICAL, ["4% of the spool's inodes free"]),
         (
-            queue.Queue(9, NOW - 86_400, 2, 9),
+            queue.Queue([NOW - 86_400, NOW - 9], 2, 2),
             14.0,
             90.0,
             state.CRITICAL,
@@ -147,11 +147,79 @@ def test_a_folder_where_a_file_should_be(tmp_path: Path) -> None:
     ],
 )
 def test_decisions(found: queue.Queue, free: float, inodes: float, status: str, words: list[str]) -> None:
-    assert queue.decide(found, free, inodes, NOW, VALUES) == (status, words)
+    waited, _ = queue.age(found.arrivals, b"", NOW, 1e6)
+    assert queue.decide(found, waited, free, inodes, VALUES) == (status, words)
 
 
-def looked(path: str, port: int) -> state.Result | Any:
-    return queue.look(state.Places(), {**VALUES, "spool": path, "port": port, "free_warning": 0, "free_critical": 0})
+class Watch:
+    """Runs of the check, one after the other, on clocks that can be set apart."""
+
+    def __init__(self) -> None:
+        self.boot, self.epoch, self.before = 90_000.0, float(NOW), b""
+
+    def sleep(self, seconds: float) -> None:
+        self.boot += seconds
+        self.epoch += seconds
+
+    def run(self, *arrivals: int) -> float:
+        waited, said = queue.age(sorted(arrivals), self.before, self.epoch, self.boot)
+        self.before = f'{{"metrics": {{"oldest_seconds": 5, "oldest": "{said}"}}}}'.encode()
+        return waited
+
+
+@pytest.mark.parametrize("step", [-86_400, 86_400])
+def test_a_clock_that_is_set_changes_no_age(step: int) -> None:
+    watch = Watch()
+    old, young = NOW - 18_000, NOW - 600
+    assert watch.run(old, young) == 18_000
+    watch.epoch += step
+    watch.sleep(300)
+    late = int(watch.epoch) - 100
+    assert watch.run(old, young, late) == 18_300
+    # the oldest has gone: nobody is taken for older than it was, nor for young for ever
+    watch.sleep(300)
+    assert watch.run(young, late) <= 18_600
+    watch.sleep(14_400)
+    assert watch.run(young, late) >= 14_400
+
+
+def test_a_clock_set_forward_after_an_empty_queue_is_no_alarm() -> None:
+    watch = Watch()
+    assert watch.run() == 0
+    watch.sleep(200)
+    message = int(watch.epoch)
+    watch.epoch += 86_400
+    watch.sleep(100)
+    assert watch.run(message) == 300
+    watch.sleep(300)
+    assert watch.run(message) == 600
+
+
+def test_a_message_may_be_older_than_the_last_boot() -> None:
+    watch = Watch()
+    watch.boot = 100.0
+    assert watch.run(NOW - 18_000) == 18_000
+    watch.sleep(300)
+    assert watch.run(NOW - 18_000) == 18_300
+
+
+def test_a_message_of_the_future_counts_from_its_first_sight() -> None:
+    watch = Watch()
+    assert watch.run(NOW + 86_400) == 0
+    watch.sleep(86_500)
+    assert watch.run(NOW + 86_400) == 86_500
+
+
+@given(st.binary(max_size=40), st.lists(st.integers(1, 2**35), max_size=3))
+def test_any_memory_gives_an_age(memory: bytes, arrivals: list[int]) -> None:
+    waited, said = queue.age(sorted(arrivals), b'"oldest": "' + memory + b'"', NOW, 5000.0)
+    assert 0 <= waited < 1e12 + 5001
+    assert int(said.rpartition("@")[0]) >= -1
+
+
+def looked(path: str, port: int, places: state.Places | None = None) -> state.Result | Any:
+    places = places or state.Places("/none")
+    return queue.look(places, {**VALUES, "spool": path, "port": port, "free_warning": 0, "free_critical": 0})
 
 
 def test_the_look(tmp_path: Path) -> None:
@@ -162,6 +230,18 @@ def test_the_look(tmp_path: Path) -> None:
     assert (result.status, result.summary) == (state.OK, "1 message")
     assert 99 <= float(result.metrics["oldest_seconds"]) <= 110
     assert float(result.metrics["free_percent"]) > 0
+
+
+def test_the_look_remembers_the_oldest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, places = spool(tmp_path, (int(time.time()) - 100, False)), state.Places(str(tmp_path))
+    with server(talking()) as port:
+        first = looked(path, port, places)
+        state.write_result(places, first, generation="abc", started=time.time(), period=300, slack=35)
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + 86_400)
+        second = looked(path, port, places)
+    assert 99 <= float(second.metrics["oldest_seconds"]) <= 110
+    assert second.metrics["oldest"] == first.metrics["oldest"]
 
 
 def test_exim_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

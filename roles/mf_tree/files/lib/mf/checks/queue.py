@@ -4,6 +4,11 @@ Exim's spool is read without Exim (specification, chapter "Format of spool files
 ``input/[X/]ID-H``, X being one character when the spool is split. The first six characters of an ID are its time of
 arrival, seconds since the epoch in base 62, in the short IDs of old as in the long ones since Exim 4.97. A frozen
 message has a line ``-frozen TIME`` among the options at the start of its -H file.
+
+That time is the wall clock's, which may be set. So the oldest message is remembered from result to result with its
+arrival on the boot-time clock (see ``age``): it ages by that clock, and nobody is taken for older. What remains: a
+message whose date lies in the future when it becomes the oldest counts from its first sight; and at the first run after
+a boot the wall clock is all there is.
 """
 
 from __future__ import annotations
@@ -36,13 +41,12 @@ GREETING = 10.0  # seconds
 
 
 class Queue:
-    """What the spool holds: ``messages``, ``oldest`` (epoch seconds or None), ``frozen`` of ``read`` messages."""
+    """What the spool holds: ``arrivals`` (epoch seconds, oldest first), ``frozen`` of ``read`` messages."""
 
-    __slots__ = ("frozen", "messages", "oldest", "read")
+    __slots__ = ("arrivals", "frozen", "read")
 
-    def __init__(self, messages: int = 0, oldest: int | None = None, frozen: int = 0, read: int = 0) -> None:
-        self.messages = messages
-        self.oldest = oldest
+    def __init__(self, arrivals: Sequence[int] = (), frozen: int = 0, read: int = 0) -> None:
+        self.arrivals = arrivals
         self.frozen = frozen
         self.read = read
 
@@ -106,7 +110,28 @@ def survey(spool: str, limit: int = READ) -> Queue:
         if head is not None:  # otherwise it was delivered meanwhile
             read += 1
             frozen += is_frozen(head)
-    return Queue(len(dated), dated[0][0], frozen, read)
+    return Queue([when for when, _ in dated], frozen, read)
+
+
+def age(arrivals: Sequence[int], before: bytes, epoch: float, boottime: float) -> tuple[float, str]:
+    """``(seconds the oldest message has waited, what the next run must know)``. Pure.
+
+    ``before`` is the former result, whose metric ``oldest`` says ``ARRIVAL@BOOTTIME``: the arrival in epoch seconds of
+    the message that was the oldest, -1 for none, and since when on the boot-time clock none can have waited longer.
+    """
+    former, _, since = before.partition(b'"oldest": "')[2].partition(b'"')[0].decode("ascii", "replace").partition("@")
+    try:
+        known, first = int(former), float(since)
+    except ValueError:
+        known, first = -1, -1e12
+    if not -1e12 < first <= boottime:
+        known, first = -1, -1e12
+    if not arrivals:
+        return 0.0, f"-1@{boottime // 1:.0f}"
+    if known not in arrivals:
+        known = arrivals[0]
+        first = max(first, boottime - max(0.0, epoch - known))
+    return boottime - first, f"{known}@{first // 1:.0f}"
 
 
 def room(spool: str) -> tuple[float, float]:
@@ -117,15 +142,14 @@ def room(spool: str) -> tuple[float, float]:
     return free, inodes
 
 
-def decide(queue: Queue, free: float, inodes: float, now: float, values: run.Values) -> tuple[str, list[str]]:
+def decide(queue: Queue, waited: float, free: float, inodes: float, values: run.Values) -> tuple[str, list[str]]:
     """``(status, what is wrong)``. Pure."""
     status, words = state.OK, []
-    age = max(0.0, now - queue.oldest) if queue.oldest is not None else 0.0
-    if age >= values["age_warning"]:
-        status = state.CRITICAL if age >= values["age_critical"] else state.WARNING
+    if waited >= values["age_warning"]:
+        status = state.CRITICAL if waited >= values["age_critical"] else state.WARNING
         from ..text import span
 
-        words.append(f"oldest message {span(age)}")
+        words.append(f"oldest message {span(waited)}")
     if queue.frozen >= values["frozen_warning"]:
         status = state.worst([status, state.WARNING])
         words.append(f"{queue.frozen} frozen")
@@ -139,31 +163,39 @@ def decide(queue: Queue, free: float, inodes: float, now: float, values: run.Val
 
 def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
     """Exim's greeting, its spool and the room it has."""
-    del places
     greeting = smtp.greeting(values["address"], values["port"], GREETING)
+    boottime, epoch = state.boottime(), time.time()
     try:
         queue = survey(values["spool"])
         free, inodes = room(values["spool"])
     except OSError as error:
         return state.Result(NAME, state.CRITICAL, f"Exim's spool {values['spool']} can't be read: {error.strerror}")
-    now = time.time()
-    status, words = decide(queue, free, inodes, now, values)
-    result = state.Result(
-        NAME, status, ", ".join([f"{queue.messages} message{'' if queue.messages == 1 else 's'}", *words])
-    )
+    waited, oldest = age(queue.arrivals, former(places), epoch, boottime)
+    status, words = decide(queue, waited, free, inodes, values)
+    messages = len(queue.arrivals)
+    result = state.Result(NAME, status, ", ".join([f"{messages} message{'' if messages == 1 else 's'}", *words]))
     result.metrics = {
-        "messages": queue.messages,
-        "oldest_seconds": max(0, round(now - queue.oldest)) if queue.oldest is not None else 0,
+        "messages": messages,
+        "oldest_seconds": round(waited),
+        "oldest": oldest,
         "frozen": queue.frozen,
         "free_percent": round(free, 1),
         "free_inodes_percent": round(inodes, 1),
         "greeting_seconds": round(greeting.seconds(), 6),
     }
-    if queue.read < queue.messages:
+    if queue.read < messages:
         result.metrics["read"] = queue.read
     if greeting.outcome == smtp.ACCEPTED:
         return result
     return lambda dry_run: _without_exim(values, result, greeting)
+
+
+def former(places: state.Places) -> bytes:
+    """The check's former result as it is on disk."""
+    try:
+        return state.read_bytes(f"{places.results}/{NAME}.json", 65536) or b""
+    except OSError:
+        return b""
 
 
 def _without_exim(values: run.Values, result: state.Result, greeting: smtp.Dialogue) -> state.Result:
