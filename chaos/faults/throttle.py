@@ -209,6 +209,51 @@ def marker_full_disk(scene: Scene) -> Generator[None, None, str]:
     return f"exit {code}, warned, refused until the lease ended"
 
 
+@fault("throttle", "hold given back while /run/mf is full", "gone for good; the other lease stays", LANE)
+def hold_full_disk(scene: Scene) -> Generator[None, None, str]:
+    """No room for a new marker, and the old one still names the hold."""
+    scene.undo("systemctl start cron.service")
+    scene.undo("/mf/bin/throttle off --owner chaos-hold; " + OFF)
+    scene.undo("umount /run/mf")
+    scene.host.run(
+        "systemctl stop cron.service; mount -t tmpfs -o size=64k,mode=0755 chaos /run/mf; "
+        f"mkdir /run/mf/lock /run/mf/state; {ON} --ttl 5m --mark-only; "
+        "/mf/bin/throttle on --owner chaos-hold --hold --reason 'fault suite'"
+    )
+    must(scene.host.refused_ports(), "the hold doesn't refuse")
+    scene.host.run("dd if=/dev/zero of=/run/mf/full bs=4k 2>/dev/null || :")
+    scene.broken()
+    code, said = scene.host.ask("/mf/bin/throttle off --owner chaos-hold 2>&1")
+    yield
+    must(code == 0, f"off ended with {code}: {said[-150:]}")
+    scene.host.run("/mf/bin/throttle reconcile")
+    held = [one["owner"] for one in scene.host.status()["leases"]]
+    must(held == ["chaos"], f"held by {held}")
+    must(not scene.host.refused_ports(), "it still refuses")
+    scene.healed()
+    return "written over the old marker; a reconcile brought nothing back"
+
+
+@fault("throttle", "marker and file of a hold deleted", "the refusal ends at the next check, said", LANE)
+def hold_deleted(scene: Scene) -> Generator[None, None, str]:
+    """Nothing but the kernel knows of it, and there it has no end."""
+    scene.undo("systemctl start cron.service")
+    scene.undo("/mf/bin/throttle off --owner chaos-hold")
+    scene.host.run(
+        "systemctl stop cron.service; /mf/bin/throttle on --owner chaos-hold --hold --reason 'fault suite'; "
+        "rm /run/mf/throttled /mf/var/state/leases.json"
+    )
+    scene.broken()
+    code, said = scene.host.ask("/mf/bin/health")
+    yield
+    must(code != 0 and "marker of the throttle is lost" in said, f"health ended with {code}: {said[:150]}")
+    code, said = scene.host.ask("/mf/bin/check-load")
+    must("was lost" in said, f"check-load ended with {code}: {said[:150]}")
+    must(not scene.host.refused_ports(), "it still refuses")
+    scene.healed()
+    return "noticed by health, ended by check-load"
+
+
 @fault("throttle", "/run/mf read-only", "nothing half done, said; works when it is back", LANE)
 def marker_read_only(scene: Scene) -> Generator[None, None, str]:
     """Neither lock nor marker can be written."""
