@@ -206,7 +206,7 @@ def test_a_running_check_that_hangs_is_unknown(
     with state.Lock(places, "load") as held:
         assert held
         assert round_of(load=fine) == 3
-    assert "LOAD UNKNOWN - another run has been under way" in capfd.readouterr().out
+    assert "LOAD UNKNOWN - another run is under way, and the last result" in capfd.readouterr().out
     assert stored(places, "load") == before
 
 

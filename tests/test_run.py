@@ -173,7 +173,9 @@ def test_a_second_run_leaves_at_once(root: Path) -> None:
         os.unlink(root / "run/mf/state/load.json")
         one = ran(root)
         assert (one.code, one.err, one.stored) == (3, "", None)
-        assert one.out.startswith("LOAD UNKNOWN - another run has been under way past the time of its result")
+        assert one.out.startswith(
+            "LOAD UNKNOWN - another run is under way, and the last result is missing or past its time"
+        )
 
 
 def test_overdue(tmp_path: Path) -> None:

@@ -100,9 +100,9 @@ class Run:
         """The exit code when ``start`` found another run under way: that one will tell, unless it hangs."""
         if not overdue(self.places, self.check.name):
             return 0
-        # printed, not stored: the run under way may still have something to say
-        say(1, self.unknown("another run has been under way past the time of its result, or of the first one").line())
-        return state.EXIT_CODES[state.UNKNOWN]
+        # said, not stored: the run under way may still have something to say
+        self._store = False
+        return self.publish(self.unknown("another run is under way, and the last result is missing or past its time"))
 
     def release(self) -> None:
         """Give the lock back, here; a forked child that shares it still holds it."""
