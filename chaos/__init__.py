@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "lab"))  # mflab: containers, faked load, mail
 
 
-def site_command(limit: str, session_limit: int = 60) -> list[str]:
+def site_command(limit: str, **settings: object) -> list[str]:
     """The command that deploys `limit` with sessions that count as stuck after a minute, so that a test can see it."""
-    settings = json.dumps({"mf_checks_session_limit": session_limit})
-    return ["ansible-playbook", str(ROOT / "playbooks/site.yml"), "--limit", f"localhost,{limit}", "-e", settings]
+    extra = json.dumps({"mf_checks_session_limit": 60, **settings})
+    return ["ansible-playbook", str(ROOT / "playbooks/site.yml"), "--limit", f"localhost,{limit}", "-e", extra]

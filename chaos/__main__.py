@@ -49,6 +49,7 @@ for owner in operator chaos deploy; do /mf/bin/throttle off --owner $owner; done
 /mf/bin/maintenance off
 systemctl reset-failed; systemctl restart mf-exim.service qpsmtpd.service
 """
+MEND_BACKUPS = "for job in dump full verify; do /mf/bin/backup run $job; done"
 
 
 class Suite:
@@ -183,7 +184,7 @@ class Suite:
             give_up = time.monotonic() + WELL_LIMIT
             while not self.well(host):
                 if time.monotonic() > give_up or self.stop.is_set():
-                    host.ask(MEND, limit=120)
+                    host.ask(MEND_BACKUPS if name == CONTROL else MEND, limit=300)
                     unwell.append(name)
                     break
                 time.sleep(1)
@@ -211,13 +212,13 @@ def lab_tool(*words: str) -> int:
     return subprocess.run([sys.executable, str(ROOT / "lab/lab.py"), *words], check=False).returncode
 
 
-def deploy(limit: str) -> int:
+def deploy(limit: str, **settings: object) -> int:
     """Run site.yml on these groups; return its exit status."""
     log = ROOT / "build/chaos-site.log"
     log.parent.mkdir(exist_ok=True)
     with log.open("wb") as out:
         code = subprocess.run(
-            site_command(limit), cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, check=False
+            site_command(limit, **settings), cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, check=False
         ).returncode
     if code:
         print(log.read_text(errors="replace")[-3000:], file=sys.stderr)
@@ -297,6 +298,7 @@ def main() -> int:
         )
         return EXIT_USAGE
     hosts, groups = (f"{CONTROL},{OFFSITE}", "control,offsite") if apart else (HOSTS, "mx")
+    settings: dict[str, object] = {"mf_quarantine_mx": []} if apart else {}  # this lab has no MX to fetch from
     if args.list:
         if not args.only:
             faults = sorted(FAULTS, key=lambda fault: SYSTEMS.index(fault.system))
@@ -314,7 +316,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, interrupt)
     started = time.monotonic()
     try:
-        if not args.no_deploy and (lab_tool("up", "--only", hosts) or deploy(groups)):
+        if not args.no_deploy and (lab_tool("up", "--only", hosts) or deploy(groups, **settings)):
             return 1
         podman = Podman(machine.look(lab.home.parent))
         if apart:
@@ -336,7 +338,12 @@ def without_mail(args: argparse.Namespace, fleet: dict[str, Host], faults: Seque
     """Faults of hosts that take no mail. First each job runs once, as on a machine that has been there for a while."""
     fleet[CONTROL].ask("/mf/bin/backup due", limit=900)
     suite = Suite(fleet, quiet=args.json)
-    suite.run(faults)
+    try:
+        suite.run(faults)
+    except KeyboardInterrupt:
+        suite.stop.set()
+        suite.wait()
+        raise
     wrong = sum(not one.ok for one in suite.outcomes)
     if args.json:
         print(json.dumps({"faults": [asdict(one) for one in suite.outcomes], "seconds": time.monotonic() - started}))

@@ -1,39 +1,74 @@
-"""Faults of the backups: offsite gone, cut, damaged, full; crashes, clocks, the throttle, two at once.
+"""Faults of the backups: offsite gone, cut, damaged, full; crashes, clocks, the throttle, two at once, the quota.
 
 A *period* is hours long, so it isn't waited for: the record of the last success is moved back by as much instead, and
-the deployed check and schedule judge that by the real clock.
+the deployed check and schedule judge that by the real clock. Alarms are judged where people see them: what the check
+says, and what the module mf_health says of the host.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import time
 from collections.abc import Generator
 from typing import Any
 
-from chaos.scene import Deviation, Host, Scene, fault, must
+from chaos import ROOT, site_command
+from chaos.scene import CONTROL, OFFSITE, Host, Scene, fault, must
 
-LANE = "control1"
 BACKUP = "/mf/bin/backup"
+RECORD = "/mf/var/state/backup.json"
 REPOSITORY = "/mf/var/offsite/repository"
 LOAD = "/root/chaos-load"  # below /root: it is part of the daily archive
+OUT = "/run/chaos-out"  # what a job in the background printed
+PERIOD = 14400  # s from one dump to the next
 
-# $1 job, $2 seconds: the record says that the job succeeded, and was tried, that much earlier (later, if negative)
-AGE = """
+# $1 job, $2 seconds: the record says that the job succeeded, and was tried, that much earlier
+AGE = f"""
 import json, sys
-path = "/mf/var/state/backup.json"
-record = json.load(open(path))
-past = record["jobs"].setdefault(sys.argv[1], {})
+record = json.load(open("{RECORD}"))
+past = record["jobs"].setdefault(sys.argv[1], {{}})
 for name in ("started", "succeeded"):
     past[name] = past.get(name, 0) - float(sys.argv[2])
-json.dump(record, open(path, "w"))
+json.dump(record, open("{RECORD}", "w"))
 """
-PERIOD = 14400
-CUT = "ip route add blackhole"  # nothing goes back to control any more, and nobody is told
+# $1 seconds: the limit to waiting for the throttle; prints what it was
+PATIENCE = """
+import json, sys
+settings = json.load(open("/mf/etc/mf.json"))
+print(settings["backup"]["throttle_wait"])
+settings["backup"]["throttle_wait"] = int(sys.argv[1])
+json.dump(settings, open("/mf/etc/mf.json", "w"), indent=4)
+"""
+# $1 words that must be in the command line, $2 user (or empty): pids of such processes, this one left out
+PIDS = """
+import os, pwd, sys
+wanted = pwd.getpwnam(sys.argv[2]).pw_uid if sys.argv[2] else None
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        words = open(f"/proc/{pid}/cmdline", "rb").read().replace(b"\\0", b" ").decode(errors="replace")
+        owner = os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        continue
+    if sys.argv[1] in words and int(pid) != os.getpid() and wanted in (None, owner):
+        print(pid)
+"""
+# What borg needs to work by hand on control, as a person would have it; the host's turn isn't taken.
+BY_HAND = """\
+export BORG_BASE_DIR=/mf/var/backup/borg BORG_PASSCOMMAND='cat /mf/etc/backup/passphrase' \
+BORG_RELOCATED_REPO_ACCESS_IS_OK=yes BORG_REPO=$(/usr/bin/python3 -c \
+'import json; print(json.load(open("/mf/etc/mf.json"))["backup"]["repository"])') \
+BORG_RSH='ssh -F none -i /mf/etc/backup/ssh.key -o IdentitiesOnly=yes -o BatchMode=yes \
+-o UserKnownHostsFile=/mf/etc/backup/known_hosts'
+"""
+SLOW = "tc qdisc add dev eth0 root tbf rate 16mbit burst 64k latency 300ms"  # 2 MB a second: there is a middle to hit
+FAST = "tc qdisc del dev eth0 root 2>/dev/null"
 
 
 def offsite(scene: Scene) -> Host:
     """The machine that keeps the backups."""
-    return scene.fleet["offsite1"]
+    return scene.fleet[OFFSITE]
 
 
 def run(scene: Scene, job: str, limit: float = 240) -> dict[str, Any]:
@@ -43,26 +78,89 @@ def run(scene: Scene, job: str, limit: float = 240) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def alarm(scene: Scene, host: Host, check: str, status: str, words: str) -> str:
+    """The check must say so, and mf_health of the host as well; returns it for the table."""
+    result = host.check(check)
+    said = f"check-{check} says {result.get('status')}: {result.get('summary')}"
+    must(result.get("status") == status and words in str(result.get("summary")), f"{said}, not {status} with {words!r}")
+    asked = subprocess.run(
+        ["ansible", host.name, "-m", "mf_health"],
+        cwd=ROOT,
+        env={**os.environ, "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    must(f'"status": "{status}"' in asked and words in asked, f"mf_health says {' '.join(asked.split())[:200]}")
+    return f"check-{check} and mf_health: {status}"
+
+
+def well(scene: Scene) -> None:
+    """Nothing is wrong any more, neither here nor off-site; then it is healed."""
+    for host, check in ((scene.host, "backup"), (offsite(scene), "offsite")):
+        result = host.check(check)
+        must(result.get("status") == "OK", f"check-{check} still says {result.get('summary')}")
+    scene.healed()
+
+
 def succeeds(scene: Scene, job: str, limit: float = 240) -> None:
     """The job must work; then all is well again."""
     past = run(scene, job, limit)
     must(not past["failures"], f"{job} still fails: {past['error']}")
-    scene.healed()
+    well(scene)
 
 
-def fails(scene: Scene, job: str, kinds: tuple[str, ...], limit: float = 240) -> str:
-    """The job must fail for one of these reasons, and the check must say so; returns the check's status."""
+def fails(scene: Scene, job: str, kinds: tuple[str, ...], status: str = "WARNING", limit: float = 240) -> str:
+    """The job must fail for one of these reasons, and that must be seen; returns where."""
     past = run(scene, job, limit)
     must(past["failures"] and past["kind"] in kinds, f"{job}: {past['kind'] or 'no failure'}: {past['error']}")
-    result = scene.host.check("backup")
-    must(f"{job} " in str(result.get("summary")), f"check-backup says {result.get('summary')}")
-    return str(result.get("status"))
+    return alarm(scene, scene.host, "backup", status, f"{job} failed")
 
 
-def load(scene: Scene, megabytes: int) -> None:
-    """Have that much more to save."""
+def due(scene: Scene) -> None:
+    """What cron does every ten minutes; its own run may have been first."""
+    scene.host.ask(f"{BACKUP} due; flock --wait 300 /run/mf/lock/backup-due.lock true", limit=600)
+
+
+def begin(scene: Scene, words: str) -> int:
+    """Start a command in the background; its pid. What it prints is in OUT."""
+    scene.undo(f"rm -f {OUT}")
+    return int(scene.host.run(f"{words} > {OUT} 2>&1 & echo $!"))
+
+
+def pids(host: Host, words: str, user: str = "") -> list[int]:
+    """Processes of the host with these words in their command line."""
+    return [int(pid) for pid in host.python(PIDS, words, user).split()]
+
+
+def kill(host: Host, found: list[int]) -> None:
+    """SIGKILL."""
+    must(found, f"there was nothing to kill on {host.name}")
+    host.ask(f"kill -9 {' '.join(map(str, found))}")
+
+
+def load(scene: Scene, megabytes: int) -> str:
+    """Have that much more to save; its SHA-256."""
     scene.undo(f"rm -rf {LOAD}")
     scene.host.run(f"mkdir -p {LOAD}; head -c {megabytes}M /dev/urandom > {LOAD}/random")
+    return scene.host.run(f"sha256sum < {LOAD}/random").split()[0]
+
+
+def saved(scene: Scene, digest: str) -> None:
+    """The newest daily archive has the load, bit for bit."""
+    archive = json.loads(scene.host.run(f"cat {RECORD}"))["jobs"]["full"]["archive"]
+    out = scene.host.run(f"{BY_HAND} borg extract --stdout ::{archive} {LOAD[1:]}/random | sha256sum", limit=240)
+    must(out.split()[0] == digest, f"{archive} has another content")
+
+
+def nothing_half(scene: Scene) -> None:
+    """The repository has those of our archives that are on record and no other, and no checkpoint."""
+    code, out = scene.host.ask(f"{BACKUP} list --json --wait 3m", limit=300)
+    listed = json.loads(out) if code == 0 else {}
+    must(listed and not listed["missing"] + listed["unknown"] + listed["changed"], f"backup list: {out[-200:]}")
+    names = scene.host.run(f"{BY_HAND} borg list --short --consider-checkpoints", limit=120).split()
+    half = [name for name in names if ".checkpoint" in name]
+    must(names and not half, f"there is a half archive: {half}")
 
 
 def size(scene: Scene) -> int:
@@ -70,177 +168,299 @@ def size(scene: Scene) -> int:
     return int(offsite(scene).run(f"du -sb {REPOSITORY} | cut -f1") or 0)
 
 
-@fault("backup", "offsite down for two periods", "CRITICAL or late, then made up for by itself", LANE)
+def under_way(scene: Scene, words: str, before: int) -> int:
+    """Start a job over a slow line and wait until its bytes arrive; its pid."""
+    scene.undo(FAST)
+    scene.host.run(SLOW)
+    pid = begin(scene, words)
+    scene.until("bytes arrive", lambda: size(scene) > before + 2_000_000, 120, every=0.2)
+    return pid
+
+
+@fault("backup", "offsite down for two periods", "failed and late: WARNING; made up for by itself", CONTROL)
 def down(scene: Scene) -> Generator[None, None, str]:
-    """Its sshd is stopped; the last success is moved back by more than two periods."""
+    """Its sshd is stopped; the last success, and the last segment off-site, are moved back by more than two periods."""
     succeeds(scene, "dump")
-    scene.undo("systemctl start ssh.service", offsite(scene))
-    offsite(scene).run("systemctl stop ssh.socket ssh.service 2>/dev/null; systemctl stop ssh.service")
+    where = offsite(scene)
+    scene.undo("systemctl start ssh.service", where)
+    where.run("systemctl stop ssh.socket 2>/dev/null; systemctl stop ssh.service")
     scene.broken()
     yield
-    fails(scene, "dump", ("unreachable", "cut"))
+    fails(scene, "dump", ("unreachable",))
     scene.host.python(AGE, "dump", str(2.2 * PERIOD))
-    result = scene.host.check("backup")
-    must(result.get("status") == "WARNING" and "late" in str(result.get("summary")), f"check: {result.get('summary')}")
-    offsite(scene).run("systemctl start ssh.service")
-    scene.host.ask(f"{BACKUP} due", limit=300)
-    result = scene.host.check("backup")
-    must(result.get("status") == "OK", f"not made up for: {result.get('summary')}")
-    scene.healed()
-    return "late was said; cron's next look made up for it"
+    seen = alarm(scene, scene.host, "backup", "WARNING", "dump late: 8.8 h")
+    where.run(f"find {REPOSITORY}/data -type f -exec touch -d '9 hours ago' {{}} +")
+    quiet = where.check("offsite")
+    must("nothing new for 9.0 h" in str(quiet.get("summary")), f"check-offsite says {quiet.get('summary')}")
+    where.run("systemctl start ssh.service")
+    due(scene)
+    well(scene)
+    return f"{seen}; check-offsite: {quiet['status']}; cron's next look made up for it"
 
 
-@fault("backup", "link cut in mid-transfer", "noticed within two minutes; no half archive; the next run goes on", LANE)
+@fault(
+    "backup",
+    "link cut in mid-transfer",
+    "noticed within three minutes; no half archive; the next run is whole",
+    CONTROL,
+)
 def cut(scene: Scene) -> Generator[None, None, str]:
     """Packets vanish without a word while files are on their way."""
-    load(scene, 60)
-    before = size(scene)
-    scene.undo("rm -f /run/chaos-full")
-    scene.undo(f"ip route del blackhole {scene.host.address}", offsite(scene))
-    scene.host.run(f"({BACKUP} run full --json > /run/chaos-full 2>&1 &)")
-    scene.until("bytes arrive", lambda: size(scene) > before + 1_000_000, 120, every=0.2)
-    offsite(scene).run(f"{CUT} {scene.host.address}")
+    digest = load(scene, 40)
+    back = f"ip route del blackhole {scene.host.address}"
+    scene.undo(back, offsite(scene))
+    under_way(scene, f"{BACKUP} run full --json", size(scene))
+    offsite(scene).run(f"ip route add blackhole {scene.host.address}")
     scene.broken()
     yield
-    scene.until("it is noticed", lambda: "{" in scene.host.ask("cat /run/chaos-full")[1], 180)
-    past = json.loads(scene.host.run("cat /run/chaos-full"))
-    must(past["failures"], "the run was over before the link was cut")
-    offsite(scene).run(f"ip route del blackhole {scene.host.address}")
+    took = scene.until("it is noticed", lambda: "{" in scene.host.ask(f"cat {OUT}")[1], 180)
+    past = json.loads(scene.host.run(f"cat {OUT}"))
+    must(
+        past["failures"] and past["kind"] in ("cut", "unreachable"),
+        f"the run ended as {past['kind'] or 'done'}: {past['error']}",
+    )
+    seen = alarm(scene, scene.host, "backup", "WARNING", "full failed: ")
+    scene.host.run(FAST)
+    offsite(scene).run(back)
     succeeds(scene, "full", 400)
-    code, out = scene.host.ask(f"{BACKUP} list --wait 3m")
-    must(code == 0, f"backup list: {out[-200:]}")
-    return f"noticed ({past['kind']}); the next run finished"
+    nothing_half(scene)
+    saved(scene, digest)
+    return f"noticed after {took:.0f} s; {seen}; the next run was whole"
 
 
-@fault("backup", "repository corrupted", "verify finds it: CRITICAL", LANE)
+@fault("backup", "repository corrupted", "verify finds it: CRITICAL", CONTROL)
 def corrupted(scene: Scene) -> Generator[None, None, str]:
     """Some bytes in the middle of a segment change."""
     succeeds(scene, "full")
     where = offsite(scene)
     victim = where.run(f"ls -S {REPOSITORY}/data/0/* | head -1").strip()
-    scene.undo(f"[ ! -e /mf/var/offsite/kept ] || mv /mf/var/offsite/kept {victim}", where)
-    where.run(f"cp -a {victim} /mf/var/offsite/kept")
+    mend = f"[ ! -e /mf/var/offsite/kept ] || mv /mf/var/offsite/kept {victim}"
+    scene.undo(mend, where)
     where.run(
-        f"printf 'damage damage damage' | dd of={victim} bs=1 seek=$(($(stat -c %s {victim}) / 2)) conv=notrunc 2>&1"
+        f"cp -a {victim} /mf/var/offsite/kept;"
+        f" printf 'damage damage damage' | dd of={victim} bs=1 seek=$(($(stat -c %s {victim}) / 2)) conv=notrunc 2>&1"
     )
     scene.broken()
     yield
-    status = fails(scene, "verify", ("corrupt",), 400)
-    must(status == "CRITICAL", f"check-backup says {status}")
-    where.run(f"mv /mf/var/offsite/kept {victim}")
+    seen = fails(scene, "verify", ("corrupt",), "CRITICAL", 400)
+    where.run(mend)
     succeeds(scene, "verify", 400)
-    return "found by the repository's check"
+    return f"found by the repository's check; {seen}"
 
 
-@fault("backup", "disk full off-site", "the run fails and says so; works when there is room", LANE)
+@fault("backup", "disk full off-site", "said before and after; works when there is room", CONTROL)
 def full_there(scene: Scene) -> Generator[None, None, str]:
-    """The repository lies on a file system without room."""
-    load(scene, 30)
+    """The repository lies on a file system that something else has filled."""
+    digest = load(scene, 30)
     where = offsite(scene)
-    scene.undo("umount -l /mf/var/offsite 2>/dev/null", where)
-    megabytes = size(scene) // 1_000_000 + 6
+    away = "umount -l /mf/var/offsite 2>/dev/null; umount -l /run/chaos-disk 2>/dev/null"
+    scene.undo(away, where)
     where.run(
-        f"mkdir -p /run/chaos-disk; mount -t tmpfs -o size={megabytes}m chaos /run/chaos-disk;"
+        f"mkdir -p /run/chaos-disk; mount -t tmpfs -o size={size(scene) // (1 << 20) + 200}m chaos /run/chaos-disk;"
         " cp -a /mf/var/offsite/. /run/chaos-disk/; chown mf-offsite: /run/chaos-disk; chmod 700 /run/chaos-disk;"
-        " mount --move /run/chaos-disk /mf/var/offsite 2>/dev/null"
-        " || { mount --bind /run/chaos-disk /mf/var/offsite; }"
+        " head -c 194M /dev/zero > /run/chaos-disk/filler; mount --bind /run/chaos-disk /mf/var/offsite"
     )
-    scene.undo("umount -l /run/chaos-disk 2>/dev/null", where)
     scene.broken()
     yield
-    fails(scene, "full", ("full", "failed", "cut"))
-    where.run("umount -l /mf/var/offsite")
+    before = alarm(scene, where, "offsite", "CRITICAL", "of the file system's space free")
+    seen = fails(scene, "full", ("full",))
+    where.run("rm /run/chaos-disk/filler")
+    past = run(scene, "full", 400)
+    must(not past["failures"], f"with room it still fails: {past['error']}")
+    saved(scene, digest)
+    # back to the real disk, with all that was saved meanwhile
+    where.run(f"cp -a /run/chaos-disk/repository /run/chaos-kept; {away}; rm -r {REPOSITORY}")
+    where.run(f"mv /run/chaos-kept {REPOSITORY}; rmdir /run/chaos-disk")
     succeeds(scene, "full", 400)
-    return "said by check-backup; the same run worked afterwards"
+    return f"before: {before}; the run failed: {seen}; with room the same run worked"
 
 
-@fault("backup", "disk full on control", "the run fails and says so; works when there is room", LANE)
+@fault("backup", "disk full on control", "said, though nothing can be put on record; works when there is room", CONTROL)
 def full_here(scene: Scene) -> Generator[None, None, str]:
-    """Borg's cache has no room."""
-    load(scene, 5)
-    scene.undo("umount -l /mf/var/backup 2>/dev/null")
-    scene.host.run("mount -t tmpfs -o size=64k,mode=711 chaos /mf/var/backup")
+    """Borg's cache and the record lie on file systems without a byte left."""
+    digest = load(scene, 5)
+    places = ("/mf/var/backup", "/mf/var/state")
+    away = "; ".join(f"umount -l {place} 2>/dev/null" for place in places)
+    scene.undo(away)
+    for place in places:
+        scene.host.run(
+            "mkdir -p /run/chaos-disk; mount -t tmpfs -o size=1m chaos /run/chaos-disk;"
+            " cp -a $1/*.json* /run/chaos-disk 2>/dev/null || :;"
+            " cat /dev/zero > /run/chaos-disk/filler 2>/dev/null || :;"
+            " mount --bind /run/chaos-disk $1; umount -l /run/chaos-disk",
+            place,
+        )
     scene.broken()
     yield
-    fails(scene, "full", ("full", "failed"))
-    scene.host.run("umount -l /mf/var/backup")
+    code, out = scene.host.ask(f"{BACKUP} run full --wait 3m 2>&1", limit=240)
+    must(code == 1 and len(out.splitlines()) == 1 and "No space left" in out, f"ended with {code}: {out[-200:]}")
+    seen = alarm(scene, scene.host, "backup", "CRITICAL", "no room to put anything on record")
+    scene.host.ask(away)
     succeeds(scene, "full")
-    return "said by check-backup; the same run worked afterwards"
+    saved(scene, digest)
+    return f"one clear line, exit code 1; {seen}; the same run worked afterwards"
 
 
-@fault("backup", "two backups at once", "the second is told, or waits; both whole", LANE)
+@fault("backup", "two backups at once", "the second is told, or waits; both whole", CONTROL)
 def two(scene: Scene) -> Generator[None, None, str]:
     """A person starts one while cron's is under way."""
-    load(scene, 20)
-    yield
-    out = scene.host.run(
-        f"{BACKUP} run full > /run/chaos-first 2>&1 & sleep 1; code=0; {BACKUP} run dump --wait 1s || code=$?;"
-        f" {BACKUP} run dump --wait 5m > /run/chaos-second 2>&1; wait; echo $code; rm -f /run/chaos-*",
-        limit=400,
-    )
-    must(out.splitlines()[-1] == "4", f"the second run wasn't told: {out[-200:]}")
-    result = scene.host.check("backup")
-    must(result.get("status") == "OK", f"check-backup says {result.get('summary')}")
-    return "told with exit code 4; with --wait it went second"
-
-
-@fault("backup", "clock was ahead by a year", "said; the next run is made all the same and is the newest", LANE)
-def skew(scene: Scene) -> Generator[None, None, str]:
-    """The last dump was made under a clock that was a year ahead."""
-    succeeds(scene, "dump")
-    scene.host.python(AGE, "dump", str(-365 * 86400))
+    digest = load(scene, 20)
+    under_way(scene, f"{BACKUP} run full --json", size(scene))
     scene.broken()
     yield
-    result = scene.host.check("backup")
-    must("in the future" in str(result.get("summary")), f"check-backup says {result.get('summary')}")
-    scene.host.ask(f"{BACKUP} due", limit=300)
-    result = scene.host.check("backup")
-    must(result.get("status") == "OK", f"check-backup says {result.get('summary')}")
-    scene.healed()
-    return "doubted, and done anew at cron's next look"
+    code, out = scene.host.ask(f"{BACKUP} run dump --wait 1s 2>&1")
+    must(code == 4 and "another job has its turn" in out, f"the second run ended with {code}: {out[-200:]}")
+    must("{" not in scene.host.run(f"cat {OUT}"), "the first was over before the second began")
+    past = run(scene, "dump", 400)
+    first = json.loads(scene.host.run(f"cat {OUT}"))
+    must(not past["failures"] and not first["failures"], f"one failed: {past['error'] or first['error']}")
+    must(past["started"] >= first["started"] + first["seconds"] - 1, "the second didn't wait")
+    well(scene)
+    saved(scene, digest)
+    nothing_half(scene)
+    return "told with exit code 4; with --wait it went second; no alarm needed"
 
 
-@fault("backup", "killed on both sides, locks left behind", "the next run works by itself", LANE)
+@fault("backup", "clock ahead by a year", "WARNING; the next run is made all the same and is the newest", CONTROL)
+def skew(scene: Scene) -> Generator[None, None, str]:
+    """A dump is made under a clock that is a year ahead, here and in the times of the files off-site."""
+    scene.host.run("command -v faketime || apt-get install -y -qq faketime", limit=240)
+    succeeds(scene, "dump")
+    scene.host.run(f"faketime -f +365d {BACKUP} run dump --wait 3m", limit=240)
+    offsite(scene).run(f"find {REPOSITORY}/data -type f -exec touch -d '+365 days' {{}} +")
+    scene.broken()
+    yield
+    seen = alarm(scene, scene.host, "backup", "WARNING", "in the future")
+    there = alarm(scene, offsite(scene), "offsite", "WARNING", "in the future")
+    ahead = json.loads(scene.host.run(f"cat {RECORD}"))["jobs"]["dump"]["archive"]
+    must(ahead.split("-")[3] == time.strftime("%Y", time.gmtime(time.time() + 365 * 86400)), f"{ahead} isn't ahead")
+    due(scene)
+    newest = json.loads(scene.host.run(f"cat {RECORD}"))["jobs"]["dump"]["archive"]
+    must(newest != ahead, "no dump was made anew")
+    past = run(scene, "drill")
+    must(past["archive"] == newest and not past["failures"], f"the drill took {past['archive']}, not {newest}")
+    well(scene)
+    return f"{seen}; {there}; done anew at cron's next look, and that one is restored"
+
+
+@fault("backup", "killed on both sides, locks left behind", "the next run works by itself, on the record", CONTROL)
 def killed(scene: Scene) -> Generator[None, None, str]:
     """SIGKILL for Borg here and there, in mid-transfer; and a lock that no process of that machine can explain."""
-    load(scene, 40)
-    before = size(scene)
-    where = offsite(scene)
-    scene.undo("rm -f /run/chaos-full")
-    scene.host.run(f"({BACKUP} run full > /run/chaos-full 2>&1 &)")
-    scene.until("bytes arrive", lambda: size(scene) > before + 1_000_000, 120, every=0.2)
-    where.ask("pkill -9 -u mf-offsite -f 'borg serve'")
-    scene.host.ask("pkill -9 -f '/usr/bin/borg create'; pkill -9 -f 'backup run full'; pkill -9 -x borgmatic")
+    digest = load(scene, 30)
+    where, lock = offsite(scene), f"{REPOSITORY}/lock.exclusive"
+    pid = under_way(scene, f"{BACKUP} run full", size(scene))
+    kill(where, pids(where, "borg serve", "mf-offsite"))
+    kill(scene.host, [pid, *pids(scene.host, "/usr/bin/borgmatic"), *pids(scene.host, "borg create")])
     where.run(
-        f"rm -rf {REPOSITORY}/lock.exclusive; mkdir {REPOSITORY}/lock.exclusive;"
-        f" touch {REPOSITORY}/lock.exclusive/elsewhere@1.1-1; chown -R mf-offsite: {REPOSITORY}/lock.exclusive"
+        f"rm -rf {lock}; mkdir {lock}; touch {lock}/elsewhere@1.1-1; chown -R mf-offsite: {lock}",
     )
     scene.broken()
     yield
+    scene.host.run(FAST)
     succeeds(scene, "full", 400)
-    must(scene.decided(check="backup", action="break-lock"), "the lock was broken without a word")
-    return "broken on the record: under flock nobody else can be there"
+    must(len(scene.decided(check="backup", action="break-lock")) == 1, "the lock was broken without a word")
+    nothing_half(scene)
+    saved(scene, digest)
+    return "broken on the record: under flock nobody else can be there; no alarm needed"
 
 
-@fault("backup", "throttled all the while", "late, not skipped", LANE)
-def throttled(scene: Scene) -> Generator[None, None, str]:
-    """A lease while a dump is due, once shorter and once longer than the limit to waiting."""
-    succeeds(scene, "dump")
-    scene.undo("/mf/bin/throttle off --owner chaos; rm -f /run/chaos-due")
-    scene.host.run("/mf/bin/throttle on --owner chaos --mark-only --ttl 25s --reason 'fault suite'")
-    scene.host.python(AGE, "dump", str(1.1 * PERIOD))
-    before = json.loads(scene.host.run("cat /mf/var/state/backup.json"))["jobs"]["dump"]["archive"]
-    scene.host.run(f"({BACKUP} due > /run/chaos-due 2>&1; echo over >> /run/chaos-due) &")
+@fault("backup", "lock of a living holder", "never broken: the next run is told, or waits", CONTROL)
+def living(scene: Scene) -> Generator[None, None, str]:
+    """A job dies and its Borg lives on; then a person's Borg, outside the plan, has the repository."""
+    load(scene, 30)
+    pid = under_way(scene, f"{BACKUP} run full", size(scene))
+    kill(scene.host, [pid])
     scene.broken()
     yield
-    scene.wait(8)
-    must("over" not in scene.host.ask("cat /run/chaos-due")[1], "it didn't wait")
-    scene.until("it is done when the lease has ended", lambda: "over" in scene.host.ask("cat /run/chaos-due")[1], 240)
-    after = json.loads(scene.host.run("cat /mf/var/state/backup.json"))["jobs"]["dump"]["archive"]
-    must(after != before, "it was skipped")
-    scene.healed()
+    must(pids(scene.host, "borg create"), "Borg died with its parent")
+    code, out = scene.host.ask(f"{BACKUP} run dump --wait 1s 2>&1")
+    must(code == 4, f"beside a living Borg the next run ended with {code}: {out[-200:]}")
+    scene.host.run(FAST)
+    scene.until("what was orphaned ends", lambda: not pids(scene.host, "borg create"), 120)
+    holder = begin(scene, f"({BY_HAND} exec borg with-lock :: sleep 45)")
+    scene.until("it has the lock", lambda: bool(pids(scene.host, "sleep 45")), 60, every=0.2)
+    past = run(scene, "dump", 400)
+    must(not scene.host.alive(holder), "it didn't wait for the holder")
+    must(not past["failures"] and past["seconds"] > 30, f"after {past['seconds']} s: {past['error'] or 'done'}")
+    must(not scene.decided(check="backup", action="break-lock"), "a living holder's lock was broken")
+    succeeds(scene, "full", 400)
+    nothing_half(scene)
+    return f"told with exit code 4; then waited for {past['seconds']:.0f} s; nothing was broken; no alarm needed"
+
+
+@fault("backup", "throttled all the while", "waits, late: WARNING; not skipped: waiting has a limit", CONTROL)
+def throttled(scene: Scene) -> Generator[None, None, str]:
+    """A lease of an hour while a dump is late; the limit to waiting is 20 s here instead of an hour."""
+    succeeds(scene, "dump")
+    scene.undo("/mf/bin/throttle off --owner chaos")
+    before = json.loads(scene.host.run(f"cat {RECORD}"))["jobs"]["dump"]["archive"]
+    limit = int(scene.host.python(PATIENCE, "20"))
+    scene.later(lambda: scene.host.python(PATIENCE, str(limit)))
     scene.host.run("/mf/bin/throttle on --owner chaos --mark-only --ttl 1h --reason 'fault suite'")
-    code, out = scene.host.ask(f"/mf/bin/throttle run --max 3s -- {BACKUP} run dump --wait 3m 2>&1", limit=240)
-    if code:
-        raise Deviation(f"with its patience at an end it didn't run: {out[-200:]}")
-    return "waited for the lease's end; and no longer than its limit"
+    scene.host.python(AGE, "dump", str(1.6 * PERIOD))
+    began = time.monotonic()
+    begin(scene, f"({BACKUP} due; echo over)")
+    scene.broken()
+    yield
+    seen = alarm(scene, scene.host, "backup", "WARNING", "dump late: 6.4 h")
+    must("over" not in scene.host.run(f"cat {OUT}"), "it didn't wait")
+    scene.until("its patience ends", lambda: "over" in scene.host.run(f"cat {OUT}"), 120, every=0.5)
+    took = time.monotonic() - began
+    must(took >= 20, f"it waited for {took:.0f} s only")
+    must(scene.host.ask("/mf/bin/throttle status")[0] != 0, "the lease was over")
+    after = json.loads(scene.host.run(f"cat {RECORD}"))["jobs"]["dump"]["archive"]
+    must(after != before, "it was skipped")
+    well(scene)
+    return f"{seen}; ran after {took:.0f} s while the throttle was still on (limit 20 s here)"
+
+
+@fault("backup", "quota used up", "WARNING, then CRITICAL before Borg stops; nothing saved is lost", CONTROL)
+def quota(scene: Scene) -> Generator[None, None, str]:
+    """Offsite is deployed with the smallest quota, and backups grow towards it."""
+    where = offsite(scene)
+    scene.later(deploy)
+    succeeds(scene, "full")
+    room(scene)
+    deploy(mf_offsite_quota=100_000_000)
+    grow(scene, 80)
+    scene.broken()
+    yield
+    seen = [alarm(scene, where, "offsite", "WARNING", "of the quota used")]
+    digest = grow(scene, 94)
+    seen.append(alarm(scene, where, "offsite", "CRITICAL", "of the quota used"))
+    result = scene.host.check("backup")
+    must(result.get("status") == "OK", f"Borg stopped before the alarm: {result.get('summary')}")
+    scene.host.run(f"head -c 20M /dev/urandom > {LOAD}/more")
+    seen.append(fails(scene, "full", ("quota",)))
+    saved(scene, digest)
+    nothing_half(scene)
+    past = run(scene, "drill")
+    must(not past["failures"], f"at the quota a drill fails: {past['error']}")
+    room(scene)
+    succeeds(scene, "full", 400)
+    saved(scene, digest)
+    return f"{'; '.join(seen)}; list, restore and drill go on; prune and compact make room"
+
+
+def room(scene: Scene) -> None:
+    """What prune_offsite.yml does when a person has said yes: all daily archives of today but the newest go."""
+    out = scene.host.run(f"{BACKUP} prune --wait 3m", limit=240)
+    must("gone: " in out, f"prune let nothing go: {out[-200:]}")
+    offsite(scene).run("/mf/bin/offsite compact", limit=240)
+
+
+def grow(scene: Scene, percent: int) -> str:
+    """Save new data until the repository has that share of 100 MB; the data's SHA-256."""
+    missing = percent * 1_000_000 - size(scene)
+    must(missing > 0, "the repository is too large for this already")
+    scene.undo(f"rm -rf {LOAD}")
+    scene.host.run(f"mkdir -p {LOAD}; head -c {missing} /dev/urandom > {LOAD}/random")
+    past = run(scene, "full", 400)
+    must(not past["failures"], f"below the quota: {past['error']}")
+    return scene.host.run(f"sha256sum < {LOAD}/random").split()[0]
+
+
+def deploy(**settings: object) -> None:
+    """Offsite, with these settings."""
+    done = subprocess.run(site_command("offsite", **settings), cwd=ROOT, capture_output=True, text=True, check=False)
+    must(done.returncode == 0, f"deployment: {done.stdout[-300:]}")

@@ -463,7 +463,7 @@ def deploy_meanwhile(scene: Scene) -> Generator[None, None, str]:
     yield
     # the same setting again later, so that the next run of the suite finds a change as well
     deploying = subprocess.Popen(
-        site_command("mx2", session_limit=61 if limit_of(scene.host) == 60 else 60),
+        site_command("mx2", mf_checks_session_limit=61 if limit_of(scene.host) == 60 else 60),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
