@@ -31,7 +31,7 @@ from chaos.scene import CONTROL, MXS, OFFSITE, Deviation, Host, must
 
 LAB = "3"
 SPAM, STRANGERS = 0.6, 0.05
-SENDING, SETTLING = 900.0, 900.0  # s a message may be tried; s until everything must have arrived
+SENDING, SETTLING = 900.0, 300.0  # s a message may be tried; s until everything must have arrived
 JOB = 900.0  # s
 RESTORE = 1800.0
 # When the mail of a round is sent, and which share of it.

@@ -8,7 +8,7 @@ import os
 import shutil
 import struct
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +18,7 @@ from ansible.module_utils.mf.backup import borg, facts, jobs, prune, record, res
 from ansible.module_utils.mf.checks import backup as check
 from ansible.module_utils.mf.checks import offsite
 from ansible.module_utils.mf.cli import offsite as offsite_cli
+from ansible.module_utils.mf.cli import offsite as offsite_command
 
 NOW = 1_795_000_000.0
 HOUR = 3600.0
@@ -30,7 +31,6 @@ SECTION: dict[str, Any] = {
     "newest": {"panel.customer": "seen"},
     "restore_paths": ["/srv/panel"],
     "after_restore": ["true", "false", "true"],
-    "keep": {"dump": {"within": "7d", "daily": 31}, "full": {"daily": 14}},
     "throttle_wait": 60,
     "jobs": {
         "dump": {"period": 14400, "offset": 77},
@@ -58,7 +58,7 @@ def archive(sequence: int, job: str = "dump", ident: str = "") -> record.Archive
 # --- settings
 
 
-@pytest.mark.parametrize("section", [None, [], {}, {**SECTION, "jobs": 3}, {**SECTION, "keep": {"dump": 1}}])
+@pytest.mark.parametrize("section", [None, [], {}, {**SECTION, "jobs": 3}, {**SECTION, "newest": 1}])
 def test_settings_that_are_not_whole_are_refused_in_one_line(section: object) -> None:
     with pytest.raises(config.SettingsError, match="backup"):
         settings.read({"backup": section})
@@ -203,6 +203,14 @@ def test_differences(now: dict[str, Any], says: list[str]) -> None:
 def test_a_database_that_is_missing_is_said() -> None:
     assert facts.differences({"databases": {"a": {}}}, {"databases": {}}) == ["a is missing"]
     assert facts.differences({"databases": {"a": {}}}, {"databases": {"a": {}}}) == []
+
+
+def test_what_came_back_is_held_against_the_record_kept_apart() -> None:
+    was, less = ({"databases": {"panel": {"customer": table(rows)}}} for rows in (3, 2))
+    assert facts.held(None, was, was) == facts.held(was, was, was) == []
+    assert facts.held(None, less, less) == []  # a rebuilt machine can't know better
+    assert facts.held(was, less, less) == ["panel.customer has 2 rows, not 3"]  # the repository's copy fits itself
+    assert facts.held(was, less, was) == ["what the dump says of itself isn't what was recorded here when it was made"]
 
 
 def test_identifiers_are_quoted() -> None:
@@ -445,16 +453,175 @@ def test_one_turn_at_a_time_and_a_child_keeps_it(places: state.Places) -> None:
         assert fourth is not None
 
 
+def test_files_that_a_restore_would_replace_are_named(tmp_path: Path, places: state.Places) -> None:
+    here, ours = tmp_path / "here", archive(7, "full").name
+    script = (LIST % ours).replace(
+        "*info*)", f"*NUL*) printf -- '-%s\\0d%s\\0-%s\\0' {str(here)[1:]} tmp no/such ;; *info*)"
+    )
+    script = script.replace("*list*)", "*list*--json*)")
+    at = context(tmp_path, places, script)
+    assert restore.overwritten(at) == []
+    here.touch()
+    assert restore.overwritten(at) == [f"1 files, {here} first"]
+
+
 def test_commands_after_a_restore_all_run_whatever_one_says(tmp_path: Path, places: state.Places) -> None:
     assert restore.afterwards(context(tmp_path, places, "")) == [("true", 0), ("false", 1), ("true", 0)]
+
+
+# --- the attended prune
+
+KEEP = {"dump": {"within": "7d", "daily": 31}, "full": {"daily": 14}}
+
+
+def order(**changes: Any) -> prune.Order:
+    lines = "".join(json.dumps(asdict(archive(number))) + "\n" for number in (1, 2, 3))
+    given = {"passphrase": "secret words", "prefix": "control1", "keep": KEEP, "record": lines, **changes}
+    return prune.read(json.dumps(given).encode())
+
+
+def plan(*found: record.Archive, going: tuple[str, ...] = (), recorded: tuple[int, ...] = (1, 2, 3)) -> prune.Plan:
+    there = {one.name: one for one in found}
+    known = {one.name: one for one in map(archive, recorded)}
+    return prune.Plan(there, record.compare(known, there), prune.doubts(there, NOW, prune.Left()), going)
 
 
 def test_prune_takes_names_from_borg_and_refuses_unknown_rules() -> None:
     lines = ["Keeping archive (rule: daily #1):  a  x", "Would prune:    control1-dump-00000001-2026  Wed, 2026", ""]
     assert prune.pruned(lines) == ["control1-dump-00000001-2026"]
     assert prune.arguments({"daily": "3", "within": "7d"}) == ["--keep-within=7d", "--keep-daily=3"]
-    with pytest.raises(KeyError, match="hourlyy"):
-        prune.arguments({"hourlyy": "1"})
+    for rules in ({"hourlyy": "1"}, {}):
+        with pytest.raises(prune.PruneError, match="mf_backup_keep"):
+            prune.arguments(rules)
+
+
+def test_an_order_is_read_whole_or_refused_and_never_shows_its_passphrase() -> None:
+    found = order(approved=["a"])
+    assert found.approved == frozenset({"a"})
+    assert [one.sequence for one in found.recorded.values()] == [1, 2, 3]
+    assert "secret words" not in repr(found)
+    for wrong in (b"", b"[]", b'{"passphrase": "secret words"}', b'{"record": "{}", "passphrase": "secret words"'):
+        with pytest.raises(prune.PruneError) as caught:
+            prune.read(wrong)
+        assert "secret" not in str(caught.value)
+    with pytest.raises(prune.PruneError):
+        order(keep={"dump": KEEP["dump"], "full": {}})
+
+
+def test_a_prune_refuses_what_control_did_not_record_so() -> None:
+    prune.refuse(plan(archive(1), archive(2), archive(3), archive(4)), order())  # a new one is no harm
+    with pytest.raises(prune.PruneError, match=r"1 archives are missing.*00000002"):
+        prune.refuse(plan(archive(1), archive(3)), order())
+    with pytest.raises(prune.PruneError, match=r"others than control recorded.*00000003"):
+        prune.refuse(plan(archive(1), archive(2), archive(3, ident="f" * 64)), order())
+
+
+def test_only_what_was_seen_goes() -> None:
+    all_three = (archive(1), archive(2), archive(3))
+    first, second = archive(1).name, archive(2).name
+    prune.refuse(plan(*all_three, going=(first,)), order(approved=[first, second]))
+    with pytest.raises(prune.PruneError, match=r"1 archives more.*00000002"):
+        prune.refuse(plan(*all_three, going=(first, second)), order(approved=[first]))
+
+
+@pytest.mark.parametrize(
+    ("times", "word"),
+    [
+        ((-3, -2, -1), ""),
+        ((-3, -2, 0.5), ""),  # within the hour: a clock that isn't quite right
+        ((-3, -2, 30), "of the future"),
+        ((-300, -5, -20), "after one with a higher number"),  # a made-up one, or the one before it was
+    ],
+)
+def test_archives_with_made_up_times_are_doubted(times: tuple[float, ...], word: str) -> None:
+    found = [replace(archive(number), time=NOW + hours * HOUR) for number, hours in enumerate(times, 1)]
+    seen = plan(*found)
+    assert bool(seen.doubtful) == bool(word)
+    if word:
+        with pytest.raises(prune.PruneError, match=word):
+            prune.refuse(seen, order())
+
+
+def test_archives_with_numbers_that_cannot_be_are_doubted(tmp_path: Path) -> None:
+    """Somebody fills a gap that a prune left, to be the last of a day and push out the true one."""
+    found = {one.name: one for one in (archive(1), archive(4), archive(5))}
+    path = str(tmp_path / "left.json")
+    prune.Left.of(found.values()).save(path)
+    left = prune.Left.load(path)
+    assert prune.doubts(found, NOW, left) == []
+    assert prune.doubts({**found, archive(6).name: archive(6)}, NOW, left) == []
+    (said,) = prune.doubts({**found, archive(3).name: archive(3)}, NOW, left)
+    assert "00000003" in said
+    assert "wasn't there at the last prune" in said
+    twin = replace(archive(5), name=f"{archive(5).name}0")
+    (said,) = prune.doubts({**found, twin.name: twin}, NOW, left)
+    assert "there twice" in said
+    (tmp_path / "left.json").write_text('{"highest": 3')
+    with pytest.raises(prune.PruneError, match="not whole"):
+        prune.Left.load(path)
+
+
+def test_people_see_what_becomes_of_each_archive() -> None:
+    seen = plan(archive(1), archive(2, ident="e" * 64), archive(4), going=(archive(1).name,))
+    ends = [line.partition("Z  ")[2] for line in seen.lines()]
+    assert ends[:4] == [
+        "goes",
+        "ANOTHER one than control recorded",
+        "MISSING here, and on control's record",
+        "NOT on control's record",
+    ]
+    assert seen.lines()[-1] == "1 of 3 archives go"
+
+
+def test_no_prune_while_somebody_else_deleted(tmp_path: Path) -> None:
+    clean = repository(tmp_path / "one", entry(0, b"a" * 32), entry(2))
+    prune.untouched(clean, borglog.Scan(), same_key=True)
+    with pytest.raises(prune.PruneError, match="key is another one"):
+        prune.untouched(clean, borglog.Scan(), same_key=False)
+    touched = repository(tmp_path / "two", entry(0, b"a" * 32) + entry(2), entry(1, b"a" * 32) + entry(2))
+    with pytest.raises(prune.PruneError, match="1 objects were deleted"):
+        prune.untouched(touched, borglog.Scan(), same_key=True)
+
+
+def test_after_a_prune_history_begins_anew(tmp_path: Path) -> None:
+    where = repository(tmp_path, entry(0, b"a" * 32) + entry(2), entry(2))
+    last = prune.begin_anew(where)
+    assert [one.segment for one in borglog.transactions(where)] == [last] == [max(borglog.segments(where))]
+
+
+def test_what_a_prune_left_deletes_nothing_in_the_history(
+    tmp_path: Path, places: state.Places, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = repository(tmp_path / "kept", PUT, GONE)
+    os.makedirs(places.etc)
+    settled = {"generation": "g", "host": "offsite1", "checks": {}, "offsite": {"repository": where, "lock": "none"}}
+    Path(places.settings).write_text(json.dumps(settled))
+
+    def rows() -> list[int]:
+        assert offsite_command.main(["history", "--json"], places) == 0
+        return [row["deleted"] for row in json.loads(capsys.readouterr().out)["transactions"]]
+
+    assert rows() == [0, 1]
+    prune.begin_anew(where)
+    assert rows() == [0]
+    (Path(where) / "data" / "0" / "2").write_bytes(borglog.MAGIC + GONE)
+    with (Path(where) / "transactions").open("a") as log:
+        log.write("transaction 2, UTC time 2026-11-25T02:00:09.123\n")
+    assert rows() == [0, 1]
+
+
+def test_control_forgets_what_was_pruned_and_its_facts(places: state.Places) -> None:
+    known = record.Record(places)
+    for number in (1, 2, 3):
+        known.add(archive(number))
+        state.make_folder(os.path.dirname(known.facts_path("x")))
+        state.write_atomic(known.facts_path(archive(number).name), b'{"databases": {}}')
+    assert known.forget([archive(1).name, "never heard of"]) == 1
+    assert known.forget([archive(1).name]) == 0
+    again = record.Record(places)
+    assert sorted(again.archives) == [archive(2).name, archive(3).name]
+    assert again.facts(archive(1).name) is None
+    assert again.facts(archive(2).name) == {"databases": {}}
 
 
 # --- check-backup

@@ -248,10 +248,14 @@ def spawn(
     progress: str = "",
     sink: Callable[[IO[bytes]], None] | None = None,
     well: Sequence[int] = (0, 1),
+    *,
+    inherited: Sequence[int] = (),
+    user: str | None = None,
 ) -> Done:
     """Run a command of borg's family and wait for it; BorgError when its status isn't ``well``. ``limit`` is seconds.
 
     A ``sink`` that returns before the end has had enough: the command is ended, and that is no failure of its.
+    ``inherited``: more descriptors for the child; ``user``: whom it runs as, with that account's group alone.
     """
     try:
         child = subprocess.Popen(
@@ -260,7 +264,10 @@ def spawn(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=dict(env),
-            pass_fds=() if turn is None else (turn,),
+            pass_fds=inherited if turn is None else (turn, *inherited),
+            user=user,
+            group=user,
+            extra_groups=None if user is None else [],
         )
     except OSError as error:
         raise BorgError("failed", f"{command[0]} can't be run: {error.strerror}") from None

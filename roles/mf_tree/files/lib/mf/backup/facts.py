@@ -135,3 +135,12 @@ def differences(recorded: Facts, found: Facts) -> list[str]:
                 words.append(f"{database}.{table}: its newest row is of {now['newest']}, not {was['newest']}")
         words += [f"{database}.{table} is new" for table in sorted(set(there) - set(tables))]
     return words
+
+
+def held(known: Facts | None, recorded: Facts, found: Facts) -> list[str]:
+    """What came back, held against what was kept apart from the repository (``known``), or without that against what
+    the dump says of itself (``recorded``). Pure."""
+    words = differences(recorded if known is None else known, found)
+    if known is not None and known["databases"] != recorded["databases"] and not words:
+        words = ["what the dump says of itself isn't what was recorded here when it was made"]
+    return words

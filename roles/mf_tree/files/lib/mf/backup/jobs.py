@@ -170,9 +170,13 @@ def dump(context: Context) -> tuple[str, dict[str, float]]:
         "--",
         PROGRAM,
         "stream",
+        "--facts",
+        context.record.facts_path(name),
         limit=context.settings.jobs["dump"].period,
     )
-    return _made(context, "dump", sequence, found)
+    made = _made(context, "dump", sequence, found)
+    context.record.tidy()
+    return made
 
 
 def full(context: Context) -> tuple[str, dict[str, float]]:
@@ -236,7 +240,9 @@ def drill(context: Context) -> tuple[str, dict[str, float]]:
     known = context.record.archives.get(archive.name)
     _room((known.original if known else 0) * ROOM_FACTOR + ROOM_LEAST)
     with scratch.Scratch() as server:
-        loaded = load.load(context.borg, archive, server.socket, context.settings.newest)
+        loaded = load.load(
+            context.borg, archive, server.socket, context.settings.newest, context.record.facts(archive.name)
+        )
         rto = time.monotonic() - clock
     if loaded.differences:
         raise JobError("mismatch", f"{archive.name} came back otherwise: {'; '.join(loaded.differences[:3])}")
@@ -244,6 +250,7 @@ def drill(context: Context) -> tuple[str, dict[str, float]]:
         "rpo_seconds": round(max(0.0, began - float(loaded.recorded["taken"])), 1),
         "rto_seconds": round(rto, 1),
         "rows": facts.rows(loaded.recorded),
+        "apart": int(loaded.apart),
         "original_bytes": loaded.size,
     }
 

@@ -22,17 +22,24 @@ class LoadError(Exception):
 
 @dataclass(frozen=True)
 class Loaded:
-    """``recorded`` at dump time, ``found`` after the load, what differs in words, bytes of SQL."""
+    """``recorded`` at dump time, ``found`` after the load, what differs in words, bytes of SQL.
+
+    ``apart``: whether it was held against what this machine has on record, not only against what is in the dump.
+    """
 
     recorded: facts.Facts
     found: facts.Facts
     differences: tuple[str, ...]
     size: int
+    apart: bool = False
 
 
-def load(repository: borg.Borg, archive: Archive, socket: str, newest: Mapping[str, str]) -> Loaded:
+def load(
+    repository: borg.Borg, archive: Archive, socket: str, newest: Mapping[str, str], known: facts.Facts | None = None
+) -> Loaded:
     """Stream a dump into the server at this socket and compare. Raises LoadError, BorgError, DatabaseError.
 
+    ``known`` is what this machine recorded when the dump was made; without it (it was rebuilt) the dump's own facts do.
     The server must be one that may lose what it has: a dump drops each of its databases first.
     """
     client = subprocess.Popen(
@@ -81,4 +88,4 @@ def load(repository: borg.Borg, archive: Archive, socket: str, newest: Mapping[s
         found = facts.take(connection, recorded["databases"], newest)
     finally:
         connection.close()
-    return Loaded(recorded, found, tuple(facts.differences(recorded, found)), size)
+    return Loaded(recorded, found, tuple(facts.held(known, recorded, found)), size, known is not None)

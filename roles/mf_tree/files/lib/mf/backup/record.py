@@ -1,6 +1,7 @@
 """What control remembers of its backups: how each job went last, and every archive that it made.
 
-``/mf/var/state/backup.json`` and ``/mf/var/state/backup-archives.jsonl``; both survive a reboot. What is there after an
+``/mf/var/state/backup.json``, ``backup-archives.jsonl`` and, for each dump, ``backup-facts/ARCHIVE.json``: what the
+databases held at that moment, apart from the repository's own copy. All survive a reboot. What is there after an
 intruder was on control is worth nothing: that is what /mf/bin/offsite history is for.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -49,6 +50,7 @@ class Record:
     def __init__(self, places: state.Places) -> None:
         self._state = f"{places.persistent}/backup.json"
         self._ledger = f"{places.persistent}/backup-archives.jsonl"
+        self._facts = f"{places.persistent}/backup-facts"
         found: Mapping[str, Any] = state.decode(state.read_bytes(self._state)) or {}
         self.repository = str(found.get("repository", ""))
         jobs = found.get("jobs")
@@ -74,6 +76,32 @@ class Record:
             (one for one in self.archives.values() if one.job == job), key=lambda one: one.sequence, default=None
         )
 
+    def facts_path(self, name: str) -> str:
+        """Where the facts of a dump are kept, apart from the repository: see mf.backup.facts."""
+        return f"{self._facts}/{name}.json"
+
+    def facts(self, name: str) -> dict[str, Any] | None:
+        """What this machine recorded of a dump when it was made; None when it didn't (it was rebuilt)."""
+        found = state.decode(state.read_bytes(self.facts_path(name), 1 << 28))
+        return found if found is not None and isinstance(found.get("databases"), dict) else None
+
+    def tidy(self) -> None:
+        """Remove the facts of dumps that are on record no longer, or never came to their end."""
+        try:
+            names = os.listdir(self._facts)
+        except FileNotFoundError:
+            return
+        for name in names:
+            if name.removesuffix(".json") not in self.archives:
+                os.unlink(f"{self._facts}/{name}")
+
+    def forget(self, names: Iterable[str]) -> int:
+        """Strike archives off the ledger; returns how many were on it. Raises OSError."""
+        going = self.archives.keys() & set(names)
+        if going:
+            self.replace({name: one for name, one in self.archives.items() if name not in going})
+        return len(going)
+
     def save(self) -> None:
         """Write the jobs' state. Raises OSError."""
         document = {
@@ -98,6 +126,7 @@ class Record:
         self.archives = dict(archives)
         text = "".join(json.dumps(asdict(one)) + "\n" for one in archives.values())
         state.write_atomic(self._ledger, text.encode(), 0o644, durable=True)
+        self.tidy()
 
 
 def _past(values: Any) -> Past:

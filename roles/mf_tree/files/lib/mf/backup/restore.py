@@ -8,7 +8,9 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import IO
 
+from .. import text
 from . import facts, load
 from .jobs import Context, JobError
 from .record import Archive
@@ -48,12 +50,36 @@ def in_use(context: Context) -> list[str]:
     return [f"{name} has {rows} rows" for name, rows in full.items() if rows]
 
 
+def overwritten(context: Context, name: str = "") -> list[str]:
+    """Files that a restore would replace, in words; a tree that is as the archive has it is no loss, but who knows."""
+    archive = choose(context, "full", name)
+    found: list[str] = []
+    count = 0
+
+    def hold(out: IO[bytes]) -> None:
+        nonlocal count
+        rest = b""
+        while piece := out.read(load.PIECE):
+            *entries, rest = (rest + piece).split(b"\0")
+            for entry in entries:
+                if entry[:1] == b"-" and os.path.lexists(b"/" + entry[1:]):
+                    count += 1
+                    if not found:
+                        found.append(text.clean("/" + entry[1:].decode(errors="replace"), 120))
+
+    paths = [f"pp:{path.strip('/')}" for path in context.settings.restore_paths]
+    context.borg.run("list", "--format", "{type}{path}{NUL}", f"::{archive.name}", *paths, sink=hold)
+    return [f"{count} files, {found[0]} first"] if found else []
+
+
 def database(context: Context, name: str = "") -> Restored:
     """The databases of a dump, into the real server; what was there under their names is replaced."""
     began = time.monotonic()
     archive = choose(context, "dump", name)
     with only_us(context.settings.socket):
-        loaded = load.load(context.borg, archive, context.settings.socket, context.settings.newest)
+        loaded = load.load(
+            context.borg, archive, context.settings.socket, context.settings.newest, context.record.facts(archive.name)
+        )
     age = max(0.0, context.now() - float(loaded.recorded["taken"]))
     return Restored(archive.name, time.monotonic() - began, age, loaded.differences, facts.rows(loaded.recorded))
 

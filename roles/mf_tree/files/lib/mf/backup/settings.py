@@ -32,7 +32,6 @@ class Settings:
     newest: Mapping[str, str]
     restore_paths: tuple[str, ...]
     after_restore: tuple[str, ...]
-    keep: Mapping[str, Mapping[str, str]]
     throttle_wait: int
     jobs: Mapping[str, Job]
 
@@ -41,12 +40,17 @@ class Settings:
         return f"{self.prefix}-{job}-{sequence:08d}-{stamp}"
 
     def parse(self, name: str) -> tuple[str, int] | None:
-        """Job and sequence number from an archive's name; None for a checkpoint or somebody else's archive."""
-        head, _, rest = name.partition(f"{self.prefix}-")
-        words = rest.split("-", 2)
-        if head or len(words) != 3 or words[0] not in ("dump", "full") or not words[1].isdigit():
-            return None
-        return None if ".checkpoint" in name else (words[0], int(words[1]))
+        """The same as the function ``parse``, for our own archives."""
+        return parse(self.prefix, name)
+
+
+def parse(prefix: str, name: str) -> tuple[str, int] | None:
+    """Job and sequence number from an archive's name; None for a checkpoint or somebody else's archive."""
+    head, _, rest = name.partition(f"{prefix}-")
+    words = rest.split("-", 2)
+    if head or len(words) != 3 or words[0] not in ("dump", "full") or not words[1].isdigit():
+        return None
+    return None if ".checkpoint" in name else (words[0], int(words[1]))
 
 
 def load(places: state.Places) -> Settings:
@@ -69,7 +73,6 @@ def read(settings: Mapping[str, Any]) -> Settings:
             newest={str(table): str(column) for table, column in section["newest"].items()},
             restore_paths=tuple(str(path) for path in section["restore_paths"]),
             after_restore=tuple(str(command) for command in section["after_restore"]),
-            keep={job: {str(k): str(v) for k, v in rules.items()} for job, rules in section["keep"].items()},
             throttle_wait=int(section["throttle_wait"]),
             jobs={
                 job: Job(int(values["period"]), int(values["offset"]))

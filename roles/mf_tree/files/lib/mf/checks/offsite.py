@@ -27,6 +27,7 @@ RULES: run.Rules = {
 }
 REMEMBERED = "offsite.json"
 SKEW = 300.0  # seconds that the newest transaction may lie in the future before the clock is doubted
+ATTENDED = "offsite-attended"  # the lock of a command that a person runs here, and that may delete
 KEPT_CONFIG = "offsite-config"  # the repository's config as it was first seen, out of the writer's reach
 
 
@@ -62,6 +63,9 @@ def decide(
 
 def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
     """Everything is cold: it runs every ten minutes."""
+    with state.Lock(places, ATTENDED) as free:
+        if not free:
+            return state.Result(NAME, state.OK, "an attended prune, rewind or compaction is under way")
     return lambda dry_run: _examine(places, values, dry_run)
 
 

@@ -79,7 +79,7 @@ def _due(chosen: argparse.Namespace, places: state.Places) -> int:
         return _fail(str(error))
     due = schedule.chosen(time.time(), record.Record(places).jobs, found.jobs)
     if chosen.dry_run:
-        print("due: " + (", ".join(due) or "nothing"))
+        print(json.dumps({"due": due}) if chosen.json else "due: " + (", ".join(due) or "nothing"))
         return DONE
     if not due:
         return DONE
@@ -110,6 +110,9 @@ def _run(chosen: argparse.Namespace, places: state.Places) -> int:
 def _plan(chosen: argparse.Namespace, places: state.Places) -> int:
     context = _context(places)
     past = context.record.past(chosen.job)
+    if chosen.json:
+        print(json.dumps({"would_run": chosen.job, **asdict(past)}))
+        return DONE
     ago = f"{text.span(time.time() - past.succeeded)} ago" if past.succeeded else "never"
     print(f"would run {chosen.job} into {context.settings.repository}; it last succeeded {ago}")
     return DONE
@@ -134,7 +137,10 @@ def _words(job: str, past: Past) -> str:
     if "stored_bytes" in figures:
         words.append(f"{figures['original_bytes'] / 1e6:.1f} MB, {figures['stored_bytes'] / 1e6:.1f} MB of it new")
     if "rto_seconds" in figures:
-        words.append(f"{figures['rows']:.0f} rows came back as they were")
+        against = (
+            "recorded here" if figures.get("apart") else "recorded in the dump itself (this machine has no record)"
+        )
+        words.append(f"{figures['rows']:.0f} rows came back as {against}")
         words.append(f"recoverable data is {text.span(figures['rpo_seconds'])} old (RPO)")
         words.append(f"restored in {text.span(figures['rto_seconds'])} (RTO)")
     return ", ".join(words)
@@ -205,10 +211,14 @@ def _restore(chosen: argparse.Namespace, places: state.Places) -> int:
                 return _fail("another job has its turn; try again later, or say --wait 2h", BUSY)
             context = _context(places, turn.descriptor)
             taken = restore.in_use(context) if chosen.database else []
+            taken += restore.overwritten(context, chosen.archive) if chosen.files else []
             if chosen.dry_run:
-                for job, wanted in (("full", chosen.files), ("dump", chosen.database)):
-                    if wanted:
-                        print(f"would restore {restore.choose(context, job, chosen.archive).name}")
+                jobs_ = [job for job, wanted in (("full", chosen.files), ("dump", chosen.database)) if wanted]
+                names = [restore.choose(context, job, chosen.archive).name for job in jobs_]
+                if chosen.json:
+                    print(json.dumps({"would_restore": names, "would_replace": taken}))
+                    return DONE
+                print("\n".join(f"would restore {name}" for name in names))
                 print("\n".join(f"would replace: {one}" for one in taken) or "nothing would be replaced")
                 return DONE
             if taken and not chosen.replace:
@@ -220,6 +230,9 @@ def _restore(chosen: argparse.Namespace, places: state.Places) -> int:
                 found.append(("database", restore.database(context, chosen.archive)))
     except _failures() as error:
         return _fail(str(error))
+    if chosen.json:
+        print(json.dumps({what: asdict(one) for what, one in found}))
+        return DIFFERENT if any(one.differences for _, one in found) else DONE
     for what, one in found:
         rows = f", {one.rows} rows" if what == "database" else ""
         print(f"{what}: {one.archive}, {text.span(one.age)} old{rows}, restored in {text.span(one.seconds)}")
@@ -238,16 +251,30 @@ def _after(_: argparse.Namespace, places: state.Places) -> int:
 
 
 def _adopt(chosen: argparse.Namespace, places: state.Places) -> int:
-    from ..backup import jobs
+    from ..backup import jobs, record
 
     try:
         with jobs.Turn(places, chosen.wait) as turn:
             if turn is None:
                 return _fail("another job has its turn; try again later, or say --wait 2h", BUSY)
             context = _context(places, turn.descriptor)
-            change = jobs.adopt(context)
+            if chosen.dry_run:
+                found = context.borg.archives()
+                change = record.compare(context.record.archives, found)
+            else:
+                change = jobs.adopt(context)
+                found = context.record.archives
     except _failures() as error:
         return _fail(str(error))
+    if chosen.json:
+        print(json.dumps({"archives": len(found), **asdict(change)}))
+        return DONE
+    if chosen.dry_run:
+        print(
+            f"would take over {len(found)} archives: {len(change.unknown)} new, {len(change.missing)} there no longer,"
+            f" {len(change.changed)} others"
+        )
+        return DONE
     print(
         f"{len(context.record.archives)} archives are on record now: {len(change.unknown)} were new,"
         f" {len(change.missing)} are there no longer, {len(change.changed)} are others"
@@ -255,21 +282,17 @@ def _adopt(chosen: argparse.Namespace, places: state.Places) -> int:
     return DONE
 
 
-def _prune(chosen: argparse.Namespace, places: state.Places) -> int:
-    from ..backup import jobs, prune
+def _forget(chosen: argparse.Namespace, places: state.Places) -> int:
+    from ..backup import jobs
 
     try:
         with jobs.Turn(places, chosen.wait) as turn:
             if turn is None:
                 return _fail("another job has its turn; try again later, or say --wait 2h", BUSY)
-            context = _context(places, turn.descriptor)
-            jobs.listed(context)
-            going = prune.prune(context, dry_run=chosen.dry_run)
+            struck = _context(places, turn.descriptor).record.forget(sys.stdin.read().split())
     except _failures() as error:
         return _fail(str(error))
-    for name in going:
-        print(f"{'would go' if chosen.dry_run else 'gone'}: {name}")
-    print(f"{len(going)} of {len(context.record.archives) + (0 if chosen.dry_run else len(going))} archives")
+    print(f"{struck} archives are on record here no longer")
     return DONE
 
 
@@ -282,12 +305,15 @@ def _key(_: argparse.Namespace, places: state.Places) -> int:
     return DONE
 
 
-def _stream(_: argparse.Namespace, places: state.Places) -> int:
+def _stream(chosen: argparse.Namespace, places: state.Places) -> int:
     from ..backup import settings, stream
 
     try:
         found = settings.load(places)
-        stream.dump(found.socket, found.databases, dict(found.newest), sys.stdout.buffer)
+        taken = stream.dump(found.socket, found.databases, dict(found.newest), sys.stdout.buffer)
+        if chosen.facts:
+            state.make_folder(chosen.facts.rpartition("/")[0], 0o755)
+            state.write_atomic(chosen.facts, (json.dumps(taken) + "\n").encode(), durable=True)
     except _failures() as error:
         return _fail(str(error))
     return DONE
@@ -300,28 +326,35 @@ def _fail(message: str, code: int = FAILED) -> int:
 
 def _parser() -> commands.Commands:
     top = commands.Commands("backup", "The backups of this machine, and restoring them.", _EPILOG)
-    top.add("due", _due, "run the jobs that are due (cron does, every 10 minutes)", dry_run=True)
+    due = top.add("due", _due, "run the jobs that are due (cron does, every 10 minutes)", dry_run=True)
     run = top.add("run", _run, "run one job now", dry_run=True)
     run.add_argument(
         "job", choices=("dump", "full", "verify", "drill"), metavar="JOB", help="dump, full, verify, drill"
     )
-    run.add_argument("--json", action="store_true", help="how it went, as one JSON object")
     listing = top.add("list", _list, "the repository's archives beside this machine's record")
-    listing.add_argument("--json", action="store_true", help="as one JSON object")
     status = top.add("status", _status, "how each job went last")
-    status.add_argument("--json", action="store_true", help="as one JSON object")
     restore = top.add("restore", _restore, "get back what was saved", dry_run=True)
     restore.add_argument("--database", action="store_true", help="the databases of the newest dump")
     restore.add_argument("--files", action="store_true", help="the files of the newest full archive")
     restore.add_argument("--archive", default="", metavar="NAME", help="not the newest but this one")
-    restore.add_argument("--replace", action="store_true", help="even if the databases have rows now")
+    restore.add_argument("--replace", action="store_true", help="even if databases have rows or files are there now")
     top.add("after-restore", _after, "run what mf_backup_after_restore lists (restore_control.yml does)")
-    adopt = top.add("adopt", _adopt, "take the repository as it is: on a rebuilt machine, or after a rewind off-site")
-    prune = top.add("prune", _prune, "forget old archives (attended: playbooks/prune_offsite.yml)", dry_run=True)
-    for one in (run, listing, restore, adopt, prune):
+    adopt = top.add(
+        "adopt",
+        _adopt,
+        "take the repository as it is: on a rebuilt machine, or after a rewind off-site",
+        dry_run=True,
+    )
+    forget = top.add("forget", _forget, "strike the archives named on stdin off the record (prune_offsite.yml does)")
+    for one in (due, run, listing, status, restore, adopt):
+        one.add_argument("--json", action="store_true", help="the answer as one JSON object")
+    for one in (run, listing, restore, adopt, forget):
         one.add_argument(
             "--wait", type=commands.duration, default=60.0, metavar="TIME", help="for another job's end (default: 1m)"
         )
     top.add("key", _key, "print the repository's key for the safe (useless without the passphrase)")
-    top.add("stream", _stream, "the dump itself, on stdout (borg runs this)")
+    stream = top.add("stream", _stream, "the dump itself, on stdout (borg runs this)")
+    stream.add_argument(
+        "--facts", default="", metavar="FILE", help="where to keep what the databases held at that moment"
+    )
     return top
