@@ -18,7 +18,6 @@ from ansible.module_utils.mf.backup import borg, facts, jobs, prune, record, res
 from ansible.module_utils.mf.checks import backup as check
 from ansible.module_utils.mf.checks import offsite
 from ansible.module_utils.mf.cli import offsite as offsite_cli
-from ansible.module_utils.mf.cli import offsite as offsite_command
 
 NOW = 1_795_000_000.0
 HOUR = 3600.0
@@ -598,7 +597,7 @@ def test_what_a_prune_left_deletes_nothing_in_the_history(
     Path(places.settings).write_text(json.dumps(settled))
 
     def rows() -> list[int]:
-        assert offsite_command.main(["history", "--json"], places) == 0
+        assert offsite_cli.main(["history", "--json"], places) == 0
         return [row["deleted"] for row in json.loads(capsys.readouterr().out)["transactions"]]
 
     assert rows() == [0, 1]
