@@ -280,7 +280,12 @@ class Simulation:
             self._hold(host, want)
             return
         # from here on as in Control.on
-        renewal = host.holding == load.REFUSE
+        if host.holding == load.REFUSE:
+            self._begin(host, renewal=True)
+        else:
+            self._at(self.now + peers.turn(host.name, host.fleet), partial(self._begin, host, renewal=False))
+
+    def _begin(self, host: Host, *, renewal: bool) -> None:
         first, takes = self._look(host)
         if not peers.is_enough(first, self.case.minimum):
             self._at(self.now + takes, partial(self._hold, host, load.MARK))

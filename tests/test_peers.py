@@ -112,3 +112,10 @@ def test_of_a_sample_the_same_share_yields() -> None:
 def test_words() -> None:
     assert Sight(2, names(1, 2), names(1)).words(2) == "1 of 2 peers accept mail; 2 must"
     assert "so of all 999 at least 0" in Sight(999, names(1), []).words(2)
+
+
+def test_turns_follow_the_names_and_fit_into_the_spread() -> None:
+    names = ["mx1", "mx2", "mx3", "mx4"]
+    turns = [peers.turn(one, {"peers": [{"name": name} for name in names if name != one]}) for one in names]
+    assert turns == [0.0, peers.SPREAD / 4, peers.SPREAD / 2, peers.SPREAD * 3 / 4]
+    assert peers.turn("mx1", {}) == 0.0

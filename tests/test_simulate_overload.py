@@ -52,7 +52,14 @@ def at_the_same_moment(monkeypatch: pytest.MonkeyPatch) -> overload.Simulation:
     return simulation
 
 
-def test_hosts_that_refuse_at_the_same_moment_settle(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hosts_that_begin_at_the_same_moment_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulation = at_the_same_moment(monkeypatch)
+    assert simulation.fewest == 2
+    assert sum(host.refusing for host in simulation.hosts) == 1
+
+
+def test_hosts_that_refuse_at_the_same_moment_all_the_same_settle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "SPREAD", 0.0)
     simulation = at_the_same_moment(monkeypatch)
     assert simulation.fewest == 0
     assert sum(host.refusing for host in simulation.hosts) == 1
@@ -60,6 +67,7 @@ def test_hosts_that_refuse_at_the_same_moment_settle(monkeypatch: pytest.MonkeyP
 
 
 def test_hosts_that_never_yield_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "SPREAD", 0.0)
     monkeypatch.setattr(overload.Simulation, "_settle", lambda *args, **options: None)
     assert all(host.refusing for host in at_the_same_moment(monkeypatch).hosts)
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mf import decisions, firewall, lease, marker, state, throttle
 from mf.cli import throttle as command
-from mf.peers import SETTLE, Sight
+from mf.peers import SETTLE, SPREAD, Sight
 from throttle_support import Clock, Host
 
 DOWN = firewall.FirewallError("/usr/sbin/nft can't be run: it is missing; install the package nftables")
@@ -555,6 +555,18 @@ def test_budget_left(member: Host) -> None:
     assert outcome.after.refusing
     assert fleet.looks == 2
     assert member.clock.boot - start == SETTLE
+
+
+def test_load_waits_for_its_turn_and_a_renewal_does_not(member: Host) -> None:
+    member.settings["host"] = "mx2"
+    member.settings["fleet"]["peers"] = [{"name": name, "address": "192.0.2.1", "port": 25} for name in ("mx3", "mx1")]
+    fleet = Fleet(BOTH)
+    start = member.clock.boot
+    control(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True)
+    assert member.clock.boot - start == pytest.approx(SPREAD / 3 + SETTLE)
+    start = member.clock.boot
+    control(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True)
+    assert member.clock.boot == start
 
 
 def test_over_budget_load_only_marks(member: Host) -> None:

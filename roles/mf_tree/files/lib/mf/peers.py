@@ -6,7 +6,9 @@ allows (Wilson score interval, 95 %) is believed.
 
 Hosts know nothing of each other but that. The protocol between hosts that act at the same moment:
 
-1. Look. Too few would be left: keep accepting ("over budget").
+1. Wait for one's turn (the load check only): in the order of names, spread over SPREAD. Hosts of a small fleet that all
+   want to refuse in the same second are then so far apart that each sees what the ones before it did.
+   Look. Too few would be left: keep accepting ("over budget").
 2. Refuse.
 3. Wait SETTLE, which is longer than a look and the taking together, and look again. Two hosts that both passed step 1
    began to refuse less than that apart, so now each sees the other. Enough accept: done.
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 SAMPLE = 30  # peers asked at most
 LOOK = 2.0  # seconds a look may take
 SETTLE = 3.0  # seconds between taking and looking again; more than LOOK and one nft batch
+SPREAD = 5.0  # seconds over which hosts that begin at the same moment take their turns
 _Z2 = 1.96**2  # of the 95 % interval
 
 
@@ -68,6 +71,12 @@ class Sight:
 def is_enough(sight: Sight, minimum: int) -> bool:
     """Whether the fleet keeps its minimum while this host refuses."""
     return sight.estimate() >= minimum
+
+
+def turn(host: str, fleet: Mapping[str, Any]) -> float:
+    """Step 1: seconds that ``host`` waits before it looks."""
+    names = sorted({host, *(str(peer["name"]) for peer in fleet.get("peers", ()))})
+    return SPREAD * names.index(host) / len(names)
 
 
 def must_yield(host: str, first: Sight, second: Sight, minimum: int) -> bool:

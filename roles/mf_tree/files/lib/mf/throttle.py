@@ -124,6 +124,8 @@ class Control:
         renewal = own is not None and own.refuse
         first: peers.Sight | None = None
         if asks and (owner == lease.LOAD or not renewal):
+            if owner == lease.LOAD and not renewal and not self._dry_run:
+                self._sleep(peers.turn(self._host, self._fleet))
             first = self._look(self._fleet)
             if not peers.is_enough(first, self._minimum):
                 if not mark_instead:
