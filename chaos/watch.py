@@ -1,0 +1,105 @@
+"""What senders see of several hosts at once, many times a second: a fall of a moment shows as well."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chaos.scene import Host
+
+# One thread for each address: a dialogue up to the greeting, again and again. Each line: ADDRESS BEGUN WORD.
+LOOKS = r"""
+import socket, sys, threading, time
+def look(address):
+    while True:
+        begun, word = time.monotonic(), "closed"
+        try:
+            with socket.create_connection((address, 25), 6) as line:
+                line.settimeout(6)
+                word = line.recv(100)[:3].decode("ascii", "replace") or word
+                line.sendall(b"QUIT\r\n")
+                line.recv(100)
+        except ConnectionRefusedError:
+            word = "refused"
+        except OSError as error:
+            word = word if word == "220" else type(error).__name__
+        sys.stdout.write(f"{address} {begun:.3f} {word}\n")
+        sys.stdout.flush()
+        time.sleep(0.15)
+for address in sys.argv[1:]:
+    threading.Thread(target=look, args=(address,), daemon=True).start()
+sys.stdin.read()
+"""
+
+
+def fewest(looks: Sequence[tuple[float, str, bool]], minimum: int) -> tuple[int, float]:
+    """How few accepted at the worst moment, and for how many seconds in all fewer than `minimum` did.
+
+    `looks`: (time, host, whether it accepted), in order; what a host showed holds until its next look. Judged from the
+    moment when each has been looked at.
+    """
+    shown: dict[str, bool] = {}
+    names = {name for _, name, _ in looks}
+    worst, below, since = len(names), 0.0, None
+    for moment, name, accepts in looks:
+        shown[name] = accepts
+        if len(shown) < len(names):
+            continue
+        count = sum(shown.values())
+        worst = min(worst, count)
+        if since is not None:
+            below += moment - since
+        since = moment if count < minimum else None
+    return worst, below
+
+
+class Watch:
+    """Looks from `world` at `hosts` until `end`."""
+
+    def __init__(self, world: Host, hosts: Sequence[Host]) -> None:
+        self.looks: list[tuple[float, str, bool]] = []
+        self._process = subprocess.Popen(
+            world.podman.command(
+                *("exec", "-i", world.place.container, "/usr/bin/python3", "-u", "-c", LOOKS),
+                *(host.address for host in hosts),
+            ),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=world.podman.machine.env,
+            start_new_session=True,
+        )
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            address, begun, word = line.split()
+            self.looks.append((float(begun), address, word == "220"))
+
+    def end(self) -> list[tuple[float, str, bool]]:
+        """Stop looking; all looks in the order in which they were begun."""
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._thread.join(5)
+        return sorted(self.looks)
+
+
+def steady(looks: Sequence[tuple[float, str, bool]]) -> float:
+    """The longest time between two looks at the same host: what a fall must last to be seen for certain."""
+    last: dict[str, float] = {}
+    longest = 0.0
+    for moment, name, _ in looks:
+        longest = max(longest, moment - last.get(name, moment))
+        last[name] = moment
+    return longest
