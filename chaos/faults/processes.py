@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Generator
+from typing import Any
 
 from chaos.plugin import add_plugin
 from chaos.scene import Host, Scene, fault, must
@@ -244,6 +245,43 @@ def zombie(scene: Scene) -> Generator[None, None, str]:
     scene.until("the zombie is reported", reported, 120, None, KEPT)
     must(scene.host.alive(parent), "its parent was killed")
     return f"reported: {found.get('summary')}"[:60]
+
+
+# A child of qpsmtpd's name and user that ends and that its parent, of the same name, never reaps.
+LONE = """
+import ctypes, os, pwd, time
+ctypes.CDLL(None).prctl(15, b"qpsmtpd-forkser")
+if os.fork() == 0:
+    os.setuid(pwd.getpwnam("qpsmtpd").pw_uid)
+    os._exit(0)
+time.sleep(900)
+"""
+
+
+@fault("processes", "zombie and nothing else", "reported, never killed", "any", seconds=60)
+def lone_zombie(scene: Scene) -> Generator[None, None, str]:
+    """No stuck session draws attention to it."""
+    parent = start(scene.host, LONE, name="chaos-lone")
+    scene.undo(f"kill {parent}; rm -f /run/chaos-lone.out")
+    zombie = int(scene.host.run(f"ps -o pid= --ppid {parent}").strip())
+    yield
+    found: dict[str, Any] = {}
+
+    def reported() -> bool:
+        found.update(scene.host.check("processes"))
+        return f"zombie: {zombie}" in str(found.get("summary"))
+
+    scene.until("the zombie is reported", reported, 120, None, KEPT)
+    must(found["status"] == "WARNING", f"the status is {found['status']}")
+    must(scene.host.alive(parent), "its parent was killed")
+    must("Z" in scene.host.run(f"ps -o stat= -p {zombie}"), "it is no zombie any more")
+    must(not scene.decided(check="processes"), f"something was decided: {scene.decided(check='processes')[:1]}")
+    must(found["metrics"]["killed"] == 0, "it says that it killed something")
+    scene.host.run(f"kill {parent}")
+    scene.broken()
+    scene.until("check-processes is OK", lambda: scene.host.check("processes").get("status") == "OK", 30)
+    scene.healed()
+    return f"reported: {found['summary']}; nothing killed; OK when its parent had gone"[:90]
 
 
 @fault("processes", "orphan after its master was killed", "idle one killed, service started again", "any", seconds=70)

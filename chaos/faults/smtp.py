@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import calendar
 import json
 import subprocess
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+from mflab import mail
+from mflab.reconcile import reconcile
+from mflab.spec import open_lab
 
 from chaos import ROOT, site_command
+from chaos.faults.processes import child_of
+from chaos.faults.throttle import reboot
 from chaos.plugin import add_plugin
 from chaos.scene import Deviation, Host, Scene, fault, must
 from chaos.sessions import Sessions
 
 LANE = "any"
 SLOTS = 15
+LETTERS = 4  # messages of a sender that tries until they are taken
 
 # What listens instead of qpsmtpd, as its argument says: it never accepts, talks garbage, greets without end, or closes
 # in the middle of DATA. It ticks as qpsmtpd does.
@@ -44,17 +53,22 @@ while True:
     except OSError:
         pass
 """
-DROP_IN = "/run/systemd/system/qpsmtpd.service.d/chaos.conf"
-REMOVE_DROP_IN = f"rm -f {DROP_IN}; systemctl daemon-reload"
+VOLATILE = "/run/systemd/system"
 
 
-def replace(scene: Scene, mode: str) -> None:
-    """Have the unit run the impostor from now on."""
-    scene.undo(f"{REMOVE_DROP_IN}; systemctl restart qpsmtpd.service; rm -f /run/chaos-impostor.py")
-    scene.host.run("cat > /run/chaos-impostor.py", text=IMPOSTOR)
+def remove_drop_in(units: str = VOLATILE) -> str:
+    """The script after which the unit runs qpsmtpd again, at its next start."""
+    return f"rm -f {units}/qpsmtpd.service.d/chaos.conf; systemctl daemon-reload"
+
+
+def replace(scene: Scene, mode: str, units: str = VOLATILE, programs: str = "/run") -> None:
+    """Have the unit run the impostor from now on; with places that last, after a reboot as well."""
+    drop_in, program = f"{units}/qpsmtpd.service.d/chaos.conf", f"{programs}/chaos-impostor.py"
+    scene.undo(f"{remove_drop_in(units)}; systemctl restart qpsmtpd.service; rm -f {program}")
+    scene.host.run(f"cat > {program}", text=IMPOSTOR)
     scene.host.run(
-        f"mkdir -p {DROP_IN.rpartition('/')[0]}; printf '[Service]\\nExecStart=\\nExecStart=/usr/bin/python3 "
-        f"/run/chaos-impostor.py {mode}\\nExecStop=\\nTimeoutStopSec=2\\nKillMode=control-group\\n' > {DROP_IN}; "
+        f"mkdir -p {drop_in.rpartition('/')[0]}; printf '[Service]\\nExecStart=\\nExecStart=/usr/bin/python3 "
+        f"{program} {mode}\\nExecStop=\\nTimeoutStopSec=2\\nKillMode=control-group\\n' > {drop_in}; "
         "systemctl daemon-reload; systemctl restart qpsmtpd.service"
     )
 
@@ -108,7 +122,7 @@ def master_stopped(scene: Scene) -> Generator[None, None, str]:
 def impostor(scene: Scene, what: str) -> Generator[None, None, str]:
     """A program in qpsmtpd's place that misbehaves; the restart brings qpsmtpd back."""
     replace(scene, what)
-    scene.host.run(REMOVE_DROP_IN)
+    scene.host.run(remove_drop_in())
     scene.broken()
     yield
     back(scene)
@@ -149,6 +163,67 @@ def busy(scene: Scene) -> Generator[None, None, str]:
     back(scene, 60)
     untouched(scene, master)
     return str(result["summary"])[:80]
+
+
+# Clients that come, stay a little, go, and come again, $1 of them, until stdin ends: each holds its session for a
+# moment of its own. Prints how many were greeted.
+CHURN = r"""
+import random, socket, sys, threading, time
+greeted, stop = [], threading.Event()
+def come_and_go():
+    while not stop.is_set():
+        try:
+            with socket.create_connection(("127.0.0.1", 25), 60) as line:
+                line.settimeout(60)
+                if line.recv(100).startswith(b"220"):
+                    greeted.append(1)
+                    line.sendall(b"EHLO churn.example\r\n")
+                    line.recv(1000)
+                    stop.wait(random.uniform(2.0, 6.0))
+        except OSError:
+            stop.wait(0.2)
+for _ in range(int(sys.argv[1])):
+    threading.Thread(target=come_and_go, daemon=True).start()
+sys.stdin.read()
+stop.set()
+print(len(greeted))
+"""
+
+
+@fault("smtp", "all slots taken by clients that come and go", "BUSY or OK, never restarted", LANE, seconds=45)
+def busy_with_churn(scene: Scene) -> Generator[None, None, str]:
+    """Slots fall free all the time and are taken at once; more wait in the queue than a canary has patience for."""
+    scene.undo("systemctl start cron.service")
+    scene.host.run("systemctl stop cron.service; flock /run/mf/lock/smtp.lock true")
+    master = scene.host.master()
+    churn = subprocess.Popen(
+        scene.host.podman.command("exec", "-i", scene.host.place.container, "/usr/bin/python3", "-c", CHURN, "60"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=scene.host.podman.machine.env,
+        start_new_session=True,
+    )
+
+    def ended() -> int:
+        return int(churn.communicate("", timeout=30)[0] or 0) if churn.poll() is None else 0
+
+    scene.later(ended)
+    scene.until("all slots are taken", lambda: len(scene.host.children()) >= SLOTS - 1, 30)
+    scene.broken()
+    yield
+    classes: list[str] = []
+    for _ in range(5):
+        result = scene.host.check("smtp")
+        classes.append(str(result.get("metrics", {}).get("class")))
+        untouched(scene, master)
+        must(set(classes) <= {"OK", "BUSY"}, f"it was called {classes[-1]}: {result.get('summary')}")
+    must("BUSY" in classes, f"it was never busy: {classes}")
+    greeted = ended()
+    must(greeted > SLOTS, f"only {greeted} sessions: no coming and going")
+    back(scene, 90)
+    untouched(scene, master)
+    return f"{', '.join(classes)} while {greeted} sessions came and went"
 
 
 @fault("smtp", "all slots taken and the master stopped", "WEDGED, restarted within the deadline", LANE, seconds=45)
@@ -194,6 +269,32 @@ def plugin_4xx(scene: Scene) -> Generator[None, None, str]:
     untouched(scene, master)
     must(result.get("metrics", {}).get("class") == "BUSY", f"it was called: {result.get('summary')}")
     return str(result["summary"])[:80]
+
+
+@fault("smtp", "IPv6 loopback alone broken", "WARNING that says so, never restarted; OK when it is mended", LANE)
+def ipv6_broken(scene: Scene) -> Generator[None, None, str]:
+    """IPv4 works; ::1 swallows every packet, then refuses."""
+    scene.undo("systemctl start cron.service")
+    scene.undo("nft delete table ip6 chaos")
+    scene.host.run(
+        "systemctl stop cron.service; flock /run/mf/lock/smtp.lock true; nft add table ip6 chaos; "
+        "nft 'add chain ip6 chaos in { type filter hook input priority -5; }'"
+    )
+    master = scene.host.master()
+    yield
+    for how in ("drop", "reject with tcp reset"):
+        scene.host.run(f"nft flush chain ip6 chaos in; nft add rule ip6 chaos in ip6 daddr ::1 tcp dport 25 {how}")
+        scene.broken()
+        result = scene.host.check("smtp")
+        must(result.get("status") == "WARNING", f"{how}: it says {result.get('status')}: {result.get('summary')}")
+        must("works over IPv4, but ::1" in result["summary"], f"{how}: it says {result['summary']}")
+    must(scene.sees() == "220", "mail isn't accepted")
+    untouched(scene, master)
+    scene.host.run("nft delete table ip6 chaos")
+    scene.until("check-smtp is OK", lambda: scene.host.check("smtp").get("status") == "OK", 30)
+    scene.healed()
+    untouched(scene, master)
+    return f"{str(result['summary'])[:70]}; then OK"
 
 
 # Offers STARTTLS and says go ahead, but no handshake follows: as with a key that doesn't fit, or a middlebox.
@@ -256,25 +357,45 @@ def unit_stopped(scene: Scene) -> Generator[None, None, str]:
     return str(result["summary"])[:80]
 
 
-@fault("smtp", "Exim dead", "senders get 4xx, systemd starts it again", LANE)
+@fault("smtp", "Exim dead", "senders get 451 and keep their mail; all delivered when it runs again", LANE, seconds=45)
 def exim_dead(scene: Scene) -> Generator[None, None, str]:
-    """SIGKILL to the queue behind."""
+    """SIGKILL to the queue behind, and it can't be started: systemd tries, until the program is there again."""
     master = scene.host.master()
-    before = scene.host.run("systemctl show --value --property MainPID mf-exim.service").strip()
-    scene.host.run(f"kill -9 {before}")
+    scene.undo("umount /usr/sbin/exim4")
+    scene.host.run(
+        "mount --bind /bin/false /usr/sbin/exim4; kill -9 $(systemctl show --value --property MainPID mf-exim.service)"
+    )
     scene.broken()
+    mailer = mail.Mailer(scene.host.podman, open_lab(None), show=False)
+    mailer.run.mxs = [scene.host.place]
+    sending = threading.Thread(target=mailer.send, args=(LETTERS, 0.0, 0.0, 300.0), daemon=True)
+    scene.later(lambda: scene.world.ask(f"systemctl stop {mailer.unit}"))
     yield
-
-    def runs() -> bool:
-        return scene.host.check("queue").get("status") == "OK"
-
-    scene.wait(1)
-    status = scene.host.check("queue").get("status")
-    scene.until("check-queue is OK again", runs, 60)
-    scene.healed()
+    sending.start()
+    clients = scene.sessions()
+    clients.open("person", scene.host.address, "data")
+    must(clients.answer("person").startswith("354"), "no session")
+    said = clients.finish("person")
+    must(said.startswith("451"), f"a sender got: {said}")
+    queue = scene.host.check("queue")
+    must(queue.get("status") == "CRITICAL", f"check-queue says {queue.get('status')}: {queue.get('summary')}")
     scene.host.checks()
     untouched(scene, master)
-    return f"check-queue {status}, then OK; qpsmtpd untouched"
+    must(scene.host.result("smtp").get("status") == "OK", f"check-smtp: {scene.host.result('smtp').get('summary')}")
+    must(not mailer.run.ends, f"decided though Exim is dead: {mailer.run.ends[:1]}")
+    scene.host.run("umount /usr/sbin/exim4")
+    scene.until("check-queue is OK again", lambda: scene.host.check("queue").get("status") == "OK", 60)
+    scene.healed()
+    sending.join(120)
+    ends = mailer.run.ends
+    must(len(ends) == LETTERS, f"{len(ends)} of {LETTERS} messages were decided")
+    for end in ends:
+        why = end["deferred"]
+        must(why and all("451" in one for one in why), f"a sender that keeps its mail was told {why}")
+    account = reconcile(ends, mailer.wait(120))
+    must(account.delivered == LETTERS and not account.faults(), f"{account.delivered} delivered; {account.faults()}")
+    untouched(scene, master)
+    return f"451 to each; check-queue CRITICAL, then OK; {LETTERS} of {LETTERS} delivered afterwards; qpsmtpd untouched"
 
 
 @fault("smtp", "Exim's spool full", "4xx to senders, CRITICAL, no restart", LANE)
@@ -384,11 +505,50 @@ def restart_never_works(scene: Scene) -> Generator[None, None, str]:
     scene.until("one more attempt, half-open", lambda: attempts() == 4, 90, scene.host.checks, 0.2)
     scene.until("it is open again", is_open, 60, scene.host.checks, 0.2)
     must(attempts() == 4, f"{attempts()} restarts after it half-opened once")
-    scene.host.run(REMOVE_DROP_IN)
+    scene.host.run(remove_drop_in())
     scene.host.python(AGE_BREAKER, "1805")
     back(scene, 90)
     must(len(scene.decided(check="smtp", action="restart", outcome="done")) == 1, "no successful restart in the log")
     return "3 restarts, open; 1 half-open, open again; then restarted and closed"
+
+
+@fault("smtp", "reboot with an open breaker", "still open, no restart; half-opens, heals, closes", "mx3", seconds=60)
+def reboot_open(scene: Scene) -> Generator[None, None, str]:
+    """Three restarts didn't help, and somebody boots the machine: the counters must know of them."""
+    replace(scene, "garbage", "/etc/systemd/system", "/var/tmp")
+    scene.broken()
+    yield
+
+    def is_open() -> bool:
+        return "breaker is open" in str(scene.host.result("smtp").get("summary"))
+
+    def acts() -> list[dict[str, Any]]:
+        return [one for one in scene.decided(check="smtp") if one["outcome"] in ("begun", "done", "failed")]
+
+    scene.until("the breaker opens", is_open, 200, scene.host.checks, 0.2)
+    counted = len(breaker_of(scene.host)["restarts"])
+    must(counted == 3, f"{counted} restarts are counted")
+    booted = len(acts())
+    reboot(scene)
+    for _ in range(3):
+        scene.host.checks()
+        must(is_open(), f"after the reboot it says: {scene.host.result('smtp').get('summary')}")
+    must(len(acts()) == booted, f"after the reboot it acted: {acts()[booted:][:1]}")
+    must(len(breaker_of(scene.host)["restarts"]) == counted, "the restarts before the reboot were forgotten")
+    must(scene.host.result("smtp").get("status") == "CRITICAL", "an open breaker isn't CRITICAL")
+    scene.host.run(remove_drop_in("/etc/systemd/system"))
+    scene.host.python(AGE_BREAKER, "905")
+    back(scene, 90)
+    done = [one for one in acts()[booted:] if one["outcome"] == "done"]
+    must(len(done) == 1, f"{len(done)} successful restarts after it half-opened")
+    must(breaker_of(scene.host)["until"] is None, "the breaker didn't close")
+    return f"{counted} restarts counted before and after the boot, none by the open breaker; then 1, healed, closed"
+
+
+def breaker_of(host: Host) -> dict[str, Any]:
+    """The stored record of qpsmtpd's breaker."""
+    found: dict[str, Any] = json.loads(host.run("cat /mf/var/state/breaker.json"))["qpsmtpd.service"]
+    return found
 
 
 @fault("smtp", "master stopped while throttled", "restarted on loopback's evidence, still refusing", LANE)
@@ -449,43 +609,145 @@ def same_moment(scene: Scene) -> Generator[None, None, str]:
     return was(scene, "restart", "WEDGED")
 
 
-@fault("smtp", "check, kill and deploy at the same moment", "deploy passes its gate, one restart", "fleet", host="mx2")
+# Waits for a deploy (it holds its lock), follows it step by step into its change (its marker is there), has
+# it stand still as on a machine that struggles, and runs the checks; then lets it go on, and runs them without pause
+# until the file $1 has gone. Prints when the deploy stood still and when it went on (epoch).
+COMPETE = """
+import os, signal, subprocess, sys, time
+def holder():
+    inode = os.stat("/run/mf/lock/release.lock").st_ino
+    rows = [line.split() for line in open("/proc/locks")]
+    return next((int(row[4]) for row in rows if row[1] == "FLOCK" and row[5].endswith(f":{inode}")), 0)
+def check(name):
+    return subprocess.Popen(["/mf/bin/check-" + name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+while not (deploy := holder()):
+    if not os.path.exists(sys.argv[1]):
+        sys.exit("no deploy came")
+    time.sleep(0.002)
+while True:
+    os.kill(deploy, signal.SIGSTOP)
+    if os.path.exists("/run/mf/maintenance"):
+        break
+    os.kill(deploy, signal.SIGCONT)
+    time.sleep(0.002)
+began = time.time()
+try:
+    for one in [check("processes"), check("smtp")]:
+        one.wait(60)
+finally:
+    ended = time.time()
+    os.kill(deploy, signal.SIGCONT)
+running = {}
+while os.path.exists(sys.argv[1]):
+    for name in ("processes", "smtp"):
+        if name not in running or running[name].poll() is not None:
+            running[name] = check(name)
+    time.sleep(0.05)
+for one in running.values():
+    one.wait()
+print(began, ended)
+"""
+
+
+@fault(
+    "smtp",
+    "check, kill and deploy at the same moment",
+    "one after the other; deploy passes its gate, one kill, one restart",
+    "fleet",
+    host="mx2",
+    seconds=150,
+)
 def deploy_meanwhile(scene: Scene) -> Generator[None, None, str]:
-    """A frozen master, three rounds of checks and site.yml with a changed setting, all at once."""
-    pid = scene.host.master()
+    """A child that must be killed, a frozen master, checks, and site.yml with a changed setting, all at once."""
+    scene.undo("systemctl start cron.service")
+    scene.host.run("systemctl stop cron.service; flock /run/mf/lock/processes.lock true")
+    limit = limit_of(scene.host)
     clients = scene.sessions()
-    clients.open("cut", scene.host.address, "mail")
-    must(clients.answer("cut").startswith("250"), "no session")
+    child = child_of(scene, clients, "stuck", "mail")
+    scene.undo(f"kill -CONT {child}")
+    scene.host.run(f"kill -STOP {child}")
+    # two looks without progress, 45 s apart, at a session beyond its limit: from then on the next look kills
+    scene.wait(limit + 2)
+    scene.host.check("processes")
+    must("under watch" in str(scene.host.result("processes").get("summary")), "the child isn't suspected")
+    scene.wait(46)
+    pid = scene.host.master()
     scene.undo(f"kill -CONT {pid}")
-    scene.host.run(f"kill -STOP {pid}")
+    scene.host.run(f"kill -STOP {pid}; touch /run/chaos-compete")
+    scene.undo("rm -f /run/chaos-compete")
     scene.broken()
     before = scene.host.run("readlink /mf/current").strip()
     yield
+    said: list[str] = []
+    competing = threading.Thread(
+        target=lambda: said.append(scene.host.python(COMPETE, "/run/chaos-compete", limit=400)), daemon=True
+    )
+    competing.start()
     # the same setting again later, so that the next run of the suite finds a change as well
     deploying = subprocess.Popen(
-        site_command("mx2", mf_checks_session_limit=61 if limit_of(scene.host) == 60 else 60),
+        site_command("mx2", mf_checks_session_limit=61 if limit == 60 else 60),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
     scene.later(deploying.kill)
-    rounds = [threading.Thread(target=checks_quietly, args=(scene.host,), daemon=True) for _ in range(3)]
-    for one in rounds:
-        one.start()
     try:
-        said = deploying.communicate(timeout=240)[0]
+        told = deploying.communicate(timeout=240)[0]
     except subprocess.TimeoutExpired:
         raise Deviation("the deploy did not end within 240 s") from None
-    for one in rounds:
-        one.join(120)
-    must(deploying.returncode == 0, f"the deploy ended with {deploying.returncode}: {said[-300:]}")
+    must(deploying.returncode == 0, f"the deploy ended with {deploying.returncode}: {told[-300:]}")
     must(scene.host.run("readlink /mf/current").strip() != before, "nothing was released")
     back(scene)
-    done = scene.decided(check="smtp", action="restart", outcome="done")
-    must(len(done) <= 1, f"{len(done)} restarts by check-smtp")
+    scene.host.run("rm -f /run/chaos-compete")
+    competing.join(90)
+    must(said, "the competing checks did not end")
+    stood, went = map(float, said[0].split())
+    kills = scene.decided(action="kill", target=str(child))
+    tries = [*kills, *scene.decided(check="smtp", action="restart")]
+    refused = [one for one in tries if one["outcome"] == "refused"]
+    must({one["action"] for one in refused} == {"kill", "restart"}, f"refused while the deploy was at work: {refused}")
+    for one in tries:
+        at = calendar.timegm(time.strptime(one["time"], "%Y-%m-%dT%H:%M:%SZ"))  # in whole seconds
+        acted = stood < at and at + 1 < went and one["outcome"] != "refused"
+        must(not acted, f"while the deploy was at work: {one['action']} {one['outcome']}")
+    ended = [one["outcome"] for one in kills if one["outcome"] != "refused"]
+    must(len(ended) == 2 and ended[0] == "begun" and ended[1].startswith("done"), f"the kill's story: {ended}")
+    restarts = [one["outcome"] for one in scene.decided(check="smtp", action="restart")]
+    must([one for one in restarts if one not in ("refused", "begun")] == ["done"], f"the restart's story: {restarts}")
+    overlap = overlapping(scene.decided())
+    must(not overlap, overlap)
+    # the log has whole seconds, the journal's copy of it microseconds, as systemd has of the unit
+    begun, killed = (moment(scene.host, f"processes: kill {child}: {word}") for word in ("begun", "done"))
+    left = int(scene.host.run("systemctl show --value --property ActiveExitTimestampMonotonic qpsmtpd.service"))
+    again = moment(scene.host, "smtp: restart qpsmtpd.service: done")
+    must(killed <= left or begun >= again, f"the kill took {begun} to {killed} us, the restart {left} to {again}")
     must(scene.host.ask("/mf/bin/maintenance status")[0] == 0, "maintenance is still on")
-    return f"released, gate passed, {len(done)} restart by check-smtp"
+    return f"{len(refused)} acts refused while the deploy was at work; then a kill, then a restart; it passed its gate"
+
+
+def moment(host: Host, words: str) -> int:
+    """When the journal got the line of a decision, in microseconds of the monotonic clock; the last such line."""
+    lines = host.run("journalctl --quiet -t mf -o json --output-fields=MESSAGE").splitlines()
+    found = [entry for entry in map(json.loads, lines) if str(entry.get("MESSAGE", "")).startswith(words)]
+    must(found, f"the journal has no line {words!r}")
+    return int(found[-1]["__MONOTONIC_TIMESTAMP"])
+
+
+def overlapping(decisions: Sequence[Mapping[str, Any]]) -> str:
+    """What in a decision log was begun while something else was under way, in words; nothing when all is in order."""
+    under_way: dict[tuple[str, str], str] = {}
+    for one in decisions:
+        key = (str(one["action"]), str(one["target"]))
+        if one["outcome"] == "begun":
+            # kills of one run are one act
+            others = [f"{action} {target}" for action, target in under_way if (action, key[0]) != ("kill", "kill")]
+            if others:
+                return f"{' '.join(key)} was begun during {others[0]}"
+            under_way[key] = str(one["time"])
+        elif one["outcome"] != "refused":
+            under_way.pop(key, None)
+    return ""
 
 
 def limit_of(host: Host) -> int:
