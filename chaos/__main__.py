@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from types import FrameType
 
 from mflab import machine, ui
@@ -253,6 +254,40 @@ def show(outcomes: Sequence[Outcome]) -> str:
     return ui.table(header, rows, right=(5, 6))
 
 
+def document(outcomes: Sequence[Outcome], account: Account, seconds: float, day: str) -> str:
+    """The table as a page of docs/, with what it can't say by itself."""
+
+    def row(*cells: str) -> str:
+        return "| " + " | ".join(ui.clean(cell).replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |"
+
+    wrong = sum(not one.ok for one in outcomes)
+    lines = [
+        "# Faults",
+        "",
+        "What came of each fault in one run of the fault suite on real lab hosts, with mail going on all the while.",
+        f"Written by `python -m chaos --table docs/faults.md` on {day}.",
+        "",
+        f"- {len(outcomes) - wrong} faults ended as expected, {wrong} didn't, in {seconds / 60:.0f} minutes.",
+        f"- Mail: {account.sent} sent, {account.delivered} delivered, {account.refused_total} refused as spam,",
+        f"  {len(account.lost)} lost, {len(account.doubled)} doubled, {len(account.undecided)} undecided.",
+        "- *Healed in*: from the injection until all was well again, with a check run at once; cron's next minute may",
+        "  come up to 60 s (load: 120 s) later.",
+        "- *Lost*: messages that an MX had accepted while the fault was there and that never arrived.",
+    ]
+    hands = {(one.system, one.name): one.hand for one in FAULTS}
+    for system in dict.fromkeys(one.system for one in outcomes):
+        lines += ["", f"## {system.capitalize()}", "", row("fault", "expected", "what happened", "healed in", "lost")]
+        lines.append("|---|---|---|--:|--:|")
+        for one in outcomes:
+            if one.system == system:
+                hand = hands.get((one.system, one.name))
+                expected = one.expected + (f" (a person's part: {hand})" if hand else "")
+                happened = one.happened if one.ok else f"**deviation**: {one.happened}"
+                healed = "" if one.heal is None else f"{one.heal:.1f} s"
+                lines.append(row(one.name, expected, happened, healed, str(one.lost)))
+    return "\n".join(lines) + "\n"
+
+
 def choose(only: Sequence[str]) -> list[Fault]:
     """The faults of which system or name fits one of `only` (a regular expression); all when there is none.
 
@@ -278,6 +313,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--list", action="store_true", help="name the faults and what is expected; run nothing")
     top.add_argument("--only", action="append", default=[], metavar="NAME", help="these faults (part of the name)")
     top.add_argument("--json", action="store_true", help="the table for programs")
+    top.add_argument("--table", type=Path, metavar="FILE", help="write the table there, too, as Markdown")
     top.add_argument("--keep", action="store_true", help="leave the lab as it is in the end")
     top.add_argument("--no-deploy", action="store_true", help="the lab is up and deployed already")
     return top
@@ -374,6 +410,9 @@ def work(
     outcomes = sorted(suite.outcomes, key=lambda one: order.index((one.system, one.name)))
     deviations = [one for one in outcomes if not one.ok]
     faulty = account.faults()
+    if args.table:
+        day = time.strftime("%Y-%m-%d", time.gmtime())
+        args.table.write_text(document(outcomes, account, time.monotonic() - started, day))
     failed = bool(deviations or faulty or len(outcomes) != len(faults))
     if args.json:
         record = {

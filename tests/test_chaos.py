@@ -3,8 +3,10 @@
 import pytest
 from mflab.reconcile import reconcile
 
-from chaos.__main__ import APART, SYSTEMS, attribute, choose, show
+from chaos.__main__ import APART, SYSTEMS, attribute, choose, document, show
+from chaos.faults.smtp import overlapping
 from chaos.scene import CONTROL, FAULTS, MXS, Outcome
+from chaos.watch import fewest, steady
 
 
 def test_every_fault_has_a_name_of_its_own_and_says_what_is_expected() -> None:
@@ -62,3 +64,46 @@ def test_the_table_shows_no_control_characters() -> None:
     bad = Outcome("smtp", "x", "y", happened="\x1b[2Jgone")
     assert "\x1b" not in show([bad])
     assert "DEVIATION" in show([bad])
+
+
+def test_a_fall_of_a_moment_is_seen() -> None:
+    looks = [(0.0, "a", True), (0.1, "b", True), (0.2, "c", True), (1.0, "a", False), (1.1, "b", True)]
+    assert fewest(looks, 2) == (2, 0.0)
+    looks += [(1.2, "c", False), (1.5, "a", True), (2.0, "c", True)]
+    worst, below = fewest(looks, 2)
+    assert (worst, round(below, 3)) == (1, 0.3)
+    assert steady(looks) == pytest.approx(1.0)
+
+
+def test_who_never_accepts_counts_from_the_beginning() -> None:
+    worst, below = fewest([(0.0, "a", False), (0.1, "b", True), (0.3, "b", True)], 2)
+    assert (worst, round(below, 3)) == (1, 0.2)
+
+
+def act(outcome: str, action: str = "kill", target: str = "1") -> dict[str, str]:
+    return {"action": action, "target": target, "outcome": outcome, "time": "2026-11-25T10:00:00Z"}
+
+
+def test_acts_one_after_the_other_are_in_order_and_refused_ones_are_none() -> None:
+    restart = [act("begun", "restart", "q"), act("done", "restart", "q")]
+    kills = [act("begun"), act("begun", target="2"), act("done: TERM"), act("done: KILL", target="2")]
+    assert overlapping([*restart, *kills]) == ""
+    assert overlapping([kills[0], act("refused", "restart", "q"), kills[2], *restart]) == ""
+
+
+def test_an_act_begun_within_another_is_found() -> None:
+    assert overlapping([act("begun", "restart", "q"), act("begun")]) == "kill 1 was begun during restart q"
+    assert overlapping([act("begun"), act("begun", "restart", "q")]) == "restart q was begun during kill 1"
+
+
+def test_the_page_has_each_fault_in_its_system_and_nothing_that_breaks_a_table() -> None:
+    fine = Outcome("smtp", "a | b", "lives", "lives <b>\x1b[1m", ok=True, heal=2.04)
+    bad = Outcome("processes", "zombie", "reported", "killed", lost=2)
+    account = reconcile([end(1, 101)], [{"id": "m1", "time": 131.0}], stopped=True)
+    page = document([fine, bad], account, 61, "2026-11-25")
+    assert "- 1 faults ended as expected, 1 didn't, in 1 minutes." in page
+    assert "| a \\| b | lives | lives &lt;b>" in page
+    assert "| 2.0 s | 0 |" in page
+    assert "\x1b" not in page
+    assert page.index("## Smtp") < page.index("a \\| b") < page.index("## Processes")
+    assert "| zombie | reported | **deviation**: killed |  | 2 |" in page
