@@ -162,6 +162,10 @@ class Stage:
                 and len(open_) == len(self.before)
                 and not found["messages"]["waiting"]
                 and found["fleet"]["state"] != "unknown"
+                # what began to answer after the first looks isn't about to be told
+                and not any(
+                    one["soft"] or one["state"] == "down" for host in found["hosts"] for one in host["services"]
+                )
             )
 
         self.until("the monitor has settled", settled, limit)
@@ -175,9 +179,9 @@ class Stage:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def recent(self, host: str, seconds: float) -> bool:
-        """Whether it or its SMTP was down within so many seconds."""
-        keys = (f"host:{host}", f"service:{host}/smtp")
+    def recent(self, host: str, service: str, seconds: float) -> bool:
+        """Whether a host or its service was down within so many seconds."""
+        keys = (f"host:{host}", f"service:{host}/{service}")
         found = self.status().get("incidents", {})
         known = [*found.get("open", ()), *found.get("recent", ())]
         return any(one["key"] in keys and (one["closed"] or 1e18) > time.time() - seconds for one in known)
@@ -334,6 +338,7 @@ def port(stage: Stage) -> Generator[None, None, None]:
 @fault("a certificate expires", "control1 panel: certificate expired", "OK: control1 panel well again")
 def certificate(stage: Stage) -> Generator[None, None, None]:
     """One that was valid until yesterday."""
+    stage.until("control1 has been calm for long", lambda: not stage.recent("control1", "panel", WINDOW), WINDOW + 30)
     stage.undo("control1", CERTIFY, "-days 100", "")
     stage.hosts["control1"].run(CERTIFY, "-days 1", "faketime -f -2d")
     stage.broke()
@@ -444,7 +449,7 @@ def dead(stage: Stage) -> Generator[None, None, None]:
 )
 def flap(stage: Stage) -> Generator[None, None, None]:
     """Three times away and back; then it is calm."""
-    stage.until("mx3 has been calm for long", lambda: not stage.recent("mx3", WINDOW), WINDOW + 30)
+    stage.until("mx3 has been calm for long", lambda: not stage.recent("mx3", "smtp", WINDOW), WINDOW + 30)
     stage.undo("mx3", UNBLOCK)
     for turn in range(3):
         stage.hosts["mx3"].run(BLOCK, "tcp dport 25")
