@@ -209,6 +209,8 @@ class Stage:
         self.down = down
         up = [name for name, entry in hosts.listed(podman, lab).items() if entry.get("State") == "running"]
         self.mxs = [name for name in ("mx1", "mx2", "mx3") if lab.host(name).container in up]
+        if not self.mxs or not {lab.host(name).container for name in ("control1", "world")} <= set(up):
+            raise LabError(f"lab {lab.number} has no MX, control1 and world; run: make demo MF_LAB={lab.number}")
         self.control = Host(podman, lab.host("control1"))
         self.world = Host(podman, lab.host("world"))
         self.choice = random.Random()
