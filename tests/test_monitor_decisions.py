@@ -318,6 +318,18 @@ def test_what_another_cause_hides_is_not_over(open_: str, hidden: dict[str, Memo
     assert (open_ in over.causes, over.behind) == (False, frozenset())
 
 
+def test_a_throttle_is_over_though_smtp_over_ipv6_is_down_for_long() -> None:
+    found = memories(mx1_smtp6=bad())
+    assert "throttled:mx1" in keys(found | {"mx1/smtp": bad("", THROTTLED)})
+    view = causes.judge(RULES, found, {}, ("throttled:mx1", "service:mx1/smtp6"), NOW + 100)
+    assert (set(view.causes), view.behind) == ({"service:mx1/smtp6"}, frozenset())
+
+
+def test_a_fleet_without_mxs_has_no_incident() -> None:
+    rules = dataclasses.replace(RULES, hosts=tuple(host for host in RULES.hosts if host.role != "mx"))
+    assert causes.judge(rules, memories(), {}, ("fleet",), NOW + 100).behind == frozenset()
+
+
 def test_enough_accept_mail_again_only_when_that_was_seen() -> None:
     found = memories(mx3_smtp=bad()) | vain("mx2/smtp")
     view = causes.judge(RULES, found, {}, ("fleet",), NOW + 100)
@@ -341,6 +353,7 @@ def test_health_is_not_mentioned_beside_a_nearer_cause() -> None:
     found = memories(mx2_smtp=bad(), mx2_health=bad())
     assert list(keys(found)) == ["service:mx2/smtp"]
     assert list(keys(memories(mx2_health=bad()))) == ["health:mx2"]
+    assert keys(memories(mx1_ssh6=bad(), mx1_health=bad())) == {"service:mx1/ssh6": "page", "health:mx1": "notice"}
 
 
 def test_what_its_own_check_says_of_a_service_just_back_is_from_before() -> None:

@@ -494,6 +494,21 @@ def test_canaries_are_urgent_when_all_of_them_are_overdue(status: str, metrics: 
     assert found["control1/canary"] == state
 
 
+def test_a_host_that_does_not_know_its_checks_is_not_well() -> None:
+    record = monitor_support.health_record("control1", "control", 0.0)
+    lost = {**record, "checks": {}, "status": "UNKNOWN", "problems": ["/mf/etc/mf.json is damaged"]}
+    found = {one.subject: one for one in hosthealth.looks(reading(lost), ("backup",), ("backup",), 100.0, 600.0)}
+    assert {name: one.state for name, one in found.items()} == {"control1/backup": DOWN, "control1/health": WARNING}
+    assert all("mf.json is damaged" in one.words for one in found.values())
+    del record["checks"]["backup"]
+    found = {one.subject: one for one in hosthealth.looks(reading(record), ("backup",), ("backup",), 100.0, 600.0)}
+    assert {name: one.state for name, one in found.items()} == {"control1/backup": WARNING, "control1/health": UP}
+    wrong = {**record, "status": "CRITICAL", "throttled": True, "problems": ["throttled, but NOT refusing new mail"]}
+    assert hosthealth.looks(reading(wrong), (), (), 100.0, 600.0)[-1].state == DOWN
+    plain = {**record, "status": "WARNING", "throttled": True, "problems": ["throttled, accepting mail"]}
+    assert hosthealth.looks(reading(plain), (), (), 100.0, 600.0)[-1].state == UP
+
+
 def test_only_control_speaks_of_canaries_urgently() -> None:
     chosen = monitor_support.settings(urgent_checks=["backup", "canary"])
     said = {host.name: hosthealth.urgent(chosen, host) for host in chosen.hosts}

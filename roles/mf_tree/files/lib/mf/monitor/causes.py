@@ -109,11 +109,11 @@ def _over(key: str, settings: Settings, memories: Mapping[str, Memory], acceptin
     """Whether something better was seen of an open incident that is no cause any more."""
     kind, _, subject = key.partition(":")
     if kind == "fleet":
-        return accepting >= settings.min_accepting
+        return accepting >= settings.min_accepting or not settings.mxs
     if kind == "throttled":
-        services = [service for host in settings.hosts if host.name == subject for service in host.services]
-        found = [memories.get(one.subject, NOBODY).state for one in services if one.kind == "smtp"]
-        return not any(state in (DOWN, THROTTLED) for state in found)
+        # what else of its SMTP is down (IPv6, another port) has an incident of its own, and may have for weeks
+        front = [service for host in settings.hosts if host.name == subject for service in host.front]
+        return all(memories.get(one.subject, NOBODY).state not in (DOWN, THROTTLED) for one in front)
     memory = memories.get(f"{subject}/health" if kind == "health" else subject)
     if memory is None:
         return True
@@ -279,19 +279,21 @@ def _health(
     flaps = health.flapping is not None
     if health.state not in (DOWN, WARNING) and not flaps:
         return []
-    # a hold has no end of its own, so it is told even though the throttle that it is shows already
-    nearer = any(cause.kind in ("host", "service", "throttled") for cause in others)
+    severity = _severity("health", host, settings) if health.state == DOWN or flaps else PAGE
+    # what is for the page only hides nothing that is told (ssh over IPv6 may be down for weeks, and a disk fill up)
+    nearer = any(
+        cause.kind in ("host", "throttled") or (cause.kind == "service" and PAGE not in {cause.severity} - {severity})
+        for cause in others
+    )
     nearer = nearer or any(one.pending for one in services.values())
     # its own check of a service that has just come back (check-smtp of smtp) may say for a minute that it hasn't
     own = health.words.partition(" ")[0]
     fresh = now - OWN_CHECK - settings.interval
     nearer = nearer or any(service.kind == own and one.changes[-1:] > (fresh,) for service, one in services.items())
+    # a hold has no end of its own, so it is told even though the throttle that it is shows already
     if nearer and health.why != HELD:
         return []
     unread = health.why == UNREAD
-    severity = PAGE
-    if health.state == DOWN or flaps:
-        severity = _severity("health", host, settings)
     title = f"{host.name}: {health.words}" if unread else f"{host.name} says: {health.words}"
     if flaps:
         title = f"{host.name} health{_flapping(health)}"

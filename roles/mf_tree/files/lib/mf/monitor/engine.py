@@ -229,11 +229,13 @@ class Engine:
         with self.store.writing():
             repeated = self.store.recover_messages(now)
             rows = self.store.current()
+            self.health = self.store.health()
             known = {*self.services, *self.hosts, "uplink", "fleet"}
             checks = {
                 f"{host.name}/{name}"
                 for host in self.settings.hosts
                 for name in ("health", *hosthealth.urgent(self.settings, host))
+                if name == "health" or self._still_has(host, name)
             }
             gone = [name for name in rows if name not in known | checks]
             self.store.forget_subjects(gone)
@@ -245,8 +247,13 @@ class Engine:
                 self.memories[name] = Memory.of(memory)
             elif name in self.hosts and memory.get("maintenance"):
                 self.maintenance[name] = memory["maintenance"]
-        self.health = self.store.health()
         self._reload(self.store)
+
+    def _still_has(self, host: Host, check: str) -> bool:
+        """Whether a host names a check still, or can't say."""
+        found = self.health.get(host.name)
+        record = found["record"] if found is not None and found["ok"] else None
+        return not record or not record["checks"] or check in record["checks"]
 
     def _reload(self, store: Store) -> None:
         """Incidents and silences as they are on disk: an operator may have changed them."""
@@ -347,7 +354,7 @@ class Engine:
             # refused by the host's own throttle? Only if it says so now.
             record = None
             with suppress(TimeoutError):
-                async with asyncio.timeout(self.settings.timeout):
+                async with asyncio.timeout(self.reader.limit):
                     record = (await self._read(host, started)).record
             if record is not None and record["throttled"] and record["refusing"]:
                 return replace(look, state=THROTTLED, words=_lease_words(record), why="")

@@ -82,7 +82,7 @@ class Reader:
         assert settings.health is not None
         self._access = settings.health
         # a fresh ssh is slow on a host that struggles, and just then its own word is wanted
-        self._limit = max(settings.timeout, 10.0)
+        self.limit = max(settings.timeout, 10.0)
         self._clock = clock
         self._keep = len(settings.hosts) <= KEEP_UP_TO
         self._room = asyncio.Semaphore(AT_ONCE)
@@ -94,7 +94,7 @@ class Reader:
             began = self._clock()
             record, words = None, ""
             try:
-                async with asyncio.timeout(self._limit):
+                async with asyncio.timeout(self.limit):
                     record, words = await self._run(host)
             except TimeoutError:
                 words = "ssh: no answer in time"
@@ -107,7 +107,7 @@ class Reader:
 
     async def _run(self, host: Host) -> tuple[dict[str, Any] | None, str]:
         process = await asyncio.create_subprocess_exec(
-            *command(self._access, host, self._keep, self._limit),
+            *command(self._access, host, self._keep, self.limit),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             # the kept connection holds stderr open as long as it lives
@@ -134,7 +134,7 @@ class Reader:
         """A kept connection that doesn't answer any more is dropped."""
         if not self._keep:
             return
-        words = command(self._access, host, self._keep, self._limit)
+        words = command(self._access, host, self._keep, self.limit)
         at = words.index("--")
 
         async def leave() -> None:
@@ -274,6 +274,12 @@ def looks(
             if check == CANARY and word == DOWN and not _all_overdue(one["metrics"]):
                 word = WARNING  # one MX's way is broken: that MX has messages of its own
             result.append(Look(f"{name}/{check}", began, at, word, one["summary"]))
+        elif check in known and not record["checks"]:
+            # a host that can't read its own settings knows of no check, and nobody knows that this one is well
+            gone = f"not known: {(record['problems'] or ['it names no check'])[0]}"
+            result.append(Look(f"{name}/{check}", began, at, DOWN, gone, UNREAD))
+        elif check in known:
+            result.append(Look(f"{name}/{check}", began, at, WARNING, "not among its checks any more"))
     # the rest is one subject; a lease has a colour of its own and is no complaint
     grave = {state.CRITICAL: DOWN, state.WARNING: WARNING, state.UNKNOWN: WARNING, state.OK: UP}
     rest = [
@@ -281,6 +287,11 @@ def looks(
         for check, one in record["checks"].items()
         if check not in chosen and not (record["throttled"] and check == "load")
     ]
+    # what none of its checks says, nor the throttle: settings that can't be read, a marker that is lost
+    checks = [one["status"] for one in record["checks"].values()]
+    said = state.worst([*checks, state.WARNING if record["throttled"] else state.OK])
+    if state.SEVERITY[record["status"]] > state.SEVERITY[said]:
+        rest.append((grave[record["status"]], (record["problems"] or [record["status"]])[0]))
     why = ""
     if record["held"]:
         rest, why = [(DOWN, "on hold: refuses mail until somebody ends that")], HELD
