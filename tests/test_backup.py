@@ -239,13 +239,15 @@ def test_identifiers_are_quoted() -> None:
         ),
         ("Data integrity error: Segment entry checksum mismatch", "corrupt"),
         ("Command '/mf/bin/backup' exited with status 1", "dump"),
+        ('  File "/usr/lib/python3/dist-packages/borg/remote.py", line 240, in serve', "offsite"),
         ("something new", "failed"),
     ],
 )
 def test_failures_are_told_apart(message: str, kind: str) -> None:
-    found = borg.explain(["noise", message], 2)
+    found = borg.explain(["noise", message, "CRITICAL Need some help? https://torsion.org/borgmatic/#issues"], 2)
     assert found.kind == kind
     assert "\n" not in str(found)
+    assert kind != "failed" or str(found).endswith(message)
 
 
 def test_what_borg_says_is_made_safe() -> None:

@@ -63,6 +63,8 @@ EXPLANATIONS: tuple[tuple[str, str, str], ...] = (
     ("Broken pipe", "cut", "the connection was cut"),
     ("not responding", "cut", "the connection was cut"),
     ("exited with status", "dump", "the database dump failed"),
+    # borgmatic may cut off the rest, with the reason in it
+    ("borg/remote.py", "offsite", "borg failed off-site; what check-offsite says there is probably why"),
 )
 
 
@@ -119,7 +121,8 @@ def explain(messages: Sequence[str], status: int) -> BorgError:
         for message in messages:
             if needle in message:
                 return BorgError(kind, f"{words} ({text.clean(message.strip(), 160)})")
-    last = next((message for message in reversed(messages) if message.strip()), "it said nothing")
+    told = [message for message in messages if message.strip() and "Need some help?" not in message]  # borgmatic's end
+    last = told[-1] if told else "it said nothing"
     how = f"was killed by signal {-status}" if status < 0 else f"ended with {status}"
     return BorgError("failed", f"borg {how}: {text.clean(last.strip(), 200)}")
 
