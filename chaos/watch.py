@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,7 @@ class Watch:
 
     def __init__(self, world: Host, hosts: Sequence[Host]) -> None:
         self.looks: list[tuple[float, str, bool]] = []
+        self.ended = 0.0
         self._process = subprocess.Popen(
             world.podman.command(
                 *("exec", "-i", world.place.container, "/usr/bin/python3", "-u", "-c", LOOKS),
@@ -84,6 +86,7 @@ class Watch:
 
     def end(self) -> list[tuple[float, str, bool]]:
         """Stop looking; all looks in the order in which they were begun."""
+        self.ended = self.ended or time.monotonic()  # the containers' clock too
         if self._process.stdin is not None and not self._process.stdin.closed:
             self._process.stdin.close()
         try:
@@ -95,11 +98,11 @@ class Watch:
         return sorted(self.looks)
 
 
-def steady(looks: Sequence[tuple[float, str, bool]]) -> float:
-    """The longest time between two looks at the same host: what a fall must last to be seen for certain."""
+def steady(looks: Sequence[tuple[float, str, bool]], ended: float) -> float:
+    """The longest time without a look at one of the hosts, up to the end: what a fall must last to be seen surely."""
     last: dict[str, float] = {}
     longest = 0.0
     for moment, name, _ in looks:
         longest = max(longest, moment - last.get(name, moment))
         last[name] = moment
-    return longest
+    return max(longest, *(ended - moment for moment in last.values()))

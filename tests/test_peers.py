@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from mf import peers
+from mf import firewall, peers
 from mf.peers import Sight
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def fleet(count: int, minimum: int = 2) -> dict[str, Any]:
@@ -119,3 +123,10 @@ def test_turns_follow_the_names_and_fit_into_the_spread() -> None:
     turns = [peers.turn(one, {"peers": [{"name": name} for name in names if name != one]}) for one in names]
     assert turns == [0.0, peers.SPREAD / 4, peers.SPREAD / 2, peers.SPREAD * 3 / 4]
     assert peers.turn("mx1", {}) == 0.0
+
+
+def test_a_whole_settling_fits_into_the_deadline_of_the_load_check() -> None:
+    settings = yaml.safe_load((ROOT / "roles/mf_checks/vars/main.yml").read_text())["__mf_checks_load"]
+    settling = peers.SPREAD + 3 * peers.LOOK + 2 * peers.SETTLE
+    assert settling + 2 * firewall.TIMEOUT < settings["deadline"]
+    assert 2 * settings["period"] + settings["deadline"] <= 270  # the least mf_throttle_lease_ttl

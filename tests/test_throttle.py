@@ -503,6 +503,22 @@ def test_a_full_tmpfs_takes_what_fits_into_the_old_marker(host: Host, monkeypatc
     assert [one.owner for one in status(host).leases][:2] == ["a", "b"]
 
 
+def test_a_spoilt_marker_that_fills_the_tmpfs_makes_room(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.marker.parent.mkdir(parents=True, exist_ok=True)
+    host.marker.write_bytes(b"x" * 200_000)
+    real = state.write_atomic
+
+    def full(path: str, *words: Any, **options: Any) -> None:
+        if path == host.places.marker and host.marker.exists() and host.marker.stat().st_size > 100_000:
+            raise OSError(28, "No space left on device")
+        real(path, *words, **options)
+
+    monkeypatch.setattr(state, "write_atomic", full)
+    assert not control(host).on("operator", "", 900).unmarked
+    assert [one.owner for one in status(host).leases] == ["operator"]
+    sound(host)
+
+
 def test_only_a_plain_marker_is_written_in_its_place(host: Host) -> None:
     os.mkfifo(host.marker)
     with pytest.raises(OSError, match=r"No space left|No such device"):

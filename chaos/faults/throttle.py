@@ -12,6 +12,7 @@ from chaos.scene import MXS, Host, Scene, fault, must
 from chaos.watch import Watch, fewest, steady
 
 LANE = "any"
+BLIND = 5.0  # s without a look at an MX: a fall of that length would go unseen
 ENOUGH = 2  # MXs that have to accept: the lab's mf_min_accepting
 NFT = "/usr/sbin/nft"
 ON = "/mf/bin/throttle on --owner chaos --force --reason 'fault suite'"
@@ -488,6 +489,6 @@ def all_overloaded(scene: Scene) -> Generator[None, None, str]:
     looks = watch.end()
     worst, below = fewest(looks, ENOUGH)
     must(worst >= ENOUGH, f"only {worst} of 3 accepted meanwhile; fewer than {ENOUGH} for {below:.1f} s")
-    return (
-        f"never fewer than {worst} of 3 accept ({len(looks)} looks, at most {steady(looks):.1f} s apart), all 3 marked"
-    )
+    apart = steady(looks, watch.ended)
+    must(apart <= BLIND, f"nobody looked at one of them for {apart:.1f} s")
+    return f"never fewer than {worst} of 3 accept ({len(looks)} looks, at most {apart:.1f} s apart), all 3 marked"

@@ -314,7 +314,12 @@ class Control:
                     raise
                 # the old one must not go on saying what is no longer so: the next reconcile would believe it
                 try:
-                    _overwrite(self._places.marker, content.encode(now))
+                    if os.lstat(self._places.marker).st_size > lease.MAX_BYTES:
+                        # no marker of ours, and perhaps it is what fills the disk
+                        _unlink(self._places.marker)
+                        _replace(self._places.marker, content.encode(now))
+                    else:
+                        _overwrite(self._places.marker, content.encode(now))
                 except OSError:
                     raise error from None
         except OSError as error:

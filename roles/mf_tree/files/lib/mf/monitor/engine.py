@@ -354,7 +354,7 @@ class Engine:
             # refused by the host's own throttle? Only if it says so now.
             record = None
             with suppress(TimeoutError):
-                async with asyncio.timeout(self.reader.limit):
+                async with asyncio.timeout(self.settings.timeout):
                     record = (await self._read(host, started)).record
             if record is not None and record["throttled"] and record["refusing"]:
                 return replace(look, state=THROTTLED, words=_lease_words(record), why="")

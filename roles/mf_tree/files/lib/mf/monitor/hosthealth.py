@@ -82,7 +82,7 @@ class Reader:
         assert settings.health is not None
         self._access = settings.health
         # a fresh ssh is slow on a host that struggles, and just then its own word is wanted
-        self.limit = max(settings.timeout, 10.0)
+        self._limit = max(settings.timeout, 10.0)
         self._clock = clock
         self._keep = len(settings.hosts) <= KEEP_UP_TO
         self._room = asyncio.Semaphore(AT_ONCE)
@@ -94,7 +94,7 @@ class Reader:
             began = self._clock()
             record, words = None, ""
             try:
-                async with asyncio.timeout(self.limit):
+                async with asyncio.timeout(self._limit):
                     record, words = await self._run(host)
             except TimeoutError:
                 words = "ssh: no answer in time"
@@ -107,7 +107,7 @@ class Reader:
 
     async def _run(self, host: Host) -> tuple[dict[str, Any] | None, str]:
         process = await asyncio.create_subprocess_exec(
-            *command(self._access, host, self._keep, self.limit),
+            *command(self._access, host, self._keep, self._limit),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             # the kept connection holds stderr open as long as it lives
@@ -134,7 +134,7 @@ class Reader:
         """A kept connection that doesn't answer any more is dropped."""
         if not self._keep:
             return
-        words = command(self._access, host, self._keep, self.limit)
+        words = command(self._access, host, self._keep, self._limit)
         at = words.index("--")
 
         async def leave() -> None:
