@@ -313,7 +313,8 @@ def many_stuck(scene: Scene) -> Generator[None, None, str]:
     for number in range(8):
         clients.open(f"stuck{number}", "127.0.0.1", "mail")
     for number in range(8):
-        must(clients.answer(f"stuck{number}").startswith("250"), "no session")
+        said = clients.answer(f"stuck{number}")
+        must(said.startswith("250"), f"no session: {said}")
     scene.wait(2)
     stuck = [pid for pid in scene.host.children() if pid not in before]
     must(len(stuck) >= 8, f"only {len(stuck)} sessions")
