@@ -145,6 +145,14 @@ def test_the_record_survives_and_a_torn_line_is_left_out(places: state.Places) -
     assert len(again.archives) == 2
 
 
+def test_a_number_is_given_once_whatever_becomes_of_its_archive(places: state.Places) -> None:
+    kept = record.Record(places)
+    kept.add(archive(4))
+    assert kept.take_sequence() == 5
+    # killed before the archive was put on record
+    assert record.Record(places).take_sequence() == 6
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"jobs": 1}', '{"jobs": {"dump": 3}}', '{"jobs": {"dump": {"failures": "x"}}}']
 )

@@ -263,7 +263,7 @@ def _room(needed: float) -> None:
 
 
 def _next(context: Context, job: str) -> tuple[str, int]:
-    sequence = context.record.next_sequence()
+    sequence = context.record.take_sequence()
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(context.now()))
     return context.settings.archive(job, sequence, stamp), sequence
 

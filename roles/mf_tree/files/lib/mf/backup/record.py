@@ -53,6 +53,8 @@ class Record:
         self._facts = f"{places.persistent}/backup-facts"
         found: Mapping[str, Any] = state.decode(state.read_bytes(self._state)) or {}
         self.repository = str(found.get("repository", ""))
+        number = found.get("number")
+        self._number = number if isinstance(number, int) else 0
         jobs = found.get("jobs")
         self.jobs = {name: _past(values) for name, values in jobs.items()} if isinstance(jobs, dict) else {}
         self.archives = _archives(state.read_bytes(self._ledger, 1 << 28) or b"")
@@ -68,7 +70,16 @@ class Record:
 
     def next_sequence(self) -> int:
         """One more than the highest sequence number of any archive: newest is by number, so no clock can change it."""
-        return max((one.sequence for one in self.archives.values()), default=0) + 1
+        return max((self._number, *(one.sequence for one in self.archives.values()))) + 1
+
+    def take_sequence(self) -> int:
+        """The next number, on disk before an archive is made with it: however that ends, nothing gets it again.
+
+        Raises OSError.
+        """
+        self._number = self.next_sequence()
+        self.save()
+        return self._number
 
     def newest(self, job: str) -> Archive | None:
         """The archive of that job with the highest number."""
@@ -107,6 +118,7 @@ class Record:
         document = {
             "version": 1,
             "repository": self.repository,
+            "number": self._number,
             "jobs": {name: asdict(past) for name, past in self.jobs.items()},
         }
         state.write_atomic(self._state, (json.dumps(document) + "\n").encode(), 0o644, durable=True)
