@@ -29,7 +29,7 @@ from chaos.scene import Host
 
 FILES = 1000
 ROUNDS = 5
-FOLDER = "/root/bench-backup"
+FOLDER = "/mf/var/bench-backup"
 
 FILL = """
 import os, sys

@@ -20,7 +20,7 @@ from chaos.scene import CONTROL, OFFSITE, Host, Scene, fault, must
 BACKUP = "/mf/bin/backup"
 RECORD = "/mf/var/state/backup.json"
 REPOSITORY = "/mf/var/offsite/repository"
-LOAD = "/root/chaos-load"  # below /root: it is part of the daily archive
+LOAD = "/mf/var/chaos-load"  # below /mf: it is part of the daily archive
 OUT = "/run/chaos-out"  # what a job in the background printed
 PERIOD = 14400  # s from one dump to the next
 

@@ -40,9 +40,9 @@ done
 state=$(timeout 60 systemctl is-system-running --wait) || :
 case $state in running | degraded) ;; *) echo "the system is ${state:-not answering}" >&2; exit 1 ;; esac
 umask 077
-mkdir -p /root/.ssh
-cat > /root/.ssh/authorized_keys.part
-mv /root/.ssh/authorized_keys.part /root/.ssh/authorized_keys
+mkdir -p ~root/.ssh
+cat > ~root/.ssh/authorized_keys.part
+mv ~root/.ssh/authorized_keys.part ~root/.ssh/authorized_keys
 cat /etc/ssh/ssh_host_ed25519_key.pub
 """
 
