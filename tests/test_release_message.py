@@ -202,7 +202,8 @@ def test_exims_answers_are_told_apart(where: dict[str, str], replies: dict[str, 
 def test_nobody_there_is_later(exim: Exim, where: dict[str, str]) -> None:
     exim.close()
     assert ask(exim, where).word == "later"
-    assert release.release(ID, kept(), port=exim.port, records="/nonexistent").word == "later"
+    # without its records it can't know of an earlier try
+    assert release.release(ID, kept(), port=exim.port, records="/nonexistent").word == "unclear"
 
 
 def test_an_unclear_end_is_settled_by_exims_log(where: dict[str, str]) -> None:
@@ -263,7 +264,25 @@ def test_a_second_try_beside_the_first_waits_its_turn(
     monkeypatch.setattr(release, "BUSY", 0.0)
     with release._record(where["records"], ID) as held:
         assert held is not None
-        assert ask(exim, where) == ("later", "another try of this release is under way")
+        # never "later": control would go on to another MX, and the first try may be taken yet
+        assert ask(exim, where) == ("unclear", "another try of this release is under way")
+    assert exim.messages == []
+
+
+def test_who_cannot_look_does_not_say_that_nothing_was_taken(
+    exim: Exim, where: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_words: object) -> str:
+        raise OSError(5, "Input/output error")
+
+    with release._record(where["records"], ID) as held:
+        assert held is not None
+        release._store(held, f"begun {NOW}")
+    monkeypatch.setattr(release, "logged", unreadable)
+    assert ask(exim, where).word == "unclear"
+    monkeypatch.setattr(release, "logged", lambda *_words: "1a-2b-3c")
+    monkeypatch.setattr(release, "_store", unreadable)
+    assert ask(exim, where).word == "known"
     assert exim.messages == []
 
 

@@ -17,6 +17,7 @@ log, which tells releases apart by the name in their EHLO: Exim writes "<=" befo
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import gzip
 import hashlib
@@ -131,10 +132,12 @@ def release(
     if not _ID.fullmatch(identifier):
         return Answer(REFUSED, "no release id: letters, digits, dots and hyphens, at most 150")
     moment = time.time() if now is None else now
+    settled = False  # whether it is known that no earlier try was taken
     try:
         with _record(records, identifier) as record:
             if record is None:
-                return Answer(LATER, "another try of this release is under way")
+                # it may be taken any moment
+                return Answer(UNCLEAR, "another try of this release is under way")
             status, _, words = _load(record).partition(" ")
             if status == ACCEPTED:
                 return Answer(KNOWN, words)
@@ -142,8 +145,10 @@ def release(
                 # without its time all logs are looked through
                 found = logged(logs, helo(identifier), float(words) if words.isdigit() else 0.0)
                 if found:
-                    _store(record, f"{ACCEPTED} {found}")
+                    with contextlib.suppress(OSError):
+                        _store(record, f"{ACCEPTED} {found}")
                     return Answer(KNOWN, f"{found} (found in Exim's log)")
+            settled = True
             answer = _hand_over(identifier, source, record, moment, address, port)
             if answer.word != UNCLEAR:
                 # should this fail, the record goes on saying "begun", and the next try looks into Exim's log
@@ -153,8 +158,10 @@ def release(
     except RefusedError as error:
         return Answer(REFUSED, str(error))
     except OSError as error:
-        # before the final dot nothing has been done; after it, _hand_over has caught everything
-        return Answer(LATER, f"{error.filename or 'here'}: {error.strerror or error}")
+        # before the final dot nothing has been done; after it, _hand_over has caught everything. A full disk stops only
+        # a record that is new, that is a first try.
+        word = LATER if settled or error.errno == errno.ENOSPC else UNCLEAR
+        return Answer(word, f"{error.filename or 'here'}: {error.strerror or error}")
 
 
 def logged(logs: str, name: str, since: float) -> str:
