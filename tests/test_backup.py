@@ -69,6 +69,7 @@ def test_settings_that_are_not_whole_are_refused_in_one_line(section: object) ->
         ("control1-dump-00000012-2026-11-25T02:00:01Z", ("dump", 12)),
         ("control1-full-00000003-2026-11-25T02:00:01Z", ("full", 3)),
         ("control1-dump-00000012-2026-11-25T02:00:01Z.checkpoint", None),
+        ("control1-dump-00000012-2026-11-25T02:00:01Z x.checkpoint", None),
         ("control1-manual-2026-11-25T02:00:01Z", None),
         ("control11-dump-00000012-2026-11-25T02:00:01Z", None),
         ("x-control1-dump-00000012-2026-11-25T02:00:01Z", None),
@@ -495,9 +496,15 @@ def plan(*found: record.Archive, going: tuple[str, ...] = (), recorded: tuple[in
     return prune.Plan(there, record.compare(known, there), prune.doubts(there, NOW, prune.Left()), going)
 
 
-def test_prune_takes_names_from_borg_and_refuses_unknown_rules() -> None:
-    lines = ["Keeping archive (rule: daily #1):  a  x", "Would prune:    control1-dump-00000001-2026  Wed, 2026", ""]
-    assert prune.pruned(lines) == ["control1-dump-00000001-2026"]
+def test_prune_takes_ids_from_borg_and_refuses_unknown_rules() -> None:
+    lines = [
+        f"Keeping archive (rule: daily #1):  a  x [{'1' * 64}]",
+        f"Would prune:    {archive(1).name}  Wed, 2026 [{'2' * 64}]",
+        # what borg's list hides, named so that its first word is a true archive
+        f"Would prune:    {archive(3).name} [{'3' * 64}] x.checkpoint  Wed, 2026 [{'4' * 64}]",
+        "",
+    ]
+    assert prune.pruned(lines) == ["2" * 64, "4" * 64]
     assert prune.arguments({"daily": "3", "within": "7d"}) == ["--keep-within=7d", "--keep-daily=3"]
     for rules in ({"hourlyy": "1"}, {}):
         with pytest.raises(prune.PruneError, match="mf_backup_keep"):
@@ -533,6 +540,14 @@ def test_only_what_was_seen_goes() -> None:
         prune.refuse(plan(*all_three, going=(first, second)), order(approved=[first]))
 
 
+def test_names_that_pass_for_ours_are_doubted() -> None:
+    mine = archive(1).name
+    well = [mine, f"{mine}.checkpoint", f"{mine}.checkpoint.1", "control1-manual", "control11-dump-x", "other"]
+    assert prune.foreign("control1", well) == []
+    bad = [f"{mine} x.checkpoint", "control1-dump-evil", f"{mine}.part"]
+    assert len(prune.foreign("control1", [*well, *bad])) == len(bad)
+
+
 @pytest.mark.parametrize(
     ("times", "word"),
     [
@@ -565,6 +580,8 @@ def test_archives_with_numbers_that_cannot_be_are_doubted(tmp_path: Path) -> Non
     twin = replace(archive(5), name=f"{archive(5).name}0")
     (said,) = prune.doubts({**found, twin.name: twin}, NOW, left)
     assert "there twice" in said
+    (said,) = prune.doubts({name: one for name, one in found.items() if one.sequence != 4}, NOW, left)
+    assert "1 of the archives that the last prune left aren't listed any more" in said
     (tmp_path / "left.json").write_text('{"highest": 3')
     with pytest.raises(prune.PruneError, match="not whole"):
         prune.Left.load(path)

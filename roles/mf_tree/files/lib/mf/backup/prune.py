@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +25,7 @@ from .settings import parse
 ACCOUNT = "mf-offsite"
 JOBS = ("dump", "full")
 OPTIONS = ("within", "daily", "weekly", "monthly", "yearly")
+CHECKPOINT = re.compile(r"\.checkpoint(\.[0-9]+)?$")  # what borg adds to the name of a backup that isn't finished
 SKEW = 3600.0  # seconds by which an archive's time may be beside the clock, or its neighbour's, before it is doubted
 
 
@@ -120,6 +122,13 @@ class Left:
         state.write_atomic(path, (json.dumps(document) + "\n").encode(), 0o600, durable=True)
 
 
+def foreign(prefix: str, names: Iterable[str]) -> list[str]:
+    """Names that borg's prune would count among a job's archives, or call like one, and that aren't ours. Pure."""
+    heads = tuple(f"{prefix}-{job}-" for job in JOBS)
+    wrong = [name for name in names if name.startswith(heads) and not parse(prefix, CHECKPOINT.sub("", name))]
+    return [f"{text.clean(name, 120)} is a name that no backup of control's has" for name in wrong]
+
+
 def doubts(found: Mapping[str, Archive], now: float, left: Left) -> list[str]:
     """Archives that can't be what they say, in words. Pure.
 
@@ -140,6 +149,10 @@ def doubts(found: Mapping[str, Archive], now: float, left: Left) -> list[str]:
         if why:
             words.append(f"{text.clean(one.name, 120)} {why}: a wrong clock, or somebody made it up")
         latest = min(latest, one.time)
+    hidden = len(left.ids - {one.id for one in found.values()})
+    if hidden:
+        # not deleted, for that would be seen in the log: left out of the list, and the next compaction frees its data
+        words.append(f"{hidden} of the archives that the last prune left aren't listed any more")
     return words
 
 
@@ -184,25 +197,28 @@ class Repository:
 
     def plan(self, now: float, left: Left) -> Plan:
         """What would go, and what speaks against it. Raises borg.BorgError."""
-        listed = state.decode(self.run("list", "--json", "::").out.encode()) or {}
+        listed = state.decode(self.run("list", "--json", "--consider-checkpoints", "::").out.encode()) or {}
         archives = listed.get("archives")
-        found = {}
+        found: dict[str, Archive] = {}
+        names: list[str] = []
         for one in archives if isinstance(archives, list) else []:
             name = str(one["name"])
+            names.append(name)
             if parsed := parse(self.order.prefix, name):
                 found[name] = Archive(name, str(one["id"]), *parsed, borg.epoch(str(one["time"])))
         going = [name for job in JOBS for name in self._going(job, found)]
-        return Plan(found, compare(self.order.recorded, found), doubts(found, now, left), going)
+        doubtful = [*foreign(self.order.prefix, names), *doubts(found, now, left)]
+        return Plan(found, compare(self.order.recorded, found), doubtful, going)
 
     def _going(self, job: str, found: Mapping[str, Archive]) -> list[str]:
         """What the retention lets go of a job's archives; never its newest, whatever the rules say."""
-        ours = {name: one.sequence for name, one in found.items() if one.job == job}
+        ours = {one.id: one for one in found.values() if one.job == job}
         if not ours:
             return []
         pattern = f"--glob-archives={self.order.prefix}-{job}-*"
         done = self.run("prune", "--dry-run", "--list", pattern, *arguments(self.order.keep[job]), "::")
-        newest = max(ours, key=lambda name: ours[name])
-        return [name for name in pruned(done.logged) if name in ours and name != newest]
+        newest = max(ours, key=lambda ident: ours[ident].sequence)
+        return [ours[ident].name for ident in pruned(done.logged) if ident in ours and ident != newest]
 
     def prune(self, going: Sequence[str]) -> None:
         """Delete these and make it final. Raises borg.BorgError."""
@@ -212,8 +228,9 @@ class Repository:
 
 
 def pruned(logged: Sequence[str]) -> list[str]:
-    """Names that ``borg prune --dry-run --list`` would delete."""
-    return [line.removeprefix("Would prune:").split()[0] for line in logged if line.startswith("Would prune:")]
+    """Ids of the archives that ``borg prune --dry-run --list`` would delete: each line's end, whatever the name."""
+    ends = (re.search(r"\[([0-9a-f]{64})\]$", line.rstrip()) for line in logged if line.startswith("Would prune:"))
+    return [end[1] for end in ends if end]
 
 
 def refuse(plan: Plan, order: Order) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,9 +49,9 @@ def parse(prefix: str, name: str) -> tuple[str, int] | None:
     """Job and sequence number from an archive's name; None for a checkpoint or somebody else's archive."""
     head, _, rest = name.partition(f"{prefix}-")
     words = rest.split("-", 2)
-    if head or len(words) != 3 or words[0] not in ("dump", "full") or not words[1].isdigit():
+    if head or len(words) != 3 or words[0] not in ("dump", "full") or not re.fullmatch("[0-9]+", words[1]):
         return None
-    return None if ".checkpoint" in name else (words[0], int(words[1]))
+    return (words[0], int(words[1])) if re.fullmatch("[0-9TZ:-]+", words[2]) else None
 
 
 def load(places: state.Places) -> Settings:
