@@ -247,6 +247,7 @@ def test_identifiers_are_quoted() -> None:
             "quota",
         ),
         ("Data integrity error: Segment entry checksum mismatch", "corrupt"),
+        ("3 orphaned objects found!", "hidden"),
         ("Command '/mf/bin/backup' exited with status 1", "dump"),
         ('  File "/usr/lib/python3/dist-packages/borg/remote.py", line 240, in serve', "offsite"),
         ("something new", "failed"),

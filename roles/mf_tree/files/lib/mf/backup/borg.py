@@ -24,7 +24,7 @@ from .settings import Settings
 ETC = "/mf/etc/backup"
 BASE = "/mf/var/backup/borg"  # borg's cache, keys of repositories it has seen, and its memory of them
 LOCK_WAIT = 20  # seconds for borg's own lock; the turn at the other end is waited for by flock(1) there
-CRITICAL_KINDS = ("corrupt", "vanished", "rewound", "mismatch")
+CRITICAL_KINDS = ("corrupt", "hidden", "vanished", "rewound", "mismatch")
 """Failures that concern what was saved already, not only the newest run."""
 
 # What borg and ssh say, what that is called here, and what to do. First match wins.
@@ -46,6 +46,7 @@ EXPLANATIONS: tuple[tuple[str, str, str], ...] = (
     ("LockTimeout", "lock", "borg's lock is held"),
     ("does not exist", "absent", "there is no repository (or archive)"),
     ("is not a valid repository", "absent", "there is no repository"),
+    ("orphaned objects found", "hidden", "there is data of archives that the list leaves out; see docs/restore.md"),
     ("IntegrityError", "corrupt", "the repository is damaged; see docs/restore.md"),
     ("integrity", "corrupt", "the repository is damaged; see docs/restore.md"),
     ("Data integrity error", "corrupt", "the repository is damaged; see docs/restore.md"),

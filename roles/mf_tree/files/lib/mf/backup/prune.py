@@ -174,8 +174,8 @@ class Repository:
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.base, ignore_errors=True)
 
-    def run(self, *words: str) -> borg.Done:
-        """``borg WORDS`` on this repository. Raises borg.BorgError."""
+    def run(self, *words: str, well: tuple[int, ...] = (0, 1)) -> borg.Done:
+        """``borg WORDS`` on this repository. Raises borg.BorgError when its status isn't ``well``."""
         reading, writing = os.pipe()
         try:
             with os.fdopen(writing, "w", encoding="utf-8") as into:
@@ -191,12 +191,23 @@ class Repository:
                 "BORG_RELOCATED_REPO_ACCESS_IS_OK": "yes",
             }
             command = ["/usr/bin/borg", "--log-json", f"--lock-wait={borg.LOCK_WAIT}", "--umask=0077", *words]
-            return borg.spawn(command, env, None, None, inherited=(reading,), user=ACCOUNT)
+            return borg.spawn(command, env, None, None, inherited=(reading,), user=ACCOUNT, well=well)
         finally:
             os.close(reading)
 
     def plan(self, now: float, left: Left) -> Plan:
-        """What would go, and what speaks against it. Raises borg.BorgError."""
+        """What would go, and what speaks against it. Raises borg.BorgError.
+
+        An archive that the list leaves out isn't deleted, so the log says nothing of it; but its data belongs to nobody
+        then, and the next compaction would free it.
+        """
+        hidden = []
+        try:
+            self.run("check", "--archives-only", "::", well=(0,))
+        except borg.BorgError as error:
+            if error.kind != "hidden":
+                raise
+            hidden.append(str(error))
         listed = state.decode(self.run("list", "--json", "--consider-checkpoints", "::").out.encode()) or {}
         archives = listed.get("archives")
         found: dict[str, Archive] = {}
@@ -207,7 +218,7 @@ class Repository:
             if parsed := parse(self.order.prefix, name):
                 found[name] = Archive(name, str(one["id"]), *parsed, borg.epoch(str(one["time"])))
         going = [name for job in JOBS for name in self._going(job, found)]
-        doubtful = [*foreign(self.order.prefix, names), *doubts(found, now, left)]
+        doubtful = [*hidden, *foreign(self.order.prefix, names), *doubts(found, now, left)]
         return Plan(found, compare(self.order.recorded, found), doubtful, going)
 
     def _going(self, job: str, found: Mapping[str, Archive]) -> list[str]:

@@ -22,7 +22,7 @@ LATE = 1.5  # periods
 TOO_LATE = 3.0
 SKEW = 300.0  # seconds that a success may lie in the future before the clock is doubted
 ROOM = 64 << 10  # bytes: with less the next failure couldn't be put on record
-GRAVE = ("corrupt", "vanished", "rewound", "mismatch")
+GRAVE = ("corrupt", "hidden", "vanished", "rewound", "mismatch")
 """Failures that concern what was saved already: CRITICAL at once (mf.backup.borg has the kinds)."""
 
 
