@@ -59,10 +59,10 @@ def text() -> str:
         "  # HMAC key of the end-to-end canary.",
         f'  canary_key: "{secrets.token_hex(32)}"',
         "  # Of the off-site repository. Keep a copy where the fleet is not: without it no backup can be read.",
-        f'  borg_passphrase: "{secrets.token_urlsafe(32)}"',
+        f'  borg_passphrase: "{secrets.token_hex(32)}"',
         "  # For the details of the status page.",
     ]
-    password = secrets.token_urlsafe(12)
+    password = secrets.token_hex(12)
     lines += ["  page:", "    user: operator", f'    password: "{password}"', f'    hash: "{password_hash(password)}"']
     lines += ["  ssh:"]
     for purpose, words in SSH_KEYS.items():

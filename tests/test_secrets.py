@@ -33,6 +33,9 @@ def test_everything_is_there_and_nobody_else_may_read_it(made: Path) -> None:
     assert list(made.parent.iterdir()) == [made]
     values = yaml.safe_load(made.read_text())["mf_secrets"]
     assert len(bytes.fromhex(values["canary_key"])) == 32
+    # none of them begins with a "-", which a program could take for an option
+    assert len(bytes.fromhex(values["borg_passphrase"])) == 32
+    assert len(bytes.fromhex(values["page"]["password"])) == 12
     assert values["page"]["hash"].startswith("$6$")
     assert len({values["ssh"][purpose]["public"] for purpose in make_secrets.SSH_KEYS}) == len(make_secrets.SSH_KEYS)
 
