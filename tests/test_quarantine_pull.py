@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import types
@@ -315,6 +316,51 @@ def test_an_incomplete_listing_is_an_error(tmp_path: Path, monkeypatch: pytest.M
     assert next(found) == (f"2026-11-25/a.example/new/{ident()}", 812)
     with pytest.raises(pull.PullError, match=r"rsync ended with 12: Connection \\x1b\[2Jreset"):
         list(found)
+
+
+@pytest.fixture
+def bounded() -> Iterator[None]:
+    """What would hang fails instead, after 20 seconds."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("bounded")
+def test_an_rsync_with_very_much_to_say_is_heard_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = f"-rw-r----- 812 2026/11/25 12:00:00 2026-11-25/a.example/new/{ident()}"
+    says = "sys.stderr.write('rsync: opendir failed\\n' * 10000); sys.stderr.flush()"
+    monkeypatch.setattr(pull, "RSYNC", fake_rsync(tmp_path, f"{says}; print({line!r}); sys.exit(23)"))
+    found = pull.Remote("192.0.2.1", ["ssh"]).listing(pull.EVERYTHING)
+    assert next(found) == (f"2026-11-25/a.example/new/{ident()}", 812)
+    with pytest.raises(pull.PullError, match=r"rsync ended with 23: rsync: opendir failed$"):
+        list(found)
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize(
+    "script",
+    [
+        "while True: print('drwxr-x--- 4,096 2026/11/25 12:00:00 2026-11-25')",
+        "while True: sys.stderr.write('no\\n')",
+        "import time; os.close(1); os.close(2); time.sleep(60)",
+    ],
+    ids=["endless", "loud", "silent"],
+)
+def test_an_rsync_without_an_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    monkeypatch.setattr(pull, "RSYNC", fake_rsync(tmp_path, script))
+    monkeypatch.setattr(pull, "LONGEST", 0.5)
+    remote = pull.Remote("192.0.2.1", ["ssh"])
+    with pytest.raises(pull.PullError, match="rsync took longer"):
+        list(remote.listing(pull.EVERYTHING))
+    with pytest.raises(pull.PullError, match="rsync took longer"):
+        remote.fetch(["2026-11-25/a.example/new/x"], str(tmp_path / "there"))
 
 
 def test_ssh_trusts_only_what_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -52,6 +53,8 @@ AHEAD = DAY
 """Seconds that an id may be ahead of this host's clock. A later one stays on its MX, for it would never expire here."""
 SILENCE = 900
 """Seconds without a byte after which rsync gives up; the MX's end may wait ten minutes for its throttle."""
+LONGEST = 1800.0
+"""Seconds that one rsync may take, that wait included. What came whole by then stays."""
 SIDE_BY_SIDE = 50
 LISTED = re.compile(rb"-[-rwxsStT]{9}[.+@]? +([0-9,.]+) \d{4}/\d\d/\d\d \d\d:\d\d:\d\d (.+)")
 
@@ -126,20 +129,22 @@ class Remote:
             stderr=subprocess.PIPE,
             pass_fds=self._held,
             env=_ENVIRONMENT,
-            bufsize=1 << 16,
         ) as process:
-            assert process.stdout is not None
-            assert process.stderr is not None
+            said = bytearray()
+            end = state.boottime() + LONGEST
             try:
-                for line in process.stdout:
+                for line in _lines(process, said, end):
                     if line.startswith(b"d"):
                         continue
-                    found = LISTED.fullmatch(line.rstrip(b"\n"))
+                    found = LISTED.fullmatch(line)
                     yield (found[2].decode("latin-1"), int(re.sub(rb"\D", b"", found[1]))) if found else None
+                process.wait(max(0.0, end - state.boottime()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise PullError(_LATE) from None
             except BaseException:
                 process.kill()
                 raise
-            said = process.stderr.read(4096)
         # 24: something was purged meanwhile
         if process.returncode not in (0, 24):
             raise PullError(_explain(process.returncode, said))
@@ -147,17 +152,22 @@ class Remote:
     def fetch(self, paths: Sequence[str], target: str) -> None:
         """Copy some files into a folder, their relative names kept. What has vanished meanwhile is left out."""
         os.makedirs(target, 0o750, exist_ok=True)
-        done = subprocess.run(
-            # each file is renamed into its place when it is whole
-            [*self._rsync(), "--files-from=-", "--from0", "--chmod=D750,F640", self._place, target + "/"],
-            # The last name is ended, too: otherwise rsync 3.2.7 may forget that it asked for it (if the list is longer
-            # than one read) and refuse the whole transfer: "rejecting unrequested file-list name".
-            input=b"".join(path.encode("latin-1") + b"\0" for path in paths),
-            capture_output=True,
-            pass_fds=self._held,
-            env=_ENVIRONMENT,
-            check=False,
-        )
+        # each file is renamed into its place when it is whole
+        command = [*self._rsync(), "--files-from=-", "--from0", "--chmod=D750,F640", self._place, target + "/"]
+        try:
+            done = subprocess.run(
+                command,
+                # The last name is ended, too: otherwise rsync 3.2.7 may forget that it asked for it (if the list is
+                # longer than one read) and refuse the whole transfer: "rejecting unrequested file-list name".
+                input=b"".join(path.encode("latin-1") + b"\0" for path in paths),
+                capture_output=True,
+                pass_fds=self._held,
+                env=_ENVIRONMENT,
+                check=False,
+                timeout=LONGEST,
+            )
+        except subprocess.TimeoutExpired:
+            raise PullError(_LATE) from None
         if done.returncode not in (0, 23, 24):
             raise PullError(_explain(done.returncode, done.stderr))
 
@@ -167,9 +177,34 @@ class Remote:
 
 
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+_LATE = f"rsync took longer than {LONGEST / 60:.0f} min and was ended; the next run goes on"
 
 
-def _explain(code: int, said: bytes) -> str:
+def _lines(process: subprocess.Popen[bytes], said: bytearray, end: float) -> Iterator[bytes]:
+    """The lines of a process's stdout; the beginning of its stderr goes into ``said``, the rest nowhere, so neither
+    pipe is ever full. Raises TimeoutExpired when both aren't at their end by ``end``.
+    """
+    pipes = [pipe for pipe in (process.stdout, process.stderr) if pipe is not None]
+    rest = b""
+    while pipes:
+        left = end - state.boottime()
+        ready = select.select(pipes, [], [], left)[0] if left > 0 else []
+        if not ready:
+            raise subprocess.TimeoutExpired(process.args, LONGEST)
+        for pipe in ready:
+            data = os.read(pipe.fileno(), 1 << 16)
+            if not data:
+                pipes.remove(pipe)
+            elif pipe is process.stderr:
+                said += data[: max(0, 4096 - len(said))]
+            else:
+                *lines, rest = (rest + data).split(b"\n")
+                yield from lines
+    if rest:
+        yield rest
+
+
+def _explain(code: int, said: bytes | bytearray) -> str:
     lines = [line for line in said.decode("latin-1").splitlines() if line.strip()]
     # ssh's or rsync's own first words say more than rsync's last
     words = text.clean(lines[0], 160) if lines else "no word"
