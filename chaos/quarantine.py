@@ -30,14 +30,50 @@ from chaos.scene import Deviation, Host, must
 
 LAB = "3"
 SPAM, STRANGERS = 0.6, 0.05
+KILLS, MIDWAY = 20, 5  # of the importer that meet it, and of those that leave something half way
 SENDING = 900.0  # s a message may be tried
 SETTLING = 900.0  # s until everything must have arrived, once nothing is broken any more
 
-# The pullers' processes and what they started; prints how many.
+# $1 a pull, $2 "begin" or "fetched", $3 seconds or "never": begin a pull as cron does; so long after its begin, or
+# after the first message it fetched lay in incoming, kill it, its children and its rsync. Prints JSON: how many were
+# killed, whether they left something half way (what lies in incoming isn't what lay there), and what a pull that wasn't
+# killed took: seconds in all, and from the first message fetched.
 KILL = """
-count=0
-for pid in $(pgrep -u mf-quarantine); do kill -KILL "$pid" 2> /dev/null && count=$((count + 1)); done
-echo $count
+import json, os, pwd, signal, subprocess, sys, time
+command, moment, after = sys.argv[1:]
+owner = pwd.getpwnam("mf-quarantine").pw_uid
+
+def lying():
+    return {name for _, _, names in os.walk("/mf/var/quarantine/incoming") for name in names}
+
+def kill():
+    count = 0
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.stat("/proc/" + pid).st_uid == owner:
+                os.kill(int(pid), signal.SIGKILL)
+                count += 1
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+    return count
+
+before = lying()
+pull = subprocess.Popen(["sh", "-c", command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+began = time.monotonic()
+fetched = None
+while moment == "fetched" and pull.poll() is None and fetched is None:
+    if lying() - before:
+        fetched = time.monotonic()
+    time.sleep(0.001)
+killed, left = 0, set()
+if after != "never":
+    time.sleep(float(after))
+    killed = kill()
+    left = lying()
+pull.wait()
+ended = time.monotonic()
+print(json.dumps({"killed": killed, "half": bool(left) and left != before, "all": ended - began,
+                  "fetched": ended - fetched if fetched else None}))
 """
 # Nobody pulls any more: cron doesn't begin it, and what was under way is over.
 CALM = """
@@ -321,7 +357,8 @@ class Sending:
         return self._mailer
 
 
-# Yields what was sent, once nothing is broken any more; afterwards it may judge more, and returns words for the table.
+# Yields what was sent, once nothing is broken any more, perhaps several times; afterwards it may judge more, and
+# returns words for the table.
 Story: TypeAlias = Callable[[Stage], Generator[mail.Mailer, None, str]]
 STORIES: dict[str, Story] = {}
 
@@ -358,18 +395,31 @@ def control_down(stage: Stage) -> Generator[mail.Mailer, None, str]:
 
 @story("importer killed at 20 random moments")
 def importer_killed(stage: Stage) -> Generator[mail.Mailer, None, str]:
-    """SIGKILL to the puller, its children and its rsync, wherever they are just then."""
+    """SIGKILL to the puller, its children and its rsync, wherever they are just then: every other time anywhere in a
+    pull, otherwise between its first message in ``incoming`` and its end. Mail is under way all the while.
+    """
     sending = stage.sending()
     hits = tries = midway = 0
-    while hits < 20:
+
+    def pull(moment: str, after: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(stage.control.python(KILL, quarantine.PULL, moment, after, limit=300))
+        return found
+
+    lasting = pull("fetched", "never")
+    while not lasting["fetched"]:
+        must(sending.busy(), "no pull fetched anything")
+        lasting = pull("fetched", "never")
+    while hits < KILLS or midway < MIDWAY:
+        must(tries < 10 * KILLS, f"{hits} of {tries} kills met a process, {midway} left something half way")
+        if not sending.busy():
+            yield sending.join()
+            sending = stage.sending()
+        moment = "fetched" if tries % 2 else "begin"
+        most = lasting["fetched"] if tries % 2 else lasting["all"]
+        found = pull(moment, str(stage.choice.uniform(0.0, most)))
         tries += 1
-        must(tries < 200, f"only {hits} of {tries} kills met a process: nobody pulls")
-        pull = stage.pulling()
-        time.sleep(stage.choice.uniform(0.0, 2.5))
-        hits += int(stage.control.run(KILL).strip()) > 0
-        midway += bool(stage.control.run("find /mf/var/quarantine/incoming -type f | head -1").strip())
-        pull.join(60)
-    must(midway, "no kill met an import half way")
+        hits += found["killed"] > 0
+        midway += found["half"]
     yield sending.join()
     return f"{hits} kills met it, {midway} left files half way, {tries} tried"
 
@@ -620,22 +670,10 @@ def perform(stage: Stage, name: str) -> Outcome:
     steps = STORIES[name](stage)
     try:
         try:
-            mailer = next(steps)
-            record = mailer.wait(SETTLING)
-            stage.until(
-                "the quarantine answers", lambda: quarantine.look(stage.podman, stage.lab, "0") is not None, 120
-            )
-            mailer.wait_for_quarantine(SETTLING)
-            account = reconcile(mailer.run.ends, record, stopped=False, kept=mailer.run.kept)
-            outcome.sent, outcome.delivered = account.sent, account.delivered
-            outcome.quarantined, outcome.refused_early = account.quarantined or 0, account.refused_early
-            outcome.faults = account.faults()
-            if mailer.run.missing:
-                outcome.faults.append(f"{len(mailer.run.missing)} rows without a file")
-            try:
-                next(steps)
-            except StopIteration as end:
-                outcome.words = str(end.value)
+            while True:
+                _judge(stage, next(steps), outcome)
+        except StopIteration as end:
+            outcome.words = str(end.value)
         finally:
             steps.close()
             stage.stack.close()
@@ -647,6 +685,21 @@ def perform(stage: Stage, name: str) -> Outcome:
     outcome.seconds = time.monotonic() - started
     outcome.ok = not outcome.faults
     return outcome
+
+
+def _judge(stage: Stage, mailer: mail.Mailer, outcome: Outcome) -> None:
+    """Wait until all that was sent has come to its end, and add it to the account."""
+    record = mailer.wait(SETTLING)
+    stage.until("the quarantine answers", lambda: quarantine.look(stage.podman, stage.lab, "0") is not None, 120)
+    mailer.wait_for_quarantine(SETTLING)
+    account = reconcile(mailer.run.ends, record, stopped=False, kept=mailer.run.kept)
+    outcome.sent += account.sent
+    outcome.delivered += account.delivered
+    outcome.quarantined += account.quarantined or 0
+    outcome.refused_early += account.refused_early
+    outcome.faults += account.faults()
+    if mailer.run.missing:
+        outcome.faults.append(f"{len(mailer.run.missing)} rows without a file")
 
 
 def main() -> int:
