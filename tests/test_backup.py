@@ -606,8 +606,11 @@ def test_no_prune_while_somebody_else_deleted(tmp_path: Path) -> None:
     with pytest.raises(prune.PruneError, match="key is another one"):
         prune.untouched(clean, borglog.Scan(), same_key=False)
     touched = repository(tmp_path / "two", entry(0, b"a" * 32) + entry(2), entry(1, b"a" * 32) + entry(2))
-    with pytest.raises(prune.PruneError, match="1 objects were deleted"):
-        prune.untouched(touched, borglog.Scan(), same_key=True)
+    # counted afresh, whatever a look may have passed over
+    for known in (borglog.Scan(), borglog.Scan(scanned=1), borglog.Scan(baseline=0, scanned=1)):
+        with pytest.raises(prune.PruneError, match="1 objects were deleted"):
+            prune.untouched(touched, known, same_key=True)
+    prune.untouched(touched, borglog.Scan(baseline=1), same_key=True)
 
 
 def test_after_a_prune_history_begins_anew(tmp_path: Path) -> None:
@@ -826,6 +829,59 @@ def test_a_scan_goes_on_where_it_stopped(tmp_path: Path) -> None:
     found = borglog.scan(folder, borglog.Scan(), lambda: next(turns))
     assert found.scanned == 0
     assert borglog.scan(folder, found).deleted == 1
+
+
+def test_a_deletion_counts_where_an_abandoned_transaction_had_the_same_numbers(
+    tmp_path: Path, places: state.Places
+) -> None:
+    folder = repository(tmp_path, PUT, entry(0, KEY, b"x"), entry(0, KEY, b"y"), entry(0, KEY, b"z"))
+    values = {**LIMITS, "quota_bytes": 1 << 20, "repository": folder, "lock": folder, "deadline": 60}
+
+    def looked() -> tuple[str, int]:
+        look = offsite.look(places, values)
+        assert callable(look)
+        found = look(False)
+        return found.status, int(found.metrics["deleted"])
+
+    assert looked() == (state.OK, 0)
+    known = offsite.remembered(state.read_bytes(f"{places.persistent}/{offsite.REMEMBERED}"))
+    assert (known.scanned, [one.number for one in known.ahead]) == (0, [1, 2])  # 3 may be written to
+    for number, body in ((1, entry(1, KEY)), (2, entry(2))):
+        path = Path(folder, "data", "0", str(number))
+        path.unlink()
+        path.write_bytes(borglog.MAGIC + body)
+    Path(folder, "data", "0", "3").unlink()
+    assert looked() == (state.CRITICAL, 1)
+
+
+def test_an_open_transaction_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much it holds: a look never starts again where the last one's time was up."""
+    folder = repository(tmp_path, PUT, *[entry(1, KEY)] * 4)
+    read: list[int] = []
+    real = borglog.read
+
+    def watched(number: int, path: str) -> borglog.Segment:
+        read.append(number)
+        return real(number, path)
+
+    monkeypatch.setattr(borglog, "read", watched)
+    found = borglog.scan(folder, borglog.Scan())
+    turns = iter([True, True, False])
+    found = borglog.scan(folder, found, lambda: next(turns))
+    assert (read, found.deleted) == ([0, 1, 2, 3, 4], 0)
+    Path(folder, "data", "0", "5").write_bytes(borglog.MAGIC + entry(2))
+    found = borglog.scan(folder, found)
+    assert (read[5:], found.deleted, found.first, found.scanned, found.ahead) == ([3, 4, 5], 4, 1, 5, ())
+
+
+def test_a_repository_that_vanished_is_no_fresh_one(tmp_path: Path, places: state.Places) -> None:
+    folder = repository(tmp_path, PUT)
+    look = offsite.look(places, {**LIMITS, "repository": folder, "lock": str(tmp_path), "deadline": 60})
+    assert callable(look)
+    assert look(False).status == state.OK
+    shutil.rmtree(folder)
+    found = look(False)
+    assert (found.status, "there is nothing in it" in found.summary) == (state.CRITICAL, True)
 
 
 def test_after_a_rewind_what_was_remembered_counts_no_longer(tmp_path: Path) -> None:

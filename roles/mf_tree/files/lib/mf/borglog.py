@@ -19,13 +19,14 @@ import configparser
 import os
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import BinaryIO
 
 MAGIC = b"BORG_SEG"
 ENTRY = struct.Struct("<IIB")
 KEY_SIZE = 32
-PUT, DELETE, COMMIT = 0, 1, 2
+PUT, DELETE, COMMIT, DAMAGED = 0, 1, 2, -1
 MANIFEST = bytes(KEY_SIZE)
 ARCHIVE_ID = 32  # bytes
 LARGEST = 1 << 30  # bytes of one entry; Borg's own limit is below
@@ -47,6 +48,7 @@ class Segment:
     committed: bool = False
     whole: bool = True
     manifest: int = 0  # bytes of the last list of archives in it, encrypted; 0 for none
+    changed: int = 0  # when the file was, in ns: its ctime, which whoever writes it can't set
 
 
 @dataclass(frozen=True)
@@ -121,35 +123,46 @@ def transactions(repository: str) -> list[Transaction]:
     return [Transaction(int(one[1]), one[2]) for one in matches if one]
 
 
-def read(number: int, path: str) -> Segment:
-    """What a segment holds: entries are counted by their heads, data is skipped. Raises LogError."""
-    written = deleted = manifest = 0
-    committed = False
+def _open(path: str) -> BinaryIO:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
     except OSError as error:
         raise LogError(f"{path} can't be read: {error.strerror}") from None
-    with open(descriptor, "rb") as file:
-        length = os.fstat(file.fileno()).st_size
-        at = len(MAGIC)
-        if file.read(at) != MAGIC:
-            return Segment(number, length, whole=False)
-        while at < length:
-            file.seek(at)
-            head = file.read(ENTRY.size + KEY_SIZE)
-            if len(head) < ENTRY.size:
-                return Segment(number, length, written, deleted, committed, False, manifest)
-            _, extent, tag = ENTRY.unpack_from(head)
-            least = ENTRY.size + (KEY_SIZE if tag in (PUT, DELETE) else 0)
-            if not least <= extent <= LARGEST or tag > 3 or at + extent > length:
-                return Segment(number, length, written, deleted, committed, False, manifest)
-            key = head[ENTRY.size :]
+
+
+def entries(file: BinaryIO, length: int) -> Iterator[tuple[int, int, int, bytes]]:
+    """Offset, size, tag and key of each entry of a segment: its head is read, its data skipped.
+
+    Where it is torn or no segment, that ends with the tag DAMAGED.
+    """
+    at = len(MAGIC)
+    if file.read(at) != MAGIC:
+        at, length = 0, 1
+    while at < length:
+        file.seek(at)
+        head = file.read(ENTRY.size + KEY_SIZE)
+        extent, tag = ENTRY.unpack_from(head)[1:] if at and len(head) >= ENTRY.size else (0, DAMAGED)
+        least = ENTRY.size + (KEY_SIZE if tag in (PUT, DELETE) else 0)
+        if not least <= extent <= LARGEST or tag > 3 or at + extent > length:
+            yield at, 0, DAMAGED, b""
+            return
+        yield at, extent, tag, head[ENTRY.size :]
+        at += extent
+
+
+def read(number: int, path: str) -> Segment:
+    """What a segment holds: entries are counted. Raises LogError."""
+    written = deleted = manifest = 0
+    committed, whole = False, True
+    with _open(path) as file:
+        figures = os.fstat(file.fileno())
+        for _, extent, tag, key in entries(file, figures.st_size):
             written += tag == PUT and key != MANIFEST
             deleted += tag == DELETE and key != MANIFEST
             manifest = extent if tag == PUT and key == MANIFEST else manifest
             committed = committed or tag == COMMIT
-            at += extent
-    return Segment(number, length, written, deleted, committed, True, manifest)
+            whole = tag != DAMAGED
+    return Segment(number, figures.st_size, written, deleted, committed, whole, manifest, figures.st_ctime_ns)
 
 
 @dataclass
@@ -159,6 +172,8 @@ class Scan:
     ``manifest`` is the size of the newest list of archives. Each name in it has an id of 32 random bytes, which don't
     compress: a list that is shorter by as much has lost one, whatever else it has, and that counts as a deletion.
     Negative: a size that the next list isn't held against, since another program packed it.
+
+    ``ahead`` are the segments read after that, of a transaction that has no commit yet: they count when it has one.
     """
 
     baseline: int = -1
@@ -166,33 +181,49 @@ class Scan:
     deleted: int = 0
     first: int = -1
     manifest: int = 0
+    ahead: tuple[Segment, ...] = ()
 
 
 def scan(repository: str, known: Scan, go_on: Callable[[], bool] = lambda: True) -> Scan:
     """Count deletions in segments that are new since ``known``. Raises LogError.
 
-    ``go_on`` is asked before each file, so a run with a deadline takes up where the last one stopped. The newest
-    segment may still be written: it is looked at again next time.
+    ``go_on`` is asked before each file, so a run with a deadline takes up where the last one stopped. What has no
+    commit goes again when its transaction is given up, and Borg uses its numbers again; so the newest segment, which
+    may still be written, is read again next time, and others are unless they are the same file, unchanged.
     """
-    found = replace(known)
     numbers = segments(repository)
     last = max(numbers, default=-1)
+    found, before = replace(known, ahead=()), {one.number: one for one in known.ahead}
     if found.scanned > last:
         # rewound or rebuilt: nothing that is remembered is worth anything
         found = Scan(baseline=-1 if known.baseline > last else known.baseline)
         found.scanned = found.baseline
+    ahead: list[Segment] = []
     for number, path in numbers.items():
         if number <= max(found.scanned, found.baseline):
             continue
         if not go_on():
             break
-        one = read(number, path)
-        if not one.committed and number == last:
-            break
-        lost = int(0 < one.manifest <= found.manifest - ARCHIVE_ID)
-        found.deleted += one.deleted + lost
-        found.manifest = one.manifest or found.manifest
-        if (one.deleted or lost) and found.first < 0:
-            found.first = number
-        found.scanned = number
+        try:
+            changed = os.stat(path, follow_symlinks=False).st_ctime_ns
+        except FileNotFoundError:
+            break  # given up just now
+        one = before.get(number)
+        if one is None or one.changed != changed:
+            one = read(number, path)
+        ahead.append(one)
+        if one.committed:
+            for each in ahead:
+                _count(found, each)
+            ahead = []
+    found.ahead = tuple(one for one in ahead if one.number != last)
     return found
+
+
+def _count(found: Scan, one: Segment) -> None:
+    lost = int(0 < one.manifest <= found.manifest - ARCHIVE_ID)
+    found.deleted += one.deleted + lost
+    found.manifest = one.manifest or found.manifest
+    if (one.deleted or lost) and found.first < 0:
+        found.first = one.number
+    found.scanned = one.number

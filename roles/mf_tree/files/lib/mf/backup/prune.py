@@ -262,8 +262,8 @@ def refuse(plan: Plan, order: Order) -> None:
 
 
 def untouched(repository: str, known: borglog.Scan, *, same_key: bool) -> None:
-    """Raise PruneError when somebody deleted anything since the last prune, or changed the key."""
-    deleted = borglog.scan(repository, known, lambda: True).deleted
+    """Raise PruneError when somebody deleted anything since the last prune, or changed the key; counted afresh."""
+    deleted = borglog.scan(repository, borglog.Scan(known.baseline, known.baseline)).deleted
     if deleted or not same_key:
         what = f"{deleted} objects were deleted, and nobody pruned" if deleted else "the key is another one"
         raise PruneError(

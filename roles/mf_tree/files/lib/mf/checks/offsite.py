@@ -82,6 +82,8 @@ def _examine(places: state.Places, values: run.Values, dry_run: bool) -> state.R
     try:
         figures = os.statvfs(os.path.dirname(repository))
         numbers = borglog.segments(repository) if os.path.isdir(f"{repository}/data") else {}
+        if not numbers and state.read_bytes(f"{places.persistent}/{KEPT_CONFIG}") is not None:
+            raise borglog.LogError("it was here, and there is nothing in it")
         found = borglog.scan(repository, known, lambda: time.monotonic() < end) if numbers else known
         used = borglog.size(repository) if numbers else 0
         # before the first backup: when the account was made
@@ -137,7 +139,12 @@ def remembered(data: bytes | None) -> borglog.Scan:
         for name in ("baseline", "scanned", "deleted", "first", "manifest")
         if isinstance(value := values.get(name), int) and not isinstance(value, bool)
     }
-    return borglog.Scan(**numbers) if len(numbers) == 5 else borglog.Scan()
+    ahead = values.get("ahead")
+    try:
+        read = tuple(borglog.Segment(**one) for one in ahead) if isinstance(ahead, list) else ()
+    except TypeError:
+        return borglog.Scan()
+    return borglog.Scan(**numbers, ahead=read) if len(numbers) == 5 else borglog.Scan()
 
 
 if TYPE_CHECKING:
