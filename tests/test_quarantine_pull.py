@@ -615,7 +615,15 @@ def test_an_unanswered_handover_goes_to_the_same_mx_even_if_it_seems_dead() -> N
 def test_accepted_is_final(before: str | None, force: bool) -> None:
     with pytest.raises(release.ReleaseError, match="isn't released twice"):
         release.choose(ROW, handover("accepted"), MXS, None, force, lambda _: True)
-    assert release.choose(ROW, handover(before) if before else None, MXS, None, force, lambda _: True) == "mx2"
+    # by force, not the one that may have it: that one never delivers twice
+    expected = "mx1" if force and before == "begun" else "mx2"
+    assert release.choose(ROW, handover(before) if before else None, MXS, None, force, lambda _: True) == expected
+
+
+def test_force_asks_the_same_mx_when_there_is_no_other() -> None:
+    only = {"mx2": MXS["mx2"]}
+    assert release.choose(ROW, handover("begun"), only, None, True, lambda _: True) == "mx2"
+    assert release.choose(ROW, handover("begun"), MXS, None, True, lambda address: address == "192.0.2.2") == "mx2"
 
 
 @pytest.mark.parametrize(

@@ -8,18 +8,25 @@ import hashlib
 import io
 import json
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible.module_utils.mf import release
 
 ID = "20251125T020000.000001Z-mx1-1-0-0011223344556677.0"
 RAW = b"Subject: x\n\n.dot\nbare\rcr\n"
 NOW = 1764036000.0
+LIB = Path(release.__file__).parents[1]
+ROLES = LIB.parents[2]
 
 
 class Exim:
@@ -35,6 +42,7 @@ class Exim:
             **replies,
         }
         self.dot = replies.get("dot", "250 OK id=1abc")
+        self.after_dot: Callable[[], None] = lambda: None
         self.got: list[bytes] = []
         self.messages: list[bytes] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -82,6 +90,7 @@ class Exim:
                 else:
                     return
                 self.messages.append(b"".join(body))
+                self.after_dot()
                 if not say(self.dot):
                     return
 
@@ -98,7 +107,18 @@ def where(tmp_path: Path) -> dict[str, str]:
     places = {"records": str(tmp_path / "records"), "logs": str(tmp_path / "logs")}
     for path in places.values():
         Path(path).mkdir()
+    Path(places["logs"], "mainlog").write_text(logline(NOW - 60, "exim 4.96 daemon started"))
     return places
+
+
+def logline(when: float, words: str) -> str:
+    """A line of Exim's log, which has local time."""
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(when))} {words}\n"
+
+
+def taken(when: float = NOW) -> str:
+    """What Exim writes when it takes the release."""
+    return logline(when, f"1xW2k4-0000Ox-0x <= a@b.example H=({release.helo(ID)}) [127.0.0.1] P=esmtp S=1 id=x")
 
 
 def kept(raw: bytes = RAW, **changes: object) -> io.BytesIO:
@@ -209,8 +229,7 @@ def test_nobody_there_is_later(exim: Exim, where: dict[str, str]) -> None:
 def test_an_unclear_end_is_settled_by_exims_log(where: dict[str, str]) -> None:
     exim = Exim(dot=None)
     assert ask(exim, where).word == "unclear"
-    line = f"2025-11-25 02:00:01 1xW2k4-0000Ox-0x <= a@b.example H=({release.helo(ID)}) [127.0.0.1] P=esmtp S=1 id=x\n"
-    Path(where["logs"], "mainlog").write_text("2025-11-25 02:00:00 other\n" + line)
+    Path(where["logs"], "mainlog").write_text(logline(NOW, "other") + taken())
     answer = ask(exim, where)
     assert answer == ("known", "1xW2k4-0000Ox-0x (found in Exim's log)")
     Path(where["logs"], "mainlog").unlink()
@@ -222,10 +241,30 @@ def test_an_unclear_end_is_settled_by_exims_log(where: dict[str, str]) -> None:
 def test_what_is_left_behind_a_records_line_confuses_nobody(exim: Exim, where: dict[str, str]) -> None:
     for left in ("begun 1764036000\nds of a longer answer\n", "begun \n", "begun x\n"):
         Path(where["records"], ID).write_text(left)
-        line = f"2025-11-25 02:00:01 1xW2k4-0000Ox-0x <= a@b.example H=({release.helo(ID)}) [127.0.0.1] P=esmtp S=1\n"
-        Path(where["logs"], "mainlog").write_text(line)
+        Path(where["logs"], "mainlog").write_text(taken())
         assert ask(exim, where).word == "known"
     assert exim.messages == []
+
+
+@pytest.mark.parametrize("begins", [1, None])
+def test_logs_that_begin_later_prove_nothing(where: dict[str, str], begins: float | None) -> None:
+    exim = Exim(dot=None)
+    assert ask(exim, where).word == "unclear"
+    log = Path(where["logs"], "mainlog")
+    log.unlink()
+    if begins is not None:
+        log.write_text(logline(NOW + begins, "exim 4.96 daemon started"))
+    exim.dot = "250 OK id=2"
+    for _ in range(2):
+        answer = ask(exim, where)
+        assert answer.word == "unclear"
+        assert f"{where['records']}/{ID}" in answer.words
+    assert len(exim.messages) == 1
+    # one older log is enough, rotated and packed as it may be
+    with gzip.open(log.with_name("mainlog.2.gz"), "wt") as old:
+        old.write(logline(NOW, "other"))
+    assert ask(exim, where) == ("accepted", "OK id=2")
+    exim.close()
 
 
 def test_logs_are_searched_for_the_right_thing(tmp_path: Path) -> None:
@@ -236,12 +275,51 @@ def test_logs_are_searched_for_the_right_thing(tmp_path: Path) -> None:
     rejected = f"2025-11-25 02:00:01 H=({name}) [127.0.0.1] F=<a@b.example> rejected RCPT <x@y.example>\n"
     (tmp_path / "mainlog").write_text(forged + rejected)
     (tmp_path / "rejectlog").write_text(right)
-    assert release.logged(str(tmp_path), name, 0) == ""
+    assert release.logged(str(tmp_path), name, NOW + 86400) == ""
+    assert release.logged(str(tmp_path), name, 0) is None
     with gzip.open(tmp_path / "mainlog.2.gz", "wt") as log:
         log.write(right)
     assert release.logged(str(tmp_path), name, 0) == "1a-2b-3c"
     os.utime(tmp_path / "mainlog.2.gz", (NOW, NOW))
     assert release.logged(str(tmp_path), name, NOW + 3600) == ""
+    (tmp_path / "mainlog").write_text("torn\n")
+    assert release.logged(str(tmp_path), name, NOW + 3600) == ""
+    (tmp_path / "mainlog.2.gz").unlink()
+    assert release.logged(str(tmp_path), name, NOW + 3600) is None
+
+
+@pytest.mark.parametrize("logs", [True, False])
+def test_killed_between_the_dot_and_its_record(exim: Exim, where: dict[str, str], logs: bool) -> None:
+    """A real process, killed when Exim has the final dot; with ``logs`` Exim took it, otherwise it saw the end."""
+    script = (
+        "import sys\nfrom mf import release\n"
+        f"print(release.release({ID!r}, sys.stdin.buffer, records={where['records']!r}, logs={where['logs']!r},"
+        f" port={exim.port}).line())"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        env={"PYTHONPATH": str(LIB)},
+        cwd="/",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as child:
+
+        def kill() -> None:
+            if logs:
+                with open(f"{where['logs']}/mainlog", "a") as log:
+                    log.write(taken(time.time()))
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+
+        exim.after_dot = kill
+        said, _ = child.communicate(kept().getvalue(), timeout=30)
+    assert (said, child.returncode) == (b"", -signal.SIGKILL)
+    assert Path(where["records"], ID).read_text().startswith("begun ")
+    exim.after_dot = lambda: None
+    again = ask(exim, where)
+    assert again.word == ("known" if logs else "accepted")
+    assert len(exim.messages) == (1 if logs else 2)
+    assert ask(exim, where).word == "known"
 
 
 def test_a_full_disk_after_the_dot_is_no_reason_to_say_later(
@@ -286,13 +364,15 @@ def test_who_cannot_look_does_not_say_that_nothing_was_taken(
     assert exim.messages == []
 
 
-def test_records_are_forgotten_after_a_month(where: dict[str, str]) -> None:
+def test_records_outlive_every_quarantine(where: dict[str, str]) -> None:
     folder = Path(where["records"])
-    for name, age in (("old", 31), ("young", 29)):
+    roles = yaml.safe_load((ROLES / "mf_quarantine/vars/main.yml").read_text())
+    longest = roles["__mf_quarantine_ranges"]["mf_quarantine_retention_days"][1]
+    for name, days in (("needed", longest + 1), ("old", longest + 60)):
         (folder / name).write_text("accepted\n")
-        os.utime(folder / name, (NOW - age * 86400, NOW - age * 86400))
+        os.utime(folder / name, (NOW - days * 86400, NOW - days * 86400))
     assert release.forget(str(folder), NOW) == 1
-    assert os.listdir(folder) == ["young"]
+    assert os.listdir(folder) == ["needed"]
     assert release.forget(str(folder / "none"), NOW) == 0
 
 

@@ -11,7 +11,8 @@ kept: one JSON envelope line, then the raw message. The answer is one line and a
 
 Once: the id is written down before the final dot, and what became of it after. A lost ssh connection doesn't end this
 program, so the answer is there when somebody asks again. If it was killed in between, the next try looks into Exim's
-log, which tells releases apart by the name in their EHLO: Exim writes "<=" before it answers the dot.
+logs, which tell releases apart by the name in their EHLO: Exim writes "<=" before it answers the dot. Logs that don't
+reach back to that dot prove nothing: then the answer is ``unclear``, however often one asks.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ MAX_MESSAGE = 64 << 20  # bytes; what is kept of a rejected message is 10 MiB un
 MAX_RECIPIENTS = 1000
 DIALOGUE = 300.0  # seconds for one answer of Exim (RFC 5321, 4.5.3.2)
 BUSY = 30.0  # seconds to wait for another try of the same release
-FORGET = 30 * 86400.0  # seconds that an id is remembered; control tries again for hours at most
+FORGET = 3700 * 86400.0  # seconds that an id is remembered: longer than any quarantine has its message (3660 days)
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,149}")
 # What can be said in MAIL and RCPT without a second meaning; whose mail it is, is for Exim to judge.
@@ -142,8 +143,10 @@ def release(
             if status == ACCEPTED:
                 return Answer(KNOWN, words)
             if status == "begun":
-                # without its time all logs are looked through
+                # without its time all logs are looked through, and none reaches back to it
                 found = logged(logs, helo(identifier), float(words) if words.isdigit() else 0.0)
+                if found is None:
+                    return Answer(UNCLEAR, f"Exim may have taken it before its logs begin; see {records}/{identifier}")
                 if found:
                     with contextlib.suppress(OSError):
                         _store(record, f"{ACCEPTED} {found}")
@@ -164,22 +167,36 @@ def release(
         return Answer(word, f"{error.filename or 'here'}: {error.strerror or error}")
 
 
-def logged(logs: str, name: str, since: float) -> str:
-    """Exim's id of the message that it took from ``name``, out of its logs since then; "" for none. Raises OSError.
+def logged(logs: str, name: str, since: float) -> str | None:
+    """Exim's id of the message that it took from ``name``, out of its logs since then. Raises OSError.
 
-    ``since`` is epoch seconds; a log that was last written before is passed over.
+    "" for none; None when that can't be told, for the logs begin later. ``since`` is epoch seconds; a log that was last
+    written before is passed over.
     """
     pattern = re.compile(rb"^\S+ \S+ (?:\[\d+\] )?(\S+) <= .* H=\(" + re.escape(name.encode()) + rb"\) ")
+    reach = False
     for entry in sorted(os.scandir(logs), key=lambda one: one.name):
-        if not entry.name.startswith("mainlog") or entry.stat().st_mtime < since - 60:
+        if not entry.name.startswith("mainlog"):
+            continue
+        if entry.stat().st_mtime < since - 60:
+            reach = True
             continue
         opened: Any = gzip.open(entry.path, "rb") if entry.name.endswith(".gz") else open(entry.path, "rb")  # noqa: SIM115
         with opened as lines:
-            for line in lines:
+            for number, line in enumerate(lines):
                 found = pattern.match(line)
                 if found:
                     return str(found[1].decode("ascii", "replace"))
-    return ""
+                reach = reach or (number == 0 and _written(line) <= since)
+    return "" if reach else None
+
+
+def _written(line: bytes) -> float:
+    """When Exim wrote a line of its log, in epoch seconds; infinity if it doesn't say."""
+    try:
+        return time.mktime(time.strptime(line[:19].decode("ascii"), "%Y-%m-%d %H:%M:%S"))
+    except ValueError:
+        return float("inf")
 
 
 def forget(records: str = RECORDS, now: float | None = None, age: float = FORGET) -> int:

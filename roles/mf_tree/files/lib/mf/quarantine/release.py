@@ -100,7 +100,7 @@ def choose(
     """The MX that gets a message. Raises ReleaseError when it was released, can't be, or only one MX may have it.
 
     Pure but for ``reachable``. ``asked``: MXs that took nothing just now. First the MX that rejected it: if an earlier
-    handover was forgotten here, that MX knows.
+    handover was forgotten here, that MX knows. By force the one that may have it comes last: it never delivers twice.
     """
     if wanted is not None and wanted not in mx:
         raise ReleaseError(f"no MX is called {text.clean(wanted, 64)}; there are {', '.join(sorted(mx))}")
@@ -114,8 +114,8 @@ def choose(
         raise ReleaseError(
             f"only the first {row['kept']} of {row['size']} bytes were kept; half a message isn't released"
         )
-    if handover is not None and handover["state"] == "begun" and not force:
-        only = str(handover["mx"])
+    only = str(handover["mx"]) if handover is not None and handover["state"] == "begun" else ""
+    if handover is not None and only and not force:
         if wanted not in (None, only):
             raise ReleaseError(f"{only} may have it already ({when(handover)}); ask that one, or say --force")
         if only not in mx:
@@ -127,7 +127,7 @@ def choose(
     if wanted is not None:
         return wanted
     first = [name for name in (str(row["mx"]),) if name in mx]
-    for name in [*first, *sorted(set(mx) - set(first))]:
+    for name in sorted([*first, *sorted(set(mx) - set(first))], key=only.__eq__):
         if name not in asked and reachable(mx[name]):
             return name
     raise ReleaseError("no MX answers on its ssh port; nothing was done")
@@ -191,6 +191,7 @@ def hand_over(
     if state == "begun":
         raise ReleaseError(
             f"{name} gave no clear answer: {answer.said}; whether it has the message isn't known. Run this again: "
-            f"{name} is asked once more, and delivers it at most once"
+            f"{name} is asked once more, and delivers it at most once; --force gives it to another MX, and a second"
+            " copy may arrive"
         )
     return answer
