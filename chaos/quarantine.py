@@ -584,6 +584,8 @@ def bad_input(stage: Stage) -> Generator[mail.Mailer, None, str]:
     must(states == {zero: "kept", half: "bad", empty: "bad"}, f"{states}; of {[zero, half, empty, dots, unfinished]}")
     aside = stage.control.run(f"ls /mf/var/quarantine/bad/{mx}").split()
     must({half, empty} <= set(aside), f"not put aside: {aside}")
+    stage.undo(stage.control, f"rm -f /mf/var/quarantine/bad/{mx}/{half} /mf/var/quarantine/bad/{mx}/{empty}")
+    _noticed(stage, f"{len(aside)} messages can't be imported and lie in /mf/var/quarantine/bad/{mx}")
     foreign = json.loads(stage.control.run(f"cat /mf/var/quarantine/state/{mx}.json"))["foreign"]
     must(foreign == 1, f"{foreign} foreign names")
     must(stage.control.ask("test -e /etc/new || test -e /mf/var/quarantine/etc")[0], "files outside the quarantine")

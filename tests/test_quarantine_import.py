@@ -293,6 +293,41 @@ def test_a_file_that_is_damaged_on_the_mx_is_put_aside_once(room: Room) -> None:
     assert room.run(fresh=True).known == 1
 
 
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_folder_in_a_messages_place_is_put_aside_and_stops_no_import(room: Room, fresh: bool) -> None:
+    folder = Path(room.incoming, layout.day(ident()), "customer.example", "new", ident())
+    folder.mkdir(parents=True)
+    (folder / "0").write_bytes(b"x")
+    put(room.incoming, ident(1), kept(ident(1)))
+    counts = room.run(fresh=fresh)
+    assert (counts.bad, counts.damaged, counts.imported) == (int(fresh), int(not fresh), 1)
+    assert room.waiting() == []
+    aside = Path(room.layout.bad, "mx1", ident())
+    assert (aside / "0").read_bytes() == b"x"
+    # another one in its place, then the message itself
+    folder.mkdir(parents=True)
+    room.index.ledger.pop(ident(), None)
+    room.run(fresh=fresh)
+    assert list(aside.iterdir()) == []
+    room.index.ledger.pop(ident(), None)
+    put(room.incoming, ident(), kept(ident()))
+    assert room.run().imported == 1
+    assert not aside.exists()
+
+
+def test_what_was_put_aside_goes_after_its_time_and_nothing_of_it_before(room: Room) -> None:
+    old, young = ident(1, NOON - (expire.BAD_DAYS + 1) * 86400.0), ident(2)
+    for name in (old, young):
+        (Path(room.layout.bad, "mx1", name)).mkdir(parents=True)
+        (Path(room.layout.bad, "mx1", name, "0")).write_bytes(b"x")
+    put(room.incoming, ident(3), kept(ident(3))[:-1])
+    room.run()
+    outcome = expire.run(room.index, room.layout, room.settings, clock=lambda: NOON + 60)
+    assert outcome.bad == 1
+    assert sorted(os.listdir(f"{room.layout.bad}/mx1")) == [young, ident(3)]
+    assert os.listdir(f"{room.layout.bad}/mx1/{young}") == ["0"]
+
+
 def test_unfinished_files_of_rsync_are_passed_over_and_swept(room: Room) -> None:
     path = put(room.incoming, ident(), kept(ident()))
     path.rename(path.with_name(f".{ident()}.aB3dEf"))
@@ -407,6 +442,19 @@ def test_a_canary_counts_once_across_runs(room: Room) -> None:
         put(room.incoming, ident(number), canary_file(ident(number)), canary.DOMAIN)
         counts = room.run()
         assert counts.canaries == (1 if number == 0 else 0)
+
+
+def test_after_an_older_dump_a_canary_is_one_again_and_its_replay_is_not(room: Room) -> None:
+    for _ in range(2):
+        room.canaries = canaries.Canaries(KEY, room.layout.state)
+        put(room.incoming, ident(), canary_file(ident()), canary.DOMAIN)
+        assert room.run().canaries == 1
+        state_of = Path(room.layout.state, "canary-mx1.json").read_text()
+        room.index = Index()  # as before the canary
+    assert not room.stored()
+    put(room.incoming, ident(1), canary_file(ident(1)), canary.DOMAIN)
+    assert room.run().canaries == 0
+    assert Path(room.layout.state, "canary-mx1.json").read_text() == state_of
 
 
 # --- the end

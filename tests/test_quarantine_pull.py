@@ -12,6 +12,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -857,6 +858,22 @@ def test_what_is_said_of_an_mx(changes: dict[str, Any], status: str, words: str)
     result = judged(source("mx1"), source("mx2", **changes))
     assert result.status == status
     assert words in result.summary
+
+
+def test_what_was_put_aside_is_said_until_it_is_gone(room: Room) -> None:
+    values = VALUES | {"folder": room.layout.state, "mx": "mx1"}
+    for name in (ident(1), ident(2)):
+        put(str(room.mx.root), name, kept(name)[:-1])
+    put(str(room.mx.root), ident(3), kept(ident(3)))
+    room.now = time.time()
+    room.pull()
+    result = check.look(room.places, values)
+    assert (result.status, result.metrics["bad"]) == ("WARNING", 2)
+    assert f"2 messages can't be imported and lie in {room.layout.bad}/mx1" in result.summary
+    for path in Path(room.layout.bad, "mx1").iterdir():
+        path.unlink()
+    result = check.look(room.places, values)
+    assert (result.status, result.metrics["bad"]) == ("OK", 0)
 
 
 def test_a_dead_puller_is_noticed() -> None:

@@ -195,6 +195,7 @@ def bad() -> dict[str, Any]:
     harmless = all(line.isascii() and line.isprintable() for page in pages for line in page.split("\n"))
     raw = subprocess.run([COMMAND, "show", "--raw", good["hostile"]], capture_output=True, check=True).stdout
     traversal = run("list", "--domain", "../../etc")
+    check = subprocess.run(["/mf/bin/check-quarantine"], capture_output=True, text=True, check=False)
     return {
         "imported": sorted(name for name, one in good.items() if one in listed),
         "others": sorted(set(listed) - set(good.values())),
@@ -203,6 +204,8 @@ def bad() -> dict[str, Any]:
         "raw": raw == b"Subject: " + HOSTILE.encode() + b"\n\n\0\xff\xfe",
         "traversal": [traversal.returncode, len(traversal.stderr.splitlines())],
         "foreign left": left,
+        "aside": [one["bad"] for one in objects("stats")[0]["sources"] if one["mx"] == "mx9"],
+        "said": [check.returncode, check.stdout],
         "etc": Path("/etc/new").exists(),
     }
 

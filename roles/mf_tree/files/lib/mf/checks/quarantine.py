@@ -2,8 +2,8 @@
 down.
 
 ``mf/quarantine/pull.py`` writes ``<folder>/<mx>.json`` at each step of its work. This check judges those files by the
-clock, so it says the truth also when nobody pulls any more or MariaDB is stopped; and the file system itself, for on a
-full one the puller can't write that down. An MX that has
+clock, so it says the truth also when nobody pulls any more or MariaDB is stopped; the file system itself, for on a
+full one the puller can't write that down; and what lies in ``bad``. An MX that has
 gone for good, from the network or from the inventory, goes on being shown with what was known to be there, until
 ``quarantine forget``."""
 
@@ -76,6 +76,14 @@ def read(folder: str) -> dict[str, Source | None]:
     return found
 
 
+def count_bad(folder: str) -> dict[str, int]:
+    """How many messages that can't be imported lie in ``bad``, by MX (``store``: found by a repair)."""
+    try:
+        return {name: count for name in posix.listdir(folder) if (count := len(posix.listdir(f"{folder}/{name}")))}
+    except FileNotFoundError:
+        return {}
+
+
 def decide(
     found: Mapping[str, Source | None],
     expected: Sequence[str],
@@ -83,9 +91,11 @@ def decide(
     values: run.Values,
     released: float | None = None,
     free: float = 100.0,
+    bad: Mapping[str, int] | None = None,
 ) -> state.Result:
     """The result. Pure. ``released``: when the current release came (epoch seconds), and perhaps a new MX with it.
-    ``free``: percent of the quarantine's file system; below 0 nothing can be written there at all.
+    ``free``: percent of the quarantine's file system; below 0 nothing can be written there at all. ``bad``: how many
+    messages were put aside, by MX.
     """
     from ..text import clean, span
 
@@ -128,6 +138,9 @@ def decide(
     silence = now - newest
     if lags and silence >= values["silence"]:
         problems.append((state.WARNING, f"nobody has pulled for {span(silence)}; is cron running?"))
+    for mx, count in sorted((bad or {}).items()):
+        said = f"{count} messages can't be imported and lie in {_bad(values['folder'])}/{clean(mx, 64)}"
+        problems.append((state.WARNING, said))
     problems.sort(key=lambda one: -state.SEVERITY[one[0]])
     lags.sort(key=lambda one: (-one[0], one[1].mx))
     unpulled = sum(source.unpulled for _, source in lags)
@@ -147,6 +160,7 @@ def decide(
         "unpulled": unpulled,
         "lag_seconds": round(lags[0][0]) if lags else 0,
         "foreign": sum(source.foreign for _, source in lags),
+        "bad": sum((bad or {}).values()),
     }
     for lag, source in lags[:MOST]:
         name = clean(source.mx, 64)
@@ -164,6 +178,10 @@ def room(folder: str) -> float:
     return min(space, 100.0 * figures.f_favail / figures.f_files) if figures.f_files else space
 
 
+def _bad(folder: str) -> str:
+    return folder.rpartition("/")[0] + "/bad"
+
+
 def look(places: state.Places, values: run.Values) -> state.Result:
     """Read the folder, judge it."""
     try:
@@ -175,7 +193,7 @@ def look(places: state.Places, values: run.Values) -> state.Result:
         released: float | None = posix.lstat(places.current).st_mtime
     except OSError:
         released = None
-    return decide(found, values["mx"].split(), time.time(), values, released, free)
+    return decide(found, values["mx"].split(), time.time(), values, released, free, count_bad(_bad(values["folder"])))
 
 
 CHECK = run.Check(NAME, look, RULES)

@@ -12,6 +12,7 @@ import sys
 import time
 
 from .. import canary, config, decisions, state, text
+from ..checks import quarantine as check
 from ..cli import commands, throttle
 from . import (
     QuarantineError,
@@ -269,8 +270,9 @@ def _ask(
 def _stats(chosen: argparse.Namespace, host: state.Places) -> int:
     context = Context(host)
     found = query.stats(context.index, chosen.domain or "", chosen.days)
+    aside = check.count_bad(context.layout.bad)
     found["sources"] = [
-        pull.Source(context.layout, name, time.time()).as_json()
+        pull.Source(context.layout, name, time.time()).as_json() | {"bad": aside.get(name, 0)}
         for name in sorted({*context.settings.mx, *known_sources(context.layout)})
     ]
     if chosen.count:

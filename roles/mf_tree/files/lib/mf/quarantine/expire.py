@@ -6,6 +6,7 @@ never wait."""
 
 from __future__ import annotations
 
+import glob
 import os
 import time
 
@@ -106,8 +107,7 @@ def run(
 
 def _bad(places: layout.Layout, before: str) -> int:
     removed = 0
-    for folder, _, names in os.walk(places.bad):
-        for name in names:
-            if name < before:
-                removed += store.drop(os.path.join(folder, name))
+    for path in glob.glob("*/*", root_dir=places.bad):
+        if path.rpartition("/")[2] < before:
+            removed += store.discard(f"{places.bad}/{path}")
     return removed

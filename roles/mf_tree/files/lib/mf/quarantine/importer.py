@@ -185,7 +185,7 @@ class Importer:
             store.drop(path)
         for message in kept:
             if message.id in self._aside:
-                store.drop(f"{self._layout.bad}/{self._mx}/{message.id}")
+                store.discard(f"{self._layout.bad}/{self._mx}/{message.id}")
         store.prune({os.path.dirname(path) for path in done})
         self.counts.imported += len(kept)
         self.counts.canaries += len(seen)
@@ -206,7 +206,7 @@ class Importer:
         self, path: str, domain: str, ident: str, why: str, fresh: bool, others: list[tuple[str, str, str]]
     ) -> None:
         target = f"{self._layout.bad}/{self._mx}/{ident}"
-        store.keep(path, target)
+        store.put_aside(path, target)
         if not fresh:
             # left from before a crash or a power cut: the MX has it whole, if it is still there
             self.counts.damaged += 1

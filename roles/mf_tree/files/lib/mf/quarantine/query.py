@@ -208,6 +208,8 @@ def stats_page(found: Mapping[str, Any]) -> str:
     for source in found["sources"]:
         listed = source["listed"]
         told = "never listed" if listed is None else f"listed {text.span(max(0.0, time.time() - listed))} ago"
+        if source["bad"]:
+            told += f"; {source['bad']} can't be imported and lie in bad/{source['mx']}"
         if source["error"]:
             told += f"; {text.clean(source['error'], 200)}"
         lines.append(f"{source['mx']:<20} {imported.get(source['mx'], 0):>10} {source['unpulled']:>12}  {told}")

@@ -139,7 +139,7 @@ class Repair:
                 # not whole and in no index: half of an import, most likely; the MX has it whole
                 self.outcome.damaged += 1
                 if not self._dry_run:
-                    store.keep(path, f"{self._layout.bad}/store/{name}")
+                    store.put_aside(path, f"{self._layout.bad}/store/{name}")
                     store.drop(path)
         if kept and not self._dry_run:
             kept = self._again(domain, day, kept)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +31,29 @@ def keep(source: str, target: str) -> None:
             # the folder is new, or expire has just removed it because it was empty
             os.makedirs(os.path.dirname(target), 0o750, exist_ok=True)
     os.link(source, target)
+
+
+def put_aside(source: str, target: str) -> None:
+    """Give what can't be imported its place in ``bad``. A folder can't be linked: it moves."""
+    folder = stat.S_ISDIR(os.lstat(source).st_mode)
+    if folder or os.path.isdir(target):
+        discard(target)
+    if not folder:
+        keep(source, target)
+        return
+    os.makedirs(os.path.dirname(target), 0o750, exist_ok=True)
+    os.rename(source, target)
+
+
+def discard(path: str) -> bool:
+    """Remove what lies in ``bad``, a folder with all that is in it; False when nothing does."""
+    try:
+        return drop(path)
+    except IsADirectoryError:
+        import shutil
+
+        shutil.rmtree(path)
+        return True
 
 
 def drop(path: str) -> bool:
