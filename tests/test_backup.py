@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import pytest
 from ansible.module_utils.mf import borglog, config, state
-from ansible.module_utils.mf.backup import borg, facts, jobs, prune, record, restore, rewind, schedule, settings
+from ansible.module_utils.mf.backup import borg, facts, jobs, lists, prune, record, restore, rewind, schedule, settings
 from ansible.module_utils.mf.checks import backup as check
 from ansible.module_utils.mf.checks import offsite
 from ansible.module_utils.mf.cli import offsite as offsite_cli
@@ -581,11 +581,44 @@ def test_archives_with_numbers_that_cannot_be_are_doubted(tmp_path: Path) -> Non
     twin = replace(archive(5), name=f"{archive(5).name}0")
     (said,) = prune.doubts({**found, twin.name: twin}, NOW, left)
     assert "there twice" in said
-    (said,) = prune.doubts({name: one for name, one in found.items() if one.sequence != 4}, NOW, left)
-    assert "1 of the archives that the last prune left aren't listed any more" in said
     (tmp_path / "left.json").write_text('{"highest": 3')
     with pytest.raises(prune.PruneError, match="not whole"):
         prune.Left.load(path)
+
+
+def test_an_archive_that_was_ever_listed_is_listed_or_was_deleted(tmp_path: Path) -> None:
+    def listed(**archives: str) -> dict[bytes, dict[bytes, bytes]]:
+        return {k.encode(): {b"id": v[:1].encode() * 32, b"time": v[1:].encode()} for k, v in archives.items()}
+
+    before, now = listed(a="A1", b="B2", c="C3", d="D4"), listed(b="X2", c="C9", d="D4", e="E5")
+    gone = lists.unlisted([(0, listed()), (3, before), (5, before), (5, now)])
+    # not there, another, of another time
+    assert gone == [(b"a", b"A" * 32, 5), (b"b", b"B" * 32, 5), (b"c", b"C" * 32, 5)]
+    assert lists.unlisted([(3, before), (5, before)]) == lists.unlisted([]) == []
+
+    names = [("a", b"A"), ("b", b"B"), ("c.checkpoint", b"C"), ("d.checkpoint.evil", b"D")]
+    found = [(name, (ident * 32).hex(), 1) for name, ident in names]
+    where = repository(tmp_path, entry(2), entry(1, b"A" * 32), entry(2), entry(1, b"B" * 32))
+    lines = [f"transaction {number}, UTC time 2026-11-25T02:00:00.1\n" for number in (0, 2)]
+    Path(where, "transactions").write_text("".join(lines))
+    said = prune.hidden(found, where)
+    assert [word.split()[0] for word in said] == ["b", "d.checkpoint.evil"]  # b's has no commit
+    assert said[0].endswith("up to transaction 2")
+
+
+def test_lists_of_archives_are_those_since_history_began_and_the_one_before(tmp_path: Path) -> None:
+    def listing(*bodies: bytes) -> bytes:
+        return b"".join(entry(1, borglog.MANIFEST) + entry(0, borglog.MANIFEST, body) for body in bodies)
+
+    end = entry(2)
+    where = repository(tmp_path, listing(b"old"), listing(b"old", b"left"), end, PUT[:91], listing(b"1", b"2"))
+    log = Path(where, "transactions")
+    log.write_text("transaction 2, UTC time 2026-11-25T02:00:09.123\n")
+    assert list(borglog.lists(where)) == [(1, b"left")]  # the others have no commit
+    Path(where, "data", "0", "5").write_bytes(borglog.MAGIC + listing(b"3") + end)
+    assert list(borglog.lists(where)) == [(1, b"left"), (4, b"1"), (4, b"2"), (5, b"3")]
+    log.unlink()
+    assert [data for _, data in borglog.lists(where)] == [b"old", b"old", b"left", b"1", b"2", b"3"]
 
 
 def test_people_see_what_becomes_of_each_archive() -> None:

@@ -16,6 +16,7 @@ What is read here was written by a machine that may be broken into: sizes are ch
 from __future__ import annotations
 
 import configparser
+import itertools
 import os
 import re
 import struct
@@ -57,6 +58,16 @@ class Transaction:
 
     segment: int
     time: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """An entry: its segment file, where in it, how many bytes with its head, its key."""
+
+    path: str
+    at: int
+    size: int
+    key: bytes
 
 
 def segments(repository: str) -> dict[int, str]:
@@ -163,6 +174,53 @@ def read(number: int, path: str) -> Segment:
             committed = committed or tag == COMMIT
             whole = tag != DAMAGED
     return Segment(number, figures.st_size, written, deleted, committed, whole, manifest, figures.st_ctime_ns)
+
+
+def _wanted(path: str, wanted: Callable[[int, bytes], bool]) -> Iterator[Place | None]:
+    """The entries of a segment whose tag and key are ``wanted``, and None for a commit."""
+    with _open(path) as file:
+        for at, extent, tag, key in entries(file, os.fstat(file.fileno()).st_size):
+            if tag == COMMIT:
+                yield None
+            elif wanted(tag, key):
+                yield Place(path, at, extent, key)
+
+
+def committed(repository: str, wanted: Callable[[int, bytes], bool]) -> Iterator[Place]:
+    """The entries that are ``wanted`` since history began, of transactions with a commit, oldest first."""
+    begun = _begun(repository)
+    waiting: list[Place] = []
+    for number, path in segments(repository).items():
+        for place in _wanted(path, wanted) if number > begun else ():
+            if place:
+                waiting.append(place)
+            else:
+                yield from waiting
+                waiting = []
+
+
+def lists(repository: str) -> Iterator[tuple[int, bytes]]:
+    """Every list of archives, its segment and bytes, oldest first: that with which history begins, and all since."""
+    begun = _begun(repository)
+
+    def is_list(tag: int, key: bytes) -> bool:
+        return tag == PUT and key == MANIFEST
+
+    earlier = (
+        [place for place in _wanted(path, is_list) if place]
+        for number, path in reversed(segments(repository).items())
+        if number <= begun
+    )
+    first = next((found[-1:] for found in earlier if found), [])
+    for place in itertools.chain(first, committed(repository, is_list)):
+        with _open(place.path) as file:
+            file.seek(place.at + ENTRY.size + KEY_SIZE)
+            yield int(os.path.basename(place.path)), file.read(place.size - ENTRY.size - KEY_SIZE)
+
+
+def _begun(repository: str) -> int:
+    """The segment with the first transaction: the repository's own, or what the last compaction left."""
+    return next((one.segment for one in transactions(repository)), -1)
 
 
 @dataclass

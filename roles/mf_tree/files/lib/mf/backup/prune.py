@@ -2,7 +2,8 @@
 
 The passphrase comes with the order, on stdin; Borg reads it from a pipe. It is in no file here, no argument, no
 environment. Whoever has control can't prune: his deletions only hide (see ``borglog``), and this refuses while there
-are any. Nor can he have this do it by archives that carry wrong times: see ``doubts``.
+are any. Nor can he have this do it by archives with wrong times, or by a list that leaves some out: see ``doubts``,
+``hidden``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ ACCOUNT = "mf-offsite"
 JOBS = ("dump", "full")
 OPTIONS = ("within", "daily", "weekly", "monthly", "yearly")
 CHECKPOINT = re.compile(r"\.checkpoint(\.[0-9]+)?$")  # what borg adds to the name of a backup that isn't finished
+LIBRARY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+LISTS = "import sys; sys.path.insert(0, sys.argv[1]); from mf.backup import lists; lists.main(sys.argv[2])"
 SKEW = 3600.0  # seconds by which an archive's time may be beside the clock, or its neighbour's, before it is doubted
 
 
@@ -149,10 +152,24 @@ def doubts(found: Mapping[str, Archive], now: float, left: Left) -> list[str]:
         if why:
             words.append(f"{text.clean(one.name, 120)} {why}: a wrong clock, or somebody made it up")
         latest = min(latest, one.time)
-    hidden = len(left.ids - {one.id for one in found.values()})
-    if hidden:
-        # not deleted, for that would be seen in the log: left out of the list, and the next compaction frees its data
-        words.append(f"{hidden} of the archives that the last prune left aren't listed any more")
+    return words
+
+
+def hidden(gone: Iterable[tuple[str, str, int]], path: str) -> list[str]:
+    """Archives that were listed and are no more (see ``lists``), in words. Raises borglog.LogError.
+
+    Not those that were deleted, for that is in the log, and an alarm; nor backups that never came to their end.
+    """
+    ours = [(name, bytes.fromhex(ident), segment) for name, ident, segment in gone if not CHECKPOINT.search(name)]
+    idents = {ident for _, ident, _ in ours}
+    places = borglog.committed(path, lambda tag, key: tag == borglog.DELETE and key in idents) if ours else ()
+    deleted = {place.key for place in places}
+    commits = [one.segment for one in borglog.transactions(path)]
+    words = []
+    for name, ident, segment in ours:
+        if ident not in deleted:
+            until = next((commit for commit in commits if commit >= segment), segment)
+            words.append(f"{text.clean(name, 120)} isn't listed any more as it was up to transaction {until}")
     return words
 
 
@@ -174,8 +191,11 @@ class Repository:
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.base, ignore_errors=True)
 
-    def run(self, *words: str, well: tuple[int, ...] = (0, 1)) -> borg.Done:
-        """``borg WORDS`` on this repository. Raises borg.BorgError when its status isn't ``well``."""
+    def run(self, *words: str) -> borg.Done:
+        """``borg WORDS`` on this repository. Raises borg.BorgError."""
+        return self._spawn("/usr/bin/borg", "--log-json", f"--lock-wait={borg.LOCK_WAIT}", "--umask=0077", *words)
+
+    def _spawn(self, *command: str, well: tuple[int, ...] = (0, 1)) -> borg.Done:
         reading, writing = os.pipe()
         try:
             with os.fdopen(writing, "w", encoding="utf-8") as into:
@@ -190,24 +210,13 @@ class Repository:
                 "BORG_EXIT_CODES": "legacy",
                 "BORG_RELOCATED_REPO_ACCESS_IS_OK": "yes",
             }
-            command = ["/usr/bin/borg", "--log-json", f"--lock-wait={borg.LOCK_WAIT}", "--umask=0077", *words]
             return borg.spawn(command, env, None, None, inherited=(reading,), user=ACCOUNT, well=well)
         finally:
             os.close(reading)
 
     def plan(self, now: float, left: Left) -> Plan:
-        """What would go, and what speaks against it. Raises borg.BorgError.
-
-        An archive that the list leaves out isn't deleted, so the log says nothing of it; but its data belongs to nobody
-        then, and the next compaction would free it.
-        """
-        hidden = []
-        try:
-            self.run("check", "--archives-only", "::", well=(0,))
-        except borg.BorgError as error:
-            if error.kind != "hidden":
-                raise
-            hidden.append(str(error))
+        """What would go, and what speaks against it. Raises borg.BorgError, borglog.LogError."""
+        gone = json.loads(self._spawn("/usr/bin/python3", "-I", "-c", LISTS, LIBRARY, self.path, well=(0,)).out)
         listed = state.decode(self.run("list", "--json", "--consider-checkpoints", "::").out.encode()) or {}
         archives = listed.get("archives")
         found: dict[str, Archive] = {}
@@ -218,7 +227,7 @@ class Repository:
             if parsed := parse(self.order.prefix, name):
                 found[name] = Archive(name, str(one["id"]), *parsed, borg.epoch(str(one["time"])))
         going = [name for job in JOBS for name in self._going(job, found)]
-        doubtful = [*hidden, *foreign(self.order.prefix, names), *doubts(found, now, left)]
+        doubtful = [*hidden(gone, self.path), *foreign(self.order.prefix, names), *doubts(found, now, left)]
         return Plan(found, compare(self.order.recorded, found), doubtful, going)
 
     def _going(self, job: str, found: Mapping[str, Archive]) -> list[str]:
