@@ -248,6 +248,7 @@ def test_identifiers_are_quoted() -> None:
         ),
         ("Data integrity error: Segment entry checksum mismatch", "corrupt"),
         ("3 orphaned objects found!", "hidden"),
+        ("ensure_reservation\n    assert reservation_end < MAX_REPRESENTABLE_NONCE\nAssertionError", "counter"),
         ("Command '/mf/bin/backup' exited with status 1", "dump"),
         ('  File "/usr/lib/python3/dist-packages/borg/remote.py", line 240, in serve', "offsite"),
         ("something new", "failed"),
@@ -951,6 +952,27 @@ def test_rewinding_leaves_out_what_came_later_and_loses_nothing(tmp_path: Path) 
     assert not Path(folder, "index.2").exists()
     with pytest.raises(rewind.RewindError, match="no transaction 9"):
         rewind.rewind(folder, 9, "later", CONFIG.encode())
+
+
+def test_a_spent_counter_is_an_alarm_and_a_rewind_gives_it_room(tmp_path: Path, places: state.Places) -> None:
+    folder = repository(tmp_path, PUT)
+    values = {**LIMITS, "repository": folder, "lock": folder, "deadline": 60}
+    counter = Path(folder, "nonce")
+
+    def looked() -> tuple[str, bool]:
+        look = offsite.look(places, values)
+        assert callable(look)
+        found = look(False)
+        return found.status, "spent the cipher's counter" in found.summary
+
+    assert looked() == (state.OK, False)
+    used = f"{borglog.NONCE_LIMIT - 1:016x}"
+    for said, spent, left in ((used, False, used), ("f" * 16, True, "0080" + "0" * 12), ("x", True, "0080" + "0" * 12)):
+        counter.write_text(said)
+        assert looked() == ((state.CRITICAL, True) if spent else (state.OK, False))
+        rewind.rewind(folder, 0, f"after-{said}", CONFIG.encode())
+        assert counter.read_text() == left
+        assert looked() == (state.OK, False)
 
 
 def test_nobody_rewinds_under_a_backup(tmp_path: Path) -> None:

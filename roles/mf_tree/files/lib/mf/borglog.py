@@ -31,6 +31,7 @@ PUT, DELETE, COMMIT, DAMAGED = 0, 1, 2, -1
 MANIFEST = bytes(KEY_SIZE)
 ARCHIVE_ID = 32  # bytes
 LARGEST = 1 << 30  # bytes of one entry; Borg's own limit is below
+NONCE_LIMIT = 1 << 56  # of the cipher's counter of 16 bytes each: no repository ever wrote an exabyte
 _LINE = re.compile(r"^transaction (\d+), UTC time (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)")
 
 
@@ -119,6 +120,15 @@ def identity_of(config: str) -> str:
         return "damaged"
     section = parser["repository"] if parser.has_section("repository") else {}
     return f"id {section.get('id', '')}\nkey {''.join(section.get('key', '').split())}\n"
+
+
+def nonce(repository: str) -> int:
+    """The cipher's counter, which a client may put up as it likes; NONCE_LIMIT for what is none. Raises LogError."""
+    try:
+        with _open(f"{repository}/nonce") as file:
+            return int.from_bytes(bytes.fromhex(file.read(64).decode("ascii", "replace")))
+    except ValueError:
+        return NONCE_LIMIT
 
 
 def transactions(repository: str) -> list[Transaction]:

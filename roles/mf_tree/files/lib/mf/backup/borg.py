@@ -34,6 +34,7 @@ EXPLANATIONS: tuple[tuple[str, str, str], ...] = (
     ("Permission denied (publickey", "key", "offsite refuses the ssh key; deploy offsite and control again"),
     ("passphrase supplied in", "passphrase", "the passphrase is not this repository's (mf_secrets.borg_passphrase)"),
     ("BORG_PASSCOMMAND is invalid", "passphrase", f"{ETC}/passphrase can't be read; deploy control again"),
+    ("MAX_REPRESENTABLE_NONCE", "counter", "somebody spent the cipher's counter off-site; see docs/restore.md"),
     ("exit status 75", "busy", "another backup or an attended prune holds the repository"),
     ("StorageQuotaExceeded", "quota", "the quota is used up; prune: playbooks/prune_offsite.yml"),
     ("storage quota", "quota", "the quota is used up; prune: playbooks/prune_offsite.yml"),

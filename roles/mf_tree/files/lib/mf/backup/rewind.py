@@ -63,6 +63,9 @@ def rewind(repository: str, to: int, stamp: str, config: bytes) -> str:
         for name in COPIED:
             if os.path.isfile(f"{repository}/{name}"):
                 shutil.copy(f"{repository}/{name}", f"{part}/{name}", follow_symlinks=False)
+        if os.path.isfile(f"{part}/nonce") and borglog.nonce(part) >= borglog.NONCE_LIMIT:
+            with open(f"{part}/nonce", "w", encoding="ascii") as spent:
+                spent.write(f"{borglog.NONCE_LIMIT >> 1:016x}")  # above any that was ever used, and there is room
         with open(f"{part}/config", "wb") as file:
             file.write(config)
         with (

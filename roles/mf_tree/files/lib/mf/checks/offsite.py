@@ -32,9 +32,20 @@ KEPT_CONFIG = "offsite-config"  # the repository's config as it was first seen, 
 
 
 def decide(
-    used: int, free: float, inodes: float, age: float, deleted: int, values: run.Values, *, same_key: bool = True
+    used: int,
+    free: float,
+    inodes: float,
+    age: float,
+    deleted: int,
+    values: run.Values,
+    *,
+    same_key: bool = True,
+    spent: bool = False,
 ) -> tuple[str, list[str]]:
-    """``(status, what is wrong)``. Pure. ``age`` is that of the newest transaction, or of the account, in seconds."""
+    """``(status, what is wrong)``. Pure. ``age`` is that of the newest transaction, or of the account, in seconds.
+
+    ``spent``: the cipher's counter is where no backup can go on.
+    """
     from ..text import span
 
     statuses, words = [state.OK], []
@@ -58,6 +69,9 @@ def decide(
     if not same_key:
         statuses.append(state.CRITICAL)
         words.append('the repository\'s key is another one: docs/restore.md, "Somebody deleted backups"')
+    if spent:
+        statuses.append(state.CRITICAL)
+        words.append("somebody spent the cipher's counter, so backups fail: see docs/restore.md")
     return state.worst(statuses), words
 
 
@@ -88,6 +102,7 @@ def _examine(places: state.Places, values: run.Values, dry_run: bool) -> state.R
         used = borglog.size(repository) if numbers else 0
         # before the first backup: when the account was made
         same_key = not numbers or keep_config(places, repository, dry_run)
+        spent = os.path.lexists(f"{repository}/nonce") and borglog.nonce(repository) >= borglog.NONCE_LIMIT
         # by number, as no clock can change that
         newest = os.stat(numbers[max(numbers)] if numbers else values["lock"]).st_mtime
     except (OSError, borglog.LogError) as error:
@@ -97,7 +112,7 @@ def _examine(places: state.Places, values: run.Values, dry_run: bool) -> state.R
     free = 100.0 * figures.f_bavail / figures.f_blocks if figures.f_blocks else 100.0
     inodes = 100.0 * figures.f_favail / figures.f_files if figures.f_files else 100.0
     age = time.time() - newest
-    status, words = decide(used, free, inodes, age, found.deleted, values, same_key=same_key)
+    status, words = decide(used, free, inodes, age, found.deleted, values, same_key=same_key, spent=spent)
     behind = sum(number > found.scanned for number in numbers)
     well = f"{used / 1e6:.1f} MB of {values['quota_bytes'] / 1e6:.0f}" if used else "nothing was saved here yet"
     result = state.Result(NAME, status, "; ".join(words) or well)
