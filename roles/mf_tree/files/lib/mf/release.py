@@ -22,6 +22,7 @@ import errno
 import fcntl
 import gzip
 import hashlib
+import io
 import os
 import re
 import time
@@ -48,9 +49,13 @@ DIALOGUE = 300.0  # seconds for one answer of Exim (RFC 5321, 4.5.3.2)
 BUSY = 30.0  # seconds to wait for another try of the same release
 FORGET = 3700 * 86400.0  # seconds that an id is remembered: longer than any quarantine has its message (3660 days)
 
+BLOCK = 1 << 16  # bytes of a message that are made ready, and sent, at a time
+
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,149}")
-# What can be said in MAIL and RCPT without a second meaning; whose mail it is, is for Exim to judge.
-_ADDRESS = re.compile(r"[!-;=?-~]{1,64}@[A-Za-z0-9.-]{1,253}")
+# What Mf::Address lets in; whose mail it is, is for Exim to judge. Local part without its quotes, domain or literal.
+_ADDRESS = re.compile(r"([ -~]{1,64})@([A-Za-z0-9.-]{1,253}|\[(?:[0-9.]{7,15}|IPv6:[0-9A-Fa-f:.]{2,45})\])")
+# What a local part can't have without quotes; the same as in Qpsmtpd::Address, which speaks for what isn't rejected.
+_QUOTED = re.compile(r"[^a-zA-Z0-9!#$%&'*+\-/=?^_`{|}~.]")
 
 
 class Answer(NamedTuple):
@@ -69,9 +74,9 @@ class RefusedError(Exception):
 
 
 class Message(NamedTuple):
-    """A message as it was kept, whole."""
+    """A message as it was kept, whole; addresses as SMTP says them, in angle brackets."""
 
-    sender: str  # "" for a bounce
+    sender: str  # "<>" for a bounce
     recipients: list[str]
     raw: bytes
 
@@ -100,18 +105,42 @@ def parse(first: bytes, raw: bytes) -> Message:
         raise RefusedError(f"only its first {len(raw)} bytes were kept, of {_number(envelope.get('size'))}")
     if not isinstance(recipients, list) or not 0 < len(recipients) <= MAX_RECIPIENTS:
         raise RefusedError(f"an envelope has 1 to {MAX_RECIPIENTS} recipients")
-    for address in [*recipients, *([sender] if sender != "" else [])]:
-        if not isinstance(address, str) or not _ADDRESS.fullmatch(address):
-            raise RefusedError(f"no address: {text.clean(str(address), 80)}")
-    return Message(sender, recipients, raw)
+    return Message(path(sender) if sender != "" else "<>", [path(address) for address in recipients], raw)
 
 
-def wire(raw: bytes) -> bytes:
-    """The message as it goes after DATA, without the final dot: CRLF, dots stuffed (RFC 5321, 4.5.2), no bare CR."""
-    lines = [line.rstrip(b"\r").replace(b"\r", b" ") for line in raw.split(b"\n")]
-    if lines[-1] == b"":
-        lines.pop()
-    return b"".join((b"." + line if line.startswith(b".") else line) + b"\r\n" for line in lines)
+def path(address: object) -> str:
+    """An address as MAIL and RCPT say it, without a second meaning. Raises RefusedError. Pure."""
+    found = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
+    if found is None:
+        raise RefusedError(f"no address: {text.clean(str(address), 80)}")
+    local, domain = found.groups()
+    safe = _QUOTED.sub(r"\\\g<0>", local)
+    return f"<{local}@{domain}>" if safe == local else f'<"{safe}"@{domain}>'
+
+
+def wire(raw: bytes) -> Iterator[bytes]:
+    """The message as it goes after DATA, in blocks, without the final dot.
+
+    CRLF, dots stuffed (RFC 5321, 4.5.2), no bare CR. A message of nothing but line ends takes no more room than others.
+    """
+    source, block = io.BytesIO(raw), bytearray()
+    crs = 0  # seen and not sent: at the end of a line they are dropped, before more of it each is a space
+    begun = False  # whether something of this line was sent
+    while piece := source.readline(BLOCK):
+        words = piece.rstrip(b"\r\n")
+        ended = piece.endswith(b"\n")
+        if words:
+            block += b"." if words.startswith(b".") and not begun and not crs else b" " * crs
+            block += words.replace(b"\r", b" ")
+            begun, crs = True, 0
+        crs += len(piece) - len(words) - ended
+        if ended:
+            block += b"\r\n"
+            begun, crs = False, 0
+        if len(block) >= BLOCK:
+            yield bytes(block)
+            block.clear()
+    yield bytes(block) + (b"\r\n" if begun else b"")
 
 
 def helo(release: str) -> str:
@@ -224,15 +253,14 @@ def _hand_over(identifier: str, source: BinaryIO, record: int, now: float, addre
     import smtplib
 
     message = read(source)
-    data = wire(message.raw)
     link = smtplib.SMTP(local_hostname=helo(identifier), timeout=DIALOGUE)
     dotted = False
     try:
         code, said = link.connect(address, port)
         steps = [
             f"EHLO {link.local_hostname}",
-            f"MAIL FROM:<{message.sender}>",
-            *(f"RCPT TO:<{recipient}>" for recipient in message.recipients),
+            f"MAIL FROM:{message.sender}",
+            *(f"RCPT TO:{recipient}" for recipient in message.recipients),
             "DATA",
         ]
         for step in steps:
@@ -241,7 +269,8 @@ def _hand_over(identifier: str, source: BinaryIO, record: int, now: float, addre
             code, said = link.docmd(step)
         if code != 354:
             return _no(code, said)
-        link.send(data)
+        for block in wire(message.raw):
+            link.send(block)
         _store(record, f"begun {now:.0f}")
         dotted = True
         link.send(b".\r\n")
