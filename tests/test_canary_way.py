@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import jinja2
 import pytest
 from ansible.module_utils.mf import canary, run, sink, smtp, state
 from ansible.module_utils.mf.checks import canary as check
@@ -280,3 +281,15 @@ def test_it_reads_the_notes_of_both(tmp_path: Path) -> None:
     for damage in ("", "[", '{"sent": "x"}', '{"sent": NaN}', '{"sent": true, "imported": -1}'):
         (tmp_path / "canary-mx1.json").write_text(damage)
         assert isinstance(check.look(state.Places(), values), state.Result)
+
+
+def test_every_host_sends_them_every_10_minutes() -> None:
+    cron = Path(canary.__file__).parents[4] / "mf_canary/templates/root/etc/cron.d/mf-canary.j2"
+    template = jinja2.Template(cron.read_text(), undefined=jinja2.StrictUndefined)
+    for offset in range(60):
+        line = template.render(ansible_managed="x", mf_tree__offset=str(offset)).splitlines()[-1]
+        minute, *rest, command = line.split(None, 6)
+        first, last, step = map(int, minute.replace("/", "-").split("-"))
+        assert list(range(first, last + 1, step)) == list(range(offset % 10, 60, 10))
+        assert rest == ["*", "*", "*", "*", "mf-canary"]
+        assert command.startswith("/mf/bin/send-canary ")
