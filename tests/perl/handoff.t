@@ -5,6 +5,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 use Role;
 use Test::More;
+use File::Temp qw(tempdir);
 use IO::Socket::INET;
 use Time::HiRes qw(time);
 use Mf::Handoff;
@@ -119,13 +120,21 @@ subtest 'what the sender hears' => sub {
         "451 4.3.0 cannot queue now, try again later" => [@good[0 .. 5], "452 full\r\n"],
         "554 5.6.0 too many hops" => [@good[0 .. 5], "554 5.6.0 too many hops\r\n"],
     );
+    my $dir = tempdir(CLEANUP => 1);
     for my $answer (sort keys %hears) {
         my ($to) = serve(@{$hears{$answer}});
-        my $s = TestServer->start(%config, plugins => ['mf_domains', "mf_forward 127.0.0.1 $to"]);
+        my $s = TestServer->start(%config, plugins => ["mf_keep_rejected host=mx1 directory=$dir max_bytes=1000 counters=$dir/counts",
+                'mf_domains', "mf_forward 127.0.0.1 $to"]);
         $s->envelope('a@b.example', 'u@d.example', 'v@d.example');
         is($s->transmit("Subject: x\r\n\r\ny\r\n.\r\n"), $answer, $answer);
         ok((grep { /not queued \(final dot/ } $s->log_lines), 'and it is logged');
     }
+    my @kept = glob "$dir/*/d.example/new/*";
+    is(@kept, 1, 'what is refused for good is kept');
+    open my $in, '<:raw', $kept[0] or die "$kept[0]: $!";
+    my ($first, @raw) = <$in>;
+    like($first, qr/"plugin":"mf_forward","reason":"554 5\.6\.0 too many hops","received":.*"recipients":\["u\@d\.example","v\@d\.example"\]/, 'with what was said');
+    like(join('', @raw), qr/^Subject: x\n\ny\n\z/m, 'and all of it');
     my ($to) = serve(@good);
     my $s = TestServer->start(%config, plugins => ['mf_domains', "mf_forward 127.0.0.1 $to"]);
     $s->envelope('', 'u@d.example', 'v@d.example');

@@ -100,15 +100,41 @@ subtest 'what is not kept' => sub {
     $s->envelope('a@b.example');
     ($My::Deny::hook, @My::Deny::answer) = ('data_post', DENYSOFT, 'later');
     $s->envelope('a@b.example', 'u@ours.example'); $s->transmit($message);
-    ($My::Deny::hook, @My::Deny::answer) = ('queue', DENY, 'no queue');
+    ($My::Deny::hook, @My::Deny::answer) = ('queue', DENYSOFT, 'no queue');
     $s->envelope('a@b.example', 'u@ours.example'); $s->transmit($message);
     $s->remote('127.0.0.1');
     ($My::Deny::hook, @My::Deny::answer) = ('data_post', DENY, 'bad canary');
     $s->envelope('a@b.example', 'c@mx.mf.invalid'); $s->transmit($message);
     is(scalar(() = files($dir, 'new')), 0, 'none is kept');
     is_deeply(counts(), {'rcpt mf_domains: 5.7.1 relaying denied' => 1, 'mail My::Deny: evil\\x0d\\x0areason \\x1b' => 1,
-        'message for now My::Deny: later' => 1, 'queue My::Deny: no queue' => 1}, 'all but the canary are counted');
+        'message for now My::Deny: later' => 1, 'queue for now My::Deny: no queue' => 1}, 'all but the canary are counted');
     unlike(join("\n", grep { /^[0-5] / } $s->log_lines), qr/\x1b|canary/, 'no escape sequences in the log, and no canary');
+    $My::Deny::hook = '';
+};
+
+subtest 'what the queue refuses for good' => sub {
+    my $dir = "$root/queue"; mkdir $dir;
+    unlink "$root/counts";
+    my $s = server($dir, 10_000);
+    ($My::Deny::hook, @My::Deny::answer) = ('queue', DENY, '5.6.0 a loop');
+    $s->envelope('a@b.example', 'u@ours.example');
+    is($s->transmit("Subject: x\r\n\r\ny\r\n.\r\n"), '552 5.6.0 a loop', 'refused');
+    my ($envelope, $raw) = read_kept(files($dir, 'new'));
+    is_deeply([@$envelope{qw(plugin reason)}], ['My::Deny', '5.6.0 a loop'], 'kept');
+    like($raw, qr/^Subject: x\n\ny\n\z/m, 'all of it');
+    is_deeply(counts(), {'queue My::Deny: 5.6.0 a loop' => 1}, 'and counted');
+    $My::Deny::hook = '';
+};
+
+subtest 'a message of nothing' => sub {
+    my $dir = "$root/empty"; mkdir $dir;
+    my $s = server($dir, 10_000);
+    ($My::Deny::hook, @My::Deny::answer) = ('data_post', DENY, 'empty');
+    $s->envelope('a@b.example', 'u@ours.example');
+    is($s->transmit(".\r\n"), '552 empty', 'refused');
+    my ($envelope, $raw) = read_kept(files($dir, 'new'));
+    like($raw, qr/\A(?:[\w-]+: .*\n(?:[ \t].*\n)*)+\z/, 'our own header is all of it');
+    is_deeply([@$envelope{qw(size sha256)}], [length $raw, sha256_hex($raw)], 'and so it is kept');
     $My::Deny::hook = '';
 };
 
@@ -147,12 +173,17 @@ subtest 'the end-to-end canary' => sub {
     unlink "$root/counts";
     my $s = TestServer->start(config => {rcpthosts => ['ours.example'], mf_canary => ['c@mx.mf.invalid'],
             mf_canary_domain => ['canary.mf.invalid']}, remote_ip => '127.0.0.1',
-        plugins => ["mf_keep_rejected host=mx1 directory=$dir max_bytes=1000 counters=$root/counts", 'mf_canary', 'mf_reject_gtube',
-            'mf_domains']);
+        plugins => ["mf_keep_rejected host=mx1 directory=$dir max_bytes=1000 counters=$root/counts", 'mf_canary', 'My::Deny',
+            'mf_reject_gtube', 'mf_domains']);
     $s->envelope('a@b.example', 'spam@Canary.mf.invalid');
     like($s->transmit("Subject: x\r\n\r\n$GTUBE\r\n.\r\n"), qr/^552 /, 'refused');
     is(scalar(() = files($dir, 'new')), 1, 'kept for the quarantine');
     is_deeply(counts(), {}, 'not counted');
+    ($My::Deny::hook, @My::Deny::answer) = ('queue', DENY, 'a loop');
+    $s->envelope('a@b.example', 'ham@canary.mf.invalid');
+    is($s->transmit("Subject: x\r\n\r\ny\r\n.\r\n"), '552 a loop', 'a ham that the queue refuses');
+    is(scalar(() = files($dir, 'new')), 1, 'belongs nowhere');
+    $My::Deny::hook = '';
     $s->remote('192.0.2.1');
     like(($s->envelope('a@b.example', 'spam@canary.mf.invalid'))[1], qr/^550 5\.1\.1 unknown recipient/, 'nobody else reaches it');
     is_deeply(counts(), {'rcpt mf_canary: 5.1.1 unknown recipient' => 1}, 'who tries counts');
@@ -258,9 +289,12 @@ subtest 'counters' => sub {
     cmp_ok($n, '<=', 80, 'never too many');
     open my $out, '>', $path or die; print {$out} '{"half'; close $out;
     ok(Mf::Counters::add($path, 'y', 7), 'a broken file starts afresh');
-    Mf::Counters::add($path, "n$_", 1) for 1 .. 210;
+    Mf::Counters::add($path, "rcpt My::Deny: n$_", 1) for 1 .. 210;
+    Mf::Counters::add($path, 'keep failed', 1) for 1 .. 2;
     open $in, '<', $path or die;
-    cmp_ok(keys %{decode_json(scalar <$in>)->{counts}}, '<=', 202, 'names are bounded');
+    my $counts = decode_json(scalar <$in>)->{counts};
+    cmp_ok(keys %$counts, '<=', 202, 'names are bounded');
+    is($counts->{'keep failed'}, 2, 'but for our own');
     ok(!Mf::Counters::add('/nonexistent/x', 'y', 1), 'no directory: not counted, no death');
 };
 

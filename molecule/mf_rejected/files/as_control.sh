@@ -20,6 +20,10 @@ file=$(find /run/in -type f | sort | head -1) id=$(basename "$file")
 release() { $release "$2" < "$1"; }
 say release release "$file" "$id"
 say again release "$file" "$id"
+for sender in 'John Doe@world.example' 'a@[192.0.2.1]'; do
+    sed "1s/\"sender\":\"[^\"]*\"/\"sender\":\"$sender\"/" "$file" > /run/odd
+    say "from $sender" release /run/odd "odd-$(echo "$sender" | tr -cd a-z)"
+done
 sed '1s/@customer.example"/@foreign.example"/' "$file" > /run/foreign
 say foreign release /run/foreign foreign
 head -c 200 "$file" > /run/half

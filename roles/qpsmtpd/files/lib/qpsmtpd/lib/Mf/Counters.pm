@@ -19,7 +19,8 @@ is replaced by a rename, so a reader needs no lock.
 
 True if it was counted. Never waits for long: if another process holds the lock
 for more than 20 ms (say it is stopped), the event isn't counted; it's in the
-journal anyway. Names are bounded by the caller; beyond 200 they count as "other".
+journal anyway. Names are bounded by the caller; beyond 200 they count as "other". That
+goes for names with a colon, which have a reason in them; our own ("keep failed") always count.
 
 =back
 
@@ -52,7 +53,7 @@ sub _add {
     }
     $state->{since} ||= $now;
     $state->{counts} = {} unless ref $state->{counts} eq 'HASH';
-    $name = 'other' if !exists $state->{counts}{$name} && keys %{$state->{counts}} >= 200;
+    $name = 'other' if $name =~ /:/ && !exists $state->{counts}{$name} && keys %{$state->{counts}} >= 200;
     $state->{counts}{$name}++;
     open my $out, '>', "$path.new" or return 0;
     print {$out} JSON::PP->new->ascii->canonical->encode($state), "\n" or return 0;
