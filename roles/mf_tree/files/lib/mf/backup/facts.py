@@ -16,6 +16,10 @@ MARK = b"-- mf-facts: "
 SESSION = ("SET NAMES utf8mb4", "SET time_zone = '+00:00'", "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
 SNAPSHOT = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
 
+PACKET = 1 << 30
+"""Bytes of a statement or a row, at most: MariaDB's own limit. A dump writes bytes as hexadecimal digits, so what
+fitted into the server's packets (Debian: 16 MB) may need larger ones to come back."""
+
 Facts: TypeAlias = dict[str, Any]
 """``{"version": 1, "taken": EPOCH, "databases": {NAME: {TABLE: {"rows": N, "sum": TEXT, "newest": TEXT}}}}``."""
 

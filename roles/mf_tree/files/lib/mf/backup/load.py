@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
@@ -34,6 +35,21 @@ class Loaded:
     apart: bool = False
 
 
+@contextmanager
+def large_packets(socket: str) -> Generator[None]:
+    """The server takes statements of any size meanwhile: a drill's and the real one, so that both take the same."""
+    connection = facts.connect(socket)
+    try:
+        ((before,),) = facts.ask(connection, "SELECT @@GLOBAL.max_allowed_packet")
+        facts.ask(connection, f"SET GLOBAL max_allowed_packet = {facts.PACKET}")
+        try:
+            yield
+        finally:
+            facts.ask(connection, f"SET GLOBAL max_allowed_packet = {before}")
+    finally:
+        connection.close()
+
+
 def load(
     repository: borg.Borg, archive: Archive, socket: str, newest: Mapping[str, str], known: facts.Facts | None = None
 ) -> Loaded:
@@ -42,8 +58,32 @@ def load(
     ``known`` is what this machine recorded when the dump was made; without it (it was rebuilt) the dump's own facts do.
     The server must be one that may lose what it has: a dump drops each of its databases first.
     """
+    with large_packets(socket):
+        tail, size = _pour(repository, archive, socket)
+    recorded = facts.parse(tail)
+    if recorded is None:
+        raise LoadError(f"{archive.name} has no facts at its end: it is not a whole dump of ours")
+    connection = facts.connect(socket)
+    try:
+        for query in facts.SESSION:
+            facts.ask(connection, query)
+        found = facts.take(connection, recorded["databases"], newest)
+    finally:
+        connection.close()
+    return Loaded(recorded, found, tuple(facts.held(known, recorded, found)), size, known is not None)
+
+
+def _pour(repository: borg.Borg, archive: Archive, socket: str) -> tuple[bytes, int]:
+    """Stream the dump into a client; the end of it, and its size. Raises LoadError, BorgError."""
     client = subprocess.Popen(
-        ["/usr/bin/mariadb", "--no-defaults", f"--socket={socket}", "--user=root", "--default-character-set=utf8mb4"],
+        [
+            "/usr/bin/mariadb",
+            "--no-defaults",
+            f"--socket={socket}",
+            "--user=root",
+            "--default-character-set=utf8mb4",
+            f"--max-allowed-packet={facts.PACKET}",
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -78,14 +118,4 @@ def load(
         client.wait()
     if client.returncode:
         raise LoadError(f"mariadb refused the dump {archive.name}: {complaint[-200:]}")
-    recorded = facts.parse(bytes(tail))
-    if recorded is None:
-        raise LoadError(f"{archive.name} has no facts at its end: it is not a whole dump of ours")
-    connection = facts.connect(socket)
-    try:
-        for query in facts.SESSION:
-            facts.ask(connection, query)
-        found = facts.take(connection, recorded["databases"], newest)
-    finally:
-        connection.close()
-    return Loaded(recorded, found, tuple(facts.held(known, recorded, found)), size, known is not None)
+    return bytes(tail), size

@@ -119,7 +119,6 @@ class Scratch:
                 "--skip-log-bin",
                 "--innodb-flush-log-at-trx-commit=0",
                 "--innodb-doublewrite=0",
-                "--max-allowed-packet=1G",
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

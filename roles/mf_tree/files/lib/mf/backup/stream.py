@@ -36,6 +36,7 @@ def command(socket: str, databases: Sequence[str], options: Sequence[str] = ()) 
         "--hex-blob",
         "--default-character-set=utf8mb4",
         "--add-drop-database",
+        f"--max-allowed-packet={facts.PACKET}",
         *options,
         "--databases",
         *databases,
