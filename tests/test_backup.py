@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import struct
+import subprocess
+import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -117,6 +119,35 @@ def test_due(past: record.Past, due: bool) -> None:
     assert schedule.due(NOW, past, DUMP) is due
 
 
+def test_each_host_has_a_slot_of_its_own() -> None:
+    role = Path(__file__).parent.parent / "roles/mf_backup"
+    files = [f"--extra-vars=@{role}/{name}/main.yml" for name in ("defaults", "vars")]
+    databases = '--extra-vars={"mf_backup_databases": ["panel"]}'
+    program = str(Path(sys.executable).with_name("ansible"))
+    done = subprocess.run(
+        [
+            program,
+            "all",
+            "--inventory=control1,control2,",
+            *files,
+            databases,
+            "-mdebug",
+            "-avar=__mf_backup_job_settings",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+    )
+    first, second = (
+        json.loads(line.partition("=>")[2])["__mf_backup_job_settings"] for line in done.stdout.splitlines()
+    )
+    assert set(first) == set(settings.JOBS)
+    for job, values in first.items():
+        assert 0 <= values["offset"] < values["period"] == second[job]["period"]
+        assert values["offset"] != second[job]["offset"]
+
+
 def test_the_most_urgent_goes_first_and_a_drill_needs_a_dump() -> None:
     assert schedule.chosen(NOW, {}, SETTINGS.jobs) == ["dump", "full", "verify", "drill"]
     failed = {"dump": record.Past(started=NOW - 1, failures=1)}
@@ -132,6 +163,7 @@ def test_the_record_survives_and_a_torn_line_is_left_out(places: state.Places) -
     kept.repository = "id"
     kept.past("dump").succeeded = NOW
     kept.past("dump").figures = {"rows": 3}
+    kept.past("full").warning = "/srv/panel/file: Input/output error"
     kept.save()
     kept.add(archive(1))
     kept.add(archive(2, "full"))
@@ -140,7 +172,7 @@ def test_the_record_survives_and_a_torn_line_is_left_out(places: state.Places) -
     again = record.Record(places)
     assert again.adopted
     assert again.past("dump").succeeded == NOW
-    assert again.past("dump").figures == {"rows": 3}
+    assert again.jobs == kept.jobs
     assert again.next_sequence() == 3
     assert again.newest("dump") == archive(1)
     assert len(again.archives) == 2
@@ -405,6 +437,42 @@ def test_a_rebuilt_machine_does_not_write_over_history(tmp_path: Path, places: s
     assert past.kind == "foreign"
     assert "restore_control.yml" in past.error
     assert not (tmp_path / "wrote").exists()
+    # by this restore_control.yml tells it from a machine in use
+    assert '"repository": ""' in Path(places.persistent, "backup.json").read_text()
+
+
+def test_nothing_is_saved_from_a_restore_that_stopped_half_way(tmp_path: Path, places: state.Places) -> None:
+    at = context(tmp_path, places, LIST % archive(7).name)
+    jobs.adopt(at)
+    with pytest.raises(facts.DatabaseError):  # there is no server
+        restore.perform(at, restore.choose(at, ["full", "dump"]))
+    again = replace(at, record=record.Record(places))
+    for job in settings.JOBS:
+        past = jobs.perform(job, again)
+        assert (past.kind, "a restore was begun here" in past.error) == ("foreign", True)
+    assert not (tmp_path / "wrote").exists()
+    jobs.adopt(again)  # a person leaves it at that
+    assert jobs.perform("verify", again).kind != "foreign"
+
+
+def test_each_half_of_a_restore_succeeds_for_itself(
+    tmp_path: Path, places: state.Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = context(tmp_path, places, LIST % archive(7, "full").name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(restore, "ASIDE", str(tmp_path / "aside"))
+    at.record.restoring = {"dump"}  # of a restore before this one
+    chosen = restore.choose(at, ["full", "dump"])
+    assert list(chosen) == ["full"]  # no dump was ever made: that is no reason to leave the files
+    assert restore.perform(at, chosen)["full"].archive == archive(7, "full").name
+    assert at.record.restoring == {"dump"}
+
+
+def test_where_no_database_is_named_none_is_restored(tmp_path: Path, places: state.Places) -> None:
+    at = context(tmp_path, places, LIST % archive(7).name)
+    assert list(restore.choose(at, ["full", "dump"])) == ["dump"]
+    with pytest.raises(jobs.JobError, match="no archive of full or dump"):
+        restore.choose(replace(at, settings=replace(SETTINGS, databases=())), ["full", "dump"])
 
 
 def test_adopting_learns_the_list_and_goes_on_counting(tmp_path: Path, places: state.Places) -> None:
@@ -417,9 +485,13 @@ def test_adopting_learns_the_list_and_goes_on_counting(tmp_path: Path, places: s
 
 def test_a_repository_that_vanished_is_not_made_anew(tmp_path: Path, places: state.Places) -> None:
     at = context(tmp_path, places, "echo 'Repository /x does not exist.' >&2; exit 2")
+    assert jobs.perform("drill", at).kind == "absent"  # it may be the first day
     at.record.add(archive(1))
+    assert jobs.perform("dump", at).kind == "vanished"
+    at.record.repository = "r1"  # one that knows it notices, too
     past = jobs.perform("dump", at)
-    assert past.kind == "vanished"
+    assert (past.kind, "the repository is gone" in past.error) == ("vanished", True)
+    assert check.judge("dump", asdict(past), 14400, NOW, NOW)[0] == state.CRITICAL
 
 
 def test_a_recorded_archive_that_is_missing_is_found(tmp_path: Path, places: state.Places) -> None:
@@ -472,9 +544,10 @@ def test_files_that_a_restore_would_replace_are_named(tmp_path: Path, places: st
     )
     script = script.replace("*list*)", "*list*--json*)")
     at = context(tmp_path, places, script)
-    assert restore.overwritten(at) == []
+    (one,) = restore.choose(at, ["full"]).values()
+    assert restore.overwritten(at, one) == []
     here.touch()
-    assert restore.overwritten(at) == [f"1 files, {here} first"]
+    assert restore.overwritten(at, one) == [f"1 files, {here} first"]
 
 
 def test_commands_after_a_restore_all_run_whatever_one_says(tmp_path: Path, places: state.Places) -> None:

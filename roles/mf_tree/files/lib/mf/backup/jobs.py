@@ -100,6 +100,10 @@ def perform(job: str, context: Context) -> Past:
         past.failures += 1
         past.kind = getattr(error, "kind", "failed")
         past.error = text.clean(str(error), 300)
+        if isinstance(error, borg.BorgError) and past.kind == "absent" and record.archives:
+            # there was one
+            past.kind, gone = "vanished", f"the repository is gone, or some of its {len(record.archives)} archives"
+            past.error = text.clean(f"{gone}: {error}", 300)
     else:
         past.failures, past.kind, past.error = 0, "", ""
         past.succeeded = past.started
@@ -112,18 +116,23 @@ def repository(context: Context) -> None:
     """See that there is a repository that this machine knows; make one on the first day. Raises BorgError, JobError.
 
     A machine that has no memory doesn't write into a repository that has archives of its name: it was rebuilt, and its
-    empty database must not become the newest backup before somebody has restored the last one.
+    empty database must not become the newest backup before somebody has restored the last one. Nor does one on which a
+    restore stopped half way.
     """
     record = context.record
+    if record.restoring:
+        raise JobError(
+            "foreign",
+            "a restore was begun here and didn't succeed: do it again (docs/restore.md), or leave it at what is there:"
+            " /mf/bin/backup adopt",
+        )
     if record.adopted:
         return
     try:
         found = context.borg.archives()
     except borg.BorgError as error:
-        if error.kind != "absent":
+        if error.kind != "absent" or record.archives:
             raise
-        if record.archives:
-            raise JobError("vanished", f"the repository is gone, and {len(record.archives)} archives with it") from None
         context.borg.run("init", "--encryption=repokey-blake2", "--make-parent-dirs", limit=300)
         found = {}
     if found and not record.archives:
@@ -143,15 +152,21 @@ def identity(context: Context) -> str:
 
 def adopt(context: Context) -> Comparison:
     """Take the repository as it is: forget borg's memory of it, learn its list anew. Returns what that changes."""
-    shutil.rmtree(f"{context.borg.env['BORG_BASE_DIR']}/.cache/borg", ignore_errors=True)
-    shutil.rmtree(f"{context.borg.env['BORG_BASE_DIR']}/.config/borg/security", ignore_errors=True)
-    found = context.borg.archives()
+    forget(context)
+    found, repository = context.borg.archives(), identity(context)
     change = compare(context.record.archives, found)
     kept = {name: context.record.archives.get(name, one) for name, one in found.items()}
     context.record.replace({name: one if found[name].id == one.id else found[name] for name, one in kept.items()})
-    context.record.repository = identity(context)
+    context.record.repository = repository
     context.record.save()
+    context.record.restoring = set()
     return change
+
+
+def forget(context: Context) -> None:
+    """Forget what borg remembers of the repository, which it wouldn't take back an older one for."""
+    for folder in (".cache/borg", ".config/borg/security"):
+        shutil.rmtree(f"{context.borg.env['BORG_BASE_DIR']}/{folder}", ignore_errors=True)
 
 
 def dump(context: Context) -> tuple[str, dict[str, float]]:
@@ -235,7 +250,7 @@ def drill(context: Context) -> tuple[str, dict[str, float]]:
     found = context.borg.archives()
     dumps = [one for one in found.values() if one.job == "dump"]
     if not dumps:
-        raise JobError("absent", "there is no dump to restore")
+        raise JobError("vanished" if context.record.newest("dump") else "absent", "there is no dump to restore")
     archive = max(dumps, key=lambda one: (one.sequence, one.name))
     known = context.record.archives.get(archive.name)
     _room((known.original if known else 0) * ROOM_FACTOR + ROOM_LEAST)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -51,6 +52,7 @@ class Record:
         self._state = f"{places.persistent}/backup.json"
         self._ledger = f"{places.persistent}/backup-archives.jsonl"
         self._facts = f"{places.persistent}/backup-facts"
+        self._restoring = f"{places.persistent}/backup-restoring"
         found: Mapping[str, Any] = state.decode(state.read_bytes(self._state)) or {}
         self.repository = str(found.get("repository", ""))
         number = found.get("number")
@@ -63,6 +65,19 @@ class Record:
     def adopted(self) -> bool:
         """Whether this machine knows the repository: it made it, or took it over when it was restored."""
         return bool(self.repository)
+
+    @property
+    def restoring(self) -> set[str]:
+        """What a restore has begun to bring back and hasn't yet, by the job that saved it: see ``jobs.repository``."""
+        return set((state.read_bytes(self._restoring) or b"").decode(errors="replace").split())
+
+    @restoring.setter
+    def restoring(self, jobs: set[str]) -> None:
+        if jobs:
+            state.write_atomic(self._restoring, (" ".join(sorted(jobs)) + "\n").encode(), durable=True)
+        else:
+            with suppress(FileNotFoundError):
+                os.unlink(self._restoring)
 
     def past(self, job: str) -> Past:
         """How that job went last."""
@@ -148,7 +163,7 @@ def _past(values: Any) -> Past:
             value = values.get(name)
             if isinstance(value, (int, float)):
                 setattr(known, name, kind(value))
-        for name in ("kind", "error", "archive"):
+        for name in ("kind", "error", "archive", "warning"):
             setattr(known, name, str(values.get(name, "")))
         if isinstance(figures := values.get("figures"), dict):
             known.figures = {str(k): v for k, v in figures.items() if isinstance(v, (int, float))}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
@@ -29,12 +29,33 @@ class Restored:
     rows: int = 0
 
 
-def choose(context: Context, job: str, name: str = "") -> Archive:
-    """The archive of that name, or the newest of that job (by its number). Raises JobError, BorgError."""
-    found = [one for one in context.borg.archives().values() if one.job == job and name in ("", one.name)]
-    if not found:
-        raise JobError("absent", f"the repository has no archive {name or 'of ' + job}; /mf/bin/backup list shows them")
-    return max(found, key=lambda one: (one.sequence, one.name))
+def choose(context: Context, wanted: Iterable[str], name: str = "") -> dict[str, Archive]:
+    """For each of these jobs the archive of that name, or its newest (by number). Raises JobError, BorgError.
+
+    What no archive has is left out, and so are databases where the settings name none; JobError when nothing is left.
+    """
+    listed, chosen = context.borg.archives().values(), {}
+    for job in wanted:
+        found = [one for one in listed if one.job == job and name in ("", one.name)]
+        if found and (job != "dump" or context.settings.databases):
+            chosen[job] = max(found, key=lambda one: (one.sequence, one.name))
+    if not chosen:
+        what = name or "of " + " or ".join(wanted)
+        raise JobError(
+            "absent", f"the repository has no archive {what} for this machine; /mf/bin/backup list shows all"
+        )
+    return chosen
+
+
+def perform(context: Context, archives: Mapping[str, Archive]) -> dict[str, Restored]:
+    """Bring these back, by job. Until that has succeeded no job runs here: half of it must not become the newest."""
+    done = {}
+    context.record.restoring |= set(archives)
+    for job, archive in archives.items():
+        done[job] = files(context, archive) if job == "full" else database(context, archive)
+        if not done[job].differences:
+            context.record.restoring -= {job}
+    return done
 
 
 def in_use(context: Context) -> list[str]:
@@ -50,9 +71,8 @@ def in_use(context: Context) -> list[str]:
     return [f"{name} has {rows} rows" for name, rows in full.items() if rows]
 
 
-def overwritten(context: Context, name: str = "") -> list[str]:
+def overwritten(context: Context, archive: Archive) -> list[str]:
     """Files that a restore would replace, in words; a tree that is as the archive has it is no loss, but who knows."""
-    archive = choose(context, "full", name)
     found: list[str] = []
     count = 0
 
@@ -72,10 +92,9 @@ def overwritten(context: Context, name: str = "") -> list[str]:
     return [f"{count} files, {found[0]} first"] if found else []
 
 
-def database(context: Context, name: str = "") -> Restored:
+def database(context: Context, archive: Archive) -> Restored:
     """The databases of a dump, into the real server; what was there under their names is replaced."""
     began = time.monotonic()
-    archive = choose(context, "dump", name)
     with only_us(context.settings.socket):
         loaded = load.load(
             context.borg, archive, context.settings.socket, context.settings.newest, context.record.facts(archive.name)
@@ -101,10 +120,9 @@ def only_us(socket: str) -> Generator[None]:
         connection.close()
 
 
-def files(context: Context, name: str = "") -> Restored:
+def files(context: Context, archive: Archive) -> Restored:
     """Files of a full archive: those of ``restore_paths`` to their place, all the rest below ASIDE."""
     began = time.monotonic()
-    archive = choose(context, "full", name)
     paths = [path.strip("/") for path in context.settings.restore_paths]
     _extract(context, archive, "/", [f"pp:{path}" for path in paths])
     os.makedirs(ASIDE, 0o700, exist_ok=True)

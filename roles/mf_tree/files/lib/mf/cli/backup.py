@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..backup.record import Past
 
 DONE, FAILED, BUSY, DIFFERENT = 0, commands.FAILED, 4, 5
+_WHAT = {"full": "files", "dump": "database"}  # what a job saves
 TURN_WAIT = "2h"  # a job of the plan waits so long for one that a person began
 
 _EPILOG = """\
@@ -203,18 +204,21 @@ def _status(chosen: argparse.Namespace, places: state.Places) -> int:
 def _restore(chosen: argparse.Namespace, places: state.Places) -> int:
     from ..backup import jobs, restore
 
-    if not (chosen.database or chosen.files):
+    wanted = [job for job, asked in (("full", chosen.files), ("dump", chosen.database)) if asked]
+    if not wanted:
         return _fail("say what: --database, --files, or both", commands.MISUSE)
     try:
         with jobs.Turn(places, chosen.wait) as turn:
             if turn is None:
                 return _fail("another job has its turn; try again later, or say --wait 2h", BUSY)
             context = _context(places, turn.descriptor)
-            taken = restore.in_use(context) if chosen.database else []
-            taken += restore.overwritten(context, chosen.archive) if chosen.files else []
+            if not (chosen.dry_run or (context.record.adopted and not context.record.restoring)):
+                jobs.forget(context)
+            archives = restore.choose(context, wanted, chosen.archive)
+            taken = restore.in_use(context) if "dump" in archives else []
+            taken += restore.overwritten(context, archives["full"]) if "full" in archives else []
             if chosen.dry_run:
-                jobs_ = [job for job, wanted in (("full", chosen.files), ("dump", chosen.database)) if wanted]
-                names = [restore.choose(context, job, chosen.archive).name for job in jobs_]
+                names = [one.name for one in archives.values()]
                 if chosen.json:
                     print(json.dumps({"would_restore": names, "would_replace": taken}))
                     return DONE
@@ -223,22 +227,24 @@ def _restore(chosen: argparse.Namespace, places: state.Places) -> int:
                 return DONE
             if taken and not chosen.replace:
                 return _fail(f"{'; '.join(taken)}: a restore replaces them. Say --replace if that is what you want")
-            found = []
-            if chosen.files:
-                found.append(("files", restore.files(context, chosen.archive)))
-            if chosen.database:
-                found.append(("database", restore.database(context, chosen.archive)))
+            found = restore.perform(context, archives)
     except _failures() as error:
         return _fail(str(error))
+    same = not any(one.differences for one in found.values())
     if chosen.json:
-        print(json.dumps({what: asdict(one) for what, one in found}))
-        return DIFFERENT if any(one.differences for _, one in found) else DONE
-    for what, one in found:
-        rows = f", {one.rows} rows" if what == "database" else ""
-        print(f"{what}: {one.archive}, {text.span(one.age)} old{rows}, restored in {text.span(one.seconds)}")
+        print(json.dumps({_WHAT[job]: asdict(one) for job, one in found.items()}))
+        return DONE if same else DIFFERENT
+    for job in wanted:
+        if (one := found.get(job)) is None:
+            print(f"{_WHAT[job]}: passed over, for no archive has any, or no setting names any")
+            continue
+        rows = f", {one.rows} rows" if job == "dump" else ""
+        print(f"{_WHAT[job]}: {one.archive}, {text.span(one.age)} old{rows}, restored in {text.span(one.seconds)}")
         for difference in one.differences:
             print(f"backup: {difference}", file=sys.stderr)
-    return DIFFERENT if any(one.differences for _, one in found) else DONE
+    if not same:
+        _fail("no job runs here until a restore is without a difference, or /mf/bin/backup adopt accepts this one")
+    return DONE if same else DIFFERENT
 
 
 def _after(_: argparse.Namespace, places: state.Places) -> int:
