@@ -21,6 +21,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -341,6 +342,58 @@ def schema() -> dict[str, Any]:
     }
 
 
+# $1 a folder: the next release's migration, of two statements; what it makes of an index of this release's version.
+NEXT = """
+import json, shutil, sys
+from pathlib import Path
+sys.path.insert(0, "/mf/lib")
+from mf.quarantine import database, schema
+
+folder, name, account = Path(sys.argv[1]), "mf_quarantine_next", "mf-quarantine-next"
+server = database.Database(name="", user="root", check=False)
+found = {}
+
+def migrate(key):
+    try:
+        found[key] = database.migrate(folder=str(folder), name=name, account=account)
+    except database.DatabaseError as error:
+        found[key] = str(error)
+    found[key + " there"] = [row[0] for row in server.rows(f"SELECT version FROM {name}.schema_version ORDER BY 1")]
+
+def tables():
+    return [row[0] for row in server.rows("SELECT table_name FROM information_schema.tables"
+            " WHERE table_schema = %s AND table_name LIKE 'next%%'", (name,))]
+
+try:
+    shutil.copytree(schema.MIGRATIONS, folder, dirs_exist_ok=True)
+    migrate("first")
+    server.run(f"INSERT INTO {name}.ledger (id, domain, state) VALUES ('x', 'a.example', 'kept')")
+    number = schema.SCHEMA + 1
+    schema.SCHEMA = database.SCHEMA = number
+    path = folder / f"{number:04d}_next.sql"
+    one = "-- a comment; of one line\\nALTER TABLE ledger ADD COLUMN IF NOT EXISTS next INT NOT NULL DEFAULT 7;\\n"
+    path.write_text(one + "CREATE TABLE IF NOT EXISTS next (id NONSENSE);\\n")
+    migrate("broken")
+    path.write_text(one + "CREATE TABLE IF NOT EXISTS next (id INT PRIMARY KEY);\\n")
+    migrate("mended")
+    migrate("again")
+    found["row"] = [list(row) for row in server.rows(f"SELECT id, next FROM {name}.ledger")]
+    found["tables"] = tables()
+finally:
+    server.run(f"DROP DATABASE IF EXISTS {name}")
+    server.run(f"DROP USER IF EXISTS '{account}'@'localhost'")
+print(json.dumps(found))
+"""
+
+
+def following() -> dict[str, Any]:
+    """A real second migration on the real database, broken half way and then mended."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run([sys.executable, "-c", NEXT, folder], capture_output=True, text=True, check=False)
+    found: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {"failed": done.stderr}
+    return found
+
+
 def rights() -> dict[str, Any]:
     """What the quarantine's user may not do, and what nobody else may."""
 
@@ -375,6 +428,7 @@ def main(argv: list[str]) -> int:
         "expiry": expiry,
         "mended": mended,
         "schema": schema,
+        "following": following,
         "rights": rights,
         "state": state,
     }
