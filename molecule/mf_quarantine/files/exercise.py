@@ -394,6 +394,31 @@ def following() -> dict[str, Any]:
     return found
 
 
+def spoken() -> dict[str, Any]:
+    """What each command says with --json: exit code, and the first object's keys."""
+    rows = objects("list", "--domain", "customer.example", "--mx", "mx9", "--limit", "100")
+    name = next(row["id"] for row in rows if not row["lost"])
+    found: dict[str, Any] = {}
+    for words in (
+        ("list", "--limit", "3"),
+        ("show", name),
+        ("stats",),
+        ("release", "--dry-run", name),
+        ("expire",),
+        ("pull",),
+        ("repair", "--dry-run"),
+        ("forget", "mx9", "--dry-run"),
+        ("migrate", "--dry-run"),
+    ):
+        done = run(*words, "--json")
+        try:
+            first, *_ = [json.loads(line) for line in done.stdout.splitlines()]
+        except ValueError:
+            first = [done.stdout, done.stderr]
+        found[words[0]] = [done.returncode, *sorted(first)]
+    return found
+
+
 def rights() -> dict[str, Any]:
     """What the quarantine's user may not do, and what nobody else may."""
 
@@ -429,6 +454,7 @@ def main(argv: list[str]) -> int:
         "mended": mended,
         "schema": schema,
         "following": following,
+        "spoken": spoken,
         "rights": rights,
         "state": state,
     }
