@@ -4,36 +4,44 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import pwd
-import shutil
 import sys
 import time
 
-from .. import canary, config, decisions, state, text
-from ..checks import quarantine as check
-from ..cli import commands, throttle
-from . import (
-    QuarantineError,
-    canaries,
-    database,
-    envelope,
-    expire,
-    importer,
-    layout,
-    pull,
-    query,
-    release,
-    repair,
-    schema,
-    settings,
-)
+from .. import config, state, text
+from ..cli import commands
+from . import QuarantineError, database, layout, query, schema, settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import shutil
     from collections.abc import Iterator, Sequence
     from typing import Any
+
+    from .. import canary, decisions
+    from ..checks import quarantine as check
+    from ..cli import throttle
+    from . import canaries, envelope, expire, importer, pull, release, repair
+else:
+
+    def _later(name):
+        """A module that is read when it is first used: somebody waits for a list, which needs few of them."""
+        name = importlib.util.resolve_name(name, __package__)
+        if name not in sys.modules:
+            spec = importlib.util.find_spec(name)
+            spec.loader = importlib.util.LazyLoader(spec.loader)
+            sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[name])
+        return sys.modules[name]
+
+    shutil = _later("shutil")
+    canary, decisions = _later("..canary"), _later("..decisions")
+    check, throttle = _later("..checks.quarantine"), _later("..cli.throttle")
+    canaries, envelope, expire, importer = map(_later, (".canaries", ".envelope", ".expire", ".importer"))
+    pull, release, repair = map(_later, (".pull", ".release", ".repair"))
 
 DONE, FAILED, MISUSE = 0, commands.FAILED, commands.MISUSE
 KEYS = "/mf/etc/quarantine"
