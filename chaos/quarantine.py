@@ -248,6 +248,9 @@ class Stage:
         if not self.mxs or not {lab.host(name).container for name in ("control1", "world")} <= set(up):
             raise LabError(f"lab {lab.number} has no MX, control1 and world; run: make demo MF_LAB={lab.number}")
         self.control = Host(podman, lab.host("control1"))
+        before = self.control.check("quarantine")
+        if before.get("status") != "OK":
+            raise LabError(f"control1 isn't well before anything is broken; mend that first: {before.get('summary')}")
         self.world = Host(podman, lab.host("world"))
         self.choice = random.Random()
         self.stack = ExitStack()
@@ -527,7 +530,7 @@ def mx_gone(stage: Stage) -> Generator[mail.Mailer, None, str]:
 @story("expired, and its MX still has it")
 def expired(stage: Stage) -> Generator[mail.Mailer, None, str]:
     """What has expired is left on its MX for days, and isn't imported again."""
-    mx, domain, count = stage.mxs[0], "old.example", 20
+    mx, domain, count = stage.mxs[0], f"old{stage.choice.randrange(10**9)}.example", 20
     restore = f"/usr/bin/python3 -c '{RETENTION}'"
     stage.undo(stage.control, restore)
     stage.put(mx, domain, b"Subject: old\n\nbody\n", ago=3, count=count)
