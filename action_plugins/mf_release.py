@@ -180,7 +180,7 @@ class ActionModule(ActionBase):
 
     _supports_check_mode = True
     _supports_diff = True
-    _VALID_ARGS = frozenset({"state", "host", "type"})
+    _VALID_ARGS = frozenset({"state", "host", "type", "remove_roles"})
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Entry point: gather, ask the host, send what it lacks."""
@@ -195,23 +195,29 @@ class ActionModule(ActionBase):
                 },
                 "host": {"type": "str"},
                 "type": {"type": "str"},
+                "remove_roles": {"type": "list", "elements": "str", "default": []},
             },
             required_if=[("state", "present", ("host", "type"))],
         )
         if arguments["state"] != "present":
             return self._ask({"state": arguments["state"]}, variables)
-        return self._present(str(arguments["host"]), str(arguments["type"]), variables)
+        return self._present(arguments, variables)
 
-    def _present(self, host: str, kind: str, variables: dict[str, Any]) -> dict[str, Any]:
+    def _present(self, arguments: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         try:
-            release = self.gather(host, kind, variables)
+            release = self.gather(str(arguments["host"]), str(arguments["type"]), variables)
         except AnsibleError:
             # a value that a role's preflight knows to be wrong is better said by that
             refused = self._preflight(None, variables)
             if refused:
                 return refused
             raise
-        request = {"state": "present", "manifest": pack(release.manifest)}
+        request = {
+            "state": "present",
+            "manifest": pack(release.manifest),
+            "roles": [role.name for role in self.roles()],
+            "remove_roles": arguments["remove_roles"],
+        }
         result = self._ask({**request, "packages": self.packages(variables)}, variables)
         if result.get("failed"):
             return result

@@ -45,6 +45,17 @@ options:
     type: list
     elements: str
     default: []
+  roles:
+    description: Made by the action plugin; not for people. Roles of the play.
+    type: list
+    elements: str
+    default: []
+  remove_roles:
+    description: >-
+      Roles that the host may lose. Without it a play that lacks a role which the host's release has is refused.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: >-
@@ -126,9 +137,9 @@ import sys
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mf_deploy import host, look, release
+from ansible.module_utils.mf_deploy import guard, host, look, release
 from ansible.module_utils.mf_deploy.layout import Layout, ReleaseError
-from ansible.module_utils.mf_deploy.manifest import Manifest, unpack, unpack_content
+from ansible.module_utils.mf_deploy.manifest import Manifest, stored, unpack, unpack_content
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "state": {"type": "str", "choices": ["present", "rolled_back", "settled", "absent"], "default": "present"},
@@ -138,6 +149,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "manifest": {"type": "str", "no_log": True},
     "content": {"type": "str", "no_log": True},
     "packages": {"type": "list", "elements": "str", "default": []},
+    "roles": {"type": "list", "elements": "str", "default": []},
+    "remove_roles": {"type": "list", "elements": "str", "default": []},
 }
 
 
@@ -157,6 +170,10 @@ def bring(module: AnsibleModule, layout: Layout, run: host.Run) -> dict[str, Any
     if found and (not found["look"]["root"] or sys.version_info < (3, 11)):
         # it can't go on, and the controller says why
         return {"changed": False, **found}
+    current = layout.generation()
+    if current:
+        has = stored(layout, current)
+        guard.keep_roles(has.roles if has else (), module.params["roles"], module.params["remove_roles"])
     done = release.present(
         layout,
         Manifest(unpack(module.params["manifest"])),

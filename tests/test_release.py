@@ -728,14 +728,42 @@ def test_the_module_and_its_messages(
     assert sorted(asked["needed"]) == sorted(made.contents)
     done = run_module(module, manifest=packed, content=action.pack_content(made.contents))
     assert done["changed"]
-    assert not run_module(module, manifest=packed)["changed"]
+    assert not run_module(module, manifest=packed, roles=["one"])["changed"]
     monkeypatch.setitem(seen, "root", False)
     assert "units" not in run_module(module, manifest=packed)
     monkeypatch.setitem(seen, "root", True)
     assert "through its action plugin" in run_module(module)["msg"]
-    assert "can't be read" in run_module(module, manifest="AAAA")["msg"]
+    assert "can't be read" in run_module(module, manifest="AAAA", roles=["one"])["msg"]
     assert "no release before" in run_module(module, state="rolled_back")["msg"]
     assert run_module(module, state="absent")["changed"]
+
+
+def test_a_play_without_a_role_of_the_host_is_refused(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, run_module: Callable[..., dict[str, Any]]
+) -> None:
+    from release_support import action
+
+    module = importlib.import_module("library.mf_release")
+    monkeypatch.setattr(module, "Layout", lambda: machine.layout)
+    monkeypatch.setattr(module.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(host, "run", machine.systemd)
+    parts = {"etc/x.conf": "smtp", "/etc/cron.d/mf": "checks"}
+    machine.deploy(make(ONE, parts=parts, units={"queue.service": ["queue"]}, settings={"tuned": {"a": 1}}))
+    before = machine.everything()
+    alone = make({"/etc/cron.d/mf": "# one\n"}, parts=parts)
+    sent = {"manifest": action.pack(alone.manifest), "content": action.pack_content(alone.contents)}
+    for check in (False, True):
+        refused = run_module(module, **sent, roles=["checks", "one"], _ansible_check_mode=check)
+        assert refused["failed"]
+        assert "this host has queue, smtp, tuned, and this play doesn't" in refused["msg"]
+        assert '-e \'{"mf_tree_remove_roles": ["queue", "smtp", "tuned"]}\'' in refused["msg"]
+    both = run_module(module, **sent, roles=["checks", "one"], remove_roles=["checks", "queue", "smtp", "tuned"])
+    assert "mf_tree_remove_roles names checks, and this play brings it" in both["msg"]
+    assert machine.everything() == before
+    # a role that stays and brings nothing any more was not dropped, and what was named may go
+    done = run_module(module, **sent, roles=["checks", "one", "queue"], remove_roles=["smtp", "tuned"])
+    assert done["changed"]
+    assert not (machine.root / "mf/etc/x.conf").exists()
 
 
 def test_a_generation_never_becomes_another_path() -> None:

@@ -1,4 +1,4 @@
-"""Keeping others from acting meanwhile: the host's action lock and the maintenance marker.
+"""What a release must not do: act beside others (action lock, maintenance marker), or drop a role by accident.
 
 The formats are the package's (mf/state.py, mf/maintenance.py); both doors use the same lock.
 """
@@ -6,7 +6,7 @@ The formats are the package's (mf/state.py, mf/maintenance.py); both doors use t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,26 @@ OWNER = "deploy"
 LEASE = 900.0
 """Seconds after which the marker counts for nothing, should nobody take it away."""
 WAIT = 30.0
+
+
+def keep_roles(present: Collection[str], roles: Collection[str], removed: Collection[str]) -> None:
+    """Raise ReleaseError when a release of ``roles`` would drop one of those ``present`` that ``removed`` doesn't name.
+
+    "Just run that role" is a habit; a release without qpsmtpd would stop and remove the SMTP service.
+    """
+    kept = sorted(set(roles) & set(removed))
+    if kept:
+        raise ReleaseError(
+            f"mf_tree_remove_roles names {', '.join(kept)}, and this play brings it. Nothing was changed. "
+            "Take the role out of the play, or its name out of the variable."
+        )
+    lost = sorted(set(present) - set(roles) - set(removed))
+    if lost:
+        raise ReleaseError(
+            f"this host has {', '.join(lost)}, and this play doesn't: a release is made of all roles of a play, so "
+            "their services and files would be removed. Nothing was changed. Run playbooks/site.yml (--limit for one host). "
+            f"To remove them on purpose: -e '{json.dumps({'mf_tree_remove_roles': lost})}'"
+        )
 
 
 @contextmanager

@@ -71,6 +71,12 @@ class Manifest:
         }
 
     @property
+    def roles(self) -> set[str]:
+        """The roles that it is made of, as far as they bring something."""
+        owners = {file.part for file in self.files.values()} | {part for parts in self.units.values() for part in parts}
+        return (owners | set(self.settings)) - {SETTINGS}
+
+    @property
     def outside(self) -> list[File]:
         """The files whose place is outside of the tree."""
         return [file for _, file in sorted(self.files.items()) if file.outside]
