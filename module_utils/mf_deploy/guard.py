@@ -36,7 +36,8 @@ def keep_roles(present: Collection[str], roles: Collection[str], removed: Collec
     if lost:
         raise ReleaseError(
             f"this host has {', '.join(lost)}, and this play doesn't: a release is made of all roles of a play, so "
-            "their services and files would be removed. Nothing was changed. Run playbooks/site.yml (--limit for one host). "
+            "their services and files would be removed. Nothing was changed. "
+            "Run playbooks/site.yml (--limit for one host). "
             f"To remove them on purpose: -e '{json.dumps({'mf_tree_remove_roles': lost})}'"
         )
 
