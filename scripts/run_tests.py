@@ -122,7 +122,7 @@ def stages() -> list[Stage]:
 
 def python_roots() -> list[str]:
     """Every directory that holds Python of ours."""
-    ansible = (PACKAGE, "module_utils", "library", "action_plugins", "lookup_plugins", "molecule")
+    ansible = (PACKAGE, "module_utils", "library", "action_plugins", "callback_plugins", "lookup_plugins", "molecule")
     roots = (*ansible, "lab", "bench", "chaos", "scripts", "tests")
     return [root for root in roots if any(Path(root).rglob("*.py"))]
 

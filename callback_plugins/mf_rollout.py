@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Says what is where when a host didn't come back in the middle of its change.
+
+A run ends at such a host, and with it every play: Ansible runs no rescue, no later task and no later play for it. So a
+callback is the one place from which anything can still be said. It only listens; what stops the run is that the
+plays which go from host to host have no ``any_errors_fatal`` (tests/test_rollout.py has why).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ansible.plugins.callback import CallbackBase
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+DOCUMENTATION = r"""
+name: mf_rollout
+type: notification
+short_description: Says what is where when a host didn't come back in the middle of its change
+version_added: "0.1.0"
+description:
+  - Prints nothing unless a host became unreachable while it was being changed, or before that in a play that goes from
+    host to host. Then it says at the very end what may be in force there, which hosts are untouched, and what to do.
+author:
+  - The mf authors
+"""
+
+CHANGES = "mf_release"
+"""The action with which every change of a host begins."""
+MOST = 10  # names told at most
+
+
+class Lost(NamedTuple):
+    """A host that became unreachable: at which task, and what mf_release had said, if it had been ``begun`` at all.
+
+    ``done`` and ``untouched`` are the hosts before and after it in a play that goes from host to ``host``.
+    """
+
+    host: str
+    task: str
+    begun: bool
+    release: Mapping[str, Any] | None
+    one_by_one: bool
+    done: Sequence[str]
+    untouched: Sequence[str]
+
+
+def tell(lost: Lost) -> str:
+    """For people: what is known of a host that didn't come back, and what to do."""
+    host, where = clean(lost.host), f'at the task "{clean(lost.task)}"'
+    if not lost.begun:
+        lines = [f"{host} became unreachable {where}, before its change began: nothing was changed there."]
+    else:
+        lines = [f"{host} became unreachable in the middle of its change, {where}.", *_there(lost.release)]
+    if lost.one_by_one:
+        lines.append(f"The run ended here. Changed before it in this run: {_names(lost.done)}.")
+        lines.append(f"Untouched: {_names(lost.untouched)}, and all that comes after the MX machines.")
+    if lost.begun:
+        lines.append(
+            "Next: reach it another way (its provider's console) and find out what cut it off, before any other host"
+            f" gets the same (with --limit '!{host}' they would). Then run this again: it finishes what was begun."
+        )
+        lines.append('docs/runbook.md, "A host that didn\'t come back", has the steps.')
+    else:
+        lines.append(f"Next: mend it, or leave it out with --limit '!{host}', and run this again.")
+    return "\n  ".join(lines)
+
+
+def _there(release: Mapping[str, Any] | None) -> list[str]:
+    """What is in force on a host, from mf_release's result; without one that isn't known."""
+    lines = []
+    if release is None:
+        lines.append("Whether the new release took effect there isn't known: wholly or not at all.")
+    elif not release.get("changed"):
+        lines.append(f"Release {clean(release.get('generation'))} is in force there, as before.")
+    else:
+        before = release.get("previous")
+        lines.append(
+            f"Release {clean(release.get('generation'))} is in force there"
+            + (f", before it was {clean(before)}." if before else ", the first one.")
+        )
+        paths = release.get("changed_paths")
+        outside = [path for path in paths if str(path).startswith("/")] if isinstance(paths, list) else []
+        if outside:
+            lines.append(f"Files outside of /mf that this changed: {_names(outside)}.")
+    lines.append(
+        "It has passed no gate and is not on hold: services may run with the old files or the new, and it goes on"
+        " taking mail if it can."
+    )
+    return lines
+
+
+def _names(found: Sequence[Any]) -> str:
+    names = [clean(name) for name in found]
+    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
+    return ", ".join(names[:MOST]) + more if names else "none"
+
+
+def clean(text: object) -> str:
+    """Text from a host or an inventory on one line, with nothing that moves the cursor or hides."""
+    words = " ".join(str(text).split())[:200]
+    return "".join(letter if unicodedata.category(letter)[0] != "C" else "?" for letter in words)
+
+
+class CallbackModule(CallbackBase):
+    """Listens, and tells at the end."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "notification"
+    CALLBACK_NAME = "mf_rollout"
+    CALLBACK_NEEDS_ENABLED = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._one_by_one = False
+        self._order: list[str] = []
+        self._begun: set[str] = set()
+        self._released: dict[str, Mapping[str, Any]] = {}
+        self._lost: list[Lost] = []
+
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        """A play begins; one that goes from host to host does so for each of them."""
+        self._one_by_one = play.serial == [1]
+        self._order = list(play.get_variable_manager().get_vars(play=play)["ansible_play_hosts_all"])
+        self._begun, self._released = set(), {}
+
+    def v2_runner_on_start(self, host: Any, task: Any) -> None:
+        """A task begins on a host."""
+        if task.action == CHANGES and not task.check_mode:
+            self._begun.add(host.get_name())
+
+    def v2_runner_on_ok(self, result: Any) -> None:
+        """A task has ended well; mf_release says what is in force now."""
+        if result.task.action == CHANGES and "generation" in result.result:
+            self._released.setdefault(result.host.get_name(), result.result)
+
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        """A host doesn't answer any more."""
+        host = result.host.get_name()
+        if result.task.ignore_unreachable or not (self._one_by_one or host in self._begun):
+            return
+        place = self._order.index(host) if self._one_by_one else 0
+        self._lost.append(
+            Lost(
+                host,
+                result.task.get_name(),
+                host in self._begun,
+                self._released.get(host),
+                self._one_by_one,
+                self._order[:place],
+                self._order[place + 1 :],
+            )
+        )
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        """The run has ended; ``stats`` has been shown."""
+        for lost in self._lost:
+            self._display.display(f"\n{tell(lost)}\n", color="red")
