@@ -23,11 +23,11 @@ from mflab.reconcile import Account
 from mflab.spec import EXIT_INTERRUPTED, EXIT_USAGE, LabError, open_lab
 
 from chaos import ROOT, scene, site_command
-from chaos.faults import around, backup, processes, smtp, throttle
+from chaos.faults import around, backup, degraded, processes, smtp, throttle
 from chaos.scene import CONTROL, FAULTS, MXS, OFFSITE, Deviation, Fault, Host, Outcome, Scene
 from chaos.trickle import Trickle
 
-MODULES = (processes, smtp, throttle, around, backup)  # importing them fills FAULTS
+MODULES = (processes, smtp, degraded, throttle, around, backup)  # importing them fills FAULTS
 SYSTEMS = ("processes", "smtp", "throttle", "around", "backup")
 APART = "backup"  # on hosts of its own, without mail: only when it is asked for
 LAB = "3"
@@ -312,6 +312,13 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--list", action="store_true", help="name the faults and what is expected; run nothing")
     top.add_argument("--only", action="append", default=[], metavar="NAME", help="these faults (part of the name)")
+    top.add_argument(
+        "--minutes",
+        type=float,
+        default=1.0,
+        metavar="N",
+        help="how long a fault goes on that is about endurance (default 1; the acceptance run takes 10)",
+    )
     top.add_argument("--json", action="store_true", help="the table for programs")
     top.add_argument("--table", type=Path, metavar="FILE", help="write the table there, too, as Markdown")
     top.add_argument("--keep", action="store_true", help="leave the lab as it is in the end")
@@ -341,6 +348,7 @@ def main() -> int:
         rows = [(one.system, one.name, one.expected, one.hand or "-") for one in faults]
         print(ui.table(("system", "fault", "expected", "needs a person"), rows))
         return 0
+    Scene.minutes = args.minutes
     os.environ.setdefault("MF_LAB", LAB)
     os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
     lab = open_lab(None)

@@ -142,6 +142,8 @@ class Outcome:
 class Scene:
     """The stage of one fault."""
 
+    minutes = 1.0  # that a fault goes on which is about endurance; --minutes
+
     def __init__(self, fleet: dict[str, Host], host: str, stop: threading.Event) -> None:
         self.fleet = fleet
         self.host = fleet[host]

@@ -482,33 +482,53 @@ json.dump(stored, open(path, "w"))
 """
 
 
-@fault("smtp", "a restart that never works", "breaker opens, half-opens twice, closes", LANE, seconds=65)
+def attempts(scene: Scene) -> int:
+    """Restarts that didn't help."""
+    return len(scene.decided(check="smtp", action="restart", outcome="failed"))
+
+
+def says(scene: Scene, words: str) -> bool:
+    """Whether check-smtp's last result is CRITICAL and says so."""
+    result = scene.host.result("smtp")
+    return words in str(result.get("summary")) and result.get("status") == "CRITICAL"
+
+
+def wear_out(scene: Scene) -> None:
+    """Have the check try until its breaker opens: again only when something has changed, here a start by a person."""
+    for count in (1, 2, 3):
+        scene.until("it isn't tried again", lambda: says(scene, "did not cure it"), 120, scene.host.checks, 0.2)
+        scene.host.checks()
+        must(attempts(scene) == count, f"{attempts(scene)} attempts, and {count} times something had changed")
+        scene.host.run("systemctl restart qpsmtpd.service")
+    scene.until("the breaker opens", lambda: says(scene, "breaker is open"), 90, scene.host.checks, 0.2)
+    must(attempts(scene) == 3, f"{attempts(scene)} restarts before it opened")
+
+
+@fault(
+    "smtp",
+    "a restart that never works",
+    "not repeated before something changes; breaker opens, half-opens, closes",
+    LANE,
+    seconds=90,
+)
 def restart_never_works(scene: Scene) -> Generator[None, None, str]:
     """After every restart the service talks garbage. The breaker's waits are shortened by ageing its record."""
     replace(scene, "garbage")
     scene.broken()
     yield
-
-    def attempts() -> int:
-        return len(scene.decided(check="smtp", action="restart", outcome="failed"))
-
-    def is_open() -> bool:
-        return "breaker is open" in str(scene.host.result("smtp").get("summary"))
-
-    scene.until("the breaker opens", is_open, 200, scene.host.checks, 0.2)
-    must(attempts() == 3, f"{attempts()} restarts before it opened")
-    must(scene.host.result("smtp").get("status") == "CRITICAL", "an open breaker isn't CRITICAL")
+    wear_out(scene)
     scene.host.checks()
-    must(attempts() == 3, "a restart through the open breaker")
+    must(attempts(scene) == 3, "a restart through the open breaker")
     scene.host.python(AGE_BREAKER, "905")
-    scene.until("one more attempt, half-open", lambda: attempts() == 4, 90, scene.host.checks, 0.2)
-    scene.until("it is open again", is_open, 60, scene.host.checks, 0.2)
-    must(attempts() == 4, f"{attempts()} restarts after it half-opened once")
+    scene.until("one more attempt, half-open", lambda: attempts(scene) == 4, 90, scene.host.checks, 0.2)
+    scene.host.run("systemctl restart qpsmtpd.service")
+    scene.until("it is open again", lambda: says(scene, "breaker is open"), 60, scene.host.checks, 0.2)
+    must(attempts(scene) == 4, f"{attempts(scene)} restarts after it half-opened once")
     scene.host.run(remove_drop_in())
     scene.host.python(AGE_BREAKER, "1805")
     back(scene, 90)
     must(len(scene.decided(check="smtp", action="restart", outcome="done")) == 1, "no successful restart in the log")
-    return "3 restarts, open; 1 half-open, open again; then restarted and closed"
+    return "1 restart at a time, after 3 open; 1 half-open, open again; then restarted and closed"
 
 
 @fault("smtp", "reboot with an open breaker", "still open, no restart; half-opens, heals, closes", "mx3", seconds=60)
@@ -518,20 +538,17 @@ def reboot_open(scene: Scene) -> Generator[None, None, str]:
     scene.broken()
     yield
 
-    def is_open() -> bool:
-        return "breaker is open" in str(scene.host.result("smtp").get("summary"))
-
     def acts() -> list[dict[str, Any]]:
         return [one for one in scene.decided(check="smtp") if one["outcome"] in ("begun", "done", "failed")]
 
-    scene.until("the breaker opens", is_open, 200, scene.host.checks, 0.2)
+    scene.until("the breaker opens", lambda: says(scene, "breaker is open"), 200, scene.host.checks, 0.2)
     counted = len(breaker_of(scene.host)["restarts"])
     must(counted == 3, f"{counted} restarts are counted")
     booted = len(acts())
     reboot(scene)
     for _ in range(3):
         scene.host.checks()
-        must(is_open(), f"after the reboot it says: {scene.host.result('smtp').get('summary')}")
+        must(says(scene, "breaker is open"), f"after the reboot it says: {scene.host.result('smtp').get('summary')}")
     must(len(acts()) == booted, f"after the reboot it acted: {acts()[booted:][:1]}")
     must(len(breaker_of(scene.host)["restarts"]) == counted, "the restarts before the reboot were forgotten")
     must(scene.host.result("smtp").get("status") == "CRITICAL", "an open breaker isn't CRITICAL")
