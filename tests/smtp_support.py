@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import threading
 import time
@@ -20,11 +21,13 @@ GOOD = {
 }
 
 
-def talking(greeting: bytes = b"220 ready\r\n", **replies: bytes) -> Behaviour:
+def talking(greeting: bytes = b"220 ready\r\n", late: tuple[str, float] = ("", 0.0), **replies: bytes) -> Behaviour:
     """A server that says ``greeting`` and then the good replies, or those given by verb (``dot`` for the final dot).
 
-    An empty reply closes the connection.
+    An empty reply closes the connection. ``late``: before the reply to this verb it thinks for so many seconds, or
+    until the client has gone.
     """
+    slow, seconds = b"." if late[0] == "dot" else late[0].encode(), late[1]
     table = {**GOOD, **{(b"." if verb == "dot" else verb.encode()): reply for verb, reply in replies.items()}}
 
     def serve(connection: socket.socket) -> None:
@@ -38,6 +41,8 @@ def talking(greeting: bytes = b"220 ready\r\n", **replies: bytes) -> Behaviour:
             reply = table.get(word.split(b" ")[0], b"500 what?\r\n")
             if not reply:
                 return
+            if word.split(b" ")[0] == slow:
+                select.select([connection], [], [], seconds)
             connection.sendall(reply)
             if word == b"QUIT":
                 return

@@ -89,12 +89,13 @@ def test_every_number_has_a_range() -> None:
 
 
 def test_ranges_are_those_of_the_checks() -> None:
-    from mf.checks import load, processes, queue
+    from mf.checks import load, processes, queue, smtp
 
     rules = {
         "mf_checks_load_high": load.RULES["high"],
         "mf_checks_load_low": load.RULES["low"],
         "mf_checks_session_limit": processes.RULES["session_limit"],
+        "mf_checks_smtp_patience": smtp.RULES["patience"],
         "mf_checks_kill_cap": processes.RULES["kill_cap"],
         **{
             f"mf_checks_queue_{name}": queue.RULES[name]

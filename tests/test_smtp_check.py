@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mf import breaker, maintenance, processes, run, service, smtp, starttls, state
+from mf import breaker, maintenance, processes, run, service, smtp, smtp_verdict, starttls, state
 from mf.checks import smtp as hot
 from mf.checks import smtp_cold
 from mf.checks.smtp import OK
-from mf.checks.smtp_cold import BUSY, DOWN, FOREIGN, STOPPED, UNKNOWN, WEDGED, View, classify
-from mf.smtp import ACCEPTED, CLOSED, GARBAGE, REFUSED, SILENT, TEMPORARY, UNREACHABLE, UNTRIED, Dialogue
+from mf.smtp import ACCEPTED, CLOSED, GARBAGE, SILENT, TEMPORARY, UNREACHABLE, UNTRIED, Dialogue
+from mf.smtp_verdict import BUSY, DOWN, FOREIGN, REFUSED, STOPPED, UNKNOWN, WEDGED, Finding, View, classify
 from smtp_support import server, silent, talking
 
 LIMIT = 10.0
@@ -30,15 +30,24 @@ VALUES: dict[str, Any] = {
     "unit": "qpsmtpd.service",
     "children_max": 15,
     "dialogue": LIMIT,
+    "patience": 2 * LIMIT,
     "starttls": 0,
     "period": 60,
     "deadline": 55,
 }
 
 
-def ended(outcome: str, stage: str = "greeting", code: int = 0, stall: float = 0.0) -> Dialogue:
-    dialogue = Dialogue(stage, outcome, code)
+def ended(
+    outcome: str,
+    stage: str = "greeting",
+    code: int = 0,
+    stall: float = 0.0,
+    text: str = "",
+    session: bool | None = None,
+) -> Dialogue:
+    dialogue = Dialogue(stage, outcome, code, text)
     dialogue.timings[stage] = stall
+    dialogue.session = session
     return dialogue
 
 
@@ -61,21 +70,33 @@ FULL = View(children=15)
         (MUTE, View(children=3), BUSY),
         (ended(SILENT, "ehlo", stall=LIMIT), View(), BUSY),
         (ended(SILENT, "rcpt", stall=LIMIT), View(children=15), BUSY),
-        (ended(SILENT, "message", stall=4.9), View(), BUSY),
+        # silence proves nothing while somebody is there who may answer
+        *[
+            (ended(SILENT, stage, stall=2 * LIMIT, session=session), View(), BUSY)
+            for stage in ("ehlo", "mail", "rcpt", "data", "message")
+            for session in (True, None)
+        ],
+        (ended(SILENT, "message", stall=2 * LIMIT, session=True), View(children=15), BUSY),
+        # a verdict is never cured by a restart, unless it isn't this release's service that speaks
+        *[(ended(smtp.REFUSED, stage, 552), View(), REFUSED) for stage in smtp.STAGES[1:7]],
+        (ended(smtp.REFUSED, "message", 554, text="5.7.1 relaying denied"), View(), REFUSED),
+        (ended(smtp.REFUSED, "rcpt", 550, text="5.7.1 relaying denied"), View(configured=False), REFUSED),
         # wedged
         (MUTE, View(ticks=False), WEDGED),
         (MUTE, View(children=15, ticks=False), WEDGED),
         (MUTE, View(children=14, waiting=1), WEDGED),
         (ended(SILENT, "connect", stall=LIMIT), View(waiting=128), WEDGED),
-        (ended(SILENT, "message", stall=5.1), View(), WEDGED),
-        (ended(REFUSED, "rcpt", 550), View(), WEDGED),
-        (ended(REFUSED, "greeting", 554), View(), WEDGED),
+        (ended(SILENT, "message", session=False), View(), WEDGED),
+        (ended(SILENT, "rcpt", session=False), View(children=15), WEDGED),
+        (ended(SILENT, "message", session=True), View(ticks=False), WEDGED),
+        (ended(smtp.REFUSED, "mail", 552), View(ticks=False), WEDGED),
+        (ended(smtp.REFUSED, "mail", 354), View(), WEDGED),  # no verdict: it has no place there
         (ended(GARBAGE), View(), WEDGED),
         (ended(CLOSED), View(), WEDGED),
         (ended(CLOSED, "data"), View(), WEDGED),
         (ended(TEMPORARY, "greeting", 421), View(ticks=False), WEDGED),
         (REFUSING, View(listening=False, ours=False), WEDGED),
-        (REFUSING, View(listening=False, ours=False, age=smtp_cold.STARTING), WEDGED),
+        (REFUSING, View(listening=False, ours=False, age=smtp_verdict.STARTING), WEDGED),
         (GOOD, View(ticks=False), OK),
         # it has just been started, and needs a moment until it listens
         (REFUSING, View(listening=False, ours=False, age=29.9), BUSY),
@@ -89,7 +110,7 @@ FULL = View(children=15)
         # down, stopped, foreign
         (REFUSING, View("failed", listening=False, ours=False), DOWN),
         (REFUSING, View("inactive", listening=False, ours=False), STOPPED),
-        (ended(REFUSED, "greeting", 554), View("failed", ours=False), FOREIGN),
+        (ended(smtp.REFUSED, "greeting", 554), View("failed", ours=False), FOREIGN),
         (ended(GARBAGE), View("inactive", ours=False), FOREIGN),
         (ended(GARBAGE), View("active", ours=False), FOREIGN),
         # somebody is at it
@@ -99,15 +120,40 @@ FULL = View(children=15)
     ],
 )
 def test_classes(dialogue: Dialogue, view: View, kind: str) -> None:
-    assert classify(dialogue, view, 15, LIMIT)[0] == kind
+    assert classify(dialogue, view, 15).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("dialogue", "view", "action", "words"),
+    [
+        (ended(smtp.REFUSED, "message", 552, text="5.7.1 policy"), View(), "", "552 at message: 5.7.1 policy"),
+        (ended(smtp.REFUSED, "mail", 550), View(outdated=True), "restart", "older files than the release"),
+        (ended(smtp.REFUSED, "rcpt", 550, text="5.7.1 relaying denied"), View(), "restart", "plugin isn't loaded"),
+        (ended(smtp.REFUSED, "rcpt", 550, text="5.1.1 unknown"), View(), "", "5.1.1 unknown"),
+        (
+            ended(smtp.REFUSED, "rcpt", 550, text="5.7.1 relaying denied"),
+            View(configured=False),
+            "",
+            "mf_canary isn't in /mf/etc/qpsmtpd/plugins: deploy again",
+        ),
+    ],
+)
+def test_a_verdict_is_an_alarm_unless_a_restart_can_cure_it(
+    dialogue: Dialogue, view: View, action: str, words: str
+) -> None:
+    found = classify(dialogue, view, 15)
+    assert (found.kind, found.action) == (REFUSED, action)
+    assert words in found.why
 
 
 dialogues = st.builds(
     ended,
-    st.sampled_from([ACCEPTED, TEMPORARY, REFUSED, GARBAGE, CLOSED, SILENT, UNREACHABLE, UNTRIED]),
+    st.sampled_from([ACCEPTED, TEMPORARY, smtp.REFUSED, GARBAGE, CLOSED, SILENT, UNREACHABLE, UNTRIED]),
     st.sampled_from(smtp.STAGES),
     st.sampled_from([0, 220, 250, 421, 450, 550]),
     st.floats(0, LIMIT),
+    st.sampled_from(["", "5.7.1 relaying denied"]),
+    st.sampled_from([True, False, None]),
 )
 views = st.builds(
     View,
@@ -119,21 +165,30 @@ views = st.builds(
     waiting=st.integers(0, 200),
     hindrance=st.sampled_from(["", service.BLOCKED, service.STARVED]),
     age=st.sampled_from([0.0, 29.0, 31.0, 1e6]),
+    outdated=st.booleans(),
+    configured=st.booleans(),
 )
 
 
 @given(dialogues, views)
 def test_what_must_never_be_restarted(dialogue: Dialogue, view: View) -> None:
-    kind, why = classify(dialogue, view, 15, LIMIT)
-    assert why
-    if kind in smtp_cold.ACTIONS:
+    found = classify(dialogue, view, 15)
+    kind = found.kind
+    assert found.why
+    assert found.action == {WEDGED: "restart", DOWN: "start"}.get(kind, found.action if kind == REFUSED else "")
+    if found.action:
         assert dialogue.outcome != UNTRIED
+    if found.action and kind == REFUSED:
+        assert view.outdated or (dialogue.stage == "rcpt" and view.configured)
     if kind == WEDGED:
         assert view.active == "active"
         assert dialogue.outcome != ACCEPTED
         assert not (dialogue.outcome == TEMPORARY and view.ticks and view.listening)
+        assert not (dialogue.outcome == smtp.REFUSED and dialogue.code >= 500 and view.ticks and view.listening)
+        late = dialogue.outcome == SILENT and dialogue.stage not in ("connect", "greeting")
+        assert not (late and view.ticks and view.listening and dialogue.session is not False)
         assert not (view.listening and not view.ticks and view.hindrance)
-        assert view.listening or view.age >= smtp_cold.STARTING
+        assert view.listening or view.age >= smtp_verdict.STARTING
         assert not (
             view.children >= 15
             and view.ticks
@@ -146,12 +201,33 @@ def test_what_must_never_be_restarted(dialogue: Dialogue, view: View) -> None:
         assert not view.listening
 
 
+ACTIONS = {WEDGED: "restart", DOWN: "start"}
+
+
 @pytest.mark.parametrize(
     ("first", "second", "result"),
-    [(WEDGED, WEDGED, WEDGED), (DOWN, WEDGED, BUSY), (WEDGED, DOWN, BUSY), (WEDGED, OK, OK), (WEDGED, BUSY, BUSY)],
+    [
+        (WEDGED, WEDGED, WEDGED),
+        (DOWN, WEDGED, BUSY),
+        (WEDGED, DOWN, BUSY),
+        (WEDGED, OK, OK),
+        (WEDGED, BUSY, BUSY),
+        (WEDGED, REFUSED, REFUSED),
+    ],
 )
 def test_an_action_takes_two_equal_looks(first: str, second: str, result: str) -> None:
-    assert smtp_cold.confirmed(first, second) == result
+    looks = [Finding(kind, "why", ACTIONS.get(kind, "")) for kind in (first, second)]
+    found = smtp_verdict.confirmed(*looks)
+    assert found.kind == result
+    assert bool(found.action) == (first == second)
+
+
+def test_a_verdict_that_only_the_second_look_would_cure_stays_an_alarm() -> None:
+    cured = Finding(REFUSED, "why", "restart")
+    assert smtp_verdict.confirmed(cured, cured).action == "restart"
+    for first in (Finding(WEDGED, "why", "restart"), Finding(REFUSED, "why")):
+        found = smtp_verdict.confirmed(first, cured)
+        assert (found.kind, found.action) == (REFUSED, "")
 
 
 @pytest.mark.parametrize(
@@ -166,10 +242,11 @@ def test_an_action_takes_two_equal_looks(first: str, second: str, result: str) -
         (UNKNOWN, 0, state.UNKNOWN),
         (WEDGED, 0, state.CRITICAL),
         (DOWN, 0, state.CRITICAL),
+        (REFUSED, 0, state.CRITICAL),
     ],
 )
 def test_status(kind: str, minutes: float, status: str) -> None:
-    assert smtp_cold.status_of(kind, minutes * 60) == status
+    assert smtp_verdict.status_of(kind, minutes * 60) == status
 
 
 @pytest.fixture
@@ -230,6 +307,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 FROZEN = (MUTE, View(ticks=False))
+NONSENSE = (ended(GARBAGE), View())
 HEALED = (GOOD, View())
 GONE = (REFUSING, View("failed", listening=False, ours=False))
 
@@ -252,7 +330,7 @@ def test_what_is_seen_of_a_process(places: state.Places, monkeypatch: pytest.Mon
     assert not view.ticks
     assert 2.0 < view.age < 30.0  # as long as was waited for it to tick
     assert view.children == 1  # a slot is taken until its child has been reaped
-    assert smtp_cold.classify(REFUSING, view, 15, LIMIT)[0] == BUSY
+    assert classify(REFUSING, view, 15).kind == BUSY
 
 
 def decided(places: state.Places) -> list[tuple[str, str]]:
@@ -328,14 +406,102 @@ def test_an_action_without_time_to_test_again_is_not_begun(places: state.Places)
 
 
 def test_the_test_after_an_action_ends_before_the_deadline(places: state.Places) -> None:
-    class Slow(Scene):
-        def act(self, action: str, limit: float) -> None:
-            super().act(action, limit)
-            self.give_up = time.monotonic() + 3.0  # it took all that it was given, and more
+    for behave in (silent, talking(late=("dot", 60))):
+        with server(behave) as port:
+            scene = smtp_cold.Examination({**VALUES, "port": port}, dry_run=True, places=places)
+            scene.give_up = time.monotonic() + 1.5  # the action took all that it was given, and more
+            begun = time.monotonic()
+            assert scene.retest().outcome == SILENT
+            assert time.monotonic() - begun < 2.5
 
-    scene = Slow(places, [FROZEN, FROZEN, FROZEN])
-    scene.go()
-    assert 2.5 < scene.limits[-1] <= 3.0
+
+def test_a_slow_filter_is_waited_for_and_only_a_warning(places: state.Places) -> None:
+    values = {**VALUES, "dialogue": 0.3, "patience": 5.0}
+    with server(talking(late=("dot", 0.6), EHLO=b"250 here\r\n")) as port:
+        result = hot.look(places, {**values, "port": port})
+    assert isinstance(result, state.Result)
+    assert (result.status, result.metrics["class"]) == (state.WARNING, OK)
+    assert result.summary.startswith("slow: canary accepted in 0.")
+    assert result.summary.endswith("s of it at message")
+
+
+def test_a_filter_slower_than_patience_is_busy_while_its_session_lives(
+    places: state.Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server's end of the connection is held by this very process, which is here the master and its session."""
+    monkeypatch.setattr(service, "show", lambda _: service.Unit("active", pid=os.getppid()))
+    values = {**VALUES, "dialogue": 0.3, "patience": 0.6}
+    with server(talking(late=("dot", 60))) as port:
+        first = smtp.transaction(
+            "127.0.0.1", port, 0.3, "a@b.invalid", patience=0.6, silence=hot.session_of({**values, "port": port})
+        )
+    assert (first.outcome, first.stage, first.session) == (SILENT, "message", True)
+    assert 0.5 < first.seconds() < 2.0
+    scene = Scene(places, [(first, View())])
+    result = scene.go()
+    assert (result.status, result.metrics["class"], scene.done) == (state.WARNING, BUSY, [])
+    assert result.summary.startswith("BUSY: a filter is slow: silence after the final dot for ")
+
+
+def test_a_session_held_by_no_child_of_the_master_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[bool | None] = []
+    look = hot.session_of(VALUES)
+
+    def ask(here: str) -> bool | None:
+        for pid in (os.getppid(), os.getpid(), 0):
+            monkeypatch.setattr(service, "show", lambda _, pid=pid: service.Unit("active", pid=pid))
+            found.append(look(here))
+        found.append(look("127.0.0.1:1"))
+        return None
+
+    with server(talking(late=("RCPT", 60))) as port:
+        smtp.transaction("127.0.0.1", port, 0.3, "a@b.invalid", patience=0.5, silence=ask)
+    # this process is its parent's child, and has itself none that holds the connection
+    assert found == [True, False, None, None]
+
+
+def test_a_process_gone_without_an_answer_is_confirmed_briefly_and_restarted(places: state.Places) -> None:
+    gone = (ended(SILENT, "message", stall=20, session=False), View())
+    scene = Scene(places, [gone, gone, HEALED])
+    result = scene.go()
+    assert scene.done == ["restart"]
+    assert scene.limits[0] == smtp_cold.CONFIRM
+    assert result.summary.startswith(
+        "restarted, works again; it was WEDGED: silence after the final dot: the session's"
+    )
+
+
+def test_a_verdict_is_an_alarm_in_the_servers_own_words(places: state.Places) -> None:
+    refusing = (ended(smtp.REFUSED, "message", 552, text="5.7.1 policy"), View())
+    scene = Scene(places, [refusing])
+    result = scene.go()
+    assert (result.status, result.metrics["class"], scene.done) == (state.CRITICAL, REFUSED, [])
+    assert result.summary.startswith("REFUSED: 552 at message: 5.7.1 policy; ")
+    assert decided(places) == []
+
+
+def test_an_outdated_service_that_refuses_the_canary_is_restarted(places: state.Places) -> None:
+    refusing = (ended(smtp.REFUSED, "rcpt", 550, text="5.7.1 relaying denied"), View())
+    scene = Scene(places, [refusing, refusing, HEALED])
+    result = scene.go()
+    assert scene.done == ["restart"]
+    assert result.summary.startswith("restarted, works again; it was REFUSED: 550 at rcpt: 5.7.1 relaying denied; the")
+
+
+def test_what_is_seen_of_configuration_and_release(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "show", lambda _: service.Unit("active", started=100.0))
+    os.makedirs(places.etc + "/qpsmtpd")
+    scene = smtp_cold.Examination({**VALUES, "port": 1}, dry_run=True, places=places)
+
+    def seen() -> tuple[bool, bool]:
+        view = scene.view()
+        return view.outdated, view.configured
+
+    assert seen() == (False, False)
+    Path(places.etc, "qpsmtpd/plugins").write_text("# not mf_canary_too\nmf_canary\n")
+    for stamp, outdated in (("99.5", False), ("100.5", True), ('"x"', False)):
+        Path(places.parts).write_text(f'{{"mf_exim": 900.0, "qpsmtpd": {stamp}}}')
+        assert seen() == (outdated, True)
 
 
 def test_the_deadline_counts_from_the_first_look(places: state.Places) -> None:
@@ -468,9 +634,57 @@ def test_a_dry_run_does_and_stores_nothing(places: state.Places) -> None:
     assert decided(places) == []
 
 
+def test_a_restart_that_did_not_cure_is_not_repeated_before_something_changes(
+    places: state.Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, start = [10_000.0], ["first"]
+    monkeypatch.setattr(state, "boottime", lambda: clock[0])
+    monkeypatch.setattr(smtp_cold, "service_start", lambda _: start[0])
+    os.makedirs(os.path.dirname(places.current), exist_ok=True)
+    os.symlink("releases/one", places.current)
+
+    class Acting(Scene):
+        def act(self, action: str, limit: float) -> None:
+            super().act(action, limit)
+            start[0] = f"by the check at {clock[0]}"
+
+    def minutes(count: int, *looks: tuple[Dialogue, View]) -> int:
+        restarts = 0
+        for _ in range(count):
+            scene = Acting(places, list(looks))
+            result = scene.go()
+            restarts += len(scene.done)
+            state.write_result(places, result, generation="a", started=1.0, period=60, slack=60)
+            clock[0] += 60
+            if looks[0] in (FROZEN, NONSENSE) and not scene.done:
+                assert result.status == state.CRITICAL
+                assert "a restart did not cure it; not tried again before something changes" in result.summary
+        return restarts
+
+    assert minutes(30, FROZEN, FROZEN, FROZEN) == 1
+    # neither a moment of another trouble nor one in which nothing could be known changes anything
+    assert minutes(2, (MUTE, FULL)) == 0
+    assert minutes(2, (ended(UNTRIED, "connect"), View())) == 0
+    assert minutes(5, FROZEN, FROZEN, FROZEN) == 0
+    # another symptom
+    assert minutes(30, NONSENSE, NONSENSE, NONSENSE) == 1
+    # another start, by a person
+    start[0] = "by hand"
+    assert minutes(60, NONSENSE, NONSENSE, NONSENSE) == 1
+    # another release
+    os.unlink(places.current)
+    os.symlink("releases/two", places.current)
+    assert minutes(60, NONSENSE, NONSENSE, NONSENSE) == 1
+    # it worked in between
+    clock[0] += 3 * 3600
+    state.write_result(places, state.Result("smtp", state.OK, ""), generation="a", started=1.0, period=60, slack=60)
+    assert minutes(60, NONSENSE, NONSENSE, NONSENSE) == 1
+
+
 def test_a_restart_that_never_works_opens_the_breaker(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [10_000.0]
     monkeypatch.setattr(state, "boottime", lambda: clock[0])
+    # nothing is remembered of the former result here: as if something had changed each time
     restarts = []
     for minute in range(100):
         scene = Scene(places, [FROZEN, FROZEN, FROZEN])
@@ -527,7 +741,7 @@ def attempt(problem: str = "", days: float | None = 90) -> starttls.Attempt:
     ],
 )
 def test_the_verdict_on_starttls(offered: bool, found: starttls.Attempt | None, status: str, words: str) -> None:
-    verdict = smtp_cold.tls_verdict(offered, found, time.time())
+    verdict = smtp_verdict.tls_verdict(offered, found, time.time())
     assert verdict[0] == status
     assert verdict[1].startswith(words)
 
@@ -629,3 +843,8 @@ def test_the_hot_look(places: state.Places) -> None:
     with server(silent) as port:
         rest = hot.look(places, {**VALUES, "port": port, "dialogue": 0.3})
     assert not isinstance(rest, state.Result)
+
+
+def test_the_plugin_says_what_the_check_listens_for() -> None:
+    plugins = Path(__file__).parents[1] / "roles/qpsmtpd/files/lib/qpsmtpd/plugins"
+    assert f"return DENY, '{smtp_verdict.NOBODYS}' unless" in (plugins / "mf_domains").read_text()

@@ -29,12 +29,22 @@ class ServiceError(Exception):
 
 
 class Unit:
-    """``active``: ActiveState; ``sub``: SubState; ``pid``: MainPID, 0 for none; ``known``: is there such a unit."""
+    """``active``: ActiveState; ``sub``: SubState; ``pid``: MainPID, 0 for none; ``known``: is there such a unit.
 
-    __slots__ = ("active", "cgroup", "known", "pid", "result", "sub")
+    ``started``: seconds on CLOCK_MONOTONIC when it last began to start, 0 for never.
+    """
+
+    __slots__ = ("active", "cgroup", "known", "pid", "result", "started", "sub")
 
     def __init__(
-        self, active: str, sub: str = "", pid: int = 0, cgroup: str = "", known: bool = True, result: str = ""
+        self,
+        active: str,
+        sub: str = "",
+        pid: int = 0,
+        cgroup: str = "",
+        known: bool = True,
+        result: str = "",
+        started: float = 0.0,
     ) -> None:
         self.active = active
         self.sub = sub
@@ -42,18 +52,19 @@ class Unit:
         self.cgroup = cgroup
         self.known = known
         self.result = result
+        self.started = started
 
 
 def show(unit: str, limit: float = 5.0, systemctl: str = SYSTEMCTL) -> Unit:
     """How a unit is. Raises ServiceError."""
-    names = "ActiveState,SubState,MainPID,ControlGroup,LoadState,Result"
+    names = "ActiveState,SubState,MainPID,ControlGroup,LoadState,Result,InactiveExitTimestampMonotonic"
     return parse(_call([systemctl, "show", f"--property={names}", "--", unit], limit))
 
 
 def parse(output: str) -> Unit:
     """The output of ``systemctl show``, lines of ``Name=value``."""
     found = dict(line.partition("=")[::2] for line in output.splitlines())
-    pid = found.get("MainPID", "0")
+    pid, started = found.get("MainPID", "0"), found.get("InactiveExitTimestampMonotonic", "0")
     return Unit(
         found.get("ActiveState", "unknown"),
         found.get("SubState", ""),
@@ -61,6 +72,7 @@ def parse(output: str) -> Unit:
         found.get("ControlGroup", ""),
         found.get("LoadState", "") == "loaded",
         found.get("Result", ""),
+        int(started) / 1e6 if started.isascii() and started.isdigit() else 0.0,
     )
 
 
@@ -255,6 +267,29 @@ def sessions(proc: str = "/proc") -> dict[int, Session]:
             except (ValueError, IndexError):
                 continue
     return found
+
+
+def serves(unit: str, far: str, proc: str = "/proc") -> bool | None:
+    """Whether a session of this unit holds the connection with this remote end; None when that can't be known."""
+    try:
+        master = show(unit).pid
+    except ServiceError:
+        return None
+    inodes = [inode for inode, one in sessions(proc).items() if inode and one.remote() == far]
+    if not master or not inodes:
+        return None
+    try:
+        children = [one for one in processes.scan(proc) if one.parent == master and one.state not in "ZX"]
+    except OSError:
+        return None
+    held: list[bool | None] = []
+    for child in children:
+        try:
+            uid = os.stat(f"{proc}/{child.pid}").st_uid  # where files can't be read, any session will do
+        except OSError:
+            continue
+        held += [owns(child.pid, Listener(inode, uid, 0), proc) for inode in inodes]
+    return True if True in held else None if None in held else False
 
 
 # include/net/tcp_states.h

@@ -15,7 +15,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     Address = tuple[str, int]
 
@@ -42,9 +42,11 @@ class Dialogue:
     """One dialogue: ``outcome`` at ``stage`` with the reply's ``code`` (0: none) and ``text`` (safe to show).
 
     ``timings`` maps each stage that was begun to its seconds; ``starttls`` says whether the server offers it.
+    ``session``: when it ended in silence after the greeting, whether a process of the server still held it; None when
+    that isn't known.
     """
 
-    __slots__ = ("code", "outcome", "stage", "starttls", "text", "timings")
+    __slots__ = ("code", "outcome", "session", "stage", "starttls", "text", "timings")
 
     def __init__(self, stage: str = "connect", outcome: str = SILENT, code: int = NEVER_SAID, text: str = "") -> None:
         self.stage = stage
@@ -52,6 +54,7 @@ class Dialogue:
         self.code = code
         self.text = text
         self.starttls = False
+        self.session: bool | None = None
         self.timings: dict[str, float] = {}
 
     def seconds(self) -> float:
@@ -112,6 +115,16 @@ class Line:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+    def extend(self, give_up: float) -> None:
+        """Another deadline."""
+        self._give_up = give_up
+
+    def here(self) -> str:
+        """This end, as the other one sees it: ``127.0.0.1:25000``."""
+        assert self._socket is not None
+        name = self._socket.getsockname()
+        return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
 
     def send(self, data: bytes) -> None:
         """Send all of it; a server that has closed is found out by the next reply."""
@@ -192,31 +205,42 @@ def dial(address: str, port: int) -> _socket.socket:
     return channel
 
 
-def transaction(address: str, port: int, limit: float, recipient: str, *, hello: str = "localhost") -> Dialogue:
+def transaction(
+    address: str,
+    port: int,
+    limit: float,
+    recipient: str,
+    *,
+    hello: str = "localhost",
+    patience: float = 0.0,
+    silence: Callable[[str], bool | None] | None = None,
+) -> Dialogue:
     """A full dialogue with a canary message, in at most ``limit`` seconds. Never raises.
 
-    ``address`` is numeric; ``recipient`` an address the server accepts from us and discards. The sender is the null
-    sender: whatever happens to the canary, no bounce is ever made of it.
+    With ``patience`` the limit is that of the greeting, and once greeted it may take so many seconds in all: a filter
+    is slow after the final dot. ``silence`` is asked for the dialogue's ``session``, with our end of it, while it is
+    still open. ``address`` is numeric; ``recipient`` an address the server accepts from us and discards. The sender is
+    the null sender: whatever happens to the canary, no bounce is ever made of it.
     """
-    return deliver(address, port, limit, "", recipient, canary(recipient, hello), hello=hello)
+    steps = _letter("", recipient, canary(recipient, hello), hello)
+    return _dialogue(address, port, limit, steps, patience, silence)
 
 
 def deliver(
     address: str, port: int, limit: float, sender: str, recipient: str, data: bytes, *, hello: str = "localhost"
 ) -> Dialogue:
     """A full dialogue with one message to one recipient. Never raises. ``data`` as on the wire, final dot included."""
-    return _dialogue(
-        address,
-        port,
-        limit,
-        (
-            ("greeting", b""),
-            ("ehlo", b"EHLO %s\r\n" % hello.encode()),
-            ("mail", b"MAIL FROM:<%s>\r\n" % sender.encode()),
-            ("rcpt", b"RCPT TO:<%s>\r\n" % recipient.encode()),
-            ("data", b"DATA\r\n"),
-            ("message", data),
-        ),
+    return _dialogue(address, port, limit, _letter(sender, recipient, data, hello))
+
+
+def _letter(sender: str, recipient: str, data: bytes, hello: str) -> Sequence[tuple[str, bytes]]:
+    return (
+        ("greeting", b""),
+        ("ehlo", b"EHLO %s\r\n" % hello.encode()),
+        ("mail", b"MAIL FROM:<%s>\r\n" % sender.encode()),
+        ("rcpt", b"RCPT TO:<%s>\r\n" % recipient.encode()),
+        ("data", b"DATA\r\n"),
+        ("message", data),
     )
 
 
@@ -225,9 +249,16 @@ def greeting(address: str, port: int, limit: float) -> Dialogue:
     return _dialogue(address, port, limit, (("greeting", b""),))
 
 
-def _dialogue(address: str, port: int, limit: float, steps: Sequence[tuple[str, bytes]]) -> Dialogue:
+def _dialogue(
+    address: str,
+    port: int,
+    limit: float,
+    steps: Sequence[tuple[str, bytes]],
+    patience: float = 0.0,
+    silence: Callable[[str], bool | None] | None = None,
+) -> Dialogue:
     end = Dialogue()
-    begun = time.monotonic()
+    first = begun = time.monotonic()
     line: Line | None = None
     try:
         line = Line(address, port, begun + limit)
@@ -241,6 +272,8 @@ def _dialogue(address: str, port: int, limit: float, steps: Sequence[tuple[str, 
             if code != _GOOD[stage]:
                 raise EndedError(TEMPORARY if 400 <= code < 500 else REFUSED, code, _clean(b" ".join(texts), 100))
             end.code = code
+            if stage == "greeting" and patience:
+                line.extend(first + patience)
             if stage == "ehlo":
                 end.starttls = any(word.strip().upper() == b"STARTTLS" for word in texts)
         end.outcome = ACCEPTED
@@ -251,8 +284,11 @@ def _dialogue(address: str, port: int, limit: float, steps: Sequence[tuple[str, 
         end.timings["quit"] = time.monotonic() - begun
     except EndedError as why:
         if end.outcome != ACCEPTED:
+            greeted = end.code != NEVER_SAID
             end.outcome, end.code, end.text = why.outcome, why.code, why.text
             end.timings[end.stage] = time.monotonic() - begun
+            if line is not None and silence is not None and greeted and end.outcome == SILENT:
+                end.session = silence(line.here())
     finally:
         if line is not None:
             line.close()

@@ -36,6 +36,7 @@ class Places:
         "locks",
         "maintenance",
         "marker",
+        "parts",
         "persistent",
         "proc",
         "results",
@@ -53,6 +54,7 @@ class Places:
         self.locks = root + "/run/mf/lock"
         self.marker = root + "/run/mf/throttled"
         self.maintenance = root + "/run/mf/maintenance"
+        self.parts = root + "/run/mf/parts.json"  # when files of a role last changed here, by the deploy
 
 
 def boottime() -> float:

@@ -14,7 +14,7 @@ from .. import run, smtp, state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import NoReturn
 
     from .smtp_cold import Examination
@@ -27,7 +27,8 @@ RULES: run.Rules = {
     "canary": str,  # recipient that qpsmtpd accepts from loopback and discards
     "unit": str,
     "children_max": (1, 10000),
-    "dialogue": (1, 300),  # seconds for one whole dialogue
+    "dialogue": (1, 300),  # seconds until the greeting
+    "patience": (8, 30),  # seconds for a whole dialogue once it was greeted
     "starttls": (0, 1),  # 1: it must be offered
 }
 TLS_EVERY = 900.0  # seconds between two handshakes, while they succeed
@@ -38,11 +39,18 @@ OK = "OK"  # the class; the others are the cold path's
 def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
     """One dialogue over IPv4, one greeting over IPv6."""
     begun = time.monotonic()
-    first = smtp.transaction(values["address"], values["port"], values["dialogue"], values["canary"])
+    first = smtp.transaction(
+        values["address"],
+        values["port"],
+        values["dialogue"],
+        values["canary"],
+        patience=values["patience"],
+        silence=session_of(values),
+    )
     if first.outcome == smtp.ACCEPTED:
         sixth = smtp.greeting(values["address6"], values["port"], 3.0) if values["address6"] else None
         if sixth is None or sixth.outcome == smtp.ACCEPTED:
-            result = report(state.OK, OK, f"canary accepted in {first.seconds():.3f} s", first)
+            result = accepted(values, first)
             if sixth is not None:
                 result.metrics["ipv6_seconds"] = round(sixth.seconds(), 6)
             if not (first.starttls or values["starttls"]):
@@ -97,6 +105,27 @@ CHECK = run.Check(NAME, look, RULES)
 def main(argv: Sequence[str], **release: object) -> NoReturn:
     """Entry of the launcher /mf/bin/check-smtp."""
     run.main(CHECK, argv, **release)  # type: ignore[arg-type]
+
+
+def session_of(values: run.Values) -> Callable[[str], bool | None]:
+    """What tells whether a session's process still holds our connection, should it fall silent. Only then imported."""
+
+    def look(here: str) -> bool | None:
+        from .. import service
+
+        return service.serves(values["unit"], here)
+
+    return look
+
+
+def accepted(values: run.Values, dialogue: smtp.Dialogue, more: str = "") -> state.Result:
+    """The result of an accepted canary: a warning when it took longer than the greeting alone may."""
+    seconds = dialogue.seconds()
+    if seconds <= values["dialogue"]:
+        return report(state.OK, OK, f"canary accepted in {seconds:.3f} s{more}", dialogue)
+    stage = max(dialogue.timings, key=dialogue.timings.__getitem__)
+    slow = f"slow: canary accepted in {seconds:.1f} s, {dialogue.timings[stage]:.1f} s of it at {stage}{more}"
+    return report(state.WARNING, OK, slow, dialogue)
 
 
 def report(status: str, kind: str, summary: str, dialogue: smtp.Dialogue) -> state.Result:

@@ -1,35 +1,23 @@
-"""check-smtp's cold path: look behind the port, decide, act, test again.
-
-What is seen gets one of these classes, and only two of them an action:
-
-=======  =================================================================  =====================
-OK       the canary was accepted                                            none
-BUSY     a 4xx; child limit reached while the master ticks; slow; the unit  none, ever; CRITICAL
-         is just being started or stopped, or has been for less than 30 s;  after 10 minutes
-         the master waits for a disk or gets no CPU: the host is overloaded
-WEDGED   master frozen; connections stand unaccepted below the child        try-restart
-         limit; wrong answers; silence after the final dot
-DOWN     nothing listens and the unit has failed                            reset-failed, start
-STOPPED  nothing listens and somebody has stopped the unit                  none, CRITICAL
-FOREIGN  another program holds the port                                     none, CRITICAL
-UNKNOWN  this host couldn't even ask (no descriptors, no memory, no route)  none, UNKNOWN
-=======  =================================================================  =====================
+"""check-smtp's cold path: look behind the port, decide (``mf.smtp_verdict``), act, test again.
 
 A broken STARTTLS is CRITICAL and gets no action either: a restart mends no certificate. Mail still gets in from senders
 that go on without. What ends before STARTTLS is said is a dialogue like any other, and judged as one.
 
 An action needs the same class in a second look of the same run, taken under the host's action lock; the circuit
 breaker's consent; no maintenance; time enough. It is logged before it begins. After it the check tests again before it
-says that it works, and time for that is kept.
+says that it works, and time for that is kept. A restart that did not cure a symptom is not tried again for the same one
+before something has changed: it worked in between, or the service was started by somebody else, or another release.
 """
 
 from __future__ import annotations
 
+import posix
 import time
 
 from .. import breaker, decisions, maintenance, processes, run, service, smtp, state
+from ..smtp_verdict import BUSY, RESTART, UNKNOWN, Finding, View, classify, confirmed, status_of, symptom, tls_verdict
 from ..text import clean
-from .smtp import NAME, OK, TLS_EVERY, TLS_GOOD, TLS_START, report, service_start
+from .smtp import NAME, OK, TLS_EVERY, TLS_GOOD, TLS_START, accepted, report, service_start, session_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,127 +25,15 @@ if TYPE_CHECKING:
 
     from .. import starttls
 
-BUSY, WEDGED, DOWN, STOPPED, FOREIGN, UNKNOWN = "BUSY", "WEDGED", "DOWN", "STOPPED", "FOREIGN", state.UNKNOWN
-ACTIONS = {WEDGED: "restart", DOWN: "start"}
+# metrics that are carried from result to result
 BUSY_SINCE = "busy_since_boottime"
-BUSY_LIMIT = 600.0  # seconds until BUSY becomes CRITICAL
+UNCURED = "uncured"  # a symptom that a restart left as it was, with what has to change before the next one
 LOCK_WAIT = 3.0
-CONFIRM = 4.0  # seconds for the second dialogue with a frozen master
-STARTING = 30.0  # seconds a master may take until it listens: with Type=exec the unit counts as active at once
+CONFIRM = 4.0  # seconds for the second dialogue with a frozen master, or a session whose process is gone
 LEAST = 5.0  # seconds: an action that could be waited for no longer than that isn't begun
 SPARE = 1.0  # seconds kept for writing down what came of it all
 RETEST = 10.0  # seconds after an action in which the service has to work
-CERTIFICATE_WARNING = 14 * 86400.0  # seconds before its end from which a certificate is warned of
-
-
-class View:
-    """What stands behind the port at one moment.
-
-    ``ours``: does the master hold it; None when that can't be known. ``age``: seconds since the master was created.
-    ``hindrance``: why it doesn't tick, when that is the host's doing. ``children``: zombies too, for a child takes its
-    slot until the master has reaped it.
-    """
-
-    __slots__ = ("active", "age", "children", "hindrance", "listening", "ours", "pid", "ticks", "waiting")
-
-    def __init__(
-        self,
-        active: str = "active",
-        *,
-        pid: int = 0,
-        ticks: bool = True,
-        children: int = 0,
-        listening: bool = True,
-        ours: bool | None = True,
-        waiting: int = 0,
-        age: float = 3600.0,
-        hindrance: str = "",
-    ) -> None:
-        self.active = active
-        self.pid = pid
-        self.ticks = ticks
-        self.children = children
-        self.listening = listening
-        self.ours = ours
-        self.waiting = waiting
-        self.age = age
-        self.hindrance = hindrance
-
-    def evidence(self) -> dict[str, state.Json]:
-        """For the decision log."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-
-def classify(dialogue: smtp.Dialogue, view: View, children_max: int, limit: float) -> tuple[str, str]:
-    """``(class, why)`` of one look. ``limit`` is the seconds the dialogue had. Pure."""
-    if dialogue.outcome == smtp.ACCEPTED:
-        return OK, dialogue.words()
-    if dialogue.outcome == smtp.UNTRIED:
-        return UNKNOWN, dialogue.words()
-    if view.active not in ("active", "failed", "inactive"):
-        return BUSY, f"the unit is {view.active}"
-    if not view.listening:
-        if view.active == "active" and view.age < STARTING:
-            return BUSY, f"nothing listens yet: the master was started {view.age:.0f} s ago"
-        if view.active == "active":
-            return WEDGED, "the unit runs but nothing listens"
-        if view.active == "failed":
-            return DOWN, "nothing listens and the unit has failed"
-        return STOPPED, "nothing listens; the unit was stopped by somebody, or never started"
-    if view.active != "active" or view.ours is False:
-        return FOREIGN, f"another program holds the port; the unit is {view.active}"
-    if view.hindrance and not view.ticks:
-        return BUSY, f"the master {view.hindrance}: this host is overloaded; {dialogue.words()}"
-    if not view.ticks:
-        return WEDGED, f"the master is frozen; {dialogue.words()}"
-    if dialogue.outcome == smtp.TEMPORARY:
-        return BUSY, dialogue.words()
-    if dialogue.outcome != smtp.SILENT:
-        return WEDGED, dialogue.words()
-    if dialogue.stage in ("connect", "greeting"):
-        if view.children >= children_max:
-            return BUSY, f"no greeting: all {children_max} child slots are taken, the master ticks"
-        if view.waiting > 0:
-            return (
-                WEDGED,
-                f"{view.waiting} connections stand unaccepted with {view.children} of {children_max} children",
-            )
-        return BUSY, "a child accepted the connection but is slow to greet"
-    if dialogue.stage == "message" and dialogue.stall() >= limit / 2:
-        return WEDGED, "silence after the final dot"
-    return BUSY, f"slow: {dialogue.words()}"
-
-
-def confirmed(first: str, second: str) -> str:
-    """The class two looks agree on: an action needs the same one twice, else the second look counts as BUSY. Pure."""
-    if second in ACTIONS and first != second:
-        return BUSY
-    return second
-
-
-def status_of(kind: str, busy_for: float) -> str:
-    """The status word of a class that got no action. Pure."""
-    if kind == OK:
-        return state.OK
-    if kind == UNKNOWN:
-        return state.UNKNOWN
-    if kind == BUSY:
-        return state.CRITICAL if busy_for >= BUSY_LIMIT else state.WARNING
-    return state.CRITICAL
-
-
-def tls_verdict(offered: bool, attempt: starttls.Attempt | None, epoch: float) -> tuple[str, str]:
-    """``(status, words)`` of STARTTLS as a sender would meet it. Pure."""
-    if not offered or attempt is None:
-        return state.CRITICAL, "STARTTLS isn't offered though it is configured: can its certificate be read?"
-    if attempt.problem:
-        return state.CRITICAL, f"STARTTLS is offered and broken: {attempt.problem}"
-    if attempt.expires is not None and attempt.expires - epoch < CERTIFICATE_WARNING:
-        days = (attempt.expires - epoch) / 86400
-        if days <= 0:
-            return state.CRITICAL, f"the certificate ended {-days:.0f} days ago"
-        return state.WARNING, f"the certificate ends in {days:.0f} days"
-    return state.OK, "TLS works"
+OUR_PART = "qpsmtpd"  # the role whose files the service reads when it starts
 
 
 class Examination:
@@ -177,7 +53,15 @@ class Examination:
     def transaction(self, limit: float = 0.0) -> smtp.Dialogue:
         """A dialogue, in the seconds that the settings allow, or fewer."""
         values = self.values
-        return smtp.transaction(values["address"], values["port"], limit or values["dialogue"], values["canary"])
+        left = max(1.0, self.give_up - time.monotonic())
+        return smtp.transaction(
+            values["address"],
+            values["port"],
+            min(limit or values["dialogue"], left),
+            values["canary"],
+            patience=min(limit or values["patience"], left),
+            silence=session_of(values),
+        )
 
     def greets6(self) -> bool:
         """Whether IPv6 loopback greets; a host without IPv6 has nothing to answer for."""
@@ -216,7 +100,25 @@ class Examination:
             ours=None if None in owned else any(owned),
             waiting=sum(one.waiting for one in held),
             age=round(master.age(state.boottime()), 1) if master is not None else 0.0,
+            outdated=0 < unit.started < self.released(),
+            configured=any(
+                line.split()[:1] == [b"mf_canary"]
+                for line in self.read(f"{self.places.etc}/qpsmtpd/plugins").splitlines()
+            ),
         )
+
+    def released(self) -> float:
+        """When a file of the service's role last changed, on CLOCK_MONOTONIC; 0 when that isn't known."""
+        at = (state.decode(self.read(self.places.parts)) or {}).get(OUR_PART)
+        return float(at) if isinstance(at, (int, float)) else 0.0
+
+    @staticmethod
+    def read(path: str) -> bytes:
+        """A small file; empty when it can't be read."""
+        try:
+            return state.read_bytes(path, 65536) or b""
+        except OSError:
+            return b""
 
     def act(self, action: str, limit: float) -> None:
         """Do it, and wait for it ``limit`` seconds at most. Raises ServiceError."""
@@ -257,7 +159,7 @@ class Examination:
         """The check's result, with everything that was done."""
         if first.outcome == smtp.ACCEPTED:
             if self.greets6():
-                result = report(state.OK, OK, f"canary accepted in {first.seconds():.3f} s; IPv6 slow or absent", first)
+                result = accepted(self.values, first, "; IPv6 slow or absent")
             else:
                 why = f"works over IPv4, but {self.values['address6']} doesn't greet"
                 result = report(state.WARNING, OK, why, first)
@@ -274,80 +176,90 @@ class Examination:
         except run.DeadlinePassed:
             why = f"did not finish within {self.values['deadline']:g} s; {first.words()}"
         result = report(state.UNKNOWN, UNKNOWN, why, first)
-        result.metrics.update(self.busy_since())
+        result.metrics.update(self.remembered(BUSY_SINCE, UNCURED))
         return result
 
     def judged(self, first: smtp.Dialogue) -> state.Result:
         """Look behind the port; if that calls for an action, look again under the action lock. Raises ServiceError."""
         view = self.view()
-        kind, why = self.classify(first, view)
-        if kind not in ACTIONS:
-            return self.said(kind, why, first, view)
+        found = classify(first, view, self.values["children_max"])
+        if not found.action:
+            return self.said(found, first, view)
+        # who is frozen, or gone, is so whatever else is said: the second look at that needs no full dialogue
+        frozen = view.listening and not view.ticks
+        limit = CONFIRM if frozen or (first.outcome == smtp.SILENT and first.session is False) else 0.0
         with state.Lock(self.places, state.ACTION, LOCK_WAIT) as held:
             if not self.dry_run:
-                return self.confirm(kind, view, held)
+                return self.confirm(found, limit, held)
         # who only looks keeps nobody from acting
-        return self.confirm(kind, view, held)
+        return self.confirm(found, limit, held)
 
-    def confirm(self, kind: str, view: View, held: bool) -> state.Result:
+    def confirm(self, first: Finding, limit: float, held: bool) -> state.Result:
         """The second look, and what follows from it. Raises ServiceError."""
-        # who is frozen is so whatever it says or doesn't: the second look at that needs no full dialogue
-        second = self.transaction(0.0 if view.ticks or not view.listening else CONFIRM)
+        second = self.transaction(limit)
         view = self.view()
-        kind2, why = self.classify(second, view)
-        kind = confirmed(kind, kind2)
-        if kind not in ACTIONS:
-            return self.said(kind, why, second, view)
-        return self.heal(kind, why, second, view, held)
+        found = confirmed(first, classify(second, view, self.values["children_max"]))
+        if not found.action:
+            return self.said(found, second, view)
+        return self.heal(found, second, view, held)
 
-    def classify(self, dialogue: smtp.Dialogue, view: View) -> tuple[str, str]:
-        """classify() with this host's limits."""
-        return classify(dialogue, view, self.values["children_max"], self.values["dialogue"])
-
-    def said(self, kind: str, why: str, dialogue: smtp.Dialogue, view: View) -> state.Result:
-        """The result of a class that gets no action."""
+    def said(self, found: Finding, dialogue: smtp.Dialogue, view: View) -> state.Result:
+        """The result of a finding that gets no action."""
         now = state.boottime()
-        since = self.busy_since() if kind in (BUSY, UNKNOWN) else {}
+        kind = found.kind
+        since = self.remembered(BUSY_SINCE) if kind in (BUSY, UNKNOWN) else {}
         if kind == BUSY:
             since = since or {BUSY_SINCE: round(now, 1)}
-        busy_for = now - since.get(BUSY_SINCE, now)
-        summary = f"{kind}: {why}" if kind != OK else f"{why}, at the second look"
+        began = since.get(BUSY_SINCE, now)
+        busy_for = max(0.0, now - began) if isinstance(began, (int, float)) else 0.0
+        summary = f"{kind}: {found.why}" if kind != OK else f"{found.why}, at the second look"
         if kind == BUSY and busy_for >= 60:
             summary += f" (for {busy_for / 60:.0f} min)"
         result = report(status_of(kind, busy_for), kind, summary, dialogue)
         result.metrics.update(since)
+        if kind != OK:
+            result.metrics.update(self.remembered(UNCURED))
         result.metrics["children"] = view.children
         result.metrics["waiting"] = view.waiting
         return result
 
-    def busy_since(self) -> dict[str, float]:
-        """The metric that says since when, on the boot-time clock, it has been BUSY; nothing when it wasn't.
-
-        Carried from result to result while all are BUSY or UNKNOWN, which says nothing about how it was.
+    def remembered(self, *names: str) -> dict[str, float | str]:
+        """Metrics of the former result that are carried on: since when, on the boot-time clock, it has been BUSY, and
+        what a restart didn't cure. Each lasts as long as results that aren't OK follow each other (BUSY: no other than
+        BUSY and UNKNOWN, which says nothing about how it was).
         """
         now = state.boottime()
-        try:
-            before = state.decode(state.read_bytes(f"{self.places.results}/{NAME}.json", 65536)) or {}
-        except OSError:
-            before = {}
-        metrics = before.get("metrics")
-        due = before.get("next_due_boottime")
-        since = metrics.get(BUSY_SINCE) if isinstance(metrics, dict) else None
+        before = state.decode(self.read(f"{self.places.results}/{NAME}.json")) or {}
+        metrics, due = before.get("metrics"), before.get("next_due_boottime")
         # a result that is long past its time says nothing about the minutes between
-        fresh = isinstance(due, (int, float)) and now < due + 600
-        if fresh and isinstance(since, (int, float)) and 0 < since <= now:
-            return {BUSY_SINCE: since}
-        return {}
+        if not isinstance(metrics, dict) or not isinstance(due, (int, float)) or now >= due + 600:
+            return {}
+        found: dict[str, float | str] = {}
+        since, uncured = metrics.get(BUSY_SINCE), metrics.get(UNCURED)
+        if BUSY_SINCE in names and isinstance(since, (int, float)) and 0 < since <= now:
+            found[BUSY_SINCE] = since
+        if UNCURED in names and isinstance(uncured, str):
+            found[UNCURED] = uncured
+        return found
 
-    def heal(self, kind: str, why: str, dialogue: smtp.Dialogue, view: View, held: bool) -> state.Result:
+    def case(self, found: Finding, dialogue: smtp.Dialogue, view: View) -> str:
+        """A symptom at this start of the service and this release: the same again is the same case."""
+        try:
+            release = posix.readlink(self.places.current).rpartition("/")[2]
+        except OSError:
+            release = ""
+        return f"{symptom(found, dialogue, view)}; {service_start(self.values['unit'])}; {release}"
+
+    def heal(self, found: Finding, dialogue: smtp.Dialogue, view: View, held: bool) -> state.Result:
         """Act, or say what forbids it."""
         unit = self.values["unit"]
-        action = ACTIONS[kind]
-        result = self.said(kind, why, dialogue, view)
+        kind, why, action = found.kind, found.why, found.action
+        result = self.said(found, dialogue, view)
         evidence = {
             "class": kind,
             "dialogue": dialogue.words(),
             "seconds": round(dialogue.seconds(), 2),
+            "session": dialogue.session,
             **view.evidence(),
         }
 
@@ -364,6 +276,8 @@ class Examination:
             obstacle = f"maintenance ({clean(str(marker.get('reason', '')), 60)})"
         elif not held:
             obstacle = "another action is under way on this host"
+        elif self.remembered(UNCURED).get(UNCURED) == self.case(found, dialogue, view):
+            obstacle = "a restart did not cure it; not tried again before something changes: see journalctl -u " + unit
         elif not allowed:
             minutes = max(1, round(((after.until or now) - now) / 60))
             obstacle = f"the circuit breaker is open for {minutes} more min: restarts don't help, or not for long"
@@ -394,6 +308,8 @@ class Examination:
             return done
         problem = failure or f"still not working after it: {again.words()}"
         log("failed", f"{why}; {problem}")
+        if action == RESTART and not failure:
+            result.metrics[UNCURED] = self.case(found, dialogue, view)
         result.status = state.CRITICAL
         result.summary += f"; {action}: {problem}"
         result.actions.append(f"{action} of {unit} failed: {problem}")
@@ -411,7 +327,7 @@ class Examination:
         """Dialogues until one is accepted: a unit of Type=exec counts as started before it listens."""
         give_up = min(time.monotonic() + RETEST, self.give_up)
         while True:
-            dialogue = self.transaction(max(1.0, min(self.values["dialogue"], self.give_up - time.monotonic())))
+            dialogue = self.transaction()
             if dialogue.outcome == smtp.ACCEPTED or time.monotonic() >= give_up:
                 return dialogue
             time.sleep(0.3)
