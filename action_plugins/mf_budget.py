@@ -11,7 +11,7 @@ GROUP = "mx"
 
 
 class ActionModule(ActionBase):
-    """Tell the module who the other MX machines are."""
+    """Tell the module who this MX and the others are."""
 
     _supports_check_mode = True
     _supports_diff = False
@@ -28,6 +28,7 @@ class ActionModule(ActionBase):
                 peers.append({"name": name, "address": other["mf_address"], "port": other.get("mf_smtp_port", 25)})
         arguments = {
             "min_accepting": own.get("mf_min_accepting", 0),
+            "address": own.get("mf_address", ""),
             "port": own.get("mf_smtp_port", 25),
             "peers": peers,
             **self._task.args,

@@ -17,6 +17,12 @@ options:
   min_accepting:
     description: How many others must accept mail. The action plugin takes it from C(mf_min_accepting).
     type: int
+  address:
+    description:
+      - This MX's own address. The action plugin takes it from C(mf_address).
+      - Loopback is greeted even while the queue behind takes no mail and everybody else gets a 421.
+    type: str
+    default: ""
   port:
     description: The SMTP port. The action plugin takes it from C(mf_smtp_port).
     type: int
@@ -69,10 +75,13 @@ others:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mf import marker, peers, state
+from ansible.module_utils.mf import marker, peers, smtp, state
+
+OWN_LOOK = 10.0  # seconds: who asks the queue first may wait for it, and silence here would pass for a greeting
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "min_accepting": {"type": "int"},
+    "address": {"type": "str", "default": ""},
     "port": {"type": "int", "default": 25},
     "peers": {"type": "list", "elements": "dict", "default": []},
 }
@@ -96,12 +105,19 @@ def judge(accepting: bool, others: peers.Sight, minimum: int) -> dict[str, Any]:
     }
 
 
+def accepts(address: str, port: int) -> bool:
+    """Whether this MX takes mail from others. Loopback is exempt from a refusal and from a 421."""
+    here = {"peers": [{"name": "this", "address": "127.0.0.1", "port": port}]}
+    if marker.current(state.Places()).refusing or not peers.look(here).accepting:
+        return False
+    # the way to its own address may not exist (NAT): nothing but a 421 counts
+    return not address or smtp.greeting(address, port, OWN_LOOK).code != 421
+
+
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    here = {"peers": [{"name": "this", "address": "127.0.0.1", "port": module.params["port"]}]}
-    # loopback is exempt from a refusal, so the marker is asked as well
-    accepting = not marker.current(state.Places()).refusing and bool(peers.look(here).accepting)
+    accepting = accepts(module.params["address"], module.params["port"])
     others = peers.look({"peers": module.params["peers"]}) if accepting else peers.Sight(0, (), ())
     result = judge(accepting, others, module.params["min_accepting"] or 0)
     if result.pop("failed", False):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from smtp_support import server, talking
 
 from library import mf_budget
 
@@ -53,3 +54,14 @@ def test_who_accepts_nothing_takes_nothing(budget: Callable[..., dict[str, Any]]
 def test_one_mx_and_a_minimum(budget: Callable[..., dict[str, Any]]) -> None:
     assert budget("this", peers=[], min_accepting=1)["failed"]
     assert budget("this", peers=[], min_accepting=0)["exit_code"] == 0
+
+
+def test_a_greeting_on_loopback_is_none_while_others_get_a_421(budget: Callable[..., dict[str, Any]]) -> None:
+    """Loopback is greeted though the queue is dead; with all queues dead nobody could be mended otherwise."""
+    with server(talking(b"421 4.3.2 the queue behind takes no mail now\r\n")) as port:
+        result = budget("this", address="127.0.0.1", port=port)
+    assert (result["exit_code"], result["accepting"]) == (0, False)
+    for reply in (b"220 ready\r\n", b"451 too many connections from you\r\n", b"554 no\r\n"):
+        with server(talking(reply)) as port:
+            assert budget("this", address="127.0.0.1", port=port)["failed"]
+    assert budget("this", address="127.0.0.1", port=port)["failed"], "no way to its own address says nothing"
