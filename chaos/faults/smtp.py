@@ -9,10 +9,6 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
-from mflab import mail
-from mflab.reconcile import reconcile
-from mflab.spec import open_lab
-
 from chaos import ROOT, site_command
 from chaos.faults.processes import KEPT, LIMIT, child_of
 from chaos.faults.throttle import reboot
@@ -22,7 +18,6 @@ from chaos.sessions import Sessions
 
 LANE = "any"
 SLOTS = 15
-LETTERS = 4  # messages of a sender that tries until they are taken
 
 # What listens instead of qpsmtpd, as its argument says: it never accepts, talks garbage, greets without end, or closes
 # in the middle of DATA. It ticks as qpsmtpd does.
@@ -354,78 +349,6 @@ def unit_stopped(scene: Scene) -> Generator[None, None, str]:
     must(result.get("metrics", {}).get("class") == "STOPPED", f"it was called: {result.get('summary')}")
     must(scene.host.ask("/mf/bin/health")[0] == 2, "health is not CRITICAL")
     return str(result["summary"])[:80]
-
-
-@fault("smtp", "Exim dead", "senders get 451 and keep their mail; all delivered when it runs again", LANE, seconds=45)
-def exim_dead(scene: Scene) -> Generator[None, None, str]:
-    """SIGKILL to the queue behind, and it can't be started: systemd tries, until the program is there again."""
-    master = scene.host.master()
-    scene.undo("umount /usr/sbin/exim4")
-    scene.host.run(
-        "mount --bind /bin/false /usr/sbin/exim4; kill -9 $(systemctl show --value --property MainPID mf-exim.service)"
-    )
-    scene.broken()
-    mailer = mail.Mailer(scene.host.podman, open_lab(None), show=False)
-    mailer.run.mxs = [scene.host.place]
-    sending = threading.Thread(target=mailer.send, args=(LETTERS, 0.0, 0.0, 300.0), daemon=True)
-    scene.later(lambda: scene.world.ask(f"systemctl stop {mailer.unit}"))
-    yield
-    sending.start()
-    clients = scene.sessions()
-    clients.open("person", scene.host.address, "data")
-    must(clients.answer("person").startswith("354"), "no session")
-    said = clients.finish("person")
-    must(said.startswith("451"), f"a sender got: {said}")
-    queue = scene.host.check("queue")
-    must(queue.get("status") == "CRITICAL", f"check-queue says {queue.get('status')}: {queue.get('summary')}")
-    scene.host.checks()
-    untouched(scene, master)
-    must(scene.host.result("smtp").get("status") == "OK", f"check-smtp: {scene.host.result('smtp').get('summary')}")
-    must(not mailer.run.ends, f"decided though Exim is dead: {mailer.run.ends[:1]}")
-    scene.host.run("umount /usr/sbin/exim4")
-    scene.until("check-queue is OK again", lambda: scene.host.check("queue").get("status") == "OK", 60)
-    scene.healed()
-    sending.join(120)
-    ends = mailer.run.ends
-    must(len(ends) == LETTERS, f"{len(ends)} of {LETTERS} messages were decided")
-    for end in ends:
-        why = end["deferred"]
-        must(why and all("451" in one for one in why), f"a sender that keeps its mail was told {why}")
-    account = reconcile(ends, mailer.wait(120))
-    must(account.delivered == LETTERS and not account.faults(), f"{account.delivered} delivered; {account.faults()}")
-    untouched(scene, master)
-    return f"451 to each; check-queue CRITICAL, then OK; {LETTERS} of {LETTERS} delivered afterwards; qpsmtpd untouched"
-
-
-@fault("smtp", "Exim's spool full", "4xx to senders, CRITICAL, no restart", LANE)
-def spool_full(scene: Scene) -> Generator[None, None, str]:
-    """A small full file system over the spool."""
-    master = scene.host.master()
-    spool = "/var/spool/exim4"
-    scene.undo(
-        f"systemctl stop mf-exim.service; umount {spool}; umount /run/chaos-spool; rmdir /run/chaos-spool; "
-        "systemctl start mf-exim.service"
-    )
-    scene.host.run(
-        "mkdir -p /run/chaos-spool && mount -t tmpfs -o size=256k,mode=0750 chaos /run/chaos-spool && "
-        "cd /run/chaos-spool && mkdir input msglog db && chown -R Debian-exim:Debian-exim . && "
-        "{ dd if=/dev/zero of=full bs=4k 2>/dev/null || :; } && cd / && systemctl stop mf-exim.service && "
-        f"mount --bind /run/chaos-spool {spool} && systemctl start mf-exim.service"
-    )
-    scene.wait(2)
-    yield
-    scene.host.checks()
-    queue, smtp = scene.host.check("queue"), scene.host.result("smtp")
-    reply = scene.sessions()
-    reply.open("full", scene.host.address, "data")
-    said = reply.answer("full")
-    if said.startswith("354"):
-        said = reply.finish("full")
-    untouched(scene, master)
-    must(queue.get("status") == "CRITICAL", f"check-queue says {queue.get('status')}: {queue.get('summary')}")
-    must(smtp.get("status") == "OK", f"check-smtp says {smtp.get('status')}: {smtp.get('summary')}")
-    must(said.startswith("4"), f"a sender got: {said}")
-    return f"{queue['summary'][:60]}; a sender got {said[:3]}"
 
 
 @fault("smtp", "tarpit", "BUSY, never restarted", LANE, hand="end the tarpit")
