@@ -23,6 +23,12 @@ message for a failure, which doubles it. Here nobody waits for QUIT, envelope
 commands are pipelined (RFC 2920, if offered), and the message leaves in blocks
 of 64 KiB.
 
+    my $fault = Mf::Handoff::probe(address => '127.0.0.1', port => 10025, helo => 'mx1.example', limit => 3);
+
+Whether that server would take a message now: '' if so, otherwise what is wrong, in
+one line. It is asked up to its answer to MAIL, and sent nothing. Never dies, and
+takes C<limit> seconds at most.
+
 Lines may end in "\n" or "\r\n"; they leave as CRLF, dot-stuffed. A CR elsewhere
 becomes a space, as in Postfix: some servers take it for a line end, and then a
 message could smuggle a second one (RFC 5321, 2.3.8 forbids bare CR).
@@ -53,6 +59,36 @@ sub send_message {
     my $reason = $@ || 'unknown failure';
     chomp $reason;
     return {code => 451, text => $reason, accepted => 0, stage => $stage};
+}
+
+sub probe {
+    my (%a) = @_;
+    local $SIG{PIPE} = 'IGNORE';
+    my $stage = 'connect';
+    my $fault = eval { _ask(\$stage, _deadline($a{limit}), %a) } // ($@ || 'unknown failure');
+    return '' unless length $fault;
+    $fault = "$stage: $fault" unless $fault =~ /\A$stage: /;
+    (my $words = substr $fault, 0, 200) =~ s/[^\x20-\x7e]+/ /g;
+    $words =~ s/ +\z//;
+    return $words;
+}
+
+sub _ask {
+    my ($stage, $deadline, %a) = @_;
+    my $left = sub { $deadline - _deadline(0) };
+    my $link = {buffer => '', socket => _connect($a{address}, $a{port}, $left->())};
+    for (['greeting', 220], ['EHLO', 250, "EHLO $a{helo}\r\n"], ['MAIL', 250, "MAIL FROM:<>\r\n"]) {
+        my ($name, $good, $command) = @$_;
+        $$stage = $name;
+        _write($link, $command, $left->()) if defined $command;
+        my ($code, $text) = _reply($link, $left->());
+        if ($code != $good) {
+            _quit($link);
+            return "$code $text";
+        }
+    }
+    _quit($link);
+    return '';
 }
 
 sub _dialogue {

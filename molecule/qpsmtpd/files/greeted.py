@@ -1,0 +1,33 @@
+#!/usr/bin/env python3
+"""Wait until a server's greeting has a code.
+
+    greeted.py ADDRESS PORT CODE SECONDS
+
+Exit codes: 0 it has, 1 not within so many seconds. Prints the last greeting and when it came.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+
+
+def main(address: str, port: str, code: str, seconds: str) -> int:
+    """Look until it says so; return the exit code."""
+    begun = time.monotonic()
+    while True:
+        try:
+            with socket.create_connection((address, int(port)), 10) as connection:
+                said = connection.makefile("rb").readline(600).decode("ascii", "backslashreplace").strip()
+        except OSError as error:
+            said = str(error)
+        took = time.monotonic() - begun
+        if said.startswith(f"{code} ") or took > float(seconds):
+            print(f"{said} (after {took:.1f} s)")
+            return int(took > float(seconds))
+        time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
