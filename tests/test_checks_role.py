@@ -95,6 +95,7 @@ def test_ranges_are_those_of_the_checks() -> None:
         "mf_checks_load_high": load.RULES["high"],
         "mf_checks_load_low": load.RULES["low"],
         "mf_checks_session_limit": processes.RULES["session_limit"],
+        "mf_checks_session_cpu": processes.RULES["session_cpu"],
         "mf_checks_smtp_patience": smtp.RULES["patience"],
         "mf_checks_kill_cap": processes.RULES["kill_cap"],
         **{

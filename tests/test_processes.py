@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from mf import orphans, processes, service, state
 from mf.checks import processes as check
 from mf.checks import processes_cold
-from mf.orphans import BLOCKED, FOREIGN, ORPHAN, STUCK, UNREADABLE, ZOMBIE, Process
+from mf.orphans import BLOCKED, BURNING, FOREIGN, ORPHAN, STUCK, UNREADABLE, ZOMBIE, Process
 from mf.processes import QUIET, Stat
 
 NOW = 100_000.0
 MASTER = (1000, 500)
 LIMIT = 1800.0
+CPU = 60.0  # seconds of it
 
 
 def stat_line(
@@ -145,7 +146,7 @@ def judged(*some: Process, before: dict[str, Any] | None = None, lasting: set[st
     memory = seen(*some) if before is None else before
     return [
         (one.process.stat.pid, one.kind, one.kill, one.report)
-        for one in orphans.decide([BOSS, *some], MASTER, memory, NOW, LIMIT, lasting or set())
+        for one in orphans.decide([BOSS, *some], MASTER, memory, NOW, (LIMIT, CPU), lasting or set())
     ]
 
 
@@ -155,7 +156,7 @@ def test_a_healthy_service() -> None:
 
 def test_the_master_is_never_judged() -> None:
     boss = a(MASTER[0], parent=1, start=MASTER[1], listens=None, in_unit=False, age=99_999)
-    assert orphans.decide([boss], MASTER, seen(boss), NOW, LIMIT) == []
+    assert orphans.decide([boss], MASTER, seen(boss), NOW, (LIMIT, CPU)) == []
 
 
 def test_an_orphan_without_progress_dies() -> None:
@@ -175,6 +176,67 @@ def test_a_stuck_session_dies_and_a_long_one_that_moves_lives() -> None:
     assert judged(a(11, age=1801)) == [(11, STUCK, True, True)]
     assert judged(a(11, age=1801, progress=(6, 9999, 0)), before=seen(a(11))) == [(11, STUCK, False, False)]
     assert judged(a(11, age=1799)) == []
+
+
+# ticks of CPU at the run before and now: more than its limit
+BEFORE, HOT = int(70 * processes.TICK), int(100 * processes.TICK)
+
+
+def test_a_session_that_burns_dies() -> None:
+    before = orphans.remember([a(11, progress=(BEFORE, 500, 0))], {}, NOW - 60)
+    burning = a(11, progress=(HOT, 500, 0))
+    assert judged(burning, before=before) == [(11, BURNING, True, True)]
+    (found,) = orphans.decide([BOSS, burning], MASTER, before, NOW, (LIMIT, CPU))
+    assert found.why() == "100 s of CPU and not a byte moved for 60 s"
+    # an old one and an orphan too, though their CPU was once their progress
+    assert judged(a(11, age=9999, progress=(HOT, 500, 0)), before=before) == [(11, BURNING, True, True)]
+    assert judged(a(11, parent=1, progress=(HOT, 500, 0)), before=before) == [(11, BURNING, True, True)]
+
+
+@pytest.mark.parametrize(
+    "progress",
+    [
+        (HOT, 501, 0),  # it read or wrote
+        (HOT, 500, 9),  # it has something to send
+        (BEFORE, 500, 0),  # it waits for its client, after a long but honest day
+        (BEFORE + int(0.5 * processes.TICK), 500, 0),
+    ],
+)
+def test_a_session_that_used_much_cpu_and_moves_or_waits_lives(progress: tuple[int, ...]) -> None:
+    before = orphans.remember([a(11, progress=(BEFORE, 500, 0))], {}, NOW - 60)
+    assert judged(a(11, progress=progress), before=before) == [(11, BURNING, False, False)]
+
+
+def test_cpu_up_to_the_limit_is_progress() -> None:
+    before = orphans.remember([a(11, progress=(100, 500, 0))], {}, NOW - 60)
+    assert judged(a(11, progress=(int(CPU * processes.TICK), 500, 0)), before=before) == []
+
+
+def test_one_look_or_two_within_a_minute_prove_no_fire() -> None:
+    burning = a(11, progress=(HOT, 500, 0))
+    assert judged(burning, before={}) == [(11, BURNING, False, False)]
+    before = orphans.remember([a(11, progress=(BEFORE, 500, 0))], {}, NOW - 44)
+    assert judged(burning, before=before) == [(11, BURNING, False, False)]
+
+
+def test_a_fire_with_little_of_the_cpu_is_seen_in_the_end() -> None:
+    """On a host with many of them each gets a share that is small within a minute."""
+    memory: dict[str, Any] = {}
+    kills = []
+    for minute in range(6):
+        one = a(11, progress=(BEFORE + int(0.3 * minute * processes.TICK), 500, 0))
+        kills += [verdict.kill for verdict in orphans.decide([BOSS, one], MASTER, memory, NOW, (LIMIT, CPU))]
+        memory = orphans.remember([one], memory, NOW - 3600 + 60 * minute)
+    assert kills == [False, False, False, False, True, True]
+
+
+def test_a_burning_session_makes_the_quick_look_call_for_the_close_one() -> None:
+    values = {"session_limit": LIMIT, "session_cpu": CPU}
+    master = Stat(MASTER[0], b"qpsmtpd-forkser", "S", 1, MASTER[1], 5)
+    for cpu, odd in ((CPU * processes.TICK, False), (CPU * processes.TICK + 1, True)):
+        child = Stat(11, b"qpsmtpd", "R", MASTER[0], int(10_000 * processes.TICK), int(cpu))
+        survey = processes.Survey(2, master, [child], [])
+        assert check.odd(survey, (*MASTER, 0), values, {}, 10_100.0, "/proc") == odd
 
 
 def test_a_stopped_process_is_stuck_like_any_other() -> None:
@@ -219,7 +281,7 @@ def test_zombies_and_blocked_processes_are_never_killed() -> None:
 
 def test_without_a_master_sessions_are_orphans() -> None:
     one = a(11, parent=1)
-    verdicts = orphans.decide([one], None, seen(one), NOW, LIMIT)
+    verdicts = orphans.decide([one], None, seen(one), NOW, (LIMIT, CPU))
     assert [(verdict.kind, verdict.kill) for verdict in verdicts] == [(ORPHAN, True)]
 
 
@@ -281,6 +343,7 @@ def victim() -> Iterator[subprocess.Popen[bytes]]:
 
 def examination(places: state.Places, cap: int = 5, *, dry_run: bool = False) -> processes_cold.Examination:
     values = {"unit": "no-such.service", "user": "root", "script": "/none", "session_limit": 60, "kill_cap": cap}
+    values["session_cpu"] = 60
     return processes_cold.Examination(places, values, dry_run)
 
 
@@ -344,6 +407,26 @@ def test_who_moved_since_the_look_is_spared(places: state.Places, victim: subpro
     assert [outcome for _, outcome in examination(places).end([one])] == ["spared"]
     assert victim.poll() is None
     assert [entry["outcome"] for entry in decisions(places)] == ["spared: it moved or was replaced"]
+
+
+def test_a_real_fire_is_seen_and_ended(places: state.Places) -> None:
+    with subprocess.Popen([sys.executable, "-ISc", "while True: pass"], stdin=subprocess.DEVNULL) as fire:
+        try:
+            # once its start is over it reads nothing any more
+            before = verdict(fire.pid).process
+            while (now := verdict(fire.pid).process).stat.cpu - before.stat.cpu < 1.5 * processes.TICK:
+                before = before if now.moved == before.moved else now
+                time.sleep(0.05)
+            memory = orphans.remember([before], {}, NOW - 60)
+            assert orphans.burns_for(now, memory, NOW) == 60
+            assert orphans.quiet_for(now, memory, NOW) == 0
+            # it uses more CPU until the signal comes, which spares no one that burns
+            while (stat := processes.read_stat(fire.pid)) is not None and stat.cpu <= now.stat.cpu:
+                time.sleep(0.01)
+            doomed = orphans.Verdict(now, BURNING, 60, kill=True)
+            assert [outcome for _, outcome in examination(places).end([doomed])] == ["TERM"]
+        finally:
+            fire.kill()
 
 
 def test_a_reused_pid_is_spared(places: state.Places, victim: subprocess.Popen[bytes]) -> None:

@@ -284,6 +284,54 @@ def lone_zombie(scene: Scene) -> Generator[None, None, str]:
     return f"reported: {found['summary']}; nothing killed; OK when its parent had gone"[:90]
 
 
+# A line of carriage returns, as a stranger can send it, before an expression that tries each of them with all the rest:
+# hours, and no signal gets through to Perl meanwhile. "a" is honest: much CPU for its size, and then it goes on.
+BURNER = r"""
+sub hook_mail {
+    my ($self, $transaction, $sender) = @_;
+    if ($sender->user eq 'blocked') {
+        my $line = ("\r" x 1_000_000) . 'x';
+        $line =~ s/\r*\n?\z//;
+    }
+    if ($sender->user eq 'a') {
+        my $begun = (times)[0];
+        1 while (times)[0] - $begun < 12;
+    }
+    return DECLINED;
+}
+"""
+
+
+@fault("processes", "a session burns a core", "killed; one that used as much CPU and moves lives", "any", seconds=130)
+def burning(scene: Scene) -> Generator[None, None, str]:
+    """The lab's limit is 10 s of CPU instead of 60."""
+    add_plugin(scene, BURNER)
+    honest = scene.sessions()
+    moving = child_of(scene, honest, "moving", "data", 2.0)
+    clients = scene.sessions()
+    before = set(scene.host.children())
+    clients.open("fire", scene.host.address, "blocked")
+    pids: list[int] = []
+
+    def burns() -> bool:
+        rows = scene.host.ask(f"ps -o pid=,times= --ppid {scene.host.master()}")[1].split("\n")
+        pids[:] = [int(row.split()[0]) for row in rows if row.strip() and int(row.split()[1]) > 10]
+        return bool(set(pids) - before)
+
+    scene.until("a child has used 10 s of CPU", burns, 90)
+    (pid,) = set(pids) - before
+    scene.broken()
+    yield
+    words = die(scene, pid)
+    must("s of CPU and not a byte moved for" in words, f"it was {words}")
+    must(moving in pids, f"the other one hasn't used as much CPU: {pids}")
+    must(scene.host.alive(moving), "the one that moves was killed")
+    must(not scene.decided(action="kill", target=str(moving)), "a kill of the one that moves was decided")
+    reply = honest.finish("moving")
+    must(reply.startswith("250"), f"its final dot got: {reply}")
+    return f"{words}; the other lived, then {reply[:3]}"
+
+
 @fault("processes", "orphan after its master was killed", "idle one killed, service started again", "any", seconds=70)
 def orphan(scene: Scene) -> Generator[None, None, str]:
     """systemd ends what is left of a unit's cgroup, so one child is moved out of it: as under an init without one."""

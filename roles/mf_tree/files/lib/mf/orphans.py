@@ -11,7 +11,7 @@ from __future__ import annotations
 import posix
 
 from . import state
-from .processes import QUIET, Stat
+from .processes import QUIET, TICK, Stat
 from .text import clean
 
 TYPE_CHECKING = False
@@ -76,6 +76,11 @@ class Process:
         self.syscall = syscall
 
     @property
+    def moved(self) -> tuple[int, ...]:
+        """Its progress without the CPU it used: counters of what it read, wrote and has yet to send."""
+        return self.progress[1:]
+
+    @property
     def key(self) -> str:
         """Its identity: the number alone is re-used."""
         return f"{self.stat.pid}:{self.stat.start}"
@@ -88,6 +93,7 @@ class Process:
             "parent": self.stat.parent,
             "state": self.stat.state,
             "age_seconds": round(self.age),
+            "cpu_seconds": round(self.stat.cpu / TICK, 1),
             "progress": list(self.progress),
             "peer": self.peer,
             "address": self.address,
@@ -111,15 +117,26 @@ class Verdict:
         self.kill = kill
         self.report = report
 
+    def why(self) -> str:
+        """The evidence in a few words."""
+        if self.kind == BURNING:
+            return f"{self.process.stat.cpu / TICK:.0f} s of CPU and not a byte moved for {self.quiet:.0f} s"
+        return f"no progress for {self.quiet:.0f} s"
 
-ORPHAN, STUCK, ZOMBIE, BLOCKED, FOREIGN, UNREADABLE = (
+
+ORPHAN, STUCK, BURNING, ZOMBIE, BLOCKED, FOREIGN, UNREADABLE = (
     "orphan",
     "stuck",
+    "burning",
     "zombie",
     "blocked in the kernel",
     "master of another service",
     "unreadable",
 )
+
+
+SUSPECTS = (ORPHAN, STUCK, BURNING)
+BURNT = 1.0  # seconds of CPU without a byte moved, at least: one that waits for its client uses none
 
 
 def recognised(found: Iterable[Process], master: tuple[int, int]) -> bool:
@@ -136,15 +153,36 @@ def quiet_for(process: Process, seen: Mapping[str, object], now: float) -> float
     return max(0.0, now - since) if isinstance(since, (int, float)) else 0.0
 
 
+def burns_for(process: Process, seen: Mapping[str, object], now: float) -> float:
+    """Seconds this process is known to have used CPU and moved no byte; 0 for one that used none. Pure."""
+    before = seen.get(process.key)
+    if not isinstance(before, dict) or before.get("moved") != list(process.moved):
+        return 0.0
+    still, cpu = before.get("still"), before.get("cpu")
+    if not isinstance(still, (int, float)) or not isinstance(cpu, int) or process.stat.cpu - cpu < BURNT * TICK:
+        return 0.0
+    return max(0.0, now - still)
+
+
 def remember(found: Iterable[Process], seen: Mapping[str, object], now: float) -> dict[str, state.Json]:
-    """What the next run has to know: per identity its progress and since when it is the same."""
-    return {
-        one.key: {
+    """What the next run has to know: per identity its progress and since when it is the same; and since when it moved
+    no byte (``still``), with the CPU that it had used until then.
+    """
+    memory: dict[str, state.Json] = {}
+    for one in found:
+        before = seen.get(one.key)
+        still: state.Json = round(now, 1)
+        cpu: state.Json = one.stat.cpu
+        if isinstance(before, dict) and before.get("moved") == list(one.moved) and "still" in before:
+            still, cpu = before["still"], before.get("cpu")
+        memory[one.key] = {
             "progress": list(one.progress),
             "since": round(now - quiet_for(one, seen, now), 1),
+            "moved": list(one.moved),
+            "still": still,
+            "cpu": cpu,
         }
-        for one in found
-    }
+    return memory
 
 
 def decide(
@@ -152,14 +190,16 @@ def decide(
     master: tuple[int, int] | None,
     seen: Mapping[str, object],
     now: float,
-    session_limit: float,
+    limits: tuple[float, float],
     lasting: Collection[str] = (),
 ) -> list[Verdict]:
     """Who is orphaned, stuck or odd, most quiet first. ``master`` is (pid, start ticks). Pure.
 
-    Orphan: a qpsmtpd whose parent is none. Stuck: older than ``session_limit``. Either is killed only when it also
-    made no progress for QUIET seconds. Whoever listens is a master, of whatever service, and never killed. Zombies and
-    processes blocked in the kernel can't be killed; they are reported when their key is in ``lasting``.
+    ``limits``: seconds of age, seconds of CPU. Orphan: a qpsmtpd whose parent is none. Stuck: older than its limit.
+    Either is killed only when it also made no progress for QUIET seconds. Burning: used more CPU than its limit, and
+    went on so for QUIET seconds in which it moved no byte; otherwise CPU is progress. Whoever listens is a master, of
+    whatever service, and never killed. Zombies and processes blocked in the kernel can't be killed; they are reported
+    when their key is in ``lasting``.
     """
     family = {one.stat.pid for one in found if one.ours}
     verdicts = []
@@ -180,9 +220,13 @@ def decide(
             continue
         elif orphaned and (one.listens or (one.listens is None and not one.in_unit)):
             verdicts.append(Verdict(one, FOREIGN, quiet))
-        elif orphaned or one.age > session_limit:
+        elif one.stat.cpu > limits[1] * TICK and (burns := burns_for(one, seen, now)) >= QUIET:
+            verdicts.append(Verdict(one, BURNING, burns, kill=True))
+        elif orphaned or one.age > limits[0]:
             idle = quiet >= QUIET
             verdicts.append(Verdict(one, ORPHAN if orphaned else STUCK, quiet, kill=idle, report=idle))
+        elif one.stat.cpu > limits[1] * TICK:
+            verdicts.append(Verdict(one, BURNING, 0.0, report=False))
     return sorted(verdicts, key=lambda verdict: -verdict.quiet)
 
 

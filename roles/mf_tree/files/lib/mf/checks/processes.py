@@ -4,6 +4,7 @@ The healthy path reads every /proc/PID/stat once: the master is the one known fr
 nobody looks like a stranger. Everything else is judged on evidence (``mf.orphans``): a process dies only when
 it is a qpsmtpd, is orphaned or older than the session limit, and did nothing since the run before. The master of any
 service, a process that can't be identified, zombies and processes blocked in the kernel are reported, never killed.
+A session that used more CPU than any mail needs is looked at as well: it dies when all that CPU moves nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ RULES: run.Rules = {
     "user": str,
     "script": str,  # the script that qpsmtpd runs
     "session_limit": (60, 86400),  # seconds
+    "session_cpu": (5, 86400),  # seconds of CPU
     "kill_cap": (1, 1000),  # kills in one run
 }
 
@@ -39,7 +41,7 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
         asleep = sleeping(
             found.children, former(places) if any(one.state in "DZ" for one in found.children) else b"", now
         )
-        if not odd(found, known, values["session_limit"], asleep, now, places.proc):
+        if not odd(found, known, values, asleep, now, places.proc):
             return healthy(found, asleep)
     return lambda dry_run: _examine(places, values, dry_run)
 
@@ -98,7 +100,7 @@ def sleeping(found: Sequence[processes.Stat], before: bytes, now: float) -> dict
 def odd(
     found: processes.Survey,
     known: tuple[int, int, int],
-    session_limit: float,
+    values: run.Values,
     asleep: Mapping[str, float],
     now: float,
     proc: str,
@@ -109,8 +111,9 @@ def odd(
         return True
     if any(now - first >= processes.QUIET for first in asleep.values()):
         return True
+    limit, cpu = values["session_limit"], values["session_cpu"] * processes.TICK
     for child in found.children:
-        if child.age(now) > session_limit:
+        if child.age(now) > limit or child.cpu > cpu:
             return True
     for stranger in found.strangers:
         try:

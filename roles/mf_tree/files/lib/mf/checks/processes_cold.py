@@ -59,12 +59,13 @@ class Examination:
         seen = self.before()
         asleep = hot.sleeping([one.stat for one in found], hot.former(self.places), now)
         lasting = {key for key, first in asleep.items() if now - first >= processes.QUIET}
-        verdicts = orphans.decide(found, master, seen, now, self.values["session_limit"], lasting)
+        limits = self.values["session_limit"], self.values["session_cpu"]
+        verdicts = orphans.decide(found, master, seen, now, limits, lasting)
         if not self.dry_run:
             self.keep(found, seen, now, (*master, uid) if master else None)
         doomed = [one for one in verdicts if one.kill]
         others = [one for one in verdicts if one.report and not one.kill]
-        waiting = sum(1 for one in verdicts if not one.report and one.kind in (orphans.ORPHAN, orphans.STUCK))
+        waiting = sum(1 for one in verdicts if not one.report and one.kind in orphans.SUSPECTS)
         metrics = {"children": len(found), "processes": self.scanned, "suspects": waiting, "killed": 0}
         result = state.Result(NAME, state.OK, "", metrics)
         if asleep:
@@ -163,7 +164,7 @@ class Examination:
         out_of_reach = [one for one, outcome in outcomes if outcome == "out of reach"]
         result.metrics["killed"] = len(gone)
         result.actions.extend(
-            f"{outcome}: {one.kind} {one.process.stat.pid}, {one.process.age:.0f} s old, quiet for {one.quiet:.0f} s"
+            f"{outcome}: {one.kind} {one.process.stat.pid}, {one.process.age:.0f} s old, {one.why()}"
             for one, outcome in outcomes
         )
         result.status = state.worst([result.status, state.WARNING] if gone else [result.status])
@@ -190,7 +191,7 @@ class Examination:
         held: dict[int, orphans.Verdict] = {}
 
         def log(one: orphans.Verdict, outcome: str) -> None:
-            reason = f"{one.kind}, no progress for {one.quiet:.0f} s"
+            reason = f"{one.kind}, {one.why()}"
             process = one.process
             decisions.record(self.places, NAME, "kill", str(process.stat.pid), reason, outcome, process.evidence())
 
@@ -231,7 +232,7 @@ class Examination:
                     outcomes.append((one, "out of reach"))
                     continue
                 held[descriptor] = one
-                if not self.unchanged(one.process, service.sessions(self.places.proc)):
+                if not self.unchanged(one, service.sessions(self.places.proc)):
                     del held[descriptor]
                     posix.close(descriptor)
                     log(one, "spared: it moved or was replaced")
@@ -252,10 +253,12 @@ class Examination:
                 posix.close(descriptor)
         return outcomes
 
-    def unchanged(self, process: orphans.Process, sockets: Mapping[int, service.Session]) -> bool:
-        """Whether it is still the same process and still hasn't moved."""
+    def unchanged(self, verdict: orphans.Verdict, sockets: Mapping[int, service.Session]) -> bool:
+        """Whether it is still the same process and still hasn't moved (one that burns: moved a byte)."""
+        process = verdict.process
         stat = processes.read_stat(process.stat.pid, self.places.proc)
         if stat is None or stat.start != process.stat.start or stat.state in "ZX":
             return False
         status = orphans.text_of(f"{self.places.proc}/{stat.pid}/status")
-        return orphans.evidence(stat, status, self.values, sockets, self.places.proc).progress == process.progress
+        now = orphans.evidence(stat, status, self.values, sockets, self.places.proc)
+        return now.moved == process.moved and (verdict.kind == orphans.BURNING or now.progress == process.progress)
