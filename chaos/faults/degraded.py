@@ -21,7 +21,13 @@ sub hook_data_post {
     return (DENY, "5.7.1 policy \x1b[31mred");
 }
 """
-REFUSES_ALL = 'sub hook_mail { return (DENY, "5.7.1 an old policy"); }\n'
+# mail that goes on meanwhile is from somebody
+OLD_POLICY = r"""
+sub hook_mail {
+    my ($self, $transaction, $sender) = @_;
+    return length $sender->user ? DECLINED : (DENY, '5.7.1 an old policy');
+}
+"""
 # Says that files of the role qpsmtpd changed just now, as a deploy does.
 STAMP = """
 import json, time
@@ -127,7 +133,7 @@ def canary_missing(scene: Scene) -> Generator[None, None, str]:
 def outdated(scene: Scene) -> Generator[None, None, str]:
     """As after a deploy that was cut off before its restart."""
     alone(scene)
-    add_plugin(scene, REFUSES_ALL)
+    add_plugin(scene, OLD_POLICY)
     scene.until("it listens", lambda: scene.sees() == "220", 30)
     scene.host.run(f"umount $(realpath {CONFIG})")
     master = scene.host.master()
