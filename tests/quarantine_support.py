@@ -40,6 +40,15 @@ def kept(name: str, body: bytes = b"Subject: spam\n\nbuy\n", **changes: Any) -> 
     return json.dumps(envelope).encode() + b"\n" + body
 
 
+def shared(name: str, domains: Sequence[str], body: bytes = b"Subject: spam\n\nbuy\n", **changes: Any) -> bytes:
+    """A file as Mf/Rejected.pm writes it for several domains; ``name`` is the first copy's id."""
+    line, _, _ = kept(name, body, **changes).partition(b"\n")
+    envelope = json.loads(line)
+    del envelope["id"], envelope["recipients"]
+    envelope["copies"] = [{"domain": domain, "recipients": [f"user@{domain}"]} for domain in domains]
+    return json.dumps(envelope | changes).encode() + b"\n" + body
+
+
 def put(folder: str, name: str, data: bytes, domain: str = "customer.example") -> Path:
     """A kept file below an MX's folder, or ``incoming``."""
     path = Path(folder) / layout.day(name) / domain / "new" / name

@@ -1,7 +1,7 @@
 """One kept file: its envelope line, and what the index says about the message that follows. Reads; writes nothing.
 
-Everything in it was written by strangers. What isn't as the MX's plugin writes it is refused as ``DamagedError``,
-never guessed."""
+The envelope is that of one copy, or of one copy for each of several domains (see Mf/Rejected.pm). Everything in
+it was written by strangers. What isn't as the MX's plugin writes it is refused as ``DamagedError``, never guessed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from . import layout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 LINE_MAX = 1 << 20
@@ -64,11 +65,10 @@ class Message:
         """The first HEAD_MAX bytes of the message."""
 
 
+_SINGLE: dict[str, type] = {"id": str, "recipients": list}
 _KINDS: dict[str, type] = {
-    "id": str,
     "host": str,
     "sender": str,
-    "recipients": list,
     "plugin": str,
     "reason": str,
     "size": int,
@@ -78,14 +78,34 @@ _KINDS: dict[str, type] = {
 
 
 def read(path: str, domain: str, ident: str) -> Message:
-    """The message in a kept file; its bytes are held against the hash in the envelope. Raises DamagedError, OSError."""
+    """One copy of the message in a kept file, its bytes held against the hash in the envelope.
+
+    Raises DamagedError, OSError.
+    """
+    return one_of(copies(path, ident), domain, ident)
+
+
+def one_of(found: Iterable[Message], domain: str, ident: str) -> Message:
+    """The copy of that id, which must be that domain's. Raises DamagedError."""
+    for one in found:
+        if one.id == ident and one.domain in (domain, ""):
+            one.domain = domain
+            return one
+    raise DamagedError("its envelope is that of another message")
+
+
+def copies(path: str, ident: str) -> list[Message]:
+    """All copies of the message in a kept file that has ``ident`` for one of them, as ``read``.
+
+    The envelope of a single one doesn't name its domain: then that is "".
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         first = os.read(descriptor, _CHUNK)
         line, newline, body = first.partition(b"\n")
         if not newline:
             raise DamagedError("it is empty" if not first else "its first line is no envelope")
-        envelope = parse(line, ident)
+        envelopes = parse_all(line, ident)
         checksum = hashlib.sha256(body)
         kept = len(body)
         # a plain file gives less than was asked for at its end only
@@ -95,13 +115,34 @@ def read(path: str, domain: str, ident: str) -> Message:
             kept += len(first)
     finally:
         os.close(descriptor)
-    if checksum.hexdigest() != envelope["sha256"]:
+    if checksum.hexdigest() != envelopes[0]["sha256"]:
         raise DamagedError("its bytes are not those that the MX wrote (sha256 differs)")
-    return Message(domain, envelope, body[:HEAD_MAX], kept, checksum.digest())
+    head = body[:HEAD_MAX]
+    return [Message(one.get("domain", ""), one, head, kept, checksum.digest()) for one in envelopes]
 
 
 def parse(line: bytes, ident: str) -> dict[str, Any]:
-    """The envelope in a file's first line. Raises DamagedError."""
+    """The envelope of one copy in a file's first line; nothing of the others is in it. Raises DamagedError."""
+    return next(one for one in parse_all(line, ident) if one["id"] == ident)
+
+
+def alone(line: bytes, ident: str) -> bytes:
+    """A file's first line as it is for one copy: what leaves this host has no other domain's recipients.
+
+    A line that isn't shared, or is none of ours, stays as it is.
+    """
+    try:
+        envelopes = parse_all(line.rstrip(b"\n"), ident)
+    except DamagedError:
+        return line
+    if "domain" not in envelopes[0]:
+        return line
+    own = next(one for one in envelopes if one["id"] == ident)
+    return json.dumps({key: value for key, value in own.items() if key != "domain"}).encode() + b"\n"
+
+
+def parse_all(line: bytes, ident: str) -> list[dict[str, Any]]:
+    """The envelopes of all copies in a file's first line, ``ident`` among them. Raises DamagedError."""
     if len(line) >= LINE_MAX:
         raise DamagedError("its first line is too long for an envelope")
     try:
@@ -110,19 +151,44 @@ def parse(line: bytes, ident: str) -> dict[str, Any]:
         envelope = None
     if not isinstance(envelope, dict):
         raise DamagedError("its first line is no envelope")
-    for key, kind in _KINDS.items():
+    kinds = _KINDS if "copies" in envelope else _SINGLE | _KINDS
+    for key, kind in kinds.items():
         # type() and not isinstance(): true is no size
         if type(envelope.get(key)) is not kind:
             raise DamagedError(f"its envelope has no proper {key}")
-    if envelope["id"] != ident:
-        raise DamagedError("its envelope is that of another message")
     if not layout.is_host(envelope["host"]):
         raise DamagedError("its envelope has no proper host")
-    if not all(isinstance(one, str) for one in envelope["recipients"]):
-        raise DamagedError("its envelope has no proper recipients")
     if not 0 <= envelope["size"] < 1 << 40:
         raise DamagedError("its envelope has no proper size")
-    return envelope
+    # a single one has no domain of its own: its folder says it
+    envelope.pop("domain", None)
+    envelopes = _shared(envelope, ident) if "copies" in envelope else [envelope]
+    for one in envelopes:
+        recipients = one.get("recipients")
+        if not isinstance(recipients, list) or not all(isinstance(address, str) for address in recipients):
+            raise DamagedError("its envelope has no proper recipients")
+    # an id that is no text is that of no message
+    if not any(one.get("id") == ident for one in envelopes):
+        raise DamagedError("its envelope is that of another message")
+    return envelopes
+
+
+def _shared(envelope: dict[str, Any], ident: str) -> list[dict[str, Any]]:
+    """An envelope for each of the copies, with its ``domain``. Their ids follow from the file's, so none can be that
+    of another message.
+    """
+    entries = envelope["copies"]
+    if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
+        raise DamagedError("its envelope has no proper copies")
+    domains = [one.get("domain") for one in entries]
+    if not all(isinstance(one, str) and layout.is_domain(one) for one in domains) or len(set(domains)) != len(domains):
+        raise DamagedError("its envelope has no proper copies")
+    common = {key: value for key, value in envelope.items() if key != "copies"}
+    name = layout.message(ident)
+    return [
+        common | {"id": layout.copy(name, number), "domain": one["domain"], "recipients": one.get("recipients")}
+        for number, one in enumerate(entries)
+    ]
 
 
 def header(head: bytes) -> bytes:

@@ -3,7 +3,7 @@
 A batch goes: read and verify each file; link it into the store; sync; index and ledger in one transaction; unlink it
 in ``incoming``. Killed before the commit, the next run finds the files in ``incoming`` again and the links already
 made. Killed after it, the ledger knows the ids and only the unlinking is left. So nothing is lost or doubled at any
-step.
+step. A message with a copy for several domains is one file, and a link and a row for each of them, in one transaction.
 
 While the host is throttled (``/run/mf/throttled``) messages go one by one, ``import_throttle_sleep`` seconds apart on
 the whole host: whoever's turn it is holds one flock."""
@@ -34,9 +34,9 @@ SETTLE = 0.5  # seconds between two looks at the marker while the pace is kept
 
 
 class Counts:
-    """What an import did."""
+    """What an import did. Messages are the index's: a copy for each domain is one, and a file may hold several."""
 
-    __slots__ = ("bad", "canaries", "damaged", "expired", "imported", "known")
+    __slots__ = ("bad", "canaries", "damaged", "expired", "files", "imported", "known")
 
     def __init__(self) -> None:
         self.imported = 0
@@ -46,9 +46,7 @@ class Counts:
         self.damaged = 0  # not whole here; will be fetched again
         self.bad = 0  # not whole on the MX either, or not in our format: put aside
 
-    def settled(self) -> int:
-        """Messages of which nothing is missing any more."""
-        return self.imported + self.known + self.expired + self.canaries + self.bad
+        self.files = 0  # of which nothing is missing any more
 
     def as_json(self) -> dict[str, int]:
         """All counts by name."""
@@ -143,37 +141,58 @@ class Importer:
         return True
 
     def batch(self, files: list[tuple[str, str, str]], *, fresh: bool) -> None:
-        """Import some files ``(path, domain, id)``, all or, when it raises, none as far as index and ledger know."""
+        """Import some files ``(path, domain, id)``, in one transaction, or in several if they have very many copies."""
+        left = files
+        while left:
+            left = self._some(left, fresh=fresh)
+
+    def _some(self, files: list[tuple[str, str, str]], *, fresh: bool) -> list[tuple[str, str, str]]:
+        """Import the first of some files, all or, when it raises, none as far as index and ledger know; returns the
+        rest.
+        """
         now = self._clock()
         known = self._index.known([ident for _, _, ident in files])
         kept: list[envelope.Message] = []
         others: list[tuple[str, str, str]] = []
         seen: list[tuple[canary.Tag, envelope.Message]] = []
         done: list[str] = []
+        damaged = 0
         cutoffs: dict[str, str] = {}
-        for path, domain, ident in files:
+        rest: list[tuple[str, str, str]] = []
+        for number, (path, domain, ident) in enumerate(files):
+            if len(kept) + len(others) >= BATCH:
+                rest = files[number:]
+                break
             if ident in known:
                 self.counts.known += 1
                 done.append(path)
                 continue
             try:
-                message = envelope.read(path, domain, ident)
+                copies = self._copies(path, domain, ident, known)
             except FileNotFoundError:
                 continue
             except (envelope.DamagedError, IsADirectoryError) as error:
+                damaged += not fresh
                 self._damaged(path, domain, ident, str(error), fresh, others)
                 done.append(path)
                 continue
-            known.add(ident)
-            tag = self._canaries.recognise(message) if self._canaries is not None else None
-            if tag is not None:
-                seen.append((tag, message))
-                others.append((ident, domain, "canary"))
-            elif ident < (cutoffs.get(domain) or cutoffs.setdefault(domain, self._settings.cutoff(domain, now))):
-                others.append((ident, domain, "expired"))
-            else:
-                store.keep(path, self._layout.path(domain, ident))
-                kept.append(message)
+            for message in copies:
+                if message.id in known:
+                    self.counts.known += 1
+                    continue
+                known.add(message.id)
+                tag = self._canaries.recognise(message) if self._canaries is not None else None
+                entry = (message.id, message.domain)
+                before = cutoffs.get(message.domain) or self._settings.cutoff(message.domain, now)
+                cutoffs[message.domain] = before
+                if tag is not None:
+                    seen.append((tag, message))
+                    others.append((*entry, "canary"))
+                elif message.id < before:
+                    others.append((*entry, "expired"))
+                else:
+                    store.keep(path, self._layout.path(message.domain, message.id))
+                    kept.append(message)
             done.append(path)
         if kept or others:
             store.sync(self._layout.root)
@@ -190,6 +209,20 @@ class Importer:
         self.counts.imported += len(kept)
         self.counts.canaries += len(seen)
         self.counts.expired += sum(1 for entry in others if entry[2] == "expired")
+        self.counts.files += len(done) - damaged
+        return rest
+
+    def _copies(self, path: str, domain: str, ident: str, known: set[str]) -> list[envelope.Message]:
+        """The messages in a file: one, or one for each domain that has a copy. What the ledger knows of them goes into
+        ``known``: a repair may have found some in the store.
+        """
+        if domain != layout.SHARED:
+            return [envelope.read(path, domain, ident)]
+        found = envelope.copies(path, ident)
+        if not found[0].domain:
+            raise envelope.DamagedError("its envelope names no copies")
+        known |= self._index.known([one.id for one in found])
+        return found
 
     def _add(self, kept: list[envelope.Message], others: list[tuple[str, str, str]]) -> None:
         """Into the index, without what a repair has put there since it was looked up."""

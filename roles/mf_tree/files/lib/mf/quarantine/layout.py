@@ -4,12 +4,14 @@
 
     /mf/var/quarantine/mail/YYYY-MM-DD/<domain>/<id>                 kept, exactly as the MX wrote it
                        incoming/<mx>/YYYY-MM-DD/<domain>/new/<id>    fetched, not yet imported
+                       incoming/<mx>/YYYY-MM-DD/_shared/new/<id>     the same, a message with a copy for several domains
                        bad/<mx>/<id>                                 what can't be imported, for a person to look at
                        state/<mx>.json                               how far the fetching from an MX is (see pull.py)
                        lock/<mx>.lock                                one flock for each MX, and one for the pace
 
 The format of a file is in roles/qpsmtpd/files/lib/qpsmtpd/lib/Mf/Rejected.pm. An id begins with the time of the
-rejection, so ids sort by time, and an id's first 8 digits name its day."""
+rejection, so ids sort by time, and an id's first 8 digits name its day. What has a copy for several domains lies in
+``_shared`` under the first copy's id; in ``mail`` each copy is a hard link to it, so the bytes are there once."""
 
 from __future__ import annotations
 
@@ -26,6 +28,9 @@ _TIME = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)\.(\d{6})", re.ASCII)
 _DOMAIN = re.compile(r"_invalid|(?!.*\.\.)[a-z0-9][a-z0-9.-]{0,252}", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}", re.ASCII)
 _KEPT = re.compile(r"(\d{4}-\d\d-\d\d)/([^/]+)/new/([^/]+)", re.ASCII)
+
+SHARED = "_shared"
+"""Takes a domain's place in the path of a message with a copy for several of them."""
 
 _EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001  (all times here are UTC without saying so, as in the database)
 
@@ -46,12 +51,28 @@ def is_host(text: str) -> bool:
 
 
 def kept_file(path: str) -> tuple[str, str] | None:
-    """``(domain, id)`` from ``YYYY-MM-DD/<domain>/new/<id>``; None when it is anything else."""
+    """``(domain or SHARED, id)`` from ``YYYY-MM-DD/<domain>/new/<id>``; None when it is anything else."""
     found = _KEPT.fullmatch(path)
     if found is None:
         return None
     _, domain, ident = found.groups()
-    return (domain, ident) if is_domain(domain) and is_id(ident) else None
+    proper = is_domain(domain) or (domain == SHARED and ident == first_copy(ident))
+    return (domain, ident) if proper and is_id(ident) else None
+
+
+def copy(message: str, number: int) -> str:
+    """The id of a message's copy; ``number`` counts from 0."""
+    return f"{message}.{number}"
+
+
+def message(ident: str) -> str:
+    """What the ids of all copies of a message begin with."""
+    return ident.rpartition(".")[0]
+
+
+def first_copy(ident: str) -> str:
+    """The id under which a message lies in SHARED, from the id of any of its copies."""
+    return copy(message(ident), 0)
 
 
 def received(ident: str) -> float:

@@ -91,7 +91,7 @@ class Source:
     def note(self, counts: Counts) -> None:
         """Count what an import took out of ``incoming`` when no listing follows: the MX is gone."""
         self.imported += counts.imported
-        self.unpulled = max(0, self.unpulled - counts.settled() - counts.damaged)
+        self.unpulled = max(0, self.unpulled - counts.files - counts.damaged)
         if not self.unpulled:
             self.oldest = None
 
@@ -381,13 +381,13 @@ class Puller:
     def _import(self, *, fresh: bool, left: list[tuple[str, int]] | None = None) -> bool:
         """Import what is in ``incoming``; False when time is up."""
         counts = self._importer.counts
-        imported, settled = counts.imported, counts.settled()
+        imported, files = counts.imported, counts.files
 
         def tick() -> bool:
-            nonlocal imported, settled
+            nonlocal imported, files
             self._source.imported += counts.imported - imported
-            self._source.unpulled = max(0, self._source.unpulled - (counts.settled() - settled))
-            imported, settled = counts.imported, counts.settled()
+            self._source.unpulled = max(0, self._source.unpulled - (counts.files - files))
+            imported, files = counts.imported, counts.files
             self._source.save(self._clock())
             return state.boottime() < self._end
 

@@ -10,13 +10,14 @@ docs/architecture.md)."""
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
 import time
 
 from .. import decisions, text
-from . import QuarantineError
+from . import QuarantineError, envelope
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,11 +61,16 @@ class Answer:
 
 def over_ssh(command: Sequence[str], address: str, ident: str, path: str) -> Answer:
     """Hand a kept file to one MX. Any failure whose effect isn't certain is ``LOST``; ``UNSENT`` if none can be."""
+    words = [*command, f"mf-release@{address}", ident]
     try:
         with open(path, "rb") as file:
-            done = subprocess.run(
-                [*command, f"mf-release@{address}", ident], stdin=file, capture_output=True, timeout=LIMIT, check=False
-            )
+            first = file.readline(envelope.LINE_MAX)
+            own = envelope.alone(first, ident)
+            if own is first:
+                os.lseek(file.fileno(), 0, os.SEEK_SET)
+                done = subprocess.run(words, stdin=file, capture_output=True, timeout=LIMIT, check=False)
+            else:
+                done = subprocess.run(words, input=own + file.read(), capture_output=True, timeout=LIMIT, check=False)
     except subprocess.TimeoutExpired:
         return Answer(LOST, f"no answer within {LIMIT:g} s")
     line = done.stdout.decode("latin-1").partition("\n")[0]
@@ -72,11 +78,11 @@ def over_ssh(command: Sequence[str], address: str, ident: str, path: str) -> Ans
     expected = {ACCEPTED: 0, KNOWN: 0, REFUSED: 1, LATER: 75, "unclear": 70}
     if expected.get(word) == done.returncode:
         return Answer(word if word != "unclear" else LOST, text.clean(rest, 200))
-    words = [one.strip() for one in (done.stderr or done.stdout).decode("latin-1").strip().splitlines()] or [""]
-    told = next((one for one in words if _NO_SESSION.fullmatch(one)), None)
+    lines = [one.strip() for one in (done.stderr or done.stdout).decode("latin-1").strip().splitlines()] or [""]
+    told = next((one for one in lines if _NO_SESSION.fullmatch(one)), None)
     if told is not None and done.returncode == 255 and not done.stdout:
         return Answer(UNSENT, text.clean(told, 160))
-    return Answer(LOST, f"ssh ended with {done.returncode}: {text.clean(words[0], 160)}")
+    return Answer(LOST, f"ssh ended with {done.returncode}: {text.clean(lines[0], 160)}")
 
 
 def answers(address: str) -> bool:

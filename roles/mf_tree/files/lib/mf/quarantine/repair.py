@@ -15,7 +15,7 @@ from . import DuplicateError, envelope, layout, pull, store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Container, Iterable
 
     from .database import Database
     from .settings import Settings
@@ -48,6 +48,12 @@ def _folders(path: str) -> list[str]:
         return sorted(os.listdir(path))
     except FileNotFoundError:
         return []
+
+
+def _lists(path: str, wanted: Container[str], shared: Container[str]) -> bool:
+    """Whether a listed file is one of those, or has a copy that may be."""
+    folder, _, ident = path.rpartition("/")
+    return ident in wanted or (ident in shared and folder.endswith(f"/{layout.SHARED}/new"))
 
 
 class Repair:
@@ -113,8 +119,9 @@ class Repair:
                 return False
         except FileNotFoundError:
             return True  # expired meanwhile
+        waits = (f"{domain}/new/{name}", f"{layout.SHARED}/new/{layout.first_copy(name)}")
         return any(
-            os.path.lexists(f"{self._layout.incoming(mx)}/{day}/{domain}/new/{name}") for mx in self._layout.stray()
+            os.path.lexists(f"{self._layout.incoming(mx)}/{day}/{one}") for mx in self._layout.stray() for one in waits
         )
 
     def _strays(self, domain: str, day: str, names: list[str]) -> None:
@@ -126,6 +133,7 @@ class Repair:
         over = self._index.over(names)
         cutoff = self._settings.cutoff(domain, self._clock())
         kept: list[envelope.Message] = []
+        siblings: list[tuple[str, envelope.Message]] = []
         for name in names:
             path = f"{folder}/{name}"
             if name in over or name < cutoff:
@@ -134,7 +142,9 @@ class Repair:
                     store.drop(path)
                 continue
             try:
-                kept.append(envelope.read(path, domain, name))
+                copies = envelope.copies(path, name)
+                kept.append(envelope.one_of(copies, domain, name))
+                siblings += [(path, one) for one in copies if one.domain not in (domain, "")]
             except (envelope.DamagedError, OSError):
                 # not whole and in no index: half of an import, most likely; the MX has it whole
                 self.outcome.damaged += 1
@@ -144,6 +154,25 @@ class Repair:
         if kept and not self._dry_run:
             kept = self._again(domain, day, kept)
         self.outcome.indexed += len(kept)
+        self._siblings(siblings)
+
+    def _siblings(self, found: list[tuple[str, envelope.Message]]) -> None:
+        """Index the copies for other domains of strays, ``(file, copy)``, where neither ledger nor store has them.
+
+        No pull would: an MX isn't asked for a message whose first copy is known.
+        """
+        known = self._index.known([one.id for _, one in found]) if found else set()
+        for path, one in found:
+            target = self._layout.path(one.domain, one.id)
+            over = one.id < self._settings.cutoff(one.domain, self._clock())
+            if one.id in known or over or os.path.lexists(target):
+                continue
+            if self._dry_run:
+                self.outcome.indexed += 1
+                continue
+            store.keep(path, target)
+            store.sync(self._layout.root)
+            self.outcome.indexed += len(self._again(one.domain, layout.day(one.id), [one]))
 
     def _again(self, domain: str, day: str, kept: list[envelope.Message]) -> list[envelope.Message]:
         """Index strays; returns those that weren't indexed by somebody else meanwhile."""
@@ -172,12 +201,15 @@ class Repair:
                 problems.append(f"{mx}: is being pulled for longer than a minute; run this again")
                 continue
             try:
-                names, _ = pull.missing(remote, self._index, pull.EVERYTHING, frozenset(wanted))
-                names = [entry for entry in names if entry[0].rpartition("/")[2] in wanted]
+                shared = {layout.first_copy(ident) for ident in wanted}
+                names, _ = pull.missing(remote, self._index, pull.EVERYTHING, frozenset(wanted) | shared)
+                names = [entry for entry in names if _lists(entry[0], wanted, shared)]
                 if self._dry_run:
-                    self.outcome.fetched += len(names)
-                    for path, _ in names:
-                        self._missing.pop(path.rpartition("/")[2], None)
+                    there = {path.rpartition("/")[2] for path, _ in names}
+                    for ident in wanted:
+                        if ident in there or layout.first_copy(ident) in there:
+                            self.outcome.fetched += 1
+                            del self._missing[ident]
                     continue
                 for start in range(0, len(names), pull.FETCH):
                     remote.fetch([path for path, _ in names[start : start + pull.FETCH]], self._layout.incoming(mx))
@@ -196,15 +228,19 @@ class Repair:
 
     def _take(self, mx: str) -> None:
         """Put fetched files of rows that miss theirs into the store; the importer does the rest."""
+        shared = {layout.first_copy(ident) for ident in self._missing}
         for path, domain, ident in layout.waiting(self._layout.incoming(mx)):
-            if self._missing.get(ident) != domain:
+            if self._missing.get(ident) != domain and not (domain == layout.SHARED and ident in shared):
                 continue
             try:
-                envelope.read(path, domain, ident)
+                copies = envelope.copies(path, ident)
             except (envelope.DamagedError, OSError):
                 continue
-            store.keep(path, self._layout.path(domain, ident))
-            self._index.mark(domain, ident, lost=False)
-            del self._missing[ident]
-            self.outcome.fetched += 1
+            for one in copies:
+                where = one.domain or domain
+                if self._missing.get(one.id) == where:
+                    store.keep(path, self._layout.path(where, one.id))
+                    self._index.mark(where, one.id, lost=False)
+                    del self._missing[one.id]
+                    self.outcome.fetched += 1
         store.sync(self._layout.root)
