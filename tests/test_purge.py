@@ -270,3 +270,55 @@ def test_the_command_says_what_is_missing(places: state.Places, root: Path, caps
     assert everything(root) == []
     with state.Lock(places, command.LOCK):
         assert command.main([], places) == 0
+
+
+# --- messages for several domains, and a day's limit
+
+
+def test_what_is_shared_goes_like_the_rest(root: Path) -> None:
+    old, new = keep(root, "2025-11-18", "1", "_shared"), keep(root, "2025-11-25", "2", "_shared")
+    with purge.Store(str(root)) as store:
+        assert purge.purge(store, 5, 0, NOW).aged == 1
+    assert not old.exists()
+    assert new.exists()
+
+
+def day(root: Path, text: str) -> rejected.Record:
+    (root / ".day").write_text(text)
+    return rejected.today(str(root), NOW)
+
+
+def test_todays_count_is_read_as_qpsmtpd_writes_it(root: Path) -> None:
+    assert rejected.today(str(root), NOW) == rejected.NO_DAY
+    text = "".join(f"{name} {value:015d}\n" for name, value in {"day": 20251125, "used": 900, "limit": 1000}.items())
+    today = day(root, text)
+    assert (today["used"], today["limit"]) == (900, 1000)
+    assert day(root, text.replace("20251125", "20251124"))["used"] == 0
+    assert day(root, "used 12\nda") == rejected.NO_DAY
+    assert day(root, "limit " + "9" * 4000) == rejected.NO_DAY
+
+
+def test_what_lies_in_the_counts_place_harms_nobody(root: Path) -> None:
+    os.mkfifo(root / ".day")
+    assert rejected.today(str(root), NOW) == rejected.NO_DAY
+    (root / ".day").unlink()
+    (root / ".day").symlink_to("/etc/passwd")
+    with pytest.raises(OSError, match="symbolic"):
+        rejected.today(str(root), NOW)
+
+
+def test_a_days_limit_is_told_before_and_after_it_costs_mail() -> None:
+    record = {**rejected.EMPTY, "ran": NOW}
+    today = {**rejected.NO_DAY, "day": 20251125, "used": 4 << 30, "limit": 5 << 30}
+    assert check.decide(record, [], 50, NOW, SETTINGS, {**today, "used": 3 << 30}) == (state.OK, [])
+    assert check.decide(record, [], 50, NOW, SETTINGS, today) == (
+        state.WARNING,
+        ["today has taken 80% of the 5 GiB that a day may"],
+    )
+    missed = {**today, "missed": 7, "missed_at": NOW - 3600}
+    words = ["7 messages not kept, a day takes 5 GiB and no more"]
+    assert check.decide(record, [], 50, NOW, SETTINGS, missed) == (state.CRITICAL, words)
+    # also on the next day, for a day
+    missed["used"] = 0
+    assert check.decide(record, [], 50, NOW + 80000, SETTINGS, missed)[1][0] == words[0]
+    assert check.decide({**record, "ran": NOW + 83000}, [], 50, NOW + 83000, SETTINGS, missed) == (state.OK, [])

@@ -22,8 +22,9 @@ sub writer {
     my $raw = "Subject: x\n\n" . ('y' x 63 . "\n") x (1 << 14);
     for (;;) {
         my $id = Mf::Rejected::new_id('mx1', time, 0);
-        Mf::Rejected::write_copy(root => $root, date => $date, domain => 'ours.example', envelope => {id => $id}, raw => \$raw);
-        syswrite $told, "$id\n";
+        Mf::Rejected::write_message(root => $root, date => $date, envelope => {message => $id},
+            copies => [{domain => 'ours.example', recipients => []}], raw => \$raw);
+        syswrite $told, "$id.0\n";
     }
 }
 

@@ -9,6 +9,7 @@ use Digest::SHA qw(sha256_hex);
 use File::Temp qw(tempdir);
 use JSON::PP;
 use Mf::Counters;
+use Mf::DayLimit;
 use Mf::Rejected;
 use TestServer;
 use Qpsmtpd::Constants;
@@ -34,9 +35,10 @@ umask 027;
 }
 
 sub server {
-    my ($directory, $max, $databytes) = @_;
+    my ($directory, $max, $databytes, $day) = @_;
+    $day //= 1_000_000_000;
     my $s = TestServer->start(config => {databytes => [$databytes // 0], rcpthosts => ['ours.example', 'second.example'], mf_canary => ['c@mx.mf.invalid']},
-        plugins => ['mf_strict_data', "mf_keep_rejected host=mx1 directory=$directory max_bytes=$max counters=$root/counts", 'mf_canary', 'My::Deny',
+        plugins => ['mf_strict_data', "mf_keep_rejected host=mx1 directory=$directory max_bytes=$max day_bytes=$day counters=$root/counts", 'mf_canary', 'My::Deny',
             'mf_reject_gtube', 'mf_domains']);
     return $s;
 }
@@ -52,17 +54,19 @@ sub read_kept {
     return ($envelope, <$in>);
 }
 
-subtest 'one copy for each domain' => sub {
+subtest 'a copy for each domain, the bytes once' => sub {
     my $dir = "$root/a"; mkdir $dir;
     my $s = server($dir, 10_000);
     $s->envelope('a@b.example', 'u@ours.example', 'v@second.example', 'W@Second.example');
     is($s->transmit("Subject: x\r\n\r\n$GTUBE\r\n\xff\x00 bytes\r\n.\r\n"), '552 5.7.1 spam refused (GTUBE)', 'refused');
     my @files = files($dir, 'new');
-    is(@files, 2, 'two copies');
+    is(@files, 1, 'one file');
     is(scalar(() = files($dir, 'tmp')), 0, 'nothing left in tmp');
-    my ($envelope, $raw) = read_kept($files[1]);
-    like($files[1], qr{^\Q$dir\E/\d{4}-\d\d-\d\d/second\.example/new/\Q$envelope->{id}\E$}, 'its place');
-    is_deeply($envelope->{recipients}, ['v@second.example', 'W@Second.example'], 'recipients of this domain only');
+    my ($envelope, $raw) = read_kept($files[0]);
+    like($files[0], qr{^\Q$dir\E/\d{4}-\d\d-\d\d/_shared/new/\Q$envelope->{message}\E\.0$}, 'its place is no domain\'s');
+    is_deeply($envelope->{copies}, [{domain => 'ours.example', recipients => ['u@ours.example']},
+            {domain => 'second.example', recipients => ['v@second.example', 'W@Second.example']}], 'each domain with its recipients');
+    ok(!exists $envelope->{id} && !exists $envelope->{recipients}, 'nothing by which it could be taken for one domain\'s');
     is($envelope->{sha256}, sha256_hex($raw), 'hash of what follows');
     is($envelope->{size}, length $raw, 'size');
     ok(!$envelope->{truncated}, 'whole');
@@ -70,10 +74,50 @@ subtest 'one copy for each domain' => sub {
         ['mx1', 'a@b.example', '192.0.2.1', 'client.example', 'mf_reject_gtube', '5.7.1 spam refused (GTUBE)'], 'envelope');
     like($envelope->{received}, qr/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/, 'time');
     like($raw, qr/^Received: .*^Subject: x\n\n\Q$GTUBE\E\n\xff\x00 bytes\n\z/ms, 'the bytes');
-    my ($other) = read_kept($files[0]);
-    is($other->{message}, $envelope->{message}, 'one message');
-    isnt($other->{id}, $envelope->{id}, 'two ids');
     is((stat $files[0])[2] & 07777, 0640, 'mode');
+};
+
+subtest 'one domain' => sub {
+    my $dir = "$root/single"; mkdir $dir;
+    my $s = server($dir, 10_000);
+    $s->envelope('a@b.example', 'v@second.example', 'W@Second.example');
+    $s->transmit("Subject: x\r\n\r\n$GTUBE\r\n.\r\n");
+    my @files = files($dir, 'new');
+    is(@files, 1, 'one file');
+    my ($envelope, $raw) = read_kept($files[0]);
+    like($files[0], qr{^\Q$dir\E/\d{4}-\d\d-\d\d/second\.example/new/\Q$envelope->{id}\E$}, 'its place');
+    is($envelope->{id}, "$envelope->{message}.0", 'its id');
+    is_deeply($envelope->{recipients}, ['v@second.example', 'W@Second.example'], 'its recipients');
+    ok(!exists $envelope->{copies}, 'no list of copies');
+    is($envelope->{sha256}, sha256_hex($raw), 'hash of what follows');
+};
+
+subtest 'one large message to a hundred domains' => sub {
+    my $dir = "$root/hundred"; mkdir $dir;
+    my @domains = map { "d$_.example" } 1 .. 100;
+    my $s = TestServer->start(config => {rcpthosts => \@domains, mf_canary => ['c@mx.mf.invalid']},
+        plugins => ["mf_keep_rejected host=mx1 directory=$dir max_bytes=10000000 day_bytes=10000000 counters=$root/counts", 'mf_reject_gtube', 'mf_domains']);
+    $s->envelope('a@b.example', map { "u\@$_" } @domains);
+    $s->transmit("Subject: x\r\n\r\n$GTUBE\r\n" . ('y' x 70 . "\r\n") x 14_000 . ".\r\n");
+    my $bytes = 0;
+    $bytes += -s $_ for files($dir, 'new');
+    cmp_ok($bytes, '<', 1_100_000, "$bytes bytes on the disk");
+    my ($envelope) = read_kept(files($dir, 'new'));
+    is(scalar @{$envelope->{copies}}, 100, 'a copy for each domain');
+};
+
+subtest 'as many and as long recipients as there can be' => sub {
+    my $dir = "$root/long"; mkdir $dir;
+    my $domain = join '.', ('x' x 63) x 3, 'y' x 55;
+    my @copies = map { my $d = sprintf '%04d%s', $_, $domain; {domain => $d, recipients => ['u' x 255 . "\@$d"]} } 1 .. 1000;
+    my $path = Mf::Rejected::write_message(root => $dir, date => '2026-01-31', copies => \@copies, raw => \'x',
+        envelope => {message => Mf::Rejected::new_id('mx1', 1_700_000_000, 0), reason => "\xff" x 1000, helo => "\xff" x 255});
+    my ($envelope, $raw) = read_kept($path);
+    is(scalar @{$envelope->{copies}}, 1000, 'all are kept');
+    push @copies, @copies;
+    ok(!eval { Mf::Rejected::write_message(root => $dir, date => '2026-01-31', copies => \@copies, raw => \'x', envelope => {message => 'm'}) },
+        'an envelope that control would not read is not written');
+    is(scalar(() = files($dir, 'new')) . scalar(() = files($dir, 'tmp')), '10', 'and leaves nothing');
 };
 
 subtest 'size limit' => sub {
@@ -155,7 +199,7 @@ subtest 'a domain that wants no copies' => sub {
     unlink "$root/counts";
     my $s = TestServer->start(config => {rcpthosts => ['ours.example', 'second.example'], mf_canary => ['c@mx.mf.invalid'],
             mf_keep_nothing => ['Second.example']},
-        plugins => ["mf_keep_rejected host=mx1 directory=$dir max_bytes=1000 counters=$root/counts", 'mf_reject_gtube', 'mf_domains']);
+        plugins => ["mf_keep_rejected host=mx1 directory=$dir max_bytes=1000 day_bytes=1000000 counters=$root/counts", 'mf_reject_gtube', 'mf_domains']);
     $s->envelope('a@b.example', 'u@SECOND.example');
     like($s->transmit("Subject: x\r\n\r\n$GTUBE\r\n.\r\n"), qr/^552 /, 'refused');
     is(scalar(() = files($dir, 'new')), 0, 'nothing is kept');
@@ -163,7 +207,7 @@ subtest 'a domain that wants no copies' => sub {
     $s->transmit("Subject: x\r\n\r\n$GTUBE\r\n.\r\n");
     my @files = files($dir, 'new');
     is(@files, 1, 'the other domain has its copy');
-    like($files[0], qr{/ours\.example/}, 'the right one');
+    like($files[0], qr{/ours\.example/new/}, 'the right one, as any message to one domain');
     is_deeply(counts(), {'message mf_reject_gtube: 5.7.1 spam refused' => 2}, 'both are counted');
     is(scalar(grep { /not kept for second\.example, as configured/ } $s->log_lines), 2, 'and logged');
 };
@@ -173,12 +217,13 @@ subtest 'the end-to-end canary' => sub {
     unlink "$root/counts";
     my $s = TestServer->start(config => {rcpthosts => ['ours.example'], mf_canary => ['c@mx.mf.invalid'],
             mf_canary_domain => ['canary.mf.invalid']}, remote_ip => '127.0.0.1',
-        plugins => ["mf_keep_rejected host=mx1 directory=$dir max_bytes=1000 counters=$root/counts", 'mf_canary', 'My::Deny',
+        plugins => ["mf_keep_rejected host=mx1 directory=$dir max_bytes=1000 day_bytes=1000000 counters=$root/counts", 'mf_canary', 'My::Deny',
             'mf_reject_gtube', 'mf_domains']);
     $s->envelope('a@b.example', 'spam@Canary.mf.invalid');
     like($s->transmit("Subject: x\r\n\r\n$GTUBE\r\n.\r\n"), qr/^552 /, 'refused');
     is(scalar(() = files($dir, 'new')), 1, 'kept for the quarantine');
     is_deeply(counts(), {}, 'not counted');
+    ok(!-e "$dir/.day", 'and no limit keeps it away');
     ($My::Deny::hook, @My::Deny::answer) = ('queue', DENY, 'a loop');
     $s->envelope('a@b.example', 'ham@canary.mf.invalid');
     is($s->transmit("Subject: x\r\n\r\ny\r\n.\r\n"), '552 a loop', 'a ham that the queue refuses');
@@ -209,18 +254,17 @@ subtest 'hostile envelopes' => sub {
     $s->transaction->sender(bless {_user => "s\n\0\xff", _host => 'x'}, 'Qpsmtpd::Address');
     like($s->transmit("Subject: x\r\n\r\ny\r\n.\r\n"), qr/^552 /, 'refused');
     my @files = files($dir, 'new');
-    is(@files, 2, 'two copies: ours.example and _invalid');
-    open my $in, '<:raw', $files[1] or die;
+    is(@files, 1, 'one file');
+    open my $in, '<:raw', $files[0] or die;
     my $first = <$in>;
     like($first, qr/\A[\x20-\x7e]+\n\z/, 'the envelope is one line of ASCII');
     my $envelope = decode_json($first);
-    is(scalar @{$envelope->{recipients}}, 200, '200 recipients');
+    my ($odd_copy, $copy) = @{$envelope->{copies}};
+    is(scalar @{$copy->{recipients}}, 200, '200 recipients');
     is($envelope->{sender}, "s\n\0\x{ff}\@x", 'a hostile sender comes back as it was');
     cmp_ok(length $envelope->{reason}, '<=', 1000, 'a long reason is cut');
     cmp_ok(length $envelope->{helo}, '<=', 255, 'a long HELO too');
-    my ($odd_envelope) = read_kept($files[0]);
-    like($files[0], qr{/_invalid/new/}, 'a domain that is none');
-    is_deeply($odd_envelope->{recipients}, ["a\nb\@../../etc"], 'is still told');
+    is_deeply($odd_copy, {domain => '_invalid', recipients => ["a\nb\@../../etc"]}, 'a domain that is none is still told');
     $My::Deny::hook = '';
 };
 
@@ -239,6 +283,8 @@ subtest 'a disk that fails never changes the answer' => sub {
         ok((grep { /not kept as/ } $s->log_lines), "$name: logged");
     }
     is(counts()->{'keep failed'}, 3, 'counted');
+    my ($used) = do { open my $in, '<', "$root/full/.day" or die; local $/; <$in> =~ /^used (\d+)/m };
+    is($used + 0, 0, 'and it takes nothing of the day');
     my $s = server($root, 10_000_000);
     $s->envelope('a@b.example', 'u@ours.example');
     no warnings 'redefine';
@@ -246,6 +292,56 @@ subtest 'a disk that fails never changes the answer' => sub {
     is($s->transmit("Subject: x\r\n\r\n$GTUBE\r\n.\r\n"), '552 5.7.1 spam refused (GTUBE)', 'a failure before the writing');
     is(counts()->{'keep failed'}, 4, 'counted as well');
     is(scalar(() = files("$root/full", $_)), 0, "nothing half-written in $_") for 'tmp', 'new';
+};
+
+subtest 'the limit of a day' => sub {
+    my $dir = "$root/day"; mkdir $dir;
+    unlink "$root/counts";
+    my $s = server($dir, 10_000, 0, 20_000);    # two messages of a block and a copy
+    for (1 .. 4) {
+        $s->envelope('a@b.example', 'u@ours.example');
+        is($s->transmit("Subject: x\r\n\r\n$GTUBE\r\n.\r\n"), '552 5.7.1 spam refused (GTUBE)', "$_: refused all the same");
+    }
+    is(scalar(() = files($dir, 'new')), 2, 'two are kept');
+    is(counts()->{"over the day's limit"}, 2, 'two are counted');
+    is(counts()->{'message mf_reject_gtube: 5.7.1 spam refused'}, 4, 'as a refusal each');
+    is(scalar(grep { /not kept, the day's limit of 20000 bytes is reached: 5\.7\.1/ } $s->log_lines), 2, 'and two are told');
+    my %day = map { split } do { open my $in, '<', "$dir/.day" or die; <$in> };
+    is_deeply([map { $_ + 0 } @day{qw(used limit missed)}], [16_384, 20_000, 2], 'what check-rejected reads');
+    cmp_ok(abs(time - $day{missed_at}), '<', 60, 'and when');
+    $s = server($dir, 10_000, 0, 20_000);
+    $s->envelope('a@b.example', 'u@ours.example');
+    $s->transmit("Subject: x\r\n\r\n$GTUBE\r\n.\r\n");
+    is(scalar(() = files($dir, 'new')), 2, 'another server goes on with the same day');
+    my $small = server($dir, 10_000, 0, 25_000);
+    $small->envelope('a@b.example', 'u@ours.example', 'v@second.example');
+    $small->transmit("Subject: x\r\n\r\n$GTUBE\r\n.\r\n");
+    is(scalar(() = files($dir, 'new')), 2, 'each copy counts');
+};
+
+subtest 'the count of a day' => sub {
+    my $dir = "$root/count"; mkdir $dir;
+    my $noon = 1_700_000_000;
+    my $take = sub { Mf::DayLimit::take($dir, @_) };
+    ok($take->(60, 100, $noon), 'room');
+    ok(!$take->(50, 100, $noon), 'no room');
+    ok($take->(40, 100, $noon), 'just enough');
+    ok(Mf::DayLimit::give_back($dir, 70, $noon), 'given back');
+    ok($take->(70, 100, $noon), 'and taken again');
+    ok(!$take->(1, 100, $noon), 'full');
+    ok($take->(1, 100, $noon + 86_400), 'another day');
+    open my $in, '<', "$dir/.day" or die;
+    like(join('', <$in>), qr/^day 0+20231115\nused 0+1\nlimit 0+100\nmissed 0+2\nmissed_at 0+1700000000\n\z/, 'remembers what it missed');
+    my @children = map { my $pid = fork // die; if (!$pid) { my $n = grep { $take->(10, 1001, $noon + 2 * 86_400) } 1 .. 50; POSIX::_exit($n) } $pid } 1 .. 4;
+    my $taken = 0;
+    waitpid($_, 0) && ($taken += $? >> 8) for @children;
+    is($taken, 100, '4 processes side by side take what there is and no more');
+    open my $out, '>', "$dir/.day" or die; print {$out} "used 12\nda"; close $out;
+    ok($take->(1, 100, $noon), 'a torn file begins anew');
+    ok(!eval { Mf::DayLimit::take("$root/missing", 1, 100, $noon); 1 }, 'no directory: nobody can tell');
+    ok(!Mf::DayLimit::give_back("$root/missing", 1, $noon), 'and no death');
+    symlink "$root/victim", "$dir/link"; unlink "$dir/.day"; symlink "$root/victim", "$dir/.day";
+    ok(!eval { $take->(1, 100, $noon); 1 } && !-e "$root/victim", 'no link is followed');
 };
 
 subtest 'what is larger than databytes' => sub {

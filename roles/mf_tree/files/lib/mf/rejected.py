@@ -1,11 +1,12 @@
 """What is remembered of the removal of rejected mail on an MX, and which days are over. Hot path: a check reads it.
 
 The job that removes is ``mf.purge``. Its record is ``/mf/var/state/rejected``: lines of ``name value``, so that no
-JSON parser is needed to read it.
+JSON parser is needed to read it. In the same form qpsmtpd counts how much a day has taken (Mf/DayLimit.pm).
 """
 
 from __future__ import annotations
 
+import posix
 import time
 
 from . import state
@@ -33,13 +34,41 @@ EMPTY: Record = {
 }
 
 
+NO_DAY: Record = {
+    "day": 0,  # the day that "used" speaks of, 20261129
+    "used": 0,  # bytes
+    "limit": 0,  # bytes
+    "missed": 0,  # messages not kept because of it, counted on while no day passes without one
+    "missed_at": 0,  # when that was last
+}
+
+
 def read(places: state.Places) -> Record:
     """The record; what is missing or damaged in it counts as 0. Raises OSError when it can't be read."""
-    data = state.read_bytes(f"{places.persistent}/{RECORD}", 4096) or b""
-    record = dict(EMPTY)
+    return _numbers(state.read_bytes(f"{places.persistent}/{RECORD}", 4096) or b"", EMPTY)
+
+
+def today(root: str, now: float) -> Record:
+    """How much of its limit this day has taken; ``used`` is 0 when nothing came yet. Raises OSError.
+
+    The file belongs to the account that talks to the internet, which may put anything in its place.
+    """
+    try:
+        descriptor = posix.open(f"{root}/.day", posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW | posix.O_NONBLOCK)
+    except FileNotFoundError:
+        return NO_DAY
+    try:
+        record = _numbers(posix.read(descriptor, 1024), NO_DAY)
+    finally:
+        posix.close(descriptor)
+    return record if record["day"] == int(time.strftime("%Y%m%d", time.gmtime(now))) else {**record, "used": 0}
+
+
+def _numbers(data: bytes, names: Record) -> Record:
+    record = dict(names)
     for line in data.decode("ascii", "replace").splitlines():
         name, _, value = line.partition(" ")
-        if name in EMPTY and value.isdigit() and len(value) < 16:
+        if name in names and value.isdigit() and len(value) < 16:
             record[name] = int(value)
     return record
 

@@ -24,10 +24,16 @@ RULES: run.Rules = {
 
 LATE = 3600.0  # seconds since the last purge; it runs every 10 minutes and waits up to 5 for the throttle
 LOUD = 86400.0  # seconds that a loss is told
+NEAR = 80.0  # percent of a day's limit
 
 
 def decide(
-    record: rejected.Record, days: Sequence[str], free: float, now: float, values: run.Values
+    record: rejected.Record,
+    days: Sequence[str],
+    free: float,
+    now: float,
+    values: run.Values,
+    today: rejected.Record = rejected.NO_DAY,
 ) -> tuple[str, list[str]]:
     """``(status, what is wrong)``. Pure."""
     status, words = state.OK, []
@@ -37,6 +43,13 @@ def decide(
     if now - record["early"] < LOUD:
         status = state.CRITICAL
         words.append(f"{record['early_files']:.0f} messages removed before their time for lack of room")
+    if today["missed"] and abs(now - today["missed_at"]) < LOUD:
+        status = state.CRITICAL
+        plural = "" if today["missed"] == 1 else "s"
+        words.append(f"{today['missed']:.0f} message{plural} not kept, a day takes {_gib(today)} and no more")
+    elif share(today) >= NEAR:
+        status = state.worst([status, state.WARNING])
+        words.append(f"today has taken {share(today):.0f}% of the {_gib(today)} that a day may")
     if record["doubted"] and 0 <= now - record["doubted"] < LOUD:
         status = state.worst([status, state.WARNING])
         words.append(f"nothing goes by its age: {rejected.DOUBTED}")
@@ -57,6 +70,15 @@ def decide(
     return status, words
 
 
+def share(today: rejected.Record) -> float:
+    """Percent of the day's limit that are used."""
+    return 100.0 * today["used"] / today["limit"] if today["limit"] else 0.0
+
+
+def _gib(today: rejected.Record) -> str:
+    return f"{today['limit'] / (1 << 30):.3g} GiB"
+
+
 def room(root: str) -> float:
     """Percent that is free of its file system, of bytes or inodes, whichever is scarcer."""
     figures = posix.statvfs(root)
@@ -70,10 +92,11 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
     try:
         days = sorted(name for name in posix.listdir(values["root"]) if rejected.is_day(name))
         free = room(values["root"])
+        now = time.time()
+        today = rejected.today(values["root"], now)
     except OSError as error:
         return state.Result(NAME, state.CRITICAL, f"{values['root']} can't be read: {error.strerror}")
-    now = time.time()
-    status, words = decide(record, days, free, now, values)
+    status, words = decide(record, days, free, now, values, today)
     kept = f"{len(days)} day{'' if len(days) == 1 else 's'} kept"
     result = state.Result(NAME, status, ", ".join([kept, *words]))
     result.metrics = {
@@ -82,6 +105,8 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
         "purged_seconds": max(0, round(now - record["ran"])) if record["ran"] else 0,
         "removed_early": round(record["early_files"]) if now - record["early"] < LOUD else 0,
         "not_kept": round(record["failed"]),
+        "day_percent": round(share(today), 1),
+        "over_limit": round(today["missed"]) if abs(now - today["missed_at"]) < LOUD else 0,
     }
     return result
 

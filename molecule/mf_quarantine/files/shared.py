@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""One large spam to many domains: on the internet's side, and what control has of it.
+
+    shared.py send ADDRESS COUNT BYTES      from `world`: one message to u@many1.example, u@many2.example, …
+    shared.py judge COUNT                   on control, as root, with cron's pulls going on
+
+Prints one JSON object of what was found; the scenario judges it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pwd
+import shutil
+import smtplib
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
+ROOT = Path("/mf/var/quarantine")
+SETTINGS = Path("/mf/etc/mf.json")
+COMMAND = "/mf/bin/quarantine"
+SENDER = "many@world.example"
+LIMIT = 120.0  # seconds for a pull that is under way to end, and the next
+
+
+def domains(count: int) -> list[str]:
+    """The domains that have a copy."""
+    return [f"many{number}.example" for number in range(1, count + 1)]
+
+
+def send(address: str, count: int, size: int) -> dict[str, Any]:
+    """Have one message refused."""
+    body = f"Subject: many\r\nX-Lab-Id: verify-many\r\n\r\n{GTUBE}\r\n" + ("y" * 70 + "\r\n") * (size // 72)
+    with smtplib.SMTP(address, 25, timeout=60) as link:
+        link.helo("world.example")
+        link.mail(SENDER)
+        taken = sum(link.rcpt(f"u@{domain}")[0] == 250 for domain in domains(count))
+        return {"recipients": taken, "answer": link.data(body)[0]}
+
+
+def run(*words: str) -> subprocess.CompletedProcess[bytes]:
+    """One command of the quarantine."""
+    return subprocess.run([COMMAND, *words], capture_output=True, check=False)
+
+
+def rows(domain: str = "") -> list[dict[str, Any]]:
+    """What is listed of the message."""
+    where = ("--domain", domain) if domain else ()
+    done = run("list", *where, "--sender", SENDER, "--limit", "0", "--json")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def pulled(count: int) -> list[dict[str, Any]]:
+    """The rows when there are that many, or as many as come in time."""
+    end = time.monotonic() + LIMIT
+    while len(found := rows()) < count and time.monotonic() < end:
+        run("pull")
+    return found
+
+
+def disk(wanted: list[dict[str, Any]]) -> dict[str, int]:
+    """How many names the messages have on this disk, how many files these are, and what they take."""
+    files = [path.stat() for row in wanted for path in (ROOT / "mail").glob(row["path"])]
+    waiting = [path.stat() for path in (ROOT / "incoming").rglob("*") if path.is_file()]
+    once = {one.st_ino: one.st_blocks * 512 for one in files + [one for one in waiting if one.st_size > 100000]}
+    return {"names": len(files), "files": len(once), "bytes": sum(once.values())}
+
+
+def whole(row: dict[str, Any]) -> bool:
+    """Whether a copy can be shown: its own recipient only, and all of the bytes."""
+    shown = json.loads(run("show", row["id"], "--json").stdout or "{}")
+    raw = run("show", "--raw", row["id"]).stdout
+    return bool(shown.get("recipients") == [f"u@{row['domain']}"] and hashlib.sha256(raw).hexdigest() == row["sha256"])
+
+
+def intact(row: dict[str, Any]) -> bool:
+    """Whether a copy's file has all of the bytes."""
+    _, _, body = (ROOT / "mail" / row["path"]).read_bytes().partition(b"\n")
+    return bool(hashlib.sha256(body).hexdigest() == row["sha256"])
+
+
+def redated(row: dict[str, Any], days: float) -> None:
+    """The MX's file once more, as if it had come some days ago: the copies' ids follow from the file's name."""
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(time.time() - days * 86400))
+    name = stamp + row["id"].rpartition(".")[0][15:] + ".0"
+    folder = ROOT / "incoming/mx1" / time.strftime("%Y-%m-%d", time.strptime(stamp[:8], "%Y%m%d")) / "_shared/new"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(ROOT / "mail" / row["path"], folder / f".{name}")
+    owner = pwd.getpwnam("mf-quarantine")
+    for path in (folder / f".{name}", folder, folder.parent, folder.parent.parent):
+        os.chown(path, owner.pw_uid, owner.pw_gid)
+    (folder / f".{name}").rename(folder / name)
+
+
+def judge(count: int) -> dict[str, Any]:
+    """All copies, then those of an older message while one domain's time is over."""
+    new = pulled(count)
+    found: dict[str, Any] = {
+        "rows": len(new),
+        "domains": len({row["domain"] for row in new}),
+        "whole": sum(map(whole, new)),
+        **disk(new),
+        "release": next((row["id"] for row in new if row["domain"] == "many2.example"), ""),
+    }
+    if len(new) != count:
+        return found
+    redated(new[0], 3)
+    both = pulled(2 * count)
+    ids = {row["id"] for row in new}
+    before = SETTINGS.read_text()
+    changed = json.loads(before)
+    changed["quarantine"]["retention"]["many3.example"] = 2
+    try:
+        SETTINGS.write_text(json.dumps(changed))
+        run("expire")
+    finally:
+        SETTINGS.write_text(before)
+    left = [row for row in rows() if row["id"] not in ids]
+    found["older"] = {
+        "rows": len(both) - count,
+        "left": len(left),
+        "expired": [row["domain"] for row in both if row["id"] not in ids | {one["id"] for one in left}],
+        "whole": sum(map(intact, left)),
+        **disk(left),
+    }
+    return found
+
+
+def main(argv: list[str]) -> int:
+    """Do one part."""
+    print(json.dumps(send(argv[1], int(argv[2]), int(argv[3])) if argv[0] == "send" else judge(int(argv[1]))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
