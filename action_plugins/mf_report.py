@@ -55,12 +55,16 @@ def table(fleet: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
+    checks = one.get("checks")
+    smtp = checks.get("smtp") if isinstance(checks, dict) else None
     if one.get("refusing"):
         mail = "on hold" if one.get("held") else "refused"
+    elif isinstance(smtp, dict) and smtp.get("status") == "UNKNOWN":
+        mail = "unknown"  # its result is overdue, say: nobody has looked, so nobody knows that it isn't accepted
     elif isinstance(one.get("accepting"), bool):
         mail = "accepted" if one["accepting"] else "not accepted"
     else:
-        mail = "-"
+        mail = "-" if checks else "unknown"  # nobody says whether it has SMTP
     return (
         clean(one["name"]),
         clean(one["status"]),

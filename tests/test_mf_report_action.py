@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,23 @@ def test_a_host_without_an_answer_is_shown() -> None:
         "mx3: no answer: no Python",
     ):
         assert said in table
+
+
+def test_what_is_not_known_is_not_shown_as_not_accepted() -> None:
+    def mail(**changed: Any) -> str:
+        return re.split("  +", plugin.table([plugin.judge("mx1", {**HEALTH, **changed})]).splitlines()[1])[3]
+
+    def smtp(status: str) -> dict[str, Any]:
+        return {"smtp": {"status": status}, "load": {"status": "OK"}}
+
+    assert mail(accepting=False, checks=smtp("UNKNOWN")) == "unknown"
+    assert mail(accepting=False, checks=smtp("CRITICAL")) == "not accepted"
+    assert mail(accepting=True, checks=smtp("OK")) == "accepted"
+    assert mail(accepting=False, refusing=True, checks=smtp("UNKNOWN")) == "refused"
+    assert mail(accepting=None, checks={"load": {"status": "UNKNOWN"}}) == "-"
+    assert mail(accepting=None, status="UNKNOWN", checks={}) == "unknown"  # its settings can't be read
+    for nothing in (None, {"unreachable": True, "msg": "no route"}):
+        assert plugin.table([plugin.judge("mx1", nothing)]).splitlines()[1].split()[3] == "unknown"
 
 
 def test_all_is_well() -> None:
