@@ -1,0 +1,204 @@
+"""Faults that nobody outside sees: what matters must reach a person all the same. See ``chaos.monitor``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Generator
+from functools import partial
+from typing import Any
+
+from chaos import ROOT
+from chaos.faults.backup import BY_HAND
+from chaos.scene import must
+from chaos.stage import BLOCK, CERTIFY, INTERVAL, UNBLOCK, WINDOW, Stage, fault
+
+NOT_KNOWN = 10 * INTERVAL  # seconds that something isn't known until that is told
+OVERDUE = 300.0  # seconds from cron's death until the first result of a host is past its time, at most
+VITAL = 600.0  # and until that of a check of control is
+
+STOP_CRON = "systemctl stop cron"
+START_CRON = "systemctl start cron; /mf/bin/run-checks --all > /dev/null || :"
+DELETE = f"""
+{BY_HAND}
+flock /mf/var/backup/lock borg create ::chaos-tampered /etc/hostname
+flock /mf/var/backup/lock borg delete ::chaos-tampered
+"""
+LOOK = "/mf/bin/check-rejected > /dev/null || :"
+# a file system without room where rejected mail is kept
+CROWD = f"mount -t tmpfs -o size=64k chaos /mf/var/rejected; head -c 65536 /dev/zero > /mf/var/rejected/full; {LOOK}"
+CLEAR = f"umount /mf/var/rejected 2> /dev/null; {LOOK}"
+
+
+def ends(days: int, seen: dict[str, Any]) -> bool:
+    """Whether the page knows that the panel's certificate ends in so many days."""
+    services = next(one["services"] for one in seen["hosts"] if one["name"] == "control1")
+    at = next(one["expires"] for one in services if one["name"] == "panel") or 0.0
+    return bool(abs(at - time.time() - days * 86400) < 3600)
+
+
+def table() -> str:
+    """What `make check` says of the fleet."""
+    command = ["ansible-playbook", "-i", "inventory/lab", "playbooks/check_fleet.yml"]
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "NO_COLOR": "1"}, capture_output=True, text=True, check=False, timeout=120
+    ).stdout
+
+
+@fault("cron dies on an MX", "mx2 says: .* is cron running", "OK: mx2 well again", within=OVERDUE + NOT_KNOWN + 60)
+def cron(stage: Stage) -> Generator[None, None, None]:
+    """It takes mail as before; its results grow old. The table for people doesn't know whether it accepts mail."""
+    stage.undo("mx2", START_CRON)
+    stage.hosts["mx2"].run(STOP_CRON)
+    stage.broke()
+    stage.shows("mx2", "warning", OVERDUE)
+    begun = time.time()
+    stage.until(
+        "SMTP's result is past its time", lambda: "smtp UNKNOWN" in stage.hosts["mx2"].ask("/mf/bin/health")[1], 90
+    )
+    row = next((line.split() for line in table().splitlines() if line.startswith("mx2 ")), [])
+    must(row[3:4] == ["unknown"], f"the fleet's table says {' '.join(row)}")
+    stage.message("is cron running", NOT_KNOWN + 60)
+    waited = stage.sms()[0]["time"] - begun
+    must(waited > NOT_KNOWN - 2 * INTERVAL, f"told after {waited:.0f} s")
+    stage.state += f", the table says unknown, told {waited:.0f} s after it was shown"
+    yield
+
+
+@fault(
+    "cron dies on all that isn't an MX",
+    r"URGENT: control1 \w+: last ran",
+    r"^mf: .*\boffsite1 says: \w+ UNKNOWN",
+    r"^mf: .*\bmonitor1 says: \w+ UNKNOWN",
+    # with looks every 10 s that is told before a vital result is past its time
+    r"?^mf: .*\bcontrol1 says: \w+ UNKNOWN",
+    r"OK: .*\bcontrol1 (well|better)",
+    r"OK: .*\boffsite1 well",
+    r"OK: .*\bmonitor1 well",
+    within=OVERDUE + NOT_KNOWN + 60,
+    loose=True,
+)
+def crons(stage: Stage) -> Generator[None, None, None]:
+    """Each is told once, control urgently however many of its checks are concerned; the monitor sees its own, too."""
+    names = ("control1", "offsite1", "monitor1")
+    for name in names:
+        stage.undo(name, START_CRON)
+        stage.hosts[name].run(STOP_CRON)
+    stage.broke()
+    for name in names:
+        stage.message(rf"{name} .*(last ran|UNKNOWN)", VITAL + NOT_KNOWN)
+    stage.message("URGENT: control1", VITAL)
+    # the last check of control grows old as well
+    stage.until(
+        "all results of control are past their time",
+        lambda: stage.hosts["control1"].ask("/mf/bin/health")[1].count("is cron running") >= 4,
+        VITAL,
+    )
+    time.sleep(3 * INTERVAL)
+    yield
+
+
+@fault(
+    "objects deleted off-site and nobody pruned",
+    "URGENT: offsite1 offsite: .*objects deleted, and nobody pruned",
+    "OK: offsite1 offsite well again",
+)
+def tamper(stage: Stage) -> Generator[None, None, None]:
+    """Over the append-only account, as an intruder on control; check-offsite is run at once."""
+    stage.undo("offsite1", "/mf/bin/offsite accept; /mf/bin/check-offsite > /dev/null || :")
+    stage.hosts["control1"].run(DELETE, limit=120)
+    stage.hosts["offsite1"].run("/mf/bin/check-offsite > /dev/null || :")
+    stage.broke()
+    stage.message("objects deleted")
+    stage.shows("offsite1", "warning")
+    yield
+
+
+@fault(
+    "port 25 flaps, then stays closed",
+    "mx3 smtp: no answer",
+    "OK: mx3 smtp well again",
+    "mx3 smtp is flapping",
+    "mx3 smtp stays down after flapping: no answer",
+    "OK: mx3 smtp well again",
+)
+def flaps_down(stage: Stage) -> Generator[None, None, None]:
+    """Five times away and back, then away: that is told when it has lasted longer than the turns before."""
+    stage.until("mx3 has been calm for long", lambda: not stage.recent("mx3", "smtp", WINDOW), WINDOW + 30)
+    stage.undo("mx3", UNBLOCK)
+    for turn in range(5):
+        stage.hosts["mx3"].run(BLOCK, "tcp dport 25")
+        if not turn:
+            stage.broke()
+        time.sleep(35)
+        stage.hosts["mx3"].run(UNBLOCK)
+        time.sleep(35)
+    stage.message("is flapping", 5)
+    must(len(stage.sms()) == 3, "it was told to stay down while it flapped")
+    stage.hosts["mx3"].run(BLOCK, "tcp dport 25")
+    closed = time.time()
+    stage.message("stays down", 1.5 * 45 + 2 * INTERVAL + 5)
+    stage.shows("mx3", "down")
+    stage.state += f", told {stage.sms()[-1]['time'] - closed:.0f} s after it closed for good"
+    yield
+
+
+@fault(
+    "a second trouble on an MX of which one check flaps",
+    "mx1 says: rejected CRITICAL: .*full",
+    "OK: mx1 rejected well again",
+    "mx1 rejected is flapping",
+    "mx1 says: load CRITICAL: .*NOT refusing",
+    "OK: mx1 load well again",
+    "OK: mx1 rejected well again",
+)
+def second(stage: Stage) -> Generator[None, None, None]:
+    """The disk of rejected mail is full, isn't, is, isn't; then a throttle can't be put in force."""
+    stage.undo("mx1", CLEAR)
+    mx1 = stage.hosts["mx1"]
+    for turn in range(2):
+        mx1.run(CROWD)
+        if not turn:
+            stage.broke()
+        stage.message("rejected CRITICAL" if not turn else "is flapping", 4 * INTERVAL)
+        mx1.run(CLEAR)
+        if not turn:
+            stage.message("OK: mx1 rejected", 4 * INTERVAL)
+    nft = mx1.run("readlink -f $(command -v nft)").strip()
+    stage.undo("mx1", "umount $1 2> /dev/null; /mf/bin/throttle off; /mf/bin/check-load > /dev/null || :", nft)
+    mx1.ask("mount --bind /bin/false $1; /mf/bin/throttle on --ttl 10m --reason chaos; /mf/bin/check-load", nft)
+    stage.message("NOT refusing", 5 * INTERVAL)
+    yield
+
+
+@fault("sshd dead on an MX", "mx2 ssh: connection refused", "OK: mx2 ssh well again")
+def sshd(stage: Stage) -> Generator[None, None, None]:
+    """It goes on taking mail, and nobody can read its health any more."""
+    stage.undo("mx2", "systemctl start ssh")
+    stage.hosts["mx2"].run("systemctl stop ssh ssh.socket 2> /dev/null || systemctl stop ssh")
+    stage.broke()
+    stage.message("mx2 ssh: connection refused")
+    stage.shows("mx2", "down")
+    # nor is it told once more that its health can't be read
+    time.sleep(NOT_KNOWN + 3 * INTERVAL)
+    yield
+
+
+@fault(
+    "a certificate comes to its end",
+    "mf: control1 panel: certificate expires in",
+    "mf: control1 panel: certificate expires in",
+    "OK: control1 panel well again",
+)
+def certificate_ends(stage: Stage) -> Generator[None, None, None]:
+    """Twelve days left, then nine, eight, two and one, by as many certificates: told at ten and at three."""
+    stage.until("control1 has been calm for long", lambda: not stage.recent("control1", "panel", WINDOW), WINDOW + 30)
+    stage.undo("control1", CERTIFY, "-days 100", "")
+    for days in (12, 9, 8, 2, 1):
+        stage.hosts["control1"].run(CERTIFY, f"-days {days}", "")
+        if days == 9:
+            stage.broke()
+        stage.page(partial(ends, days))
+        time.sleep(INTERVAL + 5)
+    yield
