@@ -218,6 +218,7 @@ def test_arrivals_are_judged_by_age() -> None:
     assert good.metrics == {
         "mx": 1,
         "overdue": 0,
+        "delivered": 0,
         "age_seconds": 300,
         "mx1_age_seconds": 300,
         "mx1_spam_seconds": 10,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import monitor_support
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mf.monitor import alerts, causes, settings, states, texts
+from mf.monitor import alerts, causes, complaints, engine, settings, states, texts
 from mf.monitor.alerts import Alert, Incident
 from mf.monitor.settings import MonitorSettingsError, Settings
 from mf.monitor.states import DOWN, REFUSED, SILENT, THROTTLED, UNKNOWN, UP, WARNING, Look, Memory
@@ -121,6 +122,41 @@ def test_changes_that_are_far_apart_are_no_flapping() -> None:
     assert found.flapping is None
 
 
+def flaps(times: int, down: float, memory: Memory | None = None) -> Memory:
+    """It goes down and comes back this often, for ``down`` seconds each."""
+    found = memory or run(UP)
+    for _ in range(times):
+        found = run(*[DOWN] * 4, *[UP] * 4, every=down / 4, memory=found)
+    return found
+
+
+@pytest.mark.parametrize("down", [20.0, 200.0])
+def test_what_stays_down_flaps_no_more(down: float) -> None:
+    found = flaps(5, down)
+    assert states.wavers(found)
+    began = found.checked
+    while states.wavers(found):
+        found = run(DOWN, memory=found)
+        assert found.checked - began < 600  # flap_calm
+    assert found.flapping is not None  # it isn't relied on until it is calm
+    # two intervals; longer than an outage before, or every turn of a slow flapping would be told
+    assert 0 <= found.checked - began - max(states.STAYS * RULES.interval, states.LONGER * down) <= 30
+    assert found.fell == found.since
+    # back again, and down for as long again: told at its calm only
+    again = run(*[DOWN] * 40, memory=flaps(1, 20.0, found))
+    assert states.wavers(again)
+    assert not states.wavers(run(*[DOWN] * 40, memory=again))
+
+
+def test_slow_flapping_is_not_told_at_each_turn() -> None:
+    found = run(UP)
+    for _ in range(3):
+        found = run(*[DOWN] * 20, memory=found)
+        assert found.fell == 0.0
+        found = run(*[UP] * 20, memory=found)
+    assert states.wavers(found)
+
+
 @given(st.lists(st.sampled_from([UP, DOWN, WARNING, THROTTLED, UNKNOWN]), max_size=40))
 def test_a_memory_survives_its_json(seen: list[str]) -> None:
     found = run(*seen)
@@ -185,19 +221,23 @@ def test_fewer_than_must_is_urgent_and_names_them() -> None:
     assert view.sentence == "Only 1 of 3 MXs accepts mail; 2 must."
 
 
-def messages(role: str, rounds: int, **services: str) -> list[str]:
-    """What is told of a host of which these fall silent and come back, some minutes each, in turn; then it is calm."""
+def messages(role: str, rounds: int, services: Mapping[str, str], stays: int = 0) -> list[str]:
+    """What is told of a host of which these fall silent and come back, some minutes each, in turn; then it is calm.
+
+    ``stays``: it doesn't come back from the last turn for so many looks more.
+    """
     smtp = {"kind": "smtp"}
     entry = {"name": "a", "role": role, "address": "192.0.2.1", "services": [{"kind": "ssh"}, smtp]}
     rules = settings.parse({"hosts": [entry], "urgent_checks": ["backup"], "channels": [{"name": "sms", "url": "x"}]})
-    found = {f"a/{name}": Memory() for name in ("ssh", "smtp", "backup")}
+    found = {f"a/{name}": Memory() for name in ("ssh", "smtp", "check-backup")}
     open_: dict[str, Incident] = {}
     ended: list[Incident] = []
     told: list[str] = []
     planned: dict[int, Alert] = {}
     now, number, calm = NOW, 0, int(2 * rules.flap_calm / 20)
-    for bad_ in (*[False] * 3, *[turn % 2 == 0 for turn in range(2 * rounds) for _ in range(5)], *[False] * calm):
-        for name in ("ssh", "smtp", "backup"):
+    turns = [turn % 2 == 0 for turn in range(2 * rounds) for _ in range(5)]
+    for bad_ in (*[False] * 3, *turns, *[True] * stays, *[False] * calm):
+        for name in ("ssh", "smtp", "check-backup"):
             now += 5
             state, why = (DOWN, services[name]) if bad_ and name in services else (UP, "")
             look = Look(f"a/{name}", now - 1, now, state, state, why)
@@ -207,6 +247,8 @@ def messages(role: str, rounds: int, **services: str) -> list[str]:
                 if key not in open_:
                     number += 1
                     open_[key] = incident(number, key, alert=Alert(noticed=now))
+                alert = engine.fresh_alert(planned.get(open_[key].number, open_[key].alert), cause)
+                planned[open_[key].number] = alert
                 open_[key] = dataclasses.replace(
                     open_[key], severity=cause.severity, title=cause.title, flapping=cause.flapping
                 )
@@ -221,7 +263,7 @@ def messages(role: str, rounds: int, **services: str) -> list[str]:
                 ]
                 plan = alerts.plan(rules, known, [], now + later)
                 planned |= plan.alerts
-                told += [draft.text for draft in plan.drafts if draft.kind in ("opened", "flapping", "closed")]
+                told += [draft.text for draft in plan.drafts if draft.kind in ("opened", "flapping", "stays", "closed")]
     return told
 
 
@@ -244,14 +286,31 @@ def test_the_last_mx_that_accepts_mail_is_always_urgent(many: int) -> None:
 
 @pytest.mark.parametrize(
     ("services", "words"),
-    [({"ssh": SILENT, "smtp": SILENT}, "a"), ({"ssh": REFUSED}, "a ssh"), ({"backup": "wrong"}, "a backup")],
+    [({"ssh": SILENT, "smtp": SILENT}, "a"), ({"ssh": REFUSED}, "a ssh"), ({"check-backup": "wrong"}, "a backup")],
 )
 def test_what_flaps_says_so_once(services: dict[str, str], words: str) -> None:
-    told = messages("control", 6, **services)
+    told = messages("control", 6, services)
     assert [text.partition(": ")[0] for text in told] == ["mf URGENT", "mf OK", "mf URGENT", "mf OK"], told
     assert f"{words} is flapping, 3 changes" in told[2] or f"{words} is flapping, 6 changes" in told[2], told
     assert f"{words} well again" in told[3], told
-    assert len(messages("control", 1, **services)) == 2
+    assert len(messages("control", 1, services)) == 2
+
+
+@pytest.mark.parametrize(
+    ("services", "words"),
+    [
+        ({"ssh": SILENT, "smtp": SILENT}, "a does not answer"),
+        ({"ssh": REFUSED}, "a ssh stays down after flapping: down"),
+        ({"check-backup": "wrong"}, "a backup stays CRITICAL after flapping: down"),
+    ],
+)
+def test_the_state_in_which_flapping_ends_is_told(services: dict[str, str], words: str) -> None:
+    told = messages("control", 5, services, stays=40)
+    heads = [text.partition(": ")[0] for text in told]
+    assert heads == ["mf URGENT", "mf OK", "mf URGENT", "mf URGENT", "mf OK"], told
+    assert "is flapping" in told[2]
+    assert words in told[3]
+    assert told[3].rpartition("since ")[2][:5] > told[2].rpartition("since ")[2][:5]
 
 
 def test_a_host_that_dies_while_a_service_flaps_is_not_flapping() -> None:
@@ -286,16 +345,41 @@ def test_one_throttled_mx_is_for_the_page() -> None:
     assert keys(memories(mx3_smtp=bad("", THROTTLED))) == {"throttled:mx3": "page"}
 
 
-def test_control_is_urgent_and_offsite_is_not() -> None:
+def test_control_is_urgent_and_others_are_a_notice() -> None:
     assert keys(memories(control1_ssh=bad()))["service:control1/ssh"] == "urgent"
-    assert keys(memories(offsite1_ssh=bad(SILENT))) == {"host:offsite1": "page"}
+    assert keys(memories(offsite1_ssh=bad(SILENT))) == {"host:offsite1": "notice"}
+    assert keys(memories(mx2_ssh=bad())) == {"service:mx2/ssh": "notice"}
+
+
+@pytest.mark.parametrize("host", ["mx1", "control1", "offsite1", "monitor1"])
+def test_what_is_not_known_of_a_host_is_a_notice_when_it_lasts(host: str) -> None:
+    rules = monitor_support.settings(urgent_checks=["backup"])
+    wait = complaints.NOT_KNOWN * rules.interval
+    for why in ("", "unread"):  # a dead cron; a key that ssh doesn't take any more
+        found = run(WARNING, WARNING, WARNING, why=why, memory=run(UP))
+        # nobody knows whether control's data are whole: that can't wait any longer
+        loud = "urgent" if host == "control1" and why else "notice"
+        for lasted, severity in ((wait - 1, "page"), (wait, loud)):
+            unknown = dataclasses.replace(found, seen=found.since + lasted)
+            view = causes.judge(rules, memories() | {f"{host}/health": unknown}, {}, (), NOW + 100)
+            assert {key: one.severity for key, one in view.causes.items()} == {f"health:{host}": severity}
+        # a monitor that was away for a day doesn't know that it lasted
+        view = causes.judge(RULES, memories() | {f"{host}/health": found}, {}, (), NOW + 86400)
+        assert view.causes[f"health:{host}"].severity == "page"
+
+
+def test_a_dead_sshd_is_told_once_not_as_a_host_that_is_not_known() -> None:
+    unread = run(*[WARNING] * 300, why="unread", memory=run(UP))
+    assert keys(memories(mx2_ssh=bad(), mx2_health=unread)) == {"service:mx2/ssh": "notice"}
 
 
 def test_an_urgent_check_that_is_not_known_is_as_bad_as_a_failed_one() -> None:
     rules = monitor_support.settings(urgent_checks=["backup"])
-    found = memories(control1_backup=bad("unread"))
+    found = memories() | {f"control1/check-{name}": bad("unread") for name in ("backup", "quarantine")}
     view = causes.judge(rules, found, {}, (), NOW + 100)
-    assert view.causes["check:control1/backup"].severity == "urgent"
+    # once, however many there are: the reason is one
+    assert {key: one.severity for key, one in view.causes.items()} == {"health:control1": "urgent"}
+    assert view.causes["health:control1"].title == "control1 backup: down (and 1 more)"
 
 
 @pytest.mark.parametrize(
@@ -306,7 +390,12 @@ def test_an_urgent_check_that_is_not_known_is_as_bad_as_a_failed_one() -> None:
         ("warning:mx2/smtp", {"mx2/smtp": bad()}, {"mx2/smtp": run(UP)}),
         ("throttled:mx2", {"mx2/smtp": bad()}, {"mx2/smtp": run(UP)}),
         ("health:mx2", {"mx2/smtp": bad(), "mx2/health": bad()}, {"mx2/smtp": run(UP), "mx2/health": run(UP)}),
-        ("check:mx2/backup", silent("mx2") | {"mx2/backup": bad()}, {"mx2/backup": run(UP)}),
+        (
+            "check:mx2/queue",
+            {"mx2/smtp": bad(), "mx2/check-queue": bad()},
+            {"mx2/smtp": run(UP), "mx2/check-queue": run(UP)},
+        ),
+        ("check:mx2/backup", silent("mx2") | {"mx2/check-backup": bad()}, {"mx2/check-backup": run(UP)}),
     ],
 )
 def test_what_another_cause_hides_is_not_over(open_: str, hidden: dict[str, Memory], mended: dict[str, Memory]) -> None:
@@ -340,7 +429,7 @@ def test_enough_accept_mail_again_only_when_that_was_seen() -> None:
 
 def test_overdue_canaries_are_urgent_unless_no_mx_takes_mail_anyway() -> None:
     rules = monitor_support.settings(urgent_checks=["canary"])
-    found = memories(control1_canary=bad())
+    found = memories() | {"control1/check-canary": bad()}
     view = causes.judge(rules, found, {}, (), NOW + 100)
     assert view.causes["check:control1/canary"].severity == "urgent"
     nobody = found | silent("mx1") | silent("mx2") | silent("mx3")
@@ -350,25 +439,24 @@ def test_overdue_canaries_are_urgent_unless_no_mx_takes_mail_anyway() -> None:
 
 
 def test_health_is_not_mentioned_beside_a_nearer_cause() -> None:
-    found = memories(mx2_smtp=bad(), mx2_health=bad())
-    assert list(keys(found)) == ["service:mx2/smtp"]
-    assert list(keys(memories(mx2_health=bad()))) == ["health:mx2"]
-    assert keys(memories(mx1_ssh6=bad(), mx1_health=bad())) == {"service:mx1/ssh6": "page", "health:mx1": "notice"}
+    said = {"mx1/health": bad(), "mx1/check-queue": bad()}
+    assert list(keys(memories(mx1_smtp=bad()) | said)) == ["service:mx1/smtp"]
+    told = {"check:mx1/queue": "notice", "health:mx1": "notice"}
+    assert keys(memories() | said) == told
+    assert keys(memories(mx1_ssh6=bad()) | said) == {"service:mx1/ssh6": "page", **told}
 
 
 def test_what_its_own_check_says_of_a_service_just_back_is_from_before() -> None:
     back = run(UP, UP, memory=bad())
-    said = dataclasses.replace(bad(), words="smtp CRITICAL: DOWN: nothing listens")
-    other = dataclasses.replace(said, words="queue CRITICAL: 0% of the spool's space free")
-    soon, later = back.changes[-1] + 60, back.changes[-1] + causes.OWN_CHECK + RULES.interval + 1
-    for health, now, told in ((said, soon, False), (said, later, True), (other, soon, True)):
+    soon, later = back.changes[-1] + 60, back.changes[-1] + complaints.OWN_CHECK + RULES.interval + 1
+    for check, now, told in (("smtp", soon, False), ("smtp", later, True), ("queue", soon, True)):
         # only those two are looked at here; the others were seen just now
         found = {name: dataclasses.replace(one, checked=now) for name, one in memories().items()}
         found |= {
             "mx2/smtp": dataclasses.replace(back, checked=now),
-            "mx2/health": dataclasses.replace(health, checked=now),
+            f"mx2/check-{check}": dataclasses.replace(bad(), checked=now),
         }
-        assert ("health:mx2" in causes.judge(RULES, found, {}, (), now).causes) is told
+        assert (f"check:mx2/{check}" in causes.judge(RULES, found, {}, (), now).causes) is told
 
 
 def test_offline_there_is_one_cause_and_what_was_open_stays() -> None:
@@ -737,6 +825,26 @@ def test_fewer_still_is_told_anew_and_voids_the_acknowledgement() -> None:
     assert [story.at(after, at(level)) for after, level in ((30, 1), (40, 0))] == [[], []]
 
 
+def test_a_certificate_is_told_at_each_of_its_days_once() -> None:
+    """From looks to messages, every half a day until it is renewed."""
+    story = Story()
+    told = []
+    for half in range(32, -3, -1):
+        left, now = half / 2 * 86400, NOW - half / 2 * 86400
+        warns = left < RULES.cert_warning_days * 86400
+        why, words = (states.EXPIRED if left <= 0 else ""), f"certificate expires in {half / 2:g} days"
+        look = Look("mx2/smtp", now - 1, now, WARNING if warns else UP, words, why, expires=NOW)
+        memory = states.advance(run(UP), look, RULES)
+        view = causes.judge(RULES, memories(mx2_smtp=memory), {}, (), now)
+        for cause in view.causes.values():
+            alert = engine.fresh_alert(story.alerts.get(1, Alert(noticed=now)), cause)
+            story.alerts[1] = Alert.of(json.loads(json.dumps(alert.as_json())))  # a kill -9 in between
+            one = incident(1, cause.key, cause.severity, title=cause.title)
+            for later in (0, alerts.GROUP + 1):
+                told += [(half / 2, draft.severity) for draft in story.at(now - NOW + later, one)]
+    assert told == [(10.0, "notice"), (3.0, "notice"), (0.0, "notice")]
+
+
 def test_silence_is_by_pattern() -> None:
     story = Story()
     story.silences = [{"pattern": "*:mx1*"}]
@@ -815,6 +923,8 @@ def test_the_tail_stays_when_titles_are_cut() -> None:
         ({"interval": 0}, "interval must be a number"),
         ({"bogus": 1}, "'bogus' is no setting"),
         ({"test_at": "someday"}, "test_at"),
+        ({"cert_notice_days": [10, 0]}, "cert_notice_days must be a list of days"),
+        ({"cert_notice_days": "10"}, "cert_notice_days must be a list of days"),
         ({"failures": 2.5}, "failures must be a whole number"),
         ({"references": ["nowhere"]}, "is not address:port"),
         ({"references": "192.0.2.1:53"}, "references must be a list of texts"),
@@ -842,6 +952,7 @@ def test_the_tail_stays_when_titles_are_cut() -> None:
         ({"hosts": [{"name": "a", "services": [{"kind": "http", "path": "x"}]}]}, "path must be a path"),
         ({"hosts": [{"name": "a", "services": [{"kind": "relay", "sender": "x\r\n@y"}]}]}, "sender must be an address"),
         ({"hosts": [{"name": "a", "address": "a", "services": [{"kind": "ssh", "name": "health"}]}]}, "this name"),
+        ({"hosts": [{"name": "a", "address": "a", "services": [{"kind": "ssh", "name": "check-x"}]}]}, "this name"),
         ({"hosts": [{"name": "a", "services": [{"kind": "telnet"}]}]}, "kind 'telnet'"),
         ({"hosts": [{"name": "a", "services": [{"kind": "tcp"}]}]}, "port is missing"),
         ({"hosts": [{"name": "a", "services": [{"kind": "ssh", "pørt": 1}]}]}, "is no option"),

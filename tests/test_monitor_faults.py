@@ -595,7 +595,7 @@ def test_a_hold_is_told_though_the_throttle_shows() -> None:
     found = hosthealth.parse(json.dumps(record).encode())
     chosen = monitor_support.settings()
     memories: dict[str, states.Memory] = {}
-    for look in hosthealth.looks(hosthealth.Reading("mx1", now, now, found, "read"), (), (), now, 600.0) * 3:
+    for look in hosthealth.looks(hosthealth.Reading("mx1", now, now, found, "read"), (), ()) * 3:
         memories[look.subject] = states.advance(memories.get(look.subject, states.Memory()), look, chosen)
     memories["mx1/smtp"] = states.Memory(state="throttled", since=now, words="throttled by anna", checked=now)
     seen = causes.judge(chosen, memories, {}, (), now + 1).causes

@@ -463,16 +463,13 @@ def reading(record: dict[str, Any] | None) -> hosthealth.Reading:
     return hosthealth.Reading("control1", 99.0, 100.0, record, "no")
 
 
-def test_urgent_checks_are_looks_of_their_own_and_silence_makes_them_bad() -> None:
+def test_vital_checks_are_looks_of_their_own_and_bad_when_they_are_not_known() -> None:
     record = monitor_support.health_record("control1", "control", 0.0)
     record["checks"]["backup"]["status"] = "UNKNOWN"
-    found = {look.subject: look.state for look in hosthealth.looks(reading(record), ("backup",), (), 0.0, 600.0)}
-    assert found == {"control1/backup": DOWN, "control1/health": UP}
-    assert [one.subject for one in hosthealth.looks(reading(None), ("backup",), ("backup",), 90.0, 600.0)] == [
-        "control1/health"
-    ]
-    late = hosthealth.looks(reading(None), ("backup",), ("backup",), 90.0, 5.0)
-    assert [(one.subject, one.state) for one in late] == [("control1/health", WARNING), ("control1/backup", DOWN)]
+    found = {look.subject: look.state for look in hosthealth.looks(reading(record), ("backup",), ())}
+    assert found == {"control1/check-backup": DOWN, "control1/health": WARNING}
+    (unread,) = hosthealth.looks(reading(None), ("backup",), ("backup",))
+    assert (unread.subject, unread.state, unread.why) == ("control1/health", WARNING, "unread")
 
 
 @pytest.mark.parametrize(
@@ -482,7 +479,8 @@ def test_urgent_checks_are_looks_of_their_own_and_silence_makes_them_bad() -> No
         ("CRITICAL", {"mx": 3, "overdue": 2}, WARNING),
         ("CRITICAL", {"mx": 0, "overdue": 0}, WARNING),
         ("CRITICAL", {"mx": "3", "overdue": True}, WARNING),
-        ("UNKNOWN", {}, WARNING),
+        ("CRITICAL", {"mx": 3, "overdue": 0, "delivered": 1}, DOWN),
+        ("UNKNOWN", {}, DOWN),
         ("WARNING", {"mx": 3, "overdue": 0}, WARNING),
         ("OK", {"mx": 3, "overdue": 0}, UP),
     ],
@@ -490,35 +488,29 @@ def test_urgent_checks_are_looks_of_their_own_and_silence_makes_them_bad() -> No
 def test_canaries_are_urgent_when_all_of_them_are_overdue(status: str, metrics: dict[str, Any], state: str) -> None:
     record = monitor_support.health_record("control1", "control", 0.0)
     record["checks"]["canary"] = {**record["checks"]["backup"], "status": status, "metrics": metrics}
-    found = {look.subject: look.state for look in hosthealth.looks(reading(record), ("canary",), (), 0.0, 600.0)}
-    assert found["control1/canary"] == state
+    found = {look.subject: look.state for look in hosthealth.looks(reading(record), ("canary",), ())}
+    assert found["control1/check-canary"] == state
 
 
 def test_a_host_that_does_not_know_its_checks_is_not_well() -> None:
     record = monitor_support.health_record("control1", "control", 0.0)
     lost = {**record, "checks": {}, "status": "UNKNOWN", "problems": ["/mf/etc/mf.json is damaged"]}
-    found = {one.subject: one for one in hosthealth.looks(reading(lost), ("backup",), ("backup",), 100.0, 600.0)}
-    assert {name: one.state for name, one in found.items()} == {"control1/backup": DOWN, "control1/health": WARNING}
+    found = {one.subject: one for one in hosthealth.looks(reading(lost), ("backup",), ("backup",))}
+    assert {name: one.state for name, one in found.items()} == {
+        "control1/check-backup": DOWN,
+        "control1/health": WARNING,
+    }
     assert all("mf.json is damaged" in one.words for one in found.values())
     del record["checks"]["backup"]
-    found = {one.subject: one for one in hosthealth.looks(reading(record), ("backup",), ("backup",), 100.0, 600.0)}
-    assert {name: one.state for name, one in found.items()} == {"control1/backup": WARNING, "control1/health": UP}
+    found = {one.subject: one for one in hosthealth.looks(reading(record), ("backup",), ("backup",))}
+    assert {name: one.state for name, one in found.items()} == {
+        "control1/check-backup": WARNING,
+        "control1/health": UP,
+    }
     wrong = {**record, "status": "CRITICAL", "throttled": True, "problems": ["throttled, but NOT refusing new mail"]}
-    assert hosthealth.looks(reading(wrong), (), (), 100.0, 600.0)[-1].state == DOWN
+    assert hosthealth.looks(reading(wrong), (), ())[-1].state == DOWN
     plain = {**record, "status": "WARNING", "throttled": True, "problems": ["throttled, accepting mail"]}
-    assert hosthealth.looks(reading(plain), (), (), 100.0, 600.0)[-1].state == UP
-
-
-def test_only_control_speaks_of_canaries_urgently() -> None:
-    chosen = monitor_support.settings(urgent_checks=["backup", "canary"])
-    said = {host.name: hosthealth.urgent(chosen, host) for host in chosen.hosts}
-    assert said["control1"] == ("backup", "canary")
-    assert said["mx1"] == said["offsite1"] == ("backup",)
-    record = monitor_support.health_record("mx1", "mx", 0.0)
-    lie = {"status": "CRITICAL", "metrics": {"mx": 3, "overdue": 3}}
-    record["checks"]["canary"] = {**record["checks"]["load"], **lie}
-    one = hosthealth.Reading("mx1", 99.0, 100.0, record, "")
-    assert [look.subject for look in hosthealth.looks(one, said["mx1"], (), 0.0, 600.0)] == ["mx1/health"]
+    assert hosthealth.looks(reading(plain), (), ())[-1].state == UP
 
 
 def test_the_ssh_command_believes_nothing_but_its_options() -> None:

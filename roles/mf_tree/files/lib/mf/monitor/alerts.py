@@ -8,7 +8,7 @@ page       no message
 
 Incidents that begin within a few seconds share a message, and so do those that end. While fewer MXs accept mail than
 must, what is wrong with single MXs is part of that incident's message. An incident is told once for its severity; what
-grows worse is told anew.
+grows worse is told anew, and so is what was told to flap and stays down.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 
 from .. import text
 from . import texts
-from .causes import NOTICE, PAGE, URGENT
 from .settings import Settings
+from .severity import NOTICE, PAGE, URGENT
 from .states import restored
 
 GROUP = 3.0  # seconds in which what begins together becomes one message, and what ends together
@@ -41,10 +41,12 @@ class Alert:
     reminded_at: float = 0.0
     escalated_at: float = 0.0
     flapping: bool = False
+    stays_since: float = 0.0  # what was told to flap is steadily so since then
+    stays_told: bool = False
     over_told: bool = False
     held_since: float = 0.0  # a lease that refuses mail
     about: tuple[str, ...] = ()
-    level: int | None = None  # MXs that accept mail, of the fleet's incident
+    level: int | None = None  # of the cause
     told_level: int | None = None  # the lowest that was told
     seen: str = ""  # the severity at the last plan
 
@@ -82,7 +84,7 @@ class Incident:
 class Draft:
     """A message to be sent to the channels of a severity, or to those of the escalation."""
 
-    kind: str  # opened flapping closed reminder escalation
+    kind: str  # opened flapping stays closed reminder escalation
     severity: str
     text: str
     incidents: tuple[int, ...]
@@ -171,7 +173,7 @@ class _Planner:
                 self._change(one, covered=True)
 
     def _begin(self, severity: str) -> None:
-        fresh, turned = [], []
+        fresh, turned, stays = [], [], []
         for one in self.incidents:
             alert = self.alerts[one.number]
             # a monitor that is offline can't tell so; it does afterwards
@@ -183,14 +185,16 @@ class _Planner:
                 fresh.append(one)
             elif one.flapping and not alert.flapping:
                 turned.append(one)
+            elif alert.stays_since and not alert.stays_told:
+                stays.append(one)
         # the eldest has waited for the others: those that have come since go with it, however young
         patience = AT_ONCE if severity == URGENT else GROUP
         if not any(self.now - self.alerts[one.number].noticed >= patience for one in fresh):
             fresh = []
-        for kind, chosen in (("opened", fresh), ("flapping", turned)):
+        for kind, chosen in (("opened", fresh), ("flapping", turned), ("stays", stays)):
             if not chosen:
                 continue
-            began = min(one.opened for one in chosen)
+            began = min(self.alerts[one.number].stays_since if kind == "stays" else one.opened for one in chosen)
             self._draft(kind, severity, chosen, f"since {texts.clock(began)}")
             for one in chosen:
                 alert = self.alerts[one.number]
@@ -200,7 +204,8 @@ class _Planner:
                     told_level=alert.level,
                     told_at=self.now if kind == "opened" else alert.told_at,
                     reminded_at=self.now,
-                    flapping=one.flapping,
+                    flapping=one.flapping or kind == "stays",
+                    stays_told=alert.stays_since > 0,
                 )
             spoken = {key for one in chosen for key in one.alert.about}
             for one in self.incidents:

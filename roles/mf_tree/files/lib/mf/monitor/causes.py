@@ -16,31 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import text
-from . import states
-from .hosthealth import CANARY
+from . import complaints, states
+from .hosthealth import CANARY, CHECK, door, subject
 from .settings import Host, Service, Settings
-from .states import DOWN, EXPIRED, HELD, THROTTLED, UNKNOWN, UNREAD, UP, WARNING, Memory
+from .severity import NOTICE, PAGE, URGENT, Cause, expiry, loudness, muted
+from .states import DOWN, THROTTLED, UNKNOWN, UP, WARNING, Memory
 
-URGENT, NOTICE, PAGE = "urgent", "notice", "page"
 MAINTENANCE = "maintenance"
-OWN_CHECK = 75.0  # seconds until a host's own check has looked again: cron's minute, a splay and its deadline
 NOBODY = Memory()
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """One thing that is wrong. ``about``: the keys of other causes that this one speaks for as well."""
-
-    key: str
-    kind: str  # uplink fleet host service throttled warning health check unknown internal
-    host: str
-    service: str
-    severity: str
-    title: str
-    since: float
-    flapping: bool = False
-    about: tuple[str, ...] = ()
-    level: int | None = None  # MXs that accept mail, of the fleet's
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +66,11 @@ def judge(
     uplink = memories.get("uplink", NOBODY)
     causes: dict[str, Cause] = {}
     hosts: dict[str, HostView] = {}
+    checks = _by_host(memories)
     for host in settings.hosts:
-        found, view = _host(host, settings, memories, maintenance.get(host.name), open_keys, now)
+        found, view = _host(
+            host, settings, memories, checks.get(host.name, {}), maintenance.get(host.name), open_keys, now
+        )
         hosts[host.name] = view
         causes.update({cause.key: cause for cause in found})
     believed = sum(hosts[host.name].accepts is True for host in settings.mxs)
@@ -105,16 +91,29 @@ def judge(
     return View(hosts, causes, accepting, state, sentence, frozenset(behind))
 
 
+def _by_host(memories: Mapping[str, Memory]) -> dict[str, dict[str, Memory]]:
+    """What is believed of hosts' checks: host, then check."""
+    found: dict[str, dict[str, Memory]] = {}
+    for name, memory in memories.items():
+        host, _, rest = name.partition("/")
+        if rest.startswith(CHECK):
+            found.setdefault(host, {})[rest.removeprefix(CHECK)] = memory
+    return found
+
+
 def _over(key: str, settings: Settings, memories: Mapping[str, Memory], accepting: int) -> bool:
     """Whether something better was seen of an open incident that is no cause any more."""
-    kind, _, subject = key.partition(":")
+    kind, _, about = key.partition(":")
     if kind == "fleet":
         return accepting >= settings.min_accepting or not settings.mxs
     if kind == "throttled":
         # what else of its SMTP is down (IPv6, another port) has an incident of its own, and may have for weeks
-        front = [service for host in settings.hosts if host.name == subject for service in host.front]
+        front = [service for host in settings.hosts if host.name == about for service in host.front]
         return all(memories.get(one.subject, NOBODY).state not in (DOWN, THROTTLED) for one in front)
-    memory = memories.get(f"{subject}/health" if kind == "health" else subject)
+    if kind == "check":
+        host_name, _, check = about.partition("/")
+        about = subject(host_name, check)
+    memory = memories.get(f"{about}/health" if kind == "health" else about)
     if memory is None:
         return True
     if kind in ("health", "check", "warning"):
@@ -126,6 +125,7 @@ def _host(
     host: Host,
     settings: Settings,
     memories: Mapping[str, Memory],
+    checks: Mapping[str, Memory],
     maintenance: Mapping[str, Any] | None,
     open_keys: Collection[str],
     now: float,
@@ -133,7 +133,6 @@ def _host(
     """The causes on one host, and the host in one word."""
     services: dict[Service, Memory] = {service: memories.get(service.subject, NOBODY) for service in host.services}
     health = memories.get(f"{host.name}/health", NOBODY)
-    checks = {name: memories[key] for name in settings.urgent_checks if (key := f"{host.name}/{name}") in memories}
     causes: list[Cause] = []
     key = f"host:{host.name}"
     # every one of them silent, and one of them for long enough; what is asked seldom has no say in it
@@ -141,28 +140,29 @@ def _host(
     silent = [one for one in telling if one.silent and DOWN in (one.state, one.pending)]
     dead = bool(telling) and len(silent) == len(telling) and any(one.state == DOWN for one in silent)
     down = dead or (key in open_keys and _returning(telling, settings, now))
-    began = [one.flapping for one in telling if one.flapping is not None]
+    began = [one.flapping for one in telling if one.flapping is not None and states.wavers(one)]
     # begun: all of it goes and comes together; gone on with: the others have calmed down already
     together = dead and all(_flaps(one, settings, now) for one in telling)
     goes_on = key in open_keys and all(
         _flaps(one, settings, now) or not (one.changes or one.bad or one.state == DOWN) for one in telling
     )
-    severity = _severity("host", host, settings)
+    severity = loudness("host", host)
     rest = services
     if began and (together or goes_on):
         title = f"{host.name} is flapping, {max(max(len(one.changes), len(one.looks)) for one in telling)} changes"
         causes.append(Cause(key, "host", host.name, "", severity, title, min(began), True))
-        rest = {one: memory for one, memory in services.items() if memory.flapping is None and not memory.silent}
+        rest = {one: memory for one, memory in services.items() if not states.wavers(memory) and not memory.silent}
     elif down:
         since = min((one.since if one.state == DOWN else one.first for one in silent), default=now)
         causes.append(Cause(key, "host", host.name, "", severity, f"{host.name} does not answer", since))
     if not down:
-        causes.extend(_services(host, settings, rest, open_keys))
+        causes.extend(_services(host, settings, rest, open_keys, now))
         causes.extend(_unknown(host, settings, rest, causes))
-        causes.extend(_checks(host, checks))
-        causes.extend(_health(host, settings, health, services, causes, now))
+        near = complaints.Near(settings, services, tuple(causes), now)
+        causes.extend(complaints.checks(host, settings, checks, near))
+        causes.extend(complaints.health(host, settings, health, checks, near))
     if maintenance is not None:
-        causes = [_muted(cause) for cause in causes]
+        causes = [muted(cause) for cause in causes]
     return causes, _view(host, settings, services, health, checks, down, maintenance, now)
 
 
@@ -172,8 +172,10 @@ def _patience(settings: Settings, service: Service) -> float:
 
 def _flaps(memory: Memory, settings: Settings, now: float) -> bool:
     """Whether it flaps, or will as soon as what is seen of it now is believed."""
+    if memory.flapping is not None:
+        return states.wavers(memory)
     recent = sum(at >= now - settings.flap_window for at in memory.changes)
-    return memory.flapping is not None or recent + (memory.pending == DOWN) >= settings.flap_changes
+    return recent + (memory.pending == DOWN) >= settings.flap_changes
 
 
 def _returning(memories: Collection[Memory], settings: Settings, now: float) -> bool:
@@ -185,32 +187,31 @@ def _returning(memories: Collection[Memory], settings: Settings, now: float) -> 
 
 
 def _services(
-    host: Host, settings: Settings, services: Mapping[Any, Memory], open_keys: Collection[str]
+    host: Host, settings: Settings, services: Mapping[Service, Memory], open_keys: Collection[str], now: float
 ) -> list[Cause]:
     causes = []
     for service, memory in services.items():
         key = f"service:{service.subject}"
         label = f"{host.name} {service.name}"
-        if memory.flapping is not None:
-            title = label + _flapping(memory)
-            severity = _severity(service.kind, host, settings)
+        severity = loudness(service.kind, host, door(service, host))
+        if memory.flapping is not None and states.wavers(memory):
+            title = label + complaints.flapping(memory)
             causes.append(Cause(key, "service", host.name, service.name, severity, title, memory.flapping, True))
         elif memory.state == DOWN:
             # a first good look after it: no new cause is made of that
             if key not in open_keys and (memory.pending or _waits(memory, services)):
                 continue
-            severity = _severity(service.kind, host, settings)
-            title = f"{label}: {memory.words}"
+            stays = " stays down after flapping" if memory.flapping is not None else ""
+            title = f"{label}{stays}: {memory.words}"
             causes.append(Cause(key, "service", host.name, service.name, severity, title, memory.since))
         elif memory.state == THROTTLED:
             title = f"{host.name}: {memory.words}"
             causes.append(Cause(f"throttled:{host.name}", "throttled", host.name, "", PAGE, title, memory.since))
         elif memory.state == WARNING:
-            severity = NOTICE if memory.why == EXPIRED and host.role in ("mx", "control") else PAGE
+            loud, level = expiry(memory, host, settings, now)
+            title = f"{label}: {memory.words}"
             key = f"warning:{service.subject}"
-            causes.append(
-                Cause(key, "warning", host.name, service.name, severity, f"{label}: {memory.words}", memory.since)
-            )
+            causes.append(Cause(key, "warning", host.name, service.name, loud, title, memory.since, level=level))
     return causes
 
 
@@ -249,72 +250,6 @@ def _unseen(
 def _waits(memory: Memory, services: Mapping[Any, Memory]) -> bool:
     """Whether the host's other services must be looked at first: silence may be the host's."""
     return memory.silent and any(one.checked < memory.since for service, one in services.items() if service.tells)
-
-
-def _checks(host: Host, checks: Mapping[str, Memory]) -> list[Cause]:
-    return [
-        Cause(
-            f"check:{host.name}/{name}",
-            "check",
-            host.name,
-            name,
-            URGENT if memory.state == DOWN or memory.flapping is not None else PAGE,
-            f"{host.name} {name}{_flapping(memory) or f': {memory.words}'}",
-            memory.since if memory.flapping is None else memory.flapping,
-            memory.flapping is not None,
-        )
-        for name, memory in checks.items()
-        if memory.state in (DOWN, WARNING) or memory.flapping is not None
-    ]
-
-
-def _flapping(memory: Memory) -> str:
-    return f" is flapping, {max(len(memory.changes), len(memory.looks))} changes" if memory.flapping is not None else ""
-
-
-def _health(
-    host: Host, settings: Settings, health: Memory, services: Mapping[Any, Memory], others: list[Cause], now: float
-) -> list[Cause]:
-    """What the host says of itself, unless something nearer to the cause is known, about to be, or over just now."""
-    flaps = health.flapping is not None
-    if health.state not in (DOWN, WARNING) and not flaps:
-        return []
-    severity = _severity("health", host, settings) if health.state == DOWN or flaps else PAGE
-    # what is for the page only hides nothing that is told (ssh over IPv6 may be down for weeks, and a disk fill up)
-    nearer = any(
-        cause.kind in ("host", "throttled") or (cause.kind == "service" and PAGE not in {cause.severity} - {severity})
-        for cause in others
-    )
-    nearer = nearer or any(one.pending for one in services.values())
-    # its own check of a service that has just come back (check-smtp of smtp) may say for a minute that it hasn't
-    own = health.words.partition(" ")[0]
-    fresh = now - OWN_CHECK - settings.interval
-    nearer = nearer or any(service.kind == own and one.changes[-1:] > (fresh,) for service, one in services.items())
-    # a hold has no end of its own, so it is told even though the throttle that it is shows already
-    if nearer and health.why != HELD:
-        return []
-    unread = health.why == UNREAD
-    title = f"{host.name}: {health.words}" if unread else f"{host.name} says: {health.words}"
-    if flaps:
-        title = f"{host.name} health{_flapping(health)}"
-    since = health.since if health.flapping is None else health.flapping
-    return [Cause(f"health:{host.name}", "health", host.name, "", severity, title, since, flaps)]
-
-
-def _severity(kind: str, host: Host, settings: Settings) -> str:
-    """How loud: the control machine at once, one MX of several once, everything else on the page."""
-    if host.role == "control":
-        return URGENT if kind in ("host", "tcp", "ssh", "http", "https", "smtp") else PAGE
-    if host.role == "mx":
-        loud = kind in ("host", "smtp", "relay", "health")
-        return NOTICE if loud else PAGE
-    return NOTICE if kind == "mx" else PAGE
-
-
-def _muted(cause: Cause) -> Cause:
-    return Cause(
-        cause.key, cause.kind, cause.host, cause.service, PAGE, cause.title, cause.since, cause.flapping, cause.about
-    )
 
 
 def _view(
@@ -382,7 +317,10 @@ def _fleet(
     about = tuple(
         key
         for key, one in causes.items()
-        if (one.host in lost and (one.kind in ("host", "throttled", "health") or (one.host, one.service) in smtp))
+        if (
+            one.host in lost
+            and (one.kind in ("host", "throttled", "health", "check") or (one.host, one.service) in smtp)
+        )
         # no canary goes through while nobody takes mail
         or (not accepting and one.kind == "check" and one.service == CANARY)
     )

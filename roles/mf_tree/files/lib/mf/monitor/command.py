@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 Durations: 90s 15m 2h 1d. A pattern fits keys of incidents, as `status` shows them: service:mx1/smtp, host:mx1, fleet,
-check:control1/backup, health:mx2; * stands for anything.
+check:mx1/queue (what a check says), health:mx2 (what isn't known of a host, a hold); * stands for anything.
 
 Exit codes
   status    0 nothing is wrong, 1 something is, 2 something urgent is, 3 nothing is known (the monitor doesn't run)

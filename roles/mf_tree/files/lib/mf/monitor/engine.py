@@ -30,9 +30,10 @@ from typing import Any, TypeAlias, TypeVar
 from .. import text
 from . import alerts, causes, hosthealth, probes, snapshot, states, texts
 from .alerts import Alert, Incident
-from .causes import NOTICE, Cause, View
+from .causes import View
 from .outbox import Outbox, awaken
 from .settings import Host, Service, Settings, place, weekly
+from .severity import NOTICE, URGENT, Cause
 from .states import DOWN, SILENT, THROTTLED, UNKNOWN, Look, Memory
 from .store import HELD_BACK, QUEUED, Store, damaged, refuses
 from .uplink import Uplink
@@ -50,7 +51,6 @@ MOST_KEPT = 200_000  # looks and times that couldn't be stored
 END_IS_NEWS = 86400.0  # seconds; a monitor that was away for longer doesn't tell ends from before
 PEERS = 30  # machines of the same role that are looked at as soon as one turns
 TOO_SOON = 0.1  # intervals between a look out of turn and the next in turn
-UNREAD_PATIENCE = 10  # intervals until checks that can't be read count as bad
 WELL, OFFLINE = "well", "offline"
 
 
@@ -95,6 +95,7 @@ class Engine:
         self.ended: list[dict[str, Any]] = []  # incidents of which the end is still to be told
         self.silences: list[dict[str, Any]] = []
         self.view: View | None = None
+        self._complained: dict[str, set[str]] = {}  # checks with a memory, by host
         self._looks: list[Look] = []
         self._latest: dict[str, tuple[float, hosthealth.Reading]] = {}  # when it began, monotonic
         self._shown: dict[
@@ -232,10 +233,11 @@ class Engine:
             self.health = self.store.health()
             known = {*self.services, *self.hosts, "uplink", "fleet"}
             checks = {
-                f"{host.name}/{name}"
+                name
                 for host in self.settings.hosts
-                for name in ("health", *hosthealth.urgent(self.settings, host))
-                if name == "health" or self._still_has(host, name)
+                for name in rows
+                if name == f"{host.name}/health"
+                or (name.startswith(hosthealth.subject(host.name, "")) and self._still_has(host, name))
             }
             gone = [name for name in rows if name not in known | checks]
             self.store.forget_subjects(gone)
@@ -245,12 +247,16 @@ class Engine:
             memory = json.loads(row["memory"])
             if name in self.services or name == "uplink" or name in checks:
                 self.memories[name] = Memory.of(memory)
+                host, _, check = name.partition(f"/{hosthealth.CHECK}")
+                if check:
+                    self._complained.setdefault(host, set()).add(check)
             elif name in self.hosts and memory.get("maintenance"):
                 self.maintenance[name] = memory["maintenance"]
         self._reload(self.store)
 
-    def _still_has(self, host: Host, check: str) -> bool:
+    def _still_has(self, host: Host, subject: str) -> bool:
         """Whether a host names a check still, or can't say."""
+        check = subject.removeprefix(hosthealth.subject(host.name, ""))
         found = self.health.get(host.name)
         record = found["record"] if found is not None and found["ok"] else None
         return not record or not record["checks"] or check in record["checks"]
@@ -466,7 +472,7 @@ class Engine:
     def _say_directly(self, view: View, why: str) -> None:
         """Nothing can be stored, so nothing can be queued: that is said past the queue, and what is urgent as well."""
         first, self._cannot_store = not self._cannot_store, why
-        urgent = {key for key, one in view.causes.items() if one.severity == causes.URGENT}
+        urgent = {key for key, one in view.causes.items() if one.severity == URGENT}
         fresh = urgent - self._said_directly
         if not first and not fresh:
             return
@@ -475,21 +481,19 @@ class Engine:
         titles += [view.causes[key].title for key in sorted(fresh)]
         words = texts.compose(self.settings.name, "URGENT", titles, "")
         say(words)
-        task = asyncio.create_task(self.outbox.direct(causes.URGENT, words))
+        task = asyncio.create_task(self.outbox.direct(URGENT, words))
         self._direct.add(task)
         task.add_done_callback(self._direct.discard)
 
     def _heard(self, reading: hosthealth.Reading) -> list[Look]:
         """Looks from a reading. The maintenance it tells of is kept until its end: a rebooting host says nothing."""
         name = reading.host
-        urgent = hosthealth.urgent(self.settings, self.hosts[name])
-        known = tuple(one for one in urgent if f"{name}/{one}" in self.memories)
-        good = self.health.get(name, {}).get("read") or 0.0
-        if not good:
-            good = self.health.setdefault(name, {"read": None, "first": reading.at}).get("first", reading.at)
-        patience = UNREAD_PATIENCE * self.settings.interval
-        found = hosthealth.looks(reading, urgent, known, good, patience)
-        entry = self.health.setdefault(name, {"read": None, "first": reading.at})
+        vital = hosthealth.vital(self.settings, self.hosts[name])
+        known = self._complained.setdefault(name, set())
+        found = hosthealth.looks(reading, vital, known)
+        before = hosthealth.subject(name, "")
+        known.update(one.subject.removeprefix(before) for one in found if one.subject.startswith(before))
+        entry = self.health.setdefault(name, {"read": None})
         entry.update({"tried": reading.at, "ok": reading.record is not None, "words": reading.words})
         if reading.record is not None:
             entry.update({"read": reading.at, "record": reading.record})
@@ -640,7 +644,7 @@ class Engine:
                 }
                 held[key] = one
                 say(f"#{number} {cause.severity}: {cause.title}")
-            alert = self._fresh_alert(one["alert"], cause, now)
+            alert = fresh_alert(one["alert"], cause)
             if (cause.severity, cause.title, alert) != (one["severity"], one["title"], one["alert"]):
                 if cause.severity != one["severity"] or cause.flapping != one["alert"].flapping:
                     store.add_event(one["id"], now, "changed", cause.title)
@@ -658,14 +662,6 @@ class Engine:
                 say(f"#{one['id']} over: {one['title']}")
             found.append((one, one["alert"], False))
         return found
-
-    def _fresh_alert(self, alert: Alert, cause: Cause, now: float) -> Alert:
-        held_since = 0.0
-        if cause.kind == "throttled":
-            held_since = cause.since
-        if (alert.about, alert.held_since, alert.level) != (cause.about, held_since, cause.level):
-            alert = replace(alert, about=cause.about, held_since=held_since, level=cause.level)
-        return alert
 
     def _tell(
         self, store: Store, found: list[tuple[dict[str, Any], Alert, bool]], behind: frozenset[str], now: float
@@ -718,7 +714,7 @@ class Engine:
         ]
         for channel in channels:
             full = store.sent_since(channel.name, now - 3600) >= self.settings.rate_limit
-            status = HELD_BACK if full and severity != causes.URGENT else QUEUED
+            status = HELD_BACK if full and severity != URGENT else QUEUED
             store.enqueue(now, channel.name, kind, severity, words, numbers, status=status)
             if status == HELD_BACK:
                 for number in numbers:
@@ -823,6 +819,18 @@ class Engine:
         except sqlite3.Error as error:
             if not refuses(error):
                 raise
+
+
+def fresh_alert(alert: Alert, cause: Cause) -> Alert:
+    """An incident's alert with what its cause says now."""
+    return replace(
+        alert,
+        about=cause.about,
+        held_since=cause.since if cause.kind == "throttled" else 0.0,
+        level=cause.level,
+        stays_since=cause.since if alert.flapping and not cause.flapping else 0.0,
+        stays_told=alert.stays_told and not cause.flapping,
+    )
 
 
 def _turns(before: Memory, look: Look) -> bool:

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .. import maintenance, state, text
 from . import children
 from .settings import HealthAccess, Host, Service, Settings
-from .states import DOWN, HELD, UNREAD, UP, WARNING, Look
+from .states import DOWN, HELD, PART, UNKNOWN, UNREAD, UP, WARNING, Look
 
 CANARY = "canary"  # the check that is urgent only when all MXs are concerned
+CHECK = "check-"  # what the name of a check's subject begins with
+MOST_CHECKS = 50  # of a host; more are not ours
 CAP = 262144  # bytes of an answer
 KEEP_UP_TO = 60  # hosts whose connections are kept
 AT_ONCE = 16  # reads in turn
 ASKED = 64  # reads that a failed look asks for; they don't wait behind those
+# not to know changes nothing that is believed; it is told of the host
+_GRAVE = {state.OK: UP, state.WARNING: WARNING, state.CRITICAL: DOWN, state.UNKNOWN: UNKNOWN}
 _KINDS: dict[str, tuple[type, ...]] = {
     "status": (str,),
     "throttled": (bool,),
@@ -170,7 +174,7 @@ def parse(data: bytes) -> dict[str, Any] | None:
     if found["status"] not in state.SEVERITY:  # a text, by _KINDS
         return None
     checks = {}
-    for name, check in list(found["checks"].items())[:50]:
+    for name, check in list(found["checks"].items())[:MOST_CHECKS]:
         if not isinstance(check, dict):
             return None
         status = check.get("status")
@@ -238,64 +242,70 @@ def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _all_overdue(metrics: Mapping[str, Any]) -> bool:
-    """Of check-canary: whether no MX's mail goes the whole way any more."""
-    total, overdue = _number(metrics.get("mx")), _number(metrics.get("overdue"))
-    return bool(total) and overdue == total
+def _canary(found: Mapping[str, Any]) -> tuple[str, str]:
+    """State and why of check-canary when it is CRITICAL, by its figures."""
+    total, overdue = _number(found.get("mx")), _number(found.get("overdue"))
+    if total and overdue == total:
+        return DOWN, ""  # no MX's mail goes the whole way any more
+    return (DOWN if _number(found.get("delivered")) else WARNING), PART
 
 
-def urgent(settings: Settings, host: Host) -> tuple[str, ...]:
-    """The urgent checks that a host's word counts for: of other hosts' canaries only the control machine's."""
-    return tuple(name for name in settings.urgent_checks if name != CANARY or host.role == "control")
+def subject(host: str, check: str) -> str:
+    """The subject of a host's check; a service can't have such a name."""
+    return f"{host}/{CHECK}{check}"
 
 
-def looks(
-    reading: Reading, chosen: tuple[str, ...], known: tuple[str, ...], last_good: float, patience: float
-) -> list[Look]:
-    """Looks at ``HOST/health`` and at each urgent check (``HOST/NAME``), from one reading.
+def vital(settings: Settings, host: Host) -> tuple[str, ...]:
+    """The checks of a host of which it is as bad not to know: the urgent ones of the control machine."""
+    return settings.urgent_checks if host.role == "control" else ()
 
-    ``chosen``: see ``urgent``; ``known``: those of them this host has had before. When its health couldn't be read for
-    ``patience`` seconds (``last_good``: when it was), nobody knows that they are well, and that counts as bad.
+
+def looks(reading: Reading, chosen: tuple[str, ...], known: Collection[str]) -> list[Look]:
+    """Looks from one reading: at ``HOST/health`` (is it held, and what isn't known of it?) and at checks (``subject``).
+
+    ``chosen``: see ``vital``. The others are subjects from when they first complain (``known``).
     """
     name, began, at = reading.host, reading.began, reading.at
     record = reading.record
     if record is None:
         words = f"health can't be read: {reading.words}"
-        found = [Look(f"{name}/health", began, at, WARNING, words, UNREAD)]
-        if at - last_good > patience:
-            gone = f"not known for {text.span(at - last_good)}: {reading.words}"
-            found += [Look(f"{name}/{check}", began, at, DOWN, gone, UNREAD) for check in known]
-        return found
-    result = []
-    for check in chosen:
-        if check in record["checks"]:
-            one = record["checks"][check]
-            word = {state.OK: UP, state.WARNING: WARNING}.get(one["status"], DOWN)
-            if check == CANARY and word == DOWN and not _all_overdue(one["metrics"]):
-                word = WARNING  # one MX's way is broken: that MX has messages of its own
-            result.append(Look(f"{name}/{check}", began, at, word, one["summary"]))
-        elif check in known and not record["checks"]:
+        return [Look(f"{name}/health", began, at, WARNING, words, UNREAD)]
+    result, unsure = [], []
+    room = MOST_CHECKS - len(known)
+    for check, one in record["checks"].items():
+        status, words, why = one["status"], one["summary"], ""
+        if status == state.UNKNOWN:
+            unsure.append(f"{check} UNKNOWN: {words}")
+        # a lease has a colour of its own and is no complaint, and a hold is told below
+        mild = check == "load" and record["throttled"] and (record["held"] or status != state.CRITICAL)
+        word = UP if mild else _GRAVE[status]
+        if status == state.UNKNOWN and check in chosen:
+            word, why = DOWN, UNREAD
+        elif check == CANARY and word == DOWN:
+            word, why = _canary(one["metrics"])
+        if check not in known and check not in chosen:
+            if word in (UP, UNKNOWN) or room <= 0:
+                continue
+            room -= 1
+        result.append(Look(subject(name, check), began, at, word, words, why))
+    for check in sorted(set(known).difference(record["checks"])):
+        if not record["checks"]:
             # a host that can't read its own settings knows of no check, and nobody knows that this one is well
             gone = f"not known: {(record['problems'] or ['it names no check'])[0]}"
-            result.append(Look(f"{name}/{check}", began, at, DOWN, gone, UNREAD))
-        elif check in known:
-            result.append(Look(f"{name}/{check}", began, at, WARNING, "not among its checks any more"))
-    # the rest is one subject; a lease has a colour of its own and is no complaint
-    grave = {state.CRITICAL: DOWN, state.WARNING: WARNING, state.UNKNOWN: WARNING, state.OK: UP}
-    rest = [
-        (grave[one["status"]], f"{check} {one['status']}: {one['summary']}")
-        for check, one in record["checks"].items()
-        if check not in chosen and not (record["throttled"] and check == "load")
-    ]
+            word = DOWN if check in chosen else UNKNOWN
+            result.append(Look(subject(name, check), began, at, word, gone, UNREAD if word == DOWN else ""))
+        else:
+            result.append(Look(subject(name, check), began, at, WARNING, "not among its checks any more"))
     # what none of its checks says, nor the throttle: settings that can't be read, a marker that is lost
     checks = [one["status"] for one in record["checks"].values()]
     said = state.worst([*checks, state.WARNING if record["throttled"] else state.OK])
+    word, words, why = UP, "says OK", ""
+    if unsure:
+        word, words = WARNING, unsure[0] + (f" (and {len(unsure) - 1} more)" if len(unsure) > 1 else "")
     if state.SEVERITY[record["status"]] > state.SEVERITY[said]:
-        rest.append((grave[record["status"]], (record["problems"] or [record["status"]])[0]))
-    why = ""
+        word = DOWN if record["status"] == state.CRITICAL else WARNING
+        words = (record["problems"] or [record["status"]])[0]
     if record["held"]:
-        rest, why = [(DOWN, "on hold: refuses mail until somebody ends that")], HELD
-    worst = max(rest, key=lambda one: (UP, WARNING, DOWN).index(one[0]), default=(UP, ""))
-    word, words = worst if worst[0] != UP else (UP, "says OK")
+        word, words, why = DOWN, "on hold: refuses mail until somebody ends that", HELD
     result.append(Look(f"{name}/health", began, at, word, words, why))
     return result

@@ -9,7 +9,7 @@ Its shape (``roles/mf_monitor/templates/etc/monitor/settings.json.j2``)::
      "flap_window": 900, "flap_changes": 3, "flap_calm": 600,          seconds, changes, seconds
      "throttled_after": 1800, "reminder": 1800, "escalate_after": 600, seconds
      "rate_limit": 20,                                                 messages an hour to one channel
-     "cert_warning_days": 14,
+     "cert_warning_days": 14, "cert_notice_days": [10, 3],             days before a certificate ends
      "database": "/mf/var/monitor/monitor.sqlite", "page": "/mf/var/monitor-page",
      "references": ["192.0.2.1:53", "[2001:db8::1]:443"], "resolvers": ["192.0.2.1"],
      "heartbeat": "https://…" or "", "canary_key": 64 hexadecimal digits or "", "test_at": "mon 10:00" or "",
@@ -210,6 +210,7 @@ class Settings:
     escalate_after: float
     rate_limit: int
     cert_warning_days: float
+    cert_notice_days: tuple[float, ...]
     database: str
     page: str
     references: tuple[tuple[str, int], ...]
@@ -249,6 +250,7 @@ DEFAULTS: dict[str, Any] = {
     "escalate_after": 600,
     "rate_limit": 20,
     "cert_warning_days": 14,
+    "cert_notice_days": [10, 3],
     "database": "/mf/var/monitor/monitor.sqlite",
     "page": "",
     "references": [],
@@ -291,7 +293,7 @@ def parse(data: Any, source: str = "settings") -> Settings:
     hosts = [*_dns(given, source), *_objects(given["hosts"], "hosts", source)]
     found = tuple(_host(one, given["interval"], source) for one in hosts)
     for service in (service for host in found for service in host.services):
-        if service.name in ("health", *given["urgent_checks"]):
+        if service.name == "health" or service.name.startswith("check-"):
             raise MonitorSettingsError(f"{source}: {service.subject}: a service can't have this name; {_ADVICE}")
         recipient = service.options.get("recipient") or given["relay_recipient"]
         if service.kind == "relay" and recipient.rpartition("@")[2].lower() in map(str.lower, given["domains"]):
@@ -303,13 +305,15 @@ def parse(data: Any, source: str = "settings") -> Settings:
         raise MonitorSettingsError(f"{source}: two hosts have the same name; {_ADVICE}")
     if any(one.role == "mx" and one.front for one in found):
         given["min_accepting"] = max(1, given["min_accepting"])  # when nobody accepts mail, nothing goes on without it
-    apart = ("references", "resolvers", "health", "hosts", "channels", "domains", "urgent_checks")
+    given["cert_warning_days"] = max(given["cert_warning_days"], *given["cert_notice_days"], 0)  # told is shown
+    apart = ("references", "resolvers", "health", "hosts", "channels", "domains", "urgent_checks", "cert_notice_days")
     return Settings(
         **{key: given[key] for key in DEFAULTS if key not in apart},
         references=tuple(place(one, source) for one in given["references"]),
         resolvers=tuple(_address(one, "resolvers", source) for one in given["resolvers"]),
         urgent_checks=tuple(given["urgent_checks"]),
         domains=tuple(given["domains"]),
+        cert_notice_days=tuple(given["cert_notice_days"]),
         channels=_channels(_objects(given["channels"], "channels", source), source),
         health=_health(given["health"], source),
         hosts=found,
@@ -330,6 +334,9 @@ def _plain_values(given: Mapping[str, Any], source: str) -> None:
     for key in ("references", "resolvers", "urgent_checks", "domains"):
         if not isinstance(given[key], list) or not all(isinstance(one, str) and one for one in given[key]):
             raise MonitorSettingsError(f"{source}: {key} must be a list of texts; {_ADVICE}")
+    days = given["cert_notice_days"]
+    if not isinstance(days, list) or not all(type(one) in (int, float) and 0 < one <= 365 for one in days):
+        raise MonitorSettingsError(f"{source}: cert_notice_days must be a list of days from 0 to 365; {_ADVICE}")
     if given["test_at"] and weekly(given["test_at"]) is None:
         raise MonitorSettingsError(f"{source}: test_at must be like 'mon 10:00' (UTC) or empty; {_ADVICE}")
     if given["heartbeat"] and not re.fullmatch(r"https?://[!-~]+", given["heartbeat"]):

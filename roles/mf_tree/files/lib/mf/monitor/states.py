@@ -2,8 +2,8 @@
 
 A *look* is one observation. A look that contradicts what is believed makes the state *soft* (``pending``); so many in
 a row (``failures``, ``successes``) make it *hard*, and only hard states are believed, shown and alerted. A subject that
-keeps changing is *flapping*: it is told once, and again when it has been calm for a while. What nothing was seen of for
-longer than its ``patience`` isn't known any more (``shown``), whatever is believed.
+keeps changing is *flapping*: it is told once, and again when it stays down, or has been calm for a while. What nothing
+was seen of for longer than its ``patience`` isn't known any more (``shown``), whatever is believed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ UP, WARNING, THROTTLED, DOWN, UNKNOWN = "up", "warning", "throttled", "down", "u
 # Why something is down. SILENT means that nothing at all came back: it may be the host, or the way to it.
 SILENT, REFUSED, WRONG, EXPIRED, UNREAD = "silent", "refused", "wrong", "expired", "unread"
 HELD = "held"  # by a person, until a person ends it
+PART = "part"  # it concerns a part of the fleet only
 MOST_CHANGES = 40  # remembered
 GRACE = 30.0  # seconds that a busy monitor may be late
+STAYS = 2.0  # intervals without a good look after which what flapped is down
+LONGER = 1.5  # times as long as it was down before, or that is the next turn of the flapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Memory:
     looks: tuple[float, ...] = ()  # when single looks turned from good to bad or back
     changes: tuple[float, ...] = ()  # when the hard state did
     flapping: float | None = None  # since when
+    fell: float = 0.0  # since when it was down when it first stayed down while it flapped
     calm: float = 0.0  # seconds that looks were made in which nothing turned
     checked: float = 0.0  # the last look
     seen: float = 0.0  # the last look that saw anything
@@ -140,8 +144,11 @@ def _believe(memory: Memory, look: Look) -> Memory:
 
 def _flap(memory: Memory, now: float, rules: Settings) -> Memory:
     if memory.flapping is not None:
-        settled = not memory.pending and memory.calm >= rules.flap_calm
-        return replace(memory, flapping=None, looks=(), changes=()) if settled else memory
+        if not memory.pending and memory.calm >= rules.flap_calm:
+            return replace(memory, flapping=None, fell=0.0, looks=(), changes=())
+        stays = memory.state == DOWN and not memory.pending and memory.calm >= _enough(memory, rules)
+        # once: one that stays down again and again is told when it is calm
+        return replace(memory, fell=memory.since) if stays and not memory.fell else memory
     since = now - rules.flap_window
     hard = sum(at >= since for at in memory.changes)
     single = sum(at >= since for at in memory.looks)
@@ -149,6 +156,17 @@ def _flap(memory: Memory, now: float, rules: Settings) -> Memory:
     if hard >= rules.flap_changes or single >= 2 * rules.flap_changes:
         return replace(memory, flapping=now, calm=0.0)
     return memory
+
+
+def _enough(memory: Memory, rules: Settings) -> float:
+    """Seconds down after which that is no turn of the flapping any more. The last outage lies between two turns."""
+    before = memory.looks[-2] - memory.looks[-3] if len(memory.looks) > 2 else 0.0
+    return max(STAYS * rules.interval, LONGER * before)
+
+
+def wavers(memory: Memory) -> bool:
+    """Whether it flaps, and nothing better can be said of it: not that it has stayed down since."""
+    return memory.flapping is not None and not (memory.state == DOWN and memory.fell == memory.since)
 
 
 def patience(interval: float, timeout: float) -> float:

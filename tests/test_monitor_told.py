@@ -1,0 +1,166 @@
+"""What matters reaches a person: every state that a host's checks and its health can have, from reading to severity."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import monitor_support
+import pytest
+import yaml
+from mf import run, state
+from mf.monitor import causes, engine, hosthealth, states
+from mf.monitor.states import Memory
+
+ROOT = Path(__file__).resolve().parent.parent
+CHECKS = sorted(
+    found.CHECK.name
+    for path in (ROOT / "roles/mf_tree/files/lib/mf/checks").glob("*.py")
+    if isinstance(getattr(found := importlib.import_module(f"mf.checks.{path.stem}"), "CHECK", None), run.Check)
+)
+URGENT = yaml.safe_load((ROOT / "roles/mf_monitor/vars/main.yml").read_text())["__mf_monitor_urgent_checks"]
+RULES = monitor_support.settings(urgent_checks=URGENT)
+HOSTS = {host.name: host for host in RULES.hosts if host.health}
+NOW = 1_790_000_000.0
+
+# What is CRITICAL and for the page only, with the reason.
+PAGE_ONLY = {
+    ("canary", "one MX's are overdue"): "that MX has messages of its own, or check-quarantine has",
+}
+
+
+def up() -> Memory:
+    return Memory(state=states.UP, since=NOW - 9999, checked=NOW, seen=NOW)
+
+
+def told(host: str, record: dict[str, Any] | None, lasts: float = 700.0, before: bool = True) -> dict[str, str]:
+    """Severity by incident, when a host has said so for that long; ``before``: it was well before that."""
+    found = {service.subject: up() for one in RULES.hosts for service in one.services} | {"uplink": up()}
+    known: set[str] = set()
+    vital = hosthealth.vital(RULES, HOSTS[host])
+    well = monitor_support.health_record(host, HOSTS[host].role, NOW)
+    at = NOW
+    while at <= NOW + 60 + lasts:
+        said = well if before and at == NOW else record
+        parsed = None if said is None else hosthealth.parse(json.dumps(said).encode())
+        assert said is None or parsed is not None
+        reading = hosthealth.Reading(host, at, at, parsed, "ssh doesn't let us in")
+        for look in hosthealth.looks(reading, vital, known):
+            found[look.subject] = states.advance(found.get(look.subject, Memory()), look, RULES)
+            if look.subject.startswith(hosthealth.subject(host, "")):
+                known.add(look.subject.removeprefix(hosthealth.subject(host, "")))
+        at += RULES.interval
+    # the services were looked at meanwhile
+    for service in (one.subject for other in RULES.hosts for one in other.services):
+        found[service] = dataclasses.replace(found[service], checked=at, seen=at)
+    view = causes.judge(RULES, found, {}, (), at)
+    assert not before or view.hosts[host].state == states.WARNING
+    return {key: one.severity for key, one in view.causes.items()}
+
+
+def says(host: str, check: str, status: str, metrics: dict[str, Any] | None = None, **changed: Any) -> dict[str, Any]:
+    record = monitor_support.health_record(host, HOSTS[host].role, NOW, status=status, **changed)
+    entry = {"status": status, "summary": "as it is", "age_seconds": 1.0, "since": NOW, "metrics": metrics or {}}
+    record["checks"][check] = entry
+    return {**record, "problems": [f"{check} {status}: as it is"]}
+
+
+def test_all_checks_are_known_here() -> None:
+    assert {"smtp", "processes", "load", "queue", "rejected", "quarantine", "backup", "offsite", "canary"} <= set(
+        CHECKS
+    )
+    assert set(URGENT) <= set(CHECKS)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("check", CHECKS)
+def test_what_is_critical_is_told(check: str, host: str) -> None:
+    urgent = check in URGENT and (check != "canary" or host == "control1")
+    metrics = {"mx": 3, "overdue": 3} if check == "canary" and urgent else {"delivered": 1}
+    expected = {f"check:{host}/{check}": "urgent" if urgent else "notice"}
+    assert told(host, says(host, check, state.CRITICAL, metrics), 3 * RULES.interval) == expected
+    if (check, "one MX's are overdue") not in PAGE_ONLY:
+        assert told(host, says(host, check, state.CRITICAL), 3 * RULES.interval) == expected
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("check", CHECKS)
+def test_what_is_not_known_is_told_once_it_lasts(check: str, host: str) -> None:
+    vital = host == "control1" and check in URGENT
+    lasting = {f"health:{host}": "urgent" if vital else "notice"}
+    assert told(host, says(host, check, state.UNKNOWN)) == lasting
+    shortly = told(host, says(host, check, state.UNKNOWN), 4 * RULES.interval)
+    assert shortly == (lasting if vital else {f"health:{host}": "page"})
+    # one that was never heard of otherwise isn't well either
+    assert told(host, says(host, check, state.UNKNOWN), before=False) == lasting
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_dead_cron_is_one_incident(host: str) -> None:
+    record = monitor_support.health_record(host, HOSTS[host].role, NOW, status=state.UNKNOWN)
+    for entry in record["checks"].values():
+        entry.update({"status": state.UNKNOWN, "summary": "last ran 12 min ago, then OK; is cron running?"})
+    assert told(host, record) == {f"health:{host}": "urgent" if host == "control1" else "notice"}
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_what_no_check_says_is_told_as_well(host: str) -> None:
+    role = HOSTS[host].role
+    unread = "urgent" if host == "control1" else "notice"
+    assert told(host, None) == {f"health:{host}": unread}
+    lost = monitor_support.health_record(
+        host, role, NOW, status=state.UNKNOWN, checks={}, problems=["/mf/etc/mf.json is missing"]
+    )
+    assert told(host, lost) == {f"health:{host}": unread}
+    for status, wait in ((state.CRITICAL, 3 * RULES.interval), (state.UNKNOWN, 700.0)):
+        fact = monitor_support.health_record(host, role, NOW, status=status, problems=["the marker is lost"])
+        assert told(host, fact, wait) == {f"health:{host}": "notice"}
+    held = says(host, "load", state.CRITICAL, throttled=True, refusing=True, held=True)
+    assert told(host, held, 3 * RULES.interval) == {f"health:{host}": "notice"}
+
+
+def test_a_throttle_that_is_not_in_force_is_told() -> None:
+    wrong = says("mx1", "load", state.CRITICAL, throttled=True, refusing=False)
+    assert told("mx1", wrong, 3 * RULES.interval) == {"check:mx1/load": "notice"}
+    throttled = says("mx1", "load", state.WARNING, throttled=True, refusing=True)
+    assert told("mx1", throttled, before=False) == {}
+
+
+def test_what_is_wrong_already_hides_no_other_check() -> None:
+    record = says("mx1", "queue", state.CRITICAL)
+    record["checks"]["smtp"] = {**record["checks"]["queue"], "summary": "STARTTLS is broken"}
+    assert told("mx1", record, 3 * RULES.interval) == {"check:mx1/queue": "notice", "check:mx1/smtp": "notice"}
+    flaps = Memory(states.DOWN, NOW, "full", flapping=NOW, changes=(NOW,) * 3, checked=NOW, seen=NOW)
+    other = dataclasses.replace(flaps, flapping=None, changes=(), words="STARTTLS is broken")
+    found = {"mx1/check-queue": flaps, "mx1/check-smtp": other, "mx1/smtp": up(), "mx1/ssh": up()}
+    view = causes.judge(RULES, found, {}, (), NOW + 60)
+    assert view.causes["check:mx1/queue"].title == "mx1 queue is flapping, 3 changes: full"
+    assert view.causes["check:mx1/smtp"].title == "mx1 says: smtp CRITICAL: STARTTLS is broken"
+
+
+def test_what_is_not_known_of_a_check_ends_nothing(tmp_path: Path) -> None:
+    monitor = engine.Engine(dataclasses.replace(RULES, database=str(tmp_path / "m.sqlite")))
+    at = NOW
+    for status in (*[state.CRITICAL] * 3, *[state.UNKNOWN] * 20):
+        record = hosthealth.parse(json.dumps(says("mx1", "queue", status)).encode())
+        monitor._advance(monitor._heard(hosthealth.Reading("mx1", at, at, record, "read")))
+        at += RULES.interval
+    view = causes.judge(RULES, monitor.memories, {}, ("check:mx1/queue",), at)
+    assert view.causes["check:mx1/queue"].severity == "notice"
+    assert view.causes["health:mx1"].severity == "notice"
+    monitor.store.close()
+
+
+def test_a_host_that_makes_up_checks_is_bounded(tmp_path: Path) -> None:
+    monitor = engine.Engine(dataclasses.replace(RULES, database=str(tmp_path / "m.sqlite")))
+    for number in range(40):
+        record = monitor_support.health_record("mx1", "mx", NOW, status=state.CRITICAL)
+        entry = {**record["checks"]["queue"], "status": state.CRITICAL}
+        record["checks"] = {f"{number}-{one}": entry for one in range(40)}
+        parsed = hosthealth.parse(json.dumps(record).encode())
+        monitor._advance(monitor._heard(hosthealth.Reading("mx1", NOW + number, NOW + number, parsed, "read")))
+    assert len(monitor.memories) <= hosthealth.MOST_CHECKS + 1
+    monitor.store.close()
