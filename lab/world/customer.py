@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """A customer's mail server, as far as the lab needs one: it takes mail on port 2525 and writes down what it took.
 
-Each accepted message is one JSON line in RECORD: id (its X-Lab-Id header, null without one), rcpt (list), time (epoch
-seconds), via (who delivered it). The line is on disk before the 250 is said, so what was accepted is never forgotten.
+Each accepted message is one JSON line in RECORD: id (its X-Lab-Id header, null without one), sender, rcpt (list), time
+(epoch seconds), via (who delivered it), size. The line is on disk before the 250 is said, so what was accepted is never
+forgotten. The bytes of a message whose id begins with "bytes-" are kept in KEPT, under its id.
 The file MODE tells it to behave: "accept" (or no file), "tempfail" (451 to every recipient), "refuse" (550).
 """
 
@@ -13,6 +14,7 @@ import email.parser
 import email.policy
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -24,7 +26,9 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 STATE = Path("/var/lib/world")
 RECORD = STATE / "mail.jsonl"
 MODE = STATE / "mode"
+KEPT = STATE / "kept"
 PORT = 2525
+LONGEST = 1 << 20  # bytes of a line: as most servers, it minds none
 REPLIES = {"tempfail": "451 4.3.2 try again later", "refuse": "550 5.1.1 no such user"}
 
 
@@ -49,8 +53,15 @@ class Customer:
         """Write the message down, then say 250."""
         content = envelope.original_content or b""
         headers = email.parser.BytesHeaderParser(policy=email.policy.compat32).parsebytes(content)
+        identifier = headers["X-Lab-Id"]
+        if identifier and re.fullmatch(r"bytes-[a-z-]{1,40}", identifier):
+            KEPT.mkdir(exist_ok=True)
+            new = KEPT / f".{identifier}"
+            new.write_bytes(content)
+            new.replace(KEPT / identifier)
         line = {
-            "id": headers["X-Lab-Id"],
+            "id": identifier,
+            "sender": envelope.mail_from,
             "rcpt": envelope.rcpt_tos,
             "time": round(time.time(), 3),
             "via": session.peer[0] if session.peer else None,
@@ -76,6 +87,7 @@ async def serve() -> None:
     record = os.open(RECORD, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     customer = Customer(record)
     handler = SimpleNamespace(handle_RCPT=customer.take_recipient, handle_DATA=customer.take_message)
+    SMTP.line_length_limit = LONGEST
     server = await loop.create_server(
         lambda: SMTP(handler, hostname="mail.customer.example", loop=loop), host="0.0.0.0", port=PORT, backlog=200
     )

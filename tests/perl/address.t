@@ -29,7 +29,9 @@ my %refused = (
     "<a\@ours\0example>"                => 'malformed domain',
     '<a@ours..example>'                 => undef,
     '<postmaster>'                      => 'no domain',
-    '<' . 'x' x 65 . '@ours.example>'   => 'local part too long',
+    '<' . 'x' x 242 . '@ours.example>'  => 'address too long',
+    '<a@' . 'x.' x 130 . 'example>'     => 'address too long',
+    '<a@ours_.example>'                 => 'malformed domain',
     '<a@' . 'x' x 64 . '.example>'      => 'malformed domain',
 );
 for my $text (sort keys %refused) {
@@ -43,7 +45,16 @@ for my $text ('<a@ours.example>', '<A.b+c=d@Ours.Example>', '<@relay.example:a@o
     is(Mf::Address::recipient_fault(address($text)), undef, "recipient $text");
 }
 
+is(Mf::Address::recipient_fault(address('<' . 'x' x 241 . '@ours.example>')), undef, 'a recipient of 256 bytes');
 is(Mf::Address::sender_fault(address('<>')), undef, 'the null sender');
+for my $text ('SRS0=fGv9=BC=a.ccdefghijklmn.com=bounce-4IDNASXYtY_FG21s4IoV1XzCfCtHkb2RZY_qdGZ8Q-6A@email.sender.example',
+    'x' x 241 . '@long.example', 'bounce@em_1234.news.example', 'a@_b_._c.d_', '@relay_1.example:a@c.example') {
+    is(Mf::Address::sender_fault(address("<$text>") // die "$text isn't parsed"), undef, "sender $text");
+}
+for my $text ('x' x 242 . '@long.example', 'a@em_-.example', 'a@-_.example', 'a@' . '_' x 64 . '.example', 'a@em 1.example') {
+    my $parsed = address("<$text>");
+    ok(!$parsed || defined Mf::Address::sender_fault($parsed), "no sender: $text");
+}
 is(Mf::Address::sender_fault(address('<a%b@c.example>')), undef, 'a sender may have an odd local part');
 is(Mf::Address::sender_fault(address("<a\x01b\@c.example>")), 'unprintable local part', 'but none that is unprintable');
 

@@ -42,6 +42,8 @@ subtest 'domains' => sub {
     like($s->say("EHLO a\x1b[2Jb"), qr/^550 5\.5\.2/, 'a client name that is none');
     like($s->say('EHLO ' . 'x' x 256), qr/^550 5\.5\.2/, 'or too long');
     like($s->say('HELO [IPv6:2001:db8::1]'), qr/^250 /, 'an address as a name');
+    $s->connection->hello(0);
+    like($s->say('EHLO my_host.example'), qr/^250 /, 'an underscore in it');
     ok(!eval { TestServer->start(config => {mf_canary => ['c@d']}, plugins => ['mf_domains']); 1 }, 'no domain: it does not start');
 };
 

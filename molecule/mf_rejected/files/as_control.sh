@@ -20,7 +20,8 @@ file=$(find /run/in -type f | sort | head -1) id=$(basename "$file")
 release() { $release "$2" < "$1"; }
 say release release "$file" "$id"
 say again release "$file" "$id"
-for sender in 'John Doe@world.example' 'a@[192.0.2.1]'; do
+long=$(printf 'SRS0=%0100d' 1)
+for sender in 'John Doe@world.example' 'a@[192.0.2.1]' "$long@em_1234.news.example"; do
     sed "1s/\"sender\":\"[^\"]*\"/\"sender\":\"$sender\"/" "$file" > /run/odd
     say "from $sender" release /run/odd "odd-$(echo "$sender" | tr -cd a-z)"
 done

@@ -53,7 +53,8 @@ BLOCK = 1 << 16  # bytes of a message that are made ready, and sent, at a time
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,149}")
 # What Mf::Address lets in; whose mail it is, is for Exim to judge. Local part without its quotes, domain or literal.
-_ADDRESS = re.compile(r"([ -~]{1,64})@([A-Za-z0-9.-]{1,253}|\[(?:[0-9.]{7,15}|IPv6:[0-9A-Fa-f:.]{2,45})\])")
+_ADDRESS = re.compile(r"([ -~]+)@([A-Za-z0-9._-]+|\[(?:[0-9.]{7,15}|IPv6:[0-9A-Fa-f:.]{2,45})\])")
+_MAX_PATH = 256  # bytes with the brackets, as in Mf::Address; local parts above 64 are common (VERP, SRS)
 # What a local part can't have without quotes; the same as in Qpsmtpd::Address, which speaks for what isn't rejected.
 _QUOTED = re.compile(r"[^a-zA-Z0-9!#$%&'*+\-/=?^_`{|}~.]")
 
@@ -110,7 +111,7 @@ def parse(first: bytes, raw: bytes) -> Message:
 
 def path(address: object) -> str:
     """An address as MAIL and RCPT say it, without a second meaning. Raises RefusedError. Pure."""
-    found = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
+    found = _ADDRESS.fullmatch(address) if isinstance(address, str) and len(address) <= _MAX_PATH - 2 else None
     if found is None:
         raise RefusedError(f"no address: {text.clean(str(address), 80)}")
     local, domain = found.groups()

@@ -18,13 +18,18 @@ user() and host()) and say what is wrong with it.
 =item sender_fault($address)
 
 undef for the null sender and for any RFC 5321 mailbox in ASCII (this server
-does not offer SMTPUTF8), otherwise a few words.
+does not offer SMTPUTF8), otherwise a few words. As in Postfix, labels of its domain may
+have underscores.
 
 =item recipient_fault($address)
 
 The same, and stricter where an address could make the next server relay:
 no "@", "%" or "!" in the local part, quoted or not (percent hack, bang path),
 nothing that looks like a path.
+
+A local part may have more than 64 bytes: VERP and SRS make such, RFC 5321 lets us take them
+(4.5.3.1), Postfix and Exim do. The whole is bounded to the 256 bytes of a path (4.5.3.1.3), brackets
+included; that is what Exim takes, and less than the quarantine has room for.
 
 =item same($address, $text)
 
@@ -37,8 +42,17 @@ Whether the address is C<$text> ("user@host"), not caring about case.
 use strict;
 use warnings;
 
+use Qpsmtpd::Address ();
+
 my $label  = qr/[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?/;
 my $domain = qr/$label(?:\.$label)*/;
+my $lax_label  = qr/[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?/;
+my $lax_domain = qr/$lax_label(?:\.$lax_label)*/;
+
+my $MAX_PATH = 256;    # bytes
+
+# For the parser, which knows no underscores; of labels and dots this module thinks more strictly anyway.
+$Qpsmtpd::Address::subdomain_expr = '(?:[a-zA-Z0-9_](?:[-a-zA-Z0-9_]*[a-zA-Z0-9_])?)';
 
 sub is_domain {
     my ($text) = @_;
@@ -46,14 +60,14 @@ sub is_domain {
 }
 
 sub _fault {
-    my ($address) = @_;
+    my ($address, $form) = @_;
     my ($user, $host) = ($address->user, $address->host);
     return 'no local part' unless defined $user && length $user;
-    return 'local part too long' if length $user > 64;
     return 'unprintable local part' if $user !~ /\A[\x20-\x7e]+\z/;
     return 'no domain' unless defined $host && length $host;
+    return 'address too long' if length("<$user\@$host>") > $MAX_PATH;
     return 'malformed domain'
-      unless is_domain($host)
+      unless $host =~ /\A$form\z/
       || $host =~ /\A\[(?:[0-9.]{7,15}|IPv6:[0-9A-Fa-f:.]{2,45})\]\z/;
     return;
 }
@@ -62,12 +76,12 @@ sub sender_fault {
     my ($address) = @_;
     my ($user, $host) = ($address->user, $address->host);
     return if !defined $host && (!defined $user || $user eq '');
-    return _fault($address);
+    return _fault($address, $lax_domain);
 }
 
 sub recipient_fault {
     my ($address) = @_;
-    my $fault = _fault($address);
+    my $fault = _fault($address, $domain);
     return $fault if defined $fault;
     my $user = $address->user;
     return 'routed local part' if $user =~ /[\@%!"\\ ]/;
