@@ -113,6 +113,8 @@ def test_the_index_gets_envelope_and_subject(tmp_path: Path) -> None:
         (b"\nSubject: in the body\n", ""),
         (b"no header at all", ""),
         (b"Subject:", ""),
+        (b"X-Subject : no\nSubject \t: a\n \n b\n\n", "a b"),
+        (b"Subject not\nSubject" + b" " * 60000 + b"x: no\n\n", ""),
         (b"Subject: a\0b\x1b[2J\n\n", "a\0b\x1b[2J"),
         (b"Subject: \xff\xfe\n\n", "\xff\xfe"),
         (b"Subject: =?no-such-charset?q?x?= y\n\n", "=?no-such-charset?q?x?= y"),

@@ -10,6 +10,7 @@ import email.header
 import hashlib
 import json
 import os
+import re
 
 from . import layout
 
@@ -199,13 +200,13 @@ def header(head: bytes) -> bytes:
 
 
 def field(head: bytes, name: bytes) -> bytes | None:
-    """The first header field of a name (lower case), unfolded, at most 2000 bytes; None when there is none."""
+    """The first header field of a name, unfolded, at most 2000 bytes; None when there is none."""
     lines = header(head)
-    start = (b"\n" + lines.lower()).find(b"\n" + name + b":")
-    if start < 0:
+    # blanks before the colon: RFC 5322, 4.5
+    found = re.search(rb"^" + re.escape(name) + rb"[ \t]*:", lines, re.IGNORECASE | re.MULTILINE)
+    if found is None:
         return None
-    start += len(name) + 1
-    end = start
+    start = end = found.end()
     limit = min(len(lines), start + 2000)
     while True:
         end = lines.find(b"\n", end, limit)
