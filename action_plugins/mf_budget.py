@@ -30,6 +30,7 @@ class ActionModule(ActionBase):
             "min_accepting": own.get("mf_min_accepting", 0),
             "address": own.get("mf_address", ""),
             "port": own.get("mf_smtp_port", 25),
+            "patience": own.get("mf_greeting_patience", 5),
             "peers": peers,
             **self._task.args,
         }

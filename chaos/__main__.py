@@ -24,11 +24,12 @@ from mflab.spec import EXIT_INTERRUPTED, EXIT_USAGE, LabError, open_lab
 
 from chaos import ROOT, scene, site_command
 from chaos.faults import around, backup, degraded, processes, queue, smtp, throttle
+from chaos.faults import deploy as deploys
 from chaos.scene import CONTROL, FAULTS, MXS, OFFSITE, Deviation, Fault, Host, Outcome, Scene
 from chaos.trickle import Trickle
 
-MODULES = (processes, smtp, degraded, queue, throttle, around, backup)  # importing them fills FAULTS
-SYSTEMS = ("processes", "smtp", "queue", "throttle", "around", "backup")
+MODULES = (processes, smtp, degraded, queue, throttle, around, deploys, backup)  # importing them fills FAULTS
+SYSTEMS = ("processes", "smtp", "queue", "throttle", "around", "deploy", "backup")
 APART = "backup"  # on hosts of its own, without mail: only when it is asked for
 LAB = "3"
 HOSTS = "mx1,mx2,mx3,world"

@@ -11,7 +11,10 @@ short_description: Refuse to touch an MX that the fleet can't spare
 description:
   - "If this MX accepts mail now, at least C(mf_min_accepting) others must accept it too, or it isn't touched."
   - An MX that accepts no mail takes nothing from the fleet when it is touched, so it may always be repaired.
-  - An MX counts as accepting when it greets with a 220 within two seconds. Of more than 30 others a sample is asked.
+  - One that is silent because senders have all its slots accepts mail; what its SMTP check found last tells it from a
+    frozen one.
+  - An MX counts as accepting when it greets with a 220 within C(mf_greeting_patience) seconds. Of more than 30 others a
+    sample is asked.
 version_added: "0.1.0"
 options:
   min_accepting:
@@ -27,6 +30,10 @@ options:
     description: The SMTP port. The action plugin takes it from C(mf_smtp_port).
     type: int
     default: 25
+  patience:
+    description: Seconds an MX may take to greet. The action plugin takes it from C(mf_greeting_patience).
+    type: float
+    default: 5
   peers:
     description:
       - The other MX machines, each with name, address and port.
@@ -75,7 +82,7 @@ others:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mf import marker, peers, smtp, state
+from ansible.module_utils.mf import health, marker, peers, smtp, state
 
 OWN_LOOK = 10.0  # seconds: who asks the queue first may wait for it, and silence here would pass for a greeting
 
@@ -83,6 +90,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "min_accepting": {"type": "int"},
     "address": {"type": "str", "default": ""},
     "port": {"type": "int", "default": 25},
+    "patience": {"type": "float", "default": 5},
     "peers": {"type": "list", "elements": "dict", "default": []},
 }
 
@@ -105,20 +113,25 @@ def judge(accepting: bool, others: peers.Sight, minimum: int) -> dict[str, Any]:
     }
 
 
-def accepts(address: str, port: int) -> bool:
+def accepts(address: str, port: int, patience: float) -> bool:
     """Whether this MX takes mail from others. Loopback is exempt from a refusal and from a 421."""
-    here = {"peers": [{"name": "this", "address": "127.0.0.1", "port": port}]}
-    if marker.current(state.Places()).refusing or not peers.look(here).accepting:
+    places = state.Places()
+    if marker.current(places).refusing:
         return False
+    said = smtp.greeting("127.0.0.1", port, patience)
+    if said.outcome == smtp.SILENT:
+        # all slots are taken, or it is frozen: its check knows more of what stands behind the port
+        return bool(health.collect(places)["accepting"])
     # the way to its own address may not exist (NAT): nothing but a 421 counts
-    return not address or smtp.greeting(address, port, OWN_LOOK).code != 421
+    return said.outcome == smtp.ACCEPTED and (not address or smtp.greeting(address, port, OWN_LOOK).code != 421)
 
 
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    accepting = accepts(module.params["address"], module.params["port"])
-    others = peers.look({"peers": module.params["peers"]}) if accepting else peers.Sight(0, (), ())
+    fleet = {"peers": module.params["peers"], "patience": module.params["patience"]}
+    accepting = accepts(module.params["address"], module.params["port"], module.params["patience"])
+    others = peers.look(fleet) if accepting else peers.Sight(0, (), ())
     result = judge(accepting, others, module.params["min_accepting"] or 0)
     if result.pop("failed", False):
         module.fail_json(**result)

@@ -345,6 +345,13 @@ def test_settings_error_is_the_same_behind_both_doors(host: Host) -> None:
     assert str(error.value) in health.collect(host.places)["problems"]
 
 
+def test_who_has_given_all_slots_to_senders_takes_mail() -> None:
+    full = {"class": "BUSY", "full": 1}
+    assert health.takes_mail({"status": state.WARNING, "metrics": full})
+    assert health.takes_mail({"status": state.CRITICAL, "metrics": full})
+    assert not health.takes_mail({"status": state.UNKNOWN, "metrics": full})
+
+
 @pytest.mark.parametrize(
     ("status", "kind", "accepting"),
     [

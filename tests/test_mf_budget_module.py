@@ -11,15 +11,26 @@ from smtp_support import server, talking
 
 from library import mf_budget
 
-peers, marker, lease = (
-    importlib.import_module(f"ansible.module_utils.mf.{name}") for name in ("peers", "marker", "lease")
+peers, marker, lease, smtp, health = (
+    importlib.import_module(f"ansible.module_utils.mf.{name}")
+    for name in ("peers", "marker", "lease", "smtp", "health")
 )
+greeting = smtp.greeting
 PEERS = [{"name": name, "address": "192.0.2.1", "port": 25} for name in ("mx2", "mx3")]
 
 
 @pytest.fixture
 def budget(monkeypatch: pytest.MonkeyPatch, run_module: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    def call(*accepting: str, refusing: bool = False, **options: Any) -> dict[str, Any]:
+    def call(*accepting: str, refusing: bool = False, silent: str = "", **options: Any) -> dict[str, Any]:
+        """``silent``: this MX doesn't greet, and its check says "full" or something else."""
+        outcome = smtp.ACCEPTED if "this" in accepting else smtp.SILENT if silent else smtp.UNREACHABLE
+        here = smtp.Dialogue("greeting", outcome)
+        # on loopback; its own address is asked in earnest
+        monkeypatch.setattr(
+            smtp, "greeting", lambda *where: here if where[2] < mf_budget.OWN_LOOK else greeting(*where)
+        )
+        monkeypatch.setattr(health, "collect", lambda _: {"accepting": silent == "full"})
+
         def look(fleet: dict[str, Any]) -> Any:
             names = [peer["name"] for peer in fleet["peers"]]
             return peers.Sight(len(names), names, [name for name in names if name in accepting])
@@ -49,6 +60,22 @@ def test_too_few_others_accept(budget: Callable[..., dict[str, Any]]) -> None:
 def test_who_accepts_nothing_takes_nothing(budget: Callable[..., dict[str, Any]]) -> None:
     assert budget("mx2")["exit_code"] == 0
     assert budget("this", refusing=True)["exit_code"] == 0
+
+
+def test_an_mx_whose_slots_are_all_taken_is_one_that_the_fleet_needs(budget: Callable[..., dict[str, Any]]) -> None:
+    assert budget("mx2", silent="full")["failed"]
+    assert budget("mx2", "mx3", silent="full")["others"] == 2
+    assert budget("mx2", silent="full", refusing=True)["exit_code"] == 0
+    # a frozen one is silent, too, and may be repaired
+    assert budget("mx2", silent="frozen")["exit_code"] == 0
+
+
+def test_what_a_check_said_counts_only_for_one_that_is_silent(
+    budget: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped since the last look of its check: refused connections leave no doubt."""
+    monkeypatch.setattr(health, "collect", lambda _: {"accepting": True})
+    assert budget("mx2")["exit_code"] == 0
 
 
 def test_one_mx_and_a_minimum(budget: Callable[..., dict[str, Any]]) -> None:

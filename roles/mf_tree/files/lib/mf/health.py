@@ -14,7 +14,8 @@
      "maintenance": null,             or {"owner", "reason", "left_seconds"}
      "oldest_result_seconds": 34.2,   age of the oldest result of an expected check; null without any
      "queue": 0,                      messages waiting behind qpsmtpd; null when unknown or not an MX
-     "accepting": true,               SMTP result fresh, its dialogue good, not refusing; null without SMTP
+     "accepting": true,               SMTP result fresh, its dialogue good or all slots taken, not refusing; null
+                                      without SMTP
      "problems": ["smtp CRITICAL: ..."],
      "checks": {"smtp": {"status", "summary", "age_seconds", "since" (epoch s), "overdue_seconds", "metrics"}},
      "generation": "0123456789ab",    of the settings; "" when unreadable
@@ -140,9 +141,12 @@ def judge(
 
 
 def takes_mail(smtp: Mapping[str, Any]) -> bool:
-    """Whether the SMTP check says that a message was accepted. A certificate that ends soon is only a warning."""
-    warned = smtp["status"] == state.WARNING and smtp["metrics"].get("class") == state.OK
-    return bool(smtp["status"] == state.OK or warned)
+    """Whether the SMTP check says that mail is accepted. A certificate that ends soon is only a warning; who has given
+    all slots to senders, and works, takes mail."""
+    metrics = smtp["metrics"]
+    warned = smtp["status"] == state.WARNING and metrics.get("class") == state.OK
+    full = smtp["status"] in (state.WARNING, state.CRITICAL) and metrics.get("full") == 1
+    return bool(smtp["status"] == state.OK or warned or full)
 
 
 def judge_throttle(throttle: marker.Status, said: str) -> list[tuple[str, str]]:

@@ -176,6 +176,13 @@ def _silent(dialogue: smtp.Dialogue, view: View, children_max: int) -> Finding:
     return Finding(BUSY, "a child accepted the connection but is slow to greet")
 
 
+def is_full(dialogue: smtp.Dialogue, view: View, children_max: int) -> bool:
+    """Whether it is at its limit, and works: then it accepts mail, from those who have its slots."""
+    no_greeting = dialogue.outcome == smtp.SILENT and dialogue.stage in ("connect", "greeting")
+    serving = view.active == "active" and view.listening and view.ours is not False and view.ticks
+    return no_greeting and serving and view.children >= children_max
+
+
 def confirmed(first: Finding, second: Finding) -> Finding:
     """What two looks agree on: an action needs the same class twice, else the second look counts as BUSY."""
     if second.action and (first.kind, first.action) != (second.kind, second.action):

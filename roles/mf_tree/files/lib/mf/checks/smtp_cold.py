@@ -15,7 +15,19 @@ import posix
 import time
 
 from .. import breaker, decisions, maintenance, processes, run, service, smtp, state
-from ..smtp_verdict import BUSY, RESTART, UNKNOWN, Finding, View, classify, confirmed, status_of, symptom, tls_verdict
+from ..smtp_verdict import (
+    BUSY,
+    RESTART,
+    UNKNOWN,
+    Finding,
+    View,
+    classify,
+    confirmed,
+    is_full,
+    status_of,
+    symptom,
+    tls_verdict,
+)
 from ..text import clean
 from .smtp import NAME, OK, TLS_EVERY, TLS_GOOD, TLS_START, accepted, report, service_start, session_of
 
@@ -221,6 +233,7 @@ class Examination:
             result.metrics.update(self.remembered(UNCURED))
         result.metrics["children"] = view.children
         result.metrics["waiting"] = view.waiting
+        result.metrics["full"] = int(is_full(dialogue, view, self.values["children_max"]))
         return result
 
     def remembered(self, *names: str) -> dict[str, float | str]:

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The gate of a deploy: is mail accepted, and is anything worse than before? Documented in library/mf_gate.py."""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+SEVERITY = {"OK": 0, "WARNING": 1, "UNKNOWN": 2, "CRITICAL": 3}
+SMTP = "smtp"
+CHECKS = (SMTP, "processes", "queue")
+TRIES, PAUSE = 4, 2.0  # times and seconds; a service that has just been started may need a moment
+BUSY_WAIT, BUSY_PAUSE = 60.0, 5.0  # seconds; who is busy is waited for
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "before": {"type": "dict", "default": {}},
+    "checks": {"type": "list", "elements": "str", "choices": list(CHECKS), "default": list(CHECKS)},
+}
+
+
+class Verdict(NamedTuple):
+    """What one look means: ``wrong`` keeps a host from passing, ``remarks`` don't.
+
+    ``full``: all slots of the service are taken and it works. ``busy``: it is at work or starting, and may be well
+    soon. ``stuck``: it had a slot for the canary, and left it without an answer.
+    """
+
+    wrong: Sequence[str]
+    remarks: Sequence[str]
+    full: bool = False
+    busy: bool = False
+    stuck: bool = False
+
+
+def judge(now: Mapping[str, Any], before: Mapping[str, Any], checks: Sequence[str] = CHECKS) -> Verdict:
+    """Hold what mf_health says of a host against what it said ``before`` the change. Pure.
+
+    Of a check that the host didn't have before nothing can be worse than a warning.
+    """
+    wrong, remarks = [], []
+    smtp = now["checks"].get(SMTP)
+    metrics = smtp["metrics"] if smtp else {}
+    kind, full = metrics.get("class"), bool(metrics.get("full"))
+    if smtp is None:
+        wrong.append("it has no check of SMTP")
+    elif smtp["status"] == "UNKNOWN" or not (full or kind == "OK"):
+        wrong.append(f"it accepts no mail: {_words(SMTP, smtp)}")
+    earlier = before.get("checks") or {}
+    for name in CHECKS:
+        check = now["checks"].get(name)
+        if check is None:
+            continue
+        was = str(earlier.get(name, {}).get("status", "not there"))
+        tolerated = SEVERITY["OK" if name == SMTP and name in earlier else "WARNING"]
+        worse = SEVERITY[check["status"]] > max(SEVERITY.get(was, 0), tolerated)
+        if worse and name in checks and not (name == SMTP and (full or wrong)):
+            wrong.append(f"{_words(name, check)} (before the change: {was})")
+        elif check["status"] != "OK" and not (name == SMTP and wrong):
+            remarks.append(_words(name, check) + (", as before" if check["status"] == was else ""))
+    if before.get("door") == "command" and now.get("door") == "module":
+        wrong.append("its own /mf/bin/health is broken, and wasn't before")
+    busy = kind == "BUSY" and not full
+    return Verdict(wrong, remarks, full, busy, stuck=busy and not metrics.get("code") and bool(metrics.get("children")))
+
+
+def _words(name: str, check: Mapping[str, Any]) -> str:
+    """A check's state for people, on one line, with nothing that moves the cursor or hides."""
+    words = " ".join(f"{name} {check['status']}: {check['summary']}".split())[:400]
+    return "".join(letter if unicodedata.category(letter)[0] != "C" else "?" for letter in words)
+
+
+def watch(
+    look: Callable[[], Mapping[str, Any]],
+    before: Mapping[str, Any],
+    checks: Sequence[str] = CHECKS,
+    pause: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> Verdict:
+    """Look until the host passes, or has had its chances."""
+    give_up = clock() + BUSY_WAIT
+    tries, stuck = 0, False
+    while True:
+        verdict = judge(look(), before, checks)
+        stuck = stuck or verdict.stuck
+        at_work = verdict.full or verdict.busy
+        tries += not at_work
+        waited = clock() >= give_up
+        if not (verdict.wrong or verdict.full) or (waited if at_work else tries >= TRIES):
+            break
+        pause(BUSY_PAUSE if at_work else PAUSE)
+    if verdict.full and stuck:
+        # what has the slots may be what left the canary without an answer while there was room
+        return verdict._replace(
+            wrong=[*verdict.wrong, "sessions don't end: first one had no answer, now they have all slots"]
+        )
+    return verdict
+
+
+class ActionModule(ActionBase):
+    """Run mf_health until that is decided."""
+
+    _supports_check_mode = True
+    _supports_diff = False
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return what was found. An unreachable host is Ansible's business."""
+        super().run(tmp, task_vars)
+        variables = task_vars or {}
+        _, arguments = self.validate_argument_spec(ARGUMENTS)
+        verdict = watch(lambda: self._look(variables), arguments["before"], arguments["checks"])
+        if verdict.remarks and not verdict.wrong:
+            Display().display(f"{variables['inventory_hostname']} passes, with remarks: {'; '.join(verdict.remarks)}")
+        return {
+            "changed": False,
+            "failed": bool(verdict.wrong),
+            "msg": "; ".join(verdict.wrong) or "it accepts mail, and nothing is worse than before",
+            "wrong": list(verdict.wrong),
+            "remarks": list(verdict.remarks),
+        }
+
+    def _look(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """All that mf_health says, the checks having been run just now."""
+        task = self._task.copy()
+        task.args = {"refresh": True, "details": True}
+        plugin = self._shared_loader_obj.action_loader.get(
+            "mf_health",
+            task=task,
+            connection=self._connection,
+            play_context=self._play_context,
+            loader=self._loader,
+            templar=self._templar,
+            shared_loader_obj=self._shared_loader_obj,
+        )
+        found: dict[str, Any] = plugin.run(task_vars=variables)
+        if "checks" not in found:
+            raise AnsibleActionFail(f"mf_health gave no answer: {found.get('msg')}")
+        return found

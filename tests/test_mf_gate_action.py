@@ -1,0 +1,155 @@
+"""The gate of a deploy: what keeps a host from passing, what is a remark, and who is waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from action_plugins import mf_gate as plugin
+from library import mf_gate
+
+FULL = {"class": "BUSY", "code": 0, "children": 15, "full": 1}
+SLOW = {"class": "BUSY", "code": 0, "children": 3, "full": 0}
+STARTING = {"class": "BUSY", "code": 0, "children": 0, "full": 0}
+DEFERRED = {"class": "BUSY", "code": 451, "children": 1, "full": 0}
+WELL = {"class": "OK", "code": 250}
+
+
+def health(smtp: str = "OK", metrics: Mapping[str, Any] = WELL, door: str = "command", **others: str) -> dict[str, Any]:
+    """What mf_health says with details: the status of each check."""
+    checks: dict[str, Any] = {
+        name: {"status": "OK", "summary": "fine", "metrics": {}} for name in ("processes", "queue", "load")
+    }
+    checks["smtp"] = {"status": smtp, "summary": "the certificate ends in 9 days", "metrics": dict(metrics)}
+    for name, status in others.items():
+        checks[name] = {"status": status, "summary": "so many", "metrics": {}}
+    return {"checks": checks, "door": door}
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "wrong", "remarks"),
+    [
+        (health(), health(), 0, 0),
+        # what was there before is a remark, however bad
+        (health("WARNING"), health("WARNING"), 0, 1),
+        (health("CRITICAL"), health("CRITICAL"), 0, 1),
+        (health(queue="CRITICAL"), health(queue="CRITICAL"), 0, 1),
+        (health(processes="UNKNOWN"), health(processes="CRITICAL"), 0, 1),
+        # what is worse is not
+        (health("WARNING"), health(), 1, 0),
+        (health("CRITICAL"), health("WARNING"), 1, 0),
+        (health(queue="CRITICAL"), health(queue="WARNING"), 1, 0),
+        (health(processes="UNKNOWN"), health(), 1, 0),
+        # a first warning of these is a matter of time: a message grew old, a session long
+        (health(queue="WARNING"), health(), 0, 1),
+        # load comes and goes by itself
+        (health(load="CRITICAL"), health(), 0, 0),
+        # a new host: nothing can be worse than it was, but what is grave counts
+        (health("WARNING"), {}, 0, 1),
+        (health("CRITICAL"), {}, 1, 0),
+        (health(queue="CRITICAL"), {}, 1, 0),
+        # who accepts no mail doesn't pass, whatever was before
+        (health("CRITICAL", {"class": "WEDGED"}), health("CRITICAL", {"class": "WEDGED"}), 1, 0),
+        (health("CRITICAL", {"class": "REFUSED", "code": 550}), health("CRITICAL", {"class": "REFUSED"}), 1, 0),
+        (health("WARNING", DEFERRED), health("WARNING", DEFERRED), 1, 0),
+        (health("UNKNOWN", WELL), health("UNKNOWN", WELL), 1, 0),
+        ({"checks": {}}, health(), 1, 0),
+        # senders that have all its slots are mail
+        (health("WARNING", FULL), health(), 0, 1),
+        (health("CRITICAL", FULL), health(), 0, 1),
+        # its own command is part of the release
+        (health(door="module"), health(), 1, 0),
+        (health(door="module"), health(door="module"), 0, 0),
+    ],
+)
+def test_worse_keeps_it_from_passing_and_the_rest_is_a_remark(
+    now: dict[str, Any], before: dict[str, Any], wrong: int, remarks: int
+) -> None:
+    verdict = plugin.judge(now, before)
+    assert (len(verdict.wrong), len(verdict.remarks)) == (wrong, remarks), verdict
+
+
+def test_the_words_say_what_and_how_it_was() -> None:
+    assert plugin.judge(health("CRITICAL"), health("WARNING")).wrong == [
+        "smtp CRITICAL: the certificate ends in 9 days (before the change: WARNING)"
+    ]
+    assert plugin.judge(health("WARNING"), health("WARNING")).remarks == [
+        "smtp WARNING: the certificate ends in 9 days, as before"
+    ]
+
+
+def test_smtp_alone_may_decide() -> None:
+    verdict = plugin.judge(health(queue="CRITICAL"), health(), ["smtp"])
+    assert (verdict.wrong, verdict.remarks) == ([], ["queue CRITICAL: so many"])
+    assert plugin.judge(health("CRITICAL", {"class": "DOWN"}), health(), ["processes"]).wrong
+
+
+def test_text_from_a_host_is_made_safe() -> None:
+    now = health("CRITICAL", {"class": "DOWN"})
+    now["checks"]["smtp"]["summary"] = "\x1b[2Jgone\nFAKE: all is well" + "x" * 1000
+    (said,) = plugin.judge(now, {}).wrong
+    assert said.isprintable()
+    assert len(said) < 500
+
+
+class Course:
+    """Looks in a row, the last one for ever; time passes only while it is waited."""
+
+    def __init__(self, *looks: dict[str, Any]) -> None:
+        self.looks, self.seen, self.now = list(looks), 0, 0.0
+
+    def look(self) -> dict[str, Any]:
+        self.seen += 1
+        return self.looks[min(self.seen, len(self.looks)) - 1]
+
+    def pause(self, seconds: float) -> None:
+        self.now += seconds
+
+    def verdict(self, before: Mapping[str, Any] | None = None, checks: Sequence[str] = plugin.CHECKS) -> Any:
+        return plugin.watch(self.look, before or health(), checks, self.pause, lambda: self.now)
+
+
+def test_who_passes_is_looked_at_once() -> None:
+    course = Course(health())
+    assert not course.verdict().wrong
+    assert (course.seen, course.now) == (1, 0.0)
+
+
+def test_what_is_wrong_gets_some_chances() -> None:
+    bad = health("CRITICAL", {"class": "DOWN"})
+    course = Course(bad, bad, health())
+    assert not course.verdict().wrong
+    course = Course(bad)
+    assert course.verdict().wrong
+    assert (course.seen, course.now) == (4, 6.0)
+
+
+def test_a_full_one_is_waited_for_and_passes() -> None:
+    course = Course(health("WARNING", FULL))
+    verdict = course.verdict()
+    assert (verdict.wrong, len(verdict.remarks)) == ([], 1)
+    assert course.now == plugin.BUSY_WAIT
+    course = Course(health("WARNING", FULL), health())
+    assert course.verdict() == plugin.Verdict([], [])
+    assert course.seen == 2
+
+
+@pytest.mark.parametrize("metrics", [SLOW, STARTING, DEFERRED])
+def test_a_busy_one_is_waited_for_and_has_to_accept_mail_in_the_end(metrics: dict[str, Any]) -> None:
+    course = Course(*[health("WARNING", metrics)] * 5, health())
+    assert not course.verdict().wrong
+    course = Course(health("WARNING", metrics))
+    assert "accepts no mail" in course.verdict().wrong[0]
+    assert course.now == plugin.BUSY_WAIT
+
+
+def test_sessions_that_hang_are_not_taken_for_many_senders() -> None:
+    """The first canary had a slot and no answer; then such sessions fill the service."""
+    assert Course(health("WARNING", SLOW), health("WARNING", FULL)).verdict().wrong
+    assert not Course(health("WARNING", STARTING), health("WARNING", FULL)).verdict().wrong
+
+
+def test_both_halves_have_the_same_options() -> None:
+    assert plugin.ARGUMENTS == mf_gate.ARGUMENTS
