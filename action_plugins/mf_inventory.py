@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 GROUP = "mx"
 
 # RFC 1035 2.3.1 with RFC 1123 2.1; two labels at least, for a mail domain or a server of one
+PATIENCE = (2, 8)
+"""Seconds: check-smtp waits for a greeting as long as the highest; and up to that check-load settles in time."""
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})+")
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
@@ -25,7 +27,8 @@ _HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 def problems(machines: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Everything wrong with a fleet, in one sentence each; an empty list when nothing is.
 
-    ``machines`` maps the name of each MX to its variables: mf_address, mf_domains, mf_min_accepting, mf_smtp_port.
+    ``machines`` maps the name of each MX to its variables: mf_address, mf_domains, mf_greeting_patience,
+    mf_min_accepting, mf_smtp_port.
     """
     if not machines:
         return [f"there is no MX machine: put at least one host into the group {GROUP} (see inventory/example)"]
@@ -61,6 +64,9 @@ def _common(variables: Mapping[str, Any], machines: int) -> Iterator[str]:
     port = variables.get("mf_smtp_port", 25)
     if not _is_whole(port, 1, 65535):
         yield f"mf_smtp_port must be a port from 1 to 65535, not {_shown(port)}"
+    patience = variables.get("mf_greeting_patience", 5)
+    if not _is_whole(patience, *PATIENCE):
+        yield "mf_greeting_patience must be {} to {} seconds, not {}".format(*PATIENCE, _shown(patience))
     least = variables.get("mf_min_accepting")
     if least is None:
         yield "mf_min_accepting is missing: state how many MX machines must accept mail at any time"
@@ -108,6 +114,8 @@ def _is_ipv6(host: str) -> bool:
 def _agreement(machines: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     if len({repr(variables.get("mf_min_accepting")) for variables in machines.values()}) > 1:
         yield "mf_min_accepting differs between MX machines: set it once, for the whole fleet"
+    if len({repr(variables.get("mf_greeting_patience")) for variables in machines.values()}) > 1:
+        yield "mf_greeting_patience differs between MX machines: set it once, for the whole fleet"
 
 
 def _is_whole(value: object, lowest: int, highest: int) -> bool:
@@ -126,7 +134,7 @@ class ActionModule(ActionBase):
     _requires_connection = False
     TRANSFERS_FILES = False
 
-    NEEDED = ("mf_address", "mf_domains", "mf_min_accepting", "mf_smtp_port")
+    NEEDED = ("mf_address", "mf_domains", "mf_greeting_patience", "mf_min_accepting", "mf_smtp_port")
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return one line about the fleet, or fail with all problems."""

@@ -121,7 +121,7 @@ class Host:
 
     def greets(self) -> bool:
         """Whether it greets within the time a look takes."""
-        return not self.refusing and self.queue < SLOTS + peers.LOOK * CAPACITY
+        return not self.refusing and self.queue < SLOTS + peers.PATIENCE * CAPACITY
 
     def room(self) -> int:
         """How many connections it takes now."""
@@ -292,7 +292,9 @@ class Simulation:
             return
         self._at(self.now + takes + TAKING, partial(self._hold, host, load.REFUSE))
         if not renewal:
-            self._at(self.now + takes + TAKING + peers.SETTLE, partial(self._settle, host, first, last=False))
+            self._at(
+                self.now + takes + TAKING + peers.settle(host.fleet), partial(self._settle, host, first, last=False)
+            )
 
     def _settle(self, host: Host, first: peers.Sight, *, last: bool) -> None:
         second, takes = self._look(host, first.asked)
@@ -301,7 +303,7 @@ class Simulation:
         if last or peers.must_yield(host.name, first, second, self.case.minimum):
             self._at(self.now + takes, partial(self._hold, host, load.MARK))
         else:
-            self._at(self.now + takes + peers.SETTLE, partial(self._settle, host, first, last=True))
+            self._at(self.now + takes + peers.settle(host.fleet), partial(self._settle, host, first, last=True))
 
     def _look(self, host: Host, only: Collection[str] | None = None) -> tuple[peers.Sight, float]:
         """What the host sees, and how long it looks: an MX that is silent costs the whole time, a refusal none."""

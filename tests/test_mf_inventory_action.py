@@ -56,6 +56,8 @@ def test_no_mx() -> None:
         ({"mf_smtp_port": 99999}, "mf_smtp_port must be a port from 1 to 65535, not 99999"),
         ({"mf_smtp_port": "25"}, "mf_smtp_port must be a port from 1 to 65535, not '25'"),
         ({"mf_smtp_port": True}, "mf_smtp_port must be a port"),
+        ({"mf_greeting_patience": 9}, "mf_greeting_patience must be 2 to 8 seconds, not 9"),
+        ({"mf_greeting_patience": "5"}, "mf_greeting_patience must be 2 to 8 seconds, not '5'"),
         ({"mf_min_accepting": 4}, "mf_min_accepting is 4, but there are 3 MX machines"),
         ({"mf_min_accepting": 3}, "mf_min_accepting is 3, but there are 3 MX machines, and one must be free"),
         ({"mf_min_accepting": -1}, "mf_min_accepting must be a whole number from 0 up, not -1"),

@@ -27,7 +27,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     host.kernel.table = host.kernel.rules = True  # as after a boot
     monkeypatch.setattr(state, "boottime", clock.now)
     monkeypatch.setattr(state, "Places", lambda: host.places)
-    monkeypatch.setattr(peers, "SETTLE", 0)
+    monkeypatch.setattr(peers, "settle", lambda _: 0)
     monkeypatch.setattr(package.firewall, "_run", host.kernel.run)
     monkeypatch.setattr(package.decisions, "JOURNAL", str(tmp_path / "journal"))
     fleet(monkeypatch, "mx2", "mx3")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mf import firewall, peers
 from mf.peers import Sight
+from smtp_support import server
+
+from action_plugins import mf_inventory
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,13 +31,23 @@ def fleet(count: int, minimum: int = 2) -> dict[str, Any]:
     }
 
 
+def late(seconds: float) -> Any:
+    """A server that greets after so long."""
+
+    def serve(connection: socket.socket) -> None:
+        time.sleep(seconds)
+        connection.sendall(b"220 ready\r\n")
+
+    return serve
+
+
 def names(*numbers: int) -> list[str]:
     return [f"mx{number}" for number in numbers]
 
 
 def test_who_greets_counts_and_nobody_else() -> None:
     def ask(targets: Sequence[tuple[str, int]], limit: float) -> dict[tuple[str, int], bool]:
-        assert limit == peers.LOOK
+        assert limit == peers.PATIENCE
         return {targets[0]: True, targets[1]: False}
 
     sight = peers.look(fleet(3), ask)
@@ -127,6 +142,22 @@ def test_turns_follow_the_names_and_fit_into_the_spread() -> None:
 
 def test_a_whole_settling_fits_into_the_deadline_of_the_load_check() -> None:
     settings = yaml.safe_load((ROOT / "roles/mf_checks/vars/main.yml").read_text())["__mf_checks_load"]
-    settling = peers.SPREAD + 3 * peers.LOOK + 2 * peers.SETTLE
+    fleet = {"patience": mf_inventory.PATIENCE[1]}
+    settling = peers.SPREAD + 3 * peers.patience(fleet) + 2 * peers.settle(fleet)
     assert settling + 2 * firewall.TIMEOUT < settings["deadline"]
-    assert 2 * settings["period"] + settings["deadline"] <= 270  # the least mf_throttle_lease_ttl
+    assert 2 * settings["period"] + settings["deadline"] <= 300  # the least mf_throttle_lease_ttl
+
+
+def test_settling_outlasts_another_hosts_look_and_its_taking() -> None:
+    for fleet in ({}, {"patience": 2}, {"patience": 8}):
+        assert peers.settle(fleet) >= peers.patience(fleet) + peers.TAKING
+
+
+def test_a_look_is_as_patient_as_the_settings_say_and_no_slower_than_the_slowest_greeting() -> None:
+    """A real server that greets late, as `earlytalker` has it do."""
+    with server(late(0.6)) as port, server(late(0.1)) as other:
+        both = {"peers": [{"name": f"mx{one}", "address": "127.0.0.1", "port": one} for one in (port, other)]}
+        assert peers.look({**both, "patience": 0.3}).accepting == {f"mx{other}"}
+        began = time.monotonic()
+        assert peers.look(both).accepting == {f"mx{port}", f"mx{other}"}
+        assert 0.6 <= time.monotonic() - began < peers.PATIENCE / 2

@@ -10,7 +10,7 @@ import simulate_overload as overload
 from mf import peers
 
 # Hosts that refuse at the same moment may be too many until they have settled: two rounds, each a wait and a look.
-SETTLED = 2 * (peers.SETTLE + peers.LOOK) + overload.TAKING
+SETTLED = 2 * (peers.settle({}) + peers.PATIENCE) + overload.TAKING
 SVG = "{http://www.w3.org/2000/svg}"
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mf import decisions, firewall, lease, marker, state, throttle
 from mf.cli import throttle as command
-from mf.peers import SETTLE, SPREAD, Sight
+from mf.peers import SPREAD, Sight, settle
 from throttle_support import Clock, Host
 
 DOWN = firewall.FirewallError("/usr/sbin/nft can't be run: it is missing; install the package nftables")
@@ -570,7 +570,7 @@ def test_budget_left(member: Host) -> None:
     outcome = control(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True)
     assert outcome.after.refusing
     assert fleet.looks == 2
-    assert member.clock.boot - start == SETTLE
+    assert member.clock.boot - start == settle({})
 
 
 def test_load_waits_for_its_turn_and_a_renewal_does_not(member: Host) -> None:
@@ -579,7 +579,7 @@ def test_load_waits_for_its_turn_and_a_renewal_does_not(member: Host) -> None:
     fleet = Fleet(BOTH)
     start = member.clock.boot
     control(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True)
-    assert member.clock.boot - start == pytest.approx(SPREAD / 3 + SETTLE)
+    assert member.clock.boot - start == pytest.approx(SPREAD / 3 + settle({}))
     start = member.clock.boot
     control(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True)
     assert member.clock.boot == start

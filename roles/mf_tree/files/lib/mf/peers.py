@@ -1,6 +1,6 @@
 """The fleet budget: may this host refuse mail, or would too few MXs be left that accept it? Cold path only.
 
-A peer counts as accepting when it greets with a 220 within LOOK seconds; whatever can't be known counts as not
+A peer counts as accepting when it greets with a 220 within the fleet's patience; whatever can't be known counts as not
 accepting. At most SAMPLE peers are asked, chosen anew each time; of a larger fleet the lower end of what such a sample
 allows (Wilson score interval, 95 %) is believed.
 
@@ -10,11 +10,11 @@ Hosts know nothing of each other but that. The protocol between hosts that act a
    want to refuse in the same second are then so far apart that each sees what the ones before it did.
    Look. Too few would be left: keep accepting ("over budget").
 2. Refuse.
-3. Wait SETTLE, which is longer than a look and the taking together, and look again. Two hosts that both passed step 1
+3. Settle: wait longer than a look and the taking together may last, and look again. Two hosts that both passed step 1
    began to refuse less than that apart, so now each sees the other. Enough accept: done.
 4. Otherwise, of those that accepted at the first look and don't now, this host included, as many as are missing must
    yield, the lowest ranks (names in order) first. Each host works that out alike, and yields if it is among them.
-5. Who stayed waits SETTLE once more and looks: if still too few accept (one of the others had died, not refused), it
+5. Who stayed settles once more and looks: if still too few accept (one of the others had died, not refused), it
    yields as well. At every renewal a host that finds too few yields whatever its rank: renewals are splayed,
    so the first to renew makes room and the next one sees it.
 """
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     Ask: TypeAlias = Callable[[Sequence[tuple[str, int]], float], Mapping[tuple[str, int], bool]]
 
 SAMPLE = 30  # peers asked at most
-LOOK = 2.0  # seconds a look may take
-SETTLE = 3.0  # seconds between taking and looking again; more than LOOK and one nft batch
+PATIENCE = 5.0  # seconds a peer may take to greet, so a look at most; mf_greeting_patience, unless the settings lack it
+TAKING = 1.0  # seconds; more than one nft batch lasts
 SPREAD = 5.0  # seconds over which hosts that begin at the same moment take their turns
 _Z2 = 1.96**2  # of the 95 % interval
 
@@ -66,6 +66,16 @@ class Sight:
         if len(self.asked) < self.total:
             seen += f", so of all {self.total} at least {self.estimate()}"
         return f"{seen}; {minimum} must"
+
+
+def patience(fleet: Mapping[str, Any]) -> float:
+    """Seconds that a peer may take to greet. One value for the whole fleet, for settling needs that of the others."""
+    return float(fleet.get("patience", PATIENCE))
+
+
+def settle(fleet: Mapping[str, Any]) -> float:
+    """Step 3: seconds between taking and looking again."""
+    return patience(fleet) + TAKING
 
 
 def is_enough(sight: Sight, minimum: int) -> bool:
@@ -104,7 +114,8 @@ def look(
 ) -> Sight:
     """Ask the peers in ``fleet`` (settings: ``peers`` of name, numeric address, port) for their greeting.
 
-    ``only``: names to ask again, so that two looks can be compared. Never raises; takes LOOK seconds at most.
+    ``only``: names to ask again, so that two looks can be compared. Never raises; takes as long as the slowest of them
+    does to greet, the fleet's patience at most.
     """
     peers: list[Mapping[str, Any]] = list(fleet.get("peers", ()))
     if only is not None:
@@ -113,6 +124,6 @@ def look(
         asked = peers if len(peers) <= SAMPLE else choose(peers, SAMPLE)
     if not asked:
         return Sight(len(peers), (), ())
-    greeted = (ask or smtp.greeting_many)([(peer["address"], peer["port"]) for peer in asked], LOOK)
+    greeted = (ask or smtp.greeting_many)([(peer["address"], peer["port"]) for peer in asked], patience(fleet))
     accepting = [peer["name"] for peer in asked if greeted.get((peer["address"], peer["port"]), False)]
     return Sight(len(peers), [peer["name"] for peer in asked], accepting)

@@ -135,7 +135,7 @@ class Control:
         if first is None or renewal or self._dry_run:
             return outcome
         for step in ("rank", "last"):
-            self._sleep(peers.SETTLE)
+            self._sleep(peers.settle(self._fleet))
             sight = self._look(self._fleet, only=first.asked)
             if peers.is_enough(sight, self._minimum):
                 break
