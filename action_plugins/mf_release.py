@@ -24,7 +24,7 @@ from ansible.template import generate_ansible_template_vars, trust_as_template
 TOKEN = "@generation@"
 TREE = ("bin", "etc", "lib")
 SETTINGS = "etc/mf.json"
-EXCEPTIONS = frozenset({"mode", "owner", "group", "validate", "present"})
+EXCEPTIONS = frozenset({"mode", "owner", "group", "validate", "present", "secret"})
 VALIDATORS = {"/etc/ssh/sshd_config.d/": "/usr/sbin/sshd -t -f %s"}
 """Directory -> how its files are checked, unless the role says otherwise."""
 IGNORED = (".*", "__pycache__", "*.pyc", "*~")
@@ -56,6 +56,7 @@ class Entry(NamedTuple):
     owner: str
     group: str
     validate: str
+    secret: bool = False
 
 
 class Release(NamedTuple):
@@ -136,7 +137,7 @@ def assemble(entries: list[Entry], parts: Mapping[str, Any], units: Mapping[str,
                     f"{entry.part}; rename one"
                 )
             folder = os.path.dirname(folder)
-    files = [
+    files: list[dict[str, Any]] = [
         {
             "path": path,
             "part": entry.part,
@@ -145,6 +146,7 @@ def assemble(entries: list[Entry], parts: Mapping[str, Any], units: Mapping[str,
             "group": entry.group,
             "validate": entry.validate,
             "source": hashlib.sha256(entry.content).hexdigest(),
+            "secret": entry.secret,
         }
         for path, entry in sorted(by_path.items())
     ]
@@ -362,6 +364,7 @@ class ActionModule(ActionBase):
                 owner=str(options.get("owner", "root")),
                 group=str(options.get("group", "root")),
                 validate=validate,
+                secret=bool(options.get("secret", False)),
             )
         if unused:
             raise AnsibleActionFail(f"{where} names what the role doesn't bring: {', '.join(sorted(unused))}")

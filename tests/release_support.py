@@ -6,7 +6,7 @@ import grp
 import importlib.util
 import os
 import pwd
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,6 +40,7 @@ def make(
     validate: Mapping[str, str] | None = None,
     units: Mapping[str, list[str]] | None = None,
     settings: Mapping[str, Any] | None = None,
+    secret: Collection[str] = (),
 ) -> Any:
     """A release as the action plugin makes it; ``parts`` says which role a file is from (default: one)."""
     entries = [
@@ -51,6 +52,7 @@ def make(
             owner=USER,
             group=GROUP,
             validate=(validate or {}).get(path, ""),
+            secret=path in secret,
         )
         for path, text in files.items()
     ]

@@ -823,6 +823,30 @@ def test_what_ends_before_starttls_is_judged_as_any_dialogue(
     assert scene.done == []
 
 
+@pytest.mark.parametrize(
+    ("dialogue", "view", "full"),
+    [
+        (MUTE, FULL, True),
+        (MUTE, View(children=14), False),
+        (MUTE, View(children=15, ticks=False), False),  # frozen
+        (MUTE, View(children=15, ticks=False, hindrance="waits for a disk"), False),
+        (MUTE, View("deactivating", children=15), False),
+        (MUTE, View(children=15, ours=False), False),  # another program holds the port
+        (ended(SILENT, "message", stall=LIMIT), FULL, False),  # it had a slot
+        (ended(TEMPORARY, "greeting", 421), FULL, False),
+        (ended(CLOSED), FULL, False),
+    ],
+)
+def test_full_is_who_works_and_has_no_slot_left(dialogue: Dialogue, view: View, full: bool) -> None:
+    assert smtp_cold.is_full(dialogue, view, 15) is full
+
+
+def test_that_it_is_full_stands_in_the_result(places: state.Places) -> None:
+    """The gate of a deploy and the budget read it there."""
+    assert Scene(places, [(MUTE, FULL)]).go().metrics["full"] == 1
+    assert Scene(places, [(ended(TEMPORARY, "greeting", 421), FULL)]).go().metrics["full"] == 0
+
+
 def test_starttls_that_is_configured_must_be_offered(places: state.Places) -> None:
     with server(PLAIN) as port:
         result = hot.look(places, {**VALUES, "port": port})

@@ -55,30 +55,32 @@ def as_it_was(scene: Scene) -> None:
     scene.later(lambda: command(*site_command(scene.host.name)))
 
 
-@fault(
-    "deploy",
-    "all slots taken",
-    "counts as accepting; waited for, then passes with a remark",
-    LANE,
-    host="mx1",
-    seconds=150,
-)
+@fault("deploy", "all slots taken", "waited for, then it passes with a remark", LANE, host="mx1", seconds=120)
 def full(scene: Scene) -> Generator[None, None, str]:
     """Senders have all slots of mx1 for the whole deploy; nothing is broken."""
     as_it_was(scene)
-    scene.undo("systemctl start qpsmtpd.service", scene.fleet["mx2"])
     fill(scene, 5.0)
     scene.host.checks()
     yield
-    scene.fleet["mx2"].run("systemctl stop qpsmtpd.service")
-    code, said = command("ansible", "mx1", "-m", "mf_budget")
-    must(code != 0 and "over budget" in said, f"with mx2 stopped mx1 might have been touched: {said[:200]}")
-    scene.fleet["mx2"].run("systemctl start qpsmtpd.service")
-    scene.until("mx2 takes mail again", lambda: scene.sees(scene.fleet["mx2"]) == "220", 30)
     said = deploy(scene, mf_checks_load_high=5.5)
     must("mx1 passes, with remarks: smtp" in said, f"it said nothing of it: {said[-300:]}")
     must(not scene.host.status().get("held"), "it is on hold")
-    return "the budget counted it; it passed with a remark"
+    return "passed with a remark"
+
+
+@fault(
+    "deploy", "all slots taken, another MX stopped", "the fleet can't spare the full one", LANE, host="mx1", seconds=40
+)
+def full_and_needed(scene: Scene) -> Generator[None, None, str]:
+    """Of three one is dead and one full: to touch that leaves one."""
+    scene.undo("systemctl start qpsmtpd.service", scene.fleet["mx2"])
+    fill(scene, 5.0)
+    scene.host.checks()
+    scene.fleet["mx2"].run("systemctl stop qpsmtpd.service")
+    yield
+    code, said = command("ansible", "mx1", "-m", "mf_budget")
+    must(code != 0 and "over budget" in said, f"it might have been touched: {said[:200]}")
+    return "over budget: it counts as accepting"
 
 
 @fault("deploy", "certificate with nine days left", "a remark: it was so before", LANE, host="mx1", seconds=120)

@@ -19,7 +19,8 @@ class File(NamedTuple):
     """One file. ``path`` is ``bin/x`` in the tree or ``/etc/x`` on the host; ``part`` is the role it came from.
 
     ``source`` is the hash before the generation was filled in: what two releases are compared by, for else every
-    file that names its generation would differ each time. ``validate`` is a command with %s, or empty.
+    file that names its generation would differ each time. ``validate`` is a command with %s, or empty. ``secret``: of
+    this no older one may come back (see secret.py).
     """
 
     path: str
@@ -30,11 +31,16 @@ class File(NamedTuple):
     sha256: str
     source: str
     validate: str
+    secret: bool = False
 
     @property
     def outside(self) -> bool:
         """Whether its place is outside of the tree."""
         return self.path.startswith("/")
+
+    def as_data(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {**self._asdict(), "mode": f"{self.mode:04o}"}
 
     def same(self, other: File | None) -> bool:
         """Whether two releases mean the same by it."""
@@ -65,7 +71,7 @@ class Manifest:
         """The JSON form."""
         return {
             "generation": self.generation,
-            "files": [{**file._asdict(), "mode": f"{file.mode:04o}"} for _, file in sorted(self.files.items())],
+            "files": [file.as_data() for _, file in sorted(self.files.items())],
             "settings": self.settings,
             "units": self.units,
         }
@@ -87,7 +93,7 @@ def _file(entry: Mapping[str, Any]) -> File:
     if path != os.path.normpath(path) or path.startswith(("../", "//")) or path in ("", ".", "..", "/"):
         raise ValueError(f"path {path!r}")
     texts = {key: str(entry[key]) for key in ("part", "owner", "group", "sha256", "source", "validate")}
-    return File(path=path, mode=int(entry["mode"], 8), **texts)
+    return File(path=path, mode=int(entry["mode"], 8), secret=entry.get("secret") is True, **texts)
 
 
 def stored(layout: Layout, generation: str) -> Manifest | None:

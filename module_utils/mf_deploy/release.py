@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from . import commit, drift, guard, host, journal, manifest, stage, units
+from . import commit, drift, guard, host, journal, manifest, secret, stage, units
 from .layout import TREE, Layout, ReleaseError
 
 DIFF_LIMIT = 100_000
@@ -35,6 +35,8 @@ class Plan:
         ]
         self.drifted = [file for file in map(self._drifted, self.outside) if file]
         self.meant = manifest.difference(self.old, wanted)
+        # a run that was killed may have left some; before a release is whole on disk it can't be told
+        self.secrets = [] if self.new or self.tree else secret.stale(layout, wanted)
 
     def _drifted(self, finding: drift.Finding) -> manifest.File | None:
         """A host file that is not as the release now current has it, so that somebody must have touched it."""
@@ -55,7 +57,7 @@ class Plan:
         """Whether there is anything to do."""
         return bool(
             self.new or self.tree or self.outside or self.elsewhere or self.removed or self.known.pending
-            or journal.leftovers(self.layout)
+            or self.secrets or journal.leftovers(self.layout)
         )  # fmt: skip
 
     @property
@@ -137,6 +139,13 @@ def present(
         history = journal.deployed(plan.known.history, wanted.generation)
         _enforce(layout, plan, history, run)
         journal.prune(layout, history, time.time())
+        try:
+            secret.replace(layout, wanted)
+        except OSError as error:
+            raise ReleaseError(
+                f"release {wanted.generation} is current, but older secrets are left in /mf/releases: {error.strerror}."
+                " The next run does it again."
+            ) from None
     return {**result, **_services(layout, wanted, [], run), **_end(layout, wanted, run)}
 
 
@@ -152,9 +161,17 @@ def rolled_back(layout: Layout, run: host.Run, *, check: bool = False) -> dict[s
     if target is None:
         raise ReleaseError(f"release {known.previous} has no readable manifest; deploy with playbooks/site.yml instead")
     plan = Plan(layout, target)
+    gone = [finding.path for finding in plan.tree if _is_secret(target, finding.path)]
+    if gone:
+        raise ReleaseError(
+            f"release {known.previous} needs {', '.join(gone[:5])}, which {current} doesn't have: an older secret never"
+            " comes back. Deploy what you want with playbooks/site.yml. Nothing was changed."
+        )
     if plan.tree:
         what = ", ".join(f"{finding.path} ({finding.kind})" for finding in plan.tree[:5])
         raise ReleaseError(f"release {known.previous} is damaged: {what}; deploy with playbooks/site.yml instead")
+    # the programs of then with the secrets of now
+    stage.validate_secrets(layout, target, run)
     result = _report(plan, run)
     if check:
         return result
@@ -162,6 +179,11 @@ def rolled_back(layout: Layout, run: host.Run, *, check: bool = False) -> dict[s
         plan = Plan(layout, target)
         _enforce(layout, plan, known.history[:-1], run)
     return {**result, **_services(layout, target, [], run), **_end(layout, target, run)}
+
+
+def _is_secret(wanted: manifest.Manifest, stored: str) -> bool:
+    file = wanted.files.get(_manifest_path(stored))
+    return file is not None and file.secret
 
 
 def _enforce(layout: Layout, plan: Plan, history: list[str], run: host.Run) -> None:

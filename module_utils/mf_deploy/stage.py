@@ -164,9 +164,22 @@ def validate(layout: Layout, wanted: manifest.Manifest, release: str, run: host.
         path = layout.stored(release, file.path)
         if file.path.startswith("bin/"):
             _validate_launcher(file, path, run)
-        command = [word.replace("%r", release).replace("%s", path) for word in shlex.split(file.validate)]
+        command = _command(file, path, release)
         if command and not (bare and shutil.which(command[0], path=host.PATH) is None):
             _demand(command, file, run)
+
+
+def validate_secrets(layout: Layout, wanted: manifest.Manifest, run: host.Run) -> None:
+    """Check those files of a release on disk that may be newer than it. Raises ReleaseError."""
+    release = layout.release(wanted.generation)
+    for _, file in sorted(wanted.files.items()):
+        command = _command(file, layout.stored(release, file.path), release)
+        if file.secret and command:
+            _demand(command, file, run)
+
+
+def _command(file: manifest.File, path: str, release: str) -> list[str]:
+    return [word.replace("%r", release).replace("%s", path) for word in shlex.split(file.validate)]
 
 
 def _validate_launcher(file: manifest.File, path: str, run: host.Run) -> None:
