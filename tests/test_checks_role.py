@@ -97,6 +97,7 @@ def test_ranges_are_those_of_the_checks() -> None:
         "mf_checks_session_limit": processes.RULES["session_limit"],
         "mf_checks_session_cpu": processes.RULES["session_cpu"],
         "mf_checks_smtp_patience": smtp.RULES["patience"],
+        "mf_checks_certificate_days": smtp.RULES["certificate_days"],
         "mf_checks_kill_cap": processes.RULES["kill_cap"],
         **{
             f"mf_checks_queue_{name}": queue.RULES[name]

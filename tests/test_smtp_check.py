@@ -32,6 +32,7 @@ VALUES: dict[str, Any] = {
     "dialogue": LIMIT,
     "patience": 2 * LIMIT,
     "starttls": 0,
+    "certificate_days": 14,
     "period": 60,
     "deadline": 55,
 }
@@ -741,9 +742,15 @@ def attempt(problem: str = "", days: float | None = 90) -> starttls.Attempt:
     ],
 )
 def test_the_verdict_on_starttls(offered: bool, found: starttls.Attempt | None, status: str, words: str) -> None:
-    verdict = smtp_verdict.tls_verdict(offered, found, time.time())
+    verdict = smtp_verdict.tls_verdict(offered, found, time.time(), 14)
     assert verdict[0] == status
     assert verdict[1].startswith(words)
+
+
+def test_how_early_a_certificate_is_warned_of_is_the_hosts_choice() -> None:
+    """One of six days has always less than fourteen left."""
+    for days, warning, status in ((5, 2, state.OK), (1.5, 2, state.WARNING), (1, 0, state.OK), (-1, 0, state.CRITICAL)):
+        assert smtp_verdict.tls_verdict(True, attempt(days=days), time.time(), warning)[0] == status
 
 
 def test_a_good_handshake_counts_for_a_while(
@@ -838,7 +845,7 @@ def test_what_ends_before_starttls_is_judged_as_any_dialogue(
     ],
 )
 def test_full_is_who_works_and_has_no_slot_left(dialogue: Dialogue, view: View, full: bool) -> None:
-    assert smtp_cold.is_full(dialogue, view, 15) is full
+    assert smtp_verdict.is_full(dialogue, view, 15) is full
 
 
 def test_that_it_is_full_stands_in_the_result(places: state.Places) -> None:

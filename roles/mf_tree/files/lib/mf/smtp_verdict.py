@@ -42,7 +42,6 @@ OK, BUSY, REFUSED, WEDGED, DOWN, STOPPED, FOREIGN, UNKNOWN = (
 RESTART, START = "restart", "start"
 BUSY_LIMIT = 600.0  # seconds until BUSY becomes CRITICAL
 STARTING = 30.0  # seconds a master may take until it listens: with Type=exec the unit counts as active at once
-CERTIFICATE_WARNING = 14 * 86400.0  # seconds before its end from which a certificate is warned of
 # what the plugin mf_domains says to a recipient that is nobody's: then mf_canary, which comes first, hasn't spoken
 NOBODYS = "5.7.1 relaying denied"
 
@@ -207,13 +206,13 @@ def status_of(kind: str, busy_for: float) -> str:
     return state.CRITICAL
 
 
-def tls_verdict(offered: bool, attempt: starttls.Attempt | None, epoch: float) -> tuple[str, str]:
-    """``(status, words)`` of STARTTLS as a sender would meet it. Pure."""
+def tls_verdict(offered: bool, attempt: starttls.Attempt | None, epoch: float, days_before: float) -> tuple[str, str]:
+    """``(status, words)`` of STARTTLS as a sender meets it; it warns ``days_before`` the certificate ends. Pure."""
     if not offered or attempt is None:
         return state.CRITICAL, "STARTTLS isn't offered though it is configured: can its certificate be read?"
     if attempt.problem:
         return state.CRITICAL, f"STARTTLS is offered and broken: {attempt.problem}"
-    if attempt.expires is not None and attempt.expires - epoch < CERTIFICATE_WARNING:
+    if attempt.expires is not None and attempt.expires - epoch < days_before * 86400:
         days = (attempt.expires - epoch) / 86400
         if days <= 0:
             return state.CRITICAL, f"the certificate ended {-days:.0f} days ago"

@@ -30,6 +30,7 @@ RULES: run.Rules = {
     "dialogue": (1, 300),  # seconds until the greeting
     "patience": (8, 30),  # seconds for a whole dialogue once it was greeted
     "starttls": (0, 1),  # 1: it must be offered
+    "certificate_days": (0, 365),  # before its end from which a certificate is warned of
 }
 TLS_EVERY = 900.0  # seconds between two handshakes, while they succeed
 

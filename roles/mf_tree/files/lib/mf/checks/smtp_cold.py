@@ -153,7 +153,7 @@ class Examination:
         attempt = self.handshake() if offered else None
         if attempt is not None and attempt.before is not None:
             return self.examined(attempt.before)
-        status, why = tls_verdict(offered, attempt, time.time())
+        status, why = tls_verdict(offered, attempt, time.time(), self.values["certificate_days"])
         if attempt is not None:
             for stage in attempt.timings:
                 if stage in ("starttls", "tls"):
