@@ -18,7 +18,7 @@ STEPS = {"connect": [], "greeting": [None], "mail": [None, "EHLO chaos.example",
 STEPS["blocked"] = [*STEPS["greeting"], "EHLO chaos.example", "MAIL FROM:<blocked@world.example>"]
 STEPS["data"] = [*STEPS["mail"], "RCPT TO:<user1@customer.example>", "DATA"]
 lines, going = {}, {}
-def reply(line, limit=30):
+def reply(line, limit=120):
     line.settimeout(limit)
     data = b""
     while True:

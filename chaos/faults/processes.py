@@ -60,11 +60,11 @@ def start(host: Host, program: str, *words: str, name: str) -> int:
     return int(host.run(f"NAME={name}; {script}", program, *words).strip())
 
 
-def child_of(scene: Scene, clients: Sessions, name: str, stage: str, drip: float = 0.0) -> int:
+def child_of(scene: Scene, clients: Sessions, name: str, stage: str, drip: float = 0.0, limit: float = 40.0) -> int:
     """Open a session from outside and return the pid of the child that serves it."""
     before = set(scene.host.children())
     clients.open(name, scene.host.address, stage, drip)
-    said = clients.answer(name)
+    said = clients.answer(name, limit)
     must(said[:1] in "23", f"no session: {said}")
     # a session of the mail that goes on may begin at the same moment: ours is the one that stays
     found: list[int] = []
@@ -293,10 +293,13 @@ sub hook_mail {
         my $line = ("\r" x 1_000_000) . 'x';
         $line =~ s/\r*\n?\z//;
     }
-    if ($sender->user eq 'a') {
-        my $begun = (times)[0];
-        1 while (times)[0] - $begun < 12;
-    }
+    return burn($sender);
+}
+sub hook_rcpt { return burn($_[1]->sender) }
+sub hook_data { return burn($_[1]->sender) }
+sub burn {
+    my $begun = (times)[0];
+    1 while $_[0]->user eq 'a' && (times)[0] - $begun < 4;
     return DECLINED;
 }
 """
@@ -307,7 +310,7 @@ def burning(scene: Scene) -> Generator[None, None, str]:
     """The lab's limit is 10 s of CPU instead of 60."""
     add_plugin(scene, BURNER)
     honest = scene.sessions()
-    moving = child_of(scene, honest, "moving", "data", 2.0)
+    moving = child_of(scene, honest, "moving", "data", 2.0, 300)
     clients = scene.sessions()
     before = set(scene.host.children())
     clients.open("fire", scene.host.address, "blocked")
