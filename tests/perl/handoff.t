@@ -123,7 +123,7 @@ subtest 'what the sender hears' => sub {
     my $dir = tempdir(CLEANUP => 1);
     for my $answer (sort keys %hears) {
         my ($to) = serve(@{$hears{$answer}});
-        my $s = TestServer->start(%config, plugins => ["mf_keep_rejected host=mx1 directory=$dir max_bytes=1000 counters=$dir/counts",
+        my $s = TestServer->start(%config, plugins => ["mf_keep_rejected host=mx1 directory=$dir max_bytes=1000 day_bytes=100000 counters=$dir/counts",
                 'mf_domains', "mf_forward 127.0.0.1 $to"]);
         $s->envelope('a@b.example', 'u@d.example', 'v@d.example');
         is($s->transmit("Subject: x\r\n\r\ny\r\n.\r\n"), $answer, $answer);
