@@ -48,7 +48,7 @@ for my $text ('<a@ours.example>', '<A.b+c=d@Ours.Example>', '<@relay.example:a@o
 is(Mf::Address::recipient_fault(address('<' . 'x' x 241 . '@ours.example>')), undef, 'a recipient of 256 bytes');
 is(Mf::Address::sender_fault(address('<>')), undef, 'the null sender');
 for my $text ('SRS0=fGv9=BC=a.ccdefghijklmn.com=bounce-4IDNASXYtY_FG21s4IoV1XzCfCtHkb2RZY_qdGZ8Q-6A@email.sender.example',
-    'x' x 241 . '@long.example', 'bounce@em_1234.news.example', 'a@_b_._c.d_', '@relay_1.example:a@c.example') {
+    'x' x 241 . '@long.example', 'bounce@em_1234.news.example', 'a@_b_._c.d_', 'ilo.@srv.example', 'a..b@docomo.example', '@relay_1.example:a@c.example') {
     is(Mf::Address::sender_fault(address("<$text>") // die "$text isn't parsed"), undef, "sender $text");
 }
 for my $text ('x' x 242 . '@long.example', 'a@em_-.example', 'a@-_.example', 'a@' . '_' x 64 . '.example', 'a@em 1.example') {
