@@ -332,7 +332,9 @@ subtest 'the count of a day' => sub {
     ok($take->(1, 100, $noon + 86_400), 'another day');
     open my $in, '<', "$dir/.day" or die;
     like(join('', <$in>), qr/^day 0+20231115\nused 0+1\nlimit 0+100\nmissed 0+2\nmissed_at 0+1700000000\n\z/, 'remembers what it missed');
-    my @children = map { my $pid = fork // die; if (!$pid) { my $n = grep { $take->(10, 1001, $noon + 2 * 86_400) } 1 .. 50; POSIX::_exit($n) } $pid } 1 .. 4;
+    # on a very busy machine the lock may not be had in time, and nobody can tell: then again
+    my $again = sub { my $got; 1 until defined($got = eval { $take->(@_) }); $got };
+    my @children = map { my $pid = fork // die; if (!$pid) { my $n = grep { $again->(10, 1001, $noon + 2 * 86_400) } 1 .. 50; POSIX::_exit($n) } $pid } 1 .. 4;
     my $taken = 0;
     waitpid($_, 0) && ($taken += $? >> 8) for @children;
     is($taken, 100, '4 processes side by side take what there is and no more');
