@@ -291,6 +291,11 @@ def test_mail_is_held_against_the_quarantine() -> None:
         (["r-2", "r-1"], "1 in the quarantine although never refused after DATA, such as r-1"),
     ):
         assert reconcile.reconcile(ends, record, kept=kept).faults() == [wrong]
+    turned = reconcile.reconcile(ends, [], kept=["r-2", "r-1"])
+    assert (turned.lost, turned.strays, turned.turned) == ([], [], ["r-1"])
+    assert turned.faults() == [
+        "1 accepted and refused by the customer's server, kept in the quarantine, such as r-1",
+    ]
     again = [*ends[:1], end(2, "refused", "spam", unknown=1, attempts=2), ends[2]]
     assert reconcile.reconcile(again, record, kept=["r-2", "r-2"]).faults() == []
 

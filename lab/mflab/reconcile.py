@@ -20,8 +20,8 @@ class Account:
     was stopped; unknown: messages for which such a reply was lost; misjudged: ham refused, or spam delivered.
 
     With a quarantine (None without): quarantined: messages of which it has a copy; unkept: refused after DATA and not
-    in it; copied: in it more often than once, with no lost reply to explain that; strays: in it although they were
-    never refused after DATA.
+    in it; copied: in it more often than once, with no lost reply to explain that; turned: accepted by an MX, refused by
+    the customer's server, and so in it instead of lost; strays: in it for no such reason.
     """
 
     sent: int
@@ -40,6 +40,7 @@ class Account:
     quarantined: int | None = None
     unkept: list[str] = field(default_factory=list)
     copied: list[str] = field(default_factory=list)
+    turned: list[str] = field(default_factory=list)
     strays: list[str] = field(default_factory=list)
 
     @property
@@ -62,6 +63,7 @@ class Account:
             (self.misjudged, "misjudged (ham refused or spam delivered)"),
             (self.unkept, "refused after DATA and not in the quarantine"),
             (self.copied, "in the quarantine more than once"),
+            (self.turned, "accepted and refused by the customer's server, kept in the quarantine"),
             (self.strays, "in the quarantine although never refused after DATA"),
         ):
             if ids:
@@ -108,6 +110,7 @@ def reconcile(
     for line in record:
         times.setdefault(line["id"], []).append(float(line["time"]))
     copies = {end["id"]: len(times.get(end["id"], ())) for end in ends}
+    away = [end["id"] for end in ends if end["outcome"] == "accepted" and not copies[end["id"]]]
     doubled = [end for end in ends if copies[end["id"]] > 1]
     delays = [min(times[end["id"]]) - end["started"] for end in ends if copies[end["id"]]]
     cuts = quantiles(delays, n=20, method="inclusive") if len(delays) > 1 else delays * 19
@@ -115,7 +118,7 @@ def reconcile(
         sent=len(ends),
         delivered=sum(1 for count in copies.values() if count),
         refused=dict(sorted(Counter(str(end["stage"]) for end in ends if end["outcome"] == "refused").items())),
-        lost=[end["id"] for end in ends if end["outcome"] == "accepted" and not copies[end["id"]]],
+        lost=[one for one in away if not held[one]],
         undecided=[end["id"] for end in ends if end["outcome"] == "undecided" and not copies[end["id"]]],
         doubled=[end["id"] for end in doubled],
         unexplained=[end["id"] for end in doubled if not end["unknown"] and not stopped],
@@ -132,5 +135,10 @@ def reconcile(
         quarantined=None if kept is None else sum(1 for end in ends if held[end["id"]]),
         unkept=[] if kept is None else [end["id"] for end in ends if _after_data(end) and not held[end["id"]]],
         copied=[end["id"] for end in ends if held[end["id"]] > 1 and not end["unknown"] and not stopped],
-        strays=[end["id"] for end in ends if held[end["id"]] and not _after_data(end) and not end["unknown"]],
+        turned=[one for one in away if held[one]],
+        strays=[
+            end["id"]
+            for end in ends
+            if held[end["id"]] and not _after_data(end) and not end["unknown"] and end["id"] not in away
+        ],
     )

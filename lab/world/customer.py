@@ -2,9 +2,11 @@
 """A customer's mail server, as far as the lab needs one: it takes mail on port 2525 and writes down what it took.
 
 Each accepted message is one JSON line in RECORD: id (its X-Lab-Id header, null without one), sender, rcpt (list), time
-(epoch seconds), via (who delivered it), size. The line is on disk before the 250 is said, so what was accepted is never
-forgotten. The bytes of a message whose id begins with "bytes-" are kept in KEPT, under its id.
-The file MODE tells it to behave: "accept" (or no file), "tempfail" (451 to every recipient), "refuse" (550).
+(epoch seconds), via (who delivered it), size, sha256 (of the message below its Received lines). The line is on disk
+before the 250 is said, so what was accepted is never forgotten. The bytes of a message whose id begins with "bytes-"
+are kept in KEPT, under its id.
+The file MODE tells it to behave: "accept" (or no file), "tempfail" (451 to every recipient), "refuse" (550). A second
+word limits that to recipients that begin with it.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import email.parser
 import email.policy
+import hashlib
 import json
 import os
 import re
@@ -28,7 +31,9 @@ RECORD = STATE / "mail.jsonl"
 MODE = STATE / "mode"
 KEPT = STATE / "kept"
 PORT = 2525
+LARGEST = 100 << 20  # bytes of a message
 LONGEST = 1 << 20  # bytes of a line: as most servers, it minds none
+TRACE = re.compile(rb"\A(?:Received:[^\n]*\n(?:[ \t][^\n]*\n)*)+")
 REPLIES = {"tempfail": "451 4.3.2 try again later", "refuse": "550 5.1.1 no such user"}
 
 
@@ -42,8 +47,8 @@ class Customer:
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         """Take a recipient, or refuse it as MODE says."""
-        mode = MODE.read_text(encoding="ascii").strip() if MODE.exists() else "accept"
-        if mode in REPLIES:
+        mode, _, whom = (MODE.read_text(encoding="ascii").strip() if MODE.exists() else "accept").partition(" ")
+        if mode in REPLIES and address.startswith(whom):
             return REPLIES[mode]
         envelope.rcpt_tos.append(address)
         envelope.rcpt_options.extend(options)
@@ -66,6 +71,7 @@ class Customer:
             "time": round(time.time(), 3),
             "via": session.peer[0] if session.peer else None,
             "size": len(content),
+            "sha256": hashlib.sha256(TRACE.sub(b"", content, count=1)).hexdigest(),
         }
         os.write(self.record, json.dumps(line).encode() + b"\n")
         os.fsync(self.record)
@@ -89,7 +95,10 @@ async def serve() -> None:
     handler = SimpleNamespace(handle_RCPT=customer.take_recipient, handle_DATA=customer.take_message)
     SMTP.line_length_limit = LONGEST
     server = await loop.create_server(
-        lambda: SMTP(handler, hostname="mail.customer.example", loop=loop), host="0.0.0.0", port=PORT, backlog=200
+        lambda: SMTP(handler, hostname="mail.customer.example", data_size_limit=LARGEST, loop=loop),
+        host="0.0.0.0",
+        port=PORT,
+        backlog=200,
     )
     stopped = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
