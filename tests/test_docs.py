@@ -84,7 +84,7 @@ SAID = {
     ],
     "checks/processes_cold.py": ["survived KILL", "spared: moved or gone at the last moment", "under watch"],
     "checks/load.py": ["the throttle can't be set"],
-    "checks/queue.py": ["Exim doesn't answer", "oldest message"],
+    "checks/queue.py": ["Exim doesn't answer", "oldest message", "refused by a customer's server can't be kept"],
     "checks/canary.py": [
         "none was due yet",
         "was sent",
@@ -97,6 +97,7 @@ SAID = {
         "messages couldn't be kept",
         "never purged",
     ],
+    "checks/refused.py": ["waits for a person", "refused for good by customers' servers, kept", "see refused list"],
     "checks/due.py": ["hung past its deadline and was killed"],
     "checks/quarantine.py": [
         "messages known there and not fetched",

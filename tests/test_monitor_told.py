@@ -69,9 +69,18 @@ def says(host: str, check: str, status: str, metrics: dict[str, Any] | None = No
 
 
 def test_all_checks_are_known_here() -> None:
-    assert {"smtp", "processes", "load", "queue", "rejected", "quarantine", "backup", "offsite", "canary"} <= set(
-        CHECKS
-    )
+    assert {
+        "smtp",
+        "processes",
+        "load",
+        "queue",
+        "rejected",
+        "refused",
+        "quarantine",
+        "backup",
+        "offsite",
+        "canary",
+    } <= set(CHECKS)
     assert set(URGENT) <= set(CHECKS)
 
 

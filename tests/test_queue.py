@@ -107,6 +107,41 @@ def test_any_header_is_frozen_or_not(head: bytes) -> None:
     assert queue.is_frozen(head) in (True, False)
 
 
+# as Exim 4.96 writes one that waits to be kept; below it one that was kept and waits for the sender's server only
+BOUNCE = """{id}-H
+Debian-exim 101 103
+<>
+{when} 0
+-received_time_usec .123456
+-ident Debian-exim
+-received_protocol local
+-body_linecount 3
+{tree}
+1
+a@world.example
+
+035  Subject: refused@keep.mf.invalid
+-received_protocol local
+"""
+KEPT = "NN refused@keep.mf.invalid"
+
+
+@pytest.mark.parametrize(("tree", "expected"), [("XX", 2), (KEPT, 0), ("YN a@world.example\n" + KEPT, 0)])
+def test_what_can_t_be_kept_is_counted_after_some_minutes(tmp_path: Path, tree: str, expected: int) -> None:
+    path = spool(tmp_path, (NOW - 900, False))  # an ordinary one
+    for when, tail in ((NOW - 700, "-a"), (NOW - 650, "-b"), (NOW - 60, "-c")):
+        name = message_id(when, f"-00000{tail[1]}-Zz")
+        (tmp_path / "input" / f"{name}-H").write_text(BOUNCE.format(id=name, when=when, tree=tree))
+    outside = BOUNCE.replace("-received_protocol local\n-body", "-received_protocol esmtp\n-body")
+    name = message_id(NOW - 800)
+    (tmp_path / "input" / f"{name}-H").write_text(outside.format(id=name, when=NOW - 800, tree="XX"))
+    found = queue.survey(path, now=NOW)
+    assert found.unkept == expected
+    status, words = queue.decide(found, 0.0, 90.0, 90.0, VALUES)
+    assert status == (state.CRITICAL if expected else state.OK)
+    assert words == (["2 refused by a customer's server can't be kept"] if expected else [])
+
+
 @given(st.lists(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=30)))
 @settings(max_examples=200)
 def test_any_names_in_the_spool(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:

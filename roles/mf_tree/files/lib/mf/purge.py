@@ -18,7 +18,7 @@ import stat
 import time
 from typing import NamedTuple, Self
 
-from . import decisions, rejected, state, text
+from . import decisions, refused, rejected, state, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -245,7 +245,10 @@ def purge(
     early: list[Kept] = []
     enough = True
     if store.room().percent() < free_percent:
-        oldest_first = sorted(store.files(left), key=lambda one: (one.path[0], one.path[3]))
+        # what had been accepted goes last: nobody else has it
+        oldest_first = sorted(
+            store.files(left), key=lambda one: (refused.is_refused(one.path[3]), one.path[0], one.path[3])
+        )
         early, enough = sacrifice(oldest_first, store.room(), free_percent)
     if not dry_run:
         store.remove([*unfinished, *early])

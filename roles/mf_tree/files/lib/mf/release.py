@@ -43,7 +43,7 @@ ACCEPTED, KNOWN, REFUSED, LATER, UNCLEAR = "accepted", "known", "refused", "late
 EXIT_CODES = {ACCEPTED: 0, KNOWN: 0, REFUSED: 1, LATER: 75, UNCLEAR: 70}
 
 MAX_ENVELOPE = 1 << 20  # bytes
-MAX_MESSAGE = 64 << 20  # bytes; what is kept of a rejected message is 10 MiB unless configured otherwise
+MAX_MESSAGE = 1 << 30  # bytes; how large a message may be is for Exim to say (mf_exim_message_size)
 MAX_RECIPIENTS = 1000
 DIALOGUE = 300.0  # seconds for one answer of Exim (RFC 5321, 4.5.3.2)
 BUSY = 30.0  # seconds to wait for another try of the same release

@@ -3,7 +3,8 @@
 Exim's spool is read without Exim (specification, chapter "Format of spool files"): each message has a file
 ``input/[X/]ID-H``, X being one character when the spool is split. The first six characters of an ID are its time of
 arrival, seconds since the epoch in base 62, in the short IDs of old as in the long ones since Exim 4.97. A frozen
-message has a line ``-frozen TIME`` among the options at the start of its -H file.
+message has a line ``-frozen TIME`` among the options at the start of its -H file. A bounce of Exim's own that lies
+there for minutes holds what a customer's server refused and couldn't be kept (``mf.keeper``).
 
 That time is the wall clock's, which may be set. So the oldest message is remembered from result to result with its
 arrival on the boot-time clock (see ``age``): it ages by that clock, and nobody is taken for older. What remains: a
@@ -38,17 +39,21 @@ RULES: run.Rules = {
 
 READ = 1000  # -H files read in one run to count the frozen, oldest first
 GREETING = 10.0  # seconds
+UNKEPT = (
+    600.0  # seconds after which a refused message should have been kept; a first failure is tried again in a minute
+)
 
 
 class Queue:
-    """What the spool holds: ``arrivals`` (epoch seconds, oldest first), ``frozen`` of ``read`` messages."""
+    """What the spool holds: ``arrivals`` (epoch seconds, oldest first); of ``read`` messages ``frozen``, ``unkept``."""
 
-    __slots__ = ("arrivals", "frozen", "read")
+    __slots__ = ("arrivals", "frozen", "read", "unkept")
 
-    def __init__(self, arrivals: Sequence[int] = (), frozen: int = 0, read: int = 0) -> None:
+    def __init__(self, arrivals: Sequence[int] = (), frozen: int = 0, read: int = 0, unkept: int = 0) -> None:
         self.arrivals = arrivals
         self.frozen = frozen
         self.read = read
+        self.unkept = unkept
 
 
 def arrival(name: str) -> int | None:
@@ -84,8 +89,22 @@ def is_frozen(head: bytes) -> bool:
     return False
 
 
-def survey(spool: str, limit: int = READ) -> Queue:
-    """Read a spool. Raises OSError when there is none."""
+def is_unkept(head: bytes) -> bool:
+    """Whether the beginning of a -H file is that of a bounce made here whose message wasn't kept yet.
+
+    With a route for bounces it may wait for that only: then who keeps is among those that have it already, lines of a
+    binary tree such as ``NN refused@keep.mf.invalid``.
+    """
+    lines = head.partition(b"\n\n")[0].split(b"\n")
+    return (
+        lines[2:3] == [b"<>"]
+        and b"-received_protocol local" in lines
+        and not any(line[:2].isalpha() and line[2:] == b" refused@keep.mf.invalid" for line in lines)
+    )
+
+
+def survey(spool: str, limit: int = READ, now: float = 0.0) -> Queue:
+    """Read a spool; ``now``: epoch seconds. Raises OSError when there is none."""
     folder = spool + "/input"
     names = posix.listdir(folder)
     found = [f"{folder}/{name}" for name in names if name.endswith("-H")]
@@ -101,8 +120,8 @@ def survey(spool: str, limit: int = READ) -> Queue:
     if not dated:
         return Queue()
     dated.sort()
-    frozen = read = 0
-    for _, path in dated[:limit]:
+    frozen = read = unkept = 0
+    for when, path in dated[:limit]:
         try:
             head = state.read_bytes(path, 4096)
         except OSError:
@@ -110,7 +129,8 @@ def survey(spool: str, limit: int = READ) -> Queue:
         if head is not None:  # otherwise it was delivered meanwhile
             read += 1
             frozen += is_frozen(head)
-    return Queue([when for when, _ in dated], frozen, read)
+            unkept += now - when >= UNKEPT and is_unkept(head)
+    return Queue([when for when, _ in dated], frozen, read, unkept)
 
 
 def age(arrivals: Sequence[int], before: bytes, epoch: float, boottime: float) -> tuple[float, str]:
@@ -150,6 +170,9 @@ def decide(queue: Queue, waited: float, free: float, inodes: float, values: run.
         from ..text import span
 
         words.append(f"oldest message {span(waited)}")
+    if queue.unkept:
+        status = state.CRITICAL
+        words.append(f"{queue.unkept} refused by a customer's server can't be kept")
     if queue.frozen >= values["frozen_warning"]:
         status = state.worst([status, state.WARNING])
         words.append(f"{queue.frozen} frozen")
@@ -166,7 +189,7 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
     greeting = smtp.greeting(values["address"], values["port"], GREETING)
     boottime, epoch = state.boottime(), time.time()
     try:
-        queue = survey(values["spool"])
+        queue = survey(values["spool"], now=epoch)
         free, inodes = room(values["spool"])
     except OSError as error:
         return state.Result(NAME, state.CRITICAL, f"Exim's spool {values['spool']} can't be read: {error.strerror}")
@@ -179,6 +202,7 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
         "oldest_seconds": round(waited),
         "oldest": oldest,
         "frozen": queue.frozen,
+        "unkept": queue.unkept,
         "free_percent": round(free, 1),
         "free_inodes_percent": round(inodes, 1),
         "greeting_seconds": round(greeting.seconds(), 6),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import config, purge, release, state
+from .. import config, decisions, purge, refused, release, state
 from . import commands
 
 TYPE_CHECKING = False
@@ -38,7 +38,10 @@ def main(argv: Sequence[str] | None = None, places: state.Places | None = None) 
                 return 0
             said = purge.run(host, root, keep_days, free_percent, dry_run=chosen.dry_run)
             if not chosen.dry_run:
-                release.forget(settings.get("releases", release.RECORDS))
+                releases = settings.get("releases", release.RECORDS)
+                for ident in refused.settle(root, settings.get("refused", refused.FOLDER), releases):
+                    decisions.journal(f"{ident}: refused by a customer's server, gone undecided", {"PRIORITY": "4"})
+                release.forget(releases)
     except config.SettingsError as error:
         return job.failed(str(error))
     except KeyError as error:

@@ -60,6 +60,7 @@ Examples
   quarantine show ID            the envelope and the header
   quarantine show --raw ID >message.eml
   quarantine release ID         hand it to an MX, once
+  quarantine list --plugin customer --domain customer.example --since 1d --limit 0 --ids | xargs quarantine release
   quarantine stats
 """
 
@@ -157,10 +158,11 @@ def _list(chosen: argparse.Namespace, host: state.Places) -> int:
         subject=chosen.subject,
         before=chosen.before or "",
         limit=chosen.limit,
+        plugin=chosen.plugin,
     )
     width = shutil.get_terminal_size((160, 24)).columns if sys.stdout.isatty() else 0
     for row in query.messages(context.index, wanted):
-        print(json.dumps(query.as_json(row)) if chosen.json else query.line(row, width))
+        print(row["id"] if chosen.ids else json.dumps(query.as_json(row)) if chosen.json else query.line(row, width))
     return DONE
 
 
@@ -597,10 +599,17 @@ def _parser() -> commands.Commands:
     listing.add_argument("--since", type=moment, metavar="TIME", help="rejected since (2h: two hours ago)")
     listing.add_argument("--until", type=moment, metavar="TIME", help="rejected before")
     listing.add_argument("--mx", default="", metavar="NAME", help="rejected by this MX")
+    listing.add_argument(
+        "--plugin",
+        default="",
+        metavar="NAME",
+        help="refused by this plugin (customer: accepted, refused by its server)",
+    )
     for name in ("sender", "recipient", "subject"):
         listing.add_argument(f"--{name}", default="", metavar="TEXT", help=f"with this in its {name}")
     listing.add_argument("--before", type=ident, metavar="ID", help="older than this one: the next page")
     listing.add_argument("--limit", type=count, default=100, metavar="N", help="at most (default 100; 0: all)")
+    listing.add_argument("--ids", action="store_true", help="ids and nothing else, one a line")
 
     show = command("show", _show, "show one message: envelope and header")
     show.add_argument("id", type=ident, metavar="ID")

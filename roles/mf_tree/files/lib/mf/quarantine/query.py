@@ -33,6 +33,7 @@ class Wanted:
         subject: str = "",
         before: str = "",
         limit: int = 0,
+        plugin: str = "",
     ) -> None:
         self.domain = domain
         self.start = start
@@ -43,6 +44,7 @@ class Wanted:
         self.subject = subject
         self.before = before
         self.limit = limit
+        self.plugin = plugin
 
 
 def select(wanted: Wanted) -> tuple[str, list[object]]:
@@ -70,6 +72,8 @@ def select(wanted: Wanted) -> tuple[str, list[object]]:
         add(f"{bounds}.id < %s", wanted.before)
     if wanted.mx:
         add("message.mx = %s", wanted.mx)
+    if wanted.plugin:
+        add("message.plugin = %s", wanted.plugin)
     for column, word in (("sender", wanted.sender), ("recipients", wanted.recipient), ("subject", wanted.subject)):
         if word:
             add(f"message.{column} LIKE %s", f"%{_literal(word)}%")

@@ -1,0 +1,47 @@
+#!/usr/bin/env python3
+"""Give the queue, as the SMTP service in front does, mail that a customer's server may refuse.
+
+    accepted.py          prints {"X-Lab-Id": {"sha256": ..., "sender": ...}}
+
+The hash is over the message as it was given, so below all Received lines: what arrives must have the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import smtplib
+
+ODD = b"z" * 5000 + b"\r\n.\r\n..dots\r\n \xe9\xff 8bit, not UTF-8\r\n\r\n\r\n"
+LARGE = (b"y" * 99 + b"\r\n") * 1010
+MESSAGES = {
+    **{f"accepted-{number}": ("a@world.example", ["gone@customer.example"], LARGE) for number in range(2)},
+    "accepted-odd": ("a@world.example", ["gone@customer.example"], ODD),
+    "accepted-bounce": ("", ["gone@customer.example"], b"a bounce from outside\r\n"),
+    "accepted-two": ("a@world.example", ["gone@customer.example", "here@customer.example"], b"to two\r\n"),
+    # the largest there may be
+    "accepted-huge": ("a@world.example", ["gone@customer.example"], (b"h" * 998 + b"\r\n") * 52000),
+}
+
+
+def main() -> None:
+    """Send all."""
+    told = {}
+    for name, (sender, recipients, body) in MESSAGES.items():
+        message = f"Subject: accepted\r\nX-Lab-Id: {name}\r\n\r\n".encode() + body
+        with smtplib.SMTP("127.0.0.1", 10025, "mx1", timeout=60) as link:
+            link.ehlo()
+            link.mail(sender)
+            for recipient in recipients:
+                link.rcpt(recipient)
+            link.docmd("DATA")
+            link.send(message.replace(b"\r\n.", b"\r\n..") + b".\r\n")
+            code, words = link.getreply()
+            if code != 250:
+                raise SystemExit(f"{name}: {code} {words!r}")
+        told[name] = {"sha256": hashlib.sha256(message).hexdigest(), "sender": sender or "<>"}
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()
