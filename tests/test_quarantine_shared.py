@@ -227,6 +227,11 @@ def test_what_isnt_shared_is_released_as_it_lies(tmp_path: Path) -> None:
         assert got.read_bytes() == data
 
 
+def test_what_cant_be_read_was_not_sent(tmp_path: Path) -> None:
+    answer = release.over_ssh([sys.executable, "-c", "print('accepted x')"], "mx", NAME, str(tmp_path / "gone"))
+    assert answer.word == "unsent"
+
+
 def test_one_copy_is_shown_without_the_others() -> None:
     line = shared(NAME, DOMAINS).partition(b"\n")[0]
     shown = envelope.parse(line, copy(1))

@@ -10,6 +10,7 @@ docs/architecture.md)."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -22,7 +23,7 @@ from . import QuarantineError, envelope
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
+    from typing import Any, BinaryIO
 
     from .database import Database
 
@@ -61,16 +62,19 @@ class Answer:
 
 def over_ssh(command: Sequence[str], address: str, ident: str, path: str) -> Answer:
     """Hand a kept file to one MX. Any failure whose effect isn't certain is ``LOST``; ``UNSENT`` if none can be."""
-    words = [*command, f"mf-release@{address}", ident]
     try:
-        with open(path, "rb") as file:
-            first = file.readline(envelope.LINE_MAX)
-            own = envelope.alone(first, ident)
-            if own is first:
-                os.lseek(file.fileno(), 0, os.SEEK_SET)
-                done = subprocess.run(words, stdin=file, capture_output=True, timeout=LIMIT, check=False)
-            else:
-                done = subprocess.run(words, input=own + file.read(), capture_output=True, timeout=LIMIT, check=False)
+        source = _source(ident, path)
+    except OSError as error:
+        return Answer(UNSENT, f"{path}: {error.strerror}")
+    try:
+        with source:
+            done = subprocess.run(
+                [*command, f"mf-release@{address}", ident],
+                stdin=source,
+                capture_output=True,
+                timeout=LIMIT,
+                check=False,
+            )
     except subprocess.TimeoutExpired:
         return Answer(LOST, f"no answer within {LIMIT:g} s")
     line = done.stdout.decode("latin-1").partition("\n")[0]
@@ -83,6 +87,30 @@ def over_ssh(command: Sequence[str], address: str, ident: str, path: str) -> Ans
     if told is not None and done.returncode == 255 and not done.stdout:
         return Answer(UNSENT, text.clean(told, 160))
     return Answer(LOST, f"ssh ended with {done.returncode}: {text.clean(lines[0], 160)}")
+
+
+def _source(ident: str, path: str) -> BinaryIO:
+    """A kept file at its beginning; one that has copies for several domains as if this were its only one."""
+    with contextlib.ExitStack() as opened:
+        file: BinaryIO = opened.enter_context(open(path, "rb"))
+        first = os.pread(file.fileno(), envelope.LINE_MAX, 0).partition(b"\n")[0] + b"\n"
+        own = envelope.alone(first, ident)
+        if own is not first:
+            import shutil
+            import tempfile
+
+            # without a name, on the disk that has the file: it may be large
+            whole = opened.enter_context(tempfile.TemporaryFile(dir=os.path.dirname(path)))
+            whole.write(own)
+            file.seek(len(first))
+            shutil.copyfileobj(file, whole, 1 << 20)
+            whole.flush()
+            # the program that gets it reads from where the descriptor is
+            os.lseek(whole.fileno(), 0, os.SEEK_SET)
+            file.close()
+            file = whole
+        opened.pop_all()
+        return file
 
 
 def answers(address: str) -> bool:
