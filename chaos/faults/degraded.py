@@ -30,9 +30,9 @@ sub hook_mail {
 """
 # Says that files of the role qpsmtpd changed just now, as a deploy does.
 STAMP = """
-import json, time
+import json, os, time
 path = "/run/mf/parts.json"
-stamps = json.load(open(path))
+stamps = json.load(open(path)) if os.path.exists(path) else {}
 stamps["qpsmtpd"] = time.monotonic()
 json.dump(stamps, open(path, "w"))
 """
