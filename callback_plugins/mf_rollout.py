@@ -57,7 +57,7 @@ def tell(lost: Lost) -> str:
         lines = [f"{host} became unreachable in the middle of its change, {where}.", *_there(lost.release)]
     if lost.one_by_one:
         lines.append(f"The run ended here. Changed before it in this run: {_names(lost.done)}.")
-        lines.append(f"Untouched: {_names(lost.untouched)}, and all that comes after the MX machines.")
+        lines.append(f"Untouched: {_names(lost.untouched)}, and all later plays.")
     if lost.begun:
         lines.append(
             "Next: reach it another way (its provider's console) and find out what cut it off, before any other host"
