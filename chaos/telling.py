@@ -28,7 +28,8 @@ flock /mf/var/backup/lock borg delete ::chaos-tampered
 LOOK = "/mf/bin/check-rejected > /dev/null || :"
 # a file system without room where rejected mail is kept
 CROWD = f"mount -t tmpfs -o size=64k chaos /mf/var/rejected; head -c 65536 /dev/zero > /mf/var/rejected/full; {LOOK}"
-CLEAR = f"umount /mf/var/rejected 2> /dev/null; {LOOK}"
+# that it was full is on record until the next purge
+CLEAR = f"umount /mf/var/rejected 2> /dev/null; /mf/bin/purge-rejected; {LOOK}"
 
 
 def ends(days: int, seen: dict[str, Any]) -> bool:
