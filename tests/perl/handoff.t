@@ -69,6 +69,25 @@ subtest 'a good server' => sub {
         . "Subject: x\r\n\r\n..dot\r\ncr in\r\nno end\r\n.\r\nQUIT\r\n", 'what went over the wire');
 };
 
+subtest 'pieces of lines' => sub {
+    for my $case (
+        [["a\r", "\r\n", "b\n"],       "a\r\nb\r\n",       'CRs before an end that comes later'],
+        [["a\r", "\r", "b\n"],          "a  b\r\n",          'CRs before text that comes later'],
+        [["\r", "\n"],                   "\r\n",              'a line of a CR'],
+        [["\r", ".\n"],                  " .\r\n",            'a dot after a CR'],
+        [["x", ".\n", ".", ".\n", ".\n"], "x.\r\n...\r\n..\r\n", 'dots'],
+        [["a\n", "b\r"],                 "a\r\nb\r\n",       'no end'],
+        [["a\n", "\r\r"],               "a\r\n\r\n",        'no end after a CR'],
+        [["a", '', "\n"],                "a\r\n",             'an empty piece'],
+    ) {
+        my ($pieces, $wire, $name) = @$case;
+        my ($port, $read) = serve(@good);
+        Mf::Handoff::send_message(message(@$pieces), port => $port);
+        my ($got) = $read->() =~ /^DATA\r\n(.*)\.\r\nQUIT\r\n/ms;
+        is($got, $wire, $name);
+    }
+};
+
 subtest 'pipelining, multi-line replies' => sub {
     my ($port, $read) = serve("220-hi\r\n220 there\r\n", "250-x\r\n250-PIPELINING\r\n250 SIZE\r\n", "250 ok\r\n250 ok\r\n250 ok\r\n", '0', @good[5, 6]);
     my $result = Mf::Handoff::send_message(message("x\n"), port => $port);

@@ -29,9 +29,10 @@ Whether that server would take a message now: '' if so, otherwise what is wrong,
 one line. It is asked up to its answer to MAIL, and sent nothing. Never dies, and
 takes C<limit> seconds at most.
 
-Lines may end in "\n" or "\r\n"; they leave as CRLF, dot-stuffed. A CR elsewhere
-becomes a space, as in Postfix: some servers take it for a line end, and then a
-message could smuggle a second one (RFC 5321, 2.3.8 forbids bare CR).
+C<next_line> gives a line, or a piece of one, which has no "\n". Lines may end in
+"\n" or "\r\n"; they leave as CRLF, dot-stuffed. A CR elsewhere becomes a space, as
+in Postfix: some servers take it for a line end, and then a message could smuggle a
+second one (RFC 5321, 2.3.8 forbids bare CR).
 
 =cut
 
@@ -128,16 +129,15 @@ sub _dialogue {
     _write($link, "DATA\r\n", $timeout->{command});
     ($code, $text) = _reply($link, $timeout->{data});
     return _refused($$stage, $code, $text) if $code != 354;
-    my $block = '';
-    while (defined(my $line = $a{next_line}->())) {
-        $line =~ s/\r*\n?\z//;
-        $line =~ tr/\r/ /;
-        $block .= (substr($line, 0, 1) eq '.' ? '.' : '') . "$line\r\n";
+    my ($block, %line) = ('', begun => 0, crs => 0);
+    while (defined(my $piece = $a{next_line}->())) {
+        $block .= _encode(\%line, $piece);
         if (length $block >= $BLOCK) {
             _write($link, $block, $timeout->{data});
             $block = '';
         }
     }
+    $block .= _encode(\%line, "\n") if $line{begun} || $line{crs};
     _write($link, "$block.\r\n", $timeout->{data});
 
     $$stage = 'final dot';
@@ -145,6 +145,32 @@ sub _dialogue {
     return _refused($$stage, $code, $text) if $code != 250;
     _quit($link);
     return {code => 250, text => $text, accepted => 1, stage => 'done'};
+}
+
+# A line, or a piece of one, as it goes over the wire. C<$line> is what is known of the line so far: begun, and how many CRs
+# stand at its end, which are no text if nothing follows.
+sub _encode {
+    my ($line, $piece) = @_;
+    my $ends = substr($piece, -1) eq "\n";
+    chop $piece if $ends;
+    my $crs = 0;
+    if (substr($piece, -1) eq "\r") {
+        # backwards, since a pattern for CRs at the end would begin anew at each CR before it
+        $crs = length((scalar reverse $piece) =~ /\A(\r+)/ ? $1 : '');
+        substr $piece, -$crs, $crs, '';
+    }
+    my $wire = '';
+    if (length $piece) {
+        $piece =~ tr/\r/ /;
+        $wire = ' ' x $line->{crs} if $line->{crs};
+        $wire .= '.' if !$line->{begun} && !length $wire && substr($piece, 0, 1) eq '.';
+        $wire .= $piece;
+        @$line{qw(begun crs)} = (1, 0);
+    }
+    $line->{crs} += $crs;
+    return $wire if !$ends;
+    @$line{qw(begun crs)} = (0, 0);
+    return "$wire\r\n";
 }
 
 # 4xx and 5xx are the server's own words; any other code means that it isn't answering as SMTP does.
