@@ -11,7 +11,7 @@ export LC_ALL := C.UTF-8
 
 N ?= 30
 
-.PHONY: help venv demo demo-down mail check test lint unit browser molecule bench bench-quarantine bench-monitor bench-backup chaos chaos-monitor kill-monitor chaos-quarantine chaos-backup chaos-restore lock clean
+.PHONY: help venv demo demo-down mail check test lint unit browser molecule bench bench-quarantine bench-monitor bench-backup chaos chaos-monitor kill-monitor chaos-quarantine chaos-backup chaos-restore attack lock clean
 
 help: ## this list
 	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ chaos: venv ## break real lab hosts in every known way and fail on any surprise,
 
 chaos-backup: venv ## break control and offsite under their backups, 20 minutes (needs control and offsite of lab 3 only)
 	python -m chaos --only '^backup'
+
+attack: venv ## attack mx1 of a lab that is up and deployed while good mail goes on, 5 minutes (SECONDS=60, LAB=3)
+	MF_LAB=$(or $(LAB),$(MF_LAB),3) python -m chaos.attack --seconds $(or $(SECONDS),300)
 
 chaos-restore: venv ## destroy control twice while mail goes on, restore it each time: is each message there once? 10 minutes (N=1000)
 	python -m chaos.restore $(if $(filter command line,$(origin N)),--count $(N))
