@@ -1,0 +1,101 @@
+"""What strangers wrote is read in a time that grows with its length, not with the square of it.
+
+The counterpart, for what runs in Python, of tests/perl/growth.t.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+from mf import canary, release, text
+from mf.quarantine import envelope, layout
+
+SMALL, TIMES = 8192, 8
+UNITS = [
+    *(bytes([code]) for code in b"\0\t\n\v\r\x1b \"'(),-./:<=>?@[\\]a\x7f\x80\xa0\xff"),
+    *(b"\r\n", b"\n ", b"\r\n\t", b" \r", b"=?", b"?=", b"=?a?q?b?= ", b"=?utf-8?b?"),
+    *(b'\\"', b'"\\', b"a.", b"-a", b"a:\n", b"[", b"{", b'{"a":', b"X-Mf-Canary: ", b"\xc3\xa9", b"\xed\xa0\x80"),
+]
+ENVELOPE = {
+    "id": "20260101T000000.000000Z-mx1-1-0-0000000000000000",
+    "host": "mx1",
+    "sender": "",
+    "recipients": ["u@ours.example"],
+    "plugin": "x",
+    "reason": "",
+    "size": 1,
+    "truncated": False,
+    "sha256": "0" * 64,
+}
+
+
+def swallow(work: Callable[[bytes], object]) -> Callable[[bytes], object]:
+    """The same, with refusals as an ordinary end."""
+
+    def tried(data: bytes) -> object:
+        try:
+            return work(data)
+        except (envelope.DamagedError, release.RefusedError):
+            return None
+
+    return tried
+
+
+def with_sender(data: bytes) -> object:
+    """An envelope whose sender, reason and recipient are hostile, as the index stores it."""
+    words = data.decode("latin-1")
+    line = json.dumps({**ENVELOPE, "sender": words, "reason": words, "recipients": [words]}).encode()
+    return envelope.Message("ours.example", envelope.parse(line, str(ENVELOPE["id"])), b"", 0, b"")
+
+
+PLACES: dict[str, Callable[[bytes], object]] = {
+    "an envelope": lambda data: envelope.parse(data, "x"),
+    "a string in an envelope": lambda data: envelope.parse(b'{"id": "' + data + b'"}', "x"),
+    "addresses in an envelope": with_sender,
+    "a header": envelope.subject,
+    "a subject": lambda data: envelope.subject(b"Subject: " + data + b"\n\n"),
+    "a folded subject": lambda data: envelope.subject(b"subject: x\n " + data + b"\nTo: x\n\n"),
+    "a canary's header": canary.find,
+    "a canary's tag": lambda data: canary.verify(b"k" * 32, data, 0.0),
+    "a name of a file": lambda data: [layout.is_host(data.decode("latin-1")), layout.is_domain(data.decode("latin-1"))],
+    "an address": lambda data: release.path(data.decode("latin-1")),
+    "a release": lambda data: release.read(io.BytesIO(data)),
+    "a released message": lambda data: sum(len(block) for block in release.wire(data)),
+    "a line that is shown": lambda data: text.clean(data, 300),
+}
+
+
+def cost(work: Callable[[bytes], object], data: bytes) -> float:
+    """CPU seconds of one call."""
+    before = time.process_time()
+    work(data)
+    return time.process_time() - before
+
+
+def grows_too_fast(work: Callable[[bytes], object], unit: bytes) -> str | None:
+    """What was measured when eight times as much took more than twenty times as long; noise doesn't reach that."""
+    short, long = (unit * (size // len(unit)) for size in (SMALL, SMALL * TIMES))
+    least, most = float("inf"), float("inf")
+    for _ in range(4):
+        least = min(least, cost(work, short))
+        most = min(most, cost(work, long))
+        if most <= 20 * least + 0.005:
+            return None
+    return f"{unit!r}: {least:.4f} s, {TIMES} times as much {most:.4f} s"
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_time_grows_with_the_length(place: str) -> None:
+    work = swallow(PLACES[place])
+    assert [found for unit in UNITS if (found := grows_too_fast(work, unit))] == []
+
+
+def test_a_square_would_be_seen() -> None:
+    def square(data: bytes) -> object:
+        return [data[start:].rstrip(b"a") for start in range(0, len(data), 16)]
+
+    assert grows_too_fast(square, b"a") is not None
