@@ -684,26 +684,26 @@ def test_a_job_never_sees_half_a_release(machine: Machine) -> None:
         "i=0; while [ ! -e stop ]; do "
         "set -- $(mf/bin/say 2>&1); "
         '[ "$#" = 3 ] && [ "$1" = "$2" ] && [ "$2" = "$3" ] || { echo "saw: $*" >&2; exit 1; }; '
-        "i=$((i+1)); done; echo $i"
+        "echo run >>runs; done"
     )
+    runs = machine.root / "runs"
     running = [
-        subprocess.Popen(
-            ["/bin/sh", "-c", script], cwd=machine.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        subprocess.Popen(["/bin/sh", "-c", script], cwd=machine.root, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     try:
-        for number in range(1, 21):
+        for number in range(1, 200):
             machine.deploy(_speaking(machine, number))
+            # on a machine without a moment to spare, until the jobs have looked often enough
+            if number >= 20 and runs.exists() and len(runs.read_text().split()) >= 10:
+                break
         machine.back()
     finally:
         (machine.root / "stop").touch()
-        answers = [(program, *program.communicate(timeout=30)) for program in running]
-    runs = 0
-    for program, output, errors in answers:
+        answers = [(program, program.communicate(timeout=30)[1]) for program in running]
+    for program, errors in answers:
         assert program.returncode == 0, errors
-        runs += int(output)
-    assert runs >= 10
+    assert len(runs.read_text().split()) >= 10
 
 
 # --- the module ---
