@@ -43,9 +43,13 @@ class Verdict(NamedTuple):
 def judge(now: Mapping[str, Any], before: Mapping[str, Any], checks: Sequence[str] = CHECKS) -> Verdict:
     """Hold what mf_health says of a host against what it said ``before`` the change. Pure.
 
-    Of a check that the host didn't have before nothing can be worse than a warning.
+    Of a check that the host didn't have before nothing can be worse than a warning. One whose result is ``stale`` has
+    yet to say how it is now.
     """
     wrong, remarks = [], []
+    waiting = [name for name in now.get("stale", ()) if name in (SMTP, *checks)]
+    if waiting:
+        return Verdict([f"{name} has no result since the change" for name in waiting], [], busy=True)
     smtp = now["checks"].get(SMTP)
     metrics = smtp["metrics"] if smtp else {}
     kind, full = metrics.get("class"), bool(metrics.get("full"))
@@ -69,6 +73,16 @@ def judge(now: Mapping[str, Any], before: Mapping[str, Any], checks: Sequence[st
         wrong.append("its own /mf/bin/health is broken, and wasn't before")
     busy = kind == "BUSY" and not full
     return Verdict(wrong, remarks, full, busy, stuck=busy and not metrics.get("code") and bool(metrics.get("children")))
+
+
+def stale(checks: Mapping[str, Any], seconds: float) -> list[str]:
+    """Checks whose result is older than the look that was to bring a new one. Pure.
+
+    A run that cron began holds the check's lock, and may take longer than mf_health tries. Until it ends, the result on
+    disk is one from before, perhaps from before the change.
+    """
+    ages = {name: checks[name].get("age_seconds") for name in CHECKS if name in checks}
+    return [name for name, age in ages.items() if age is not None and age > seconds + 1]
 
 
 def _words(name: str, check: Mapping[str, Any]) -> str:
@@ -140,7 +154,9 @@ class ActionModule(ActionBase):
             templar=self._templar,
             shared_loader_obj=self._shared_loader_obj,
         )
+        began = time.monotonic()
         found: dict[str, Any] = plugin.run(task_vars=variables)
         if "checks" not in found:
             raise AnsibleActionFail(f"mf_health gave no answer: {found.get('msg')}")
-        return found
+        old = [] if self._task.check_mode else stale(found["checks"], time.monotonic() - began)
+        return {**found, "stale": old}

@@ -151,5 +151,31 @@ def test_sessions_that_hang_are_not_taken_for_many_senders() -> None:
     assert not Course(health("WARNING", STARTING), health("WARNING", FULL)).verdict().wrong
 
 
+def stale(*names: str, **what: Any) -> dict[str, Any]:
+    return {**health(**what), "stale": list(names)}
+
+
+def test_a_result_from_before_the_look_lets_nobody_pass() -> None:
+    """A check that cron began goes on while the looks end: what is on disk is then from before the change."""
+    hangs = health("WARNING", SLOW)
+    assert Course(stale("smtp"), hangs).verdict().wrong
+    assert not Course(stale("smtp"), health()).verdict().wrong
+    course = Course(stale("smtp"))
+    assert course.verdict().wrong == ["smtp has no result since the change"]
+    assert course.now == plugin.BUSY_WAIT
+    # and it says nothing of slots
+    assert not Course(stale("smtp", smtp="WARNING", metrics=SLOW), health("WARNING", FULL)).verdict().wrong
+    assert Course(stale("queue"), health(queue="CRITICAL")).verdict().wrong
+    assert not Course(stale("queue")).verdict(checks=["smtp"]).wrong
+
+
+def test_whether_a_result_is_from_before_the_look() -> None:
+    checks = health()["checks"]
+    for name, age in {"smtp": 40.0, "processes": 3.0, "queue": None, "load": 90.0}.items():
+        checks[name]["age_seconds"] = age
+    assert plugin.stale(checks, 8.0) == ["smtp"]
+    assert plugin.stale(checks, 40.0) == []
+
+
 def test_both_halves_have_the_same_options() -> None:
     assert plugin.ARGUMENTS == mf_gate.ARGUMENTS
