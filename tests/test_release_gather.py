@@ -9,13 +9,15 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.mf_deploy import manifest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from hypothesis import given
 from hypothesis import strategies as st
-from release_support import action, make
+from mf.monitor import settings
+from release_support import ROOT, action, make
 
 
 class Play:
@@ -263,3 +265,29 @@ def test_a_diff_hides_what_not_everybody_may_read() -> None:
     assert texts["/etc/open"] == ("old\n", "new\n")
     assert "s3cret" not in str(texts["/etc/secret"])
     assert texts["lib/a.py"] == ("", "(new, 1 bytes)\n")
+
+
+def test_the_monitor_is_told_only_what_differs_from_what_it_knows() -> None:
+    """Its settings are a secret, so a release from before cert_notice_days, gone back to, gets the file of now."""
+    role = action.Role("mf_monitor", str(ROOT / "roles/mf_monitor"))
+    path = "etc/monitor/settings.json"
+    source = action.Source(path, f"{role.path}/templates/{path}.j2", True)
+    loader = DataLoader()
+
+    def rendered(**chosen: Any) -> dict[str, Any]:
+        variables = {
+            **_trusted(yaml.safe_load(Path(role.path, "defaults/main.yml").read_text())),
+            **{"inventory_hostname": "monitor1", "mf_min_accepting": 2, "mf_tree__generation": "0" * 12},
+            **{"mf_monitor_canary_key": "", "__mf_monitor_hosts": [], "__mf_monitor_urgent_checks": []},
+            **chosen,
+        }
+        plugin = action.ActionModule(
+            MagicMock(), MagicMock(), MagicMock(), loader, Templar(loader, variables), MagicMock()
+        )
+        found: dict[str, Any] = json.loads(plugin._content(source, role, variables))
+        return found
+
+    assert "cert_notice_days" not in rendered()
+    assert settings.parse(rendered()).cert_notice_days == (10, 3)
+    assert rendered(mf_monitor_cert_notice_days=[5])["cert_notice_days"] == [5.0]
+    assert rendered(mf_monitor_cert_notice_days=[])["cert_notice_days"] == []
