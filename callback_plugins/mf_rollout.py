@@ -36,7 +36,8 @@ MOST = 10  # names told at most
 class Lost(NamedTuple):
     """A host that became unreachable: at which task, and what mf_release had said, if it had been ``begun`` at all.
 
-    ``done`` and ``untouched`` are the hosts before and after it in a play that goes from host to ``host``.
+    ``done`` and ``untouched`` are the hosts before and after it in a play that goes from host to ``host``. ``back``: the
+    change was a way back.
     """
 
     host: str
@@ -46,6 +47,7 @@ class Lost(NamedTuple):
     one_by_one: bool
     done: Sequence[str]
     untouched: Sequence[str]
+    back: bool = False
 
 
 def tell(lost: Lost) -> str:
@@ -61,8 +63,16 @@ def tell(lost: Lost) -> str:
     if lost.begun:
         lines.append(
             "Next: reach it another way (its provider's console) and find out what cut it off, before any other host"
-            f" gets the same (with --limit '!{host}' they would). Then run this again: it finishes what was begun."
+            f" gets the same (with --limit '!{host}' they would)."
+            + ("" if lost.back else " Then run this again: it finishes what was begun.")
         )
+        if lost.back:
+            few = 0 < len(lost.untouched) <= MOST
+            lines.append(
+                f"Don't run this again for {_names([lost.host, *lost.done])}: who has gone back already would go one"
+                " release further."
+                + (f" The untouched: --limit '{','.join(map(clean, lost.untouched))}'." if few else "")
+            )
         lines.append('docs/runbook.md, "A host that didn\'t come back", has the steps.')
     else:
         lines.append(f"Next: mend it, or leave it out with --limit '!{host}', and run this again.")
@@ -118,6 +128,7 @@ class CallbackModule(CallbackBase):
         self._one_by_one = False
         self._order: list[str] = []
         self._begun: set[str] = set()
+        self._back = False
         self._released: dict[str, Mapping[str, Any]] = {}
         self._lost: list[Lost] = []
 
@@ -125,12 +136,13 @@ class CallbackModule(CallbackBase):
         """A play begins; one that goes from host to host does so for each of them."""
         self._one_by_one = play.serial == [1]
         self._order = list(play.get_variable_manager().get_vars(play=play)["ansible_play_hosts_all"])
-        self._begun, self._released = set(), {}
+        self._begun, self._back, self._released = set(), False, {}
 
     def v2_runner_on_start(self, host: Any, task: Any) -> None:
         """A task begins on a host."""
         if task.action == CHANGES and not task.check_mode:
             self._begun.add(host.get_name())
+            self._back = self._back or task.args.get("state") == "rolled_back"
 
     def v2_runner_on_ok(self, result: Any) -> None:
         """A task has ended well; mf_release says what is in force now."""
@@ -152,6 +164,7 @@ class CallbackModule(CallbackBase):
                 self._one_by_one,
                 self._order[:place],
                 self._order[place + 1 :],
+                self._back,
             )
         )
 

@@ -113,6 +113,28 @@ def test_before_a_change_begins_it_says_so(tmp_path: Path, closed: int) -> None:
     assert "Untouched: mx2, mx3, and all" in said
 
 
+def test_a_host_that_cannot_go_back_leaves_no_other_half_way(tmp_path: Path, closed: int) -> None:
+    """Control is back and its services aren't restarted yet: going on costs nothing, a second run goes back further."""
+    (play,) = [one for one in yaml.safe_load((ROOT / "playbooks/rollback_tree.yml").read_text()) if "serial" not in one]
+    tasks = [
+        {"fail": {}, "when": "inventory_hostname == 'mx1'"},
+        {"debug": {"msg": "RESTARTED {{ inventory_hostname }}"}},
+    ]
+    _, said = run(tmp_path, play, tasks, closed, "mx3")
+    assert "RESTARTED mx2" in said
+
+
+def test_a_way_back_is_not_to_be_run_again(tmp_path: Path, closed: int) -> None:
+    """Each run goes back one release, also on hosts that have gone back already."""
+    task = {"mf_release": {"state": "rolled_back"}, "check_mode": False, "when": "inventory_hostname == 'mx2'"}
+    code, said = run(tmp_path, PLAYS[next(name for name in PLAYS if "rollback" in name)], [task], closed, "mx2")
+    assert code == 4, said
+    assert "Then run this again" not in said
+    assert "Don't run this again for mx2, mx1: who has gone back already would go one release further." in said
+    assert "--limit 'mx3'" in said
+    assert "The untouched:" not in mf_rollout.tell(lost(back=True, untouched=()))
+
+
 def lost(**known: Any) -> mf_rollout.Lost:
     whole: dict[str, Any] = {
         "host": "mx1",
