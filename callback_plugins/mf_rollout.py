@@ -36,8 +36,8 @@ MOST = 10  # names told at most
 class Lost(NamedTuple):
     """A host that became unreachable: at which task, and what mf_release had said, if it had been ``begun`` at all.
 
-    ``done`` and ``untouched`` are the hosts before and after it in a play that goes from host to ``host``. ``back``: the
-    change was a way back.
+    ``done`` and ``untouched`` are the hosts before and after it in a play that goes from host to ``host``.
+    ``back``: the change was a way back.
     """
 
     host: str

@@ -277,8 +277,12 @@ def test_the_monitor_is_told_only_what_differs_from_what_it_knows() -> None:
     def rendered(**chosen: Any) -> dict[str, Any]:
         variables = {
             **_trusted(yaml.safe_load(Path(role.path, "defaults/main.yml").read_text())),
-            **{"inventory_hostname": "monitor1", "mf_min_accepting": 2, "mf_tree__generation": "0" * 12},
-            **{"mf_monitor_canary_key": "", "__mf_monitor_hosts": [], "__mf_monitor_urgent_checks": []},
+            "inventory_hostname": "monitor1",
+            "mf_min_accepting": 2,
+            "mf_tree__generation": "0" * 12,
+            "mf_monitor_canary_key": "",
+            "__mf_monitor_hosts": [],
+            "__mf_monitor_urgent_checks": [],
             **chosen,
         }
         plugin = action.ActionModule(

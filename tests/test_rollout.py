@@ -116,7 +116,7 @@ def test_before_a_change_begins_it_says_so(tmp_path: Path, closed: int) -> None:
 def test_a_host_that_cannot_go_back_leaves_no_other_half_way(tmp_path: Path, closed: int) -> None:
     """Control is back and its services aren't restarted yet: going on costs nothing, a second run goes back further."""
     (play,) = [one for one in yaml.safe_load((ROOT / "playbooks/rollback_tree.yml").read_text()) if "serial" not in one]
-    tasks = [
+    tasks: list[dict[str, Any]] = [
         {"fail": {}, "when": "inventory_hostname == 'mx1'"},
         {"debug": {"msg": "RESTARTED {{ inventory_hostname }}"}},
     ]
