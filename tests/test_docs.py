@@ -131,6 +131,15 @@ def test_runbook_lists_every_command_of_a_host() -> None:
     assert "/mf/bin/check-*" in exits
 
 
+def test_each_decision_has_a_number_of_its_own_that_leads_there() -> None:
+    text = (ROOT / "docs/decisions.md").read_text()
+    numbers = re.findall(r"^### (\d+)\. ", text, re.MULTILINE)
+    assert [one for one in numbers if numbers.count(one) > 1] == []
+    named = re.findall(r"\bdecision (\d+)", text)
+    assert named
+    assert set(named) <= set(numbers)
+
+
 def test_the_picture_is_well_formed_and_described() -> None:
     root = ET.parse(ROOT / "docs/fleet.svg").getroot()
     space = "{http://www.w3.org/2000/svg}"
