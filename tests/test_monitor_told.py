@@ -14,6 +14,7 @@ import yaml
 from mf import run, state
 from mf.monitor import causes, engine, hosthealth, states
 from mf.monitor.states import Memory
+from mf.monitor.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKS = sorted(
@@ -161,6 +162,63 @@ def test_what_is_not_known_of_a_check_ends_nothing(tmp_path: Path) -> None:
     view = causes.judge(RULES, monitor.memories, {}, ("check:mx1/queue",), at)
     assert view.causes["check:mx1/queue"].severity == "notice"
     assert view.causes["health:mx1"].severity == "notice"
+    monitor.store.close()
+
+
+def test_a_vital_check_that_is_critical_and_not_known_by_turns_is_one_urgent_incident(tmp_path: Path) -> None:
+    monitor = engine.Engine(dataclasses.replace(RULES, database=str(tmp_path / "m.sqlite")))
+    at, urgent = NOW, []
+    held: set[str] = set()
+    for status in [state.CRITICAL] * 4 + ([state.UNKNOWN] * 4 + [state.CRITICAL] * 4) * 3:
+        record = hosthealth.parse(json.dumps(says("control1", "backup", status)).encode())
+        monitor._advance(monitor._heard(hosthealth.Reading("control1", at, at, record, "read")))
+        view = causes.judge(RULES, monitor.memories, {}, held, at)
+        urgent += [key for key, one in view.causes.items() if one.severity == "urgent" and key not in held]
+        held = {*view.causes, *view.behind}
+        at += RULES.interval
+    assert urgent == ["check:control1/backup"]
+    monitor.store.close()
+
+
+def test_what_the_release_before_knew_of_checks_is_known_by_its_new_name(tmp_path: Path) -> None:
+    """Otherwise an upgrade would say OK of what is wrong, and then tell it again."""
+    rules = dataclasses.replace(RULES, database=str(tmp_path / "m.sqlite"))
+    store = Store(rules.database, now=NOW)
+    down = Memory(states.DOWN, NOW - 900, "newest dump 2 days old", checked=NOW, seen=NOW)
+    full = dataclasses.replace(down, words="queue CRITICAL: 3% of the spool's space free")
+    held = dataclasses.replace(down, words="on hold: refuses mail until somebody ends that", why=states.HELD)
+    silent = Memory(states.WARNING, NOW - 900, "smtp UNKNOWN: last ran 12 min ago", checked=NOW, seen=NOW)
+    told_before = {
+        "check:control1/backup": "urgent",
+        "health:mx1": "notice",
+        "health:mx2": "notice",
+        "health:mx3": "page",
+    }
+    with store.writing():
+        before = {"control1/backup": down, "mx1/health": full, "mx2/health": held, "mx3/health": silent}
+        store.set_current(
+            (name, one.state, one.since, NOW, None, one.words, one.as_json()) for name, one in before.items()
+        )
+        for key, severity in told_before.items():
+            host = key.partition(":")[2].partition("/")[0]
+            number = store.open_incident(key, key.partition(":")[0], host, "", severity, "as it was", NOW - 900)
+            store.acknowledge(number, NOW, "ops", None)
+    store.close()
+    monitor = engine.Engine(rules, clock=lambda: NOW)
+    for _ in range(2):
+        monitor._restore()
+        assert set(monitor.incidents) == {"check:control1/backup", "check:mx1/queue", "health:mx2", "health:mx3"}
+    assert all(one["acked"] for one in monitor.incidents.values())
+    assert monitor.incidents["check:mx1/queue"]["service"] == "queue"
+    view = causes.judge(rules, monitor.memories, {}, monitor.incidents, NOW)
+    assert not view.behind
+    assert {key: one.severity for key, one in view.causes.items() if key in monitor.incidents} == {
+        "check:control1/backup": "urgent",
+        "check:mx1/queue": "notice",
+        "health:mx2": "notice",
+        "health:mx3": "notice",
+    }
+    assert view.causes["check:mx1/queue"].title == "mx1 says: queue CRITICAL: 3% of the spool's space free"
     monitor.store.close()
 
 

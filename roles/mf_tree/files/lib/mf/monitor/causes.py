@@ -158,7 +158,7 @@ def _host(
     if not down:
         causes.extend(_services(host, settings, rest, open_keys, now))
         causes.extend(_unknown(host, settings, rest, causes))
-        near = complaints.Near(settings, services, tuple(causes), now)
+        near = complaints.Near(settings, services, tuple(causes), open_keys, now)
         causes.extend(complaints.checks(host, settings, checks, near))
         causes.extend(complaints.health(host, settings, health, checks, near))
     if maintenance is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from . import states
@@ -17,11 +17,12 @@ NOT_KNOWN = 10  # intervals after which it is told that something isn't known
 
 @dataclass(frozen=True, slots=True)
 class Near:
-    """What is known from outside of a host that speaks for itself."""
+    """What is known from outside of a host that speaks for itself, and what is open."""
 
     settings: Settings
     services: Mapping[Service, Memory]
     causes: tuple[Cause, ...]
+    open_keys: Collection[str]
     now: float
 
     def hides(self, severity: str, check: str = "") -> bool:
@@ -48,7 +49,7 @@ def checks(host: Host, settings: Settings, found: Mapping[str, Memory], near: Ne
     causes = []
     for name, memory in found.items():
         flaps = states.wavers(memory)
-        if not (flaps or memory.state in (DOWN, WARNING)) or _unread(memory):
+        if not (flaps or memory.state in (DOWN, WARNING)) or _unread(host, name, memory, near):
             continue
         urgent = name in settings.urgent_checks and memory.why != PART and (name != CANARY or host.role == "control")
         severity = PAGE if not flaps and memory.state == WARNING else URGENT if urgent else NOTICE
@@ -61,20 +62,26 @@ def checks(host: Host, settings: Settings, found: Mapping[str, Memory], near: Ne
             said = ""
         title = f"{host.name} {'' if urgent or flaps else 'says: '}{name}{said}: {memory.words}"
         since = memory.flapping if flaps and memory.flapping is not None else memory.since
-        causes.append(Cause(f"check:{host.name}/{name}", "check", host.name, name, severity, title, since, flaps))
+        causes.append(Cause(_key(host, name), "check", host.name, name, severity, title, since, flaps))
     return causes
 
 
-def _unread(memory: Memory) -> bool:
-    """Whether a vital check isn't known, and doesn't flap."""
-    return memory.state == DOWN and memory.why == UNREAD and not states.wavers(memory)
+def _unread(host: Host, name: str, memory: Memory, near: Near) -> bool:
+    """Whether a vital check isn't known, and has no incident of its own: one that is CRITICAL and not known by turns
+    would be told at every turn."""
+    unread = memory.state == DOWN and memory.why == UNREAD and not states.wavers(memory)
+    return unread and _key(host, name) not in near.open_keys
+
+
+def _key(host: Host, name: str) -> str:
+    return f"check:{host.name}/{name}"
 
 
 def health(host: Host, settings: Settings, said: Memory, found: Mapping[str, Memory], near: Near) -> list[Cause]:
     """What isn't known of a host, in one cause, and that it is held."""
     key, since = f"health:{host.name}", said.since
     # whoever watches the control machine's data can't wait
-    unread = {name: memory for name, memory in found.items() if _unread(memory)}
+    unread = {name: memory for name, memory in found.items() if _unread(host, name, memory, near)}
     if unread:
         first = min(unread, key=lambda name: unread[name].since)
         rest = f" (and {len(unread) - 1} more)" if len(unread) > 1 else ""

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar
 
 from .. import text
-from . import alerts, causes, hosthealth, probes, snapshot, states, texts
+from . import alerts, causes, former, hosthealth, probes, snapshot, states, texts
 from .alerts import Alert, Incident
 from .causes import View
 from .outbox import Outbox, awaken
@@ -229,6 +229,7 @@ class Engine:
         now = self.clock()
         with self.store.writing():
             repeated = self.store.recover_messages(now)
+            former.adopt(self.store, self.settings)
             rows = self.store.current()
             self.health = self.store.health()
             known = {*self.services, *self.hosts, "uplink", "fleet"}

@@ -356,6 +356,13 @@ class Store:
             (severity, title, json.dumps(alert), number),
         )
 
+    def rename_incident(self, former: str, key: str, kind: str, service: str) -> None:
+        """Another key for an open one, unless that is open itself."""
+        self._connection.execute(
+            "UPDATE OR IGNORE incidents SET key = ?, kind = ?, service = ? WHERE key = ? AND closed IS NULL",
+            (key, kind, service, former),
+        )
+
     def close_incident(self, number: int, at: float) -> None:
         """It is over."""
         self._connection.execute("UPDATE incidents SET closed = ? WHERE id = ?", (at, number))
