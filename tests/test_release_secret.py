@@ -98,6 +98,31 @@ def test_a_run_that_was_cut_short_is_finished_by_the_next(machine: Machine, monk
     assert not machine.deploy(release("two", "new"))["changed"]
 
 
+def test_after_a_run_that_was_cut_short_the_way_back_brings_none_either(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.deploy(release("one"))
+    with monkeypatch.context() as patch:
+        patch.setattr(secret, "replace", lambda *_: None)  # killed before
+        machine.deploy(release("two", "new"))
+    assert leaks(machine, "old secret")
+    before = machine.seen()
+    machine.back(check=True)
+    assert machine.seen() == before
+    machine.back()
+    assert "one" in machine.text("mf/bin/say")
+    assert leaks(machine, "old secret") == []
+
+
+def test_a_present_secret_that_somebody_touched_takes_no_place(machine: Machine) -> None:
+    machine.deploy(release("one"))
+    machine.deploy(release("two", "new"))
+    (machine.root / "mf" / KEY).write_text("somebody's")
+    machine.back()
+    assert "new secret" in machine.text("mf/" + KEY)
+    assert leaks(machine, "old secret") == []
+
+
 def test_killed_between_file_and_manifest_it_is_finished_by_the_next(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

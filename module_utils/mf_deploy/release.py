@@ -157,6 +157,8 @@ def rolled_back(layout: Layout, run: host.Run, *, check: bool = False) -> dict[s
         raise ReleaseError(
             f"there is no release before {current} on this host" if current else "there is no release on this host"
         )
+    if not check:
+        _no_older_secrets(layout, current)
     target = manifest.stored(layout, known.previous)
     if target is None:
         raise ReleaseError(f"release {known.previous} has no readable manifest; deploy with playbooks/site.yml instead")
@@ -179,6 +181,20 @@ def rolled_back(layout: Layout, run: host.Run, *, check: bool = False) -> dict[s
         plan = Plan(layout, target)
         _enforce(layout, plan, known.history[:-1], run)
     return {**result, **_services(layout, target, [], run), **_end(layout, target, run)}
+
+
+def _no_older_secrets(layout: Layout, current: str | None) -> None:
+    """Do what a deployment does at its end, and may not have come to. Raises ReleaseError."""
+    with guard.lock(layout, "release", "another deployment"):
+        present = manifest.stored(layout, current) if current else None
+        if present is None or any(_is_secret(present, finding.path) for finding in drift.tree(layout, present)):
+            return  # what somebody touched isn't what was deployed
+        try:
+            secret.replace(layout, present)
+        except OSError as error:
+            raise ReleaseError(
+                f"older secrets are left in /mf/releases: {error.strerror}. Nobody goes back before they are replaced."
+            ) from None
 
 
 def _is_secret(wanted: manifest.Manifest, stored: str) -> bool:
