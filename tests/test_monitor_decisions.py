@@ -448,8 +448,15 @@ def test_health_is_not_mentioned_beside_a_nearer_cause() -> None:
 
 def test_what_its_own_check_says_of_a_service_just_back_is_from_before() -> None:
     back = run(UP, UP, memory=bad())
-    soon, later = back.changes[-1] + 60, back.changes[-1] + complaints.OWN_CHECK + RULES.interval + 1
-    for check, now, told in (("smtp", soon, False), ("smtp", later, True), ("queue", soon, True)):
+    soon = back.changes[-1] + 60
+    later = back.changes[-1] + complaints.LOOKS_AGAIN["smtp"] + RULES.interval + 1
+    # who has a dead queue behind greets nobody, and check-queue looks every five minutes
+    latest = back.changes[-1] + complaints.LOOKS_AGAIN["queue"] + RULES.interval + 1
+    for check, now, told in (
+        *(("smtp", soon, False), ("smtp", later, True)),
+        *(("queue", soon, False), ("queue", later, False), ("queue", latest, True)),
+        ("rejected", soon, True),
+    ):
         # only those two are looked at here; the others were seen just now
         found = {name: dataclasses.replace(one, checked=now) for name, one in memories().items()}
         found |= {

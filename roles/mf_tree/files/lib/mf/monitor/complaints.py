@@ -11,7 +11,9 @@ from .settings import Host, Service, Settings
 from .severity import NOTICE, PAGE, URGENT, Cause, loudness
 from .states import DOWN, HELD, PART, UNREAD, WARNING, Memory
 
-OWN_CHECK = 75.0  # seconds until a host's own check has looked again: cron's minute, a splay and its deadline
+# Seconds until a host's own check of SMTP, or of the queue for which SMTP greets nobody, has looked again: its period,
+# a splay and its deadline.
+LOOKS_AGAIN = {"smtp": 75.0, "queue": 335.0}
 NOT_KNOWN = 10  # intervals after which it is told that something isn't known
 
 
@@ -33,10 +35,10 @@ class Near:
             or (cause.kind == "service" and PAGE not in {cause.severity} - {severity})
             for cause in self.causes
         )
-        # its own check of a service that has just come back (check-smtp of smtp) may say for a minute that it hasn't
-        fresh = self.now - OWN_CHECK - self.settings.interval
+        # its own check of a service that has just come back may say for minutes that it hasn't
+        fresh = self.now - LOOKS_AGAIN.get(check, 0.0) - self.settings.interval
         return nearer or any(
-            memory.pending or (service.kind == check and memory.changes[-1:] > (fresh,))
+            memory.pending or (service.kind == "smtp" and check in LOOKS_AGAIN and memory.changes[-1:] > (fresh,))
             for service, memory in self.services.items()
         )
 
