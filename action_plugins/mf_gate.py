@@ -30,7 +30,8 @@ class Verdict(NamedTuple):
     """What one look means: ``wrong`` keeps a host from passing, ``remarks`` don't.
 
     ``full``: all slots of the service are taken and it works. ``busy``: it is at work or starting, and may be well
-    soon. ``stuck``: it had a slot for the canary, and left it without an answer.
+    soon. ``stuck``: it had a slot for the canary, and left it without an answer. ``as_before``: what is wrong is that
+    it accepts no mail, in the same way as before the change, and nothing else is worse.
     """
 
     wrong: Sequence[str]
@@ -38,6 +39,7 @@ class Verdict(NamedTuple):
     full: bool = False
     busy: bool = False
     stuck: bool = False
+    as_before: bool = False
 
 
 def judge(now: Mapping[str, Any], before: Mapping[str, Any], checks: Sequence[str] = CHECKS) -> Verdict:
@@ -47,17 +49,20 @@ def judge(now: Mapping[str, Any], before: Mapping[str, Any], checks: Sequence[st
     yet to say how it is now.
     """
     wrong, remarks = [], []
+    as_before = False
     waiting = [name for name in now.get("stale", ()) if name in (SMTP, *checks)]
     if waiting:
         return Verdict([f"{name} has no result since the change" for name in waiting], [], busy=True)
     smtp = now["checks"].get(SMTP)
     metrics = smtp["metrics"] if smtp else {}
     kind, full = metrics.get("class"), bool(metrics.get("full"))
+    earlier = before.get("checks") or {}
     if smtp is None:
         wrong.append("it has no check of SMTP")
     elif smtp["status"] == "UNKNOWN" or not (full or kind == "OK"):
-        wrong.append(f"it accepts no mail: {_words(SMTP, smtp)}")
-    earlier = before.get("checks") or {}
+        was = earlier.get(SMTP, {})
+        as_before = kind is not None and kind == was.get("metrics", {}).get("class") and kind != "OK"
+        wrong.append(f"it accepts no mail{', as before' if as_before else ''}: {_words(SMTP, smtp)}")
     for name in CHECKS:
         check = now["checks"].get(name)
         if check is None:
@@ -72,7 +77,8 @@ def judge(now: Mapping[str, Any], before: Mapping[str, Any], checks: Sequence[st
     if before.get("door") == "command" and now.get("door") == "module":
         wrong.append("its own /mf/bin/health is broken, and wasn't before")
     busy = kind == "BUSY" and not full
-    return Verdict(wrong, remarks, full, busy, stuck=busy and not metrics.get("code") and bool(metrics.get("children")))
+    stuck = busy and not metrics.get("code") and bool(metrics.get("children"))
+    return Verdict(wrong, remarks, full, busy, stuck, as_before and len(wrong) == 1)
 
 
 def stale(checks: Mapping[str, Any], seconds: float) -> list[str]:
@@ -112,9 +118,8 @@ def watch(
         pause(BUSY_PAUSE if at_work else PAUSE)
     if verdict.full and stuck:
         # what has the slots may be what left the canary without an answer while there was room
-        return verdict._replace(
-            wrong=[*verdict.wrong, "sessions don't end: first one had no answer, now they have all slots"]
-        )
+        hangs = "sessions don't end: first one had no answer, now they have all slots"
+        return verdict._replace(wrong=[*verdict.wrong, hangs], as_before=False)
     return verdict
 
 
@@ -136,6 +141,7 @@ class ActionModule(ActionBase):
         return {
             "changed": False,
             "failed": bool(verdict.wrong),
+            "worse": bool(verdict.wrong) and not verdict.as_before,
             "msg": "; ".join(verdict.wrong) or "it accepts mail, and nothing is worse than before",
             "wrong": list(verdict.wrong),
             "remarks": list(verdict.remarks),

@@ -68,6 +68,12 @@ wrong:
   returned: always
   type: list
   elements: str
+worse:
+  description: >-
+    Whether what keeps it from passing is worse than before the change. A host that accepts no mail, and accepted none
+    before for the same reason, doesn't pass and isn't worse.
+  returned: always
+  type: bool
 remarks:
   description: What is wrong besides, and needn't be mended for this.
   returned: always

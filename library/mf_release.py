@@ -195,10 +195,12 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     for number in (signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, _leave)
+    layout = Layout()
     try:
-        result = bring(module, Layout(), host.run)
+        result = bring(module, layout, host.run)
     except ReleaseError as error:
-        module.fail_json(msg=str(error))
+        # still on when what failed came after the release took effect: a restart is owed then
+        module.fail_json(msg=str(error), maintenance=guard.ours(layout))
     except OSError as error:
         module.fail_json(msg=f"{error.filename or 'this host'}: {error.strerror or error}. Nothing was changed.")
     module.exit_json(**result)

@@ -71,6 +71,25 @@ def test_worse_keeps_it_from_passing_and_the_rest_is_a_remark(
     assert (len(verdict.wrong), len(verdict.remarks)) == (wrong, remarks), verdict
 
 
+def test_who_accepts_no_mail_as_before_is_not_worse() -> None:
+    deferring, wedged = health("WARNING", DEFERRED), health("CRITICAL", {"class": "WEDGED"})
+    assert plugin.judge(deferring, deferring).as_before
+    assert "it accepts no mail, as before: " in plugin.judge(wedged, wedged).wrong[0]
+    # another reason, no word of before, or something else that is worse
+    for now, before in (
+        (wedged, deferring),
+        (deferring, health()),
+        (deferring, {}),
+        (health("WARNING", DEFERRED, queue="CRITICAL"), deferring),
+        (health("UNKNOWN", {}), health("UNKNOWN", {})),
+        (health("UNKNOWN", WELL), health("UNKNOWN", WELL)),
+    ):
+        verdict = plugin.judge(now, before)
+        assert verdict.wrong
+        assert not verdict.as_before
+    assert not Course(deferring, health("WARNING", SLOW), health("WARNING", FULL)).verdict(deferring).as_before
+
+
 def test_the_words_say_what_and_how_it_was() -> None:
     assert plugin.judge(health("CRITICAL"), health("WARNING")).wrong == [
         "smtp CRITICAL: the certificate ends in 9 days (before the change: WARNING)"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.mf_deploy import guard, host, journal, manifest
+from ansible.module_utils.mf_deploy import guard, host, journal, manifest, release
 from ansible.module_utils.mf_deploy.layout import Layout, ReleaseError
 from release_support import Machine, make
 
@@ -736,6 +736,30 @@ def test_the_module_and_its_messages(
     assert "can't be read" in run_module(module, manifest="AAAA", roles=["one"])["msg"]
     assert "no release before" in run_module(module, state="rolled_back")["msg"]
     assert run_module(module, state="absent")["changed"]
+
+
+def test_what_fails_after_the_release_took_effect_says_that_a_restart_is_owed(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, run_module: Callable[..., dict[str, Any]]
+) -> None:
+    from release_support import action
+
+    module = importlib.import_module("library.mf_release")
+    monkeypatch.setattr(module, "Layout", lambda: machine.layout)
+    monkeypatch.setattr(module.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(host, "run", machine.systemd)
+    machine.deploy(make(ONE))
+    made = make(TWO)
+    sent = {"manifest": action.pack(made.manifest), "content": action.pack_content(made.contents), "roles": ["one"]}
+    assert not run_module(module, **{**sent, "manifest": "AAAA"})["maintenance"]
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(release.secret, "replace", full)
+    failed = run_module(module, **sent)
+    assert failed["failed"]
+    assert failed["maintenance"]
+    assert machine.layout.generation() == made.manifest["generation"]
 
 
 def test_a_play_without_a_role_of_the_host_is_refused(
