@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.mf_deploy import guard, host, journal, manifest, release
+from ansible.module_utils.mf_deploy import guard, host, journal, manifest
 from ansible.module_utils.mf_deploy.layout import Layout, ReleaseError
 from release_support import Machine, make
 
@@ -755,7 +755,7 @@ def test_what_fails_after_the_release_took_effect_says_that_a_restart_is_owed(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(release.secret, "replace", full)
+    monkeypatch.setattr("ansible.module_utils.mf_deploy.secret.replace", full)
     failed = run_module(module, **sent)
     assert failed["failed"]
     assert failed["maintenance"]
