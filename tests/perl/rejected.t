@@ -319,6 +319,16 @@ subtest 'the limit of a day' => sub {
     is(scalar(() = files($dir, 'new')), 2, 'each copy counts');
 };
 
+subtest 'recipients take room, too' => sub {
+    my $dir = "$root/room"; mkdir $dir;
+    my $s = server($dir, 10_000, 0, 1_000_000);
+    $s->envelope('a@b.example', map { sprintf '%0230d@ours.example', $_ } 1 .. 1000);
+    $s->transmit("Subject: x\r\n\r\n$GTUBE\r\n.\r\n");
+    my ($file) = files($dir, 'new');
+    my %day = map { split } do { open my $in, '<', "$dir/.day" or die; <$in> };
+    cmp_ok($day{used}, '>=', -s $file, 'a small message to a thousand is counted as what it takes on the disk');
+};
+
 subtest 'the count of a day' => sub {
     my $dir = "$root/count"; mkdir $dir;
     my $noon = 1_700_000_000;

@@ -54,7 +54,7 @@ disk; nothing half-written is ever in new/.
 
 =item cost($bytes, $copies)
 
-What a message of so many bytes counts against the limit of a day: whole blocks of 4 KiB, and one for each copy, which
+What a message of so many bytes, its recipients' included, counts against the limit of a day: whole blocks of 4 KiB, and one for each copy, which
 is a row of the index and a name in a directory on control.
 
 =back
