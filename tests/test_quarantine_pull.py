@@ -589,6 +589,22 @@ def test_the_mx_that_rejected_it_comes_first() -> None:
     assert release.choose(ROW, handover("refused", "mx1"), MXS, "mx1", False) == "mx1"
 
 
+def test_what_an_mx_had_accepted_is_released_by_that_one() -> None:
+    """It can be sent again there, too: from another one it could go twice."""
+    row = ROW | {"plugin": "customer"}
+    assert release.choose(row, None, MXS, None, False, lambda _: True) == "mx2"
+    assert release.choose(row, None, MXS, "mx2", False, lambda _: True) == "mx2"
+    with pytest.raises(release.ReleaseError, match=r"mx2 accepted it .* doesn't take it now: .*/refused forget there"):
+        release.choose(row, None, MXS, None, False, lambda address: address == "192.0.2.1")
+    with pytest.raises(release.ReleaseError, match=r"mx2 accepted it .* doesn't take it now"):
+        release.choose(row, None, MXS, None, False, lambda _: True, ["mx2"])
+    with pytest.raises(release.ReleaseError, match=r"mx2 accepted it .* isn't the one asked"):
+        release.choose(row, None, MXS, "mx1", False, lambda _: True)
+    assert release.choose(row, None, MXS, "mx1", True, lambda _: True) == "mx1"
+    # gone for good: no one else can send it
+    assert release.choose(row, None, {"mx1": "192.0.2.1"}, None, False, lambda _: True) == "mx1"
+
+
 @pytest.mark.parametrize(
     ("row", "before", "wanted", "why"),
     [

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import time
 
-from .. import decisions, text
+from .. import decisions, refused, text
 from . import QuarantineError, envelope
 
 TYPE_CHECKING = False
@@ -134,7 +134,8 @@ def choose(
     """The MX that gets a message. Raises ReleaseError when it was released, can't be, or only one MX may have it.
 
     Pure but for ``reachable``. ``asked``: MXs that took nothing just now. First the MX that rejected it: if an earlier
-    handover was forgotten here, that MX knows. By force the one that may have it comes last: it never delivers twice.
+    handover was forgotten here, that MX knows; only that one if it had accepted the message. By force the one that may
+    have it comes last: it never delivers twice.
     """
     if wanted is not None and wanted not in mx:
         raise ReleaseError(f"no MX is called {text.clean(wanted, 64)}; there are {', '.join(sorted(mx))}")
@@ -158,6 +159,16 @@ def choose(
                 " --force"
             )
         return only
+    origin = str(row["mx"])
+    if row.get("plugin") == refused.PLUGIN and origin in mx and not force:
+        # it was accepted there, and may be sent again from there (/mf/bin/refused), too
+        if wanted in (None, origin) and origin not in asked and reachable(mx[origin]):
+            return origin
+        raise ReleaseError(
+            f"{origin} accepted it and may send it again as well, so that one is to release it; it "
+            + ("isn't the one asked" if wanted not in (None, origin) else "doesn't take it now")
+            + ": run this again later, or say --force and run /mf/bin/refused forget there"
+        )
     if wanted is not None:
         return wanted
     first = [name for name in (str(row["mx"]),) if name in mx]
