@@ -13,12 +13,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from ansible.module_utils.mf_deploy import guard, host, journal, manifest
 from ansible.module_utils.mf_deploy.layout import Layout, ReleaseError
-from release_support import Machine, make
+from release_support import Machine, action, make
 
 LIB = {"lib/pkg/__init__.py": "", "lib/pkg/a.py": "VALUE = 1\n"}
 ONE = {"bin/tool": "#!/bin/sh\necho one\n", "etc/x.conf": "x = 1\n", "/etc/cron.d/mf": "# one\n", **LIB}
@@ -709,15 +710,19 @@ def test_a_job_never_sees_half_a_release(machine: Machine) -> None:
 # --- the module ---
 
 
-def test_the_module_and_its_messages(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, run_module: Callable[..., dict[str, Any]]
-) -> None:
-    from release_support import action
-
-    module = importlib.import_module("library.mf_release")
-    monkeypatch.setattr(module, "Layout", lambda: machine.layout)
-    monkeypatch.setattr(module.signal, "signal", lambda *_: None)
+@pytest.fixture
+def module(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """mf_release on the machine of the test."""
+    found = importlib.import_module("library.mf_release")
+    monkeypatch.setattr(found, "Layout", lambda: machine.layout)
+    monkeypatch.setattr(found.signal, "signal", lambda *_: None)
     monkeypatch.setattr(host, "run", machine.systemd)
+    return found
+
+
+def test_the_module_and_its_messages(
+    machine: Machine, module: ModuleType, monkeypatch: pytest.MonkeyPatch, run_module: Callable[..., dict[str, Any]]
+) -> None:
     made = make(ONE)
     packed = action.pack(made.manifest)
     seen = {"root": True, "missing": ["nftables"]}
@@ -739,14 +744,8 @@ def test_the_module_and_its_messages(
 
 
 def test_what_fails_after_the_release_took_effect_says_that_a_restart_is_owed(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, run_module: Callable[..., dict[str, Any]]
+    machine: Machine, module: ModuleType, monkeypatch: pytest.MonkeyPatch, run_module: Callable[..., dict[str, Any]]
 ) -> None:
-    from release_support import action
-
-    module = importlib.import_module("library.mf_release")
-    monkeypatch.setattr(module, "Layout", lambda: machine.layout)
-    monkeypatch.setattr(module.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(host, "run", machine.systemd)
     machine.deploy(make(ONE))
     made = make(TWO)
     sent = {"manifest": action.pack(made.manifest), "content": action.pack_content(made.contents), "roles": ["one"]}
@@ -763,14 +762,8 @@ def test_what_fails_after_the_release_took_effect_says_that_a_restart_is_owed(
 
 
 def test_a_play_without_a_role_of_the_host_is_refused(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, run_module: Callable[..., dict[str, Any]]
+    machine: Machine, module: ModuleType, run_module: Callable[..., dict[str, Any]]
 ) -> None:
-    from release_support import action
-
-    module = importlib.import_module("library.mf_release")
-    monkeypatch.setattr(module, "Layout", lambda: machine.layout)
-    monkeypatch.setattr(module.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(host, "run", machine.systemd)
     parts = {"etc/x.conf": "smtp", "/etc/cron.d/mf": "checks"}
     machine.deploy(make(ONE, parts=parts, units={"queue.service": ["queue"]}, settings={"tuned": {"a": 1}}))
     before = machine.everything()
