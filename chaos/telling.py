@@ -108,6 +108,8 @@ def crons(stage: Stage) -> Generator[None, None, None]:
 def tamper(stage: Stage) -> Generator[None, None, None]:
     """Over the append-only account, as an intruder on control; check-offsite is run at once."""
     stage.undo("offsite1", "/mf/bin/offsite accept; /mf/bin/check-offsite > /dev/null || :")
+    # a lab that was just deployed has saved nothing yet
+    stage.hosts["control1"].run("/mf/bin/backup run dump --wait 5m", limit=400)
     stage.hosts["control1"].run(DELETE, limit=120)
     stage.hosts["offsite1"].run("/mf/bin/check-offsite > /dev/null || :")
     stage.broke()
