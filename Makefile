@@ -49,7 +49,7 @@ bench: venv ## what the checks, mf_health and a second site.yml cost, beside the
 bench-quarantine: venv ## import, queries and expiry of the quarantine at five million messages, about 20 minutes
 	python bench/bench_quarantine.py
 
-chaos: venv ## break real lab hosts in every known way and fail on any surprise, 15 minutes (ONLY='smtp: tarpit': that one)
+chaos: venv ## break real lab hosts in every known way and fail on any surprise, 20 minutes (ONLY='smtp: tarpit': that one)
 	python -m chaos $(if $(ONLY),--only '$(ONLY)')
 
 chaos-backup: venv ## break control and offsite under their backups, 20 minutes (needs control and offsite of lab 3 only)
@@ -61,7 +61,7 @@ attack: venv ## attack mx1 of a lab that is up and deployed while good mail goes
 chaos-restore: venv ## destroy control twice while mail goes on, restore it each time: is each message there once? 10 minutes (N=1000)
 	python -m chaos.restore $(if $(filter command line,$(origin N)),--count $(N))
 
-chaos-monitor: venv ## break the fleet in front of its monitor: which messages come, and when, 25 minutes (ONLY=flap: that one)
+chaos-monitor: venv ## break the fleet in front of its monitor: which messages come, and when, 40 minutes (ONLY=flap: that one)
 	python -m chaos.monitor $(if $(ONLY),--only '$(ONLY)')
 
 kill-monitor: venv ## kill -9 the monitor 50 times at random while services break: is each outage one incident, told once? 4 minutes
