@@ -130,6 +130,8 @@ def certificate(stage: Stage) -> Generator[None, None, None]:
 )
 def disk(stage: Stage) -> Generator[None, None, None]:
     """A small file system in its place: who can't keep mail greets nobody."""
+    # a second outage within the window would be told as flapping
+    stage.until("mx1 has been calm for long", lambda: not stage.recent("mx1", "smtp", WINDOW), WINDOW + 30)
     stage.undo("mx1", EMPTY)
     stage.hosts["mx1"].run(FILL)
     stage.broke()
