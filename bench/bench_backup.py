@@ -58,7 +58,7 @@ print(rows / seconds)
 DUMP = """
 import sys
 sys.path.insert(0, "/mf/current/lib")
-from mf.backup import stream
+from mf_backup import stream
 with open("/dev/null", "wb") as nowhere:
     while True:
         stream.dump("/run/mysqld/mysqld.sock", ["bench_backup"], {}, nowhere)

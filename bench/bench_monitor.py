@@ -38,7 +38,9 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO / "roles/mf_tree/files/lib"))
 
 import targets
-from mf.monitor import engine, hosthealth, probes, settings, states, wire
+from mf_monitor import engine, settings
+from mf_monitor.judging import states
+from mf_monitor.probing import hosthealth, probes, wire
 
 CANARY = b"canary@target.invalid"
 BODY = b"Subject: bench\r\n\r\nbench\r\n.\r\n"
@@ -193,12 +195,12 @@ def bench_smtp(count: int, rounds: int) -> int:
         return 3
     cores = sorted(os.sched_getaffinity(0))
     other = str(cores[-1])
-    rows: dict[str, list[tuple[int, float, float]]] = {"mf.monitor": [], "blackbox_exporter": []}
+    rows: dict[str, list[tuple[int, float, float]]] = {"mf_monitor": [], "blackbox_exporter": []}
     with tempfile.TemporaryDirectory() as folder, serving(other) as ports:
         blackbox = Blackbox(Path(folder))
         try:
             for _ in range(rounds):
-                rows["mf.monitor"].append(ours(ports["smtp"], count, 200))
+                rows["mf_monitor"].append(ours(ports["smtp"], count, 200))
                 os.sched_setaffinity(0, {cores[-1]})
                 rows["blackbox_exporter"].append(blackbox.hold(ports["smtp"], count, 20))
         finally:

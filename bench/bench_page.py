@@ -18,8 +18,8 @@ sys.path[:0] = [str(ROOT / "roles/mf_tree/files/lib"), str(ROOT / "tests")]
 
 import monitor_support
 import page_support
-from mf.monitor import render
-from mf.monitor.store import DAY
+from mf_monitor.page import render
+from mf_monitor.store import DAY
 
 RUNS = 7
 PAGE_LIMIT, YEAR_LIMIT = 1.0, 0.1  # seconds

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, "/mf/lib")
-from mf.quarantine import database, envelope, expire, importer, layout, query, settings
+from mf_quarantine import database, envelope, expire, importer, layout, query, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Overload of a whole fleet, simulated: no throttling, naive throttling, and throttling under the fleet budget.
 
-The deciding code is the real one: ``decide`` of mf.checks.load, and ``look``, ``is_enough`` and ``must_yield`` of
-mf.peers, in the order in which ``Control.on`` of mf.throttle uses them. All around it is a model:
+The deciding code is the real one: ``decide`` of mf_checks.load, and ``look``, ``is_enough`` and ``must_yield`` of
+mf.throttle.peers, in the order in which ``Control.on`` of mf.throttle.control uses them. All around it is a model:
 
 - **Mail** arrives for the fleet as a Poisson process: 60 % of what the fleet can filter, and 125 % for a surge of
   20 minutes that begins after 10. Then it is watched for 90 more.
@@ -13,7 +13,8 @@ mf.peers, in the order in which ``Control.on`` of mf.throttle uses them. All aro
   and up to a second later by chance. One run in a hundred fails. Thresholds 5.0 and 4.0, two calm runs, a lease of
   300 s that each run renews.
 - **naive**: the same check and hysteresis, but it refuses without asking anybody. **budget**: it asks 30 peers at most,
-  and settles as mf.peers says. A peer at its session limit doesn't greet within 2 s, so counts as not accepting.
+  and settles as mf.throttle.peers says. A peer at its session limit doesn't greet within 2 s, so it counts as not
+  accepting.
 - **Senders** know all MXs. They take one at random, go on to another when it refuses or has no room, three in all, and
   come again after 5, 10, 20, then every 40 minutes, each +-20 %. Nobody gives up.
 
@@ -45,8 +46,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO / "roles/mf_tree/files/lib"))
 
-from mf import peers
-from mf.checks import load
+from mf.throttle import peers
+from mf_checks import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence

@@ -82,7 +82,8 @@ others:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mf import health, marker, peers, smtp, state
+from ansible.module_utils.mf import health, smtp, state
+from ansible.module_utils.mf.throttle import marker, peers
 
 OWN_LOOK = 10.0  # seconds: who asks the queue first may wait for it, and silence here would pass for a greeting
 

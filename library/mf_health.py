@@ -161,7 +161,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.mf import health, state
-from ansible.module_utils.mf.cli import health as command
+from ansible.module_utils.mf.command import health as command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

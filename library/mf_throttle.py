@@ -124,7 +124,8 @@ refusing:
 from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mf import config, lease, marker, peers, state, text, throttle
+from ansible.module_utils.mf import config, state, text
+from ansible.module_utils.mf.throttle import control, lease, marker, peers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -172,7 +173,7 @@ def look_without(leaving: Collection[str]) -> Any:
     return look
 
 
-def change(params: Mapping[str, Any], places: state.Places, *, check: bool, **parts: Any) -> throttle.Outcome:
+def change(params: Mapping[str, Any], places: state.Places, *, check: bool, **parts: Any) -> control.Outcome:
     """Take, renew or give back the lease. ``parts`` replace parts of throttle.Control, for tests.
 
     Raises RefusedError.
@@ -181,15 +182,15 @@ def change(params: Mapping[str, Any], places: state.Places, *, check: bool, **pa
     look = look_without(params["leaving"])
     try:
         settings = config.load(places)
-        control = throttle.Control(places, settings, dry_run=check, **{"look": look, **parts})
+        throttle = control.Control(places, settings, dry_run=check, **{"look": look, **parts})
         if params["state"] == "absent":
-            return control.off(params["owner"])
-        if seconds is None and params["refuse"] and control.can_refuse and not params["force"]:
+            return throttle.off(params["owner"])
+        if seconds is None and params["refuse"] and throttle.can_refuse and not params["force"]:
             hold_within_budget(params, places, settings, parts.get("look", look))
-        return control.on(params["owner"], params["reason"], seconds, refuse=params["refuse"], force=params["force"])
-    except throttle.OverBudgetError as error:
+        return throttle.on(params["owner"], params["reason"], seconds, refuse=params["refuse"], force=params["force"])
+    except control.OverBudgetError as error:
         raise RefusedError(over_budget(str(error).partition(". ")[0], params["leaving"])) from None
-    except (config.SettingsError, throttle.ThrottleError, lease.LeaseError) as error:
+    except (config.SettingsError, control.ThrottleError, lease.LeaseError) as error:
         raise RefusedError(str(error)) from None
 
 

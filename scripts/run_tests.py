@@ -32,7 +32,7 @@ LANES = 2  # Molecule scenarios at a time
 ON_DEMAND = ("chaos",)
 LABS = 250  # lab numbers begin again at 0 after the highest
 TAIL_LINES = 60
-PACKAGE = "roles/mf_tree/files/lib/mf"
+CORE = "roles/mf_tree/files/lib/mf"
 PYTEST_XML = LOGS / "pytest.xml"
 BROWSER_XML = LOGS / "browser.xml"
 
@@ -122,7 +122,8 @@ def stages() -> list[Stage]:
 
 def python_roots() -> list[str]:
     """Every directory that holds Python of ours."""
-    ansible = (PACKAGE, "module_utils", "library", "action_plugins", "callback_plugins", "lookup_plugins", "molecule")
+    packages = map(str, sorted(Path("roles").glob("*/files/lib/mf*")))
+    ansible = (*packages, "module_utils", "library", "action_plugins", "callback_plugins", "lookup_plugins", "molecule")
     roots = (*ansible, "lab", "bench", "chaos", "scripts", "tests")
     return [root for root in roots if any(Path(root).rglob("*.py"))]
 
@@ -133,7 +134,7 @@ def link_typing() -> None:
     where.mkdir(parents=True, exist_ok=True)
     for old in where.iterdir():
         old.unlink()
-    for package in (Path(PACKAGE), *Path("module_utils").glob("*/")):
+    for package in (Path(CORE), *Path("module_utils").glob("*/")):
         (where / package.name).symlink_to(package.resolve())
 
 

@@ -1,6 +1,6 @@
 """Feeds the parsers a thousand of each kind of hostile input, in a bare process whose memory is measured.
 
-Started by test_bounds.py as ``python -I -S bounds_feed.py PACKAGE KIND FOLDER PORT``, as the checks are by cron. Writes
+Started by test_bounds.py as ``python -I -S bounds_feed.py PATHS KIND FOLDER PORT``, as the checks are by cron. Writes
 one line: ``COUNT SLOWEST PEAK``, the longest that one input took beyond its own limit in seconds, and MiB of memory.
 
 Time during which the kernel let others run though this process could have counts for nothing: so a machine that is busy
@@ -9,11 +9,12 @@ with other things makes nobody late, and a single wait past a deadline shows.
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import time
 
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1].split(os.pathsep)
 
 from mf import state
 
@@ -72,7 +73,8 @@ def mangled(dice: random.Random, sample: bytes, most: int = 65536) -> bytes:
 
 def dialogues(_folder: str, port: int) -> Iterator[float]:
     """Servers that say anything: test_bounds.py runs them and has a new one for each connection."""
-    from mf import smtp, starttls
+    from mf import smtp
+    from mf_checks import starttls
 
     for number in range(COUNT):
         call = smtp.transaction if number % 10 else starttls.attempt
@@ -84,7 +86,7 @@ def dialogues(_folder: str, port: int) -> Iterator[float]:
 
 def handshakes(_folder: str, port: int) -> Iterator[float]:
     """Servers that are well-behaved up to their go-ahead for TLS."""
-    from mf import starttls
+    from mf_checks import starttls
 
     reached = 0
     for _ in range(COUNT):
@@ -99,7 +101,7 @@ def handshakes(_folder: str, port: int) -> Iterator[float]:
 
 def names(folder: str, _port: int) -> Iterator[float]:
     """A /proc of a thousand processes with names, stat lines and files that lie."""
-    from mf import orphans, processes, service
+    from mf_checks import orphans, procfs, systemd
 
     dice = random.Random(1)
     proc = f"{folder}/proc"
@@ -122,10 +124,10 @@ def names(folder: str, _port: int) -> Iterator[float]:
     row = b"  0: 0100007F:0019 0B146F0A:1F90 01 00000000:00000000 00:00000000 00000000 105 0 99 1 0 20 4 30 10 -1\n"
     state.write_atomic(f"{proc}/net/tcp", b"head\n" + b"".join(mangled(dice, row) + b"\n" for _ in range(COUNT)))
     watch = Stopwatch()
-    found = processes.lines(proc)
+    found = procfs.lines(proc)
     assert len(found) == COUNT
-    processes.survey(found, 7)
-    sockets = service.sessions(proc)
+    procfs.survey(found, 7)
+    sockets = systemd.sessions(proc)
     remotes = [one.remote() for one in sockets.values()]
     assert all(remote.isascii() and remote.isprintable() for remote in remotes)
     yield watch.seconds() - 1.0  # all of them at once
@@ -133,7 +135,7 @@ def names(folder: str, _port: int) -> Iterator[float]:
     seen = []
     for line in found:
         watch = Stopwatch()
-        one = processes.parse_stat(line)
+        one = procfs.parse_stat(line)
         if one is not None:
             status = orphans.text_of(f"{proc}/{one.pid}/status")
             seen.append(orphans.evidence(one, status, values, sockets, proc))
@@ -144,7 +146,9 @@ def names(folder: str, _port: int) -> Iterator[float]:
 
 def files(folder: str, _port: int) -> Iterator[float]:
     """Markers, leases, breakers, maintenance, results and settings: torn, forged, nested, endless."""
-    from mf import breaker, config, health, lease, maintenance, marker
+    from mf import config, health, maintenance
+    from mf.throttle import lease, marker
+    from mf_checks import breaker
 
     dice = random.Random(2)
     places = state.Places(folder, f"{folder}/proc")

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +19,9 @@ from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# As `module_utils` in ansible.cfg does. (The path "mf" itself is on comes from pyproject.toml.)
+# A role's package lies in the role; on a host all lie side by side in /mf/lib.
+sys.path[:0] = sorted(map(str, ROOT.glob("roles/*/files/lib")))
+# As `module_utils` in ansible.cfg does.
 for folder in ("roles/mf_tree/files/lib", "module_utils"):
     ansible.module_utils.__path__.append(str(ROOT / folder))
 

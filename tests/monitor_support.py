@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mf.monitor import settings as settings_
-from mf.monitor import snapshot
-from mf.monitor.settings import Settings
-from mf.monitor.store import DAY, QUEUED, SENT, Store
+from mf_monitor import settings as settings_
+from mf_monitor.page import snapshot
+from mf_monitor.settings import Settings
+from mf_monitor.store import DAY, QUEUED, SENT, Store
 
 MXS = ("mx1", "mx2", "mx3")
 HOSTILE = '<script>alert(1)</script> & "quotes"'

@@ -1,4 +1,4 @@
-"""Snapshots of a fleet in every state that the status page has to show, in the shape of `mf.monitor.snapshot`.
+"""Snapshots of a fleet in every state that the status page has to show, in the shape of `mf_monitor.page.snapshot`.
 
 Made from a seed, so the same each time. The engine's own snapshots are shown, too: see tests/test_page.py.
 """

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mf.quarantine import DuplicateError, layout
-from mf.quarantine.envelope import Message
-from mf.quarantine.settings import Settings
+from mf_quarantine import DuplicateError, layout
+from mf_quarantine.envelope import Message
+from mf_quarantine.settings import Settings
 
 NOON = 1795608000.0  # 2026-11-25 12:00:00 UTC
 
@@ -75,7 +75,7 @@ class Died(BaseException):
 
 
 class Index:
-    """What mf.quarantine.database.Database does, in memory; ``die`` names the call at which it dies."""
+    """What mf_quarantine.database.Database does, in memory; ``die`` names the call at which it dies."""
 
     def __init__(self) -> None:
         self.ledger: dict[str, tuple[str, str]] = {}

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from ansible.module_utils.mf import borglog, config, state
-from ansible.module_utils.mf.backup import borg, facts, jobs, lists, prune, record, restore, rewind, schedule, settings
-from ansible.module_utils.mf.checks import backup as check
-from ansible.module_utils.mf.checks import offsite
-from ansible.module_utils.mf.cli import offsite as offsite_cli
+from mf import borg, config, state
+from mf_backup import check, facts, jobs, record, repository, restore, schedule, settings
+from mf_offsite import check as offsite
+from mf_offsite import command as offsite_cli
+from mf_offsite import lists, prune, rewind, segment_log
 
 NOW = 1_795_000_000.0
 HOUR = 3600.0
@@ -51,9 +51,9 @@ def places(tmp_path: Path) -> state.Places:
     return found
 
 
-def archive(sequence: int, job: str = "dump", ident: str = "") -> record.Archive:
+def archive(sequence: int, job: str = "dump", ident: str = "") -> borg.Archive:
     name = SETTINGS.archive(job, sequence, "2026-11-25T02:00:01Z")
-    return record.Archive(name, ident or f"{sequence:064d}", job, sequence, NOW)
+    return borg.Archive(name, ident or f"{sequence:064d}", job, sequence, NOW)
 
 
 # --- settings
@@ -199,12 +199,12 @@ def test_a_broken_record_is_no_record(places: state.Places, text: str) -> None:
 def test_lists_are_compared_by_name_and_id() -> None:
     recorded = {one.name: one for one in (archive(1), archive(2), archive(3))}
     found = {one.name: one for one in (archive(2, ident="other"), archive(3), archive(4))}
-    difference = record.compare(recorded, found)
+    difference = borg.compare(recorded, found)
     assert difference.missing == (archive(1).name,)
     assert difference.unknown == (archive(4).name,)
     assert difference.changed == (archive(2).name,)
     assert not difference.same
-    assert record.compare(recorded, recorded | {archive(9).name: archive(9)}).same
+    assert borg.compare(recorded, recorded | {archive(9).name: archive(9)}).same
 
 
 # --- facts
@@ -299,14 +299,14 @@ def test_what_borg_says_is_made_safe() -> None:
 
 
 def test_the_environment_has_no_secret_and_trusts_one_host_key() -> None:
-    env = borg.environment(SETTINGS)
+    env = repository.environment(SETTINGS)
     assert "BORG_PASSPHRASE" not in env
     assert env["BORG_PASSCOMMAND"] == "cat /mf/etc/backup/passphrase"
     assert "StrictHostKeyChecking=yes" in env["BORG_RSH"]
     assert "UserKnownHostsFile=/mf/etc/backup/known_hosts" in env["BORG_RSH"]
 
 
-def fake(tmp_path: Path, places: state.Places, script: str, turn: int | None = None) -> borg.Borg:
+def fake(tmp_path: Path, places: state.Places, script: str, turn: int | None = None) -> repository.Borg:
     etc = tmp_path / "etc"
     etc.mkdir()
     for name in ("passphrase", "ssh.key", "known_hosts"):
@@ -314,7 +314,9 @@ def fake(tmp_path: Path, places: state.Places, script: str, turn: int | None = N
     program = tmp_path / "borg"
     program.write_text(f"#!/bin/sh\ncd {tmp_path}\n{script}\n")
     program.chmod(0o755)
-    return borg.Borg(SETTINGS, places, etc=str(etc), base=str(tmp_path / "base"), turn=turn, program=[str(program)])
+    return repository.Borg(
+        SETTINGS, places, etc=str(etc), base=str(tmp_path / "base"), turn=turn, program=[str(program)]
+    )
 
 
 HELD = '{"type": "log_message", "levelname": "ERROR", "message": "Failed to create/acquire the lock", "msgid": ""}'
@@ -565,10 +567,10 @@ def order(**changes: Any) -> prune.Order:
     return prune.read(json.dumps(given).encode())
 
 
-def plan(*found: record.Archive, going: tuple[str, ...] = (), recorded: tuple[int, ...] = (1, 2, 3)) -> prune.Plan:
+def plan(*found: borg.Archive, going: tuple[str, ...] = (), recorded: tuple[int, ...] = (1, 2, 3)) -> prune.Plan:
     there = {one.name: one for one in found}
     known = {one.name: one for one in map(archive, recorded)}
-    return prune.Plan(there, record.compare(known, there), prune.doubts(there, NOW, prune.Left()), going)
+    return prune.Plan(there, borg.compare(known, there), prune.doubts(there, NOW, prune.Left()), going)
 
 
 def test_prune_takes_ids_from_borg_and_refuses_unknown_rules() -> None:
@@ -672,7 +674,7 @@ def test_an_archive_that_was_ever_listed_is_listed_or_was_deleted(tmp_path: Path
 
     names = [("a", b"A"), ("b", b"B"), ("c.checkpoint", b"C"), ("d.checkpoint.evil", b"D")]
     found = [(name, (ident * 32).hex(), 1) for name, ident in names]
-    where = repository(tmp_path, entry(2), entry(1, b"A" * 32), entry(2), entry(1, b"B" * 32))
+    where = made_repository(tmp_path, entry(2), entry(1, b"A" * 32), entry(2), entry(1, b"B" * 32))
     lines = [f"transaction {number}, UTC time 2026-11-25T02:00:00.1\n" for number in (0, 2)]
     Path(where, "transactions").write_text("".join(lines))
     said = prune.hidden(found, where)
@@ -682,17 +684,17 @@ def test_an_archive_that_was_ever_listed_is_listed_or_was_deleted(tmp_path: Path
 
 def test_lists_of_archives_are_those_since_history_began_and_the_one_before(tmp_path: Path) -> None:
     def listing(*bodies: bytes) -> bytes:
-        return b"".join(entry(1, borglog.MANIFEST) + entry(0, borglog.MANIFEST, body) for body in bodies)
+        return b"".join(entry(1, segment_log.MANIFEST) + entry(0, segment_log.MANIFEST, body) for body in bodies)
 
     end = entry(2)
-    where = repository(tmp_path, listing(b"old"), listing(b"old", b"left"), end, PUT[:91], listing(b"1", b"2"))
+    where = made_repository(tmp_path, listing(b"old"), listing(b"old", b"left"), end, PUT[:91], listing(b"1", b"2"))
     log = Path(where, "transactions")
     log.write_text("transaction 2, UTC time 2026-11-25T02:00:09.123\n")
-    assert list(borglog.lists(where)) == [(1, b"left")]  # the others have no commit
-    Path(where, "data", "0", "5").write_bytes(borglog.MAGIC + listing(b"3") + end)
-    assert list(borglog.lists(where)) == [(1, b"left"), (4, b"1"), (4, b"2"), (5, b"3")]
+    assert list(segment_log.lists(where)) == [(1, b"left")]  # the others have no commit
+    Path(where, "data", "0", "5").write_bytes(segment_log.MAGIC + listing(b"3") + end)
+    assert list(segment_log.lists(where)) == [(1, b"left"), (4, b"1"), (4, b"2"), (5, b"3")]
     log.unlink()
-    assert [data for _, data in borglog.lists(where)] == [b"old", b"old", b"left", b"1", b"2", b"3"]
+    assert [data for _, data in segment_log.lists(where)] == [b"old", b"old", b"left", b"1", b"2", b"3"]
 
 
 def test_people_see_what_becomes_of_each_archive() -> None:
@@ -708,28 +710,28 @@ def test_people_see_what_becomes_of_each_archive() -> None:
 
 
 def test_no_prune_while_somebody_else_deleted(tmp_path: Path) -> None:
-    clean = repository(tmp_path / "one", entry(0, b"a" * 32), entry(2))
-    prune.untouched(clean, borglog.Scan(), same_key=True)
+    clean = made_repository(tmp_path / "one", entry(0, b"a" * 32), entry(2))
+    prune.untouched(clean, segment_log.Scan(), same_key=True)
     with pytest.raises(prune.PruneError, match="key is another one"):
-        prune.untouched(clean, borglog.Scan(), same_key=False)
-    touched = repository(tmp_path / "two", entry(0, b"a" * 32) + entry(2), entry(1, b"a" * 32) + entry(2))
+        prune.untouched(clean, segment_log.Scan(), same_key=False)
+    touched = made_repository(tmp_path / "two", entry(0, b"a" * 32) + entry(2), entry(1, b"a" * 32) + entry(2))
     # counted afresh, whatever a look may have passed over
-    for known in (borglog.Scan(), borglog.Scan(scanned=1), borglog.Scan(baseline=0, scanned=1)):
+    for known in (segment_log.Scan(), segment_log.Scan(scanned=1), segment_log.Scan(baseline=0, scanned=1)):
         with pytest.raises(prune.PruneError, match="1 objects were deleted"):
             prune.untouched(touched, known, same_key=True)
-    prune.untouched(touched, borglog.Scan(baseline=1), same_key=True)
+    prune.untouched(touched, segment_log.Scan(baseline=1), same_key=True)
 
 
 def test_after_a_prune_history_begins_anew(tmp_path: Path) -> None:
-    where = repository(tmp_path, entry(0, b"a" * 32) + entry(2), entry(2))
+    where = made_repository(tmp_path, entry(0, b"a" * 32) + entry(2), entry(2))
     last = prune.begin_anew(where)
-    assert [one.segment for one in borglog.transactions(where)] == [last] == [max(borglog.segments(where))]
+    assert [one.segment for one in segment_log.transactions(where)] == [last] == [max(segment_log.segments(where))]
 
 
 def test_what_a_prune_left_deletes_nothing_in_the_history(
     tmp_path: Path, places: state.Places, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    where = repository(tmp_path / "kept", PUT, GONE)
+    where = made_repository(tmp_path / "kept", PUT, GONE)
     os.makedirs(places.etc)
     settled = {"generation": "g", "host": "offsite1", "checks": {}, "offsite": {"repository": where, "lock": "none"}}
     Path(places.settings).write_text(json.dumps(settled))
@@ -741,7 +743,7 @@ def test_what_a_prune_left_deletes_nothing_in_the_history(
     assert rows() == [0, 1]
     prune.begin_anew(where)
     assert rows() == [0]
-    (Path(where) / "data" / "0" / "2").write_bytes(borglog.MAGIC + GONE)
+    (Path(where) / "data" / "0" / "2").write_bytes(segment_log.MAGIC + GONE)
     with (Path(where) / "transactions").open("a") as log:
         log.write("transaction 2, UTC time 2026-11-25T02:00:09.123\n")
     assert rows() == [0, 1]
@@ -857,11 +859,11 @@ KEY = b"k" * 32
 CONFIG = "[repository]\nversion = 1\nappend_only = 0\nid = 0123\nkey = abc\n\tdef\n"
 
 
-def repository(root: Path, *segments: bytes) -> str:
+def made_repository(root: Path, *segments: bytes) -> str:
     folder = root / "repository"
     (folder / "data" / "0").mkdir(parents=True)
     for number, body in enumerate(segments):
-        (folder / "data" / "0" / str(number)).write_bytes(borglog.MAGIC + body)
+        (folder / "data" / "0" / str(number)).write_bytes(segment_log.MAGIC + body)
     lines = [f"transaction {number}, UTC time 2026-11-25T02:00:0{number}.123\n" for number in range(len(segments))]
     (folder / "transactions").write_text("".join(lines))
     (folder / "config").write_text(CONFIG)
@@ -869,46 +871,46 @@ def repository(root: Path, *segments: bytes) -> str:
     return str(folder)
 
 
-PUT = entry(0, KEY, b"x" * 50) + entry(1, borglog.MANIFEST) + entry(0, borglog.MANIFEST, b"m") + entry(2)
-GONE = entry(1, KEY) + entry(1, borglog.MANIFEST) + entry(0, borglog.MANIFEST, b"m") + entry(2)
+PUT = entry(0, KEY, b"x" * 50) + entry(1, segment_log.MANIFEST) + entry(0, segment_log.MANIFEST, b"m") + entry(2)
+GONE = entry(1, KEY) + entry(1, segment_log.MANIFEST) + entry(0, segment_log.MANIFEST, b"m") + entry(2)
 
 
 def test_a_new_manifest_is_no_deletion_and_a_deletion_is_one(tmp_path: Path) -> None:
-    folder = repository(tmp_path, PUT, PUT, GONE)
-    found = borglog.scan(folder, borglog.Scan())
+    folder = made_repository(tmp_path, PUT, PUT, GONE)
+    found = segment_log.scan(folder, segment_log.Scan())
     assert (found.scanned, found.deleted, found.first) == (2, 1, 2)
-    assert borglog.scan(folder, found) == found
-    assert borglog.scan(folder, borglog.Scan(baseline=2, scanned=2)).deleted == 0
-    assert borglog.size(folder) == sum(os.stat(f"{folder}/data/0/{n}").st_size for n in range(3))
+    assert segment_log.scan(folder, found) == found
+    assert segment_log.scan(folder, segment_log.Scan(baseline=2, scanned=2)).deleted == 0
+    assert segment_log.size(folder) == sum(os.stat(f"{folder}/data/0/{n}").st_size for n in range(3))
 
 
 def manifest(size: int) -> bytes:
-    return entry(1, borglog.MANIFEST) + entry(0, borglog.MANIFEST, b"m" * size) + entry(2)
+    return entry(1, segment_log.MANIFEST) + entry(0, segment_log.MANIFEST, b"m" * size) + entry(2)
 
 
 def test_a_list_of_archives_that_becomes_shorter_is_a_deletion(tmp_path: Path) -> None:
-    folder = repository(tmp_path, manifest(300), manifest(400), manifest(390), PUT)
-    assert borglog.scan(folder, borglog.Scan()).deleted == 1  # PUT's is of one byte
-    shorter = repository(tmp_path / "other", manifest(300), manifest(400), manifest(360))
-    found = borglog.scan(shorter, borglog.Scan())
+    folder = made_repository(tmp_path, manifest(300), manifest(400), manifest(390), PUT)
+    assert segment_log.scan(folder, segment_log.Scan()).deleted == 1  # PUT's is of one byte
+    shorter = made_repository(tmp_path / "other", manifest(300), manifest(400), manifest(360))
+    found = segment_log.scan(shorter, segment_log.Scan())
     assert (found.deleted, found.first, found.manifest) == (1, 2, 360 + 41)
-    grown = repository(tmp_path / "third", manifest(300), manifest(400), manifest(399), manifest(460))
-    assert borglog.scan(grown, borglog.Scan()).deleted == 0
+    grown = made_repository(tmp_path / "third", manifest(300), manifest(400), manifest(399), manifest(460))
+    assert segment_log.scan(grown, segment_log.Scan()).deleted == 0
 
 
 def test_the_first_list_after_a_prune_is_packed_otherwise(tmp_path: Path, places: state.Places) -> None:
-    folder = repository(tmp_path, manifest(400), GONE, manifest(390))
+    folder = made_repository(tmp_path, manifest(400), GONE, manifest(390))
     offsite_cli._forget(places, folder)
     known = offsite.remembered(state.read_bytes(f"{places.persistent}/{offsite.REMEMBERED}"))
-    segment = repository(tmp_path / "more", manifest(340), manifest(380), manifest(300))
-    for number, name in borglog.segments(segment).items():
+    segment = made_repository(tmp_path / "more", manifest(340), manifest(380), manifest(300))
+    for number, name in segment_log.segments(segment).items():
         shutil.copy(name, f"{folder}/data/0/{number + 10}")
-    found = borglog.scan(folder, known)
+    found = segment_log.scan(folder, known)
     assert (found.deleted, found.first) == (1, 12)  # the last one alone has lost an archive
 
 
 def test_another_key_in_the_repository_is_noticed(tmp_path: Path, places: state.Places) -> None:
-    folder = repository(tmp_path, PUT)
+    folder = made_repository(tmp_path, PUT)
     values = {**LIMITS, "repository": folder, "lock": folder, "deadline": 60}
 
     def looked() -> state.Result:
@@ -931,17 +933,17 @@ def test_another_key_in_the_repository_is_noticed(tmp_path: Path, places: state.
 
 
 def test_a_scan_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    folder = repository(tmp_path, PUT, PUT, GONE)
+    folder = made_repository(tmp_path, PUT, PUT, GONE)
     turns = iter([True, False])
-    found = borglog.scan(folder, borglog.Scan(), lambda: next(turns))
+    found = segment_log.scan(folder, segment_log.Scan(), lambda: next(turns))
     assert found.scanned == 0
-    assert borglog.scan(folder, found).deleted == 1
+    assert segment_log.scan(folder, found).deleted == 1
 
 
 def test_a_deletion_counts_where_an_abandoned_transaction_had_the_same_numbers(
     tmp_path: Path, places: state.Places
 ) -> None:
-    folder = repository(tmp_path, PUT, entry(0, KEY, b"x"), entry(0, KEY, b"y"), entry(0, KEY, b"z"))
+    folder = made_repository(tmp_path, PUT, entry(0, KEY, b"x"), entry(0, KEY, b"y"), entry(0, KEY, b"z"))
     values = {**LIMITS, "quota_bytes": 1 << 20, "repository": folder, "lock": folder, "deadline": 60}
 
     def looked() -> tuple[str, int]:
@@ -956,33 +958,33 @@ def test_a_deletion_counts_where_an_abandoned_transaction_had_the_same_numbers(
     for number, body in ((1, entry(1, KEY)), (2, entry(2))):
         path = Path(folder, "data", "0", str(number))
         path.unlink()
-        path.write_bytes(borglog.MAGIC + body)
+        path.write_bytes(segment_log.MAGIC + body)
     Path(folder, "data", "0", "3").unlink()
     assert looked() == (state.CRITICAL, 1)
 
 
 def test_an_open_transaction_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However much it holds: a look never starts again where the last one's time was up."""
-    folder = repository(tmp_path, PUT, *[entry(1, KEY)] * 4)
+    folder = made_repository(tmp_path, PUT, *[entry(1, KEY)] * 4)
     read: list[int] = []
-    real = borglog.read
+    real = segment_log.read
 
-    def watched(number: int, path: str) -> borglog.Segment:
+    def watched(number: int, path: str) -> segment_log.Segment:
         read.append(number)
         return real(number, path)
 
-    monkeypatch.setattr(borglog, "read", watched)
-    found = borglog.scan(folder, borglog.Scan())
+    monkeypatch.setattr(segment_log, "read", watched)
+    found = segment_log.scan(folder, segment_log.Scan())
     turns = iter([True, True, False])
-    found = borglog.scan(folder, found, lambda: next(turns))
+    found = segment_log.scan(folder, found, lambda: next(turns))
     assert (read, found.deleted) == ([0, 1, 2, 3, 4], 0)
-    Path(folder, "data", "0", "5").write_bytes(borglog.MAGIC + entry(2))
-    found = borglog.scan(folder, found)
+    Path(folder, "data", "0", "5").write_bytes(segment_log.MAGIC + entry(2))
+    found = segment_log.scan(folder, found)
     assert (read[5:], found.deleted, found.first, found.scanned, found.ahead) == ([3, 4, 5], 4, 1, 5, ())
 
 
 def test_a_repository_that_vanished_is_no_fresh_one(tmp_path: Path, places: state.Places) -> None:
-    folder = repository(tmp_path, PUT)
+    folder = made_repository(tmp_path, PUT)
     look = offsite.look(places, {**LIMITS, "repository": folder, "lock": str(tmp_path), "deadline": 60})
     assert callable(look)
     assert look(False).status == state.OK
@@ -992,35 +994,35 @@ def test_a_repository_that_vanished_is_no_fresh_one(tmp_path: Path, places: stat
 
 
 def test_after_a_rewind_what_was_remembered_counts_no_longer(tmp_path: Path) -> None:
-    folder = repository(tmp_path, PUT)
-    assert borglog.scan(folder, borglog.Scan(scanned=9, deleted=5, first=3)).deleted == 0
+    folder = made_repository(tmp_path, PUT)
+    assert segment_log.scan(folder, segment_log.Scan(scanned=9, deleted=5, first=3)).deleted == 0
 
 
 @pytest.mark.parametrize("body", [b"short", struct.pack("<IIB", 0, 0, 0), struct.pack("<IIB", 0, 1 << 31, 2), entry(7)])
 def test_a_hostile_segment_ends_the_reading(tmp_path: Path, body: bytes) -> None:
-    folder = repository(tmp_path, PUT + body)
-    one = borglog.read(0, f"{folder}/data/0/0")
+    folder = made_repository(tmp_path, PUT + body)
+    one = segment_log.read(0, f"{folder}/data/0/0")
     assert not one.whole
     assert one.written == 1
 
 
 def test_links_are_not_followed(tmp_path: Path) -> None:
-    folder = repository(tmp_path, PUT)
+    folder = made_repository(tmp_path, PUT)
     os.symlink("/etc/passwd", f"{folder}/data/0/7")
-    assert list(borglog.segments(folder)) == [0]
-    with pytest.raises(borglog.LogError):
-        borglog.read(7, f"{folder}/data/0/7")
-    with pytest.raises(borglog.LogError, match="no repository"):
-        borglog.segments(str(tmp_path))
+    assert list(segment_log.segments(folder)) == [0]
+    with pytest.raises(segment_log.LogError):
+        segment_log.read(7, f"{folder}/data/0/7")
+    with pytest.raises(segment_log.LogError, match="no repository"):
+        segment_log.segments(str(tmp_path))
 
 
 def test_rewinding_leaves_out_what_came_later_and_loses_nothing(tmp_path: Path) -> None:
-    folder = repository(tmp_path, PUT, PUT, GONE)
+    folder = made_repository(tmp_path, PUT, PUT, GONE)
     Path(folder, "config").write_text("what an intruder left")
     kept = rewind.rewind(folder, 1, "now", CONFIG.encode())
-    assert list(borglog.segments(folder)) == [0, 1]
-    assert list(borglog.segments(kept)) == [0, 1, 2]
-    assert [one.segment for one in borglog.transactions(folder)] == [0, 1]
+    assert list(segment_log.segments(folder)) == [0, 1]
+    assert list(segment_log.segments(kept)) == [0, 1, 2]
+    assert [one.segment for one in segment_log.transactions(folder)] == [0, 1]
     assert Path(folder, "config").read_text() == CONFIG
     assert not Path(folder, "index.2").exists()
     with pytest.raises(rewind.RewindError, match="no transaction 9"):
@@ -1028,7 +1030,7 @@ def test_rewinding_leaves_out_what_came_later_and_loses_nothing(tmp_path: Path) 
 
 
 def test_a_spent_counter_is_an_alarm_and_a_rewind_gives_it_room(tmp_path: Path, places: state.Places) -> None:
-    folder = repository(tmp_path, PUT)
+    folder = made_repository(tmp_path, PUT)
     values = {**LIMITS, "repository": folder, "lock": folder, "deadline": 60}
     counter = Path(folder, "nonce")
 
@@ -1039,7 +1041,7 @@ def test_a_spent_counter_is_an_alarm_and_a_rewind_gives_it_room(tmp_path: Path, 
         return found.status, "spent the cipher's counter" in found.summary
 
     assert looked() == (state.OK, False)
-    used = f"{borglog.NONCE_LIMIT - 1:016x}"
+    used = f"{segment_log.NONCE_LIMIT - 1:016x}"
     for said, spent, left in ((used, False, used), ("f" * 16, True, "0080" + "0" * 12), ("x", True, "0080" + "0" * 12)):
         counter.write_text(said)
         assert looked() == ((state.CRITICAL, True) if spent else (state.OK, False))
@@ -1099,11 +1101,11 @@ def test_offsite(used: int, free: float, age: float, deleted: int, status: str, 
     [None, b"", b"{", b'{"baseline": 1}', b'{"baseline": true, "scanned": 1, "deleted": 1, "first": 1, "manifest": 1}'],
 )
 def test_a_torn_memory_means_that_everything_is_read_again(data: bytes | None) -> None:
-    assert offsite.remembered(data) == borglog.Scan()
+    assert offsite.remembered(data) == segment_log.Scan()
 
 
 def test_offsite_looks_at_a_repository_and_remembers(tmp_path: Path, places: state.Places) -> None:
-    folder = repository(tmp_path, PUT, GONE)
+    folder = made_repository(tmp_path, PUT, GONE)
     values = {**LIMITS, "repository": folder, "lock": folder, "deadline": 60}
     look = offsite.look(places, values)
     assert callable(look)
@@ -1115,8 +1117,8 @@ def test_offsite_looks_at_a_repository_and_remembers(tmp_path: Path, places: sta
 
 
 def test_the_age_off_site_is_that_of_the_highest_segment(tmp_path: Path, places: state.Places) -> None:
-    folder = repository(tmp_path, PUT)
-    first = max(borglog.segments(folder).values())
+    folder = made_repository(tmp_path, PUT)
+    first = max(segment_log.segments(folder).values())
     shutil.copy(first, f"{os.path.dirname(first)}/99")
     ahead = time.time() + 86400
     os.utime(first, (ahead, ahead))  # by a clock that was ahead when that was written; then it was set right
@@ -1128,7 +1130,7 @@ def test_the_age_off_site_is_that_of_the_highest_segment(tmp_path: Path, places:
 
 
 def test_the_dump_command_reads_one_snapshot() -> None:
-    from ansible.module_utils.mf.backup import stream
+    from mf_backup import stream
 
     words = stream.command("/s", ["a", "b"])
     assert "--single-transaction" in words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import ssl
@@ -15,7 +16,7 @@ import pytest
 from smtp_support import GOOD, server
 
 HERE = Path(__file__).resolve().parent
-PACKAGE = HERE.parent / "roles/mf_tree/files/lib"
+PACKAGES = os.pathsep.join(map(str, HERE.parent.glob("roles/*/files/lib")))
 MEMORY = 20.0  # MiB
 LATE = 0.1  # s
 
@@ -116,7 +117,7 @@ def shaken(inner: ssl.SSLObject) -> bool:
 
 def fed(kind: str, folder: Path, port: int = 0) -> tuple[int, float, float]:
     """How many inputs, the slowest (seconds beyond its limit), and the peak of memory (MiB)."""
-    feed = [sys.executable, "-I", "-S", str(HERE / "bounds_feed.py"), str(PACKAGE), kind, str(folder), str(port)]
+    feed = [sys.executable, "-I", "-S", str(HERE / "bounds_feed.py"), PACKAGES, kind, str(folder), str(port)]
     done = subprocess.run(feed, capture_output=True, text=True, check=False, timeout=400)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stderr == ""

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mf import breaker, state
-from mf.breaker import Breaker
+from mf import state
+from mf_checks import breaker
+from mf_checks.breaker import Breaker
 
 NOW = 50_000.0
 UNIT = "qpsmtpd.service"

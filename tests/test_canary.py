@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.mf import canary
+from mf import canary
 
 KEY = bytes(range(32))
 NOW = 1764036000.25

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import jinja2
 import pytest
-from ansible.module_utils.mf import canary, run, sink, smtp, state
-from ansible.module_utils.mf.checks import canary as check
-from ansible.module_utils.mf.cli import canary as send
-from ansible.module_utils.mf.cli import sink as command
+from mf import canary, run, smtp, state
+from mf_canary import check, send, sink
+from mf_canary import sink_command as command
 
 KEY = bytes(range(32))
 NOW = 1764036000.0

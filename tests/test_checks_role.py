@@ -89,7 +89,7 @@ def test_every_number_has_a_range() -> None:
 
 
 def test_ranges_are_those_of_the_checks() -> None:
-    from mf.checks import load, processes, queue, smtp
+    from mf_checks import load, processes, queue, smtp
 
     rules = {
         "mf_checks_load_high": load.RULES["high"],

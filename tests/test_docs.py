@@ -9,7 +9,14 @@ from xml.etree import ElementTree as ET
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "roles/mf_tree/files/lib/mf"
+
+
+def source_of(module: str) -> str:
+    """The source of a file of a role's package: mf_checks/smtp.py."""
+    (path,) = ROOT.glob(f"roles/*/files/lib/{module}")
+    return path.read_text()
+
+
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/*.md"))]
 README = (ROOT / "README.md").read_text()
 RUNBOOK = (ROOT / "docs/runbook.md").read_text()
@@ -61,14 +68,14 @@ def test_variables_that_are_named_exist() -> None:
 
 
 def test_runbook_has_every_class_of_the_smtp_check() -> None:
-    source = (PACKAGE / "smtp_verdict.py").read_text()
+    source = source_of("mf_checks/smtp_verdict.py")
     found = re.search(r"^OK, BUSY, .+? = \((.+?)\)$", source, re.MULTILINE | re.DOTALL)
     assert found
     assert not [word for word in re.findall(r'"([A-Z]+)"', found[1]) if f"`{word}" not in RUNBOOK]
 
 
 def test_runbook_has_every_verdict_on_a_process() -> None:
-    source = (PACKAGE / "orphans.py").read_text()
+    source = source_of("mf_checks/orphans.py")
     found = re.search(r"^ORPHAN, .+? = \((.+?)\)$", source, re.MULTILINE | re.DOTALL)
     assert found
     assert not [word for word in re.findall(r'"([a-z ]+)"', found[1]) if word not in RUNBOOK]
@@ -76,48 +83,57 @@ def test_runbook_has_every_verdict_on_a_process() -> None:
 
 # Words of a state as the code says it, and the module that does. A change there belongs into the runbook as well.
 SAID = {
-    "checks/smtp.py": ["slow: canary accepted in"],
-    "checks/smtp_cold.py": ["works again", "at the second look", "doesn't greet", "a restart did not cure it"],
-    "smtp_verdict.py": [
+    "mf_checks/smtp.py": ["slow: canary accepted in"],
+    "mf_checks/smtp_diagnose.py": ["works again", "at the second look", "doesn't greet", "a restart did not cure it"],
+    "mf_checks/smtp_verdict.py": [
         *("another program holds the port", "a filter is slow: silence", "deploy again"),
         *("TLS works", "STARTTLS is offered and broken", "STARTTLS isn't offered", "the certificate ends in"),
     ],
-    "checks/processes_cold.py": ["survived KILL", "spared: moved or gone at the last moment", "under watch"],
-    "checks/load.py": ["the throttle can't be set"],
-    "checks/queue.py": ["Exim doesn't answer", "oldest message", "refused by a customer's server can't be kept"],
-    "checks/canary.py": [
+    "mf_checks/processes_diagnose.py": ["survived KILL", "spared: moved or gone at the last moment", "under watch"],
+    "mf_checks/load.py": ["the throttle can't be set"],
+    "mf_checks/queue.py": ["Exim doesn't answer", "oldest message", "refused by a customer's server can't be kept"],
+    "mf_canary/check.py": [
         "none was due yet",
         "was sent",
         "nothing was ever noted",
         "a test spam was delivered instead of refused",
     ],
-    "checks/rejected.py": [
+    "mf_rejected/check.py": [
         "the disk is nearly full",
         "messages removed before their time for lack of room",
         "messages couldn't be kept",
         "never purged",
     ],
-    "checks/refused.py": ["waits for a person", "refused for good by customers' servers, kept", "see refused list"],
-    "checks/due.py": ["hung past its deadline and was killed"],
-    "checks/quarantine.py": [
+    "mf_rejected/check_refused.py": [
+        "waits for a person",
+        "refused for good by customers' servers, kept",
+        "see refused list",
+    ],
+    "mf_checks/due.py": ["hung past its deadline and was killed"],
+    "mf_quarantine/check.py": [
         "messages known there and not fetched",
         "nobody has pulled for",
         "has left the inventory",
         "nothing was ever fetched from it",
         "its state is not whole",
     ],
-    "quarantine/pull.py": ["are listed and can't be fetched"],
-    "run.py": ["did not finish within", "internal error", "this launcher is of release", "no lock in"],
-    "marker.py": ["but NOT refusing new mail as it should", "not throttled, but STILL refusing new mail"],
-    "health.py": ["is cron running?", "its result is not whole", "never ran since the last boot", "comes from release"],
-    "peers.py": ["peers accept mail"],
-    "throttle.py": ["over budget", "won't survive a reboot"],
+    "mf_quarantine/pull.py": ["are listed and can't be fetched"],
+    "mf/run.py": ["did not finish within", "internal error", "this launcher is of release", "no lock in"],
+    "mf/throttle/marker.py": ["but NOT refusing new mail as it should", "not throttled, but STILL refusing new mail"],
+    "mf/health.py": [
+        "is cron running?",
+        "its result is not whole",
+        "never ran since the last boot",
+        "comes from release",
+    ],
+    "mf/throttle/peers.py": ["peers accept mail"],
+    "mf/throttle/control.py": ["over budget", "won't survive a reboot"],
 }
 
 
 @pytest.mark.parametrize(("module", "words"), SAID.items(), ids=lambda value: value if isinstance(value, str) else "")
 def test_runbook_speaks_of_states_as_the_code_does(module: str, words: list[str]) -> None:
-    source = (PACKAGE / module).read_text()
+    source = source_of(module)
     for word in words:
         assert word in source, f"{module} no longer says this; correct docs/runbook.md and this test"
         assert word in RUNBOOK
@@ -152,12 +168,14 @@ def test_the_picture_is_well_formed_and_described() -> None:
 def test_architecture_has_every_module_of_the_package() -> None:
     text = (ROOT / "docs/architecture.md").read_text()
     names = {
-        path.relative_to(PACKAGE).with_suffix("").as_posix().removesuffix("_cold") for path in PACKAGE.rglob("*.py")
+        path.relative_to(lib).with_suffix("").as_posix().removesuffix("_diagnose")
+        for lib in ROOT.glob("roles/*/files/lib")
+        for path in lib.glob("mf*/**/*.py")
     }
     assert not [
         name
         for name in names
-        if not name.endswith("__init__") and not name.startswith("cli/") and f"`{name}`" not in text
+        if not name.endswith(("__init__", "command")) and "/command/" not in name and f"`{name}`" not in text
     ]
 
 

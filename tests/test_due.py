@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mf import run, state
-from mf.checks import due
+from mf_checks import due
 
 
 @given(st.integers(0, 10**8), st.integers(0, 59), st.integers(1, 1440))
@@ -41,7 +41,7 @@ def round_of(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> Round:
 
     def go(everything: bool = True, **looks: run.Look) -> int:
         monkeypatch.setattr(due, "ORDER", tuple(looks))
-        monkeypatch.setattr(due, "_check", lambda name: run.Check(name, looks[name], {}))
+        monkeypatch.setattr(due, "_check", lambda name, _: run.Check(name, looks[name], {}))
         values: dict[str, dict[str, Any]] = {name: {"period": 60, "deadline": 1} for name in looks}
         child = os.fork()
         if child == 0:
@@ -225,7 +225,7 @@ def test_the_lock_of_a_cold_part_is_held_until_its_end(round_of: Round, places: 
 
 
 def test_what_is_not_due_waits(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(due, "_check", lambda name: run.Check(name, fine, {}))
+    monkeypatch.setattr(due, "_check", lambda name, _: run.Check(name, fine, {}))
     monkeypatch.setattr(time, "time", lambda: 61 * 60.0)
     values = {"load": {"period": 120, "deadline": 5, "offset": 0}}
     due.round_of(values, "abc", places)
@@ -239,10 +239,10 @@ def test_what_is_not_due_waits(places: state.Places, monkeypatch: pytest.MonkeyP
 
 
 def test_a_check_that_cannot_be_loaded(places: state.Places) -> None:
-    assert due.round_of({"nonsense": {"period": 60, "deadline": 5}}, "abc", places) == 3
+    assert due.round_of({"nonsense": {"module": "mf_checks.none", "period": 60, "deadline": 5}}, "abc", places) == 3
     assert "can't be loaded" in stored(places, "nonsense")["summary"]
 
 
 def test_garbage_instead_of_settings(places: state.Places) -> None:
-    assert due.round_of({"load": {"period": "often", "offset": None}}, "abc", places) == 3
+    assert due.round_of({"load": {"module": "mf_checks.load", "period": "often", "offset": None}}, "abc", places) == 3
     assert "period must be a number" in stored(places, "load")["summary"]

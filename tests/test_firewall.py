@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mf import firewall
+from mf.throttle import firewall
 from throttle_support import Clock, Kernel
 
 # printed by nft 1.0.6 on Debian 12

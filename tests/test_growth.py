@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable
 
 import pytest
-from mf import canary, release, text
-from mf.quarantine import envelope, layout
+from mf import canary, text
+from mf_quarantine import envelope, layout
+from mf_rejected import deliver
 
 SMALL, TIMES = 8192, 8
 UNITS = [
@@ -39,7 +40,7 @@ def swallow(work: Callable[[bytes], object]) -> Callable[[bytes], object]:
     def tried(data: bytes) -> object:
         try:
             return work(data)
-        except (envelope.DamagedError, release.RefusedError):
+        except (envelope.DamagedError, deliver.RefusedError):
             return None
 
     return tried
@@ -62,9 +63,9 @@ PLACES: dict[str, Callable[[bytes], object]] = {
     "a canary's header": canary.find,
     "a canary's tag": lambda data: canary.verify(b"k" * 32, data, 0.0),
     "a name of a file": lambda data: [layout.is_host(data.decode("latin-1")), layout.is_domain(data.decode("latin-1"))],
-    "an address": lambda data: release.path(data.decode("latin-1")),
-    "a release": lambda data: release.read(io.BytesIO(data)),
-    "a released message": lambda data: sum(len(block) for block in release.wire(data)),
+    "an address": lambda data: deliver.path(data.decode("latin-1")),
+    "a release": lambda data: deliver.read(io.BytesIO(data)),
+    "a released message": lambda data: sum(len(block) for block in deliver.wire(data)),
     "a line that is shown": lambda data: text.clean(data, 300),
 }
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mf import config, decisions, firewall, health, maintenance, state, throttle
-from mf.cli import health as command
+from mf import config, decisions, health, maintenance, state
+from mf.command import health as command
+from mf.throttle import control, firewall
 from throttle_support import Clock, Host
 
 _refresh = command.refresh
@@ -195,7 +196,7 @@ def test_the_worst_comes_first_and_hostile_text_is_tamed(host: Host) -> None:
 
 
 def test_throttled_by_an_operator(host: Host) -> None:
-    throttle.Control(host.places, host.settings).on("operator", "disk swap", 900)
+    control.Control(host.places, host.settings).on("operator", "disk swap", 900)
     found = health.collect(host.places)
     assert (found["status"], found["throttled"], found["refusing"], found["accepting"]) == (
         "WARNING",
@@ -211,7 +212,7 @@ def test_throttled_by_an_operator(host: Host) -> None:
 
 
 def test_a_hold_is_critical(host: Host) -> None:
-    throttle.Control(host.places, host.settings).on("deploy", "gate", None)
+    control.Control(host.places, host.settings).on("deploy", "gate", None)
     found = health.collect(host.places)
     assert (found["status"], found["held"]) == ("CRITICAL", True)
     assert "on hold by deploy" in found["line"]
@@ -227,19 +228,19 @@ def test_a_lease_given_back_is_not_held_against_the_host_until_the_next_check(ho
 
 
 def test_a_lost_marker_is_no_lease_given_back(host: Host) -> None:
-    control = throttle.Control(host.places, host.settings)
-    control.on("load", "load 9", 300)
+    throttle = control.Control(host.places, host.settings)
+    throttle.on("load", "load 9", 300)
     report(host, "load", state.CRITICAL, "throttled: load", leases=1)
     host.marker.unlink()
     found = health.collect(host.places)
     assert (found["status"], found["accepting"]) == ("CRITICAL", False)
     assert "the marker of the throttle is lost, it was refusing; run throttle reconcile" in found["problems"]
-    control.reconcile()
+    throttle.reconcile()
     assert health.collect(host.places)["status"] == "OK"
 
 
 def test_a_lost_marker_is_seen_before_the_next_check(host: Host) -> None:
-    throttle.Control(host.places, host.settings).on("operator", "", 300, refuse=False)
+    control.Control(host.places, host.settings).on("operator", "", 300, refuse=False)
     host.marker.write_bytes(b"{")
     found = health.collect(host.places)
     assert (found["status"], found["accepting"]) == ("UNKNOWN", True)
@@ -247,7 +248,7 @@ def test_a_lost_marker_is_seen_before_the_next_check(host: Host) -> None:
 
 def test_refusal_that_is_not_in_force_is_critical(host: Host) -> None:
     host.kernel.broken = firewall.FirewallError("no nft")
-    throttle.Control(host.places, host.settings).on("operator", "", 900)
+    control.Control(host.places, host.settings).on("operator", "", 900)
     found = health.collect(host.places)
     assert (found["status"], found["refusing"], found["accepting"]) == ("CRITICAL", False, True)
 

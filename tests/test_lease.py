@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mf import lease, marker
-from mf.lease import Lease, LeaseError
+from mf.throttle import lease, marker
+from mf.throttle.lease import Lease, LeaseError
 
 NOW = 5000.0
 owners = st.from_regex(r"[a-z][a-z0-9_.-]{0,31}", fullmatch=True).filter(lambda owner: owner != "load")

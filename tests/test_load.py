@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mf import decisions, firewall, marker, run, state, throttle
-from mf.checks import load
+from mf import decisions, run, state
+from mf.throttle import control, firewall, marker
+from mf_checks import load
 from throttle_support import Clock, Host
 
 LIMITS: dict[str, Any] = {"high": 5.0, "low": 4.0, "mark": None}
@@ -167,7 +168,7 @@ def test_one_missed_run_does_not_end_it(host: Host) -> None:
 
 
 def test_a_hold_is_critical(host: Host) -> None:
-    throttle.Control(host.places, host.settings).on("deploy", "gate", None)
+    control.Control(host.places, host.settings).on("deploy", "gate", None)
     assert check(host, 0.1).status == state.CRITICAL
     assert check(host, 0.1).status == state.CRITICAL
 
@@ -206,7 +207,7 @@ def test_a_host_without_smtp_marks_only(host: Host) -> None:
 
 def test_waiting_for_other_commands_ends_well_before_the_deadline(host: Host) -> None:
     before = time.monotonic()
-    with state.Lock(host.places, throttle.LOCK):
+    with state.Lock(host.places, control.LOCK):
         result = check(host, 9, deadline=2)
     assert time.monotonic() - before < 1
     assert result.status == state.CRITICAL
@@ -237,7 +238,7 @@ def test_a_lost_marker_while_nft_fails_is_critical_and_tried_again(host: Host) -
 
 
 def test_a_hold_whose_marker_and_file_are_lost_is_ended_by_the_next_run(host: Host) -> None:
-    throttle.Control(host.places, host.settings).on("deploy", "gate", None)
+    control.Control(host.places, host.settings).on("deploy", "gate", None)
     host.marker.unlink()
     host.disk.unlink()
     assert check(host, 0.1).status == state.WARNING
@@ -247,7 +248,7 @@ def test_a_hold_whose_marker_and_file_are_lost_is_ended_by_the_next_run(host: Ho
 
 
 def test_a_hold_whose_marker_is_lost_is_put_back_by_the_next_run(host: Host) -> None:
-    throttle.Control(host.places, host.settings).on("deploy", "gate", None)
+    control.Control(host.places, host.settings).on("deploy", "gate", None)
     host.marker.unlink()
     result = check(host, 0.1)
     assert result.status == state.CRITICAL
@@ -268,7 +269,7 @@ def test_a_marking_threshold_on_a_host(host: Host) -> None:
 
 
 def test_an_operators_lease_ends_in_its_own_time(host: Host) -> None:
-    throttle.Control(host.places, host.settings).on("operator", "", 200)
+    control.Control(host.places, host.settings).on("operator", "", 200)
     assert check(host, 0.1).status == state.WARNING
     assert check(host, 0.1).status == state.OK
     assert not host.marker.exists()

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mf import decisions, lease, maintenance, state
-from mf.cli import maintenance as command
+from mf import decisions, maintenance, state
+from mf.command import maintenance as command
+from mf.throttle import lease
 from throttle_support import Clock, Host
 
 

@@ -13,7 +13,7 @@ from library import mf_budget
 
 peers, marker, lease, smtp, health = (
     importlib.import_module(f"ansible.module_utils.mf.{name}")
-    for name in ("peers", "marker", "lease", "smtp", "health")
+    for name in ("throttle.peers", "throttle.marker", "throttle.lease", "smtp", "health")
 )
 greeting = smtp.greeting
 PEERS = [{"name": name, "address": "192.0.2.1", "port": 25} for name in ("mx2", "mx3")]

@@ -20,7 +20,7 @@ from library import mf_health
 Health = Callable[..., dict[str, Any]]
 # the package as Ansible's modules see it
 package, state, command = (
-    importlib.import_module(f"ansible.module_utils.mf.{name}") for name in ("health", "state", "cli.health")
+    importlib.import_module(f"ansible.module_utils.mf.{name}") for name in ("health", "state", "command.health")
 )
 
 

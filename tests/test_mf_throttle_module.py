@@ -16,7 +16,8 @@ from library import mf_throttle
 Throttle = Callable[..., dict[str, Any]]
 # the package as Ansible's modules see it
 package, state, peers = (
-    importlib.import_module(f"ansible.module_utils.mf.{name}") for name in ("throttle", "state", "peers")
+    importlib.import_module(f"ansible.module_utils.mf.{name}")
+    for name in ("throttle.control", "state", "throttle.peers")
 )
 
 

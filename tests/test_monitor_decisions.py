@@ -11,10 +11,12 @@ import monitor_support
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mf.monitor import alerts, causes, complaints, engine, settings, states, texts
-from mf.monitor.alerts import Alert, Incident
-from mf.monitor.settings import MonitorSettingsError, Settings
-from mf.monitor.states import DOWN, REFUSED, SILENT, THROTTLED, UNKNOWN, UP, WARNING, Look, Memory
+from mf_monitor import engine, settings, texts
+from mf_monitor.judging import causes, complaints, states
+from mf_monitor.judging.states import DOWN, REFUSED, SILENT, THROTTLED, UNKNOWN, UP, WARNING, Look, Memory
+from mf_monitor.notifying import alerts
+from mf_monitor.notifying.alerts import Alert, Incident
+from mf_monitor.settings import MonitorSettingsError, Settings
 
 RULES = monitor_support.settings()
 NOW = 1_790_000_000.0

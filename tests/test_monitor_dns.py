@@ -6,8 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from mf.monitor import probes, settings
-from mf.monitor.states import DOWN, UNKNOWN, UP, Look
+from mf_monitor import settings
+from mf_monitor.judging.states import DOWN, UNKNOWN, UP, Look
+from mf_monitor.probing import probes
 
 pytest.importorskip("dns", reason="dnspython is missing; run: make venv")
 

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mf.monitor import command, engine, outbox, settings
-from mf.monitor.store import Store
+from mf_monitor import command, engine, settings
+from mf_monitor.notifying import outbox
+from mf_monitor.store import Store
 from monitor_targets import SENDER, Gateway, Target, says, smtp, until
 
 KILLS = int(os.environ.get("MF_KILLS", "5"))
@@ -312,7 +313,7 @@ def test_beyond_the_rate_limit_only_what_is_urgent_goes_out(tmp_path: Path) -> N
 DRIVER = """
 import json, sys
 sys.path[:0] = json.loads(sys.argv[1])
-from mf.monitor import daemon
+from mf_monitor import daemon
 sys.exit(daemon.main([sys.argv[2]], tuple(json.loads(sys.argv[3]))))
 """
 

@@ -20,24 +20,15 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 from mf import maintenance
-from mf.monitor import (
-    causes,
-    command,
-    daemon,
-    engine,
-    hosthealth,
-    metrics,
-    probes,
-    send,
-    settings,
-    snapshot,
-    states,
-    wire,
-)
-from mf.monitor import store as store_
-from mf.monitor.outbox import Outbox
-from mf.monitor.settings import Channel
-from mf.monitor.store import SENDING, SENT, Store
+from mf_monitor import command, daemon, engine, settings
+from mf_monitor import store as store_
+from mf_monitor.judging import causes, states
+from mf_monitor.notifying import send
+from mf_monitor.notifying.outbox import Outbox
+from mf_monitor.page import metrics, snapshot
+from mf_monitor.probing import hosthealth, probes, wire
+from mf_monitor.settings import Channel
+from mf_monitor.store import SENDING, SENT, Store
 from monitor_targets import SENDER, says, until
 from test_monitor_engine import fleet, watching
 

@@ -17,8 +17,9 @@ import monitor_support
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mf.monitor import certificate, hosthealth, probes, settings, uplink
-from mf.monitor.states import DOWN, EXPIRED, REFUSED, SILENT, UNKNOWN, UP, WARNING, WRONG, Look
+from mf_monitor import settings
+from mf_monitor.judging.states import DOWN, EXPIRED, REFUSED, SILENT, UNKNOWN, UP, WARNING, WRONG, Look
+from mf_monitor.probing import certificate, hosthealth, probes, uplink
 from monitor_targets import Talk, Target, says, smtp
 
 LIMIT = 1.0

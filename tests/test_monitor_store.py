@@ -11,8 +11,8 @@ from typing import Any
 
 import monitor_support
 import pytest
-from mf.monitor import charts, metrics, snapshot, view
-from mf.monitor.store import DAY, QUEUED, SENDING, SENT, Store, StoreError
+from mf_monitor.page import charts, metrics, snapshot, view
+from mf_monitor.store import DAY, QUEUED, SENDING, SENT, Store, StoreError
 
 NOW = 1_790_000_000.0
 

@@ -11,16 +11,18 @@ from typing import Any
 import monitor_support
 import pytest
 import yaml
-from mf import run, state
-from mf.monitor import causes, engine, hosthealth, states
-from mf.monitor.states import Memory
-from mf.monitor.store import Store
+from mf import state
+from mf_monitor import engine
+from mf_monitor.judging import causes, states
+from mf_monitor.judging.states import Memory
+from mf_monitor.probing import hosthealth
+from mf_monitor.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKS = sorted(
-    found.CHECK.name
-    for path in (ROOT / "roles/mf_tree/files/lib/mf/checks").glob("*.py")
-    if isinstance(getattr(found := importlib.import_module(f"mf.checks.{path.stem}"), "CHECK", None), run.Check)
+    importlib.import_module(f"{path.parent.name}.{path.stem}").CHECK.name
+    for path in ROOT.glob("roles/*/files/lib/mf_*/*.py")
+    if "\nCHECK = run.Check(" in path.read_text()
 )
 URGENT = yaml.safe_load((ROOT / "roles/mf_monitor/vars/main.yml").read_text())["__mf_monitor_urgent_checks"]
 RULES = monitor_support.settings(urgent_checks=URGENT)

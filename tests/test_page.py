@@ -12,8 +12,8 @@ from typing import Any
 import page_support
 import pytest
 import yaml
-from mf.monitor import charts, metrics, render, view
-from mf.monitor import snapshot as snapshot_
+from mf_monitor.page import charts, metrics, render, view
+from mf_monitor.page import snapshot as snapshot_
 from monitor_support import sample
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -115,7 +115,7 @@ def test_pages_are_well_formed_and_ask_nobody_outside(page: Any, state: str) -> 
 def test_style_and_script_ask_nobody_outside() -> None:
     for name in ("page.css", "page.js"):
         assert "//" not in re.sub(
-            r"^ *//.*$", "", (Path(render.__file__).parent / "page" / name).read_text(), flags=re.MULTILINE
+            r"^ *//.*$", "", (Path(render.__file__).parent / name).read_text(), flags=re.MULTILINE
         )
 
 

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from mf import firewall, peers
-from mf.peers import Sight
+from mf.throttle import firewall, peers
+from mf.throttle.peers import Sight
 from smtp_support import server
 
 from action_plugins import mf_inventory

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mf import orphans, processes, service, state
-from mf.checks import processes as check
-from mf.checks import processes_cold
-from mf.orphans import BLOCKED, BURNING, FOREIGN, ORPHAN, STUCK, UNREADABLE, ZOMBIE, Process
-from mf.processes import QUIET, Stat
+from mf import state
+from mf_checks import orphans, processes_diagnose, procfs, systemd
+from mf_checks import processes as check
+from mf_checks.orphans import BLOCKED, BURNING, FOREIGN, ORPHAN, STUCK, UNREADABLE, ZOMBIE, Process
+from mf_checks.procfs import QUIET, Stat
 
 NOW = 100_000.0
 MASTER = (1000, 500)
@@ -42,7 +42,7 @@ def stat_line(
 
 
 def test_a_line_of_stat() -> None:
-    stat = processes.parse_stat(stat_line(1760, b"qpsmtpd-forkser", "S", 1, 223730, 12))
+    stat = procfs.parse_stat(stat_line(1760, b"qpsmtpd-forkser", "S", 1, 223730, 12))
     assert stat is not None
     assert (stat.pid, stat.comm, stat.state, stat.parent, stat.start, stat.cpu) == (
         1760,
@@ -55,7 +55,7 @@ def test_a_line_of_stat() -> None:
 
 
 def test_this_process_as_the_kernel_shows_it() -> None:
-    stat = processes.read_stat(os.getpid())
+    stat = procfs.read_stat(os.getpid())
     assert stat is not None
     assert (stat.pid, stat.parent, stat.state) == (os.getpid(), os.getppid(), "R")
     assert 0 <= stat.age(state.boottime()) < 3600
@@ -64,36 +64,36 @@ def test_this_process_as_the_kernel_shows_it() -> None:
 @given(st.binary(max_size=64).filter(lambda name: b"\0" not in name))
 @settings(max_examples=1000)
 def test_any_name_is_read_right(name: bytes) -> None:
-    stat = processes.parse_stat(stat_line(7, name, "T", 3, 99, 5))
+    stat = procfs.parse_stat(stat_line(7, name, "T", 3, 99, 5))
     assert stat is not None
     assert (stat.pid, stat.comm, stat.state, stat.parent, stat.start) == (7, name, "T", 3, 99)
 
 
 def test_a_name_that_looks_like_the_rest_of_the_line() -> None:
     line = stat_line(7, b"x) S 1 1 1 (perl", "S", 42)
-    stat = processes.parse_stat(line)
+    stat = procfs.parse_stat(line)
     assert stat is not None
     assert stat.parent == 42
-    seen = processes.survey([line], 42)
+    seen = procfs.survey([line], 42)
     assert [child.pid for child in seen.children] == [7]
 
 
 @given(st.binary(max_size=400) | st.text(max_size=200).map(str.encode))
 @settings(max_examples=2000)
 def test_garbage_is_no_process(line: bytes) -> None:
-    stat = processes.parse_stat(line)
+    stat = procfs.parse_stat(line)
     assert stat is None or isinstance(stat.pid, int)
-    processes.survey([line, b"1 " + line, line + b") S 1 "], 1)
+    procfs.survey([line, b"1 " + line, line + b") S 1 "], 1)
 
 
 def test_the_scan_sees_what_ps_sees() -> None:
-    mine = {stat.pid for stat in processes.scan()}
+    mine = {stat.pid for stat in procfs.scan()}
     assert os.getpid() in mine
     assert 1 in mine
 
 
 def test_survey_sorts() -> None:
-    found = processes.survey(
+    found = procfs.survey(
         [
             stat_line(1, b"systemd", parent=0),
             stat_line(1000, b"qpsmtpd-forkser", parent=1),
@@ -179,7 +179,7 @@ def test_a_stuck_session_dies_and_a_long_one_that_moves_lives() -> None:
 
 
 # ticks of CPU at the run before and now: more than its limit
-BEFORE, HOT = int(70 * processes.TICK), int(100 * processes.TICK)
+BEFORE, HOT = int(70 * procfs.TICK), int(100 * procfs.TICK)
 
 
 def test_a_session_that_burns_dies() -> None:
@@ -199,7 +199,7 @@ def test_a_session_that_burns_dies() -> None:
         (HOT, 501, 0),  # it read or wrote
         (HOT, 500, 9),  # it has something to send
         (BEFORE, 500, 0),  # it waits for its client, after a long but honest day
-        (BEFORE + int(0.5 * processes.TICK), 500, 0),
+        (BEFORE + int(0.5 * procfs.TICK), 500, 0),
     ],
 )
 def test_a_session_that_used_much_cpu_and_moves_or_waits_lives(progress: tuple[int, ...]) -> None:
@@ -209,7 +209,7 @@ def test_a_session_that_used_much_cpu_and_moves_or_waits_lives(progress: tuple[i
 
 def test_cpu_up_to_the_limit_is_progress() -> None:
     before = orphans.remember([a(11, progress=(100, 500, 0))], {}, NOW - 60)
-    assert judged(a(11, progress=(int(CPU * processes.TICK), 500, 0)), before=before) == []
+    assert judged(a(11, progress=(int(CPU * procfs.TICK), 500, 0)), before=before) == []
 
 
 def test_one_look_or_two_within_a_minute_prove_no_fire() -> None:
@@ -224,7 +224,7 @@ def test_a_fire_with_little_of_the_cpu_is_seen_in_the_end() -> None:
     memory: dict[str, Any] = {}
     kills = []
     for minute in range(6):
-        one = a(11, progress=(BEFORE + int(0.3 * minute * processes.TICK), 500, 0))
+        one = a(11, progress=(BEFORE + int(0.3 * minute * procfs.TICK), 500, 0))
         kills += [verdict.kill for verdict in orphans.decide([BOSS, one], MASTER, memory, NOW, (LIMIT, CPU))]
         memory = orphans.remember([one], memory, NOW - 3600 + 60 * minute)
     assert kills == [False, False, False, False, True, True]
@@ -233,9 +233,9 @@ def test_a_fire_with_little_of_the_cpu_is_seen_in_the_end() -> None:
 def test_a_burning_session_makes_the_quick_look_call_for_the_close_one() -> None:
     values = {"session_limit": LIMIT, "session_cpu": CPU}
     master = Stat(MASTER[0], b"qpsmtpd-forkser", "S", 1, MASTER[1], 5)
-    for cpu, odd in ((CPU * processes.TICK, False), (CPU * processes.TICK + 1, True)):
-        child = Stat(11, b"qpsmtpd", "R", MASTER[0], int(10_000 * processes.TICK), int(cpu))
-        survey = processes.Survey(2, master, [child], [])
+    for cpu, odd in ((CPU * procfs.TICK, False), (CPU * procfs.TICK + 1, True)):
+        child = Stat(11, b"qpsmtpd", "R", MASTER[0], int(10_000 * procfs.TICK), int(cpu))
+        survey = procfs.Survey(2, master, [child], [])
         assert check.odd(survey, (*MASTER, 0), values, {}, 10_100.0, "/proc") == odd
 
 
@@ -341,10 +341,10 @@ def victim() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def examination(places: state.Places, cap: int = 5, *, dry_run: bool = False) -> processes_cold.Examination:
+def examination(places: state.Places, cap: int = 5, *, dry_run: bool = False) -> processes_diagnose.Examination:
     values = {"unit": "no-such.service", "user": "root", "script": "/none", "session_limit": 60, "kill_cap": cap}
     values["session_cpu"] = 60
-    return processes_cold.Examination(places, values, dry_run)
+    return processes_diagnose.Examination(places, values, dry_run)
 
 
 def test_a_close_look_counts_all_processes_as_the_quick_one_does(
@@ -357,11 +357,11 @@ def test_a_close_look_counts_all_processes_as_the_quick_one_does(
 
 
 def verdict(pid: int) -> orphans.Verdict:
-    stat = processes.read_stat(pid)
+    stat = procfs.read_stat(pid)
     assert stat is not None
     text = orphans.text_of(f"/proc/{pid}/status")
     values = {"unit": "no-such.service", "script": "/none"}
-    process = orphans.evidence(stat, text, values, service.sessions(), "/proc")
+    process = orphans.evidence(stat, text, values, systemd.sessions(), "/proc")
     return orphans.Verdict(process, ORPHAN, 60.0, kill=True)
 
 
@@ -390,7 +390,7 @@ def test_a_stopped_process_takes_its_term(places: state.Places, victim: subproce
 
 
 def test_who_ignores_term_is_killed(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes_cold, "GRACE", 0.3)
+    monkeypatch.setattr(processes_diagnose, "GRACE", 0.3)
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(100)"
     with subprocess.Popen([sys.executable, "-ISc", code], stdout=subprocess.PIPE) as stubborn:
         assert stubborn.stdout is not None
@@ -414,14 +414,14 @@ def test_a_real_fire_is_seen_and_ended(places: state.Places) -> None:
         try:
             # once its start is over it reads nothing any more
             before = verdict(fire.pid).process
-            while (now := verdict(fire.pid).process).stat.cpu - before.stat.cpu < 1.5 * processes.TICK:
+            while (now := verdict(fire.pid).process).stat.cpu - before.stat.cpu < 1.5 * procfs.TICK:
                 before = before if now.moved == before.moved else now
                 time.sleep(0.05)
             memory = orphans.remember([before], {}, NOW - 60)
             assert orphans.burns_for(now, memory, NOW) == 60
             assert orphans.quiet_for(now, memory, NOW) == 0
             # it uses more CPU until the signal comes, which spares no one that burns
-            while (stat := processes.read_stat(fire.pid)) is not None and stat.cpu <= now.stat.cpu:
+            while (stat := procfs.read_stat(fire.pid)) is not None and stat.cpu <= now.stat.cpu:
                 time.sleep(0.01)
             doomed = orphans.Verdict(now, BURNING, 60, kill=True)
             assert [outcome for _, outcome in examination(places).end([doomed])] == ["TERM"]
@@ -462,8 +462,8 @@ def test_without_a_pidfd_nobody_is_killed_and_that_is_said(
 def test_a_main_process_that_is_no_qpsmtpd_is_unknown_each_time(
     places: state.Places, victim: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unit = service.Unit("active", "running", victim.pid)
-    monkeypatch.setattr(service, "show", lambda _: unit)
+    unit = systemd.Unit("active", "running", victim.pid)
+    monkeypatch.setattr(systemd, "show", lambda _: unit)
     hot = Path(places.results + check.MASTER)
     hot.write_text("1 2 3\n")
     for _ in range(2):
@@ -472,7 +472,7 @@ def test_a_main_process_that_is_no_qpsmtpd_is_unknown_each_time(
         assert f", {victim.pid}, isn't /none of user root" in result.summary
         assert not hot.exists()
     # who has just ended was no master of another kind
-    monkeypatch.setattr(service, "show", lambda _: service.Unit("active", "running", 2**22 + 1))
+    monkeypatch.setattr(systemd, "show", lambda _: systemd.Unit("active", "running", 2**22 + 1))
     assert examination(places).result().status != state.UNKNOWN
 
 
@@ -534,7 +534,7 @@ def test_maintenance_that_begins_during_the_wait_kills_nobody(
 def test_a_held_action_lock_kills_nobody(
     places: state.Places, victim: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes_cold, "LOCK_WAIT", 0.1)
+    monkeypatch.setattr(processes_diagnose, "LOCK_WAIT", 0.1)
     with state.Lock(places, state.ACTION) as held:
         assert held
         examination(places).kill([verdict(victim.pid)], state.Result("processes", state.OK, ""))
@@ -546,7 +546,7 @@ def test_evidence_names_no_decoy_ours() -> None:
     decoy = subprocess.Popen([sys.executable, "-ISc", "import time; time.sleep(100)", script, "qpsmtpd"])
     try:
         time.sleep(0.1)
-        stat = processes.read_stat(decoy.pid)
+        stat = procfs.read_stat(decoy.pid)
         assert stat is not None
         values = {"unit": "qpsmtpd.service", "script": script}
         status = orphans.text_of(f"/proc/{decoy.pid}/status")
@@ -562,11 +562,11 @@ def test_evidence_knows_a_perl_that_has_the_script_open(tmp_path: Path) -> None:
     with subprocess.Popen(["/usr/bin/perl", str(script)]) as process:
         try:
             time.sleep(0.3)
-            stat = processes.read_stat(process.pid)
+            stat = procfs.read_stat(process.pid)
             assert stat is not None
             values = {"unit": "qpsmtpd.service", "script": str(script)}
             status = orphans.text_of(f"/proc/{process.pid}/status")
-            found = orphans.evidence(stat, status, values, service.sessions(), "/proc")
+            found = orphans.evidence(stat, status, values, systemd.sessions(), "/proc")
             assert found.ours is True
             assert found.listens is False
             assert found.title == "renamed\\n\\x1b[31m"

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.mf import purge, rejected, run, state
-from ansible.module_utils.mf.checks import rejected as check
-from ansible.module_utils.mf.cli import purge as command
+from mf import run, state
+from mf_rejected import check, purge, purge_record
+from mf_rejected import purge_command as command
 
 NOW = 1764036000.0  # 2025-11-25T02:00:00Z
 SETTINGS = {"root": "/x", "keep_days": 5, "free_percent": 8, "period": 300, "deadline": 20}
@@ -56,13 +56,13 @@ def test_a_day_goes_when_it_has_been_over_for_five_days() -> None:
         "../../etc",
         "٢٠٢٥-11-18",
     ]
-    assert rejected.expired(days, NOW, 5) == ["2025-11-18", "2025-11-19"]
+    assert purge_record.expired(days, NOW, 5) == ["2025-11-18", "2025-11-19"]
     # one second before midnight the 19th has been over for less
-    assert rejected.expired(days, NOW - 7201, 5) == ["2025-11-18"]
+    assert purge_record.expired(days, NOW - 7201, 5) == ["2025-11-18"]
 
 
 def test_the_clock_in_the_past_removes_nothing() -> None:
-    assert rejected.expired(["2025-11-18"], 0.0, 5) == []
+    assert purge_record.expired(["2025-11-18"], 0.0, 5) == []
 
 
 def test_purge_by_age_takes_whole_days_and_leaves_the_rest(root: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_nearly_full_disk_is_told(root: Path, places: state.Places, monkeypatc
     entry = json.loads(Path(places.decisions).read_text())
     assert (entry["check"], entry["action"], entry["outcome"]) == ("rejected", "remove", "done")
     assert entry["evidence"]["first"] == "20251124T1"
-    status, words = check.decide(rejected.read(places), ["2025-11-25"], 50, NOW + 60, SETTINGS)
+    status, words = check.decide(purge_record.read(places), ["2025-11-25"], 50, NOW + 60, SETTINGS)
     assert status == state.CRITICAL
     assert words == ["2 messages removed before their time for lack of room"]
 
@@ -168,8 +168,8 @@ def test_a_disk_that_others_fill_is_told_once(
         purge.run(places, str(root), 5, 8, now=moment, counters="/nonexistent")
     assert message.exists()
     assert [json.loads(line)["action"] for line in Path(places.decisions).read_text().splitlines()] == ["refuse"]
-    assert rejected.read(places)["full"] == NOW
-    assert check.decide(rejected.read(places), [], 50, NOW + 600, SETTINGS)[0] == state.CRITICAL
+    assert purge_record.read(places)["full"] == NOW
+    assert check.decide(purge_record.read(places), [], 50, NOW + 600, SETTINGS)[0] == state.CRITICAL
 
 
 def test_the_clock_of_days_to_come_removes_nothing_for_a_day(root: Path, places: state.Places) -> None:
@@ -177,10 +177,10 @@ def test_the_clock_of_days_to_come_removes_nothing_for_a_day(root: Path, places:
     purge.run(places, str(root), 5, 0, now=NOW, counters="/nonexistent")
     later = NOW + 20 * 86400
     said = purge.run(places, str(root), 5, 0, now=later, counters="/nonexistent")
-    assert said == [f"nothing goes by its age for a day: {rejected.DOUBTED}"]
+    assert said == [f"nothing goes by its age for a day: {purge_record.DOUBTED}"]
     assert message.exists()
-    status, words = check.decide(rejected.read(places), ["2025-12-14"], 50, later + 60, SETTINGS)
-    assert (status, words) == (state.WARNING, [f"nothing goes by its age: {rejected.DOUBTED}"])
+    status, words = check.decide(purge_record.read(places), ["2025-12-14"], 50, later + 60, SETTINGS)
+    assert (status, words) == (state.WARNING, [f"nothing goes by its age: {purge_record.DOUBTED}"])
     # the clock is put right
     assert purge.run(places, str(root), 5, 0, now=NOW + 600, counters="/nonexistent") == []
     # or it was right: this host was off
@@ -199,7 +199,7 @@ def test_a_fifo_in_the_place_of_the_counters_stops_nobody(tmp_path: Path) -> Non
 def test_what_could_not_be_kept_is_noticed(places: state.Places, tmp_path: Path) -> None:
     counters = tmp_path / "counters"
     done = purge.Purge([], 0, 0, [], False, 50)
-    record: rejected.Record = rejected.EMPTY
+    record: purge_record.Record = purge_record.EMPTY
     for moment, text, expected in (
         (1, '{"counts": {"rcpt mf_domains: x": 3}}', 0),
         (2, '{"counts": {"keep failed": 3}}', 2),
@@ -211,8 +211,8 @@ def test_what_could_not_be_kept_is_noticed(places: state.Places, tmp_path: Path)
         counters.write_text(text)
         record = purge.remember(record, done, purge.failures(str(counters)), moment)
         assert record["failed_at"] == expected
-    rejected.write(places, {**record, "failed": 1, "failed_at": NOW, "ran": NOW})
-    assert check.decide(rejected.read(places), [], 50, NOW, SETTINGS) == (
+    purge_record.write(places, {**record, "failed": 1, "failed_at": NOW, "ran": NOW})
+    assert check.decide(purge_record.read(places), [], 50, NOW, SETTINGS) == (
         state.WARNING,
         ["1 messages couldn't be kept"],
     )
@@ -222,13 +222,13 @@ def test_what_could_not_be_kept_is_noticed(places: state.Places, tmp_path: Path)
     "damage", ["", "ran\n", "ran x\nfull -1\n", "\x00" * 50, "ran 99999999999999999999\nother 1\n"]
 )
 def test_a_damaged_record_says_nothing(places: state.Places, damage: str) -> None:
-    Path(places.persistent, rejected.RECORD).write_text(damage)
-    assert rejected.read(places) == rejected.EMPTY
-    assert check.decide(rejected.EMPTY, [], 50, NOW, SETTINGS) == (state.WARNING, ["never purged"])
+    Path(places.persistent, purge_record.RECORD).write_text(damage)
+    assert purge_record.read(places) == purge_record.EMPTY
+    assert check.decide(purge_record.EMPTY, [], 50, NOW, SETTINGS) == (state.WARNING, ["never purged"])
 
 
 def test_a_purge_that_no_longer_runs_or_works_is_a_warning() -> None:
-    record = {**rejected.EMPTY, "ran": NOW}
+    record = {**purge_record.EMPTY, "ran": NOW}
     assert check.decide(record, ["2025-11-19", "2025-11-25"], 50, NOW, SETTINGS) == (state.OK, [])
     assert check.decide(record, ["2025-11-18"], 50, NOW, SETTINGS) == (
         state.WARNING,
@@ -283,33 +283,33 @@ def test_what_is_shared_goes_like_the_rest(root: Path) -> None:
     assert new.exists()
 
 
-def day(root: Path, text: str) -> rejected.Record:
+def day(root: Path, text: str) -> purge_record.Record:
     (root / ".day").write_text(text)
-    return rejected.today(str(root), NOW)
+    return purge_record.today(str(root), NOW)
 
 
 def test_todays_count_is_read_as_qpsmtpd_writes_it(root: Path) -> None:
-    assert rejected.today(str(root), NOW) == rejected.NO_DAY
+    assert purge_record.today(str(root), NOW) == purge_record.NO_DAY
     text = "".join(f"{name} {value:015d}\n" for name, value in {"day": 20251125, "used": 900, "limit": 1000}.items())
     today = day(root, text)
     assert (today["used"], today["limit"]) == (900, 1000)
     assert day(root, text.replace("20251125", "20251124"))["used"] == 0
-    assert day(root, "used 12\nda") == rejected.NO_DAY
-    assert day(root, "limit " + "9" * 4000) == rejected.NO_DAY
+    assert day(root, "used 12\nda") == purge_record.NO_DAY
+    assert day(root, "limit " + "9" * 4000) == purge_record.NO_DAY
 
 
 def test_what_lies_in_the_counts_place_harms_nobody(root: Path) -> None:
     os.mkfifo(root / ".day")
-    assert rejected.today(str(root), NOW) == rejected.NO_DAY
+    assert purge_record.today(str(root), NOW) == purge_record.NO_DAY
     (root / ".day").unlink()
     (root / ".day").symlink_to("/etc/passwd")
     with pytest.raises(OSError, match="symbolic"):
-        rejected.today(str(root), NOW)
+        purge_record.today(str(root), NOW)
 
 
 def test_a_days_limit_is_told_before_and_after_it_costs_mail() -> None:
-    record = {**rejected.EMPTY, "ran": NOW}
-    today = {**rejected.NO_DAY, "day": 20251125, "used": 4 << 30, "limit": 5 << 30}
+    record = {**purge_record.EMPTY, "ran": NOW}
+    today = {**purge_record.NO_DAY, "day": 20251125, "used": 4 << 30, "limit": 5 << 30}
     assert check.decide(record, [], 50, NOW, SETTINGS, {**today, "used": 3 << 30}) == (state.OK, [])
     assert check.decide(record, [], 50, NOW, SETTINGS, today) == (
         state.WARNING,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import quarantine_support as support
 from mf import canary, state
-from mf.quarantine import canaries, envelope, expire, importer, layout, store
+from mf_quarantine import canaries, envelope, expire, importer, layout, store
 from quarantine_support import NOON, Died, Index, ident, kept, put
 
 

@@ -21,8 +21,19 @@ from typing import Any
 import pytest
 import quarantine_support as support
 from mf import config, state
-from mf.checks import quarantine as check
-from mf.quarantine import QuarantineError, envelope, importer, layout, pull, query, release, repair, schema, store
+from mf_quarantine import (
+    QuarantineError,
+    check,
+    envelope,
+    importer,
+    layout,
+    pull,
+    query,
+    release,
+    repair,
+    schema,
+    store,
+)
 from quarantine_support import NOON, Index, ident, kept, put
 
 ROLE = Path(__file__).resolve().parent.parent / "roles/mf_quarantine"
@@ -393,11 +404,11 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     driver.MySQLError = Exception
     monkeypatch.setitem(sys.modules, "pymysql", driver)
     monkeypatch.setitem(sys.modules, "pymysql.cursors", driver.cursors)
-    monkeypatch.delitem(sys.modules, "mf.quarantine.database", raising=False)
-    monkeypatch.delitem(sys.modules, "mf.quarantine.cli", raising=False)
-    module: Any = importlib.import_module("mf.quarantine.cli")
+    monkeypatch.delitem(sys.modules, "mf_quarantine.database", raising=False)
+    monkeypatch.delitem(sys.modules, "mf_quarantine.cli", raising=False)
+    module: Any = importlib.import_module("mf_quarantine.cli")
     for name in ("cli", "database"):
-        monkeypatch.delitem(sys.modules, f"mf.quarantine.{name}", raising=False)
+        monkeypatch.delitem(sys.modules, f"mf_quarantine.{name}", raising=False)
     monkeypatch.setattr(module, "become", lambda: "ann")
     monkeypatch.setattr(module.settings, "load", lambda _: support.settings())
     monkeypatch.setattr(module.database, "Database", lambda: types.SimpleNamespace(made_by=os.getpid()))
@@ -997,7 +1008,7 @@ def test_both_roles_mean_the_same_days() -> None:
 
 
 def test_the_files_of_the_schema_lead_to_its_version(tmp_path: Path) -> None:
-    files = schema.migrations(str(ROLE / "files/lib/schema/quarantine"))
+    files = schema.migrations(str(ROLE / "files/lib/mf_quarantine/schema"))
     found = [statement.split("(")[0].split()[-1] for statement in schema.statements(files[1])]
     assert found == ["message", "ledger", "tally", "handover"]
     assert all("IF NOT EXISTS" in statement for statement in schema.statements(files[1]))

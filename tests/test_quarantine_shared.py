@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mf.quarantine import envelope, expire, importer, layout, release, repair, store
+from mf_quarantine import envelope, expire, importer, layout, release, repair, store
 from quarantine_support import NOON, Died, ident, kept, put, shared
 from test_quarantine_pull import Room
 

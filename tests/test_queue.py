@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mf import state
-from mf.checks import queue
+from mf_checks import queue
 from smtp_support import server, silent, talking
 
 NOW = 1_795_000_000

@@ -10,12 +10,13 @@ import os
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.mf import keeper, purge, refused, rejected, release, run, state
-from ansible.module_utils.mf.checks import refused as check
-from ansible.module_utils.mf.cli import keeper as program
-from ansible.module_utils.mf.cli import purge as purging
-from ansible.module_utils.mf.cli import refused as command
-from ansible.module_utils.mf.quarantine import envelope, layout
+from mf import run, state
+from mf_quarantine import envelope, layout
+from mf_rejected import check_refused as check
+from mf_rejected import deliver, keeper, purge, purge_record, refused
+from mf_rejected import keeper_command as program
+from mf_rejected import purge_command as purging
+from mf_rejected import refused_command as command
 
 QUEUED = "1xXjgd-0000WL-1H"
 LONG = "20261129T183148.028033Z-mx1-customer-1xXjgd.0000WL.1H-070bdfa20dd752e8"
@@ -126,7 +127,7 @@ def test_what_the_server_refused_is_kept_byte_for_byte_and_the_quarantine_reads_
     assert found.sha256 == hashlib.sha256(RAW).digest()
     # and so does the MX's end of a release
     with path.open("rb") as file:
-        assert release.read(file) == release.Message("<a@world.example>", ["<gone@customer.example>"], RAW)
+        assert deliver.read(file) == deliver.Message("<a@world.example>", ["<gone@customer.example>"], RAW)
 
 
 def test_no_size_is_cut(root: Path, folder: Path) -> None:
@@ -139,7 +140,7 @@ def test_no_size_is_cut(root: Path, folder: Path) -> None:
     path = refused.path(str(root), "customer.example", ident)
     assert Path(path).read_bytes().partition(b"\n")[2] == large
     with open(path, "rb") as file:
-        assert release.read(file).raw == large
+        assert deliver.read(file).raw == large
 
 
 def test_a_bounce_from_outside_has_no_sender(root: Path, folder: Path) -> None:
@@ -150,7 +151,7 @@ def test_a_bounce_from_outside_has_no_sender(root: Path, folder: Path) -> None:
 def test_an_underscore_in_the_sender_s_domain_is_one_again(root: Path, folder: Path) -> None:
     keep(root, folder, bounce(path=b"Return-path: <a0-.0b@em0-.01.news0-.0x.example>\n"))
     with files(root)[0].open("rb") as file:
-        assert release.read(file).sender == "<a0-.0b@em_1.news_x.example>"
+        assert deliver.read(file).sender == "<a0-.0b@em_1.news_x.example>"
 
 
 def test_a_file_for_each_domain_with_the_refused_recipients_only(root: Path, folder: Path) -> None:
@@ -364,7 +365,7 @@ def test_notes_go_with_their_messages(places: state.Places, root: Path, folder: 
     assert refused.settle(str(root), str(folder), "/nowhere") == [ident]
     assert refused.noted(str(folder)) == []
     assert purging.main(["--json"], places) == 0
-    assert rejected.read(places)["ran"]
+    assert purge_record.read(places)["ran"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from hypothesis import given
 from hypothesis import strategies as st
-from mf.monitor import settings
+from mf_monitor import settings
 from release_support import ROOT, action, make
 
 

@@ -23,13 +23,12 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.module_utils.mf import release
+from mf_rejected import deliver
 
 ID = "20251125T020000.000001Z-mx1-1-0-0011223344556677.0"
 RAW = b"Subject: x\n\n.dot\nbare\rcr\n"
 NOW = 1764036000.0
-LIB = Path(release.__file__).parents[1]
-ROLES = LIB.parents[2]
+ROLES = Path(deliver.__file__).parents[4]
 
 
 class Exim:
@@ -121,7 +120,7 @@ def logline(when: float, words: str) -> str:
 
 def taken(when: float = NOW) -> str:
     """What Exim writes when it takes the release."""
-    return logline(when, f"1xW2k4-0000Ox-0x <= a@b.example H=({release.helo(ID)}) [127.0.0.1] P=esmtp S=1 id=x")
+    return logline(when, f"1xW2k4-0000Ox-0x <= a@b.example H=({deliver.helo(ID)}) [127.0.0.1] P=esmtp S=1 id=x")
 
 
 def kept(raw: bytes = RAW, **changes: object) -> io.BytesIO:
@@ -136,8 +135,8 @@ def kept(raw: bytes = RAW, **changes: object) -> io.BytesIO:
     return io.BytesIO(json.dumps(envelope).encode() + b"\n" + raw)
 
 
-def ask(exim: Exim, where: dict[str, str], source: io.BytesIO | None = None, name: str = ID) -> release.Answer:
-    return release.release(name, source or kept(), port=exim.port, now=NOW, **where)
+def ask(exim: Exim, where: dict[str, str], source: io.BytesIO | None = None, name: str = ID) -> deliver.Answer:
+    return deliver.release(name, source or kept(), port=exim.port, now=NOW, **where)
 
 
 def test_a_message_is_handed_over_once(exim: Exim, where: dict[str, str]) -> None:
@@ -168,7 +167,7 @@ def test_a_message_of_nothing_is_handed_over(exim: Exim, where: dict[str, str]) 
     [(b"", b""), (b"\n", b"\r\n"), (b"no end", b"no end\r\n"), (b"a\r\r\n", b"a\r\n"), (b"\0\xff\n", b"\0\xff\r\n")],
 )
 def test_odd_messages_go_as_they_are(raw: bytes, sent: bytes) -> None:
-    assert b"".join(release.wire(raw)) == sent
+    assert b"".join(deliver.wire(raw)) == sent
 
 
 def whole(raw: bytes) -> bytes:
@@ -181,27 +180,27 @@ def whole(raw: bytes) -> bytes:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_blocks_add_up_wherever_they_are_cut(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr(release, "BLOCK", size)
+    monkeypatch.setattr(deliver, "BLOCK", size)
     chance = random.Random(size)
     for length in range(40):
         for _ in range(100):
             raw = bytes(chance.choices(b"\r\n.a ", weights=[3, 3, 3, 1, 1], k=length))
-            assert b"".join(release.wire(raw)) == whole(raw), raw
+            assert b"".join(deliver.wire(raw)) == whole(raw), raw
 
 
 def test_blocks_are_of_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    for raw in (b"x" * (3 * release.BLOCK), b"." + b"\n.x" * release.BLOCK):
-        blocks = list(release.wire(raw))
+    for raw in (b"x" * (3 * deliver.BLOCK), b"." + b"\n.x" * deliver.BLOCK):
+        blocks = list(deliver.wire(raw))
         assert b"".join(blocks) == whole(raw)
         assert len(blocks) > 2
-        assert max(map(len, blocks)) < 2 * release.BLOCK + 2
+        assert max(map(len, blocks)) < 2 * deliver.BLOCK + 2
 
 
 @pytest.mark.parametrize("raw", [b"\n" * (1 << 18), b"\r\n.\n" * (1 << 16), b"x" * (1 << 22)])
 def test_a_message_is_made_ready_in_little_memory(raw: bytes) -> None:
     tracemalloc.start()
     try:
-        for _ in release.wire(raw):
+        for _ in deliver.wire(raw):
             pass
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
@@ -224,7 +223,7 @@ def test_a_message_is_made_ready_in_little_memory(raw: bytes) -> None:
     ],
 )
 def test_addresses_are_said_so_that_they_mean_one_thing(address: str, said: str) -> None:
-    assert release.path(address) == said
+    assert deliver.path(address) == said
 
 
 def test_no_address_says_more_than_an_address() -> None:
@@ -239,8 +238,8 @@ def test_no_address_says_more_than_an_address() -> None:
         local = "".join(chance.choices(odd, k=chance.randrange(5)))
         address = local + chance.choice(["@d.example", "@[192.0.2.1]", "", "@" + "".join(chance.choices(odd, k=2))])
         try:
-            said = release.path(address)
-        except release.RefusedError:
+            said = deliver.path(address)
+        except deliver.RefusedError:
             continue
         taken += 1
         assert said.isascii()
@@ -258,7 +257,7 @@ def test_no_address_says_more_than_an_address() -> None:
         (io.BytesIO(b""), "no envelope"),
         (io.BytesIO(b"[" * 5000 + b"\n"), "no envelope"),
         (io.BytesIO(b"[1, 2]\nx"), "no envelope"),
-        (io.BytesIO(b"x" * (release.MAX_ENVELOPE + 2)), "too large"),
+        (io.BytesIO(b"x" * (deliver.MAX_ENVELOPE + 2)), "too large"),
         (kept(sha256="0" * 64), "damaged"),
         (kept(truncated=True, size=99), "of 99"),
         (kept(recipients=[]), "1 to 1000 recipients"),
@@ -314,7 +313,7 @@ def test_nobody_there_is_later(exim: Exim, where: dict[str, str]) -> None:
     exim.close()
     assert ask(exim, where).word == "later"
     # without its records it can't know of an earlier try
-    assert release.release(ID, kept(), port=exim.port, records="/nonexistent").word == "unclear"
+    assert deliver.release(ID, kept(), port=exim.port, records="/nonexistent").word == "unclear"
 
 
 def test_an_unclear_end_is_settled_by_exims_log(where: dict[str, str]) -> None:
@@ -359,37 +358,37 @@ def test_logs_that_begin_later_prove_nothing(where: dict[str, str], begins: floa
 
 
 def test_logs_are_searched_for_the_right_thing(tmp_path: Path) -> None:
-    name = release.helo(ID)
+    name = deliver.helo(ID)
     right = f"2025-11-25 02:00:01 [77] 1a-2b-3c <= <> H=({name}) [127.0.0.1] P=esmtp\n"
     # a sender who names it in a header or an address makes no such line
     forged = f"2025-11-25 02:00:01 1f-2f-3f <= a@b.example H=(x) [127.0.0.1] P=esmtp id=H=({name})\n"
     rejected = f"2025-11-25 02:00:01 H=({name}) [127.0.0.1] F=<a@b.example> rejected RCPT <x@y.example>\n"
     (tmp_path / "mainlog").write_text(forged + rejected)
     (tmp_path / "rejectlog").write_text(right)
-    assert release.logged(str(tmp_path), name, NOW + 86400) == ""
-    assert release.logged(str(tmp_path), name, 0) is None
+    assert deliver.logged(str(tmp_path), name, NOW + 86400) == ""
+    assert deliver.logged(str(tmp_path), name, 0) is None
     with gzip.open(tmp_path / "mainlog.2.gz", "wt") as log:
         log.write(right)
-    assert release.logged(str(tmp_path), name, 0) == "1a-2b-3c"
+    assert deliver.logged(str(tmp_path), name, 0) == "1a-2b-3c"
     os.utime(tmp_path / "mainlog.2.gz", (NOW, NOW))
-    assert release.logged(str(tmp_path), name, NOW + 3600) == ""
+    assert deliver.logged(str(tmp_path), name, NOW + 3600) == ""
     (tmp_path / "mainlog").write_text("torn\n")
-    assert release.logged(str(tmp_path), name, NOW + 3600) == ""
+    assert deliver.logged(str(tmp_path), name, NOW + 3600) == ""
     (tmp_path / "mainlog.2.gz").unlink()
-    assert release.logged(str(tmp_path), name, NOW + 3600) is None
+    assert deliver.logged(str(tmp_path), name, NOW + 3600) is None
 
 
 @pytest.mark.parametrize("logs", [True, False])
 def test_killed_between_the_dot_and_its_record(exim: Exim, where: dict[str, str], logs: bool) -> None:
     """A real process, killed when Exim has the final dot; with ``logs`` Exim took it, otherwise it saw the end."""
     script = (
-        "import sys\nfrom mf import release\n"
-        f"print(release.release({ID!r}, sys.stdin.buffer, records={where['records']!r}, logs={where['logs']!r},"
+        "import sys\nfrom mf_rejected import deliver\n"
+        f"print(deliver.release({ID!r}, sys.stdin.buffer, records={where['records']!r}, logs={where['logs']!r},"
         f" port={exim.port}).line())"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script],
-        env={"PYTHONPATH": str(LIB)},
+        env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path.endswith("/files/lib"))},
         cwd="/",
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -416,22 +415,22 @@ def test_killed_between_the_dot_and_its_record(exim: Exim, where: dict[str, str]
 def test_a_full_disk_after_the_dot_is_no_reason_to_say_later(
     exim: Exim, where: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = release._store
+    store = deliver._store
 
     def full(record: int, words: str) -> None:
         if words.startswith("accepted"):
             raise OSError(28, "No space left on device")
         store(record, words)
 
-    monkeypatch.setattr(release, "_store", full)
+    monkeypatch.setattr(deliver, "_store", full)
     assert ask(exim, where).word == "accepted"
 
 
 def test_a_second_try_beside_the_first_waits_its_turn(
     exim: Exim, where: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(release, "BUSY", 0.0)
-    with release._record(where["records"], ID) as held:
+    monkeypatch.setattr(deliver, "BUSY", 0.0)
+    with deliver._record(where["records"], ID) as held:
         assert held is not None
         # never "later": control would go on to another MX, and the first try may be taken yet
         assert ask(exim, where) == ("unclear", "another try of this release is under way")
@@ -444,13 +443,13 @@ def test_who_cannot_look_does_not_say_that_nothing_was_taken(
     def unreadable(*_words: object) -> str:
         raise OSError(5, "Input/output error")
 
-    with release._record(where["records"], ID) as held:
+    with deliver._record(where["records"], ID) as held:
         assert held is not None
-        release._store(held, f"begun {NOW}")
-    monkeypatch.setattr(release, "logged", unreadable)
+        deliver._store(held, f"begun {NOW}")
+    monkeypatch.setattr(deliver, "logged", unreadable)
     assert ask(exim, where).word == "unclear"
-    monkeypatch.setattr(release, "logged", lambda *_words: "1a-2b-3c")
-    monkeypatch.setattr(release, "_store", unreadable)
+    monkeypatch.setattr(deliver, "logged", lambda *_words: "1a-2b-3c")
+    monkeypatch.setattr(deliver, "_store", unreadable)
     assert ask(exim, where).word == "known"
     assert exim.messages == []
 
@@ -462,12 +461,12 @@ def test_records_outlive_every_quarantine(where: dict[str, str]) -> None:
     for name, days in (("needed", longest + 1), ("old", longest + 60)):
         (folder / name).write_text("accepted\n")
         os.utime(folder / name, (NOW - days * 86400, NOW - days * 86400))
-    assert release.forget(str(folder), NOW) == 1
+    assert deliver.forget(str(folder), NOW) == 1
     assert os.listdir(folder) == ["needed"]
-    assert release.forget(str(folder / "none"), NOW) == 0
+    assert deliver.forget(str(folder / "none"), NOW) == 0
 
 
 def test_the_answer_is_one_clean_line() -> None:
-    line = release.Answer("refused", "550 evil\r\n\x1b[31m" + "x" * 1000).line()
+    line = deliver.Answer("refused", "550 evil\r\n\x1b[31m" + "x" * 1000).line()
     assert line.isprintable()
     assert len(line) < 320

@@ -17,7 +17,6 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "roles/mf_tree/files/lib/mf"
 ROLES = sorted(path.parent.parent for path in ROOT.glob("roles/*/tasks/main.yml"))
 MODULES = sorted(path.stem for path in ROOT.glob("library/*.py"))
 LAUNCHERS = sorted(path for path in ROOT.glob("roles/*/*/bin/*") if path.parts[-3] in {"files", "templates"})
@@ -223,51 +222,6 @@ def test_launchers_are_trivial(launcher: Path) -> None:
 
 def test_there_are_launchers() -> None:
     assert LAUNCHERS
-
-
-def imports(path: Path) -> set[str]:
-    """Names of the modules a file imports, relative ones as `mf.X`."""
-    found: set[str] = set()
-    parents = path.relative_to(PACKAGE.parent).parts[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = parents[: len(parents) - node.level + 1] if node.level else ()
-            base = ".".join((*above, *([node.module] if node.module else [])))
-            found.add(base)
-            found.update(f"{base}.{alias.name}" for alias in node.names)
-    return found
-
-
-# What the launchers call. They read a command line, which cron's runs don't have, through mf.cli.
-ENTRIES = {PACKAGE / "run.py", PACKAGE / "checks/due.py"}
-# These may use what Debian packages for their hosts; the core never imports them.
-OPEN = {"quarantine", "monitor", "backup"}
-CORE = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in OPEN)
-
-
-@pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_the_core_imports_the_standard_library_and_psutil_only(path: Path) -> None:
-    tops = {imported.partition(".")[0] for imported in imports(path)} - {"mf", "psutil"}
-    assert tops <= set(sys.stdlib_module_names)
-
-
-@pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_arrows_point_down(path: Path) -> None:
-    """cli -> checks -> the rest -> (state, config); checks never import each other."""
-    layer, stem = path.relative_to(PACKAGE).parts[0], path.stem
-    used = imports(path)
-    if layer != "cli" and path not in ENTRIES:
-        assert not [imported for imported in used if imported.startswith("mf.cli")]
-    if layer not in {"cli", "checks"}:
-        assert not [imported for imported in used if imported.startswith("mf.checks")]
-    if layer == "checks" and stem != "__init__":
-        own = stem.removesuffix("_cold")  # a check may have a half that is only imported when something is wrong
-        modules = {f"mf.checks.{other.stem}" for other in (PACKAGE / "checks").glob("*.py") if other.stem != "__init__"}
-        assert used & modules <= {f"mf.checks.{own}", f"mf.checks.{own}_cold"}
-    if path.relative_to(PACKAGE).parts == ("state.py",):
-        assert not [imported for imported in used if imported.startswith("mf.")]
 
 
 # --- the toolchain

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mf import service
+from mf_checks import systemd
 
 SHOWN = """MainPID=1741
 Result=success
@@ -25,19 +25,19 @@ SubState=running
 
 
 def test_what_systemctl_shows() -> None:
-    unit = service.parse(SHOWN)
+    unit = systemd.parse(SHOWN)
     assert (unit.active, unit.sub, unit.pid, unit.known) == ("active", "running", 1741, True)
     assert unit.cgroup == "/system.slice/qpsmtpd.service"
 
 
 def test_an_unknown_unit() -> None:
-    unit = service.parse("MainPID=0\nLoadState=not-found\nActiveState=inactive\nSubState=dead\n")
+    unit = systemd.parse("MainPID=0\nLoadState=not-found\nActiveState=inactive\nSubState=dead\n")
     assert (unit.active, unit.pid, unit.known) == ("inactive", 0, False)
 
 
 @given(st.text())
 def test_any_output_is_a_unit(output: str) -> None:
-    unit = service.parse(output)
+    unit = systemd.parse(output)
     assert unit.pid >= 0
     assert unit.active
 
@@ -51,9 +51,9 @@ def systemctl(folder: Path, script: str) -> str:
 
 def test_calls(tmp_path: Path) -> None:
     command = systemctl(tmp_path, f"cat <<'EOF'\n{SHOWN}EOF")
-    assert service.show("q.service", systemctl=command).pid == 1741
-    service.try_restart("q.service", 5, systemctl=command)
-    service.start("q.service", 5, systemctl=command)
+    assert systemd.show("q.service", systemctl=command).pid == 1741
+    systemd.try_restart("q.service", 5, systemctl=command)
+    systemd.start("q.service", 5, systemctl=command)
     assert (tmp_path / "calls").read_text().splitlines()[1:] == [
         "try-restart -- q.service",
         "reset-failed -- q.service",
@@ -64,29 +64,29 @@ def test_calls(tmp_path: Path) -> None:
 def test_a_failure_says_why(tmp_path: Path) -> None:
     command = systemctl(tmp_path, 'echo "Job for q.service\nfailed \033[31mred" >&2; exit 1')
     with pytest.raises(
-        service.ServiceError, match=r"systemctl try-restart failed: Job for q.service failed \\x1b\[31mred$"
+        systemd.ServiceError, match=r"systemctl try-restart failed: Job for q.service failed \\x1b\[31mred$"
     ):
-        service.try_restart("q.service", 5, systemctl=command)
+        systemd.try_restart("q.service", 5, systemctl=command)
 
 
 def test_a_hang_ends(tmp_path: Path) -> None:
     begun = time.monotonic()
-    with pytest.raises(service.ServiceError, match="took longer than 0 s"):
-        service.show("q.service", 0.3, systemctl=systemctl(tmp_path, "exec sleep 100"))
+    with pytest.raises(systemd.ServiceError, match="took longer than 0 s"):
+        systemd.show("q.service", 0.3, systemctl=systemctl(tmp_path, "exec sleep 100"))
     assert time.monotonic() - begun < 2
 
 
 def test_a_start_of_two_calls_keeps_to_one_limit(tmp_path: Path) -> None:
     command = systemctl(tmp_path, 'test "$1" = start || exec sleep 0.8; exec sleep 100')
     begun = time.monotonic()
-    with pytest.raises(service.ServiceError, match="start took longer"):
-        service.start("q.service", 1.2, systemctl=command)
+    with pytest.raises(systemd.ServiceError, match="start took longer"):
+        systemd.start("q.service", 1.2, systemctl=command)
     assert 1.1 < time.monotonic() - begun < 1.7
 
 
 def test_no_systemctl() -> None:
-    with pytest.raises(service.ServiceError, match="/none/systemctl: No such file"):
-        service.show("q.service", systemctl="/none/systemctl")
+    with pytest.raises(systemd.ServiceError, match="/none/systemctl: No such file"):
+        systemd.show("q.service", systemctl="/none/systemctl")
 
 
 def test_listeners_and_what_waits() -> None:
@@ -95,27 +95,27 @@ def test_listeners_and_what_waits() -> None:
         listener.listen(8)
         port = listener.getsockname()[1]
         clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
-        (found,) = service.listeners("127.0.0.1", port)
+        (found,) = systemd.listeners("127.0.0.1", port)
         assert found.waiting == 3
         assert found.inode == os.fstat(listener.fileno()).st_ino
         assert found.uid == os.geteuid()
-        assert service.owns(os.getpid(), found) is True
+        assert systemd.owns(os.getpid(), found) is True
         accepted, _ = listener.accept()
-        assert service.listeners("127.0.0.1", port)[0].waiting == 2
-        states = service.sessions()
+        assert systemd.listeners("127.0.0.1", port)[0].waiting == 2
+        states = systemd.sessions()
         assert states[os.fstat(listener.fileno()).st_ino].state == "listen"
         far = "{}:{}".format(*clients[0].getsockname())
         clients[0].sendall(b"x" * 10)
         clients[0].close()
         time.sleep(0.05)
-        states = service.sessions()
+        states = systemd.sessions()
         session = states[os.fstat(accepted.fileno()).st_ino]
         assert (session.state, session.sending, session.unread) == ("close-wait", 0, 11)
         assert session.remote() == far
         accepted.close()
         for client in clients:
             client.close()
-    assert service.listeners("127.0.0.1", port) == []
+    assert systemd.listeners("127.0.0.1", port) == []
 
 
 @pytest.mark.parametrize(
@@ -139,17 +139,17 @@ def test_whose_listener_takes_a_connection(bound: str, asked: str, taken: bool) 
         listener.bind((bound, 0))
         listener.listen()
         inode, port = os.fstat(listener.fileno()).st_ino, listener.getsockname()[1]
-        assert [one.inode for one in service.listeners(asked, port)] == [inode] * taken
+        assert [one.inode for one in systemd.listeners(asked, port)] == [inode] * taken
 
 
 def test_who_does_not_own_it() -> None:
     with socket.socket() as listener, subprocess.Popen(["sleep", "100"]) as other:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        (found,) = service.listeners("127.0.0.1", listener.getsockname()[1])
-        assert service.owns(other.pid, found) is False
+        (found,) = systemd.listeners("127.0.0.1", listener.getsockname()[1])
+        assert systemd.owns(other.pid, found) is False
         other.kill()
-    assert service.owns(2**22 + 1, found) is None
+    assert systemd.owns(2**22 + 1, found) is None
 
 
 @pytest.mark.skipif(sys.byteorder != "little", reason="the examples are a little-endian host's")
@@ -166,7 +166,7 @@ def test_who_does_not_own_it() -> None:
     ],
 )
 def test_the_remote_end_of_a_session(far: bytes, words: str) -> None:
-    assert service.Session("established", far=far).remote() == words
+    assert systemd.Session("established", far=far).remote() == words
 
 
 @given(st.binary(max_size=300))
@@ -174,8 +174,8 @@ def test_a_strange_table_is_read_without_harm(tmp_path_factory: pytest.TempPathF
     proc = tmp_path_factory.mktemp("proc")
     (proc / "net").mkdir()
     (proc / "net/tcp").write_bytes(b"header\n" + table)
-    service.listeners("127.0.0.1", 25, str(proc))
-    for session in service.sessions(str(proc)).values():
+    systemd.listeners("127.0.0.1", 25, str(proc))
+    for session in systemd.sessions(str(proc)).values():
         session.remote()
 
 
@@ -186,15 +186,15 @@ def test_pulse() -> None:
     with subprocess.Popen([sys.executable, "-ISc", LIVELY]) as process:
         try:
             time.sleep(0.2)
-            assert service.pulse(process.pid, watch=5) == service.TICKS
+            assert systemd.pulse(process.pid, watch=5) == systemd.TICKS
             process.send_signal(signal.SIGSTOP)
             time.sleep(0.1)
-            assert service.pulse(process.pid, watch=0.6) == service.FROZEN
+            assert systemd.pulse(process.pid, watch=0.6) == systemd.FROZEN
             process.send_signal(signal.SIGCONT)
-            assert service.pulse(process.pid, watch=5) == service.TICKS
+            assert systemd.pulse(process.pid, watch=5) == systemd.TICKS
         finally:
             process.kill()
-    assert service.pulse(process.pid, watch=0.2) == service.FROZEN
+    assert systemd.pulse(process.pid, watch=0.2) == systemd.FROZEN
 
 
 def test_a_process_that_the_kernel_holds_is_not_frozen() -> None:
@@ -204,9 +204,9 @@ def test_a_process_that_the_kernel_holds_is_not_frozen() -> None:
         try:
             give_up = time.monotonic() + 10
             # Python's own start waits for a disk now and then, too, and goes on
-            while (seen := service.pulse(process.pid, watch=0.5)) != service.BLOCKED and time.monotonic() < give_up:
+            while (seen := systemd.pulse(process.pid, watch=0.5)) != systemd.BLOCKED and time.monotonic() < give_up:
                 pass
-            assert seen == service.BLOCKED
+            assert seen == systemd.BLOCKED
         finally:
             os.killpg(process.pid, signal.SIGKILL)
 
@@ -214,22 +214,22 @@ def test_a_process_that_the_kernel_holds_is_not_frozen() -> None:
 @pytest.mark.parametrize(
     ("states", "share", "why"),
     [
-        ("SSSS", 0.0, service.FROZEN),  # asleep for longer than its second
-        ("RRRT", 0.0, service.FROZEN),
-        ("DDDD", 0.0, service.BLOCKED),
-        ("DDRR", 0.0, service.BLOCKED),
-        ("DDDT", 0.0, service.FROZEN),
-        ("RRRR", 0.04, service.STARVED),
-        ("SRRR", 0.0, service.STARVED),
-        ("RRRR", 0.9, service.FROZEN),  # an endless loop
+        ("SSSS", 0.0, systemd.FROZEN),  # asleep for longer than its second
+        ("RRRT", 0.0, systemd.FROZEN),
+        ("DDDD", 0.0, systemd.BLOCKED),
+        ("DDRR", 0.0, systemd.BLOCKED),
+        ("DDDT", 0.0, systemd.FROZEN),
+        ("RRRR", 0.04, systemd.STARVED),
+        ("SRRR", 0.0, systemd.STARVED),
+        ("RRRR", 0.9, systemd.FROZEN),  # an endless loop
     ],
 )
 def test_why_a_process_does_not_wake(states: str, share: float, why: str) -> None:
-    assert service.still(states, share) == why
+    assert systemd.still(states, share) == why
 
 
 def test_a_process_that_waits_for_a_cpu_is_not_frozen(tmp_path: Path) -> None:
     (tmp_path / "7").mkdir()
     (tmp_path / "7/stat").write_text("7 (perl) R 1 7 7 0 -1 4194560 9 9 9 9 7 3 0 0 20 0 1 0 4711 9 9 9 9 9 9 9\n")
     (tmp_path / "7/status").write_text("Name:\tperl\nvoluntary_ctxt_switches:\t5\n")
-    assert service.pulse(7, str(tmp_path), watch=0.3) == service.STARVED
+    assert systemd.pulse(7, str(tmp_path), watch=0.3) == systemd.STARVED

@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 import simulate_overload as overload
-from mf import peers
+from mf.throttle import peers
 
 # Hosts that refuse at the same moment may be too many until they have settled: two rounds, each a wait and a look.
 SETTLED = 2 * (peers.settle({}) + peers.PATIENCE) + overload.TAKING

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mf import breaker, maintenance, processes, run, service, smtp, smtp_verdict, starttls, state
-from mf.checks import smtp as hot
-from mf.checks import smtp_cold
-from mf.checks.smtp import OK
+from mf import maintenance, run, smtp, state
 from mf.smtp import ACCEPTED, CLOSED, GARBAGE, SILENT, TEMPORARY, UNREACHABLE, UNTRIED, Dialogue
-from mf.smtp_verdict import BUSY, DOWN, FOREIGN, REFUSED, STOPPED, UNKNOWN, WEDGED, Finding, View, classify
+from mf_checks import breaker, procfs, smtp_diagnose, smtp_verdict, starttls, systemd
+from mf_checks import smtp as hot
+from mf_checks.smtp import OK
+from mf_checks.smtp_verdict import BUSY, DOWN, FOREIGN, REFUSED, STOPPED, UNKNOWN, WEDGED, Finding, View, classify
 from smtp_support import server, silent, talking
 
 LIMIT = 10.0
@@ -102,8 +102,8 @@ FULL = View(children=15)
         # it has just been started, and needs a moment until it listens
         (REFUSING, View(listening=False, ours=False, age=29.9), BUSY),
         # an overloaded host isn't helped by a restart
-        (MUTE, View(ticks=False, hindrance=service.BLOCKED, waiting=9), BUSY),
-        (MUTE, View(ticks=False, hindrance=service.STARVED, children=15), BUSY),
+        (MUTE, View(ticks=False, hindrance=systemd.BLOCKED, waiting=9), BUSY),
+        (MUTE, View(ticks=False, hindrance=systemd.STARVED, children=15), BUSY),
         # it couldn't be asked
         (ended(UNTRIED, "connect"), View(), UNKNOWN),
         (ended(UNTRIED, "connect"), View(ticks=False), UNKNOWN),
@@ -164,7 +164,7 @@ views = st.builds(
     listening=st.booleans(),
     ours=st.sampled_from([True, False, None]),
     waiting=st.integers(0, 200),
-    hindrance=st.sampled_from(["", service.BLOCKED, service.STARVED]),
+    hindrance=st.sampled_from(["", systemd.BLOCKED, systemd.STARVED]),
     age=st.sampled_from([0.0, 29.0, 31.0, 1e6]),
     outdated=st.booleans(),
     configured=st.booleans(),
@@ -258,7 +258,7 @@ def places(tmp_path: Path) -> state.Places:
     return places
 
 
-class Scene(smtp_cold.Examination):
+class Scene(smtp_diagnose.Examination):
     """An examination whose hands are scripted: what each look sees, and what an action does."""
 
     def __init__(
@@ -295,7 +295,7 @@ class Scene(smtp_cold.Examination):
         self.allowed.append(limit)
         self.told_before = decided(self.places)
         if self.failure:
-            raise service.ServiceError(self.failure)
+            raise systemd.ServiceError(self.failure)
 
     def go(self) -> state.Result:
         return self.result(self.looks[0][0])
@@ -303,8 +303,8 @@ class Scene(smtp_cold.Examination):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(smtp_cold, "RETEST", 0.0)
-    monkeypatch.setattr(smtp_cold, "LOCK_WAIT", 0.1)
+    monkeypatch.setattr(smtp_diagnose, "RETEST", 0.0)
+    monkeypatch.setattr(smtp_diagnose, "LOCK_WAIT", 0.1)
 
 
 FROZEN = (MUTE, View(ticks=False))
@@ -320,10 +320,10 @@ def test_what_is_seen_of_a_process(places: state.Places, monkeypatch: pytest.Mon
         try:
             assert master.stdout is not None
             master.stdout.readline()
-            while (stat := processes.read_stat(master.pid)) and stat.state != "S":
+            while (stat := procfs.read_stat(master.pid)) and stat.state != "S":
                 time.sleep(0.01)
-            monkeypatch.setattr(service, "show", lambda _: service.Unit("active", pid=master.pid))
-            view = smtp_cold.Examination({**VALUES, "port": 1}, dry_run=True, places=places).view()
+            monkeypatch.setattr(systemd, "show", lambda _: systemd.Unit("active", pid=master.pid))
+            view = smtp_diagnose.Examination({**VALUES, "port": 1}, dry_run=True, places=places).view()
         finally:
             master.kill()
     assert view.pid == master.pid
@@ -357,7 +357,7 @@ def test_a_frozen_master_is_restarted(places: state.Places) -> None:
 def test_a_frozen_master_is_looked_at_again_briefly_and_anything_else_in_full(places: state.Places) -> None:
     frozen = Scene(places, [FROZEN, FROZEN, HEALED])
     frozen.go()
-    assert frozen.limits[0] == smtp_cold.CONFIRM
+    assert frozen.limits[0] == smtp_diagnose.CONFIRM
     deaf = (MUTE, View(waiting=3))
     for looks in ([deaf, deaf, HEALED], [GONE, GONE, HEALED]):
         scene = Scene(places, looks)
@@ -392,12 +392,16 @@ def test_an_action_leaves_time_to_test_again(places: state.Places, looks: list[t
     scene = Scene(places, looks, ago=30)
     assert scene.go().status == state.WARNING
     # the wait for it, the test after it and a moment to write it down fit into what is left
-    assert deadline - 30 - LIMIT - 2 * smtp_cold.SPARE < scene.allowed[0] <= deadline - 30 - LIMIT - smtp_cold.SPARE
+    assert (
+        deadline - 30 - LIMIT - 2 * smtp_diagnose.SPARE
+        < scene.allowed[0]
+        <= deadline - 30 - LIMIT - smtp_diagnose.SPARE
+    )
 
 
 def test_an_action_without_time_to_test_again_is_not_begun(places: state.Places) -> None:
     deadline = VALUES["deadline"]
-    scene = Scene(places, [FROZEN, FROZEN], ago=deadline - LIMIT - smtp_cold.SPARE - smtp_cold.LEAST + 0.1)
+    scene = Scene(places, [FROZEN, FROZEN], ago=deadline - LIMIT - smtp_diagnose.SPARE - smtp_diagnose.LEAST + 0.1)
     result = scene.go()
     assert scene.done == []
     assert result.status == state.CRITICAL
@@ -409,7 +413,7 @@ def test_an_action_without_time_to_test_again_is_not_begun(places: state.Places)
 def test_the_test_after_an_action_ends_before_the_deadline(places: state.Places) -> None:
     for behave in (silent, talking(late=("dot", 60))):
         with server(behave) as port:
-            scene = smtp_cold.Examination({**VALUES, "port": port}, dry_run=True, places=places)
+            scene = smtp_diagnose.Examination({**VALUES, "port": port}, dry_run=True, places=places)
             scene.give_up = time.monotonic() + 1.5  # the action took all that it was given, and more
             begun = time.monotonic()
             assert scene.retest().outcome == SILENT
@@ -430,7 +434,7 @@ def test_a_filter_slower_than_patience_is_busy_while_its_session_lives(
     places: state.Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server's end of the connection is held by this very process, which is here the master and its session."""
-    monkeypatch.setattr(service, "show", lambda _: service.Unit("active", pid=os.getppid()))
+    monkeypatch.setattr(systemd, "show", lambda _: systemd.Unit("active", pid=os.getppid()))
     values = {**VALUES, "dialogue": 0.3, "patience": 0.6}
     with server(talking(late=("dot", 60))) as port:
         first = smtp.transaction(
@@ -450,7 +454,7 @@ def test_a_session_held_by_no_child_of_the_master_is_gone(monkeypatch: pytest.Mo
 
     def ask(here: str) -> bool | None:
         for pid in (os.getppid(), os.getpid(), 0):
-            monkeypatch.setattr(service, "show", lambda _, pid=pid: service.Unit("active", pid=pid))
+            monkeypatch.setattr(systemd, "show", lambda _, pid=pid: systemd.Unit("active", pid=pid))
             found.append(look(here))
         found.append(look("127.0.0.1:1"))
         return None
@@ -466,7 +470,7 @@ def test_a_process_gone_without_an_answer_is_confirmed_briefly_and_restarted(pla
     scene = Scene(places, [gone, gone, HEALED])
     result = scene.go()
     assert scene.done == ["restart"]
-    assert scene.limits[0] == smtp_cold.CONFIRM
+    assert scene.limits[0] == smtp_diagnose.CONFIRM
     assert result.summary.startswith(
         "restarted, works again; it was WEDGED: silence after the final dot: the session's"
     )
@@ -490,9 +494,9 @@ def test_an_outdated_service_that_refuses_the_canary_is_restarted(places: state.
 
 
 def test_what_is_seen_of_configuration_and_release(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "show", lambda _: service.Unit("active", started=100.0))
+    monkeypatch.setattr(systemd, "show", lambda _: systemd.Unit("active", started=100.0))
     os.makedirs(places.etc + "/qpsmtpd")
-    scene = smtp_cold.Examination({**VALUES, "port": 1}, dry_run=True, places=places)
+    scene = smtp_diagnose.Examination({**VALUES, "port": 1}, dry_run=True, places=places)
 
     def seen() -> tuple[bool, bool]:
         view = scene.view()
@@ -510,16 +514,16 @@ def test_the_deadline_counts_from_the_first_look(places: state.Places) -> None:
         begun = time.monotonic()
         rest = hot.look(places, {**VALUES, "port": port, "dialogue": 0.3})
         assert not isinstance(rest, state.Result)
-    examined: list[smtp_cold.Examination] = []
+    examined: list[smtp_diagnose.Examination] = []
 
-    def result(self: smtp_cold.Examination, first: Dialogue) -> state.Result:
+    def result(self: smtp_diagnose.Examination, first: Dialogue) -> state.Result:
         examined.append(self)
         return state.Result("smtp", state.OK, first.words())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(smtp_cold.Examination, "result", result)
+        patch.setattr(smtp_diagnose.Examination, "result", result)
         rest(False)
-    assert examined[0].give_up - VALUES["deadline"] + smtp_cold.SPARE == pytest.approx(begun, abs=0.1)
+    assert examined[0].give_up - VALUES["deadline"] + smtp_diagnose.SPARE == pytest.approx(begun, abs=0.1)
 
 
 def test_a_second_look_that_is_fine_acts_not(places: state.Places) -> None:
@@ -564,7 +568,7 @@ def test_a_host_that_cannot_ask_acts_not(places: state.Places) -> None:
 def test_an_unknown_between_ends_no_busy(places: state.Places) -> None:
     class Blind(Scene):
         def view(self) -> View:
-            raise service.ServiceError("systemctl show took longer than 5 s")
+            raise systemd.ServiceError("systemctl show took longer than 5 s")
 
     class Late(Scene):
         def view(self) -> View:
@@ -640,7 +644,7 @@ def test_a_restart_that_did_not_cure_is_not_repeated_before_something_changes(
 ) -> None:
     clock, start = [10_000.0], ["first"]
     monkeypatch.setattr(state, "boottime", lambda: clock[0])
-    monkeypatch.setattr(smtp_cold, "service_start", lambda _: start[0])
+    monkeypatch.setattr(smtp_diagnose, "service_start", lambda _: start[0])
     os.makedirs(os.path.dirname(places.current), exist_ok=True)
     os.symlink("releases/one", places.current)
 
@@ -705,7 +709,7 @@ def test_a_restart_that_never_works_opens_the_breaker(places: state.Places, monk
 def test_what_stands_behind_cannot_be_seen(places: state.Places) -> None:
     class Blind(Scene):
         def view(self) -> View:
-            raise service.ServiceError("systemctl show took longer than 5 s")
+            raise systemd.ServiceError("systemctl show took longer than 5 s")
 
     scene = Blind(places, [FROZEN])
     assert scene.go().status == state.UNKNOWN
@@ -762,7 +766,7 @@ def test_a_good_handshake_counts_for_a_while(
         tries.append(1)
         return attempt()
 
-    monkeypatch.setattr(smtp_cold.Examination, "handshake", shake)
+    monkeypatch.setattr(smtp_diagnose.Examination, "handshake", shake)
     monkeypatch.setattr(hot, "STARTS", f"{tmp_path}/start:")
     os.symlink("first", f"{tmp_path}/start:qpsmtpd.service")
     with server(talking()) as port:
@@ -793,7 +797,7 @@ def test_a_good_handshake_counts_for_a_while(
 
 
 def test_a_broken_handshake_is_tried_again_each_run(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(smtp_cold.Examination, "handshake", lambda _: attempt("silence at tls"))
+    monkeypatch.setattr(smtp_diagnose.Examination, "handshake", lambda _: attempt("silence at tls"))
     with server(talking()) as port:
         for _ in range(2):
             outcome = hot.look(places, {**VALUES, "port": port})

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mf import smtp, starttls
+from mf import smtp
+from mf_checks import starttls
 from smtp_support import Behaviour, server, silent, talking
 
 HELLO = b"250-here\r\n250 STARTTLS\r\n"

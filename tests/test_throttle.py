@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mf import decisions, firewall, lease, marker, state, throttle
-from mf.cli import throttle as command
-from mf.peers import SPREAD, Sight, settle
+from mf import decisions, state
+from mf.command import throttle as command
+from mf.throttle import control, firewall, lease, marker
+from mf.throttle.peers import SPREAD, Sight, settle
 from throttle_support import Clock, Host
 
 DOWN = firewall.FirewallError("/usr/sbin/nft can't be run: it is missing; install the package nftables")
@@ -34,8 +35,8 @@ def host(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Host:
     return host
 
 
-def control(host: Host, **options: Any) -> throttle.Control:
-    return throttle.Control(host.places, host.settings, epoch=host.clock.epoch, sleep=host.clock.sleep, **options)
+def controller(host: Host, **options: Any) -> control.Control:
+    return control.Control(host.places, host.settings, epoch=host.clock.epoch, sleep=host.clock.sleep, **options)
 
 
 def status(host: Host) -> marker.Status:
@@ -55,7 +56,7 @@ def sound(host: Host) -> None:
 
 
 def test_on_and_off(host: Host) -> None:
-    outcome = control(host).on("operator", "disk swap", 900)
+    outcome = controller(host).on("operator", "disk swap", 900)
     assert outcome.changed
     assert outcome.actions == [
         "operator takes a lease that refuses mail",
@@ -63,14 +64,14 @@ def test_on_and_off(host: Host) -> None:
     ]
     assert status(host).words() == "throttled, refusing new mail: operator (disk swap, 15 min left)"
     sound(host)
-    outcome = control(host).off("operator")
+    outcome = controller(host).off("operator")
     assert outcome.actions == ["operator gives its lease back", "accept new connections again"]
     sound(host)
     assert [(one["action"], one["outcome"]) for one in host.decisions()] == [("throttle", "done"), ("release", "done")]
 
 
 def test_the_marker_of_a_contract(host: Host) -> None:
-    control(host).on("operator", "disk swap", 900)
+    controller(host).on("operator", "disk swap", 900)
     assert json.loads(host.marker.read_text()) == {
         "leases": [{"owner": "operator", "reason": "disk swap", "since": 5000.0, "until": 5900.0, "refuse": True}],
         "refusing": True,
@@ -82,22 +83,22 @@ def test_the_marker_of_a_contract(host: Host) -> None:
 
 
 def test_the_kernel_ends_it_when_nobody_renews(host: Host) -> None:
-    control(host).on("load", "", 300)
+    controller(host).on("load", "", 300)
     host.clock.sleep(299)
     assert host.kernel.refused == [25]
     host.clock.sleep(1)
     assert host.kernel.refused == []
     assert not status(host).throttled
     assert not status(host).refusing
-    assert control(host).reconcile().actions == ["the lease of load has ended"]
+    assert controller(host).reconcile().actions == ["the lease of load has ended"]
     sound(host)
 
 
 def test_a_renewal_prolongs_and_is_no_change(host: Host) -> None:
-    control(host).on("load", "load 9", 300)
+    controller(host).on("load", "load 9", 300)
     for _ in range(200):
         host.clock.sleep(120)
-        assert not control(host).on("load", "load 9.1", 300).changed
+        assert not controller(host).on("load", "load 9.1", 300).changed
         assert host.kernel.refused == [25]
     assert len(host.decisions()) == 1
     host.clock.sleep(299)
@@ -105,29 +106,29 @@ def test_a_renewal_prolongs_and_is_no_change(host: Host) -> None:
 
 
 def test_a_hold_has_no_end(host: Host) -> None:
-    control(host).on("deploy", "gate", None)
+    controller(host).on("deploy", "gate", None)
     host.clock.sleep(400 * 86400)
     assert host.kernel.refused == [25]
     assert status(host).held
-    control(host).off("deploy")
+    controller(host).off("deploy")
     sound(host)
 
 
 def test_a_lease_that_only_marks(host: Host) -> None:
-    control(host).on("backup", "", 60, refuse=False)
+    controller(host).on("backup", "", 60, refuse=False)
     assert status(host).throttled
     assert not status(host).refusing
     sound(host)
 
 
 def test_owners_do_not_disturb_each_other(host: Host) -> None:
-    control(host).on("a", "", 60)
-    control(host).on("b", "", 600, refuse=False)
-    control(host).on("c", "", 90)
+    controller(host).on("a", "", 60)
+    controller(host).on("b", "", 600, refuse=False)
+    controller(host).on("c", "", 90)
     host.clock.sleep(70)
     assert [one.owner for one in status(host).leases] == ["b", "c"]
     assert host.kernel.refused == [25]
-    control(host).off("c")
+    controller(host).off("c")
     assert host.kernel.refused == []
     assert status(host).throttled
 
@@ -135,7 +136,7 @@ def test_owners_do_not_disturb_each_other(host: Host) -> None:
 def test_a_host_without_smtp_is_only_marked(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host(tmp_path, clock, ports=())
     monkeypatch.setattr(firewall, "_run", lambda *_: pytest.fail("nft has no business here"))
-    outcome = control(host).on("load", "load 9", 300)
+    outcome = controller(host).on("load", "load 9", 300)
     assert outcome.after.throttled
     assert not outcome.after.wrong
 
@@ -143,20 +144,20 @@ def test_a_host_without_smtp_is_only_marked(tmp_path: Path, clock: Clock, monkey
 def test_nonsense_changes_nothing(host: Host) -> None:
     for owner, reason, ttl in (("Bob", "", 60.0), ("a", "x\ny", 60.0), ("a", "", -5.0)):
         with pytest.raises(lease.LeaseError):
-            control(host).on(owner, reason, ttl)
+            controller(host).on(owner, reason, ttl)
     assert not host.marker.exists()
     assert not host.kernel.batches
 
 
 def test_dry_run_says_what_it_would_do_and_does_nothing(host: Host) -> None:
     before = sorted(path for path in host.root.rglob("*"))
-    outcome = control(host, dry_run=True).on("operator", "", 60)
+    outcome = controller(host, dry_run=True).on("operator", "", 60)
     assert outcome.actions == ["operator takes a lease that refuses mail", "refuse new connections to port 25 for 60 s"]
     assert sorted(path for path in host.root.rglob("*")) == before
     assert not host.kernel.batches
-    control(host).on("operator", "", 60)
+    controller(host).on("operator", "", 60)
     text = host.marker.read_text()
-    assert control(host, dry_run=True).off("operator").actions == [
+    assert controller(host, dry_run=True).off("operator").actions == [
         "operator gives its lease back",
         "accept new connections again",
     ]
@@ -167,10 +168,10 @@ def test_dry_run_says_what_it_would_do_and_does_nothing(host: Host) -> None:
 
 
 def test_nft_flushed(host: Host) -> None:
-    control(host).on("operator", "", 900)
+    controller(host).on("operator", "", 900)
     host.clock.sleep(100)
     host.kernel.flush_ruleset()
-    assert control(host).reconcile().actions == ["refuse new connections to port 25 for 13 min"]
+    assert controller(host).reconcile().actions == ["refuse new connections to port 25 for 13 min"]
     sound(host)
     host.clock.sleep(799)
     assert host.kernel.refused == [25]
@@ -179,25 +180,25 @@ def test_nft_flushed(host: Host) -> None:
 
 
 def test_rules_flushed(host: Host) -> None:
-    control(host).on("operator", "", 900)
+    controller(host).on("operator", "", 900)
     host.kernel.rules = False
-    control(host).reconcile()
+    controller(host).reconcile()
     sound(host)
 
 
 def test_firewall_refuses_without_any_lease(host: Host) -> None:
     host.kernel.table = host.kernel.rules = True
     host.kernel.elements = {25: None, 587: host.clock.boot + 50}
-    assert control(host).reconcile().actions == ["accept new connections again"]
+    assert controller(host).reconcile().actions == ["accept new connections again"]
     assert not host.kernel.elements
 
 
 def test_marker_deleted(host: Host) -> None:
-    control(host).on("operator", "r", 900)
-    control(host).on("load", "", 300)
+    controller(host).on("operator", "r", 900)
+    controller(host).on("load", "", 300)
     host.marker.unlink()
     host.clock.sleep(10)
-    outcome = control(host).reconcile()
+    outcome = controller(host).reconcile()
     assert "put back the leases of operator" in outcome.actions
     assert [(one.owner, one.until) for one in status(host).leases] == [("operator", 5900.0)]
     sound(host)
@@ -243,10 +244,10 @@ DAMAGES = [garbage, huge, symlink, dangling, fifo, folder, truncated]
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_marker_counts_as_absent_and_is_repaired(host: Host, damage: Callable[[Path], None]) -> None:
-    control(host).on("operator", "r", 900)
+    controller(host).on("operator", "r", 900)
     damage(host.marker)
     assert not status(host).throttled
-    outcome = control(host).reconcile()
+    outcome = controller(host).reconcile()
     assert any("replace the marker" in action for action in outcome.actions)
     assert [one.owner for one in status(host).leases] == ["operator"]
     assert not host.marker.is_symlink()
@@ -257,31 +258,31 @@ def test_a_damaged_marker_counts_as_absent_and_is_repaired(host: Host, damage: C
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_on_disk_is_replaced(host: Host, damage: Callable[[Path], None]) -> None:
-    control(host).on("operator", "r", 900)
+    controller(host).on("operator", "r", 900)
     damage(host.disk)
-    control(host).reconcile()
+    controller(host).reconcile()
     assert [one["owner"] for one in json.loads(host.disk.read_text())["leases"]] == ["operator"]
     damage(host.disk)
-    control(host).off("operator")
+    controller(host).off("operator")
     sound(host)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_both_damaged_is_no_lease_and_mail_flows(host: Host, damage: Callable[[Path], None]) -> None:
-    control(host).on("operator", "r", 900)
+    controller(host).on("operator", "r", 900)
     damage(host.disk)
     damage(host.marker)
-    control(host).reconcile()
+    controller(host).reconcile()
     assert host.kernel.refused == []
     sound(host)
 
 
 def test_reboot_puts_back_what_an_operator_asked_for(host: Host) -> None:
-    control(host).on("operator", "disk swap", 900)
-    control(host).on("load", "", 300)
-    control(host).on("deploy", "gate", None)
+    controller(host).on("operator", "disk swap", 900)
+    controller(host).on("load", "", 300)
+    controller(host).on("deploy", "gate", None)
     host.reboot(seconds=100)
-    outcome = control(host).reconcile(ensure_table=True)
+    outcome = controller(host).reconcile(ensure_table=True)
     assert [(one.owner, one.left(12.0)) for one in outcome.after.leases] == [
         ("deploy", None),
         ("operator", pytest.approx(800)),
@@ -290,25 +291,25 @@ def test_reboot_puts_back_what_an_operator_asked_for(host: Host) -> None:
 
 
 def test_reboot_later_than_the_lease(host: Host) -> None:
-    control(host).on("operator", "", 900)
+    controller(host).on("operator", "", 900)
     host.reboot(seconds=901)
-    control(host).reconcile(ensure_table=True)
+    controller(host).reconcile(ensure_table=True)
     assert host.kernel.table
     sound(host)
 
 
 @pytest.mark.parametrize("step", [-86400, 86400])
 def test_a_clock_step_changes_nothing(host: Host, step: float) -> None:
-    control(host).on("operator", "", 900)
+    controller(host).on("operator", "", 900)
     host.clock.epoch_offset += step
-    assert not control(host).reconcile().changed
+    assert not controller(host).reconcile().changed
     assert status(host).leases[0].left(host.clock.boot) == 900
     # not even when the marker is lost in that very moment, or the host reboots after one look
     host.marker.unlink()
-    control(host).reconcile()
+    controller(host).reconcile()
     assert status(host).leases[0].left(host.clock.boot) == 900
     host.reboot(seconds=100)
-    control(host).reconcile()
+    controller(host).reconcile()
     assert status(host).leases[0].left(host.clock.boot) == pytest.approx(800)
 
 
@@ -323,12 +324,12 @@ def test_killed_anywhere_the_next_run_completes_it(
 ) -> None:
     """Dies before the n-th write, removal or nft call; then check-load reconciles."""
     if verb == "off":
-        control(host).on("operator", "", 900)
+        controller(host).on("operator", "", 900)
     calls = 0
     # the originals, for each is replaced below
     parts: list[tuple[Any, str, Any]] = [
-        (throttle, "_replace", throttle._replace),
-        (throttle, "_unlink", throttle._unlink),
+        (control, "_replace", control._replace),
+        (control, "_unlink", control._unlink),
         (firewall, "_run", firewall._run),
     ]
 
@@ -346,12 +347,12 @@ def test_killed_anywhere_the_next_run_completes_it(
         monkeypatch.setattr(module, name, dying(function))
     died = False
     try:
-        control(host).on("operator", "", 900) if verb == "on" else control(host).off("operator")
+        controller(host).on("operator", "", 900) if verb == "on" else controller(host).off("operator")
     except KilledError:
         died = True
     for module, name, function in parts:
         monkeypatch.setattr(module, name, function)
-    control(host).reconcile()
+    controller(host).reconcile()
     sound(host)
     asked = [one.owner for one in status(host).leases] == (["operator"] if verb == "on" else [])
     # before the marker was written (the boot token comes first) nothing had been promised; afterwards it is kept
@@ -385,9 +386,9 @@ def test_whatever_happens_one_look_makes_it_sound(
         for step in plan:
             match step:
                 case ("on", owner, ttl, refuse):
-                    control(host).on(owner, "", ttl, refuse=refuse)
+                    controller(host).on(owner, "", ttl, refuse=refuse)
                 case ("off", owner):
-                    control(host).off(owner)
+                    controller(host).off(owner)
                 case ("sleep", seconds):
                     clock.sleep(seconds)
                 case ("flush",):
@@ -403,11 +404,11 @@ def test_whatever_happens_one_look_makes_it_sound(
                 case ("step",):
                     clock.epoch_offset += 86400
                 case _:
-                    control(host).reconcile()
+                    controller(host).reconcile()
             # whatever is broken, the kernel never refuses longer than some lease said, holds apart
             assert all(end is None or end <= clock.boot + 300 for end in host.kernel.elements.values())
         host.kernel.stuck = None
-        control(host).reconcile()
+        controller(host).reconcile()
         sound(host)
 
 
@@ -416,24 +417,24 @@ def test_whatever_happens_one_look_makes_it_sound(
 
 def test_nft_missing_leaves_the_marker(host: Host) -> None:
     host.kernel.broken = DOWN
-    outcome = control(host).on("load", "load 9", 300)
+    outcome = controller(host).on("load", "load 9", 300)
     assert status(host).throttled
     assert outcome.after.wrong
     assert outcome.warnings == [str(DOWN)]
     assert host.decisions()[-1]["outcome"] == "failed"
     host.kernel.broken = None
-    control(host).reconcile()
+    controller(host).reconcile()
     sound(host)
 
 
 def test_off_that_the_firewall_does_not_hear_is_told_and_tried_again(host: Host) -> None:
-    control(host).on("operator", "", None)
+    controller(host).on("operator", "", None)
     host.kernel.stuck = DOWN
-    outcome = control(host).off("operator")
+    outcome = controller(host).off("operator")
     assert outcome.after.wrong
     assert status(host).words() == "not throttled, but STILL refusing new mail"
     host.kernel.stuck = None
-    assert control(host).reconcile().actions == ["accept new connections again"]
+    assert controller(host).reconcile().actions == ["accept new connections again"]
     sound(host)
 
 
@@ -451,7 +452,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, where: str, error: int) -> None:
 @pytest.mark.parametrize("error", [28, 30])
 def test_a_full_or_read_only_disk_still_throttles(host: Host, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
     failing(monkeypatch, "/mf/var/", error)
-    outcome = control(host).on("operator", "", 900)
+    outcome = controller(host).on("operator", "", 900)
     assert host.kernel.refused == [25]
     assert len(outcome.warnings) == 1
     assert "won't survive a reboot" in outcome.warnings[0]
@@ -460,16 +461,16 @@ def test_a_full_or_read_only_disk_still_throttles(host: Host, monkeypatch: pytes
 def test_a_lease_that_cannot_be_removed_from_disk_does_not_come_back(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    control(host).on("operator", "", 900)
+    controller(host).on("operator", "", 900)
 
     def read_only(path: str) -> None:
         if "/mf/var/" in path:
             raise OSError(30, os.strerror(30))
         os.unlink(path)
 
-    monkeypatch.setattr(throttle, "_unlink", read_only)
-    assert "a reboot would put the lease back" in control(host).off("operator").warnings[0]
-    control(host).reconcile()
+    monkeypatch.setattr(control, "_unlink", read_only)
+    assert "a reboot would put the lease back" in controller(host).off("operator").warnings[0]
+    controller(host).reconcile()
     assert not status(host).throttled
     assert host.kernel.refused == []
 
@@ -478,26 +479,26 @@ def test_a_lease_that_cannot_be_removed_from_disk_does_not_come_back(
 def test_a_hold_given_back_on_a_full_tmpfs_does_not_come_back(
     host: Host, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
-    control(host).on(other, "", 900, refuse=False)
-    control(host).on("deploy", "gate", None)
+    controller(host).on(other, "", 900, refuse=False)
+    controller(host).on("deploy", "gate", None)
     failing(monkeypatch, "/run/mf/", 28)
-    assert not control(host).off("deploy").unmarked
+    assert not controller(host).off("deploy").unmarked
     monkeypatch.undo()
     monkeypatch.setattr(state, "boottime", host.clock.now)
     monkeypatch.setattr(firewall, "_run", host.kernel.run)
-    control(host).reconcile()
+    controller(host).reconcile()
     assert [one.owner for one in status(host).leases] == [other]
     assert host.kernel.refused == []
     sound(host)
 
 
 def test_a_full_tmpfs_takes_what_fits_into_the_old_marker(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    control(host).on("a", "", 900)
+    controller(host).on("a", "", 900)
     failing(monkeypatch, "/run/mf/", 28)
-    assert not control(host).on("b", "", 900).unmarked
+    assert not controller(host).on("b", "", 900).unmarked
     assert [one.owner for one in status(host).leases] == ["a", "b"]
     for number in range(20):
-        outcome = control(host).on(f"c{number}", "x" * 200, 900)
+        outcome = controller(host).on(f"c{number}", "x" * 200, 900)
     assert outcome.unmarked
     # what didn't fit has left a whole marker behind
     assert [one.owner for one in status(host).leases][:2] == ["a", "b"]
@@ -514,7 +515,7 @@ def test_a_spoilt_marker_that_fills_the_tmpfs_makes_room(host: Host, monkeypatch
         real(path, *words, **options)
 
     monkeypatch.setattr(state, "write_atomic", full)
-    assert not control(host).on("operator", "", 900).unmarked
+    assert not controller(host).on("operator", "", 900).unmarked
     assert [one.owner for one in status(host).leases] == ["operator"]
     sound(host)
 
@@ -522,20 +523,20 @@ def test_a_spoilt_marker_that_fills_the_tmpfs_makes_room(host: Host, monkeypatch
 def test_only_a_plain_marker_is_written_in_its_place(host: Host) -> None:
     os.mkfifo(host.marker)
     with pytest.raises(OSError, match=r"No space left|No such device"):
-        throttle._overwrite(str(host.marker), b"x")
+        control._overwrite(str(host.marker), b"x")
 
 
 def test_without_a_marker_the_firewall_still_works(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, "/run/mf/throttled", 28)
-    outcome = control(host).on("operator", "", 900)
+    outcome = controller(host).on("operator", "", 900)
     assert host.kernel.refused == [25]
     assert any("can't be written" in warning for warning in outcome.warnings)
 
 
 def test_somebody_else_at_work(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throttle, "LOCK_WAIT", 0.0)
-    with state.Lock(host.places, throttle.LOCK), pytest.raises(throttle.ThrottleError, match="try again"):
-        control(host).on("operator", "", 60)
+    monkeypatch.setattr(control, "LOCK_WAIT", 0.0)
+    with state.Lock(host.places, control.LOCK), pytest.raises(control.ThrottleError, match="try again"):
+        controller(host).on("operator", "", 60)
 
 
 # --- the fleet's budget
@@ -567,7 +568,7 @@ def member(host: Host) -> Host:
 def test_budget_left(member: Host) -> None:
     fleet = Fleet(BOTH)
     start = member.clock.boot
-    outcome = control(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True)
+    outcome = controller(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True)
     assert outcome.after.refusing
     assert fleet.looks == 2
     assert member.clock.boot - start == settle({})
@@ -578,15 +579,15 @@ def test_load_waits_for_its_turn_and_a_renewal_does_not(member: Host) -> None:
     member.settings["fleet"]["peers"] = [{"name": name, "address": "192.0.2.1", "port": 25} for name in ("mx3", "mx1")]
     fleet = Fleet(BOTH)
     start = member.clock.boot
-    control(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True)
+    controller(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True)
     assert member.clock.boot - start == pytest.approx(SPREAD / 3 + settle({}))
     start = member.clock.boot
-    control(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True)
+    controller(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True)
     assert member.clock.boot == start
 
 
 def test_over_budget_load_only_marks(member: Host) -> None:
-    outcome = control(member, look=Fleet(ONE).look).on("load", "load 9", 300, mark_instead=True)
+    outcome = controller(member, look=Fleet(ONE).look).on("load", "load 9", 300, mark_instead=True)
     assert outcome.after.throttled
     assert not outcome.after.refusing
     assert outcome.over_budget == "over budget: 1 of 2 peers accept mail; 2 must"
@@ -594,17 +595,17 @@ def test_over_budget_load_only_marks(member: Host) -> None:
 
 
 def test_over_budget_an_operator_is_told_and_nothing_changes(member: Host) -> None:
-    with pytest.raises(throttle.OverBudgetError, match="--force"):
-        control(member, look=Fleet(ONE).look).on("operator", "", 900)
+    with pytest.raises(control.OverBudgetError, match="--force"):
+        controller(member, look=Fleet(ONE).look).on("operator", "", 900)
     assert not member.marker.exists()
 
 
 @pytest.mark.parametrize("sights", [(ONE,), (BOTH, ONE, ONE)])
 def test_over_budget_an_operators_own_mark_stays_as_it_was(member: Host, sights: tuple[Any, ...]) -> None:
-    control(member, look=Fleet(NOBODY).look).on("operator", "disk swap", 900, refuse=False)
+    controller(member, look=Fleet(NOBODY).look).on("operator", "disk swap", 900, refuse=False)
     before = marker.current(member.places).leases
-    with pytest.raises(throttle.OverBudgetError):
-        control(member, look=Fleet(*sights).look).on("operator", "all of it", 60)
+    with pytest.raises(control.OverBudgetError):
+        controller(member, look=Fleet(*sights).look).on("operator", "all of it", 60)
     assert [(one.owner, one.reason, one.refuse, one.until) for one in marker.current(member.places).leases] == [
         (one.owner, one.reason, one.refuse, one.until) for one in before
     ]
@@ -615,13 +616,13 @@ def test_over_budget_an_operators_own_mark_stays_as_it_was(member: Host, sights:
 @pytest.mark.parametrize("options", [{"force": True, "ttl": 900.0}, {"ttl": None}, {"refuse": False, "ttl": 900.0}])
 def test_force_a_hold_and_a_mere_mark_ask_nobody(member: Host, options: dict[str, Any]) -> None:
     fleet = Fleet(NOBODY)
-    control(member, look=fleet.look).on("operator", "", **options)
+    controller(member, look=fleet.look).on("operator", "", **options)
     assert fleet.looks == 0
 
 
 def test_two_at_once_the_lower_rank_yields(member: Host) -> None:
     fleet = Fleet(BOTH, ONE)
-    outcome = control(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True)
+    outcome = controller(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True)
     assert outcome.over_budget
     assert member.kernel.refused == []
     assert status(member).throttled
@@ -631,31 +632,31 @@ def test_two_at_once_the_lower_rank_yields(member: Host) -> None:
 def test_two_at_once_the_higher_rank_stays_when_the_other_has_yielded(member: Host) -> None:
     member.settings["host"] = "mx9"
     fleet = Fleet(BOTH, ONE, BOTH)
-    assert control(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True).after.refusing
+    assert controller(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True).after.refusing
     assert fleet.looks == 3
 
 
 def test_the_higher_rank_yields_when_the_other_has_died(member: Host) -> None:
     member.settings["host"] = "mx9"
-    outcome = control(member, look=Fleet(BOTH, ONE, ONE).look).on("load", "load 9", 300, mark_instead=True)
+    outcome = controller(member, look=Fleet(BOTH, ONE, ONE).look).on("load", "load 9", 300, mark_instead=True)
     assert outcome.over_budget
     assert member.kernel.refused == []
 
 
 def test_an_operator_that_yields_gives_the_lease_back(member: Host) -> None:
-    with pytest.raises(throttle.OverBudgetError):
-        control(member, look=Fleet(BOTH, ONE).look).on("operator", "", 900)
+    with pytest.raises(control.OverBudgetError):
+        controller(member, look=Fleet(BOTH, ONE).look).on("operator", "", 900)
     sound(member)
     assert not status(member).throttled
 
 
 def test_a_renewal_by_load_looks_once_and_yields_whatever_its_rank(member: Host) -> None:
     member.settings["host"] = "mx9"
-    control(member, look=Fleet(BOTH).look).on("load", "load 9", 300, mark_instead=True)
+    controller(member, look=Fleet(BOTH).look).on("load", "load 9", 300, mark_instead=True)
     fleet = Fleet(BOTH)
-    control(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True)
+    controller(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True)
     assert fleet.looks == 1
-    outcome = control(member, look=Fleet(ONE).look).on("load", "load 9", 300, mark_instead=True)
+    outcome = controller(member, look=Fleet(ONE).look).on("load", "load 9", 300, mark_instead=True)
     assert outcome.over_budget
     assert member.kernel.refused == []
 
@@ -726,20 +727,20 @@ def test_exit_code_when_refusal_is_not_in_force(host: Host, capsys: pytest.Captu
 
 
 def test_a_damaged_lease_on_disk_is_told_and_the_others_are_put_back(host: Host) -> None:
-    control(host).on("a", "", 900)
-    control(host).on("b", "", 900)
+    controller(host).on("a", "", 900)
+    controller(host).on("b", "", 900)
     kept = json.loads(host.disk.read_text())
     kept["leases"][0]["refuse"] = "yes"
     host.disk.write_text(json.dumps(kept))
     host.reboot()
-    outcome = control(host).reconcile()
+    outcome = controller(host).reconcile()
     assert outcome.warnings == ["a lease on disk was left out: refuse must be true or false"]
     assert [one.owner for one in status(host).leases] == ["b"]
     sound(host)
 
 
 def test_status_says_that_the_marker_is_lost(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
-    control(host).on("operator", "", 60)
+    controller(host).on("operator", "", 60)
     host.marker.unlink()
     assert run(host, "status") == 2
     assert "the marker is lost, the host was refusing" in capsys.readouterr().err
@@ -750,21 +751,21 @@ def test_status_says_that_the_marker_is_lost(host: Host, capsys: pytest.CaptureF
 
 
 def test_without_room_for_its_stamp_every_run_compares(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    control(host).reconcile()
+    controller(host).reconcile()
     failing(monkeypatch, "/run/mf/reconciled", 28)
-    assert "reconciled can't be written" in control(host).on("operator", "", 60).warnings[0]
+    assert "reconciled can't be written" in controller(host).on("operator", "", 60).warnings[0]
     assert not Path(marker.stamp(host.places)).exists()
 
 
 def test_wait_ends_with_the_lease(host: Host) -> None:
-    control(host).on("backup", "", 60, refuse=False)
+    controller(host).on("backup", "", 60, refuse=False)
     start = host.clock.boot
     assert not command.wait(host.places, 600, sleep=host.clock.sleep, clock=host.clock.now).throttled
     assert 60 <= host.clock.boot - start <= 60 + command.POLL
 
 
 def test_wait_gives_up(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
-    control(host).on("deploy", "gate", None)
+    controller(host).on("deploy", "gate", None)
     start = host.clock.boot
     assert command.wait(host.places, 600, sleep=host.clock.sleep, clock=host.clock.now).throttled
     assert host.clock.boot - start == 600
@@ -789,7 +790,7 @@ def test_run_takes_the_command_as_it_is(host: Host, monkeypatch: pytest.MonkeyPa
 def test_run_says_so_when_it_ran_throttled(
     host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    control(host).on("deploy", "gate", None)
+    controller(host).on("deploy", "gate", None)
     monkeypatch.setattr(command, "wait", lambda places, *_, **__: marker.current(places))
     monkeypatch.setattr(os, "execvp", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
     assert run(host, "run", "--", "x") == 126
@@ -799,7 +800,7 @@ def test_run_says_so_when_it_ran_throttled(
 def test_interrupted_waiting_is_quiet(
     host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    control(host).on("deploy", "gate", None)
+    controller(host).on("deploy", "gate", None)
 
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mf import firewall, state
+from mf import state
+from mf.throttle import firewall
 
 # what nft 1.0.6 on Debian 12 prints for our table, elements left out
 TABLE: list[dict[str, Any]] = [

@@ -19,7 +19,7 @@ from typing import Any
 
 import page_support
 import pytest
-from mf.monitor import render
+from mf_monitor.page import render
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]

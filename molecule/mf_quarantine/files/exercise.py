@@ -347,7 +347,7 @@ NEXT = """
 import json, shutil, sys
 from pathlib import Path
 sys.path.insert(0, "/mf/lib")
-from mf.quarantine import database, schema
+from mf_quarantine import database, schema
 
 folder, name, account = Path(sys.argv[1]), "mf_quarantine_next", "mf-quarantine-next"
 server = database.Database(name="", user="root", check=False)

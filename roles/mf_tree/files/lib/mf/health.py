@@ -29,7 +29,8 @@ from __future__ import annotations
 
 import posix
 
-from . import VERSION, config, maintenance, marker, state, text
+from . import VERSION, config, maintenance, state, text
+from .throttle import marker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

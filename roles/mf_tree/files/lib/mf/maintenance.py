@@ -48,7 +48,8 @@ def on(places: state.Places, owner: str, reason: str, ttl: float, *, dry_run: bo
 
     From the marker on no check begins an action; one under way holds the action lock, and is waited for.
     """
-    from . import decisions, lease, text
+    from . import decisions, text
+    from .throttle import lease
 
     lease.check_owner(owner)
     lease.check_reason(reason)

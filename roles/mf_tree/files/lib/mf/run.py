@@ -205,9 +205,9 @@ def main(check: Check, argv: Sequence[str], *, generation: str, **values: Any) -
     """
     dry_run = as_json = False
     if argv:
-        from .cli import checks
+        from . import arguments
 
-        dry_run, as_json = checks.one(check.name, argv)
+        dry_run, as_json = arguments.one(check.name, argv)
     posix._exit(execute(Run(check, values, generation, state.Places(), dry_run, as_json)))
 
 

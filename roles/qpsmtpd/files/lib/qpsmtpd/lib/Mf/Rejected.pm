@@ -71,7 +71,7 @@ use JSON::PP ();
 use Mf::Address ();
 use POSIX ();
 
-# Control reads no longer line (mf/quarantine/envelope.py); a thousand recipients take less.
+# Control reads no longer line (mf_quarantine/envelope.py); a thousand recipients take less.
 my $LINE_MAX = (1 << 20) - 1;
 my $BLOCK = 4096;
 

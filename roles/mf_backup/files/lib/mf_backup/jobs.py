@@ -1,0 +1,304 @@
+"""The jobs of a host's backups: dump, full, verify, drill. One at a time on a host, each on the record.
+
+The caller holds the turn (``Turn``). A job raises ``borg.BorgError`` or one of the modules' own errors; ``perform``
+turns whatever happened into the record that check-backup reads.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+
+from mf import borg, state, text
+from mf.borg import Archive, Comparison, compare
+
+from . import facts, load, repository, scratch
+from .record import Past, Record
+from .settings import Settings
+
+BORGMATIC = "/usr/bin/borgmatic"
+BORGMATIC_YAML = "/mf/etc/backup/borgmatic.yaml"
+PROGRAM = "/mf/bin/backup"
+VAR = "/mf/var/backup"
+ROOM_FACTOR = 2.5  # a dump of 1 GB may need 2.5 GB as a database: row overhead, indexes, logs
+ROOM_LEAST = 500 << 20  # bytes: an empty server has some 200 MB
+
+
+class JobError(Exception):
+    """A job that failed for a reason of its own. ``kind`` as in borg.BorgError; the text is one line."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Turn:
+    """The one turn of this host for everything that touches the repository: flock(2), inherited by borg.
+
+    A job that is killed leaves its borg behind; that still has the turn, so the next job waits for it.
+    """
+
+    def __init__(self, places: state.Places, wait: float = 0.0) -> None:
+        # not the lock of check-backup (its name): the check looks while a job of hours runs
+        self._path = f"{places.locks}/backup-turn.lock"
+        self._wait = wait
+        self.descriptor = -1
+
+    def __enter__(self) -> Turn | None:
+        state.make_folder(os.path.dirname(self._path))
+        self.descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        give_up = time.monotonic() + self._wait
+        while True:
+            try:
+                fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return self
+            except BlockingIOError:
+                if time.monotonic() >= give_up:
+                    self.__exit__(None, None, None)
+                    return None
+            time.sleep(0.2)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+@dataclass
+class Context:
+    """What a job works with."""
+
+    settings: Settings
+    places: state.Places
+    record: Record
+    borg: repository.Borg
+    now: Callable[[], float] = time.time
+
+    @property
+    def progress(self) -> bool:
+        """Whether somebody looks on."""
+        return sys.stderr.isatty()
+
+
+def perform(job: str, context: Context) -> Past:
+    """Run one job and put on record how it went; never raises for a failure of the job."""
+    record, past = context.record, context.record.past(job)
+    past.started = context.now()
+    began = time.monotonic()
+    past.warning = ""
+    try:
+        ensure_repository(context)
+        past.archive, past.figures = {"dump": dump, "full": full, "verify": verify, "drill": drill}[job](context)
+    except (borg.BorgError, JobError, facts.DatabaseError, scratch.ScratchError, load.LoadError, OSError) as error:
+        past.failures += 1
+        past.kind = getattr(error, "kind", "failed")
+        past.error = text.clean(str(error), 300)
+        if isinstance(error, borg.BorgError) and past.kind == "absent" and record.archives:
+            # there was one
+            past.kind, gone = "vanished", f"the repository is gone, or some of its {len(record.archives)} archives"
+            past.error = text.clean(f"{gone}: {error}", 300)
+    else:
+        past.failures, past.kind, past.error = 0, "", ""
+        past.succeeded = past.started
+    past.seconds = round(time.monotonic() - began, 3)
+    record.save()
+    return past
+
+
+def ensure_repository(context: Context) -> None:
+    """See that there is a repository that this machine knows; make one on the first day. Raises BorgError, JobError.
+
+    A machine that has no memory doesn't write into a repository that has archives of its name: it was rebuilt, and its
+    empty database must not become the newest backup before somebody has restored the last one. Nor does one on which a
+    restore stopped half way.
+    """
+    record = context.record
+    if record.restoring:
+        raise JobError(
+            "foreign",
+            "a restore was begun here and didn't succeed: do it again (docs/restore.md), or leave it at what is there:"
+            " /mf/bin/backup adopt",
+        )
+    if record.adopted:
+        return
+    try:
+        found = context.borg.archives()
+    except borg.BorgError as error:
+        if error.kind != "absent" or record.archives:
+            raise
+        context.borg.run("init", "--encryption=repokey-blake2", "--make-parent-dirs", limit=300)
+        found = {}
+    if found and not record.archives:
+        raise JobError(
+            "foreign",
+            f"{len(found)} archives of {context.settings.prefix} are there, and this machine knows none of them:"
+            " restore (playbooks/restore_control.yml), or take them over as they are: /mf/bin/backup adopt",
+        )
+    record.repository = identity(context)
+    record.save()
+
+
+def identity(context: Context) -> str:
+    """The repository's id."""
+    return str(context.borg.json("info", "--json")["repository"]["id"])
+
+
+def adopt(context: Context) -> Comparison:
+    """Take the repository as it is: forget borg's memory of it, learn its list anew. Returns what that changes."""
+    forget(context)
+    found, repository = context.borg.archives(), identity(context)
+    change = compare(context.record.archives, found)
+    kept = {name: context.record.archives.get(name, one) for name, one in found.items()}
+    context.record.replace({name: one if found[name].id == one.id else found[name] for name, one in kept.items()})
+    context.record.repository = repository
+    context.record.save()
+    context.record.restoring = set()
+    return change
+
+
+def forget(context: Context) -> None:
+    """Forget what borg remembers of the repository, which it wouldn't take back an older one for."""
+    for folder in (".cache/borg", ".config/borg/security"):
+        shutil.rmtree(f"{context.borg.env['BORG_BASE_DIR']}/{folder}", ignore_errors=True)
+
+
+def dump(context: Context) -> tuple[str, dict[str, float]]:
+    """The databases, streamed into the repository."""
+    if not context.settings.databases:
+        raise JobError("setting", "mf_backup_databases names no database")
+    name, sequence = _next(context, "dump")
+    found = context.borg.json(
+        "create",
+        "--json",
+        "--compression=zstd,3",
+        "--checkpoint-interval=86400",
+        "--content-from-command",
+        f"--stdin-name={load.DUMP}",
+        f"::{name}",
+        "--",
+        PROGRAM,
+        "stream",
+        "--facts",
+        context.record.facts_path(name),
+        limit=context.settings.jobs["dump"].period,
+    )
+    made = _made(context, "dump", sequence, found)
+    context.record.tidy()
+    return made
+
+
+def full(context: Context) -> tuple[str, dict[str, float]]:
+    """Everything else: paths of the configuration, by borgmatic. Then the list is held against the record."""
+    name, sequence = _next(context, "full")
+    # with --json borgmatic fails when borg only warns, though the archive is made
+    done = context.borg.run_other(
+        borgmatic("create", "--override", f"storage.archive_name_format={name}"), context.settings.jobs["full"].period
+    )
+    (found,) = context.borg.json("info", "--json", f"::{name}")["archives"]
+    archive, figures = _made(context, "full", sequence, {"archive": found})
+    listed(context)
+    if done.messages:
+        # borg goes on past a file that it can't read, and says so only here
+        context.record.past("full").warning = text.clean(done.messages[0], 200)
+        figures["warnings"] = len(done.messages)
+    return archive, figures
+
+
+def borgmatic(*words: str) -> list[str]:
+    """A command line of borgmatic. It has Borg's settings from its own file, which is made of the same variables."""
+    return [BORGMATIC, "--config", BORGMATIC_YAML, *words]
+
+
+def verify(context: Context) -> tuple[str, dict[str, float]]:
+    """borgmatic check (segments' checksums, archives' metadata, the newest's data), and all data of an older one."""
+    context.borg.run_other(borgmatic("check", "--force"), None)
+    found = listed(context)
+    older = [name for name in found if name != max(found, key=lambda each: found[each].sequence)]
+    if older:
+        sample = random.choice(older)
+        context.borg.run("extract", "--dry-run", f"::{sample}")
+        return sample, {"archives": len(found)}
+    return "", {"archives": len(found)}
+
+
+def listed(context: Context) -> dict[str, Archive]:
+    """The repository's list, unless something that was recorded is missing or another one. Raises JobError."""
+    found = context.borg.archives()
+    difference = compare(context.record.archives, found)
+    if not difference.same:
+        gone = [*difference.missing, *difference.changed]
+        raise JobError(
+            "vanished",
+            f"{len(gone)} recorded archives are missing or others, {gone[0]} first; see /mf/bin/backup list",
+        )
+    for name in difference.unknown:
+        # whole, but made by a run that died before it could say so
+        context.record.add(found[name])
+    return found
+
+
+def drill(context: Context) -> tuple[str, dict[str, float]]:
+    """Restore the newest dump into a server of its own and hold it against what was recorded with it."""
+    began, clock = context.now(), time.monotonic()
+    found = context.borg.archives()
+    dumps = [one for one in found.values() if one.job == "dump"]
+    if not dumps:
+        raise JobError("vanished" if context.record.newest("dump") else "absent", "there is no dump to restore")
+    archive = max(dumps, key=lambda one: (one.sequence, one.name))
+    known = context.record.archives.get(archive.name)
+    _room((known.original if known else 0) * ROOM_FACTOR + ROOM_LEAST)
+    with scratch.Scratch() as server:
+        loaded = load.load(
+            context.borg, archive, server.socket, context.settings.newest, context.record.facts(archive.name)
+        )
+        rto = time.monotonic() - clock
+    if loaded.differences:
+        raise JobError("mismatch", f"{archive.name} came back otherwise: {'; '.join(loaded.differences[:3])}")
+    return archive.name, {
+        "rpo_seconds": round(max(0.0, began - float(loaded.recorded["taken"])), 1),
+        "rto_seconds": round(rto, 1),
+        "rows": facts.rows(loaded.recorded),
+        "apart": int(loaded.apart),
+        "original_bytes": loaded.size,
+    }
+
+
+def _room(needed: float) -> None:
+    state.make_folder(VAR, 0o711)
+    free = shutil.disk_usage(VAR).free
+    if free < needed:
+        raise JobError("full", f"a drill needs {needed / 1e6:.0f} MB free in {VAR}, there are {free / 1e6:.0f}")
+
+
+def _next(context: Context, job: str) -> tuple[str, int]:
+    sequence = context.record.take_sequence()
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(context.now()))
+    return context.settings.archive(job, sequence, stamp), sequence
+
+
+def _made(context: Context, job: str, sequence: int, found: dict[str, object]) -> tuple[str, dict[str, float]]:
+    """Put an archive on record; its name and figures."""
+    one = found.get("archive")
+    stats = one.get("stats") if isinstance(one, dict) else None
+    if not isinstance(one, dict) or not isinstance(stats, dict):
+        raise JobError("failed", "borg printed no result")
+    archive = Archive(
+        name=str(one["name"]),
+        id=str(one["id"]),
+        job=job,
+        sequence=sequence,
+        time=context.now(),
+        original=int(stats["original_size"]),
+        stored=int(stats["deduplicated_size"]),
+    )
+    context.record.add(archive)
+    return archive.name, {"original_bytes": archive.original, "stored_bytes": archive.stored}

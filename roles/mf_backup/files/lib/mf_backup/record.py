@@ -1,0 +1,169 @@
+"""What control remembers of its backups: how each job went last, and every archive that it made.
+
+``/mf/var/state/backup.json``, ``backup-archives.jsonl`` and, for each dump, ``backup-facts/ARCHIVE.json``: what the
+databases held at that moment, apart from the repository's own copy. All survive a reboot. What is there after an
+intruder was on control is worth nothing: that is what /mf/bin/offsite history is for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mf import state
+from mf.borg import Archive
+
+
+@dataclass
+class Past:
+    """How a job went. Times are epoch seconds, 0 for never; ``failures`` counts those since the last success."""
+
+    started: float = 0.0
+    succeeded: float = 0.0
+    seconds: float = 0.0
+    failures: int = 0
+    kind: str = ""
+    error: str = ""
+    archive: str = ""
+    warning: str = ""  # of a run that succeeded all the same
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+class Record:
+    """The files, read when made. A file that is torn counts as absent, and then nothing is known: see ``adopted``."""
+
+    def __init__(self, places: state.Places) -> None:
+        self._state = f"{places.persistent}/backup.json"
+        self._ledger = f"{places.persistent}/backup-archives.jsonl"
+        self._facts = f"{places.persistent}/backup-facts"
+        self._restoring = f"{places.persistent}/backup-restoring"
+        found: Mapping[str, Any] = state.decode(state.read_bytes(self._state)) or {}
+        self.repository = str(found.get("repository", ""))
+        number = found.get("number")
+        self._number = number if isinstance(number, int) else 0
+        jobs = found.get("jobs")
+        self.jobs = {name: _past(values) for name, values in jobs.items()} if isinstance(jobs, dict) else {}
+        self.archives = _archives(state.read_bytes(self._ledger, 1 << 28) or b"")
+
+    @property
+    def adopted(self) -> bool:
+        """Whether this machine knows the repository: it made it, or took it over when it was restored."""
+        return bool(self.repository)
+
+    @property
+    def restoring(self) -> set[str]:
+        """What a restore has begun to bring back and hasn't yet, by the job that saved it: see ``jobs``."""
+        return set((state.read_bytes(self._restoring) or b"").decode(errors="replace").split())
+
+    @restoring.setter
+    def restoring(self, jobs: set[str]) -> None:
+        if jobs:
+            state.write_atomic(self._restoring, (" ".join(sorted(jobs)) + "\n").encode(), durable=True)
+        else:
+            with suppress(FileNotFoundError):
+                os.unlink(self._restoring)
+
+    def past(self, job: str) -> Past:
+        """How that job went last."""
+        return self.jobs.setdefault(job, Past())
+
+    def next_sequence(self) -> int:
+        """One more than the highest sequence number of any archive: newest is by number, so no clock can change it."""
+        return max((self._number, *(one.sequence for one in self.archives.values()))) + 1
+
+    def take_sequence(self) -> int:
+        """The next number, on disk before an archive is made with it: however that ends, nothing gets it again.
+
+        Raises OSError.
+        """
+        self._number = self.next_sequence()
+        self.save()
+        return self._number
+
+    def newest(self, job: str) -> Archive | None:
+        """The archive of that job with the highest number."""
+        return max(
+            (one for one in self.archives.values() if one.job == job), key=lambda one: one.sequence, default=None
+        )
+
+    def facts_path(self, name: str) -> str:
+        """Where the facts of a dump are kept, apart from the repository: see mf_backup.facts."""
+        return f"{self._facts}/{name}.json"
+
+    def facts(self, name: str) -> dict[str, Any] | None:
+        """What this machine recorded of a dump when it was made; None when it didn't (it was rebuilt)."""
+        found = state.decode(state.read_bytes(self.facts_path(name), 1 << 28))
+        return found if found is not None and isinstance(found.get("databases"), dict) else None
+
+    def tidy(self) -> None:
+        """Remove the facts of dumps that are on record no longer, or never came to their end."""
+        try:
+            names = os.listdir(self._facts)
+        except FileNotFoundError:
+            return
+        for name in names:
+            if name.removesuffix(".json") not in self.archives:
+                os.unlink(f"{self._facts}/{name}")
+
+    def forget(self, names: Iterable[str]) -> int:
+        """Strike archives off the ledger; returns how many were on it. Raises OSError."""
+        going = self.archives.keys() & set(names)
+        if going:
+            self.replace({name: one for name, one in self.archives.items() if name not in going})
+        return len(going)
+
+    def save(self) -> None:
+        """Write the jobs' state. Raises OSError."""
+        document = {
+            "version": 1,
+            "repository": self.repository,
+            "number": self._number,
+            "jobs": {name: asdict(past) for name, past in self.jobs.items()},
+        }
+        state.write_atomic(self._state, (json.dumps(document) + "\n").encode(), 0o644, durable=True)
+
+    def add(self, archive: Archive) -> None:
+        """Append one archive to the ledger. Raises OSError."""
+        self.archives[archive.name] = archive
+        descriptor = os.open(self._ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            os.write(descriptor, (json.dumps(asdict(archive)) + "\n").encode())
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def replace(self, archives: Mapping[str, Archive]) -> None:
+        """A new ledger: after a restore, or after an attended prune. Raises OSError."""
+        self.archives = dict(archives)
+        text = "".join(json.dumps(asdict(one)) + "\n" for one in archives.values())
+        state.write_atomic(self._ledger, text.encode(), 0o644, durable=True)
+        self.tidy()
+
+
+def _past(values: Any) -> Past:
+    known = Past()
+    if isinstance(values, dict):
+        for name, kind in (("started", float), ("succeeded", float), ("seconds", float), ("failures", int)):
+            value = values.get(name)
+            if isinstance(value, (int, float)):
+                setattr(known, name, kind(value))
+        for name in ("kind", "error", "archive", "warning"):
+            setattr(known, name, str(values.get(name, "")))
+        if isinstance(figures := values.get("figures"), dict):
+            known.figures = {str(k): v for k, v in figures.items() if isinstance(v, (int, float))}
+    return known
+
+
+def _archives(data: bytes) -> dict[str, Archive]:
+    found = {}
+    for line in data.splitlines():
+        try:
+            one = Archive(**json.loads(line))
+        except (ValueError, TypeError):
+            continue  # a line torn by a full disk or a crash: the archive shows up as unknown in a comparison
+        found[one.name] = one
+    return found

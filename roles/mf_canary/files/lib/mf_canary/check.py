@@ -1,0 +1,133 @@
+"""check-canary, on control: did every MX's tagged spam arrive in the quarantine lately, and its ham at the sink?
+
+It reads what the importer and the sink wrote down, so it speaks of the whole way: qpsmtpd, its filters, the kept copy,
+rsync, import and database for the spam; qpsmtpd and Exim for the ham. It only watches.
+"""
+
+from __future__ import annotations
+
+import time
+
+from mf import run, state
+from mf.throttle import marker
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import NoReturn
+
+NAME = "canary"
+RULES: run.Rules = {
+    "mx": str,  # names of the inventory's MXs, separated by blanks
+    "quarantine": str,  # folder of the importer's notes
+    "sink": str,  # folder of the sink's notes
+    "age_warning": (60, 86400),  # seconds since the newest canary that arrived was sent; one is sent every 10 minutes
+    "age_critical": (60, 86400),
+}
+MOST = 25  # MXs with metrics of their own: the latest
+
+
+class Arrival:
+    """The newest of an MX's canaries of one kind: ``age`` since it was sent, ``latency`` until it arrived, in seconds.
+
+    Without one, ``age`` is since when it is expected and ``latency`` is None; both None: nothing is known.
+    """
+
+    __slots__ = ("age", "latency")
+
+    def __init__(self, record: Mapping[str, object] | None, arrived: str, since: float | None, now: float) -> None:
+        sent, there = _number(record, "sent"), _number(record, arrived)
+        self.latency = max(0.0, there - sent) if sent is not None and there is not None else None
+        begun = sent if sent is not None else since
+        self.age = max(0.0, now - begun) if begun is not None else None
+
+
+def decide(
+    found: Mapping[str, tuple[Arrival, Arrival]], delivered: Mapping[str, float], now: float, values: run.Values
+) -> state.Result:
+    """The result. ``found``: spam and ham of each MX. ``delivered``: when its tagged spam came to the sink. Pure."""
+    from mf.text import clean, span
+
+    problems: list[tuple[str, str]] = []
+    ages: dict[str, float] = {}
+    let_through = 0
+    overdue: set[str] = set()
+    for mx, kinds in sorted(found.items()):
+        name = clean(mx, 64)
+        for kind, one in zip(("spam", "ham"), kinds, strict=True):
+            if one.age is None:
+                problems.append((state.WARNING, f"{name}: nothing was ever noted; does mf-canary-sink.service run?"))
+                ages[mx] = float(values["age_critical"])
+                break
+            ages[mx] = max(ages.get(mx, 0.0), one.age)
+            if one.age >= values["age_warning"]:
+                status = state.CRITICAL if one.age >= values["age_critical"] else state.WARNING
+                overdue |= {mx} if status == state.CRITICAL else set()
+                where = "in the quarantine" if kind == "spam" else "at the sink"
+                last = f"the newest {kind} {where} was sent {span(one.age)} ago"
+                problems.append((status, f"{name}: {last if one.latency is not None else f'no {kind} {where} yet'}"))
+        when = delivered.get(mx)
+        if when is not None and now - when < values["age_critical"]:
+            let_through += 1
+            problems.append((state.CRITICAL, f"{name}: a test spam was delivered instead of refused"))
+    problems.sort(key=lambda one: -state.SEVERITY[one[0]])
+    words = [problem for _, problem in problems[:5]]
+    if len(problems) > 5:
+        words.append(f"and {len(problems) - 5} more")
+    if len(overdue) == len(found) > 1:
+        words.insert(0, f"no mail goes the whole way, of {len(found)} MXs")
+    latencies = [one.latency for kinds in found.values() for one in kinds if one.latency is not None]
+    if not words:
+        slowest = f", slowest way {span(max(latencies))}" if latencies else ", none was due yet"
+        words = [f"{len(found)} MX{'' if len(found) == 1 else 's'}" + slowest]
+    result = state.Result(NAME, state.worst([status for status, _ in problems]), "; ".join(words))
+    # all of them overdue, or a filter that lets spam through: the monitor reads that here
+    result.metrics = {
+        "mx": len(found),
+        "overdue": len(overdue),
+        "delivered": let_through,
+        "age_seconds": round(max(ages.values(), default=0.0), 1),
+    }
+    for mx in sorted(ages, key=lambda name: (-ages[name], name))[:MOST]:
+        spam, ham = found[mx]
+        result.metrics[f"{mx}_age_seconds"] = round(ages[mx], 1)
+        if spam.latency is not None:
+            result.metrics[f"{mx}_spam_seconds"] = round(spam.latency, 3)
+        if ham.latency is not None:
+            result.metrics[f"{mx}_ham_seconds"] = round(ham.latency, 3)
+    return result
+
+
+def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
+    """The notes of importer and sink."""
+    del places
+    now = time.time()
+    found, delivered = {}, {}
+    for mx in values["mx"].split():
+        name = mx.lower()
+        ham = _read(f"{values['sink']}/ham-{name}.json")
+        since = _number(ham, "since")
+        spam = _read(f"{values['quarantine']}/canary-{name}.json")
+        found[mx] = (Arrival(spam, "imported", since, now), Arrival(ham, "received", since, now))
+        when = _number(_read(f"{values['sink']}/spam-{name}.json"), "received")
+        if when is not None:
+            delivered[mx] = when
+    return decide(found, delivered, now, values)
+
+
+def _read(path: str) -> Mapping[str, object] | None:
+    data, _ = marker.read_plain(path)
+    return state.decode(data)
+
+
+def _number(record: Mapping[str, object] | None, key: str) -> float | None:
+    value = record.get(key) if record is not None else None
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e11 else None
+
+
+CHECK = run.Check(NAME, look, RULES)
+
+
+def main(argv: Sequence[str], **release: object) -> NoReturn:
+    """Entry of the launcher /mf/bin/check-canary."""
+    run.main(CHECK, argv, **release)  # type: ignore[arg-type]

@@ -1,0 +1,176 @@
+"""check-load: is this machine overloaded? If so it takes the throttle's lease ``load``, and later gives it back.
+
+Load is the one-minute average in /proc/loadavg (man proc), the figure uptime shows. At or above ``high`` the lease
+marks and refuses new mail (marks only on a host without SMTP, or when the fleet can't spare it); below ``low`` for two
+runs it is given back; in between things stay as they are. With ``mark``, a lower threshold, the lease first marks only.
+``per_core`` counts thresholds per processor. The lease is renewed by each run and ends by itself if runs stop.
+
+The healthy path reads three facts and ends: load below every threshold, no marker and no leases on disk, marker and
+firewall compared within the last hour with nothing in force. A marker that is missing though something was is lost: its
+leases are put back from the disk, or its refusal is ended, and that is said.
+"""
+
+from __future__ import annotations
+
+import posix
+import time
+
+from mf import run, state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, NoReturn
+
+    from mf.throttle import control
+
+RECONCILE_EVERY = 3600.0  # seconds between two comparisons of marker and firewall while nothing is throttled
+CALM_RUNS = 2  # runs below ``low`` before the lease is given back
+
+NONE, MARK, REFUSE = "none", "mark", "refuse"  # what the lease of load asks for
+
+
+def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
+    """The healthy path; anything else is left to ``examine``."""
+    try:
+        one, five, fifteen = parse(state.read_bytes(places.proc + "/loadavg", 128) or b"")
+    except (OSError, ValueError):
+        # no lease is touched: what is in force runs out by itself, or a person's lease goes on
+        return state.Result("load", state.UNKNOWN, f"{places.proc}/loadavg can't be read")
+    scale = (posix.cpu_count() or 1) if values.get("per_core") else 1
+    high, mark = values["high"] * scale, values.get("mark")
+    limit = min(high, mark * scale) if isinstance(mark, (int, float)) else high
+    metrics = {"load1": one, "load5": five, "load15": fifteen}
+    throttled = _there(places.marker) or _there(places.persistent + "/leases.json")
+    if one < limit and not throttled and _at_rest(places):
+        return state.Result("load", state.OK, f"load {one:g}", metrics)
+    return lambda dry_run: examine(places, values, scale, metrics, dry_run)
+
+
+def parse(loadavg: bytes) -> tuple[float, float, float]:
+    """The three averages in /proc/loadavg: ``0.20 0.18 0.12 1/80 11206``. Raises ValueError."""
+    words = loadavg.split(None, 3)
+    if len(words) < 4:
+        raise ValueError("no load averages")
+    one, five, fifteen = float(words[0]), float(words[1]), float(words[2])
+    if not (0 <= one < 1e9 and 0 <= five < 1e9 and 0 <= fifteen < 1e9):
+        raise ValueError("no load averages")
+    return one, five, fifteen
+
+
+def decide(
+    load: float, holding: str, calm_runs: int, *, high: float, low: float, mark: float | None
+) -> tuple[str, int]:
+    """What the lease should ask for, and for how many runs in a row the load has been low enough to give it back.
+
+    ``holding`` is what it asks for now. Hysteresis: a load that swings between ``low`` and ``high`` changes nothing.
+    """
+    if load >= high:
+        return REFUSE, 0
+    marks = mark is not None and load >= mark
+    if holding == NONE:
+        return (MARK, 0) if marks else (NONE, 0)
+    floor = low if holding == REFUSE or mark is None else min(low, mark)
+    if load >= floor:
+        return holding, 0
+    if calm_runs + 1 < CALM_RUNS:
+        return holding, calm_runs + 1
+    return (MARK, 0) if marks else (NONE, 0)
+
+
+def examine(
+    places: state.Places, values: run.Values, scale: float, metrics: dict[str, float], dry_run: bool
+) -> state.Result:
+    """The cold path: decide, take, renew or give back, and reconcile what is there."""
+    from mf import config
+    from mf.throttle import control, lease, marker
+
+    try:
+        settings = config.load(places)
+    except config.SettingsError as error:
+        run.complain(f"load: {error}")
+        return state.Result("load", state.UNKNOWN, str(error), metrics)
+    load = metrics["load1"]
+    high, low = values["high"] * scale, values["low"] * scale
+    mark = values["mark"] * scale if isinstance(values.get("mark"), (int, float)) else None
+    own = lease.find(marker.current(places).leases, lease.LOAD)
+    holding = NONE if own is None else REFUSE if own.refuse else MARK
+    want, calm_runs = decide(load, holding, _calm_runs(places), high=high, low=low, mark=mark)
+    # what comes after the wait, nft above all, has to fit into the deadline too
+    patience = values["deadline"] / 4
+    throttle = control.Control(places, settings, check="load", dry_run=dry_run, patience=patience)
+    reason = f"load {load:g}, limit {high:g}"
+    figures: dict[str, float | str] = {**metrics, "calm_runs": calm_runs}
+    try:
+        if want == NONE:
+            outcome = throttle.reconcile() if own is None else throttle.off(lease.LOAD)
+        else:
+            ttl = float(settings["throttle"]["lease_ttl"])
+            outcome = throttle.on(lease.LOAD, reason, ttl, refuse=want == REFUSE, mark_instead=True)
+    except (control.ThrottleError, lease.LeaseError) as error:
+        status = state.CRITICAL if want == REFUSE else state.WARNING
+        return state.Result("load", status, f"load {load:g}; the throttle can't be set: {error}", figures)
+    return report(load, outcome, figures, can_refuse=throttle.can_refuse)
+
+
+def report(
+    load: float, outcome: control.Outcome, figures: dict[str, float | str], *, can_refuse: bool = True
+) -> state.Result:
+    """The result after the throttle was brought into line."""
+    after = outcome.after
+    parts = [f"load {load:g}"]
+    status = state.OK
+    if after.throttled:
+        status = state.WARNING
+        parts.append(after.words())
+    if outcome.over_budget:
+        status = state.WARNING
+        parts.append(outcome.over_budget)
+    if outcome.warnings:
+        status = state.WARNING
+        parts.extend(outcome.warnings)
+    if after.wrong and not after.throttled:
+        parts.append(after.words())
+    if after.held or (after.wrong and can_refuse):
+        status = state.CRITICAL
+    figures = {**figures, "leases": len(after.leases), "refusing": int(after.refusing)}
+    result = state.Result("load", status, "; ".join(parts), figures)
+    result.actions.extend(outcome.actions)
+    return result
+
+
+def _calm_runs(places: state.Places) -> int:
+    """The count in the former result, read without a parser, for it is our own format. 0 when unknown."""
+    try:
+        before = state.read_bytes(places.results + "/load.json", 65536) or b""
+    except OSError:
+        return 0
+    digits = before.partition(b'"calm_runs": ')[2][:1]
+    return int(digits) if digits.isdigit() else 0
+
+
+def _there(path: str) -> bool:
+    try:
+        posix.lstat(path)
+    except OSError as error:
+        return not isinstance(error, (FileNotFoundError, NotADirectoryError))
+    return True
+
+
+def _at_rest(places: state.Places) -> bool:
+    """Whether marker and firewall were compared lately and nothing was in force (see ``marker.stamp``)."""
+    try:
+        stamp = posix.stat(places.marker.rpartition("/")[0] + "/reconciled")
+    except OSError:
+        return False
+    # a clock that was set back makes it negative: then look again
+    return stamp.st_size == 0 and 0 <= time.time() - stamp.st_mtime < RECONCILE_EVERY
+
+
+RULES: run.Rules = {"high": (0.1, 10000), "low": (0.1, 10000)}
+CHECK = run.Check("load", look, RULES)
+
+
+def main(argv: Sequence[str], **release: Any) -> NoReturn:
+    """Run the check (see ``run.main``)."""
+    run.main(CHECK, argv, **release)

@@ -1,0 +1,244 @@
+"""check-queue: what stands behind qpsmtpd: Exim and its queue. It only watches.
+
+Exim's spool is read without Exim (specification, chapter "Format of spool files"): each message has a file
+``input/[X/]ID-H``, X being one character when the spool is split. The first six characters of an ID are its time of
+arrival, seconds since the epoch in base 62, in the short IDs of old as in the long ones since Exim 4.97. A frozen
+message has a line ``-frozen TIME`` among the options at the start of its -H file. A bounce of Exim's own that lies
+there for minutes holds what a customer's server refused and couldn't be kept (``mf_rejected.keeper``).
+
+That time is the wall clock's, which may be set. So the oldest message is remembered from result to result with its
+arrival on the boot-time clock (see ``age``): it ages by that clock, and nobody is taken for older. What remains: a
+message whose date lies in the future when it becomes the oldest counts from its first sight; and at the first run after
+a boot the wall clock is all there is.
+"""
+
+from __future__ import annotations
+
+import posix
+import time
+
+from mf import run, smtp, state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+NAME = "queue"
+RULES: run.Rules = {
+    "unit": str,
+    "spool": str,
+    "address": str,  # where Exim listens for qpsmtpd, numeric
+    "port": (1, 65535),
+    "age_warning": (60, 30 * 86400),  # seconds in the queue
+    "age_critical": (60, 30 * 86400),
+    "frozen_warning": (1, 1000000),  # messages
+    "free_warning": (0, 100),  # percent of the spool's bytes, and of its inodes
+    "free_critical": (0, 100),
+}
+
+READ = 1000  # -H files read in one run to count the frozen, oldest first
+GREETING = 10.0  # seconds
+UNKEPT = (
+    600.0  # seconds after which a refused message should have been kept; a first failure is tried again in a minute
+)
+
+
+class Queue:
+    """What the spool holds: ``arrivals`` (epoch seconds, oldest first); of ``read`` messages ``frozen``, ``unkept``."""
+
+    __slots__ = ("arrivals", "frozen", "read", "unkept")
+
+    def __init__(self, arrivals: Sequence[int] = (), frozen: int = 0, read: int = 0, unkept: int = 0) -> None:
+        self.arrivals = arrivals
+        self.frozen = frozen
+        self.read = read
+        self.unkept = unkept
+
+
+def arrival(name: str) -> int | None:
+    """Epoch seconds from a message ID or a spool file's name; None when it is none."""
+    if len(name) < 16 or name[6] != "-":
+        return None
+    value = 0
+    for letter in name[:6]:
+        if "0" <= letter <= "9":
+            digit = ord(letter) - 48
+        elif "A" <= letter <= "Z":
+            digit = ord(letter) - 55
+        elif "a" <= letter <= "z":
+            digit = ord(letter) - 61
+        else:
+            return None
+        value = value * 62 + digit
+    return value
+
+
+def is_frozen(head: bytes) -> bool:
+    """Whether the beginning of a -H file says that its message is frozen.
+
+    The options follow the envelope, each on a line that begins with a hyphen; a header or an address further down that
+    looks like one doesn't count.
+    """
+    lines = head.split(b"\n")
+    for line in lines[4:]:
+        if line.startswith(b"-frozen"):
+            return True
+        if not line.startswith(b"-"):
+            return False
+    return False
+
+
+def is_unkept(head: bytes) -> bool:
+    """Whether the beginning of a -H file is that of a bounce made here whose message wasn't kept yet.
+
+    With a route for bounces it may wait for that only: then who keeps is among those that have it already, lines of a
+    binary tree such as ``NN refused@keep.mf.invalid``.
+    """
+    lines = head.partition(b"\n\n")[0].split(b"\n")
+    return (
+        lines[2:3] == [b"<>"]
+        and b"-received_protocol local" in lines
+        and not any(line[:2].isalpha() and line[2:] == b" refused@keep.mf.invalid" for line in lines)
+    )
+
+
+def survey(spool: str, limit: int = READ, now: float = 0.0) -> Queue:
+    """Read a spool; ``now``: epoch seconds. Raises OSError when there is none."""
+    folder = spool + "/input"
+    names = posix.listdir(folder)
+    found = [f"{folder}/{name}" for name in names if name.endswith("-H")]
+    for name in names:
+        if len(name) == 1 and name.isalnum():
+            try:
+                found += [
+                    f"{folder}/{name}/{entry}" for entry in posix.listdir(f"{folder}/{name}") if entry.endswith("-H")
+                ]
+            except OSError:
+                continue
+    dated = [(when, path) for path in found if (when := arrival(path.rpartition("/")[2])) is not None]
+    if not dated:
+        return Queue()
+    dated.sort()
+    frozen = read = unkept = 0
+    for when, path in dated[:limit]:
+        try:
+            head = state.read_bytes(path, 4096)
+        except OSError:
+            continue
+        if head is not None:  # otherwise it was delivered meanwhile
+            read += 1
+            frozen += is_frozen(head)
+            unkept += now - when >= UNKEPT and is_unkept(head)
+    return Queue([when for when, _ in dated], frozen, read, unkept)
+
+
+def age(arrivals: Sequence[int], before: bytes, epoch: float, boottime: float) -> tuple[float, str]:
+    """``(seconds the oldest message has waited, what the next run must know)``. Pure.
+
+    ``before`` is the former result, whose metric ``oldest`` says ``ARRIVAL@BOOTTIME``: the arrival in epoch seconds of
+    the message that was the oldest, -1 for none, and since when on the boot-time clock none can have waited longer.
+    """
+    former, _, since = before.partition(b'"oldest": "')[2].partition(b'"')[0].decode("ascii", "replace").partition("@")
+    try:
+        known, first = int(former), float(since)
+    except ValueError:
+        known, first = -1, -1e12
+    if not -1e12 < first <= boottime:
+        known, first = -1, -1e12
+    if not arrivals:
+        return 0.0, f"-1@{boottime // 1:.0f}"
+    if known not in arrivals:
+        known = arrivals[0]
+        first = max(first, boottime - max(0.0, epoch - known))
+    return boottime - first, f"{known}@{first // 1:.0f}"
+
+
+def room(spool: str) -> tuple[float, float]:
+    """Percent of bytes and of inodes that are free (to others than root); 100 where a file system counts none."""
+    figures = posix.statvfs(spool)
+    free = 100.0 * figures.f_bavail / figures.f_blocks if figures.f_blocks else 100.0
+    inodes = 100.0 * figures.f_favail / figures.f_files if figures.f_files else 100.0
+    return free, inodes
+
+
+def decide(queue: Queue, waited: float, free: float, inodes: float, values: run.Values) -> tuple[str, list[str]]:
+    """``(status, what is wrong)``. Pure."""
+    status, words = state.OK, []
+    if waited >= values["age_warning"]:
+        status = state.CRITICAL if waited >= values["age_critical"] else state.WARNING
+        from mf.text import span
+
+        words.append(f"oldest message {span(waited)}")
+    if queue.unkept:
+        status = state.CRITICAL
+        words.append(f"{queue.unkept} refused by a customer's server can't be kept")
+    if queue.frozen >= values["frozen_warning"]:
+        status = state.worst([status, state.WARNING])
+        words.append(f"{queue.frozen} frozen")
+    for amount, of in ((free, "space"), (inodes, "inodes")):
+        if amount < values["free_warning"]:
+            critical = amount < values["free_critical"]
+            status = state.worst([status, state.CRITICAL if critical else state.WARNING])
+            words.append(f"{amount:.0f}% of the spool's {of} free")
+    return status, words
+
+
+def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
+    """Exim's greeting, its spool and the room it has."""
+    greeting = smtp.greeting(values["address"], values["port"], GREETING)
+    boottime, epoch = state.boottime(), time.time()
+    try:
+        queue = survey(values["spool"], now=epoch)
+        free, inodes = room(values["spool"])
+    except OSError as error:
+        return state.Result(NAME, state.CRITICAL, f"Exim's spool {values['spool']} can't be read: {error.strerror}")
+    waited, oldest = age(queue.arrivals, former(places), epoch, boottime)
+    status, words = decide(queue, waited, free, inodes, values)
+    messages = len(queue.arrivals)
+    result = state.Result(NAME, status, ", ".join([f"{messages} message{'' if messages == 1 else 's'}", *words]))
+    result.metrics = {
+        "messages": messages,
+        "oldest_seconds": round(waited),
+        "oldest": oldest,
+        "frozen": queue.frozen,
+        "unkept": queue.unkept,
+        "free_percent": round(free, 1),
+        "free_inodes_percent": round(inodes, 1),
+        "greeting_seconds": round(greeting.seconds(), 6),
+    }
+    if queue.read < messages:
+        result.metrics["read"] = queue.read
+    if greeting.outcome == smtp.ACCEPTED:
+        return result
+    return lambda dry_run: _without_exim(values, result, greeting)
+
+
+def former(places: state.Places) -> bytes:
+    """The check's former result as it is on disk."""
+    try:
+        return state.read_bytes(f"{places.results}/{NAME}.json", 65536) or b""
+    except OSError:
+        return b""
+
+
+def _without_exim(values: run.Values, result: state.Result, greeting: smtp.Dialogue) -> state.Result:
+    """Exim doesn't answer: say how its unit is."""
+    from . import systemd
+
+    try:
+        unit = systemd.show(values["unit"])
+        how = f"{values['unit']} is {unit.active}" if unit.known else f"there is no unit {values['unit']}"
+    except systemd.ServiceError as error:
+        how = str(error)
+    result.status = state.CRITICAL
+    result.summary = f"Exim doesn't answer ({greeting.words()}), {how}; {result.summary}"
+    return result
+
+
+CHECK = run.Check(NAME, look, RULES)
+
+
+def main(argv: Sequence[str], **release: object) -> NoReturn:
+    """Entry of the launcher /mf/bin/check-queue."""
+    run.main(CHECK, argv, **release)  # type: ignore[arg-type]

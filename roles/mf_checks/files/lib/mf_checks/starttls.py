@@ -1,0 +1,166 @@
+"""STARTTLS (RFC 3207) tried in earnest: a handshake, a word through it, and when the certificate ends. Cold path.
+
+``import ssl`` alone costs more than a whole healthy check, so this is for every few minutes. Deadline and cap are those
+of ``mf.smtp``. The certificate isn't verified: most senders don't either, and loopback isn't its name.
+"""
+
+from __future__ import annotations
+
+import calendar
+import ssl
+import time
+
+from mf import smtp
+from mf.text import clean
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+FAILED = "no TLS"  # what became of a dialogue that broke in the handshake or after it
+
+
+class Attempt:
+    """What came of it: ``problem`` in words that are safe to show, empty when all went well.
+
+    ``before`` is the dialogue when it ended before STARTTLS was said: then it tells of the server, and nothing of TLS.
+    ``timings`` maps the stages ``starttls`` (the command) and ``tls`` (handshake and one command through it), as far
+    as they were begun, to seconds. ``expires`` is the end of the certificate in epoch seconds, None when unknown.
+    """
+
+    __slots__ = ("before", "expires", "problem", "timings")
+
+    def __init__(self) -> None:
+        self.problem = ""
+        self.before: smtp.Dialogue | None = None
+        self.expires: float | None = None
+        self.timings: dict[str, float] = {}
+
+
+def attempt(address: str, port: int, limit: float, *, hello: str = "localhost") -> Attempt:
+    """Greeting, EHLO, STARTTLS, handshake, EHLO, QUIT in at most ``limit`` seconds. Never raises."""
+    found = Attempt()
+    line: _Line | None = None
+    stage = "connect"
+    begun = time.monotonic()
+    ehlo = b"EHLO %s\r\n" % hello.encode()
+    try:
+        line = _Line(address, port, begun + limit)
+        for stage, command, good in (
+            ("greeting", b"", 220),
+            ("ehlo", ehlo, 250),
+            ("starttls", b"STARTTLS\r\n", 220),
+            ("tls", ehlo, 250),
+        ):
+            begun = time.monotonic()
+            if stage == "tls":
+                found.expires = expiry(line.secure())
+            line.send(command)
+            code, texts = line.reply()
+            found.timings[stage] = time.monotonic() - begun
+            if code != good:
+                outcome = smtp.TEMPORARY if 400 <= code < 500 else smtp.REFUSED
+                raise smtp.EndedError(outcome, code, clean(b" ".join(texts), 100))
+        line.send(b"QUIT\r\n")
+    except smtp.EndedError as why:
+        end = smtp.Dialogue(stage, why.outcome, why.code, why.text)
+        found.problem = f"{why.text} at {stage}" if why.outcome == FAILED else end.words()
+        found.timings[stage] = time.monotonic() - begun
+        if stage not in ("starttls", "tls"):
+            end.timings = found.timings
+            found.before = end
+    finally:
+        if line is not None:
+            line.close()
+    return found
+
+
+class _Line(smtp.Line):
+    """A Line that can be secured; from then on what is sent and read goes through TLS."""
+
+    __slots__ = ("_incoming", "_outgoing", "_tls")
+
+    def __init__(self, address: str, port: int, give_up: float) -> None:
+        self._tls: ssl.SSLObject | None = None
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        super().__init__(address, port, give_up)
+
+    def secure(self) -> bytes:
+        """The handshake; returns the certificate (DER)."""
+        if self._buffer:
+            # RFC 3207, 4.2: whatever was said before the handshake may be somebody else's
+            raise smtp.EndedError(FAILED, text="more than a 220 before the handshake")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        tls = context.wrap_bio(self._incoming, self._outgoing)
+        self._through(tls.do_handshake)
+        self._tls = tls
+        return tls.getpeercert(binary_form=True) or b""
+
+    def send(self, data: bytes) -> None:
+        """Send all of it."""
+        if self._tls is None:
+            super().send(data)
+        else:
+            tls = self._tls
+            self._through(lambda: tls.write(data))
+
+    def chunk(self) -> bytes:
+        """The next bytes, at least one."""
+        if self._tls is None:
+            return super().chunk()
+        tls = self._tls
+        data: bytes = self._through(lambda: tls.read(4096))
+        if not data:
+            raise smtp.EndedError(smtp.CLOSED)
+        return data
+
+    def _through(self, step: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                done = step()
+            except ssl.SSLWantReadError:
+                super().send(self._outgoing.read())
+                self._incoming.write(super().chunk())
+            except ssl.SSLError as error:
+                raise smtp.EndedError(FAILED, text=clean(error.reason or str(error), 80)) from None
+            else:
+                super().send(self._outgoing.read())
+                return done
+
+
+def expiry(certificate: bytes) -> float | None:
+    """When a certificate (DER, RFC 5280 4.1) ends, in epoch seconds; None when it can't be read.
+
+    Certificate and tbsCertificate are sequences; in the latter, after an optional version, serial number, signature and
+    issuer, comes the validity: two times. ``ssl`` itself only shows the fields of a certificate that it has verified.
+    """
+    try:
+        inner = _fields(_fields(_fields(certificate)[0][1])[0][1])
+        if inner[0][0] == 0xA0:
+            inner = inner[1:]
+        kind, end = _fields(inner[3][1])[1]
+        text = end.decode("ascii")
+        if kind == 0x17:  # UTCTime, two digits of the year
+            text = ("19" if text[:2] >= "50" else "20") + text
+        return float(calendar.timegm(time.strptime(text, "%Y%m%d%H%M%SZ")))
+    except (ValueError, IndexError, OverflowError):
+        return None
+
+
+def _fields(data: bytes) -> list[tuple[int, bytes]]:
+    """The elements in some DER, each ``(tag, content)``. Raises ValueError, IndexError."""
+    found = []
+    while data:
+        tag, length, start = data[0], data[1], 2
+        if length >= 0x80:
+            start += length & 0x7F
+            length = int.from_bytes(data[2:start], "big")
+        content = data[start : start + length]
+        if len(content) < length:
+            raise ValueError("it ends too early")
+        found.append((tag, content))
+        data = data[start + length :]
+    return found

@@ -1,0 +1,310 @@
+"""One systemd unit: how it is, what its master process does, and the few things that are done to it. Cold path.
+
+systemctl is called by absolute path (cron's PATH is short), with a limit in seconds, never through a shell.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+
+from mf import state
+from mf.text import clean
+
+from . import procfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SYSTEMCTL = "/usr/bin/systemctl"
+
+# ActiveState words that mean somebody is just changing it (systemd.unit(5))
+MOVING = ("activating", "deactivating", "reloading", "refreshing", "maintenance")
+
+
+class ServiceError(Exception):
+    """systemctl failed or took too long; one line says how."""
+
+
+class Unit:
+    """``active``: ActiveState; ``sub``: SubState; ``pid``: MainPID, 0 for none; ``known``: is there such a unit.
+
+    ``started``: seconds on CLOCK_MONOTONIC when it last began to start, 0 for never.
+    """
+
+    __slots__ = ("active", "cgroup", "known", "pid", "result", "started", "sub")
+
+    def __init__(
+        self,
+        active: str,
+        sub: str = "",
+        pid: int = 0,
+        cgroup: str = "",
+        known: bool = True,
+        result: str = "",
+        started: float = 0.0,
+    ) -> None:
+        self.active = active
+        self.sub = sub
+        self.pid = pid
+        self.cgroup = cgroup
+        self.known = known
+        self.result = result
+        self.started = started
+
+
+def show(unit: str, limit: float = 5.0, systemctl: str = SYSTEMCTL) -> Unit:
+    """How a unit is. Raises ServiceError."""
+    names = "ActiveState,SubState,MainPID,ControlGroup,LoadState,Result,InactiveExitTimestampMonotonic"
+    return parse(_call([systemctl, "show", f"--property={names}", "--", unit], limit))
+
+
+def parse(output: str) -> Unit:
+    """The output of ``systemctl show``, lines of ``Name=value``."""
+    found = dict(line.partition("=")[::2] for line in output.splitlines())
+    pid, started = found.get("MainPID", "0"), found.get("InactiveExitTimestampMonotonic", "0")
+    return Unit(
+        found.get("ActiveState", "unknown"),
+        found.get("SubState", ""),
+        int(pid) if pid.isascii() and pid.isdigit() else 0,
+        found.get("ControlGroup", ""),
+        found.get("LoadState", "") == "loaded",
+        found.get("Result", ""),
+        int(started) / 1e6 if started.isascii() and started.isdigit() else 0.0,
+    )
+
+
+def try_restart(unit: str, limit: float, systemctl: str = SYSTEMCTL) -> None:
+    """Restart a unit that runs, and wait for it; one that somebody has stopped stays so. Raises ServiceError."""
+    _call([systemctl, "try-restart", "--", unit], limit)
+
+
+def start(unit: str, limit: float, systemctl: str = SYSTEMCTL) -> None:
+    """Start a failed unit, forgetting its failures first (they count against its start limit). Raises ServiceError."""
+    give_up = time.monotonic() + limit
+    _call([systemctl, "reset-failed", "--", unit], min(5.0, limit))
+    _call([systemctl, "start", "--", unit], give_up - time.monotonic())
+
+
+def _call(command: Sequence[str], limit: float) -> str:
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=max(0.1, limit),
+            check=False,
+            errors="replace",
+        )
+    except subprocess.TimeoutExpired:
+        raise ServiceError(f"systemctl {command[1]} took longer than {limit:.0f} s") from None
+    except OSError as error:
+        raise ServiceError(f"{command[0]}: {error.strerror}") from None
+    if done.returncode != 0:
+        said = clean(" ".join(done.stderr.split()) or f"exit code {done.returncode}", 160)
+        raise ServiceError(f"systemctl {command[1]} failed: {said}")
+    return done.stdout
+
+
+class Listener:
+    """A listening TCP socket: its inode, its owner's uid, how many connections wait in its queue to be accepted."""
+
+    __slots__ = ("inode", "uid", "waiting")
+
+    def __init__(self, inode: int, uid: int, waiting: int) -> None:
+        self.inode = inode
+        self.uid = uid
+        self.waiting = waiting
+
+
+def listeners(address: str, port: int, proc: str = "/proc") -> list[Listener]:
+    """Who takes connections to an address and port of this host, from /proc/net/tcp and tcp6 (proc_net_tcp.rst).
+
+    That is who listens on the address itself or on all; an IPv6 socket may take IPv4 as well. For a listening socket
+    (state 0A) the kernel shows the length of its accept queue as rx_queue.
+    """
+    number = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+    wanted = {number, bytes(len(number)), bytes(16), MAPPED + number}
+    found = []
+    for family in ("tcp", "tcp6"):
+        table = state.read_bytes(f"{proc}/net/{family}", 1 << 24) or b""
+        for row in table.split(b"\n")[1:]:
+            words = row.split()
+            if len(words) < 10 or words[3] != b"0A":
+                continue
+            try:
+                local, _, where = words[1].partition(b":")
+                if int(where, 16) == port and packed(local) in wanted:
+                    found.append(Listener(int(words[9]), int(words[7]), int(words[4].partition(b":")[2], 16)))
+            except ValueError:
+                continue
+    return found
+
+
+MAPPED = b"\0" * 10 + b"\xff\xff"  # and four bytes: an IPv4 address in an IPv6 socket
+
+
+def packed(address: bytes) -> bytes:
+    """An address of /proc/net/tcp, in 32-bit words of the host's byte order, in the network's. Raises ValueError."""
+    raw = bytes.fromhex(address.decode("ascii"))
+    if sys.byteorder == "little":
+        raw = b"".join(raw[at : at + 4][::-1] for at in range(0, len(raw), 4))
+    return raw
+
+
+def owns(pid: int, listener: Listener, proc: str = "/proc") -> bool | None:
+    """Whether a process holds a listening socket; by its open files, or where those can't be read by its user.
+
+    None when nothing can be known. Reading another user's open files takes CAP_SYS_PTRACE, which a container may lack.
+    """
+    folder = f"{proc}/{pid}/fd"
+    try:
+        for name in os.listdir(folder):
+            try:
+                if os.readlink(f"{folder}/{name}") == f"socket:[{listener.inode}]":
+                    return True
+            except FileNotFoundError:
+                continue
+        return False
+    except PermissionError:
+        pass
+    except OSError:
+        return None
+    try:
+        return os.stat(f"{proc}/{pid}").st_uid == listener.uid
+    except OSError:
+        return None
+
+
+def switches(pid: int, proc: str = "/proc") -> int | None:
+    """How often a process gave up the CPU by itself (it went to sleep and woke); None when it is gone."""
+    try:
+        status = state.read_bytes(f"{proc}/{pid}/status", 65536) or b""
+        return int(status.partition(b"\nvoluntary_ctxt_switches:")[2].split(None, 1)[0])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+# what a master does; the last two are the host's doing, and no restart helps against them
+TICKS, FROZEN, BLOCKED, STARVED = "ticks", "is frozen", "waits for a disk", "gets no CPU"
+SPINNING = 0.1  # share of the time on a CPU from which one that never sleeps isn't starved but in an endless loop
+
+
+def pulse(pid: int, proc: str = "/proc", watch: float = 2.5, pause: float = 0.1) -> str:
+    """Whether a master lives: its voluntary context switches grow within ``watch`` seconds. If not, why not.
+
+    qpsmtpd-forkserver wakes every second even when it has nothing to do, and also while it is at its child limit. A
+    master that is busy without ever sleeping switches too: each accept and fork waits for something.
+    """
+    first, before = procfs.read_stat(pid, proc), switches(pid, proc)
+    if first is None or before is None:
+        return FROZEN
+    states, used = first.state, 0.0
+    begun = time.monotonic()
+    while time.monotonic() - begun < watch:
+        time.sleep(pause)
+        last, after = procfs.read_stat(pid, proc), switches(pid, proc)
+        if last is None or after is None:
+            return FROZEN
+        if after > before:
+            return TICKS
+        states += last.state
+        used = (last.cpu - first.cpu) / procfs.TICK
+    return still(states, used / max(watch, time.monotonic() - begun))
+
+
+def still(states: str, share: float) -> str:
+    """Why a process didn't wake: from its states (man 5 proc), newest last, and its share of a CPU. Pure."""
+    if states[-1] in "TtZX":
+        return FROZEN
+    if "D" in states:
+        return BLOCKED
+    return STARVED if "R" in states and share < SPINNING else FROZEN
+
+
+class Session:
+    """A TCP socket: its state, bytes to send and not read yet, the remote end as the kernel writes it."""
+
+    __slots__ = ("far", "sending", "state", "unread")
+
+    def __init__(self, state_: str, sending: int = 0, unread: int = 0, far: bytes = b"") -> None:
+        self.state = state_
+        self.sending = sending
+        self.unread = unread
+        self.far = far
+
+    def remote(self) -> str:
+        """The remote end, ``192.0.2.1:25000`` or ``[2001:db8::1]:25000``; empty when it can't be told."""
+        address, _, port = self.far.partition(b":")
+        try:
+            raw = packed(address)
+            number = int(port, 16)
+        except ValueError:
+            return ""
+        if raw[:12] == MAPPED and len(raw) == 16:
+            raw = raw[12:]  # an IPv4 client of a socket that takes both
+        if len(raw) == 4:
+            return f"{socket.inet_ntop(socket.AF_INET, raw)}:{number}"
+        return f"[{socket.inet_ntop(socket.AF_INET6, raw)}]:{number}" if len(raw) == 16 else ""
+
+
+def sessions(proc: str = "/proc") -> dict[int, Session]:
+    """All TCP sockets of this host by inode."""
+    found = {}
+    for family in ("tcp", "tcp6"):
+        try:
+            table = state.read_bytes(f"{proc}/net/{family}", 1 << 24) or b""
+        except OSError:
+            continue
+        for row in table.split(b"\n")[1:]:
+            words = row.split()
+            try:
+                sending, _, unread = words[4].partition(b":")
+                name = TCP_STATES.get(words[3], "unknown")
+                found[int(words[9])] = Session(name, int(sending, 16), int(unread, 16), words[2])
+            except (ValueError, IndexError):
+                continue
+    return found
+
+
+def serves(unit: str, far: str, proc: str = "/proc") -> bool | None:
+    """Whether a session of this unit holds the connection with this remote end; None when that can't be known."""
+    try:
+        master = show(unit).pid
+    except ServiceError:
+        return None
+    inodes = [inode for inode, one in sessions(proc).items() if inode and one.remote() == far]
+    if not master or not inodes:
+        return None
+    try:
+        children = [one for one in procfs.scan(proc) if one.parent == master and one.state not in "ZX"]
+    except OSError:
+        return None
+    held: list[bool | None] = []
+    for child in children:
+        try:
+            uid = os.stat(f"{proc}/{child.pid}").st_uid  # where files can't be read, any session will do
+        except OSError:
+            continue
+        held += [owns(child.pid, Listener(inode, uid, 0), proc) for inode in inodes]
+    return True if True in held else None if None in held else False
+
+
+# include/net/tcp_states.h
+TCP_STATES = {
+    b"01": "established",
+    b"02": "syn-sent",
+    b"03": "syn-recv",
+    b"04": "fin-wait-1",
+    b"05": "fin-wait-2",
+    b"06": "time-wait",
+    b"07": "close",
+    b"08": "close-wait",
+    b"09": "last-ack",
+    b"0A": "listen",
+    b"0B": "closing",
+}

@@ -1,0 +1,51 @@
+"""What a monitor of a former release has stored, by the names that this one uses.
+
+Checks had no subjects of their own, but for urgent ones (``HOST/NAME``); the worst of the rest was in ``HOST/health``.
+Without this an upgrade would say that all of it is well, and then tell it anew.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..probing import hosthealth
+from ..settings import Host, Settings
+from ..store import Store
+from .states import DOWN, WARNING, Memory
+
+_CHECK = re.compile(r"([\w-]{1,40}) (?:CRITICAL|WARNING): (.*)", re.DOTALL)
+
+
+def adopt(store: Store, settings: Settings) -> None:
+    """Rename it, inside a transaction. What has its new name already stays."""
+    rows = store.current()
+    services = {one.subject for host in settings.hosts for one in host.services}
+    for host in settings.hosts:
+        for name in settings.urgent_checks:
+            former = f"{host.name}/{name}"
+            if former in rows and former not in services:
+                _move(store, rows, host, name, former, Memory.of(json.loads(rows[former]["memory"])))
+        former = f"{host.name}/health"
+        if former not in rows:
+            continue
+        memory = Memory.of(json.loads(rows[former]["memory"]))
+        found = _CHECK.fullmatch(memory.words)
+        if found and memory.state in (DOWN, WARNING) and not memory.why:
+            name = found[1]
+            if _move(store, rows, host, name, former, replace(memory, words=found[2])):
+                store.rename_incident(f"health:{host.name}", f"check:{host.name}/{name}", "check", name)
+
+
+def _move(store: Store, rows: Mapping[str, Any], host: Host, name: str, former: str, memory: Memory) -> bool:
+    subject = hosthealth.subject(host.name, name)
+    if subject in rows:
+        return False
+    store.set_current(
+        [(subject, memory.state, memory.since, memory.checked, memory.latency, memory.words, memory.as_json())]
+    )
+    store.forget_subjects([former])
+    return True

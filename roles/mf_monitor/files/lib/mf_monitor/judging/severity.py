@@ -1,0 +1,55 @@
+"""Causes, and how loud each is: by kind, by the role of its host, by how long it has lasted. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..settings import Host, Settings
+from .states import EXPIRED, Memory
+
+URGENT, NOTICE, PAGE = "urgent", "notice", "page"
+DAY = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One thing that is wrong. ``about``: the keys of other causes that this one speaks for as well."""
+
+    key: str
+    kind: str  # uplink fleet host service throttled warning health check unknown internal
+    host: str
+    service: str
+    severity: str
+    title: str
+    since: float
+    flapping: bool = False
+    about: tuple[str, ...] = ()
+    level: int | None = (
+        None  # told anew when it falls: MXs that accept mail, of the fleet's; a certificate's notices left
+    )
+
+
+def loudness(kind: str, host: Host, way_in: bool = False) -> str:
+    """How loud: the control machine at once, one MX of several once, as every host that is gone or can't be read.
+
+    ``way_in``: a service through which the host's own word comes.
+    """
+    if host.role == "control" and kind in ("host", "tcp", "ssh", "http", "https", "smtp"):
+        return URGENT
+    loud = way_in or kind in ("host", "health", "mx") or (host.role == "mx" and kind in ("smtp", "relay"))
+    return NOTICE if loud else PAGE
+
+
+def expiry(memory: Memory, host: Host, settings: Settings, now: float) -> tuple[str, int | None]:
+    """How loud a certificate's warning is, and how many notices are still to come; each is told once."""
+    ended = memory.why == EXPIRED
+    left = memory.expires - now if memory.expires is not None else float("inf")
+    to_come = sum(left > days * DAY for days in settings.cert_notice_days)
+    if to_come < len(settings.cert_notice_days):
+        return NOTICE, -1 if ended else to_come
+    return (NOTICE if ended and host.role in ("mx", "control") else PAGE), None
+
+
+def muted(cause: Cause) -> Cause:
+    """The same of a host in maintenance."""
+    return replace(cause, severity=PAGE, level=None)

@@ -1,0 +1,214 @@
+"""The way from the queue on disk to people: one message at a time for each channel, tried again until it is taken.
+
+A message is marked as being sent *before* it is handed over, so after a crash in between it is known that it may have
+arrived: it is sent again, marked ``repeat``, as is one whose attempt ended without an answer. Every other message is
+sent exactly once. While a channel fails, the one that stands in for it gets everything that waits, each message once,
+and the first goes on being tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from mf import text
+
+from .. import children, texts
+from ..settings import Channel
+from ..store import GIVEN_UP, QUEUED, SENDING, SENT, refuses
+from . import send
+
+LIMIT = 60.0  # seconds for one attempt; a busy machine needs many for Apprise alone
+UNSURE = "no answer in time"
+GIVE_UP = 86400.0  # seconds after which a message isn't news any more
+LINGER = 15.0  # seconds for what is under way at the end; the unit's TimeoutStopSec is longer
+RETRY = 1.0  # seconds until what couldn't be stored is tried again
+BACKOFF = (5.0, 10.0, 20.0, 30.0, 60.0)  # seconds to the next attempt
+
+Work: TypeAlias = Callable[[Callable[[Any], Any]], Awaitable[Any]]
+
+
+def launcher() -> list[str]:
+    """The command that sends one message."""
+    library = str(Path(__file__).resolve().parents[2])
+    program = (
+        f"import sys; sys.path.insert(0, {library!r}); from mf_monitor.notifying import send; sys.exit(send.main())"
+    )
+    return [sys.executable, "-I", "-c", program]
+
+
+async def awaken(event: asyncio.Event, limit: float) -> None:
+    """Wait for an event, at most so many seconds. (Python 3.11's wait_for may swallow a cancellation.)"""
+    try:
+        async with asyncio.timeout(limit):
+            await event.wait()
+    except TimeoutError:
+        pass
+
+
+class Outbox:
+    """``stored(function)`` runs a function of the store in one transaction; ``command`` sends one message."""
+
+    def __init__(
+        self,
+        channels: Sequence[Channel],
+        title: str,
+        stored: Work,
+        clock: Callable[[], float],
+        command: Sequence[str] = (),
+        note: Callable[[str], None] = lambda words: None,
+    ) -> None:
+        self._channels = {channel.name: channel for channel in channels}
+        self._title = title
+        self._stored = stored
+        self._clock = clock
+        self._command = list(command) or launcher()
+        self._note = note
+        self.wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Deliver for ever. When it ends, what is under way gets its time: a planned restart repeats nothing."""
+        busy: dict[str, asyncio.Task[None]] = {}
+        try:
+            await self._run(busy)
+        finally:
+            if busy:
+                await asyncio.wait(busy.values(), timeout=LINGER)
+
+    async def _run(self, busy: dict[str, asyncio.Task[None]]) -> None:
+        while True:
+            self.wake.clear()
+            try:
+                due = await self._stored(self._due)
+            except Exception as error:
+                if not refuses(error):
+                    raise
+                due = []  # the engine says so
+            for row in due:
+                name = row["channel"]
+                if name not in busy or busy[name].done():
+                    if name in busy:
+                        busy[name].result()  # a bug there is a bug here
+                    busy[name] = asyncio.create_task(self._deliver(row))
+                    busy[name].add_done_callback(lambda _: self.wake.set())
+            await awaken(self.wake, 1.0)
+
+    def _due(self, store: Any) -> list[dict[str, Any]]:
+        """What is to be sent now; a failing channel's messages are given to the one that stands in for it."""
+        for channel in self._channels.values():
+            if channel.second:
+                for row in store.not_stood_in_for(channel.name):
+                    incidents = json.loads(row["incidents"])
+                    store.enqueue(
+                        self._clock(),
+                        channel.second,
+                        row["kind"],
+                        row["severity"],
+                        row["text"],
+                        incidents,
+                        stand_in_for=row["id"],
+                    )
+        return [dict(row) for row in store.due_messages(self._clock())]
+
+    async def direct(self, severity: str, words: str) -> None:
+        """Send to the channels of a severity at once, past the queue: for when there is none."""
+        for channel in self._channels.values():
+            if severity in channel.severities and not channel.escalation:
+                trouble = await self._send(channel, words)
+                second = self._channels.get(channel.second)
+                if trouble and second is not None:
+                    trouble = await self._send(second, words)
+                self._note(f"sent directly to {channel.name}: {trouble or 'taken'}")
+
+    async def _deliver(self, row: dict[str, Any]) -> None:
+        number, attempts = row["id"], row["attempts"] + 1
+        channel = self._channels.get(row["channel"])
+        now = self._clock()
+        if channel is None:
+            await self._settle(row, GIVEN_UP, attempts, "no such channel any more")
+            return
+
+        def mark(store: Any) -> None:
+            store.set_message(number, SENDING, attempts=attempts, next_try=now, finished=None, error=row["error"])
+
+        try:
+            await self._stored(mark)
+        except Exception as error:
+            if not refuses(error):
+                raise
+            await asyncio.sleep(RETRY)
+            return  # it still waits
+        words = texts.REPEAT + row["text"] if row["repeat"] else row["text"]
+        trouble = await self._send(channel, words)
+        if not trouble:
+            await self._settle(row, SENT, attempts, "")
+            return
+        late = self._clock() - row["created"] > GIVE_UP
+        await self._settle(row, GIVEN_UP if late else QUEUED, attempts, trouble)
+        self._note(f"message {number} to {channel.name}: {trouble}")
+
+    async def _settle(self, row: dict[str, Any], status: str, attempts: int, error: str) -> None:
+        number, now = row["id"], self._clock()
+        pause = BACKOFF[min(attempts, len(BACKOFF)) - 1]
+
+        def work(store: Any) -> None:
+            finished = now if status in (SENT, GIVEN_UP) else None
+            known = store.set_message(
+                number,
+                status,
+                attempts=attempts,
+                next_try=now + pause,
+                finished=finished,
+                error=text.clean(error, 200),
+                # nobody knows whether the gateway has it
+                unsure=error.startswith(UNSURE),
+            )
+            if not known:
+                return  # the file is another one since; what is wrong is told anew
+            incidents = json.loads(row["incidents"])
+            for incident in incidents:
+                if status == SENT:
+                    again = " (repeat)" if row["repeat"] else ""
+                    store.add_event(incident, now, "sent", f"{row['kind']} to {row['channel']}{again}")
+                elif attempts == 1:
+                    store.add_event(incident, now, "failed", f"{row['channel']}: {text.clean(error, 100)}")
+
+        while True:
+            try:
+                await self._stored(work)
+                return
+            except Exception as error_:
+                if not refuses(error_):
+                    raise
+            await asyncio.sleep(RETRY)
+
+    async def _send(self, channel: Channel, words: str) -> str:
+        """What went wrong, or nothing."""
+        order = json.dumps({"url": channel.url, "title": "" if channel.sms else self._title, "body": words}).encode()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return f"can't be run: {error.strerror}"
+        try:
+            async with asyncio.timeout(LIMIT):
+                _, said = await process.communicate(order)
+        except TimeoutError:
+            return UNSURE
+        finally:
+            await children.end(process)
+        if process.returncode == 0:
+            return ""
+        lines = said.decode("utf-8", "replace").strip().splitlines()
+        words = text.clean(lines[-1].replace(channel.url, "URL"), 200) if lines else f"exit status {process.returncode}"
+        # broken off by the other side or by a signal: it may have it
+        return f"{UNSURE}: {words}" if process.returncode == send.UNSURE or (process.returncode or 0) < 0 else words

@@ -1,0 +1,1 @@
+"""The status page: snapshot, what it shows, HTML, charts, metrics."""

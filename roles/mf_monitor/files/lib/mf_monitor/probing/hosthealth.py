@@ -1,0 +1,312 @@
+"""Reading hosts' own ``/mf/bin/health --json`` through an ssh key that may do only that.
+
+The answer is as hostile as any text from outside: capped, checked, cleaned. Connections are kept (ControlMaster) while
+there are few hosts: a kept one saves the handshake at both ends, and holds some 4 MiB on the monitor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mf import maintenance, state, text
+
+from .. import children
+from ..judging.states import DOWN, HELD, PART, UNKNOWN, UNREAD, UP, WARNING, Look
+from ..settings import HealthAccess, Host, Service, Settings
+
+CANARY = "canary"  # the check that is urgent only when all MXs are concerned
+CHECK = "check-"  # what the name of a check's subject begins with
+MOST_CHECKS = 50  # of a host; more are not ours
+CAP = 262144  # bytes of an answer
+KEEP_UP_TO = 60  # hosts whose connections are kept
+AT_ONCE = 16  # reads in turn
+ASKED = 64  # reads that a failed look asks for; they don't wait behind those
+# not to know changes nothing that is believed; it is told of the host
+_GRAVE = {state.OK: UP, state.WARNING: WARNING, state.CRITICAL: DOWN, state.UNKNOWN: UNKNOWN}
+_KINDS: dict[str, tuple[type, ...]] = {
+    "status": (str,),
+    "throttled": (bool,),
+    "refusing": (bool,),
+    "leases": (list,),
+    "problems": (list,),
+    "checks": (dict,),
+    "maintenance": (dict, type(None)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One attempt: ``record`` is the cleaned health, or None and ``words`` say why not."""
+
+    host: str
+    began: float
+    at: float
+    record: dict[str, Any] | None
+    words: str
+
+
+def command(access: HealthAccess, host: Host, keep: bool, limit: float) -> list[str]:
+    """The ssh command; nothing but these options counts, no configuration of the account or the machine."""
+    options = {
+        "IdentitiesOnly": "yes",
+        "IdentityFile": access.key,
+        "UserKnownHostsFile": access.known_hosts,
+        "GlobalKnownHostsFile": "/dev/null",
+        "StrictHostKeyChecking": "yes",
+        # sntrup761, which OpenSSH 9 would begin with, takes five times the CPU; what is read here is old in a minute
+        "KexAlgorithms": "^curve25519-sha256",
+        "BatchMode": "yes",
+        "ConnectTimeout": str(max(1, round(limit))),
+        "ServerAliveInterval": "5",
+        "ServerAliveCountMax": "2",
+        "ForwardAgent": "no",
+        "ControlMaster": "auto" if keep else "no",
+        "ControlPath": f"{access.folder}/%C" if keep else "none",
+        "ControlPersist": "180" if keep else "no",
+    }
+    words = ["/usr/bin/ssh", "-F", "none", "-T", "-o", "LogLevel=ERROR"]
+    for key, value in options.items():
+        words += ["-o", f"{key}={value}"]
+    # the command is the key's, whatever is asked for here
+    return [*words, "--", f"{access.user}@{host.address}", "health"]
+
+
+def door(service: Service, host: Host) -> bool:
+    """Whether a service is the one through which health is read."""
+    return service.kind == "ssh" and service.port == 22 and service.address == host.address
+
+
+class Reader:
+    """Reads health, some hosts at a time."""
+
+    def __init__(self, settings: Settings, clock: Any) -> None:
+        assert settings.health is not None
+        self._access = settings.health
+        # a fresh ssh is slow on a host that struggles, and just then its own word is wanted
+        self._limit = max(settings.timeout, 10.0)
+        self._clock = clock
+        self._keep = len(settings.hosts) <= KEEP_UP_TO
+        self._room = asyncio.Semaphore(AT_ONCE)
+        self._asked = asyncio.Semaphore(ASKED)
+
+    async def read(self, host: Host, asked: bool = False) -> Reading:
+        """One attempt, within the timeout or 10 s. Never raises, except for cancellation. ``asked`` by a look."""
+        async with self._asked if asked else self._room:
+            began = self._clock()
+            record, words = None, ""
+            try:
+                async with asyncio.timeout(self._limit):
+                    record, words = await self._run(host)
+            except TimeoutError:
+                words = "ssh: no answer in time"
+                self._forget(host)
+            except OSError as error:
+                words = f"ssh can't be run: {error.strerror}"
+            except Exception as error:  # noqa: BLE001  (whatever a host says is a reading)
+                words = f"health can't be understood: {type(error).__name__}"
+            return Reading(host.name, began, self._clock(), record, words)
+
+    async def _run(self, host: Host) -> tuple[dict[str, Any] | None, str]:
+        process = await asyncio.create_subprocess_exec(
+            *command(self._access, host, self._keep, self._limit),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            # the kept connection holds stderr open as long as it lives
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+            limit=CAP + 1,
+        )
+        assert process.stdout is not None
+        try:
+            data = b""
+            while len(data) <= CAP and (chunk := await process.stdout.read(65536)):
+                data += chunk
+            if len(data) > CAP:
+                return None, "health says too much"
+            code = await process.wait()
+        finally:
+            await children.end(process)
+        if code == 255 and not data:
+            return None, "ssh doesn't let us in, or doesn't get there"
+        record = parse(data)
+        return (record, "read") if record is not None else (None, f"health is not whole (exit status {code})")
+
+    def _forget(self, host: Host) -> None:
+        """A kept connection that doesn't answer any more is dropped."""
+        if not self._keep:
+            return
+        words = command(self._access, host, self._keep, self._limit)
+        at = words.index("--")
+
+        async def leave() -> None:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *words[:at],
+                    "-O",
+                    "exit",
+                    *words[at : at + 2],
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    stderr=asyncio.subprocess.DEVNULL,
+                )
+                async with asyncio.timeout(5):
+                    await process.wait()
+            except (OSError, TimeoutError):
+                pass
+
+        self._leaving = asyncio.create_task(leave())
+
+
+def parse(data: bytes) -> dict[str, Any] | None:
+    """The health in an answer, every text in it cleaned and nothing unexpected kept; None when it isn't one."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    for key, kinds in _KINDS.items():
+        if not isinstance(found.get(key), kinds):
+            return None
+    if found["status"] not in state.SEVERITY:  # a text, by _KINDS
+        return None
+    checks = {}
+    for name, check in list(found["checks"].items())[:MOST_CHECKS]:
+        if not isinstance(check, dict):
+            return None
+        status = check.get("status")
+        if not isinstance(status, str) or status not in state.SEVERITY:
+            return None
+        metrics = check.get("metrics")
+        checks[text.clean(name, 40)] = {
+            "status": status,
+            "summary": text.clean(str(check.get("summary", "")), 200),
+            "age_seconds": _number(check.get("age_seconds")),
+            "since": _number(check.get("since")),
+            "metrics": _plain(metrics if isinstance(metrics, dict) else {}),
+        }
+    return {
+        **{key: found[key] for key in ("status", "throttled", "refusing")},
+        "held": found.get("held") is True,
+        "accepting": found.get("accepting") if isinstance(found.get("accepting"), bool) else None,
+        **{key: _number(found.get(key)) for key in ("load1", "uptime_seconds", "queue", "oldest_result_seconds")},
+        "line": text.clean(str(found.get("line", "")), 300),
+        "leases": [_lease(one) for one in found["leases"][:20] if isinstance(one, dict)],
+        "maintenance": _maintenance(found["maintenance"]) if found["maintenance"] else None,
+        "problems": [text.clean(str(one), 200) for one in found["problems"][:20]],
+        "checks": checks,
+    }
+
+
+def _lease(found: Mapping[str, Any]) -> dict[str, Any]:
+    """``owner reason``: texts, ``refuse``: bool, ``held_seconds left_seconds``: numbers or None (no end)."""
+    return {
+        "owner": _text(found.get("owner"), 32),
+        "reason": _text(found.get("reason"), 120),
+        "refuse": found.get("refuse") is True,
+        "held_seconds": _number(found.get("held_seconds")),
+        "left_seconds": _number(found.get("left_seconds")),
+    }
+
+
+def _maintenance(found: Mapping[str, Any]) -> dict[str, Any]:
+    """``owner reason``: texts, ``left_seconds``: at most what a maintenance may last."""
+    left = _number(found.get("left_seconds")) or 0.0
+    return {
+        "owner": _text(found.get("owner"), 32),
+        "reason": _text(found.get("reason"), 120),
+        "left_seconds": min(max(0.0, left), maintenance.MAX_TTL),
+    }
+
+
+def _text(value: Any, limit: int) -> str:
+    return text.clean(value, limit) if isinstance(value, str) else ""
+
+
+def _number(value: Any) -> float | None:
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and -1e15 < value < 1e15
+    return value if good else None
+
+
+def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers, truth values and cleaned texts of a flat object."""
+    plain: dict[str, Any] = {}
+    for key, value in list(found.items())[:100]:
+        if isinstance(value, str):
+            plain[text.clean(str(key), 64)] = text.clean(value, 120)
+        elif isinstance(value, bool) or _number(value) is not None:
+            plain[text.clean(str(key), 64)] = value
+    return plain
+
+
+def _canary(found: Mapping[str, Any]) -> tuple[str, str]:
+    """State and why of check-canary when it is CRITICAL, by its figures."""
+    total, overdue = _number(found.get("mx")), _number(found.get("overdue"))
+    if total and overdue == total:
+        return DOWN, ""  # no MX's mail goes the whole way any more
+    return (DOWN if _number(found.get("delivered")) else WARNING), PART
+
+
+def subject(host: str, check: str) -> str:
+    """The subject of a host's check; a service can't have such a name."""
+    return f"{host}/{CHECK}{check}"
+
+
+def vital(settings: Settings, host: Host) -> tuple[str, ...]:
+    """The checks of a host of which it is as bad not to know: the urgent ones of the control machine."""
+    return settings.urgent_checks if host.role == "control" else ()
+
+
+def looks(reading: Reading, chosen: tuple[str, ...], known: Collection[str]) -> list[Look]:
+    """Looks from one reading: at ``HOST/health`` (is it held, and what isn't known of it?) and at checks (``subject``).
+
+    ``chosen``: see ``vital``. The others are subjects from when they first complain (``known``).
+    """
+    name, began, at = reading.host, reading.began, reading.at
+    record = reading.record
+    if record is None:
+        words = f"health can't be read: {reading.words}"
+        return [Look(f"{name}/health", began, at, WARNING, words, UNREAD)]
+    result, unsure = [], []
+    room = MOST_CHECKS - len(known)
+    for check, one in record["checks"].items():
+        status, words, why = one["status"], one["summary"], ""
+        if status == state.UNKNOWN:
+            unsure.append(f"{check} UNKNOWN: {words}")
+        # a lease has a colour of its own and is no complaint, and a hold is told below
+        mild = check == "load" and record["throttled"] and (record["held"] or status != state.CRITICAL)
+        word = UP if mild else _GRAVE[status]
+        if status == state.UNKNOWN and check in chosen:
+            word, why = DOWN, UNREAD
+        elif check == CANARY and word == DOWN:
+            word, why = _canary(one["metrics"])
+        if check not in known and check not in chosen:
+            if word in (UP, UNKNOWN) or room <= 0:
+                continue
+            room -= 1
+        result.append(Look(subject(name, check), began, at, word, words, why))
+    for check in sorted(set(known).difference(record["checks"])):
+        if not record["checks"]:
+            # a host that can't read its own settings knows of no check, and nobody knows that this one is well
+            gone = f"not known: {(record['problems'] or ['it names no check'])[0]}"
+            word = DOWN if check in chosen else UNKNOWN
+            result.append(Look(subject(name, check), began, at, word, gone, UNREAD if word == DOWN else ""))
+        else:
+            result.append(Look(subject(name, check), began, at, WARNING, "not among its checks any more"))
+    # what none of its checks says, nor the throttle: settings that can't be read, a marker that is lost
+    checks = [one["status"] for one in record["checks"].values()]
+    said = state.worst([*checks, state.WARNING if record["throttled"] else state.OK])
+    word, words, why = UP, "says OK", ""
+    if unsure:
+        word, words = WARNING, unsure[0] + (f" (and {len(unsure) - 1} more)" if len(unsure) > 1 else "")
+    if state.SEVERITY[record["status"]] > state.SEVERITY[said]:
+        word = DOWN if record["status"] == state.CRITICAL else WARNING
+        words = (record["problems"] or [record["status"]])[0]
+    if record["held"]:
+        word, words, why = DOWN, "on hold: refuses mail until somebody ends that", HELD
+    result.append(Look(f"{name}/health", began, at, word, words, why))
+    return result

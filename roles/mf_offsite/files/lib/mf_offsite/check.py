@@ -1,0 +1,173 @@
+"""check-offsite: the backups, seen from where they are kept: room, age, and whether somebody deletes history.
+
+Nothing here can decrypt a word, and nothing here believes the machine that writes the backups.
+"""
+
+from __future__ import annotations
+
+import time
+
+from mf import run, state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+NAME = "offsite"
+RULES: run.Rules = {
+    "repository": str,
+    "lock": str,
+    "quota_bytes": (1 << 20, 1 << 60),
+    "quota_warning": (1, 100),  # percent of the quota
+    "quota_critical": (1, 100),
+    "free_warning": (0, 100),  # percent of the file system
+    "free_critical": (0, 100),
+    "quiet": (600, 90 * 86400),  # seconds without anything new
+}
+REMEMBERED = "offsite.json"
+SKEW = 300.0  # seconds that the newest transaction may lie in the future before the clock is doubted
+ATTENDED = "offsite-attended"  # the lock of a command that a person runs here, and that may delete
+KEPT_CONFIG = "offsite-config"  # the repository's config as it was first seen, out of the writer's reach
+
+
+def decide(
+    used: int,
+    free: float,
+    inodes: float,
+    age: float,
+    deleted: int,
+    values: run.Values,
+    *,
+    same_key: bool = True,
+    spent: bool = False,
+) -> tuple[str, list[str]]:
+    """``(status, what is wrong)``. Pure. ``age`` is that of the newest transaction, or of the account, in seconds.
+
+    ``spent``: the cipher's counter is where no backup can go on.
+    """
+    from mf.text import span
+
+    statuses, words = [state.OK], []
+    share = 100.0 * used / values["quota_bytes"]
+    if share >= values["quota_warning"]:
+        statuses.append(state.CRITICAL if share >= values["quota_critical"] else state.WARNING)
+        words.append(f"{share:.0f}% of the quota used: prune with playbooks/prune_offsite.yml")
+    for amount, of in ((free, "space"), (inodes, "inodes")):
+        if amount < values["free_warning"]:
+            statuses.append(state.CRITICAL if amount < values["free_critical"] else state.WARNING)
+            words.append(f"{amount:.0f}% of the file system's {of} free")
+    if age > values["quiet"]:
+        statuses.append(state.CRITICAL if age > 2 * values["quiet"] else state.WARNING)
+        words.append(f"nothing new for {span(age)}" if used else f"nothing was saved here in {span(age)}")
+    elif age < -SKEW:
+        statuses.append(state.WARNING)
+        words.append(f"the newest transaction is {span(-age)} in the future: was the clock set back?")
+    if deleted:
+        statuses.append(state.CRITICAL)
+        words.append(f"{deleted} objects deleted, and nobody pruned: see /mf/bin/offsite history, docs/restore.md")
+    if not same_key:
+        statuses.append(state.CRITICAL)
+        words.append('the repository\'s key is another one: docs/restore.md, "Somebody deleted backups"')
+    if spent:
+        statuses.append(state.CRITICAL)
+        words.append("somebody spent the cipher's counter, so backups fail: see docs/restore.md")
+    return state.worst(statuses), words
+
+
+def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
+    """Everything is cold: it runs every ten minutes."""
+    with state.Lock(places, ATTENDED) as free:
+        if not free:
+            return state.Result(NAME, state.OK, "an attended prune, rewind or compaction is under way")
+    return lambda dry_run: _examine(places, values, dry_run)
+
+
+def _examine(places: state.Places, values: run.Values, dry_run: bool) -> state.Result:
+    import json
+    import os
+    from dataclasses import asdict
+
+    from . import segment_log
+
+    repository, path = values["repository"], f"{places.persistent}/{REMEMBERED}"
+    end = time.monotonic() + values["deadline"] * 0.7
+    known = remembered(state.read_bytes(path))
+    try:
+        figures = os.statvfs(os.path.dirname(repository))
+        numbers = segment_log.segments(repository) if os.path.isdir(f"{repository}/data") else {}
+        if not numbers and state.read_bytes(f"{places.persistent}/{KEPT_CONFIG}") is not None:
+            raise segment_log.LogError("it was here, and there is nothing in it")
+        found = segment_log.scan(repository, known, lambda: time.monotonic() < end) if numbers else known
+        used = segment_log.size(repository) if numbers else 0
+        # before the first backup: when the account was made
+        same_key = not numbers or keep_config(places, repository, dry_run)
+        spent = os.path.lexists(f"{repository}/nonce") and segment_log.nonce(repository) >= segment_log.NONCE_LIMIT
+        # by number, as no clock can change that
+        newest = os.stat(numbers[max(numbers)] if numbers else values["lock"]).st_mtime
+    except (OSError, segment_log.LogError) as error:
+        return state.Result(NAME, state.CRITICAL, f"{repository} can't be read: {error}")
+    if not dry_run and found != known:
+        state.write_atomic(path, (json.dumps(asdict(found)) + "\n").encode(), durable=True)
+    free = 100.0 * figures.f_bavail / figures.f_blocks if figures.f_blocks else 100.0
+    inodes = 100.0 * figures.f_favail / figures.f_files if figures.f_files else 100.0
+    age = time.time() - newest
+    status, words = decide(used, free, inodes, age, found.deleted, values, same_key=same_key, spent=spent)
+    behind = sum(number > found.scanned for number in numbers)
+    well = f"{used / 1e6:.1f} MB of {values['quota_bytes'] / 1e6:.0f}" if used else "nothing was saved here yet"
+    result = state.Result(NAME, status, "; ".join(words) or well)
+    result.metrics = {
+        "used_bytes": used,
+        "quota_percent": round(100.0 * used / values["quota_bytes"], 2),
+        "free_percent": round(free, 1),
+        "free_inodes_percent": round(inodes, 1),
+        "deleted": found.deleted,
+        "manifest_bytes": abs(found.manifest),
+        "same_key": int(same_key),
+        "behind": behind,
+    }
+    if numbers:
+        result.metrics["newest_age_seconds"] = max(0, round(age))
+    return result
+
+
+def keep_config(places: state.Places, repository: str, dry_run: bool = False) -> bool:
+    """Whether id and key are those that were first seen; then they are kept. Raises OSError, borglog.LogError."""
+    from . import segment_log
+
+    path = f"{places.persistent}/{KEPT_CONFIG}"
+    now = segment_log.identity(repository)
+    if not now or dry_run or state.read_bytes(path) is not None:
+        kept = state.read_bytes(path)
+        return kept is None or not now or segment_log.identity_of(kept.decode(errors="replace")) == now
+    state.write_atomic(path, state.read_bytes(f"{repository}/config") or b"", 0o600, durable=True)
+    return True
+
+
+def remembered(data: bytes | None) -> segment_log.Scan:
+    """What the last run saw; nothing when that isn't whole."""
+    from . import segment_log
+
+    values = state.decode(data) or {}
+    numbers = {
+        name: value
+        for name in ("baseline", "scanned", "deleted", "first", "manifest")
+        if isinstance(value := values.get(name), int) and not isinstance(value, bool)
+    }
+    ahead = values.get("ahead")
+    try:
+        read = tuple(segment_log.Segment(**one) for one in ahead) if isinstance(ahead, list) else ()
+    except TypeError:
+        return segment_log.Scan()
+    return segment_log.Scan(**numbers, ahead=read) if len(numbers) == 5 else segment_log.Scan()
+
+
+if TYPE_CHECKING:
+    from . import segment_log
+
+CHECK = run.Check(NAME, look, RULES)
+
+
+def main(argv: Sequence[str], **release: object) -> NoReturn:
+    """Entry of the launcher /mf/bin/check-offsite."""
+    run.main(CHECK, argv, **release)  # type: ignore[arg-type]

@@ -1,0 +1,240 @@
+"""/mf/bin/offsite: the repository of the backups, on the machine that keeps it. It can't decrypt anything."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+
+from mf import borg, cli, config, decisions, state
+
+from . import segment_log
+from .check import ATTENDED, KEPT_CONFIG, REMEMBERED, keep_config, remembered
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+DONE, FAILED, BUSY, REFUSED = 0, cli.FAILED, 4, 5
+ACCOUNT = "mf-offsite"
+LEFT = "offsite-left.json"  # what the last prune left
+
+_EPILOG = """\
+Exit codes: 0 done, 1 failed (one line says why), 2 wrong command line, 4 a backup is under way, 5 prune refuses
+
+Examples
+  offsite history                 every transaction: when, how much, and how many objects it deleted
+  offsite rewind --to 41          the repository as it was after transaction 41; what is there now is kept beside it
+  offsite compact                 what an interrupted prune left to do: make its deletions final, get their room back
+"""
+
+
+def main(argv: Sequence[str] | None = None, places: state.Places | None = None) -> int:
+    """The command; returns its exit code."""
+    return _parser().main(argv, places)
+
+
+def _where(places: state.Places) -> tuple[str, str]:
+    """Repository and lock, from the settings. Raises config.SettingsError."""
+    section = config.load(places).get("offsite")
+    if not isinstance(section, dict) or not isinstance(section.get("repository"), str):
+        raise config.SettingsError("this host keeps no backups: mf.json has no section offsite")
+    return section["repository"], str(section["lock"])
+
+
+@contextmanager
+def _alone(places: state.Places, lock: str, wait: float = 30.0) -> Iterator[None]:
+    """Nobody is in the repository, and check-offsite doesn't count what we delete. Raises rewind.RewindError."""
+    from . import rewind
+
+    with rewind.quiet(lock, wait), state.Lock(places, ATTENDED, 5.0) as held:
+        if not held:
+            raise rewind.RewindError("another offsite command is under way; try again when it has ended")
+        with state.Lock(places, "offsite", 120.0):
+            pass  # a check that had begun before has ended
+        yield
+
+
+def _history(chosen: argparse.Namespace, places: state.Places) -> int:
+    try:
+        repository, _ = _where(places)
+        numbers = segment_log.segments(repository)
+        commits = segment_log.transactions(repository)
+        rows: list[dict[str, object]] = []
+        before, listed = -1, 0
+        for one in commits:
+            inside = [
+                segment_log.read(number, path) for number, path in numbers.items() if before < number <= one.segment
+            ]
+            manifest = next((each.manifest for each in reversed(inside) if each.manifest), listed)
+            rows.append(
+                {
+                    "transaction": one.segment,
+                    "time": one.time,
+                    "bytes": sum(each.size for each in inside),
+                    "written": sum(each.written for each in inside),
+                    # the first begins the repository, or is what a prune left, which may hold on to its deletions
+                    "deleted": sum(each.deleted for each in inside) if rows else 0,
+                    "list_bytes": manifest,
+                    "list_shorter": manifest <= listed - segment_log.ARCHIVE_ID,
+                }
+            )
+            before, listed = one.segment, manifest
+    except (segment_log.LogError, config.SettingsError) as error:
+        return _fail(str(error))
+    if chosen.json:
+        print(json.dumps({"repository": repository, "transactions": rows}))
+        return DONE
+    for row in rows:
+        deleted = f"  DELETED {row['deleted']}" if row["deleted"] else ""
+        deleted += "  LIST SHORTER" if row["list_shorter"] else ""
+        print(f"{row['transaction']:>8}  {row['time']}Z  {row['bytes']:>14,} B  {row['written']:>8} objects{deleted}")
+    print(f"{len(rows)} transactions in {repository}")
+    return DONE
+
+
+def _rewind(chosen: argparse.Namespace, places: state.Places) -> int:
+    from . import rewind
+
+    try:
+        repository, lock = _where(places)
+        with _alone(places, lock):
+            if chosen.dry_run:
+                going = [number for number in segment_log.segments(repository) if number > chosen.to]
+                print(f"would leave out {len(going)} segments after transaction {chosen.to}, and keep them beside")
+                return DONE
+            config_file = state.read_bytes(f"{places.persistent}/{KEPT_CONFIG}")
+            if config_file is None:
+                return _fail("check-offsite has not seen this repository yet; run it once, then again this")
+            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+            kept = rewind.rewind(repository, chosen.to, stamp, config_file)
+            _forget(places, repository)
+    except rewind.RewindError as error:
+        return _fail(str(error), BUSY if "under way" in str(error) else FAILED)
+    except (segment_log.LogError, config.SettingsError, OSError) as error:
+        return _fail(str(error))
+    decisions.record(places, "offsite", "rewind", repository, f"to transaction {chosen.to}", "done")
+    print(f"{repository} is as it was at transaction {chosen.to}; what was there is kept in {kept}")
+    print("on control: /mf/bin/backup adopt")
+    return DONE
+
+
+def _prune(chosen: argparse.Namespace, places: state.Places) -> int:
+    from . import prune, rewind
+
+    left = f"{places.persistent}/{LEFT}"
+    try:
+        repository, lock = _where(places)
+        order = prune.read(sys.stdin.buffer.read(1 << 28))
+        if order.approved is None and not chosen.dry_run:
+            return _fail("the order doesn't say what was seen and may go", cli.MISUSE)
+        with _alone(places, lock, chosen.wait), prune.Repository(repository, order) as it:
+            known = remembered(state.read_bytes(f"{places.persistent}/{REMEMBERED}"))
+            prune.untouched(repository, known, same_key=keep_config(places, repository, dry_run=True))
+            plan = it.plan(time.time(), prune.Left.load(left))
+            lines = plan.lines()
+            print(json.dumps({"going": list(plan.going), "lines": lines}) if chosen.json else "\n".join(lines))
+            prune.refuse(plan, order)
+            if chosen.dry_run:
+                return DONE
+            before = segment_log.size(repository)
+            it.prune(plan.going)
+            prune.begin_anew(repository)
+            prune.Left.of(one for name, one in plan.found.items() if name not in plan.going).save(left)
+            _forget(places, repository)
+    except rewind.RewindError as error:
+        return _fail(str(error), BUSY)
+    except prune.PruneError as error:
+        return _fail(str(error), REFUSED)
+    except (borg.BorgError, segment_log.LogError, config.SettingsError, OSError, KeyError) as error:
+        return _fail(str(error))
+    freed = before - segment_log.size(repository)
+    decisions.record(places, "offsite", "prune", repository, f"{len(plan.going)} archives, {freed} bytes freed", "done")
+    if not chosen.json:
+        print(f"{len(plan.going)} archives gone, {freed / 1e6:.1f} MB freed")
+    return DONE
+
+
+def _compact(chosen: argparse.Namespace, places: state.Places) -> int:
+    from . import prune, rewind
+
+    try:
+        repository, lock = _where(places)
+        before = segment_log.size(repository)
+        if chosen.dry_run:
+            print(f"would compact {repository} ({before / 1e6:.1f} MB)")
+            return DONE
+        with _alone(places, lock):
+            done = subprocess.run(
+                ["/usr/sbin/runuser", "-u", ACCOUNT, "--", "/usr/bin/borg", "compact", repository],
+                env={"PATH": "/usr/bin:/bin", "HOME": os.path.dirname(repository), "LC_ALL": "C.UTF-8"},
+                stdin=subprocess.DEVNULL,
+                check=False,
+            )
+            if not done.returncode:
+                prune.begin_anew(repository)
+                _forget(places, repository)
+    except rewind.RewindError as error:
+        return _fail(str(error), BUSY)
+    except (segment_log.LogError, config.SettingsError, OSError) as error:
+        return _fail(str(error))
+    if done.returncode:
+        return _fail(f"borg compact ended with {done.returncode}")
+    after = segment_log.size(repository)
+    decisions.record(places, "offsite", "compact", repository, f"{before - after} bytes freed", "done")
+    print(f"{(before - after) / 1e6:.1f} MB freed, {after / 1e6:.1f} MB left")
+    return DONE
+
+
+def _accept(_: argparse.Namespace, places: state.Places) -> int:
+    from . import rewind
+
+    try:
+        repository, lock = _where(places)
+        with _alone(places, lock):
+            _forget(places, repository)
+            with suppress(FileNotFoundError):
+                os.unlink(f"{places.persistent}/{LEFT}")
+    except rewind.RewindError as error:
+        return _fail(str(error), BUSY)
+    except (segment_log.LogError, config.SettingsError, OSError) as error:
+        return _fail(str(error))
+    decisions.record(places, "offsite", "accept", repository, "deletions so far are known to a person", "done")
+    print("deletions up to now are accepted")
+    return DONE
+
+
+def _forget(places: state.Places, repository: str) -> None:
+    """Deletions up to now are no news any more; the list of archives may only grow from the next backup on.
+
+    Who deletes packs that list with lz4, and a backup with zstd: after a prune it's shorter with an archive more in it.
+    """
+    numbers = segment_log.segments(repository)
+    last = max(numbers, default=-1)
+    sizes = (segment_log.read(number, path).manifest for number, path in reversed(numbers.items()))
+    scan = segment_log.Scan(baseline=last, scanned=last, manifest=-next((size for size in sizes if size), 0))
+    state.write_atomic(f"{places.persistent}/{REMEMBERED}", (json.dumps(asdict(scan)) + "\n").encode(), durable=True)
+
+
+def _fail(message: str, code: int = FAILED) -> int:
+    print(f"offsite: {message}", file=sys.stderr)
+    return code
+
+
+def _parser() -> cli.Commands:
+    top = cli.Commands("offsite", "The repository of the backups, where it is kept.", _EPILOG)
+    history = top.add("history", _history, "every transaction, and what it deleted")
+    history.add_argument("--json", action="store_true", help="as one JSON object")
+    rewind = top.add("rewind", _rewind, "make the repository what it was; nothing is lost by it", dry_run=True)
+    rewind.add_argument("--to", type=int, required=True, metavar="N", help="the last transaction to keep")
+    prune = top.add("prune", _prune, "forget old archives (attended: playbooks/prune_offsite.yml)", dry_run=True)
+    prune.add_argument("--json", action="store_true", help="what would go, as one JSON object")
+    prune.add_argument("--wait", type=cli.duration, default=30.0, metavar="TIME", help="for a backup's end")
+    top.add("compact", _compact, "make deletions final (attended: playbooks/prune_offsite.yml)", dry_run=True)
+    top.add("accept", _accept, "deletions up to now were ours: no alarm for them")
+    return top

@@ -1,0 +1,295 @@
+"""Forgetting old archives, attended, where they are kept: held against control's record, shown, then deleted.
+
+The passphrase comes with the order, on stdin; Borg reads it from a pipe. It is in no file here, no argument, no
+environment. Whoever has control can't prune: his deletions only hide (see ``borglog``), and this refuses while there
+are any. Nor can he have this do it by archives with wrong times, or by a list that leaves some out: see ``doubts``,
+``hidden``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from mf import borg, state, text
+from mf.borg import Archive, Comparison, compare, parse
+
+from . import segment_log
+
+ACCOUNT = "mf-offsite"
+JOBS = ("dump", "full")
+OPTIONS = ("within", "daily", "weekly", "monthly", "yearly")
+CHECKPOINT = re.compile(r"\.checkpoint(\.[0-9]+)?$")  # what borg adds to the name of a backup that isn't finished
+LIBRARY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+LISTS = "import sys; sys.path.insert(0, sys.argv[1]); from mf_offsite import lists; lists.main(sys.argv[2])"
+SKEW = 3600.0  # seconds by which an archive's time may be beside the clock, or its neighbour's, before it is doubted
+
+
+class PruneError(Exception):
+    """It isn't done. One line; nothing was changed."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the operator sends. ``approved``: what may go, as a dry run said; None in a dry run."""
+
+    passphrase: str = field(repr=False)
+    prefix: str
+    keep: Mapping[str, Mapping[str, str]]
+    recorded: Mapping[str, Archive]
+    approved: frozenset[str] | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the repository has, how it compares with control's record, what is doubtful, and what would go."""
+
+    found: Mapping[str, Archive]
+    difference: Comparison
+    doubtful: Sequence[str]
+    going: Sequence[str]
+
+    def lines(self) -> list[str]:
+        """For people: each archive, oldest first, and what becomes of it."""
+        marks = dict.fromkeys(self.going, "goes")
+        marks |= dict.fromkeys(self.difference.unknown, "NOT on control's record")
+        marks |= dict.fromkeys(self.difference.changed, "ANOTHER one than control recorded")
+        marks |= dict.fromkeys(self.difference.missing, "MISSING here, and on control's record")
+        names = sorted({*self.found, *self.difference.missing})
+        told = [f"{text.clean(name, 120)}  {marks.get(name, 'stays')}" for name in names]
+        return [*told, *self.doubtful, f"{len(self.going)} of {len(self.found)} archives go"]
+
+
+def read(data: bytes) -> Order:
+    """The order from what came on stdin. Raises PruneError; the text has nothing of what was read."""
+    try:
+        found: dict[str, Any] = json.loads(data)
+        archives = [Archive(**json.loads(line)) for line in str(found["record"]).splitlines()]
+        approved = found.get("approved")
+        order = Order(
+            passphrase=str(found["passphrase"]),
+            prefix=str(found["prefix"]),
+            keep={job: {str(k): str(v) for k, v in found["keep"][job].items()} for job in JOBS},
+            recorded={one.name: one for one in archives},
+            approved=None if approved is None else frozenset(str(name) for name in approved),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise PruneError("stdin is no order; this is for playbooks/prune_offsite.yml") from None
+    for rules in order.keep.values():
+        arguments(rules)
+    return order
+
+
+def arguments(rules: Mapping[str, str]) -> list[str]:
+    """borg prune's options for one job's retention. Pure. Raises PruneError for what isn't one of ours, or nothing."""
+    if not rules or set(rules) - set(OPTIONS):
+        raise PruneError(f"mf_backup_keep says of each kind of archive what to keep: {', '.join(OPTIONS)}")
+    return [f"--keep-{name}={rules[name]}" for name in OPTIONS if name in rules]
+
+
+@dataclass(frozen=True)
+class Left:
+    """What the last prune left: the highest number, and the ids of all archives. Kept here, out of control's reach."""
+
+    highest: int = 0
+    ids: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, archives: Iterable[Archive]) -> Left:
+        """Of a list of archives."""
+        found = list(archives)
+        return cls(max((one.sequence for one in found), default=0), frozenset(one.id for one in found))
+
+    @classmethod
+    def load(cls, path: str) -> Left:
+        """From its file; nothing before the first prune. Raises PruneError when it isn't whole."""
+        data = state.read_bytes(path, 1 << 26)
+        if data is None:
+            return cls()
+        try:
+            found = json.loads(data)
+            return cls(int(found["highest"]), frozenset(str(one) for one in found["ids"]))
+        except (ValueError, TypeError, KeyError):
+            raise PruneError(f"{path} is not whole; when the list is as it should be: /mf/bin/offsite accept") from None
+
+    def save(self, path: str) -> None:
+        """Write it. Raises OSError."""
+        document = {"highest": self.highest, "ids": sorted(self.ids)}
+        state.write_atomic(path, (json.dumps(document) + "\n").encode(), 0o600, durable=True)
+
+
+def foreign(prefix: str, names: Iterable[str]) -> list[str]:
+    """Names that borg's prune would count among a job's archives, or call like one, and that aren't ours. Pure."""
+    heads = tuple(f"{prefix}-{job}-" for job in JOBS)
+    wrong = [name for name in names if name.startswith(heads) and not parse(prefix, CHECKPOINT.sub("", name))]
+    return [f"{text.clean(name, 120)} is a name that no backup of control's has" for name in wrong]
+
+
+def doubts(found: Mapping[str, Archive], now: float, left: Left) -> list[str]:
+    """Archives that can't be what they say, in words. Pure.
+
+    Which archives go is decided by their times, and control sets those: made-up ones could push out every true one. But
+    numbers only grow. So an archive is older than what has a higher one, none is of the future, no number is there
+    twice, and none came since the last prune with a number from before it.
+    """
+    words, latest = [], now
+    ordered = sorted(found.values(), key=lambda each: (each.sequence, each.time), reverse=True)
+    for newer, one in zip([None, *ordered], ordered, strict=False):
+        why = ""
+        if one.time > latest + SKEW:
+            why = "is of the future" if latest == now else "is of after one with a higher number"
+        elif newer and newer.sequence == one.sequence:
+            why = "has a number that is there twice"
+        elif one.sequence <= left.highest and one.id not in left.ids:
+            why = "wasn't there at the last prune, and has a number from before it"
+        if why:
+            words.append(f"{text.clean(one.name, 120)} {why}: a wrong clock, or somebody made it up")
+        latest = min(latest, one.time)
+    return words
+
+
+def hidden(gone: Iterable[tuple[str, str, int]], path: str) -> list[str]:
+    """Archives that were listed and are no more (see ``lists``), in words. Raises borglog.LogError.
+
+    Not those that were deleted, for that is in the log, and an alarm; nor backups that never came to their end.
+    """
+    ours = [(name, bytes.fromhex(ident), segment) for name, ident, segment in gone if not CHECKPOINT.search(name)]
+    idents = {ident for _, ident, _ in ours}
+    places = segment_log.committed(path, lambda tag, key: tag == segment_log.DELETE and key in idents) if ours else ()
+    deleted = {place.key for place in places}
+    commits = [one.segment for one in segment_log.transactions(path)]
+    words = []
+    for name, ident, segment in ours:
+        if ident not in deleted:
+            until = next((commit for commit in commits if commit >= segment), segment)
+            words.append(f"{text.clean(name, 120)} isn't listed any more as it was up to transaction {until}")
+    return words
+
+
+class Repository:
+    """The repository here, as its own account sees it. ``with Repository(…) as it``: it leaves nothing behind."""
+
+    def __init__(self, path: str, order: Order) -> None:
+        self.path = path
+        self.order = order
+        self.base = f"{os.path.dirname(path)}/pruning"
+        self._account = pwd.getpwnam(ACCOUNT)
+
+    def __enter__(self) -> Self:
+        shutil.rmtree(self.base, ignore_errors=True)
+        os.mkdir(self.base, 0o700)
+        os.chown(self.base, self._account.pw_uid, self._account.pw_gid)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.base, ignore_errors=True)
+
+    def run(self, *words: str) -> borg.Done:
+        """``borg WORDS`` on this repository. Raises borg.BorgError."""
+        return self._spawn("/usr/bin/borg", "--log-json", f"--lock-wait={borg.LOCK_WAIT}", "--umask=0077", *words)
+
+    def _spawn(self, *command: str, well: tuple[int, ...] = (0, 1)) -> borg.Done:
+        reading, writing = os.pipe()
+        try:
+            with os.fdopen(writing, "w", encoding="utf-8") as into:
+                into.write(self.order.passphrase)  # below a pipe's 64 KiB, so nobody need be reading yet
+            env = {
+                "PATH": "/usr/bin:/bin",
+                "LC_ALL": "C.UTF-8",
+                "TZ": "UTC",
+                "BORG_REPO": self.path,
+                "BORG_BASE_DIR": self.base,
+                "BORG_PASSPHRASE_FD": str(reading),
+                "BORG_EXIT_CODES": "legacy",
+                "BORG_RELOCATED_REPO_ACCESS_IS_OK": "yes",
+            }
+            return borg.spawn(command, env, None, None, inherited=(reading,), user=ACCOUNT, well=well)
+        finally:
+            os.close(reading)
+
+    def plan(self, now: float, left: Left) -> Plan:
+        """What would go, and what speaks against it. Raises borg.BorgError, borglog.LogError."""
+        gone = json.loads(self._spawn("/usr/bin/python3", "-I", "-c", LISTS, LIBRARY, self.path, well=(0,)).out)
+        listed = state.decode(self.run("list", "--json", "--consider-checkpoints", "::").out.encode()) or {}
+        archives = listed.get("archives")
+        found: dict[str, Archive] = {}
+        names: list[str] = []
+        for one in archives if isinstance(archives, list) else []:
+            name = str(one["name"])
+            names.append(name)
+            if parsed := parse(self.order.prefix, name):
+                found[name] = Archive(name, str(one["id"]), *parsed, borg.epoch(str(one["time"])))
+        going = [name for job in JOBS for name in self._going(job, found)]
+        doubtful = [*hidden(gone, self.path), *foreign(self.order.prefix, names), *doubts(found, now, left)]
+        return Plan(found, compare(self.order.recorded, found), doubtful, going)
+
+    def _going(self, job: str, found: Mapping[str, Archive]) -> list[str]:
+        """What the retention lets go of a job's archives; never its newest, whatever the rules say."""
+        ours = {one.id: one for one in found.values() if one.job == job}
+        if not ours:
+            return []
+        pattern = f"--glob-archives={self.order.prefix}-{job}-*"
+        done = self.run("prune", "--dry-run", "--list", pattern, *arguments(self.order.keep[job]), "::")
+        newest = max(ours, key=lambda ident: ours[ident].sequence)
+        return [ours[ident].name for ident in pruned(done.logged) if ident in ours and ident != newest]
+
+    def prune(self, going: Sequence[str]) -> None:
+        """Delete these and make it final. Raises borg.BorgError."""
+        if going:
+            self.run("delete", "::", *going)
+        self.run("compact", "::")
+
+
+def pruned(logged: Sequence[str]) -> list[str]:
+    """Ids of the archives that ``borg prune --dry-run --list`` would delete: each line's end, whatever the name."""
+    ends = (re.search(r"\[([0-9a-f]{64})\]$", line.rstrip()) for line in logged if line.startswith("Would prune:"))
+    return [end[1] for end in ends if end]
+
+
+def refuse(plan: Plan, order: Order) -> None:
+    """Raise PruneError when this must not be done. Pure."""
+    wrong = [*plan.difference.missing, *plan.difference.changed]
+    if wrong:
+        raise PruneError(
+            f"{len(wrong)} archives are missing or others than control recorded, {text.clean(wrong[0], 120)} first;"
+            ' see docs/restore.md, "Somebody deleted backups"'
+        )
+    if plan.doubtful:
+        raise PruneError(f'{plan.doubtful[0]}; see docs/restore.md, "Room and retention"')
+    more = sorted(set(plan.going) - order.approved) if order.approved is not None else []
+    if more:
+        raise PruneError(
+            f"{len(more)} archives more would go than was seen, {text.clean(more[0], 120)} first; look again"
+        )
+
+
+def untouched(repository: str, known: segment_log.Scan, *, same_key: bool) -> None:
+    """Raise PruneError when somebody deleted anything since the last prune, or changed the key; counted afresh."""
+    deleted = segment_log.scan(repository, segment_log.Scan(known.baseline, known.baseline)).deleted
+    if deleted or not same_key:
+        what = f"{deleted} objects were deleted, and nobody pruned" if deleted else "the key is another one"
+        raise PruneError(
+            f'{what}. This would make final what nobody asked for: docs/restore.md, "Somebody deleted backups".'
+            " If it was a prune of yours that didn't come to its end: /mf/bin/offsite history, then offsite accept"
+        )
+
+
+def begin_anew(repository: str) -> int:
+    """What can be got back begins here: earlier transactions are compacted away. Returns the last segment's number."""
+    last = max(segment_log.segments(repository), default=-1)
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S.000000", time.gmtime())
+    owner = os.stat(repository)
+    part = f"{repository}/transactions.part"
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w", encoding="ascii") as file:
+        file.write(f"transaction {last}, UTC time {stamp}\n")
+        os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+    os.replace(part, f"{repository}/transactions")
+    return last

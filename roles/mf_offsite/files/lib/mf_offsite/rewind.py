@@ -1,0 +1,84 @@
+"""Getting history back on the machine that keeps it: a repository as it was at an earlier transaction.
+
+Borg never changes a segment that it has committed, and over the append-only account it never removes one. So the
+repository of transaction N is the segments up to N, without index and hints, which Borg makes anew (documentation of
+Borg 1.2, "Append-only mode"). They are linked, not moved: the repository that was there is kept beside it, whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from . import segment_log
+
+COPIED = ("README", "nonce")  # the nonce stays the newest: a counter of the cipher must never go back
+
+
+class RewindError(Exception):
+    """It can't be done. One line; nothing was changed."""
+
+
+@contextmanager
+def quiet(lock: str, wait: float = 30.0) -> Generator[None]:
+    """Nobody else is in the repository: the same flock(2) under which the account's borg serve runs."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        give_up = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > give_up:
+                    raise RewindError("a backup is under way; try again when it has ended") from None
+            time.sleep(0.2)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def rewind(repository: str, to: int, stamp: str, config: bytes) -> str:
+    """Make the repository what it was at transaction ``to``; returns where the one that was there is kept.
+
+    ``config`` is the content of the file of that name, from where the writer can't have changed it. The caller is in
+    ``quiet``. Raises RewindError, segment_log.LogError, OSError, with everything as it was.
+    """
+    if to not in {one.segment for one in segment_log.transactions(repository)}:
+        raise RewindError(f"there is no transaction {to}; /mf/bin/offsite history lists them")
+    owner = os.stat(repository)
+    part, kept = f"{repository}.rewinding", f"{repository}.before-{stamp}"
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        os.mkdir(part, 0o700)
+        for number, path in segment_log.segments(repository).items():
+            if number <= to:
+                target = part + path.removeprefix(repository)
+                os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
+                os.link(path, target, follow_symlinks=False)
+        for name in COPIED:
+            if os.path.isfile(f"{repository}/{name}"):
+                shutil.copy(f"{repository}/{name}", f"{part}/{name}", follow_symlinks=False)
+        if os.path.isfile(f"{part}/nonce") and segment_log.nonce(part) >= segment_log.NONCE_LIMIT:
+            with open(f"{part}/nonce", "w", encoding="ascii") as spent:
+                spent.write(f"{segment_log.NONCE_LIMIT >> 1:016x}")  # above any that was ever used, and there is room
+        with open(f"{part}/config", "wb") as file:
+            file.write(config)
+        with (
+            open(f"{repository}/transactions", encoding="ascii") as log,
+            open(f"{part}/transactions", "w", encoding="ascii") as left,
+        ):
+            left.writelines(line for line in log if int(line.split()[1].rstrip(",")) <= to)
+        for folder, folders, files in os.walk(part):
+            for name in [".", *folders, *files]:
+                os.chown(os.path.join(folder, name), owner.st_uid, owner.st_gid, follow_symlinks=False)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    os.rename(repository, kept)
+    os.rename(part, repository)
+    return kept

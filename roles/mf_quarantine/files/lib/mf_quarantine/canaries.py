@@ -1,0 +1,82 @@
+"""Which messages are our own end-to-end canaries: recorded as seen, then removed, and counted nowhere (see mf.canary).
+
+``state/canary-<mx>.json`` has the newest of an MX: ``{"sent", "received", "imported": epoch seconds, "id", "seen":
+[[nonce, sent, id]]}``. An id that was seen may come again: the index may be older than this, from a dump."""
+
+from __future__ import annotations
+
+import json
+
+from mf import canary, state
+
+from . import layout
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .envelope import Message
+
+PREFIX = "canary-"
+
+
+class Canaries:
+    """What recognises canaries with the fleet's key, and writes down which were seen in ``folder``."""
+
+    def __init__(self, key: bytes, folder: str) -> None:
+        self._key = key
+        self._folder = folder
+        self._seen: dict[str, canary.Seen] = {}
+        self._ids: dict[str, str] = {}
+
+    def recognise(self, message: Message) -> canary.Tag | None:
+        """The tag of a genuine canary: to the domain that only an MX can send to, from that MX, for the first time (or
+        the very message of that time).
+        """
+        if message.domain != canary.DOMAIN:
+            return None
+        value = canary.find(message.head)
+        tag = canary.verify(self._key, value, layout.received(message.id)) if value is not None else None
+        if tag is None or tag.kind != canary.SPAM or tag.host != message.mx.lower():
+            return None
+        if tag.host not in self._seen:
+            found = _found(self._read(tag.host).get("seen"))
+            self._seen[tag.host] = canary.Seen((nonce, sent) for nonce, sent, _ in found)
+            self._ids.update((nonce, ident) for nonce, _, ident in found)
+        if self._seen[tag.host].take(tag):
+            self._ids[tag.nonce] = message.id
+        return tag if self._ids.get(tag.nonce) == message.id else None
+
+    def note(self, tag: canary.Tag, message: Message, now: float) -> None:
+        """Write down that it was seen."""
+        before = self._read(tag.host)
+        record: dict[str, Any] = {
+            "sent": tag.time,
+            "received": layout.received(message.id),
+            "imported": round(now, 3),
+            "id": message.id,
+        }
+        sent = before.get("sent")
+        # one that was late may be imported after a newer one, and one that came again isn't news
+        if isinstance(sent, (int, float)) and sent >= tag.time:
+            record = {key: before.get(key) for key in record}
+        record["seen"] = [(nonce, when, self._ids[nonce]) for nonce, when in self._seen[tag.host].items()]
+        state.write_atomic(self._path(tag.host), json.dumps(record).encode() + b"\n", 0o644)
+
+    def _read(self, host: str) -> dict[str, Any]:
+        return state.decode(state.read_bytes(self._path(host))) or {}
+
+    def _path(self, host: str) -> str:
+        return f"{self._folder}/{PREFIX}{host}.json"
+
+
+def _found(seen: object) -> list[tuple[str, float, str]]:
+    return [
+        (one[0], float(one[1]), one[2])
+        for one in (seen if isinstance(seen, list) else [])
+        if isinstance(one, list)
+        and len(one) == 3
+        and isinstance(one[0], str)
+        and isinstance(one[1], (int, float))
+        and isinstance(one[2], str)
+    ]

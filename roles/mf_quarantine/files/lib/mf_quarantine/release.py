@@ -1,0 +1,244 @@
+"""A message goes back to an MX, whose Exim delivers it: once, and who asked for it is written down.
+
+The row in ``handover`` is committed as ``begun``, with the MX's name, before the first byte goes over. The MX
+remembers the release id (the message's own id) as well, so a message whose answer was lost, or whose row was lost
+with a restored database, isn't delivered again by asking that MX again. What is ``begun`` without an answer is never
+given to another MX by itself.
+
+The MX's end answers with one line: ``accepted``, ``known``, ``refused``, ``later`` or ``unclear`` and a few words (see
+docs/architecture.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import time
+
+from mf import decisions, text
+
+from . import QuarantineError, envelope
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, BinaryIO
+
+    from .database import Database
+
+LIMIT = 120.0  # seconds for one message to be handed over
+PORT = 22
+CUSTOMER = "customer"  # in place of a plugin: accepted, then refused by the customer's server (mf_rejected/refused.py)
+CONNECT = 3.0  # seconds for an MX to show that its ssh is there
+
+ACCEPTED, KNOWN, REFUSED, LATER, LOST = "accepted", "known", "refused", "later", "lost"
+UNSENT = "unsent"
+"""There was no session with the MX, so nothing was sent this time."""
+
+# What ssh says (with exit code 255) when it ends before there is a session; openssh-client, ssh.c and sshconnect2.c.
+_NO_SESSION = re.compile(
+    r"ssh: (?:connect to host|Could not resolve hostname) .*|Host key verification failed\."
+    r"|\S+@\S+: Permission denied \([a-z0-9,-]+\)\.|kex_exchange_identification: .*"
+)
+
+
+class ReleaseError(QuarantineError):
+    """The message can't be released, or not now."""
+
+
+class LaterError(ReleaseError):
+    """This MX took nothing, so another may be asked."""
+
+
+class Answer:
+    """What an MX said: one of the words above, and the rest of its line, made safe."""
+
+    __slots__ = ("said", "word")
+
+    def __init__(self, word: str, said: str) -> None:
+        self.word = word
+        self.said = said
+
+
+def over_ssh(command: Sequence[str], address: str, ident: str, path: str) -> Answer:
+    """Hand a kept file to one MX. Any failure whose effect isn't certain is ``LOST``; ``UNSENT`` if none can be."""
+    try:
+        source = _source(ident, path)
+    except OSError as error:
+        return Answer(UNSENT, f"{path}: {error.strerror}")
+    try:
+        with source:
+            done = subprocess.run(
+                [*command, f"mf-release@{address}", ident],
+                stdin=source,
+                capture_output=True,
+                timeout=LIMIT,
+                check=False,
+            )
+    except subprocess.TimeoutExpired:
+        return Answer(LOST, f"no answer within {LIMIT:g} s")
+    line = done.stdout.decode("latin-1").partition("\n")[0]
+    word, _, rest = line.partition(" ")
+    expected = {ACCEPTED: 0, KNOWN: 0, REFUSED: 1, LATER: 75, "unclear": 70}
+    if expected.get(word) == done.returncode:
+        return Answer(word if word != "unclear" else LOST, text.clean(rest, 200))
+    lines = [one.strip() for one in (done.stderr or done.stdout).decode("latin-1").strip().splitlines()] or [""]
+    told = next((one for one in lines if _NO_SESSION.fullmatch(one)), None)
+    if told is not None and done.returncode == 255 and not done.stdout:
+        return Answer(UNSENT, text.clean(told, 160))
+    return Answer(LOST, f"ssh ended with {done.returncode}: {text.clean(lines[0], 160)}")
+
+
+def _source(ident: str, path: str) -> BinaryIO:
+    """A kept file at its beginning; one that has copies for several domains as if this were its only one."""
+    with contextlib.ExitStack() as opened:
+        file: BinaryIO = opened.enter_context(open(path, "rb"))
+        first = os.pread(file.fileno(), envelope.LINE_MAX, 0).partition(b"\n")[0] + b"\n"
+        own = envelope.alone(first, ident)
+        if own is not first:
+            import shutil
+            import tempfile
+
+            # without a name, on the disk that has the file: it may be large
+            whole = opened.enter_context(tempfile.TemporaryFile(dir=os.path.dirname(path)))
+            whole.write(own)
+            file.seek(len(first))
+            shutil.copyfileobj(file, whole, 1 << 20)
+            whole.flush()
+            # the program that gets it reads from where the descriptor is
+            os.lseek(whole.fileno(), 0, os.SEEK_SET)
+            file.close()
+            file = whole
+        opened.pop_all()
+        return file
+
+
+def answers(address: str) -> bool:
+    """Whether a connection to an MX's ssh can be made."""
+    try:
+        socket.create_connection((address, PORT), CONNECT).close()
+    except OSError:
+        return False
+    return True
+
+
+def choose(
+    row: Mapping[str, Any],
+    handover: Mapping[str, Any] | None,
+    mx: Mapping[str, str],
+    wanted: str | None,
+    force: bool,
+    reachable: Callable[[str], bool] = answers,
+    asked: Sequence[str] = (),
+) -> str:
+    """The MX that gets a message. Raises ReleaseError when it was released, can't be, or only one MX may have it.
+
+    Pure but for ``reachable``. ``asked``: MXs that took nothing just now. First the MX that rejected it: if an earlier
+    handover was forgotten here, that MX knows; only that one if it had accepted the message. By force the one that may
+    have it comes last: it never delivers twice.
+    """
+    if wanted is not None and wanted not in mx:
+        raise ReleaseError(f"no MX is called {text.clean(wanted, 64)}; there are {', '.join(sorted(mx))}")
+    if handover is not None and handover["state"] == "accepted":
+        raise ReleaseError(f"released before: {when(handover)}; it isn't released twice")
+    if row["state"] != "kept":
+        raise ReleaseError(f"nothing is left to release: {row['state']}")
+    if row["lost"]:
+        raise ReleaseError("its file is gone")
+    if row["truncated"]:
+        raise ReleaseError(
+            f"only the first {row['kept']} of {row['size']} bytes were kept; half a message isn't released"
+        )
+    only = str(handover["mx"]) if handover is not None and handover["state"] == "begun" else ""
+    if handover is not None and only and not force:
+        if wanted not in (None, only):
+            raise ReleaseError(f"{only} may have it already ({when(handover)}); ask that one, or say --force")
+        if only not in mx:
+            raise ReleaseError(
+                f"{only} may have delivered it and is no longer there ({when(handover)}); to risk a second copy say"
+                " --force"
+            )
+        return only
+    origin = str(row["mx"])
+    if row.get("plugin") == CUSTOMER and origin in mx and not force:
+        # it was accepted there, and may be sent again from there (/mf/bin/refused), too
+        if wanted in (None, origin) and origin not in asked and reachable(mx[origin]):
+            return origin
+        raise ReleaseError(
+            f"{origin} accepted it and may send it again as well, so that one is to release it; it "
+            + ("isn't the one asked" if wanted not in (None, origin) else "doesn't take it now")
+            + ": run this again later, or say --force and run /mf/bin/refused forget there"
+        )
+    if wanted is not None:
+        return wanted
+    first = [name for name in (str(row["mx"]),) if name in mx]
+    for name in sorted([*first, *sorted(set(mx) - set(first))], key=only.__eq__):
+        if name not in asked and reachable(mx[name]):
+            return name
+    raise ReleaseError("no MX answers on its ssh port; nothing was done")
+
+
+def when(handover: Mapping[str, Any]) -> str:
+    """Who released it, when, and to which MX, in words."""
+    return f"by {text.clean(handover['who'], 64)} at {handover['began']:%Y-%m-%d %H:%M:%S} UTC to {handover['mx']}"
+
+
+def find(index: Database, ident: str) -> dict[str, Any] | None:
+    """The handover of a message; None when there never was one."""
+    rows = list(
+        index.stream("SELECT id, state, mx, who, began, answered, answer, tries FROM handover WHERE id = %s", (ident,))
+    )
+    return rows[0] if rows else None
+
+
+def hand_over(
+    index: Database, ident: str, name: str, who: str, send: Callable[[], Answer], *, before: Mapping[str, Any] | None
+) -> Answer:
+    """Write down who and where, send, write down the answer. Raises ReleaseError unless the MX has it now.
+
+    ``before``: the handover there was, which didn't end with ``accepted``. The caller has the message's lock.
+    """
+    pinned = before is not None and before["state"] == "begun"
+    began = time.time()
+    index.retried(
+        lambda: index.run(
+            "INSERT INTO handover (id, state, mx, who, began) VALUES (%s, 'begun', %s, %s, FROM_UNIXTIME(%s))"
+            + (
+                " ON DUPLICATE KEY UPDATE state = 'begun', mx = VALUES(mx), who = VALUES(who), began = VALUES(began),"
+                " answered = NULL, answer = '', tries = tries + 1"
+                if before is not None
+                else ""
+            ),
+            (ident, name, who, began),
+        )
+    )
+    answer = send()
+    # that nothing was sent this time says nothing about an earlier time without an answer
+    unsent = "begun" if pinned else "later"
+    state = {ACCEPTED: "accepted", KNOWN: "accepted", REFUSED: "refused", LATER: "later", UNSENT: unsent}.get(
+        answer.word, "begun"
+    )
+    index.retried(
+        lambda: index.run(
+            "UPDATE handover SET state = %s, answer = %s, answered = IF(%s = 'begun', NULL, UTC_TIMESTAMP(3))"
+            " WHERE id = %s",
+            (state, answer.said[:255], state, ident),
+        )
+    )
+    decisions.journal(
+        f"quarantine: release of {ident} by {text.clean(who, 64)} to {name}: {answer.word} {answer.said}",
+        {"MF_ACTION": "release"},
+    )
+    if state == "refused":
+        raise ReleaseError(f"{name} refused it: {answer.said}")
+    if state == "later":
+        raise LaterError(f"{name} can't take it now: {answer.said}; nothing was delivered, run this again later")
+    if state == "begun":
+        raise ReleaseError(
+            f"{name} gave no clear answer: {answer.said}; whether it has the message isn't known. Run this again: "
+            f"{name} is asked once more, and delivers it at most once; --force gives it to another MX, and a second"
+            " copy may arrive"
+        )
+    return answer

@@ -1,0 +1,70 @@
+"""The schema of the index: its version, and the files that lead there. Reads files only; ``database.migrate`` runs
+them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from . import QuarantineError
+
+SCHEMA = 1
+"""The version of the schema that this code works with: the number of the newest file in MIGRATIONS."""
+MIGRATIONS = os.path.join(os.path.dirname(__file__), "schema")
+COLUMNS = (
+    "domain",
+    "id",
+    "received",
+    "mx",
+    "sender",
+    "recipients",
+    "subject",
+    "plugin",
+    "reason",
+    "size",
+    "kept",
+    "truncated",
+    "lost",
+    "path",
+    "sha256",
+)
+"""Of the table ``message``."""
+
+
+class SchemaError(QuarantineError):
+    """The schema, or what leads to it, isn't of the version that this code knows."""
+
+
+def judge(there: int, name: str) -> None:
+    """Raise SchemaError unless a database's version is the one that this code works with."""
+    if there > SCHEMA:
+        raise SchemaError(
+            f"the schema of {name} is version {there} and this release knows versions up to {SCHEMA}; nothing was "
+            "done. Deploy the newer release again with playbooks/site.yml"
+        )
+    if there < SCHEMA:
+        raise SchemaError(
+            f"the schema of {name} is version {there}, {SCHEMA} is needed; run as root: /mf/bin/quarantine migrate"
+        )
+
+
+def migrations(folder: str) -> dict[int, str]:
+    """Version -> text of its file ``NNNN_what.sql``. Raises SchemaError unless they are 1 to SCHEMA without a gap."""
+    found: dict[int, str] = {}
+    try:
+        for name in sorted(os.listdir(folder)):
+            if match := re.fullmatch(r"(\d{4})_[a-z0-9_]+\.sql", name):
+                with open(os.path.join(folder, name), encoding="utf-8") as file:
+                    found[int(match[1])] = file.read()
+    except OSError as error:
+        raise SchemaError(f"{folder}: {error.strerror}; deploy again with playbooks/site.yml") from None
+    if sorted(found) != list(range(1, SCHEMA + 1)):
+        raise SchemaError(f"{folder} has versions {sorted(found)}, this release needs 1 to {SCHEMA}; deploy again")
+    return found
+
+
+def statements(text: str) -> list[str]:
+    """The statements of a migration: each ends with a semicolon at the end of a line; lines of ``--`` are comments."""
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("--")]
+    return [part.strip() for part in re.split(r";[ \t]*$", "\n".join(lines), flags=re.MULTILINE) if part.strip()]

@@ -1,0 +1,121 @@
+"""check-rejected: rejected mail on an MX is kept, and removed by age and nothing else. It only watches.
+
+What happened is in the record of the job that removes (``mf_rejected.purge``); here it is judged.
+"""
+
+from __future__ import annotations
+
+import posix
+import time
+
+from mf import run, state
+
+from . import purge_record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+NAME = "rejected"
+RULES: run.Rules = {
+    "root": str,
+    "keep_days": (1, 60),
+    "free_percent": (1, 50),
+}
+
+LATE = 3600.0  # seconds since the last purge; it runs every 10 minutes and waits up to 5 for the throttle
+LOUD = 86400.0  # seconds that a loss is told
+NEAR = 80.0  # percent of a day's limit
+
+
+def decide(
+    record: purge_record.Record,
+    days: Sequence[str],
+    free: float,
+    now: float,
+    values: run.Values,
+    today: purge_record.Record = purge_record.NO_DAY,
+) -> tuple[str, list[str]]:
+    """``(status, what is wrong)``. Pure."""
+    status, words = state.OK, []
+    if record["full"] or free < values["free_percent"]:
+        status = state.CRITICAL
+        words.append(f"the disk is nearly full ({free:.0f}% free)")
+    if now - record["early"] < LOUD:
+        status = state.CRITICAL
+        words.append(f"{record['early_files']:.0f} messages removed before their time for lack of room")
+    if today["missed"] and abs(now - today["missed_at"]) < LOUD:
+        status = state.CRITICAL
+        plural = "" if today["missed"] == 1 else "s"
+        words.append(f"{today['missed']:.0f} message{plural} not kept, a day takes {_gib(today)} and no more")
+    elif share(today) >= NEAR:
+        status = state.worst([status, state.WARNING])
+        words.append(f"today has taken {share(today):.0f}% of the {_gib(today)} that a day may")
+    if record["doubted"] and 0 <= now - record["doubted"] < LOUD:
+        status = state.worst([status, state.WARNING])
+        words.append(f"nothing goes by its age: {purge_record.DOUBTED}")
+    if now - record["failed_at"] < LOUD:
+        status = state.worst([status, state.WARNING])
+        words.append(f"{record['failed']:.0f} messages couldn't be kept")
+    if now - record["ran"] > LATE:
+        status = state.worst([status, state.WARNING])
+        from mf.text import span
+
+        words.append("never purged" if not record["ran"] else f"last purged {span(now - record['ran'])} ago")
+    if purge_record.expired(days, now, values["keep_days"] + 1):
+        status = state.worst([status, state.WARNING])
+        words.append(f"mail of {days[0]} is still here")
+    if days and days[-1] > time.strftime("%Y-%m-%d", time.gmtime(now + 86400)):
+        status = state.worst([status, state.WARNING])
+        words.append(f"mail is dated {days[-1]}, which goes by age only after that")
+    return status, words
+
+
+def share(today: purge_record.Record) -> float:
+    """Percent of the day's limit that are used."""
+    return 100.0 * today["used"] / today["limit"] if today["limit"] else 0.0
+
+
+def _gib(today: purge_record.Record) -> str:
+    return f"{today['limit'] / (1 << 30):.3g} GiB"
+
+
+def room(root: str) -> float:
+    """Percent that is free of its file system, of bytes or inodes, whichever is scarcer."""
+    figures = posix.statvfs(root)
+    space = 100.0 * figures.f_bavail / figures.f_blocks if figures.f_blocks else 100.0
+    return min(space, 100.0 * figures.f_favail / figures.f_files) if figures.f_files else space
+
+
+def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
+    """The record, the days, the room."""
+    record = purge_record.read(places)
+    try:
+        days = sorted(name for name in posix.listdir(values["root"]) if purge_record.is_day(name))
+        free = room(values["root"])
+        now = time.time()
+        today = purge_record.today(values["root"], now)
+    except OSError as error:
+        return state.Result(NAME, state.CRITICAL, f"{values['root']} can't be read: {error.strerror}")
+    status, words = decide(record, days, free, now, values, today)
+    kept = f"{len(days)} day{'' if len(days) == 1 else 's'} kept"
+    result = state.Result(NAME, status, ", ".join([kept, *words]))
+    result.metrics = {
+        "days": len(days),
+        "free_percent": round(free, 1),
+        "purged_seconds": max(0, round(now - record["ran"])) if record["ran"] else 0,
+        "removed_early": round(record["early_files"]) if now - record["early"] < LOUD else 0,
+        "not_kept": round(record["failed"]),
+        "day_percent": round(share(today), 1),
+        "over_limit": round(today["missed"]) if abs(now - today["missed_at"]) < LOUD else 0,
+    }
+    return result
+
+
+CHECK = run.Check(NAME, look, RULES)
+
+
+def main(argv: Sequence[str], **release: object) -> NoReturn:
+    """Entry of the launcher /mf/bin/check-rejected."""
+    run.main(CHECK, argv, **release)  # type: ignore[arg-type]

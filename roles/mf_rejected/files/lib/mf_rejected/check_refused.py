@@ -1,0 +1,58 @@
+"""check-refused: accepted mail that a customer's server refused for good, and that nobody has decided about. It only
+watches; what there is stands in the notes (see ``mf_rejected.refused``).
+"""
+
+from __future__ import annotations
+
+from mf import run, state
+
+from . import refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+NAME = "refused"
+RULES: run.Rules = {
+    "folder": str,
+    "releases": str,
+}
+
+READ = 1000  # notes read in one run, the newest
+DOMAINS = 2  # named in the summary
+
+
+def decide(count: int, groups: Sequence[tuple[str, int, str, str]]) -> tuple[str, str]:
+    """``(status, summary)``; ``groups`` as ``refused.groups`` gives them. Pure."""
+    if not count:
+        return state.OK, "nothing that a customer's server refused waits for a person"
+    from mf.text import clean
+
+    words = [
+        f"{clean(domain, 60)} {many} since {refused.moment(first)} ({clean(reason, 60)})"
+        for domain, many, first, reason in groups[:DOMAINS]
+    ]
+    if len(groups) > DOMAINS:
+        words.append(f"and {len(groups) - DOMAINS} more domains")
+    many = f"{count} messages" if count > 1 else "1 message"
+    return state.CRITICAL, f"{many} refused for good by customers' servers, kept: {', '.join(words)}; see refused list"
+
+
+def look(places: state.Places, values: run.Values) -> state.Result:
+    """The notes."""
+    try:
+        waiting = refused.waiting(values["folder"], values["releases"])
+    except OSError as error:
+        return state.Result(NAME, state.CRITICAL, f"{values['folder']} can't be read: {error.strerror}")
+    result = state.Result(NAME, *decide(len(waiting), list(refused.groups(values["folder"], waiting[-READ:]))))
+    result.metrics = {"waiting": len(waiting)}
+    return result
+
+
+CHECK = run.Check(NAME, look, RULES)
+
+
+def main(argv: Sequence[str], **release: object) -> NoReturn:
+    """Entry of the launcher /mf/bin/check-refused."""
+    run.main(CHECK, argv, **release)  # type: ignore[arg-type]

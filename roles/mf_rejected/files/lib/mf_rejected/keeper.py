@@ -1,0 +1,298 @@
+"""Keep what a customer's server refused for good, whole, as rejected mail. Cold path.
+
+Exim gives each of its own bounces to this program, by LMTP over a unix socket (mf-keep.socket), with the whole original
+inside: a multipart/report (RFC 6522) of three parts, the last of which is the message as it was accepted, below a line
+``Return-path:`` that says its envelope's sender. For each recipient domain among the refused recipients one file is
+written, in the format of roles/qpsmtpd/files/lib/qpsmtpd/lib/Mf/Rejected.pm, with ``plugin`` "customer" and the
+server's words as ``reason``; so control fetches, indexes and releases it like any other.
+
+The answer to the final dot is a 250 only when all files are synced and in their places. Otherwise it is a 451, and the
+bounce stays in Exim's queue, whole. The note comes before the file, and an id ends in what is the same at a second try:
+that finds the note, so it writes the same file again, and control knows by its id what it has fetched by then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+from typing import NamedTuple
+
+from mf import state, text
+
+from . import refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from io import BufferedIOBase
+    from typing import BinaryIO
+
+MAX_LINE = 4096  # bytes of a command
+MAX_COMMANDS = 100
+MAX_REPORT = 16 << 20  # bytes before the original: 1,100 recipients and their servers' words are far less
+BLOCK = 1 << 20
+_DOMAIN = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{0,252}", re.ASCII)
+_BOUNDARY = re.compile(
+    rb'^content-type:\s*multipart/report;[^\n]*(?:\n[ \t][^\n]*)*?boundary="?([^"\s;]{1,70})',
+    re.IGNORECASE | re.MULTILINE,
+)
+_WHOLE = re.compile(rb"^content-type:\s*message/rfc822\s*$", re.IGNORECASE | re.MULTILINE)
+_PATH = re.compile(rb"return-path: <([^\n]*)>\n", re.IGNORECASE)
+_QUEUED = re.compile(
+    rb"^message-id:\s*<E([0-9A-Za-z]{6}-[0-9A-Za-z]{6,11}-[0-9A-Za-z]{2,4})@", re.IGNORECASE | re.MULTILINE
+)
+
+
+class ReportError(Exception):
+    """This is no bounce with a whole message in it. One line."""
+
+
+class Refusal(NamedTuple):
+    """A refused message. Offsets are those in the bounce."""
+
+    queued: str  # Exim's id of the bounce
+    sender: str  # "" for a bounce
+    recipients: dict[str, str]  # with their servers' words
+    part: int  # where the header of the original's part begins
+    start: int  # where the original begins, as it was accepted
+    end: int  # where it ends
+
+
+def parse(report: bytes | bytearray) -> Refusal:
+    """What a bounce of Exim's speaks of. Lines end in "\n". Raises ReportError. Pure."""
+    head, body = _split(report, 0, len(report))
+    found, queued = _BOUNDARY.search(head), _QUEUED.search(head)
+    if found is None or queued is None:
+        raise ReportError("not a bounce of this host's Exim")
+    line = b"--" + found[1]
+    parts = []
+    at = body - 1
+    for _ in range(3):
+        # text and report come first, so nothing in the original is taken for a boundary
+        at = report.find(b"\n" + line + b"\n", at)
+        if at < 0:
+            raise ReportError("a part of the bounce is missing")
+        at += len(line) + 1
+        parts.append(at + 1)
+    # the line end before a boundary belongs to the boundary (RFC 2046, 5.1.1)
+    end = report.rfind(b"\n" + line + b"--\n")
+    if end <= parts[2]:
+        raise ReportError("the bounce has no end")
+    kind, first = _split(report, parts[2], end)
+    if not _WHOLE.search(kind):
+        raise ReportError("the bounce doesn't hold the whole message")
+    path = _PATH.match(report, first, end)
+    if path is None:
+        raise ReportError("the bounce doesn't say who sent the message")
+    recipients = _recipients(bytes(report[parts[1] : parts[2]]), _told(bytes(report[parts[0] : parts[1]])))
+    if not recipients:
+        raise ReportError("the bounce names no recipient")
+    # as he is written in Exim's queue, see the rewriting rule in exim4.conf
+    sender = re.sub(r"0-[.]0(?=[^@]*\Z)", "_", path[1].decode("latin-1"))
+    return Refusal(queued[1].decode("ascii"), sender, recipients, parts[2], path.end(), end)
+
+
+def _split(report: bytes | bytearray, start: int, end: int) -> tuple[bytes, int]:
+    """A part's header, and where its body begins."""
+    at = report.find(b"\n\n", start, min(end, start + MAX_REPORT))
+    if at < 0:
+        raise ReportError("a part of the bounce has no end of its header")
+    return bytes(report[start : at + 1]), at + 2
+
+
+def _recipients(report: bytes, told: str) -> dict[str, str]:
+    """The failed recipients in a message/delivery-status (RFC 3464), with what their server said, or what Exim says."""
+    found: dict[str, str] = {}
+    for block in re.sub(rb"\n[ \t]+", b" ", report).split(b"\n\n"):
+        fields = {
+            name.strip().lower(): value.strip()
+            for name, _, value in (one.partition(b":") for one in block.split(b"\n"))
+        }
+        if fields.get(b"action") != b"failed":
+            continue
+        address = fields.get(b"final-recipient", b"").partition(b";")[2].strip().decode("latin-1")
+        said = fields.get(b"diagnostic-code", b"").partition(b";")[2].strip().decode("latin-1")
+        if address:
+            found[address] = text.clean(said or told or "no reason given", 250)
+    return found
+
+
+def _told(part: bytes) -> str:
+    """What the bounce's text says of its recipients: the indented lines, the addresses left out."""
+    lines = [line.strip() for line in part.decode("latin-1").split("\n") if line.startswith("    ")]
+    return " ".join(lines)
+
+
+def keep(report: bytes | bytearray, root: str, folder: str, host: str) -> list[str]:
+    """Write files and notes, synced; returns the ids. Raises ReportError, and OSError: what was written then stays."""
+    refusal = parse(report)
+    raw = memoryview(report)[refusal.start : refusal.end]
+    domains: dict[str, list[str]] = {}
+    for address in refusal.recipients:
+        name = address.rpartition("@")[2].lower()
+        domains.setdefault(name if _DOMAIN.fullmatch(name) else "_invalid", []).append(address)
+    digest = hashlib.sha256(raw).hexdigest()
+    idents = []
+    for domain, addresses in sorted(domains.items()):
+        ident = _ident(folder, refusal.queued, host, domain, digest)
+        reason = "; ".join(dict.fromkeys(refusal.recipients[address] for address in addresses))[:250]
+        envelope = {
+            "id": ident,
+            "message": f"{host}-{refusal.queued}",
+            "host": host,
+            "received": f"{ident[:4]}-{ident[4:6]}-{ident[6:11]}:{ident[11:13]}:{ident[13:23]}",
+            "sender": refusal.sender,
+            "recipients": addresses,
+            "client_ip": "",
+            "helo": "",
+            "plugin": refused.PLUGIN,
+            "reason": reason,
+            "size": len(raw),
+            "truncated": False,
+            "sha256": digest,
+        }
+        note = f"{folder}/{ident}"
+        words = json.dumps({"domain": domain, "recipients": addresses[:20], "reason": reason}).encode("ascii") + b"\n"
+        state.write_atomic(note, words, 0o640, durable=True)
+        _write(refused.path(root, domain, ident), json.dumps(envelope).encode("ascii") + b"\n", raw)
+        # the purge takes a note without a file away; had it come just then, nobody would be told
+        state.write_atomic(note, words, 0o640, durable=True)
+        idents.append(ident)
+    return idents
+
+
+def _ident(folder: str, queued: str, host: str, domain: str, digest: str) -> str:
+    """The id that an earlier try began with, or a new one."""
+    unique = hashlib.sha256(f"{queued} {host} {domain} {digest}".encode()).hexdigest()[:16]
+    name = re.sub(r"[^a-z0-9.-]", "-", host.lower()[:64])
+    tail = f"Z-{name}-{refused.PLUGIN}-{queued.replace('-', '.')}-{unique}"
+    for ident in refused.noted(folder):
+        if ident.endswith(tail):
+            return ident
+    now = time.time()
+    return time.strftime("%Y%m%dT%H%M%S", time.gmtime(now)) + f".{int(now % 1 * 1e6):06d}{tail}"
+
+
+def _write(target: str, line: bytes, raw: memoryview) -> None:
+    """A message into its place, as the SMTP service does it: into tmp/, synced, renamed to new/, synced."""
+    box, _, ident = target.rpartition("/new/")
+    for folder in (f"{box}/tmp", f"{box}/new"):
+        _make(folder)
+    temporary = f"{box}/tmp/{ident}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+    try:
+        try:
+            for piece in (memoryview(line), raw):
+                done = 0
+                while done < len(piece):
+                    done += os.write(descriptor, piece[done:])
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    _sync(f"{box}/new")
+
+
+def _make(folder: str) -> None:
+    """A folder and those above it, each entry synced."""
+    try:
+        os.mkdir(folder, 0o750)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        _make(folder.rpartition("/")[0])
+        _make(folder)
+        return
+    _sync(folder.rpartition("/")[0])
+
+
+def _sync(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def receive(source: BufferedIOBase) -> bytearray:
+    """A message up to its final dot, lines ended by "\n". Raises EOFError when the client goes before that."""
+    message = bytearray()
+    rest = b""
+    fresh = True  # at the beginning of a line
+    while block := source.read1(BLOCK):
+        data = rest + block
+        cut = data.rfind(b"\n") + 1
+        if not cut and len(data) > BLOCK:
+            # a very long line; its last byte may be the first half of a line's end
+            cut = len(data) - 1
+        lines, rest = data[:cut].replace(b"\r\n", b"\n"), data[cut:]
+        if not lines:
+            continue
+        last = lines.endswith(b"\n.\n") or (fresh and lines == b".\n")
+        lines = (lines[:-2] if last else lines).replace(b"\n.", b"\n")
+        message += lines.removeprefix(b".") if fresh else lines
+        fresh = message.endswith(b"\n") or not message
+        if last:
+            return message
+    raise EOFError
+
+
+def serve(source: BufferedIOBase, sink: BinaryIO, root: str, folder: str, host: str) -> None:
+    """One LMTP session (RFC 2033) with this host's Exim. What goes wrong is said to Exim, which keeps the bounce."""
+
+    def say(line: str) -> None:
+        sink.write(line.encode("ascii", "replace") + b"\r\n")
+        sink.flush()
+
+    say(f"220 {host} keeps what was refused")
+    recipients = 0
+    for _ in range(MAX_COMMANDS):
+        line = source.readline(MAX_LINE)
+        if not line.endswith(b"\n"):
+            return
+        verb = line[:4].upper().strip()
+        if verb == b"DATA" and recipients:
+            say("354 go on")
+            try:
+                answer = _take(receive(source), root, folder, host)
+            except EOFError:
+                return
+            for _ in range(recipients):
+                say(answer)
+            recipients = 0
+        elif verb == b"QUIT":
+            say("221 2.0.0 bye")
+            return
+        elif verb in (b"LHLO", b"MAIL", b"RSET", b"NOOP", b"RCPT"):
+            recipients = recipients + 1 if verb == b"RCPT" else recipients if verb == b"NOOP" else 0
+            say("250 2.0.0 ok")
+        else:
+            say("451 4.5.1 not now")
+
+
+def _take(report: bytearray, root: str, folder: str, host: str) -> str:
+    try:
+        idents = keep(report, root, folder, host)
+    except ReportError as error:
+        why = str(error)
+    except OSError as error:
+        why = f"{error.filename or 'the disk'}: {error.strerror}"
+    else:
+        print(f"kept what a customer's server refused, as {' '.join(idents)}", file=sys.stderr)
+        return "250 2.0.0 kept"
+    print(f"not kept, so it stays in Exim's queue: {why}", file=sys.stderr)
+    return f"451 4.3.0 not kept: {text.clean(why, 200)}"
+
+
+def trim(report: bytes) -> bytes:
+    """A bounce for the sender: of the original only its header goes back (RFC 6522). Raises ReportError. Pure."""
+    found = parse(report)
+    header = report[found.start : found.end].partition(b"\n\n")[0]
+    kind = report[found.part : found.start].replace(b"message/rfc822", b"text/rfc822-headers", 1)
+    return report[: found.part] + kind + header + b"\n" + report[found.end :]

@@ -1,0 +1,361 @@
+"""Remove rejected mail from an MX: by age, or when the disk is nearly full. Cold path.
+
+It lies in ``ROOT/YYYY-MM-DD/<domain>/{tmp,new}/<id>``, written by a qpsmtpd plugin; an id begins with its time, so
+names sort by age. Control fetches it with a key that can only read, so the MX doesn't know what has been fetched. It is
+removed for one of two reasons, nothing else:
+
+- its day has been over for ``keep_days`` days, which is normal;
+- the disk is nearly full and removing the oldest helps: loudly, for what control had not fetched by then is lost.
+
+The tree belongs to an account that talks to the internet, and this runs as root: every step goes by a file descriptor
+of the directory above, and follows no symbolic link.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from typing import NamedTuple, Self
+
+from mf import decisions, state, text
+
+from . import purge_record, refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+CHECK = "rejected"
+COUNTERS = "/run/qpsmtpd/rejections.json"
+KEEP_FAILED = "keep failed"
+
+HYSTERESIS = 2.0  # percent that are made free beyond the threshold, so that it isn't every run's work
+GAP = 86400.0
+"""Seconds between two runs after which the clock is doubted; this job runs every 10 minutes."""
+DOUBT = 86400.0
+"""Seconds for which nothing goes by age then: time to put a clock right before it costs mail."""
+UNFINISHED = 86400.0  # seconds; no session lives that long, so an older file in tmp/ is nobody's
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Kept(NamedTuple):
+    """One file: ``path`` is (day, domain, box, name), ``size`` in bytes on disk, ``modified`` in epoch seconds."""
+
+    path: tuple[str, str, str, str]
+    size: int
+    modified: float
+
+
+class Room(NamedTuple):
+    """What a file system has, in bytes and in inodes; ``inodes`` 0 where it counts none."""
+
+    size: int
+    free: int
+    inodes: int
+    inodes_free: int
+
+    def percent(self) -> float:
+        """What is free of the scarcer of the two, in percent."""
+        space = 100.0 * self.free / self.size if self.size else 100.0
+        return min(space, 100.0 * self.inodes_free / self.inodes) if self.inodes else space
+
+
+class Purge(NamedTuple):
+    """What one run did, or would do. ``early`` are files removed before their time, oldest first."""
+
+    days: list[str]  # removed by age
+    aged: int  # files in them
+    unfinished: int
+    early: list[Kept]
+    full: bool  # still nearly full, for removing all of it wouldn't help or didn't
+    free_percent: float
+
+
+def sacrifice(kept: Sequence[Kept], room: Room, free_percent: float) -> tuple[list[Kept], bool]:
+    """``(which to remove so that there is room again, whether that is enough)``; ``kept`` oldest first. Pure.
+
+    None when there is room, and none when even all of it wouldn't bring the disk above ``free_percent``: then something
+    else fills it, and to remove what the quarantine still needs would help nobody.
+    """
+    if room.percent() >= free_percent:
+        return [], True
+    space, inodes = _short(room, free_percent)
+    if sum(one.size for one in kept) < space or len(kept) < inodes:
+        return [], False
+    space, inodes = _short(room, free_percent + HYSTERESIS)
+    chosen = []
+    for one in kept:
+        if space <= 0 and inodes <= 0:
+            break
+        chosen.append(one)
+        space -= one.size
+        inodes -= 1
+    return chosen, True
+
+
+def _short(room: Room, percent: float) -> tuple[float, float]:
+    """How many bytes and inodes are missing until that share is free."""
+    return room.size * percent / 100 - room.free, room.inodes * percent / 100 - room.inodes_free
+
+
+class Store:
+    """The directory. Raises OSError when there is none."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._top = os.open(root, _DIRECTORY)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._top)
+
+    def days(self) -> list[str]:
+        """The days that are there, oldest first."""
+        return sorted(name for name in _folders(self._top) if purge_record.is_day(name))
+
+    def room(self) -> Room:
+        """What its file system has, for others than root."""
+        figures = os.fstatvfs(self._top)
+        return Room(
+            figures.f_blocks * figures.f_frsize,
+            figures.f_bavail * figures.f_frsize,
+            figures.f_files,
+            figures.f_favail,
+        )
+
+    def files(self, days: Sequence[str], boxes: tuple[str, ...] = ("new",)) -> Iterator[Kept]:
+        """The files of these days, as they lie."""
+        for day, domain, box, descriptor in self._boxes(days, boxes):
+            with os.scandir(descriptor) as entries:
+                for entry in entries:
+                    try:
+                        found = entry.stat(follow_symlinks=False)
+                    except OSError:
+                        continue
+                    if not stat.S_ISDIR(found.st_mode):
+                        yield Kept((day, domain, box, entry.name), found.st_blocks * 512, found.st_mtime)
+
+    def remove_day(self, day: str) -> int:
+        """Remove a day with all that is in it; returns how many files in ``new`` that were."""
+        count = 0
+        for _, domain, box, descriptor in self._boxes([day], ("new", "tmp")):
+            for name in os.listdir(descriptor):
+                count += _unlink(name, descriptor) and box == "new"
+            self._rmdir(day, domain, box)
+        for _, domain in self._domains([day]):
+            self._rmdir(day, domain)
+        self._rmdir(day)
+        return count
+
+    def remove(self, files: Iterable[Kept]) -> None:
+        """Remove single files."""
+        for one in files:
+            day, domain, box, name = one.path
+            try:
+                descriptor = self._open(day, domain, box)
+            except OSError:
+                continue
+            try:
+                _unlink(name, descriptor)
+            finally:
+                os.close(descriptor)
+
+    def _boxes(self, days: Sequence[str], boxes: tuple[str, ...]) -> Iterator[tuple[str, str, str, int]]:
+        for day, domain in self._domains(days):
+            for box in boxes:
+                try:
+                    descriptor = self._open(day, domain, box)
+                except OSError:
+                    continue
+                try:
+                    yield day, domain, box, descriptor
+                finally:
+                    os.close(descriptor)
+
+    def _domains(self, days: Sequence[str]) -> Iterator[tuple[str, str]]:
+        for day in days:
+            try:
+                descriptor = self._open(day)
+            except OSError:
+                continue
+            try:
+                names = sorted(_folders(descriptor))
+            finally:
+                os.close(descriptor)
+            yield from ((day, domain) for domain in names)
+
+    def _open(self, *parts: str) -> int:
+        """A descriptor of a directory below; each step refuses a symbolic link."""
+        descriptor = os.dup(self._top)
+        for part in parts:
+            try:
+                below = os.open(part, _DIRECTORY, dir_fd=descriptor)
+            finally:
+                os.close(descriptor)
+            descriptor = below
+        return descriptor
+
+    def _rmdir(self, *parts: str) -> None:
+        """Remove a directory if it is empty by now."""
+        try:
+            above = self._open(*parts[:-1])
+        except OSError:
+            return
+        try:
+            os.rmdir(parts[-1], dir_fd=above)
+        except OSError:
+            pass
+        finally:
+            os.close(above)
+
+
+def _folders(descriptor: int) -> list[str]:
+    with os.scandir(descriptor) as entries:
+        return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
+def _unlink(name: str, descriptor: int) -> bool:
+    try:
+        os.unlink(name, dir_fd=descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def doubted(before: purge_record.Record, now: float) -> float:
+    """Since when the clock is doubted (epoch seconds), 0 when it isn't. Pure.
+
+    It is when more than a day has passed since the last run: it is wrong, or this host was off.
+    """
+    if before["ran"] and now - before["ran"] > GAP:
+        return now
+    return before["doubted"] if 0 <= now - before["doubted"] < DOUBT else 0
+
+
+def purge(
+    store: Store, keep_days: int, free_percent: float, now: float, *, dry_run: bool = False, by_age: bool = True
+) -> Purge:
+    """One run: by age, then what was left unfinished, then for room if there is too little. ``now``: epoch seconds."""
+    days = purge_record.expired(store.days(), now, keep_days) if by_age else []
+    aged = sum(sum(1 for _ in store.files([day])) if dry_run else store.remove_day(day) for day in days)
+    left = [day for day in store.days() if day not in days]
+    unfinished = [one for one in store.files(left, ("tmp",)) if by_age and now - one.modified > UNFINISHED]
+    early: list[Kept] = []
+    enough = True
+    if store.room().percent() < free_percent:
+        # what had been accepted goes last: nobody else has it
+        oldest_first = sorted(
+            store.files(left), key=lambda one: (refused.is_refused(one.path[3]), one.path[0], one.path[3])
+        )
+        early, enough = sacrifice(oldest_first, store.room(), free_percent)
+    if not dry_run:
+        store.remove([*unfinished, *early])
+    return Purge(days, aged, len(unfinished), early, not enough, store.room().percent())
+
+
+def failures(path: str = COUNTERS) -> int:
+    """How many messages couldn't be kept since the counters began; 0 when nobody counts."""
+    try:
+        counted = state.decode(_plain(path))
+    except OSError:
+        return 0
+    counts = counted.get("counts") if counted else None
+    value = counts.get(KEEP_FAILED, 0) if isinstance(counts, dict) else 0
+    return value if isinstance(value, int) and value >= 0 else 0
+
+
+def _plain(path: str) -> bytes | None:
+    """The bytes of a plain file in a directory of somebody else, who may put a FIFO there; None for anything else."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 1 << 20) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+    finally:
+        os.close(descriptor)
+
+
+def remember(before: purge_record.Record, done: Purge, failed: int, now: float) -> purge_record.Record:
+    """The record after a run. Pure."""
+    recent = now - before["early"] < 86400
+    grown = failed > before["failed"] or 0 < failed < before["failed"]  # fewer: the counters began again
+    return {
+        "ran": now,
+        "full": (before["full"] or now) if done.full else 0,
+        "early": now if done.early else before["early"],
+        "early_files": len(done.early) + (before["early_files"] if recent else 0),
+        "doubted": doubted(before, now),
+        "failed": failed,
+        "failed_at": now if grown else before["failed_at"],
+    }
+
+
+def report(
+    done: Purge, before: purge_record.Record, note: Callable[[str, str, str, dict[str, state.Json]], None]
+) -> list[str]:
+    """Sentences for people; ``note(action, target, reason, evidence)`` gets what belongs into the decision log."""
+    said = []
+    if done.days:
+        said.append(f"{done.aged} messages of {', '.join(done.days)} removed: their time was over")
+    if done.unfinished:
+        said.append(f"{done.unfinished} files removed that were never finished")
+    if done.early:
+        first, last = done.early[0].path[3], done.early[-1].path[3]
+        size = sum(one.size for one in done.early)
+        said.append(
+            f"the disk is nearly full: {len(done.early)} messages ({size >> 20} MiB) removed before their time; what"
+            " control had not fetched of them is lost"
+        )
+        note(
+            "remove",
+            "rejected mail",
+            f"{len(done.early)} messages before their time, the disk is nearly full",
+            {
+                "files": len(done.early),
+                "bytes": size,
+                "first": text.clean(first, 160),
+                "last": text.clean(last, 160),
+                "free_percent": round(done.free_percent, 1),
+            },
+        )
+    if done.full:
+        said.append("the disk is nearly full, and not with rejected mail: nothing was removed before its time")
+        if not before["full"]:
+            note(
+                "refuse",
+                "rejected mail",
+                "the disk is nearly full, but removing rejected mail wouldn't help",
+                {"free_percent": round(done.free_percent, 1)},
+            )
+    return said
+
+
+def run(
+    places: state.Places,
+    root: str,
+    keep_days: int,
+    free_percent: float,
+    *,
+    now: float | None = None,
+    dry_run: bool = False,
+    counters: str = COUNTERS,
+) -> list[str]:
+    """The job: purge, remember, log; returns what was done, in sentences. Raises OSError."""
+    moment = time.time() if now is None else now
+    before = purge_record.read(places)
+    with Store(root) as store:
+        doubt = doubted(before, moment)
+        done = purge(store, keep_days, free_percent, moment, dry_run=dry_run, by_age=not doubt)
+    said = [f"nothing goes by its age for a day: {purge_record.DOUBTED}"] if doubt else []
+    if dry_run:
+        return said + report(done, before, lambda *_: None)
+    purge_record.write(places, remember(before, done, failures(counters), moment))
+    return said + report(
+        done,
+        before,
+        lambda action, target, reason, evidence: decisions.record(
+            places, CHECK, action, target, reason, "failed" if action == "refuse" else "done", evidence
+        ),
+    )

@@ -1,0 +1,59 @@
+"""/mf/bin/purge-rejected: remove rejected mail whose time is over, or when the disk is nearly full."""
+
+from __future__ import annotations
+
+from mf import cli, config, decisions, state
+
+from . import deliver, purge, refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LOCK = "purge-rejected"
+
+_EPILOG = """\
+It runs from cron every 10 minutes. What it did is in the decision log when it was out of the ordinary; check-rejected
+tells how things stand.
+
+Exit codes: 0 done, or another run is under way; 1 not done; 2 wrong command line
+"""
+
+
+def main(argv: Sequence[str] | None = None, places: state.Places | None = None) -> int:
+    """The command; returns its exit code."""
+    job = cli.Job(
+        "purge-rejected",
+        "Remove rejected mail that has been kept long enough, or the oldest when the disk is nearly full.",
+        _EPILOG,
+        dry_run="say what would be done, and do nothing",
+        json="say it as one JSON object",
+    )
+    chosen = job.parse_args(argv)
+    host = places or state.Places()
+    try:
+        settings = config.load(host).get("rejected", {})
+        root, keep_days, free_percent = (settings[key] for key in ("root", "keep_days", "free_percent"))
+        with state.Lock(host, LOCK) as held:
+            if not held:
+                return 0
+            said = purge.run(host, root, keep_days, free_percent, dry_run=chosen.dry_run)
+            if not chosen.dry_run:
+                releases = settings.get("releases", deliver.RECORDS)
+                for ident in refused.settle(root, settings.get("refused", refused.FOLDER), releases):
+                    decisions.journal(f"{ident}: refused by a customer's server, gone undecided", {"PRIORITY": "4"})
+                deliver.forget(releases)
+    except config.SettingsError as error:
+        return job.failed(str(error))
+    except KeyError as error:
+        return job.failed(cli.lacks(host, f"rejected.{error.args[0]}"))
+    except OSError as error:
+        return job.failed(f"{error.filename or 'rejected mail'}: {error.strerror}")
+    if chosen.json:
+        print(state.encode({"dry_run": chosen.dry_run, "said": said}))
+    else:
+        for sentence in said:
+            print(f"would: {sentence}" if chosen.dry_run else sentence)
+        if chosen.dry_run and not said:
+            print("would change nothing")
+    return 0

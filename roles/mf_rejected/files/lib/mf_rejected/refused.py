@@ -1,0 +1,112 @@
+"""Accepted mail that a customer's server refused for good: which of it waits for a person. Hot path: a check reads it.
+
+The message is kept whole where rejected mail is, ``ROOT/YYYY-MM-DD/<domain>/new/<id>`` (see ``keeper``), and beside
+that tree there is a note of it, ``FOLDER/<id>``: ``{"domain", "recipients", "reason", "received"}``. The note goes when
+somebody has decided (``/mf/bin/refused``), when it was released by control, or with the message.
+"""
+
+from __future__ import annotations
+
+import posix
+
+from mf import state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FOLDER = "/mf/var/refused"
+PLUGIN = "customer"
+"""What the envelope names as who refused; it stands in the ids as well."""
+
+
+def is_refused(ident: str) -> bool:
+    """Whether an id is one of these: TIME-HOST-customer-QUEUEID-HASH; the SMTP service's end in PID-COUNTER-RANDOM."""
+    parts = ident.rsplit("-", 3)
+    return len(parts) == 4 and parts[1] == PLUGIN and len(ident) > 27 and ident[:8].isdigit() and "/" not in ident
+
+
+def path(root: str, domain: str, ident: str) -> str:
+    """Where the message is."""
+    return f"{root}/{ident[:4]}-{ident[4:6]}-{ident[6:8]}/{domain}/new/{ident}"
+
+
+def noted(folder: str) -> list[str]:
+    """The ids of all notes, oldest first; none where there is no folder. Raises OSError."""
+    try:
+        return sorted(name for name in posix.listdir(folder) if is_refused(name))
+    except FileNotFoundError:
+        return []
+
+
+def released(releases: str, ident: str) -> bool:
+    """Whether this MX has released it: by control, or by hand."""
+    try:
+        return (state.read_bytes(f"{releases}/{ident}", 16) or b"").startswith((b"accepted ", b"accepted\n"))
+    except OSError:
+        return False
+
+
+def waiting(folder: str, releases: str) -> list[str]:
+    """The ids that nobody has decided about, oldest first. Raises OSError."""
+    return [ident for ident in noted(folder) if not released(releases, ident)]
+
+
+def read(folder: str, ident: str) -> dict[str, str]:
+    """``domain``, ``reason``, ``recipients`` (separated by blanks) of a note; "" for what it doesn't say."""
+    try:
+        found = state.decode(state.read_bytes(f"{folder}/{ident}", 65536)) or {}
+    except OSError:
+        found = {}
+    recipients = found.get("recipients")
+    record = {key: value if isinstance(value := found.get(key), str) else "" for key in ("domain", "reason")}
+    record["recipients"] = " ".join(str(one) for one in recipients) if isinstance(recipients, list) else ""
+    # it becomes part of a path
+    if "/" in record["domain"] or record["domain"].startswith("."):
+        record["domain"] = ""
+    return record
+
+
+def settle(root: str, folder: str, releases: str) -> list[str]:
+    """Remove the notes of what was released or is gone; returns the ids of what went undecided. Raises OSError."""
+    lost = []
+    for ident in noted(folder):
+        done = released(releases, ident)
+        if not done and _exists(path(root, read(folder, ident)["domain"] or "_invalid", ident)):
+            continue
+        forget(folder, ident)
+        lost += [] if done else [ident]
+    return lost
+
+
+def forget(folder: str, ident: str) -> None:
+    """Remove a note. Raises OSError."""
+    try:
+        posix.unlink(f"{folder}/{ident}")
+    except FileNotFoundError:
+        pass
+
+
+def moment(ident: str) -> str:
+    """When it was refused, for people: ``2026-11-29 18:24 UTC``."""
+    return f"{ident[:4]}-{ident[4:6]}-{ident[6:8]} {ident[9:11]}:{ident[11:13]} UTC"
+
+
+def groups(folder: str, idents: list[str]) -> Iterator[tuple[str, int, str, str]]:
+    """``(domain, messages, id of the first, reason of the last)``, most messages first."""
+    found: dict[str, list[str]] = {}
+    reasons: dict[str, str] = {}
+    for ident in idents:
+        note = read(folder, ident)
+        found.setdefault(note["domain"], []).append(ident)
+        reasons[note["domain"]] = note["reason"]
+    for domain in sorted(found, key=lambda one: (-len(found[one]), one)):
+        yield domain, len(found[domain]), found[domain][0], reasons[domain]
+
+
+def _exists(name: str) -> bool:
+    try:
+        posix.lstat(name)
+    except FileNotFoundError:
+        return False
+    return True

@@ -1,0 +1,160 @@
+"""/mf/bin/refused: what customers' servers refused for good and this MX keeps: look, send again, decide."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pwd
+import subprocess
+import sys
+
+from mf import cli, config, decisions, state, text
+
+from . import refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ACCOUNT = "mf-release"
+HAND_OVER = "/mf/bin/release-message"
+LIMIT = 400.0  # seconds for one message
+
+_EPILOG = """\
+What a customer's server refuses for good is kept whole, and check-refused tells of it until a person has decided.
+Control has it, too: quarantine list --plugin customer, quarantine release. Sent again by both, it arrives once.
+
+Exit codes: 0 done, 1 not done or not all of it (one line says why), 2 wrong command line, 130 interrupted.
+
+Examples
+  refused list
+  refused release --domain customer.example     the customer's server takes mail again
+  refused forget ID                             it need not be sent again; it stays kept for its time
+"""
+
+
+class Kept:
+    """The places, and the notes that nobody has decided about."""
+
+    def __init__(self, host: state.Places) -> None:
+        settings = config.load(host).get("rejected", {})
+        try:
+            self.root, self.folder, self.releases = (str(settings[key]) for key in ("root", "refused", "releases"))
+        except KeyError as error:
+            raise config.SettingsError(cli.lacks(host, f"rejected.{error.args[0]}")) from None
+        self.idents = refused.waiting(self.folder, self.releases)
+
+    def chosen(self, options: argparse.Namespace) -> list[str]:
+        """The ids that are meant. Raises ValueError."""
+        if bool(options.id) + bool(options.domain) + options.all != 1:
+            raise ValueError("say ids, or --domain, or --all")
+        if options.id:
+            if unknown := [one for one in options.id if one not in self.idents]:
+                raise ValueError(f"{text.clean(unknown[0], 160)} doesn't wait here; see refused list")
+            return list(dict.fromkeys(options.id))
+        return [
+            one
+            for one in self.idents
+            if options.all or refused.read(self.folder, one)["domain"] == options.domain.lower()
+        ]
+
+    def path(self, ident: str) -> str:
+        """Where the message is."""
+        return refused.path(self.root, refused.read(self.folder, ident)["domain"] or "_invalid", ident)
+
+
+def main(argv: Sequence[str] | None = None, places: state.Places | None = None) -> int:
+    """The command; returns its exit code."""
+    try:
+        return _parser().main(argv, places)
+    except config.SettingsError as error:
+        return _failed(str(error))
+    except ValueError as error:
+        return _failed(str(error), cli.MISUSE)
+    except OSError as error:
+        return _failed(f"{error.filename or 'refused'}: {error.strerror}")
+
+
+def _list(chosen: argparse.Namespace, host: state.Places) -> int:
+    kept = Kept(host)
+    for ident in kept.idents:
+        note = refused.read(kept.folder, ident)
+        if chosen.json:
+            print(state.encode({"id": ident, **note}))
+        else:
+            who = text.clean(note["recipients"] or note["domain"], 80)
+            print(f"{refused.moment(ident)}  {who}  {text.clean(note['reason'], 160)}  {ident}")
+    return 0
+
+
+def _release(chosen: argparse.Namespace, host: state.Places) -> int:
+    kept = Kept(host)
+    idents = kept.chosen(chosen)
+    try:
+        entry = pwd.getpwnam(ACCOUNT)
+    except KeyError:
+        return _failed(f"there is no user {ACCOUNT} here; deploy with playbooks/site.yml")
+    failed = False
+    for ident in idents:
+        if chosen.dry_run:
+            print(f"{ident}: would be handed to Exim")
+            continue
+        try:
+            with open(kept.path(ident), "rb") as file:
+                # as when control asks: the records of what was released are that account's
+                done = subprocess.run(
+                    [HAND_OVER, ident],
+                    stdin=file,
+                    capture_output=True,
+                    text=True,
+                    errors="replace",
+                    timeout=LIMIT,
+                    check=False,
+                    user=entry.pw_uid,
+                    group=entry.pw_gid,
+                    extra_groups=os.getgrouplist(ACCOUNT, entry.pw_gid),
+                    cwd="/",
+                )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            failed = True
+            print(f"refused: {ident}: {text.clean(str(error), 200)}", file=sys.stderr)
+            continue
+        said = text.clean((done.stdout or done.stderr).partition("\n")[0], 300)
+        decisions.journal(f"refused: release of {ident}: {said}", {"MF_ACTION": "release"})
+        if done.returncode:
+            failed = True
+            print(f"refused: {ident}: {said}", file=sys.stderr)
+            continue
+        refused.forget(kept.folder, ident)
+        print(f"{ident}: {said}")
+    return cli.FAILED if failed else 0
+
+
+def _forget(chosen: argparse.Namespace, host: state.Places) -> int:
+    kept = Kept(host)
+    for ident in kept.chosen(chosen):
+        if not chosen.dry_run:
+            refused.forget(kept.folder, ident)
+            decisions.journal(f"refused: {ident} need not be sent again", {"MF_ACTION": "forget"})
+        print(f"{ident}: {'would be forgotten' if chosen.dry_run else 'forgotten'}; it stays kept for its time")
+    return 0
+
+
+def _failed(message: str, code: int = cli.FAILED) -> int:
+    print(f"refused: {message}", file=sys.stderr)
+    return code
+
+
+def _parser() -> cli.Commands:
+    top = cli.Commands("refused", "What customers' servers refused for good, and this MX keeps.", _EPILOG)
+    listing = top.add("list", _list, "list what nobody has decided about, oldest first")
+    listing.add_argument("--json", action="store_true", help="for programs")
+    for name, work, purpose in (
+        ("release", _release, "send messages again, each once"),
+        ("forget", _forget, "messages need not be sent again: nobody is told of them any more"),
+    ):
+        parser = top.add(name, work, purpose, dry_run=True)
+        parser.add_argument("id", nargs="*", metavar="ID")
+        parser.add_argument("--domain", default="", help="all of this recipient domain")
+        parser.add_argument("--all", action="store_true", help="all that wait")
+    return top

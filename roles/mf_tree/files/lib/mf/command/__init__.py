@@ -1,0 +1,1 @@
+"""Commands that every host has: throttle, maintenance, health."""

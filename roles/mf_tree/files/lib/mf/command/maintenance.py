@@ -1,0 +1,88 @@
+"""/mf/bin/maintenance: tell the checks to look and not act while somebody is at work on the host."""
+
+from __future__ import annotations
+
+import sys
+
+from .. import cli, maintenance, state, text
+from ..throttle import lease
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+UNDER_WAY = 4
+_EPILOG = """\
+Durations: 90s 15m 2h 1d.
+
+Exit codes
+  on, off   0 done, 1 not done, 2 wrong command line, 4 on, but an action that began before it is still under way
+  status    0 no maintenance, 1 maintenance is on
+
+Example
+  maintenance on --ttl 2h --reason "replace the disk"
+"""
+
+
+def main(argv: Sequence[str] | None = None, places: state.Places | None = None) -> int:
+    """The command; returns its exit code."""
+    try:
+        return _parser().main(argv, places)
+    except (maintenance.MaintenanceError, lease.LeaseError) as error:
+        print(f"maintenance: {error}", file=sys.stderr)
+        return UNDER_WAY if isinstance(error, maintenance.UnderWayError) else cli.FAILED
+
+
+def _on(chosen: argparse.Namespace, places: state.Places) -> int:
+    for warning in maintenance.on(places, chosen.owner, chosen.reason, chosen.ttl, dry_run=chosen.dry_run):
+        print(f"maintenance: {warning}", file=sys.stderr)
+    if chosen.dry_run:
+        print(f"would begin maintenance by {chosen.owner} for {text.span(chosen.ttl)}")
+        return 0
+    print(_words(places))
+    return 0
+
+
+def _off(chosen: argparse.Namespace, places: state.Places) -> int:
+    was_on = maintenance.off(places, dry_run=chosen.dry_run)
+    if chosen.dry_run:
+        print("would end maintenance" if was_on else "would change nothing")
+    else:
+        print("maintenance has ended" if was_on else "there was no maintenance")
+    return 0
+
+
+def _status(chosen: argparse.Namespace, places: state.Places) -> int:
+    found = maintenance.active(places)
+    if chosen.json:
+        now = state.boottime()
+        shown: dict[str, state.Json] = {"maintenance": found is not None}
+        if found is not None:
+            left = round(float(str(found["until"])) - now, 1)
+            shown.update({"owner": found["owner"], "reason": found["reason"], "left_seconds": left})
+        print(state.encode(shown))
+    else:
+        print(_words(places))
+    return 0 if found is None else 1
+
+
+def _words(places: state.Places) -> str:
+    found = maintenance.active(places)
+    if found is None:
+        return "no maintenance"
+    left = text.span(float(str(found["until"])) - state.boottime())
+    reason = f" ({text.clean(str(found['reason']))})" if found["reason"] else ""
+    return f"maintenance by {text.clean(str(found['owner']), 32)}{reason}, {left} left: checks look and don't act"
+
+
+def _parser() -> cli.Commands:
+    top = cli.Commands("maintenance", "While somebody is at work on this host, its checks look and don't act.", _EPILOG)
+    on = top.add("on", _on, "begin maintenance, or prolong it", dry_run=True)
+    on.add_argument("--owner", type=cli.owner, default="operator", help="who is at work (default: operator)")
+    on.add_argument("--ttl", type=cli.ttl, default=3600.0, metavar="TIME", help="how long, 1s to 7d (default: 1h)")
+    on.add_argument("--reason", type=cli.reason, default="", metavar="TEXT", help="why")
+    top.add("off", _off, "end it, whoever began it", dry_run=True)
+    status = top.add("status", _status, "show it")
+    status.add_argument("--json", action="store_true", help="as one JSON object")
+    return top

@@ -1,0 +1,268 @@
+"""Leases: who wants this host throttled, why, until when. Pure functions; nothing here touches the host.
+
+A lease asks for local restraint (IO-heavy jobs wait) and, with ``refuse``, for new SMTP connections to be refused.
+The throttle is on while any lease is valid. Several owners hold one lease each. Deadlines are CLOCK_BOOTTIME
+seconds (see ``state.boottime``), so a step of the wall clock changes nothing; no deadline at all is a *hold*.
+
+What is read back is hostile until proved otherwise: a marker with anything wrong in it counts as no marker. That is
+safe because what matters is kept twice (operators' leases on disk, refusals in the kernel with their own timeouts).
+"""
+
+from __future__ import annotations
+
+from .. import state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import TypeGuard
+
+LOAD = "load"  # the owner reserved for check-load
+DAMAGED = "damaged"  # the owner of a hold whose owner can't be read
+MAX_LEASES = 32
+MAX_REASON = 200  # characters
+MIN_TTL = 1.0  # seconds
+MAX_TTL = 7 * 86400.0  # seconds
+MAX_BYTES = 65536  # of a marker
+_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz")
+_NAME = _LETTERS | frozenset("0123456789_.-")
+
+
+class LeaseError(ValueError):
+    """A lease that can't be: its text is one line that says what is wrong and what would be right."""
+
+
+class Lease:
+    """One owner's lease. ``since`` and ``until`` are CLOCK_BOOTTIME seconds; ``until`` None is a hold."""
+
+    __slots__ = ("owner", "reason", "refuse", "since", "until")
+
+    def __init__(self, owner: str, reason: str, since: float, until: float | None, refuse: bool) -> None:
+        self.owner = owner
+        self.reason = reason
+        self.since = since
+        self.until = until
+        self.refuse = refuse
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Lease) and self.as_json() == other.as_json()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Lease({state.encode(self.as_json())})"
+
+    def as_json(self) -> dict[str, state.Json]:
+        """The lease as it stands in the marker."""
+        return {
+            "owner": self.owner,
+            "reason": self.reason,
+            "since": self.since,
+            "until": self.until,
+            "refuse": self.refuse,
+        }
+
+    def left(self, now: float) -> float | None:
+        """Seconds until it ends, 0 when it has ended; None for a hold."""
+        return None if self.until is None else max(0.0, self.until - now)
+
+    def is_valid(self, now: float) -> bool:
+        """Whether it still holds."""
+        return self.until is None or self.until > now
+
+
+def check_owner(owner: object, *, reserved: bool = False) -> str:
+    """The owner, when it is one. ``reserved`` also admits ``load``. Raises LeaseError."""
+    if (
+        not isinstance(owner, str)
+        or not 1 <= len(owner) <= 32
+        or owner[0] not in _LETTERS
+        or not _NAME.issuperset(owner)
+    ):
+        raise LeaseError(f"owner {str(owner)[:40]!a} is not a name: a small letter, then up to 31 of a-z 0-9 _ . -")
+    if owner == LOAD and not reserved:
+        raise LeaseError("owner load belongs to check-load; use another name (for example: operator)")
+    return owner
+
+
+def check_ttl(ttl: float) -> float:
+    """A lease's length in seconds, when it is one. Raises LeaseError."""
+    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not MIN_TTL <= ttl <= MAX_TTL:
+        raise LeaseError(f"a lease lasts from 1 s to 7 d, not {ttl!r:.40}; say --hold for one without an end")
+    return float(ttl)
+
+
+def check_reason(reason: object) -> str:
+    """A reason: one line of at most MAX_REASON printable characters. Raises LeaseError."""
+    if not isinstance(reason, str) or len(reason) > MAX_REASON or not reason.isprintable():
+        raise LeaseError(f"a reason is one line of at most {MAX_REASON} printable characters")
+    return reason
+
+
+def make(owner: str, reason: str, now: float, ttl: float | None, refuse: bool) -> Lease:
+    """A lease from now on for ``ttl`` seconds, or a hold. Raises LeaseError."""
+    check_owner(owner, reserved=True)
+    check_reason(reason)
+    until = None if ttl is None else round(now + check_ttl(ttl), 3)
+    return Lease(owner, reason, round(now, 3), until, bool(refuse))
+
+
+def valid(leases: Iterable[Lease], now: float) -> tuple[Lease, ...]:
+    """Those that still hold."""
+    return tuple(one for one in leases if one.is_valid(now))
+
+
+def put(leases: Iterable[Lease], new: Lease, now: float) -> tuple[Lease, ...]:
+    """The valid leases with ``new`` in place of its owner's former one, whose ``since`` it inherits: a renewal.
+
+    Raises LeaseError when there are too many.
+    """
+    kept = valid(leases, now)
+    former = find(kept, new.owner)
+    if former is not None:
+        new = Lease(new.owner, new.reason, former.since, new.until, new.refuse)
+    others = tuple(one for one in kept if one.owner != new.owner)
+    if len(others) >= MAX_LEASES:
+        raise LeaseError(f"{MAX_LEASES} leases are held already; give one back first (throttle status shows them)")
+    return tuple(sorted((*others, new), key=lambda one: one.owner))
+
+
+def without(leases: Iterable[Lease], owner: str, now: float) -> tuple[Lease, ...]:
+    """The valid leases of everybody else."""
+    return tuple(one for one in valid(leases, now) if one.owner != owner)
+
+
+def find(leases: Iterable[Lease], owner: str) -> Lease | None:
+    """The owner's lease."""
+    return next((one for one in leases if one.owner == owner), None)
+
+
+def refusal(leases: Iterable[Lease], now: float) -> float | None:
+    """For how many seconds new connections are to be refused: 0 not at all, None without end."""
+    left = [one.left(now) for one in leases if one.refuse and one.is_valid(now)]
+    if None in left:
+        return None
+    return max((seconds for seconds in left if seconds is not None), default=0.0)
+
+
+def parse_leases(found: object, now: float) -> tuple[Lease, ...] | None:
+    """Leases read from JSON, all of them or None; expired ones are among them."""
+    if not isinstance(found, list) or len(found) > MAX_LEASES:
+        return None
+    leases: dict[str, Lease] = {}
+    for item in found:
+        try:
+            one = _parse(item, now)
+        except (LeaseError, TypeError, OverflowError):
+            return None
+        if one.owner in leases:
+            return None
+        leases[one.owner] = one
+    return tuple(sorted(leases.values(), key=lambda one: one.owner))
+
+
+def _parse(item: object, now: float) -> Lease:
+    if not isinstance(item, dict):
+        raise LeaseError("not an object")
+    fields: Mapping[str, object] = item
+    since, until = fields.get("since"), fields.get("until")
+    if not _is_time(since) or float(since) > now + 1:
+        raise LeaseError("since must be a time that has passed")
+    if until is not None and (not _is_time(until) or float(until) > now + MAX_TTL + 1):
+        raise LeaseError("until must be a time within 7 d, or null")
+    if not isinstance(fields.get("refuse"), bool):
+        raise LeaseError("refuse must be true or false")
+    return Lease(
+        check_owner(fields.get("owner"), reserved=True),
+        check_reason(fields.get("reason")),
+        float(since),
+        None if until is None else float(until),
+        fields["refuse"] is True,
+    )
+
+
+def _is_time(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e12 < value < 1e12
+
+
+def to_disk(leases: Iterable[Lease], now: float, epoch: float, boot: str) -> dict[str, state.Json]:
+    """Operators' leases as they are kept across a reboot: with deadlines in epoch seconds as well.
+
+    ``boot`` is a token of the present boot. Within that boot ``until`` counts; after a reboot ``until_epoch`` does,
+    for across a reboot the wall clock is all there is. ``check-load``'s own lease is left out: it ends with a reboot.
+    """
+    kept: list[dict[str, state.Json]] = []
+    for one in leases:
+        if one.owner != LOAD and one.is_valid(now):
+            until_epoch = None if one.until is None else round(epoch + one.until - now, 3)
+            since_epoch = round(epoch + one.since - now, 3)
+            kept.append({**one.as_json(), "since_epoch": since_epoch, "until_epoch": until_epoch})
+    return {"leases": kept, "boot": boot, "written_epoch": round(epoch, 3)}
+
+
+def from_disk(
+    data: bytes | None, now: float, epoch: float, boot: str, *, limit: bool = True, dropped: list[str] | None = None
+) -> tuple[Lease, ...] | None:
+    """The leases that still hold of those ``to_disk`` kept, on this boot's clock. None when they can't be read.
+
+    A wall clock that went backwards never lengthens a lease: none gets more than it had left when it was written
+    (``limit``). An implausible lease is left out, but a hold is kept whatever is wrong with the rest of it, for only a
+    person may end it; either is told in ``dropped``.
+    """
+    if data is None or len(data) > MAX_BYTES:
+        return None
+    record = state.decode(data)
+    if record is None:
+        return None
+    kept = record.get("leases")
+    written = record.get("written_epoch")
+    if not isinstance(kept, list) or not _is_time(written):
+        return None
+    same_boot = bool(boot) and record.get("boot") == boot
+    since_then = max(epoch, written) if limit else epoch
+    said = [] if dropped is None else dropped
+    leases: dict[str, Lease] = {}
+    for item in kept:
+        ends = [item.get("until", 0), item.get("until_epoch", 0)] if isinstance(item, dict) else []
+        try:
+            if ends.count(None) == 1:
+                raise LeaseError("until and until_epoch differ")
+            one = _parse(item if same_boot else _on_this_boot(item, now, epoch, since_then), now)
+        except (LeaseError, TypeError, OverflowError) as error:
+            if not isinstance(item, dict) or None not in ends:
+                said.append(f"a lease on disk was left out: {error}")
+                continue
+            one = _mended(item, now)
+            said.append(f"a hold on disk was damaged ({error}): kept for {one.owner}")
+        former = leases.get(one.owner)
+        if former is None or former.until is not None:
+            leases[one.owner] = one
+    # holds first, should there be too many
+    holds_first = sorted(leases.values(), key=lambda one: (one.until is not None, one.owner))[:MAX_LEASES]
+    return tuple(
+        one for one in sorted(holds_first, key=lambda one: one.owner) if one.owner != LOAD and one.is_valid(now)
+    )
+
+
+def _on_this_boot(item: object, now: float, epoch: float, since_then: float) -> object:
+    """A kept lease with its times moved from the wall clock to this boot's. Raises LeaseError."""
+    if not isinstance(item, dict):
+        return item
+    until, since = item.get("until_epoch"), item.get("since_epoch")
+    if not _is_time(since) or not (until is None or _is_time(until)):
+        raise LeaseError("since_epoch must be a time, until_epoch one or null")
+    left = None if until is None else until - since_then
+    return {**item, "since": min(now, now + since - epoch), "until": None if left is None else now + left}
+
+
+def _mended(item: Mapping[str, object], now: float) -> Lease:
+    """A hold of which something is wrong: what is missing is taken as it is safest."""
+    try:
+        owner = check_owner(item.get("owner"))
+    except LeaseError:
+        owner = DAMAGED
+    try:
+        reason = check_reason(item.get("reason"))
+    except LeaseError:
+        reason = "damaged on disk"
+    return Lease(owner, reason, round(now, 3), None, item.get("refuse") is not False)

@@ -1,0 +1,167 @@
+"""The marker /run/mf/throttled: what readers see of the throttle. Light enough for every job and for health.
+
+``{"leases": [...], "refusing": true|false, "written": boottime}``; it lies in a directory of root's on tmpfs. A marker
+whose leases have all expired counts as absent, and so does one that isn't whole: see ``lease`` for why that is safe.
+"""
+
+from __future__ import annotations
+
+import posix
+
+from .. import state, text
+from . import lease
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .lease import Lease
+
+REFUSING, THROTTLED, NOTHING = "refusing", "throttled", ""  # what the stamp says was in force
+
+
+class Marker:
+    """The marker's content: the leases, and whether the firewall was really refusing when it was written."""
+
+    __slots__ = ("leases", "refusing")
+
+    def __init__(self, leases: Sequence[Lease] = (), refusing: bool = False) -> None:
+        self.leases = tuple(leases)
+        self.refusing = refusing
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Marker) and (self.leases, self.refusing) == (other.leases, other.refusing)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def encode(self, now: float) -> bytes:
+        """The bytes of /run/mf/throttled; ``now`` is CLOCK_BOOTTIME."""
+        record: dict[str, state.Json] = {
+            "leases": [one.as_json() for one in self.leases],
+            "refusing": self.refusing,
+            "written": round(now, 3),
+        }
+        return (state.encode(record) + "\n").encode()
+
+
+class Status:
+    """The throttle as the marker shows it: valid ``leases``, and whether new connections are really refused.
+
+    ``refusing`` without any lease that asks for it: the firewall couldn't be told to stop.
+    """
+
+    __slots__ = ("leases", "now", "refusing")
+
+    def __init__(self, leases: Sequence[Lease], refusing: bool, now: float) -> None:
+        self.leases = lease.valid(leases, now)
+        self.now = now
+        # an expired lease's refusal was ended by the kernel; one whose lease is gone already wasn't ended yet
+        self.refusing = refusing and (self.should_refuse or not any(one.refuse for one in leases))
+
+    @property
+    def throttled(self) -> bool:
+        """Whether any lease is valid: IO-heavy work should wait."""
+        return bool(self.leases)
+
+    @property
+    def should_refuse(self) -> bool:
+        """Whether any valid lease asks for refusal."""
+        return lease.refusal(self.leases, self.now) != 0
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the firewall doesn't do what the leases ask for."""
+        return self.should_refuse != self.refusing
+
+    @property
+    def held(self) -> bool:
+        """Whether one of the leases has no end."""
+        return any(one.until is None for one in self.leases)
+
+    def as_json(self) -> dict[str, state.Json]:
+        """``{throttled, refusing, held, leases: [{owner, reason, refuse, held_seconds, left_seconds}]}``."""
+        return {
+            "throttled": self.throttled,
+            "refusing": self.refusing,
+            "held": self.held,
+            "leases": [
+                {
+                    "owner": one.owner,
+                    "reason": one.reason,
+                    "refuse": one.refuse,
+                    "held_seconds": round(self.now - one.since, 1),
+                    "left_seconds": None if one.until is None else round(one.until - self.now, 1),
+                }
+                for one in self.leases
+            ],
+        }
+
+    def words(self) -> str:
+        """One line for people."""
+        if not self.leases:
+            return "not throttled, but STILL refusing new mail" if self.refusing else "not throttled"
+        if self.refusing:
+            mode = "throttled, refusing new mail" if self.should_refuse else "throttled, STILL refusing new mail"
+        elif self.should_refuse:
+            mode = "throttled, but NOT refusing new mail as it should"
+        else:
+            mode = "throttled, accepting mail"
+        return f"{mode}: " + "; ".join(words(one, self.now) for one in self.leases)
+
+
+def words(one: Lease, now: float) -> str:
+    """A lease in a few words."""
+    until = "on hold" if one.until is None else f"{text.span(max(0.0, one.until - now))} left"
+    return f"{one.owner} ({text.clean(one.reason, 80)}, {until})" if one.reason else f"{one.owner} ({until})"
+
+
+def parse(data: bytes | None, now: float) -> Marker | None:
+    """The marker in some bytes, or None when it isn't whole and plausible: then it counts as absent."""
+    if data is None or len(data) > lease.MAX_BYTES:
+        return None
+    record = state.decode(data)
+    if record is None or not isinstance(record.get("refusing"), bool):
+        return None
+    leases = lease.parse_leases(record.get("leases"), now)
+    return None if leases is None else Marker(leases, record["refusing"] is True)
+
+
+def current(places: state.Places, now: float | None = None) -> Status:
+    """The throttle as it stands; needs no privilege, touches nothing but the marker, never raises."""
+    moment = state.boottime() if now is None else now
+    data, _ = read_plain(places.marker)
+    marker = parse(data, moment) or Marker()
+    return Status(marker.leases, marker.refusing, moment)
+
+
+def stamp(places: state.Places) -> str:
+    """The file whose time says when marker and firewall were last compared; its content what was in force then.
+
+    It is empty while nothing is: its size alone tells check-load that there should be a marker.
+    """
+    return places.marker.rpartition("/")[0] + "/reconciled"
+
+
+def lost(places: state.Places, now: float | None = None) -> str:
+    """What was in force when the marker went missing or was spoilt; NOTHING when none is lost."""
+    moment = state.boottime() if now is None else now
+    if parse(read_plain(places.marker)[0], moment) is not None:
+        return NOTHING
+    said = (read_plain(stamp(places))[0] or b"").decode("ascii", "replace")
+    # written after the marker, removed before it: whoever takes a lease just now has a marker at the second look
+    if said not in (REFUSING, THROTTLED) or parse(read_plain(places.marker)[0], moment) is not None:
+        return NOTHING
+    return said
+
+
+def read_plain(path: str) -> tuple[bytes | None, str]:
+    """The bytes of a plain file of reasonable size, and what is wrong with it. (None, "") when there is none."""
+    try:
+        if posix.lstat(path).st_mode & 0o170000 != 0o100000:
+            # this also keeps us from waiting for ever on a FIFO
+            return None, "not a plain file"
+        return state.read_bytes(path, lease.MAX_BYTES + 1), ""
+    except (FileNotFoundError, NotADirectoryError):
+        return None, ""
+    except OSError as error:
+        return None, f"unreadable ({error.strerror})"

@@ -1,0 +1,136 @@
+"""The packages of the roles: which may import which, and what a host's release has of them.
+
+`pytest -s tests/test_packages.py -k graph` prints the graph.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+CORE = "mf"
+# A role's Python package has its name; mf_tree brings the core.
+PACKAGES = {path.parent.name: path.parent for path in sorted(ROOT.glob("roles/*/files/lib/*/__init__.py"))}
+ROLES = {name: path.parents[2].name for name, path in PACKAGES.items()}
+FILES = sorted(path for folder in PACKAGES.values() for path in folder.rglob("*.py"))
+# What a Debian package of a role's `__<role>_packages` lets its code import.
+LIBRARIES = {
+    "apprise": {"apprise"},
+    "borgbackup": {"borg"},
+    "python3-aiosmtpd": {"aiosmtpd"},
+    "python3-dnspython": {"dns"},
+    "python3-jinja2": {"jinja2", "markupsafe"},
+    "python3-psutil": {"psutil"},
+    "python3-pymysql": {"pymysql"},
+}
+
+
+def name(path: Path) -> str:
+    """A readable test id: mf_monitor/engine.py."""
+    return str(path.relative_to(path.parents[len(path.parts) - path.parts.index("lib") - 2]))
+
+
+def package_of(path: Path) -> str:
+    """The top package of a file."""
+    return path.parts[path.parts.index("lib") + 1]
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names that a file imports, relative ones resolved; names of a module's contents are among them."""
+    found: set[str] = set()
+    parents = path.parts[path.parts.index("lib") + 1 : -1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = parents[: len(parents) - node.level + 1] if node.level else ()
+            base = ".".join((*above, *([node.module] if node.module else [])))
+            found.add(base)
+            found.update(f"{base}.{alias.name}" for alias in node.names)
+    return found
+
+
+def dependencies(role: str) -> set[str]:
+    """Roles that come with a role, itself among them."""
+    meta = yaml.safe_load((ROOT / "roles" / role / "meta/main.yml").read_text())
+    return {role}.union(*(dependencies(one["role"]) for one in meta["dependencies"]))
+
+
+def debian(role: str) -> set[str]:
+    """Debian packages that a role may bring (the words of a template, when it isn't a list)."""
+    path = ROOT / "roles" / role / "vars/main.yml"
+    listed = (yaml.safe_load(path.read_text()) or {}).get(f"__{role}_packages", []) if path.exists() else []
+    return set(re.findall(r"[a-z0-9][a-z0-9+.-]+", listed if isinstance(listed, str) else " ".join(listed)))
+
+
+def graph() -> dict[str, set[str]]:
+    """Which of our packages each package imports, itself left out."""
+    return {
+        package: {
+            imported.partition(".")[0] for path in folder.rglob("*.py") for imported in imports(path)
+        }.intersection(PACKAGES)
+        - {package}
+        for package, folder in PACKAGES.items()
+    }
+
+
+def test_a_package_has_the_name_of_its_role() -> None:
+    assert ROLES.pop(CORE) == "mf_tree"
+    assert all(package == role for package, role in ROLES.items())
+
+
+def test_the_graph_of_imports_is_that_of_the_roles() -> None:
+    found = graph()
+    for package, used in found.items():
+        print(f"{package:<14} -> {' '.join(sorted(used)) or '-'}")
+    brought = {package: dependencies(ROLES.get(package, "mf_tree")) for package in PACKAGES}
+    owner = {package: ROLES.get(package, "mf_tree") for package in PACKAGES}
+    expected = {
+        package: {other for other in PACKAGES if owner[other] in roles and other != package}
+        for package, roles in brought.items()
+    }
+    assert found == expected
+
+
+def test_nothing_imports_in_a_circle() -> None:
+    """Modules, not only packages; what is only for types counts as well."""
+    modules = {".".join(Path(name(path)).with_suffix("").parts): path for path in FILES}
+    uses = {module: imports(path) & set(modules) - {module} for module, path in modules.items()}
+    done: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        # what a check loads when something is wrong may use the check's own words
+        if way and way[-1] == f"{module}_diagnose":
+            return
+        assert module not in way, " -> ".join((*way[way.index(module) :], module))
+        if module not in done:
+            for other in uses[module]:
+                visit(other, (*way, module))
+            done.add(module)
+
+    for module in modules:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_libraries_are_those_that_the_role_brings(path: Path) -> None:
+    role = ROLES.get(package_of(path), "mf_tree")
+    here = set().union(*(LIBRARIES.get(package, set()) for one in dependencies(role) for package in debian(one)))
+    tops = {imported.partition(".")[0] for imported in imports(path)} - set(PACKAGES)
+    assert tops <= set(sys.stdlib_module_names) | here
+
+
+def test_checks_do_not_import_each_other() -> None:
+    """A check may have a half of its own, loaded when something is wrong; what is shared isn't a check."""
+    folder = PACKAGES["mf_checks"]
+    checks = {path.stem for path in folder.glob("*.py") if "\nCHECK = run.Check(" in path.read_text()}
+    assert {"load", "processes", "queue", "smtp"} <= checks
+    for stem in checks:
+        used = imports(folder / f"{stem}.py")
+        assert not used & {f"mf_checks.{other}" for other in checks - {stem}}
