@@ -11,7 +11,7 @@ export LC_ALL := C.UTF-8
 
 N ?= 30
 
-.PHONY: help venv demo demo-down mail check test lint unit browser molecule bench bench-quarantine bench-monitor bench-backup chaos chaos-monitor kill-monitor chaos-quarantine chaos-backup chaos-restore attack lock clean
+.PHONY: help venv demo demo-down mail check test lint unit integration browser molecule bench bench-quarantine bench-monitor bench-backup chaos chaos-monitor kill-monitor chaos-quarantine chaos-backup chaos-restore attack lock clean
 
 help: ## this list
 	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ lint: venv ## the linters alone: ruff, yamllint, mypy, ansible-lint
 
 unit: venv ## the unit tests alone; no containers needed
 	python scripts/run_tests.py unit
+
+integration: venv ## tests on real clocks and processes alone, minutes of waiting; no containers needed
+	python scripts/run_tests.py integration
 
 browser: venv ## the status page in Chromium, which is installed if need be; screenshots in build/screenshots/
 	python scripts/run_tests.py browser
@@ -65,7 +68,7 @@ chaos-monitor: venv ## break the fleet in front of its monitor: which messages c
 	python -m chaos.monitor $(if $(ONLY),--only '$(ONLY)')
 
 kill-monitor: venv ## kill -9 the monitor 50 times at random while services break: is each outage one incident, told once? 4 minutes
-	MF_KILLS=$(or $(KILLS),50) pytest -q tests/test_monitor_engine.py -k killed
+	MF_KILLS=$(or $(KILLS),50) pytest -q tests/integration/test_monitor_engine.py -k killed
 
 chaos-quarantine: venv ## mail while the way to the quarantine is broken: is each message there once? (N=5000 ONLY='disk full')
 	python -m chaos.quarantine $(if $(N),--count $(N)) $(if $(ONLY),--only '$(ONLY)')

@@ -3,7 +3,7 @@
 
 A run ends at such a host, and with it every play: Ansible runs no rescue, no later task and no later play for it. So a
 callback is the one place from which anything can still be said. It only listens; what stops the run is that the
-plays which go from host to host have no ``any_errors_fatal`` (tests/test_rollout.py has why).
+plays which go from host to host have no ``any_errors_fatal`` (tests/deploy/test_rollout.py has why).
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ LABS = 250  # lab numbers begin again at 0 after the highest
 TAIL_LINES = 60
 CORE = "roles/mf_tree/files/lib/mf"
 PYTEST_XML = LOGS / "pytest.xml"
+INTEGRATION_XML = LOGS / "integration.xml"
 BROWSER_XML = LOGS / "browser.xml"
 
 
@@ -64,6 +65,11 @@ class Stage:
 def count_pytest(_log: str) -> Counts:
     """Counts from the JUnit file of the run that just ended."""
     return count_junit(PYTEST_XML)
+
+
+def count_integration(_log: str) -> Counts:
+    """The same of the tests on real clocks."""
+    return count_junit(INTEGRATION_XML)
 
 
 def count_browser(_log: str) -> Counts:
@@ -105,7 +111,12 @@ def stages() -> list[Stage]:
         Stage("yamllint", "lint", ("yamllint", "--strict", ".")),
         Stage("mypy", "lint", ("mypy", *python_roots())),
         Stage("ansible-lint", "lint", (python, "scripts/lint_ansible.py")),
-        Stage("pytest", "unit", (python, "-m", "pytest", "-q", f"--junitxml={PYTEST_XML}"), count_pytest),
+        Stage(
+            "pytest",
+            "unit",
+            (python, "-m", "pytest", "-q", "-n", "auto", "--ignore=tests/integration", f"--junitxml={PYTEST_XML}"),
+            count_pytest,
+        ),
         # by itself: it installs Chromium when there is none
         Stage(
             "browser",
@@ -114,6 +125,9 @@ def stages() -> list[Stage]:
             count_browser,
         ),
     ]
+    # on real clocks, so most of it is waiting: beside the scenarios
+    integration = (python, "-m", "pytest", "-q", "tests/integration", f"--junitxml={INTEGRATION_XML}")
+    found.append(Stage("integration", "integration", integration, count_integration, 900))
     for name in scenarios():
         argv = ("molecule", "test", "--no-command-borders", "--scenario-name", name)
         found.append(Stage(f"molecule {name}", "molecule", argv, count_molecule, 1500, name in ON_DEMAND))
@@ -202,6 +216,8 @@ class Runner:
 
     def run(self, stage: Stage) -> Counts:
         """Run one stage and show its line; return its counts."""
+        if stage.group != "molecule":
+            return self._run(stage, 0)
         lane = self.lanes.get()
         try:
             return self._run(stage, lane)
@@ -245,21 +261,20 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def run_all(runner: Runner, chosen: Sequence[Stage]) -> Counts:
-    """Run the stages: Molecule's after the others and in lanes, for they have labs of their own."""
+    """Run the stages: Molecule's after the others and in lanes, for they have labs of their own; integration beside."""
     total = Counts(0, 0)
-    scenarios = [stage for stage in chosen if stage.group == "molecule"]
+    waiting = [stage for stage in chosen if stage.group in ("integration", "molecule")]
     for stage in chosen:
-        if stage not in scenarios:
+        if stage not in waiting:
             total += runner.run(stage)
-    if not scenarios:
-        return total
-    problem = lab_ready(runner)
-    if problem:
-        print(f"{'molecule':<24} {'FAILED':<7} {problem}", flush=True)
-        return total + Counts(0, 1)
-    with ThreadPoolExecutor(LANES) as pool:
+    if any(stage.group == "molecule" for stage in waiting):
+        problem = lab_ready(runner)
+        if problem:
+            print(f"{'molecule':<24} {'FAILED':<7} {problem}", flush=True)
+            return total + Counts(0, 1)
+    with ThreadPoolExecutor(LANES + 1) as pool:
         try:
-            for counts in pool.map(runner.run, scenarios):
+            for counts in pool.map(runner.run, waiting):
                 total += counts
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -310,9 +325,11 @@ def choose(names: Sequence[str], every: Iterable[Stage]) -> list[Stage]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the stages that were asked for; return the exit code."""
-    parser = argparse.ArgumentParser(description="Run the linters, unit tests and Molecule scenarios.")
+    parser = argparse.ArgumentParser(description="Run the linters, tests and Molecule scenarios.")
     parser.add_argument(
-        "stage", nargs="*", help="a stage (yamllint, mypy, fleet, …) or group (lint, unit, browser, molecule)"
+        "stage",
+        nargs="*",
+        help="a stage (yamllint, mypy, fleet, …) or group (lint, unit, integration, browser, molecule)",
     )
     parser.add_argument("--list", action="store_true", help="name the stages and run nothing")
     options = parser.parse_args(arguments)
@@ -325,7 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(f"{stage.group:<9} {stage.name}" for stage in chosen))
         return 0
     LOGS.mkdir(parents=True, exist_ok=True)
-    for path in (PYTEST_XML, BROWSER_XML):
+    for path in (PYTEST_XML, INTEGRATION_XML, BROWSER_XML):
         path.unlink(missing_ok=True)
     link_typing()
     started = time.monotonic()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path.parent.parent for path in ROOT.glob("roles/*/tasks/main.yml"))
 MODULES = sorted(path.stem for path in ROOT.glob("library/*.py"))
 LAUNCHERS = sorted(path for path in ROOT.glob("roles/*/*/bin/*") if path.parts[-3] in {"files", "templates"})

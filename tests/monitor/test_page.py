@@ -16,7 +16,7 @@ from mf_monitor.page import charts, metrics, render, view
 from mf_monitor.page import snapshot as snapshot_
 from monitor_support import sample
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NOW = page_support.NOW
 FILES = {
     "private": {"index.html", "status.json", "metrics", "inter.woff2"},

@@ -15,7 +15,7 @@ from ansible.module_utils.mf_deploy import host, release
 from ansible.module_utils.mf_deploy.layout import Layout
 from ansible.module_utils.mf_deploy.manifest import Manifest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 USER, GROUP = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ROLE = ROOT / "roles/mf_checks"
 
 # a host for each: its variables, and what is said about them ("" for nothing)

@@ -16,7 +16,7 @@ import pytest
 from smtp_support import GOOD, server
 
 HERE = Path(__file__).resolve().parent
-PACKAGES = os.pathsep.join(map(str, HERE.parent.glob("roles/*/files/lib")))
+PACKAGES = os.pathsep.join(map(str, HERE.parents[1].glob("roles/*/files/lib")))
 MEMORY = 20.0  # MiB
 LATE = 0.1  # s
 

@@ -221,7 +221,7 @@ def test_the_program_says_whether_its_settings_are_right(tmp_path: Path, capsys:
 
 def test_a_release_is_refused_by_the_program_that_would_read_it(tmp_path: Path) -> None:
     """The role's validate command, with this package as the staged release."""
-    found = yaml.safe_load((Path(__file__).parents[1] / "roles/mf_monitor/vars/main.yml").read_text())
+    found = yaml.safe_load((Path(__file__).parents[2] / "roles/mf_monitor/vars/main.yml").read_text())
     words = found["__mf_monitor_files"]["etc/monitor/settings.json"]["validate"]
     path = tmp_path / "settings.json"
     library = Path(engine.__file__).resolve().parents[2]

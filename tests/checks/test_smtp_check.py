@@ -881,5 +881,5 @@ def test_the_hot_look(places: state.Places) -> None:
 
 
 def test_the_plugin_says_what_the_check_listens_for() -> None:
-    plugins = Path(__file__).parents[1] / "roles/qpsmtpd/files/lib/qpsmtpd/plugins"
+    plugins = Path(__file__).parents[2] / "roles/qpsmtpd/files/lib/qpsmtpd/plugins"
     assert f"return DENY, '{smtp_verdict.NOBODYS}' unless" in (plugins / "mf_domains").read_text()

@@ -1,6 +1,6 @@
 """The packages of the roles: which may import which, and what a host's release has of them.
 
-`pytest -s tests/test_packages.py -k graph` prints the graph.
+`pytest -s tests/repository/test_packages.py -k graph` prints the graph.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CORE = "mf"
 # A role's Python package has its name; mf_tree brings the core.
 PACKAGES = {path.parent.name: path.parent for path in sorted(ROOT.glob("roles/*/files/lib/*/__init__.py"))}

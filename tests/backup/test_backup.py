@@ -120,7 +120,7 @@ def test_due(past: record.Past, due: bool) -> None:
 
 
 def test_each_host_has_a_slot_of_its_own() -> None:
-    role = Path(__file__).parent.parent / "roles/mf_backup"
+    role = Path(__file__).parents[2] / "roles/mf_backup"
     files = [f"--extra-vars=@{role}/{name}/main.yml" for name in ("defaults", "vars")]
     databases = '--extra-vars={"mf_backup_databases": ["panel"]}'
     program = str(Path(sys.executable).with_name("ansible"))

@@ -1,6 +1,6 @@
 """Snapshots of a fleet in every state that the status page has to show, in the shape of `mf_monitor.page.snapshot`.
 
-Made from a seed, so the same each time. The engine's own snapshots are shown, too: see tests/test_page.py.
+Made from a seed, so the same each time. The engine's own snapshots are shown, too: see tests/monitor/test_page.py.
 """
 
 from __future__ import annotations

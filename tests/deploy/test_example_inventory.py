@@ -14,7 +14,7 @@ import yaml
 
 from action_plugins import mf_inventory
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "inventory/example"
 PLAYBOOKS = ("site", "check_fleet", "throttle_fleet", "release_fleet")
 

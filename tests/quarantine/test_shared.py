@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from mf_quarantine import envelope, expire, importer, layout, release, repair, store
 from quarantine_support import NOON, Died, ident, kept, put, shared
-from test_quarantine_pull import Room
+from test_pull import Room
 
 DOMAINS = ["a.example", "short.example", "z.example"]
 BODY = b"Subject: many\n\n" + b"x" * 100000

@@ -19,7 +19,7 @@ from smtp_support import server
 
 from action_plugins import mf_inventory
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def fleet(count: int, minimum: int = 2) -> dict[str, Any]:

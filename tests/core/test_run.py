@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mf import run, state
 
-LIB = Path(__file__).resolve().parent.parent / "roles/mf_tree/files/lib"
+LIB = Path(__file__).resolve().parents[2] / "roles/mf_tree/files/lib"
 
 # A check that does what its setting "do" says.
 PROGRAM = """

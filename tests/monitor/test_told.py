@@ -18,7 +18,7 @@ from mf_monitor.judging.states import Memory
 from mf_monitor.probing import hosthealth
 from mf_monitor.store import Store
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CHECKS = sorted(
     importlib.import_module(f"{path.parent.name}.{path.stem}").CHECK.name
     for path in ROOT.glob("roles/*/files/lib/mf_*/*.py")

@@ -1,6 +1,6 @@
 """A monitor's store filled with the plausible history of a fleet, for tests and for looking at the page.
 
-As a program: ``python tests/monitor_support.py FILE [NOW]`` writes the database and prints its snapshot as JSON.
+As a program, ``monitor_support.py FILE [NOW]``: writes the database and prints its snapshot as JSON.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ def sample(path: Path, now: float, days: int = 90, **changed: Any) -> tuple[Stor
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "roles/mf_tree/files/lib"))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "roles/mf_tree/files/lib"))
     moment = float(sys.argv[2]) if len(sys.argv) > 2 else time.time()
     opened, made = sample(Path(sys.argv[1]), moment)
     print(json.dumps(snapshot.take(opened, made, moment), indent=1))

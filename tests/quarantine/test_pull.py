@@ -36,7 +36,7 @@ from mf_quarantine import (
 )
 from quarantine_support import NOON, Index, ident, kept, put
 
-ROLE = Path(__file__).resolve().parent.parent / "roles/mf_quarantine"
+ROLE = Path(__file__).resolve().parents[2] / "roles/mf_quarantine"
 
 
 class Mx:
