@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,6 +30,8 @@ for folder in ("roles/mf_tree/files/lib", "module_utils"):
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
 
+from mf import state
+
 ModuleRunner = Callable[..., dict[str, Any]]
 
 
@@ -49,6 +52,15 @@ def run_module() -> ModuleRunner:
         return {**result, "exit_code": ended.value.code}
 
     return run
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> state.Places:
+    """A host's directories in the test's own: persistent state, locks, decisions."""
+    host = state.Places(str(tmp_path))
+    for folder in (host.persistent, host.locks, os.path.dirname(host.decisions)):
+        os.makedirs(folder)
+    return host
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,168 @@
+"""What borg and ssh say, and what becomes of a lock that an ended process left."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import IO
+
+import pytest
+from backup_support import SETTINGS, archive, fake
+from mf import borg, state
+from mf_backup import jobs, repository
+
+HELD = '{"type": "log_message", "levelname": "ERROR", "message": "Failed to create/acquire the lock", "msgid": ""}'
+
+
+LOCKED = f"""
+case "$*" in
+  *break-lock*) touch broken; exit 0 ;;
+esac
+[ -e broken ] && echo '{{"archives": []}}' && exit 0
+echo '{HELD}' >&2
+exit 2
+"""
+
+
+def test_lists_are_compared_by_name_and_id() -> None:
+    recorded = {one.name: one for one in (archive(1), archive(2), archive(3))}
+    found = {one.name: one for one in (archive(2, ident="other"), archive(3), archive(4))}
+    difference = borg.compare(recorded, found)
+    assert difference.missing == (archive(1).name,)
+    assert difference.unknown == (archive(4).name,)
+    assert difference.changed == (archive(2).name,)
+    assert not difference.same
+    assert borg.compare(recorded, recorded | {archive(9).name: archive(9)}).same
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("Host key verification failed.", "host_key"),
+        ("mf-offsite@192.0.2.22: Permission denied (publickey).", "key"),
+        (
+            "passphrase supplied in BORG_PASSPHRASE, by BORG_PASSCOMMAND or via BORG_PASSPHRASE_FD is incorrect.",
+            "passphrase",
+        ),
+        ("Failed to create/acquire the lock /x/lock.exclusive (timeout).", "lock"),
+        ("Repository /x does not exist.", "absent"),
+        ("ssh: connect to host 192.0.2.22 port 22: Connection refused", "unreachable"),
+        ("Connection closed by remote host. Is borg working on the server?", "cut"),
+        ("OSError: [Errno 28] No space left on device", "full"),
+        (
+            "The storage quota (1.00 MB) has been exceeded (1.10 MB). Try deleting some archives. StorageQuotaExceeded",
+            "quota",
+        ),
+        ("Data integrity error: Segment entry checksum mismatch", "corrupt"),
+        ("3 orphaned objects found!", "hidden"),
+        ("ensure_reservation\n    assert reservation_end < MAX_REPRESENTABLE_NONCE\nAssertionError", "counter"),
+        ("Command '/mf/bin/backup' exited with status 1", "dump"),
+        ('  File "/usr/lib/python3/dist-packages/borg/remote.py", line 240, in serve', "offsite"),
+        ("something new", "failed"),
+    ],
+)
+def test_failures_are_told_apart(message: str, kind: str) -> None:
+    found = borg.explain(["noise", message, "CRITICAL Need some help? https://torsion.org/borgmatic/#issues"], 2)
+    assert found.kind == kind
+    assert "\n" not in str(found)
+    assert kind != "failed" or str(found).endswith(message)
+
+
+def test_what_borg_says_is_made_safe() -> None:
+    assert "\x1b" not in str(borg.explain(["\x1b[2Jevil"], 2))
+    assert "killed by signal 9" in str(borg.explain([], -9))
+
+
+def test_the_environment_has_no_secret_and_trusts_one_host_key() -> None:
+    env = repository.environment(SETTINGS)
+    assert "BORG_PASSPHRASE" not in env
+    assert env["BORG_PASSCOMMAND"] == "cat /mf/etc/backup/passphrase"
+    assert "StrictHostKeyChecking=yes" in env["BORG_RSH"]
+    assert "UserKnownHostsFile=/mf/etc/backup/known_hosts" in env["BORG_RSH"]
+
+
+def test_a_stale_lock_is_broken_once_and_recorded(tmp_path: Path, places: state.Places) -> None:
+    with jobs.Turn(places) as turn:
+        assert turn is not None
+        one = fake(tmp_path, places, LOCKED, turn.descriptor)
+        assert one.archives() == {}
+    (line,) = Path(places.decisions).read_text().splitlines()
+    assert json.loads(line)["action"] == "break-lock"
+
+
+def test_without_the_turn_no_lock_is_broken(tmp_path: Path, places: state.Places) -> None:
+    with pytest.raises(borg.BorgError) as caught:
+        fake(tmp_path, places, LOCKED).archives()
+    assert caught.value.kind == "lock"
+    assert not (tmp_path / "broken").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("mf-offsite@192.0.2.22: Permission denied (publickey).", "key"),
+        ("Host key verification failed.", "host_key"),
+        ("borg serve ended", "cut"),
+    ],
+)
+def test_ssh_says_why_a_connection_ended_when_borg_did_not(
+    tmp_path: Path, places: state.Places, said: str, kind: str
+) -> None:
+    closed = json.dumps({"type": "log_message", "levelname": "ERROR", "message": "Connection closed by remote host."})
+    one = fake(tmp_path, places, f"echo '{closed}' >&2; exit 2")
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f'#!/bin/sh\n[ "$1" = ssh://mf-offsite@192.0.2.22:22 ] && echo "{said}" >&2\nexit 255\n')
+    ssh.chmod(0o755)
+    one.env["BORG_RSH"] = str(ssh)
+    with pytest.raises(borg.BorgError) as caught:
+        one.archives()
+    assert caught.value.kind == kind
+
+
+def test_a_stale_lock_is_no_matter_for_borgmatic_either(tmp_path: Path, places: state.Places) -> None:
+    with jobs.Turn(places) as turn:
+        assert turn is not None
+        one = fake(tmp_path, places, LOCKED, turn.descriptor)
+        assert one.run_other([str(tmp_path / "borg"), "create"], 60).out == '{"archives": []}\n'
+    assert (tmp_path / "broken").exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "kind"), [(1, "Remote: Finished full repository check, errors found.", "corrupt")]
+)
+def test_borgmatic_says_1_for_every_failure_and_borg_for_a_warning(
+    tmp_path: Path, places: state.Places, status: int, said: str, kind: str
+) -> None:
+    one = fake(tmp_path, places, f"echo '{said}' >&2; echo done; exit {status}")
+    with pytest.raises(borg.BorgError) as caught:
+        one.run_other([str(tmp_path / "borg"), "check"], 60)
+    assert caught.value.kind == kind
+    assert one.run("list").out == "done\n"
+
+
+def test_a_reader_that_has_had_enough_ends_the_command(tmp_path: Path, places: state.Places) -> None:
+    one = fake(tmp_path, places, "exec cat /dev/zero")
+    began = time.monotonic()
+
+    def impatient(stream: IO[bytes]) -> None:
+        stream.read(10)
+
+    assert one.run("extract", limit=60, sink=impatient).messages == []
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("passphrase", "passphrase"), ("ssh.key", "key"), ("known_hosts", "host_key")]
+)
+def test_what_deployment_brings_is_missing(tmp_path: Path, places: state.Places, name: str, kind: str) -> None:
+    one = fake(tmp_path, places, "touch ran")
+    (tmp_path / "etc" / name).unlink()
+    with pytest.raises(borg.BorgError, match="deploy control again") as caught:
+        one.run("list")
+    assert caught.value.kind == kind
+    assert not (tmp_path / "ran").exists()
+
+
+def test_times_of_borg_are_utc() -> None:
+    assert borg.epoch("2026-11-25T02:09:41.000000") == 1795572581.0

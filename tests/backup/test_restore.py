@@ -1,0 +1,62 @@
+"""Restoring: what is chosen, what would be replaced, what runs afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from backup_support import LIST, SETTINGS, archive, context
+from mf import state
+from mf_backup import facts, jobs, record, restore, settings
+
+
+def test_nothing_is_saved_from_a_restore_that_stopped_half_way(tmp_path: Path, places: state.Places) -> None:
+    at = context(tmp_path, places, LIST % archive(7).name)
+    jobs.adopt(at)
+    with pytest.raises(facts.DatabaseError):  # there is no server
+        restore.perform(at, restore.choose(at, ["full", "dump"]))
+    again = replace(at, record=record.Record(places))
+    for job in settings.JOBS:
+        past = jobs.perform(job, again)
+        assert (past.kind, "a restore was begun here" in past.error) == ("foreign", True)
+    assert not (tmp_path / "wrote").exists()
+    jobs.adopt(again)  # a person leaves it at that
+    assert jobs.perform("verify", again).kind != "foreign"
+
+
+def test_each_half_of_a_restore_succeeds_for_itself(
+    tmp_path: Path, places: state.Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = context(tmp_path, places, LIST % archive(7, "full").name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(restore, "ASIDE", str(tmp_path / "aside"))
+    at.record.restoring = {"dump"}  # of a restore before this one
+    chosen = restore.choose(at, ["full", "dump"])
+    assert list(chosen) == ["full"]  # no dump was ever made: that is no reason to leave the files
+    assert restore.perform(at, chosen)["full"].archive == archive(7, "full").name
+    assert at.record.restoring == {"dump"}
+
+
+def test_where_no_database_is_named_none_is_restored(tmp_path: Path, places: state.Places) -> None:
+    at = context(tmp_path, places, LIST % archive(7).name)
+    assert list(restore.choose(at, ["full", "dump"])) == ["dump"]
+    with pytest.raises(jobs.JobError, match="no archive of full or dump"):
+        restore.choose(replace(at, settings=replace(SETTINGS, databases=())), ["full", "dump"])
+
+
+def test_files_that_a_restore_would_replace_are_named(tmp_path: Path, places: state.Places) -> None:
+    here, ours = tmp_path / "here", archive(7, "full").name
+    script = (LIST % ours).replace(
+        "*info*)", f"*NUL*) printf -- '-%s\\0d%s\\0-%s\\0' {str(here)[1:]} tmp no/such ;; *info*)"
+    )
+    script = script.replace("*list*)", "*list*--json*)")
+    at = context(tmp_path, places, script)
+    (one,) = restore.choose(at, ["full"]).values()
+    assert restore.overwritten(at, one) == []
+    here.touch()
+    assert restore.overwritten(at, one) == [f"1 files, {here} first"]
+
+
+def test_commands_after_a_restore_all_run_whatever_one_says(tmp_path: Path, places: state.Places) -> None:
+    assert restore.afterwards(context(tmp_path, places, "")) == [("true", 0), ("false", 1), ("true", 0)]
