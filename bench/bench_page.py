@@ -42,8 +42,8 @@ def main() -> int:
         size = Path(folder, "private/index.html").stat().st_size
         store, chosen = monitor_support.sample(Path(folder, "monitor.sqlite"), now, days=366)
         last = int(now // DAY)
-        year = statistics.median(cpu(lambda: store.days(last - 365, last)) for _ in range(RUNS))
-        subjects = len(store.days(last - 365, last))
+        year = statistics.median(cpu(lambda: store.history.days(last - 365, last)) for _ in range(RUNS))
+        subjects = len(store.history.days(last - 365, last))
         store.close()
     print(f"1,000 machines x 4 services, all files:  {page:.2f} s CPU")
     print(f"  the private page:                      {size / 1e6:.1f} MB before compression")

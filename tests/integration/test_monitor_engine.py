@@ -293,7 +293,7 @@ def test_the_weekly_test_is_sent_once_in_its_minute_or_when_it_is_back(tmp_path:
         late = [monitor._weekly_test(monitor.store, monday + 14 * 86400 + after) for after in (7200, 7201)]
     assert sent == [False, True, False, False, False, True]
     assert late == [True, False]  # it was away in that minute
-    assert [one["kind"] for one in monitor.store.messages()] == ["test"] * 3
+    assert [one["kind"] for one in monitor.store.messages.newest()] == ["test"] * 3
     monitor.store.close()
 
 
@@ -305,7 +305,7 @@ def test_beyond_the_rate_limit_only_what_is_urgent_goes_out(tmp_path: Path) -> N
         for number, severity in enumerate(("notice", "notice", "notice", "urgent")):
             monitor._enqueue(monitor.store, 1000.0 + number, "opened", severity, "text", (), False)
         monitor._enqueue(monitor.store, 9000.0, "opened", "notice", "text", (), False)
-    statuses = [one["status"] for one in reversed(monitor.store.messages())]
+    statuses = [one["status"] for one in reversed(monitor.store.messages.newest())]
     assert statuses == ["queued", "queued", "held back", "queued", "queued"]
     monitor.store.close()
 
@@ -336,7 +336,7 @@ def _fleet_is_up(database: str) -> bool:
     """Whether the monitor has seen it so; False while there is no database yet."""
     try:
         store = Store(database, readonly=True)
-        found = store.current().get("fleet")
+        found = store.current.load().get("fleet")
         store.close()
     except sqlite3.Error:
         return False
@@ -352,7 +352,9 @@ async def break_and_mend(world: Fleet, dice: random.Random, stop: asyncio.Event)
     outages: list[Outage] = []
 
     def told(outage: Outage) -> bool:
-        queued = {one["key"] for one in store.incidents() if one["alert"].get("told") or one["alert"].get("covered")}
+        queued = {
+            one["key"] for one in store.incidents.load() if one["alert"].get("told") or one["alert"].get("covered")
+        }
         return queued >= outage.keys
 
     while not stop.is_set():
@@ -364,7 +366,7 @@ async def break_and_mend(world: Fleet, dice: random.Random, stop: asyncio.Event)
         outage.ended = time.time()
         for number in outage.mxs:
             await world.mail[number].start()
-        await until(lambda: not store.incidents(), 120)
+        await until(lambda: not store.incidents.load(), 120)
         outages.append(outage)
     store.close()
     return outages
@@ -401,8 +403,8 @@ def test_killed_at_random_moments_every_outage_is_one_incident_told_once(tmp_pat
                 watched = Store(world.raw["database"], readonly=True)
 
                 def settled() -> bool:
-                    over = all(one["alert"].get("over_told") for one in watched.incidents(since=0))
-                    return over and all(one["status"] == "sent" for one in watched.messages(10000))
+                    over = all(one["alert"].get("over_told") for one in watched.incidents.load(since=0))
+                    return over and all(one["status"] == "sent" for one in watched.messages.newest(10000))
 
                 await until(settled, 60)
                 watched.close()
@@ -420,7 +422,7 @@ def test_killed_at_random_moments_every_outage_is_one_incident_told_once(tmp_pat
     assert store.damage == ""
     assert [row[0] for row in store.rows("PRAGMA integrity_check")] == ["ok"]
     # every outage that was made is one incident of each kind it must be, in their order, and there are no others
-    incidents = sorted(store.incidents(since=0), key=lambda one: one["opened"])
+    incidents = sorted(store.incidents.load(since=0), key=lambda one: one["opened"])
     made = sorted(key for outage in outages for key in outage.keys)
     assert sorted(one["key"] for one in incidents) == made
     for key in set(made):
@@ -428,12 +430,12 @@ def test_killed_at_random_moments_every_outage_is_one_incident_told_once(tmp_pat
         for outage, one in zip(wanted, (one for one in incidents if one["key"] == key), strict=True):
             assert outage.began - 2 <= one["opened"] <= outage.ended, (outage, one)
             assert outage.ended <= one["closed"], (outage, one)
-    lines = store.events([one["id"] for one in incidents])
+    lines = store.incidents.events([one["id"] for one in incidents])
     for one in incidents:
         whats = [line["what"] for line in lines[one["id"]]]
         assert (whats.count("opened"), whats.count("closed")) == (1, 1), whats
     # every message reached people at least once, and more often only with the mark
-    messages = store.messages(10000)
+    messages = store.messages.newest(10000)
     heard = collections.Counter(world.texts)
     assert {one["status"] for one in messages} == {"sent"}
     assert set(heard) <= {f"{mark}{one['text']}" for one in messages for mark in ("", "repeat: ")}

@@ -257,15 +257,15 @@ def test_the_second_channel_gets_all_that_waits_for_the_first_and_each_once(tmp_
     store = Store(str(tmp_path / "m.sqlite"))
     with store.writing():
         for number in range(3):
-            store.enqueue(time.time(), "sms", "opened", "urgent", f"text {number}")
+            store.messages.enqueue(time.time(), "sms", "opened", "urgent", f"text {number}")
 
     def taken() -> list[str]:
-        return [one["text"] for one in store.messages() if one["channel"] == "mail" and one["status"] == SENT]
+        return [one["text"] for one in store.messages.newest() if one["channel"] == "mail" and one["status"] == SENT]
 
     def stood_in() -> bool:
         with store.writing():
             if len(taken()) == 3 and not store.rows("SELECT 1 FROM messages WHERE text = 'late'"):
-                store.enqueue(time.time(), "sms", "opened", "urgent", "late")
+                store.messages.enqueue(time.time(), "sms", "opened", "urgent", "late")
         return "late" in taken()
 
     asyncio.run(delivered(store, stood_in))
@@ -275,19 +275,19 @@ def test_the_second_channel_gets_all_that_waits_for_the_first_and_each_once(tmp_
 def test_the_second_channel_steps_in_after_a_crash_in_the_first_attempt(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "m.sqlite"))
     with store.writing():
-        number = store.enqueue(time.time(), "sms", "opened", "urgent", "text")
-        store.set_message(number, SENDING, attempts=1, next_try=1.0, finished=None, error="")
-        store.recover_messages(1.0)
-    asyncio.run(delivered(store, lambda: store.messages()[0]["channel"] == "mail"))
+        number = store.messages.enqueue(time.time(), "sms", "opened", "urgent", "text")
+        store.messages.set(number, SENDING, attempts=1, next_try=1.0, finished=None, error="")
+        store.messages.recover(1.0)
+    asyncio.run(delivered(store, lambda: store.messages.newest()[0]["channel"] == "mail"))
 
 
 def test_a_planned_end_lets_what_is_under_way_end(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "m.sqlite"))
     with store.writing():
-        store.enqueue(time.time(), "sms", "opened", "urgent", "text")
+        store.messages.enqueue(time.time(), "sms", "opened", "urgent", "text")
     slow = (sys.executable, "-I", "-c", "import sys, time; sys.stdin.read(); time.sleep(1)")
-    asyncio.run(delivered(store, lambda: store.messages()[0]["status"] == SENDING, slow))
-    assert [(one["status"], one["repeat"]) for one in store.messages()] == [(SENT, 0)]
+    asyncio.run(delivered(store, lambda: store.messages.newest()[0]["status"] == SENDING, slow))
+    assert [(one["status"], one["repeat"]) for one in store.messages.newest()] == [(SENT, 0)]
 
 
 POOL = "Socket Exception: HTTPConnectionPool(host='192.0.2.1', port=80): "
@@ -320,10 +320,10 @@ def test_what_broke_off_may_have_arrived(said: str, arrived: bool) -> None:
 def test_what_may_have_arrived_is_sent_again_as_a_repeat(tmp_path: Path, end: str, repeat: int) -> None:
     store = Store(str(tmp_path / "m.sqlite"))
     with store.writing():
-        store.enqueue(time.time(), "sms", "opened", "urgent", "text")
+        store.messages.enqueue(time.time(), "sms", "opened", "urgent", "text")
     broken = (sys.executable, "-I", "-c", f"import os, sys; sys.stdin.read(); {end}")
-    asyncio.run(delivered(store, lambda: bool(store.messages()[-1]["error"]), broken))
-    first = store.messages()[-1]
+    asyncio.run(delivered(store, lambda: bool(store.messages.newest()[-1]["error"]), broken))
+    first = store.messages.newest()[-1]
     assert (first["status"], first["repeat"]) == ("queued", repeat)
 
 
@@ -357,9 +357,9 @@ def test_damage_that_a_check_does_not_see_is_moved_aside_once_and_numbers_go_on(
     store = Store(str(path))
     with store.writing():
         for _ in range(4):
-            number = store.open_incident("a", "a", "", "", "urgent", "t", 1.0)
-            store.close_incident(number, 2.0)
-        store.enqueue(1.0, "sms", "opened", "urgent", "x")
+            number = store.incidents.open("a", "a", "", "", "urgent", "t", 1.0)
+            store.incidents.close(number, 2.0)
+        store.messages.enqueue(1.0, "sms", "opened", "urgent", "x")
     store.close()
     hollow(path)
     whole = Store(str(path))
@@ -371,14 +371,14 @@ def test_damage_that_a_check_does_not_see_is_moved_aside_once_and_numbers_go_on(
         monitor.silences = [{"pattern": "mx1*", "until": time.time() + 99, "reason": "", "by": "anna", "created": 1.0}]
 
         def write(store: Store) -> None:
-            store.set_message(5, SENT, attempts=1, next_try=9.0, finished=1.0, error="")
+            store.messages.set(5, SENT, attempts=1, next_try=9.0, finished=1.0, error="")
 
         await monitor._stored(write)
         await monitor._stored(write)
         assert len([one for one in tmp_path.glob("*.damaged-*") if not one.name.endswith(("-wal", "-shm"))]) == 1
-        assert [one["key"] for one in monitor.store.incidents(since=0)] == ["internal:database"]
-        assert monitor.store.incidents(since=0)[0]["id"] == 5
-        assert [one["pattern"] for one in monitor.store.silences(time.time())] == ["mx1*"]
+        assert [one["key"] for one in monitor.store.incidents.load(since=0)] == ["internal:database"]
+        assert monitor.store.incidents.load(since=0)[0]["id"] == 5
+        assert [one["pattern"] for one in monitor.store.incidents.silences(time.time())] == ["mx1*"]
         monitor.store.close()
 
     asyncio.run(go())
@@ -419,7 +419,7 @@ def test_while_nothing_can_be_stored_it_goes_on_judging_and_says_so_directly(
             other.close()
             # then it is stored, and told as ever
             await until(lambda: "fleet" in monitor.incidents)
-            await until(lambda: any(one["status"] == SENT for one in monitor.store.messages()))
+            await until(lambda: any(one["status"] == SENT for one in monitor.store.messages.newest()))
 
     asyncio.run(go())
 
@@ -535,7 +535,7 @@ def test_what_a_host_said_long_ago_is_not_known(tmp_path: Path) -> None:
 
     def backups(age: float) -> tuple[dict[str, Any], str]:
         with store.writing():
-            store.set_health("control1", now - age, True, "read", record)
+            store.current.set_health("control1", now - age, True, "read", record)
         shot = snapshot.take(store, chosen, now)
         return next(one for one in shot["hosts"] if one["name"] == "control1")["backups"], metrics.text(shot)
 
@@ -554,7 +554,7 @@ def test_the_command_neither_moves_nor_changes_the_database(tmp_path: Path, caps
     store = Store(str(path))
     with store.writing():
         for number in range(2000):
-            store.open_incident(f"k{number}", "a", "h", "s", "urgent", "t" * 200, 1.0)
+            store.incidents.open(f"k{number}", "a", "h", "s", "urgent", "t" * 200, 1.0)
     store.close()
     with path.open("r+b") as file:
         file.seek(4096 * 40)
@@ -575,8 +575,8 @@ def test_what_the_rate_limit_held_back_is_told_in_one_message(tmp_path: Path) ->
             monitor._enqueue(monitor.store, 1000.0 + number, "opened", "notice", f"mf: fault {number}", (), False)
         told = [monitor._tell_held_back(monitor.store, at) for at in (1010.0, 4599.0, 4700.0, 4800.0)]
     assert told == [False, False, True, False]
-    assert monitor.store.messages()[0]["text"].startswith("mf: 3 held back")
-    assert monitor.store.messages()[0]["status"] == "queued"
+    assert monitor.store.messages.newest()[0]["text"].startswith("mf: 3 held back")
+    assert monitor.store.messages.newest()[0]["status"] == "queued"
     monitor.store.close()
 
 
@@ -597,12 +597,12 @@ def test_a_hold_is_told_though_the_throttle_shows() -> None:
 def test_a_dry_run_of_the_command_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store(str(tmp_path / "m.sqlite"))
     with store.writing():
-        store.add_silence("mx1*", time.time() + 99, "", "anna", 1.0)
+        store.incidents.add_silence("mx1*", time.time() + 99, "", "anna", 1.0)
     path = tmp_path / "settings.json"
     path.write_text(json.dumps({"database": store.path, "channels": [{"name": "sms", "url": "x"}]}))
     assert command.main(["unsilence", "--dry-run", "1"], str(path)) == 0
     assert command.main(["test", "--dry-run"], str(path)) == 0
     assert capsys.readouterr().out == "silence 1 would end\nwould send a test message to sms\n"
-    assert len(store.silences(time.time())) == 1
-    assert store.messages() == []
+    assert len(store.incidents.silences(time.time())) == 1
+    assert store.messages.newest() == []
     store.close()

@@ -133,14 +133,14 @@ def fill(store: Store, chosen: Settings, now: float, days: int = 90, seed: int =
                 rows.append((name, end, "up", length - bad, dice.gauss(24, 3)))
                 if bad:
                     rows.append((name, end, state, bad, None))
-        store.add_time(rows)
+        store.history.add_time(rows)
         looks = []
         for subject in subjects:
             for at in range(int(now) - DAY, int(now), 300):
                 latency = 22 + 8 * math.sin(at / 9000) + dice.expovariate(0.4)
                 down = subject.startswith("mx2/smtp") and at > now - 1500
                 looks.append((subject, float(at), down, None if down else latency))
-        store.add_looks(looks)
+        store.history.add_results(looks)
         _present(store, chosen, now)
         _past(store, chosen, now, days, dice)
 
@@ -185,7 +185,7 @@ def _present(store: Store, chosen: Settings, now: float) -> None:
                     ],
                     "problems": [f"load WARNING: throttled; {HOSTILE}"],
                 }
-            store.set_health(host.name, now - 25, True, "read", record)
+            store.current.set_health(host.name, now - 25, True, "read", record)
     rows.append(
         (
             "fleet",
@@ -198,36 +198,36 @@ def _present(store: Store, chosen: Settings, now: float) -> None:
         )
     )
     rows.append(("uplink", "up", now - 86400, now - 20, 11.0, "2 of 2 references answer", {}))
-    store.set_current(rows)
+    store.current.set(rows)
 
 
 def _past(store: Store, chosen: Settings, now: float, days: int, dice: random.Random) -> None:
     for _ in range(days // 4):
         host = dice.choice(MXS)
         begun = now - dice.uniform(2, days) * DAY
-        number = store.open_incident(f"host:{host}", "host", host, "", "notice", f"{host} does not answer", begun)
-        store.add_event(number, begun, "opened", "no answer from any service")
-        store.add_event(number, begun + 5, "sent", "sms")
+        number = store.incidents.open(f"host:{host}", "host", host, "", "notice", f"{host} does not answer", begun)
+        store.incidents.add_event(number, begun, "opened", "no answer from any service")
+        store.incidents.add_event(number, begun + 5, "sent", "sms")
         end = begun + dice.uniform(90, 7200)
-        store.add_event(number, end, "closed", "answers again")
-        store.close_incident(number, end)
-    fleet = store.open_incident("fleet", "fleet", "", "", "urgent", "1 of 3 MX accept mail, 2 must", now - 700)
-    store.add_event(fleet, now - 700, "opened", "mx2 down, mx3 throttled")
-    store.add_event(fleet, now - 695, "sent", "sms")
-    store.add_event(fleet, now - 400, "acked", f"by ops: {HOSTILE}")
-    store.acknowledge(fleet, now - 400, "ops", now + 3200)
-    service = store.open_incident(
+        store.incidents.add_event(number, end, "closed", "answers again")
+        store.incidents.close(number, end)
+    fleet = store.incidents.open("fleet", "fleet", "", "", "urgent", "1 of 3 MX accept mail, 2 must", now - 700)
+    store.incidents.add_event(fleet, now - 700, "opened", "mx2 down, mx3 throttled")
+    store.incidents.add_event(fleet, now - 695, "sent", "sms")
+    store.incidents.add_event(fleet, now - 400, "acked", f"by ops: {HOSTILE}")
+    store.incidents.acknowledge(fleet, now - 400, "ops", now + 3200)
+    service = store.incidents.open(
         "service:mx2/smtp", "service", "mx2", "smtp", "notice", f"mx2 smtp: connection refused {HOSTILE}", now - 1500
     )
-    store.add_event(service, now - 1500, "opened", "connection refused")
-    store.add_event(service, now - 1495, "sent", "sms")
-    store.add_event(service, now - 900, "flapping", "5 changes in 15 min")
-    store.open_incident("throttled:mx3", "throttled", "mx3", "smtp", "page", "mx3 throttled by load", now - 720)
-    store.add_silence("health:offsite1", now + 3600, HOSTILE, "ops", now - 60)
-    sent = store.enqueue(now - 1495, "sms", "opened", "notice", "mf: mx2 smtp down since 12:01Z #2", [service])
-    store.set_message(sent, SENT, attempts=1, next_try=now - 1495, finished=now - 1494, error="")
-    waits = store.enqueue(now - 60, "mail", "opened", "notice", "mf: control1 panel", [])
-    store.set_message(waits, QUEUED, attempts=2, next_try=now + 60, finished=None, error="connection refused")
+    store.incidents.add_event(service, now - 1500, "opened", "connection refused")
+    store.incidents.add_event(service, now - 1495, "sent", "sms")
+    store.incidents.add_event(service, now - 900, "flapping", "5 changes in 15 min")
+    store.incidents.open("throttled:mx3", "throttled", "mx3", "smtp", "page", "mx3 throttled by load", now - 720)
+    store.incidents.add_silence("health:offsite1", now + 3600, HOSTILE, "ops", now - 60)
+    sent = store.messages.enqueue(now - 1495, "sms", "opened", "notice", "mf: mx2 smtp down since 12:01Z #2", [service])
+    store.messages.set(sent, SENT, attempts=1, next_try=now - 1495, finished=now - 1494, error="")
+    waits = store.messages.enqueue(now - 60, "mail", "opened", "notice", "mf: control1 panel", [])
+    store.messages.set(waits, QUEUED, attempts=2, next_try=now + 60, finished=None, error="connection refused")
 
 
 def sample(path: Path, now: float, days: int = 90, **changed: Any) -> tuple[Store, Settings]:

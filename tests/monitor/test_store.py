@@ -21,8 +21,8 @@ def test_time_over_midnight_belongs_to_both_days(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "m.sqlite"))
     midnight = float(20000 * DAY)
     with store.writing():
-        store.add_time([("mx1", midnight + 10, "down", 40.0, None), ("mx1", midnight + 70, "up", 60.0, 12.0)])
-    before, after = store.days(19999, 20000, "mx1")["mx1"]
+        store.history.add_time([("mx1", midnight + 10, "down", 40.0, None), ("mx1", midnight + 70, "up", 60.0, 12.0)])
+    before, after = store.history.days(19999, 20000, "mx1")["mx1"]
     assert (before["down"], before["up"]) == (30.0, 0.0)
     assert (after["down"], after["up"], after["ms"], after["timed"]) == (10.0, 60.0, 12.0, 1)
 
@@ -30,8 +30,10 @@ def test_time_over_midnight_belongs_to_both_days(tmp_path: Path) -> None:
 def test_looks_are_counted_in_buckets(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "m.sqlite"))
     with store.writing():
-        store.add_looks([("a/s", 600.0, False, 10.0), ("a/s", 899.9, False, 30.0), ("a/s", 900.0, True, None)])
-    first, second = store.latency(0)["a/s"]
+        store.history.add_results(
+            [("a/s", 600.0, False, 10.0), ("a/s", 899.9, False, 30.0), ("a/s", 900.0, True, None)]
+        )
+    first, second = store.history.latency(0)["a/s"]
     assert (first["start"], first["looks"], first["bad"], first["timed"], first["ms"], first["ms_max"]) == (
         (600, 2, 0, 2, 40.0, 30.0)
     )
@@ -84,7 +86,7 @@ def test_a_damaged_file_is_moved_aside_and_said(tmp_path: Path, damage: bytes) -
     path.write_bytes(damage or whole[: len(whole) // 2] + b"\xff" * 4096)
     again = Store(str(path), now=NOW)
     assert "moved to m.sqlite.damaged-20260921T" in again.damage
-    assert again.current() == {}
+    assert again.current.load() == {}
     assert list(tmp_path.glob("m.sqlite.damaged-*"))
 
 
@@ -93,7 +95,7 @@ def test_a_whole_file_is_kept(tmp_path: Path) -> None:
     monitor_support.sample(path, NOW, days=3)[0].close()
     again = Store(str(path))
     assert again.damage == ""
-    assert "mx1/smtp" in again.current()
+    assert "mx1/smtp" in again.current.load()
 
 
 def test_a_missing_folder_is_one_clear_line(tmp_path: Path) -> None:
@@ -103,31 +105,31 @@ def test_a_missing_folder_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_one_open_incident_for_each_key(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "m.sqlite"))
-    first = store.open_incident("host:mx1", "host", "mx1", "", "notice", "down", NOW)
+    first = store.incidents.open("host:mx1", "host", "mx1", "", "notice", "down", NOW)
     with pytest.raises(sqlite3.IntegrityError):
-        store.open_incident("host:mx1", "host", "mx1", "", "notice", "down", NOW)
-    store.close_incident(first, NOW + 5)
-    assert store.open_incident("host:mx1", "host", "mx1", "", "notice", "down", NOW + 9) > first
-    assert not store.acknowledge(first, NOW, "ops", None)
+        store.incidents.open("host:mx1", "host", "mx1", "", "notice", "down", NOW)
+    store.incidents.close(first, NOW + 5)
+    assert store.incidents.open("host:mx1", "host", "mx1", "", "notice", "down", NOW + 9) > first
+    assert not store.incidents.acknowledge(first, NOW, "ops", None)
 
 
 def test_what_was_being_sent_in_a_crash_is_sent_again_as_repeat(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "m.sqlite"))
-    numbers = [store.enqueue(NOW, "sms", "opened", "notice", "text") for _ in range(3)]
-    store.set_message(numbers[0], SENT, attempts=1, next_try=NOW, finished=NOW, error="")
-    store.set_message(numbers[1], SENDING, attempts=1, next_try=NOW, finished=None, error="")
-    assert store.recover_messages(NOW + 9) == 1
-    again = {row["id"]: row for row in store.messages()}
+    numbers = [store.messages.enqueue(NOW, "sms", "opened", "notice", "text") for _ in range(3)]
+    store.messages.set(numbers[0], SENT, attempts=1, next_try=NOW, finished=NOW, error="")
+    store.messages.set(numbers[1], SENDING, attempts=1, next_try=NOW, finished=None, error="")
+    assert store.messages.recover(NOW + 9) == 1
+    again = {row["id"]: row for row in store.messages.newest()}
     assert [again[number]["repeat"] for number in numbers] == [0, 1, 0]
     assert again[numbers[1]]["status"] == QUEUED
-    assert [row["id"] for row in store.due_messages(NOW + 9)] == [numbers[1]]  # the older one first
+    assert [row["id"] for row in store.messages.due(NOW + 9)] == [numbers[1]]  # the older one first
 
 
 def test_a_failed_look_at_health_keeps_what_was_read(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "m.sqlite"))
-    store.set_health("mx1", NOW, True, "read", {"load1": 1})
-    store.set_health("mx1", NOW + 60, False, "ssh: no route", None)
-    found = store.health()["mx1"]
+    store.current.set_health("mx1", NOW, True, "read", {"load1": 1})
+    store.current.set_health("mx1", NOW + 60, False, "ssh: no route", None)
+    found = store.current.health()["mx1"]
     assert (found["ok"], found["read"], found["tried"]) == (False, NOW, NOW + 60)
     assert found["record"] == {"load1": 1}
 
@@ -138,7 +140,7 @@ def test_texts_where_a_host_should_say_numbers_are_passed_over(tmp_path: Path) -
     for check in ("backup", "canary"):
         metrics = record["checks"][check]["metrics"]
         record["checks"][check]["metrics"] = dict.fromkeys(metrics, "<b>soon</b>")
-    store.set_health("control1", NOW, True, "read", record)
+    store.current.set_health("control1", NOW, True, "read", record)
     shot = snapshot.take(store, settings, NOW)
     told = json.dumps([[one["canary"], one["backups"]] for one in shot["hosts"]])
     assert "soon" not in told
@@ -149,7 +151,7 @@ def test_an_mx_has_no_say_about_the_canaries_of_others(tmp_path: Path) -> None:
     record = monitor_support.health_record("mx2", "mx", NOW)
     lie = {"mx": 3, "overdue": 3, "mx1_age_seconds": 9e5, "mx3_age_seconds": 9e5}
     record["checks"]["canary"] = {**record["checks"]["load"], "status": "CRITICAL", "metrics": lie}
-    store.set_health("mx2", NOW, True, "read", record)
+    store.current.set_health("mx2", NOW, True, "read", record)
     told = {one["name"]: one["canary"] for one in snapshot.take(store, settings, NOW)["hosts"]}
     assert told["mx3"] is None
     assert told["mx1"]["status"] == "OK"
@@ -181,8 +183,8 @@ def test_time_that_nobody_looked_is_not_measured(tmp_path: Path) -> None:
         store.rows("DELETE FROM days")
         # yesterday it was started at 23:00; today it was away for a while, and offline
         seen = (("up", 3600.0), ("warning", 60.0), ("maintenance", 60.0), ("throttled", 60.0), ("down", 60.0))
-        store.add_time([("mx1", midnight, "up", 3600.0, None)])
-        store.add_time([("mx1", NOW, state, seconds, None) for state, seconds in (*seen, ("unknown", 300.0))])
+        store.history.add_time([("mx1", midnight, "up", 3600.0, None)])
+        store.history.add_time([("mx1", NOW, state, seconds, None) for state, seconds in (*seen, ("unknown", 300.0))])
     yesterday, today = snapshot.take(store, settings, NOW)["hosts"][1]["days"][-2:]
     assert (yesterday["up_seconds"], yesterday["unmeasured_seconds"]) == (3600, 23 * 3600)
     assert (today["up_seconds"], today["unknown_seconds"]) == (3600, 300)
@@ -217,7 +219,7 @@ def test_what_was_seen_long_ago_is_nowhere_shown_as_good(tmp_path: Path) -> None
 def test_while_the_monitor_is_offline_nothing_is_shown_as_good(tmp_path: Path) -> None:
     store, settings = monitor_support.sample(tmp_path / "m.sqlite", NOW)
     with store.writing():
-        store.set_current([("uplink", "down", NOW - 9, NOW - 9, None, "none of 2 references answers", {})])
+        store.current.set([("uplink", "down", NOW - 9, NOW - 9, None, "none of 2 references answers", {})])
     shot = snapshot.take(store, settings, NOW)
     assert shot["uplink"]["state"] == "down"
     assert {service["state"] for host in shot["hosts"] for service in host["services"]} == {"unknown"}
@@ -228,7 +230,7 @@ def test_one_service_that_is_not_looked_at_any_more_is_not_known(tmp_path: Path)
     store, settings = monitor_support.sample(tmp_path / "m.sqlite", NOW)
     with store.writing():
         memory = {"seen": NOW - 4000, "blind": "not asked: 550 at MAIL"}
-        store.set_current([("mx1/relay", "up", NOW - 9000, NOW - 9, 1.0, "refuses: 550", memory)])
+        store.current.set([("mx1/relay", "up", NOW - 9000, NOW - 9, 1.0, "refuses: 550", memory)])
     (relay,) = [one for one in snapshot.take(store, settings, NOW)["hosts"][1]["services"] if one["name"] == "relay"]
     assert (relay["state"], relay["latency_ms"]) == ("unknown", None)
     assert relay["words"].endswith("Z: not asked: 550 at MAIL")
@@ -240,7 +242,7 @@ def test_a_year_of_history_is_found_by_an_index_and_read_once(tmp_path: Path) ->
     today = int(NOW // DAY)
     queries: list[str] = []
     store._connection.set_trace_callback(queries.append)
-    found = store.days(today - 364, today)
+    found = store.history.days(today - 364, today)
     (query,) = queries
     assert {len(rows) for rows in found.values()} <= {364, 365}  # of mx3 one day is missing
     plan = [row["detail"] for row in store.rows(f"EXPLAIN QUERY PLAN {query}")]

@@ -198,13 +198,13 @@ def test_what_the_release_before_knew_of_checks_is_known_by_its_new_name(tmp_pat
     }
     with store.writing():
         before = {"control1/backup": down, "mx1/health": full, "mx2/health": held, "mx3/health": silent}
-        store.set_current(
+        store.current.set(
             (name, one.state, one.since, NOW, None, one.words, one.as_json()) for name, one in before.items()
         )
         for key, severity in told_before.items():
             host = key.partition(":")[2].partition("/")[0]
-            number = store.open_incident(key, key.partition(":")[0], host, "", severity, "as it was", NOW - 900)
-            store.acknowledge(number, NOW, "ops", None)
+            number = store.incidents.open(key, key.partition(":")[0], host, "", severity, "as it was", NOW - 900)
+            store.incidents.acknowledge(number, NOW, "ops", None)
     store.close()
     monitor = engine.Engine(rules, clock=lambda: NOW)
     for _ in range(2):

@@ -104,7 +104,7 @@ def _lines(shot: dict[str, Any], now: float) -> list[str]:
 def _ack(chosen: argparse.Namespace, _: state.Places) -> int:
     now = time.time()
     with _Opened() as opened:
-        known = {one["id"]: one for one in opened.store.incidents()}
+        known = {one["id"]: one for one in opened.store.incidents.load()}
         wanted = list(known) if chosen.incident == "all" else [int(chosen.incident)]
         missing = [number for number in wanted if number not in known]
         if missing or not wanted:
@@ -116,8 +116,8 @@ def _ack(chosen: argparse.Namespace, _: state.Places) -> int:
             words = f"by {chosen.by}" + (f", for {text.span(chosen.ttl)}" if chosen.ttl else "")
             if not chosen.dry_run:
                 with opened.store.writing():
-                    opened.store.acknowledge(number, now, chosen.by, until)
-                    opened.store.add_event(number, now, "acked", words)
+                    opened.store.incidents.acknowledge(number, now, chosen.by, until)
+                    opened.store.incidents.add_event(number, now, "acked", words)
             verb = "would be acknowledged" if chosen.dry_run else "acknowledged"
             print(f"#{number} {verb} {words}: {text.clean(known[number]['title'])}")
     return 0
@@ -130,17 +130,17 @@ def _silence(chosen: argparse.Namespace, _: state.Places) -> int:
         print(f"would silence {words}")
         return 0
     with _Opened() as opened, opened.store.writing():
-        number = opened.store.add_silence(chosen.pattern, now + chosen.ttl, chosen.reason, chosen.by, now)
+        number = opened.store.incidents.add_silence(chosen.pattern, now + chosen.ttl, chosen.reason, chosen.by, now)
     print(f"silence {number}: {words}")
     return 0
 
 
 def _unsilence(chosen: argparse.Namespace, _: state.Places) -> int:
     with _Opened() as opened:
-        ended = any(one["id"] == chosen.silence for one in opened.store.silences(time.time()))
+        ended = any(one["id"] == chosen.silence for one in opened.store.incidents.silences(time.time()))
         if not chosen.dry_run:
             with opened.store.writing():
-                ended = opened.store.end_silence(chosen.silence)
+                ended = opened.store.incidents.end_silence(chosen.silence)
     verb = "would end" if chosen.dry_run else "has ended"
     print(f"silence {chosen.silence} {verb}" if ended else f"there is no silence {chosen.silence}")
     return 0 if ended else cli.FAILED
@@ -161,13 +161,13 @@ def _test(chosen: argparse.Namespace, _: state.Places) -> int:
             return 0
         words = texts.compose(opened.settings.name, "TEST", [f"a test by {chosen.by}; all is well if you read it"], "")
         with opened.store.writing():
-            numbers = [opened.store.enqueue(now, channel, "test", "notice", words) for channel in channels]
+            numbers = [opened.store.messages.enqueue(now, channel, "test", "notice", words) for channel in channels]
         print(f"queued for {', '.join(channels)}", flush=True)
         if not chosen.wait:
             return 0
         give_up = time.monotonic() + chosen.wait
         while True:
-            rows = [one for one in opened.store.messages(200) if one["id"] in numbers]
+            rows = [one for one in opened.store.messages.newest(200) if one["id"] in numbers]
             if all(one["status"] == store.SENT for one in rows):
                 print("taken by " + ", ".join(one["channel"] for one in rows))
                 return 0

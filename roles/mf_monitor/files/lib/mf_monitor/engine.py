@@ -200,9 +200,9 @@ class Engine:
         self._shown = {}
         self._version = -1
         with self.store.writing():
-            self.store.set_current(self._rows(list(self.memories)))
+            self.store.current.set(self._rows(list(self.memories)))
             for one in self.silences:
-                self.store.add_silence(one["pattern"], one["until"], one["reason"], one["by"], one["created"])
+                self.store.incidents.add_silence(one["pattern"], one["until"], one["reason"], one["by"], one["created"])
         self._note_damage()
 
     def _rows(self, names: Iterable[str]) -> list[Row]:
@@ -220,11 +220,11 @@ class Engine:
         say(self.store.damage)
         now = self.clock()
         with self.store.writing():
-            number = self.store.open_incident("internal:database", "internal", "", "", NOTICE, self.store.damage, now)
-            self.store.add_event(number, now, "opened", self.store.damage)
+            number = self.store.incidents.open("internal:database", "internal", "", "", NOTICE, self.store.damage, now)
+            self.store.incidents.add_event(number, now, "opened", self.store.damage)
             alert = Alert(noticed=now, told=NOTICE, told_at=now, over_told=True)
-            self.store.set_incident(number, NOTICE, self.store.damage, alert.as_json())
-            self.store.close_incident(number, now)
+            self.store.incidents.set(number, NOTICE, self.store.damage, alert.as_json())
+            self.store.incidents.close(number, now)
             words = texts.compose(self.settings.name, "", [f"{self.settings.host}: {self.store.damage}"], f"#{number}")
             self._enqueue(self.store, now, "opened", NOTICE, words, (number,), False)
         self.store.damage = ""
@@ -233,10 +233,10 @@ class Engine:
         self._note_damage()
         now = self.clock()
         with self.store.writing():
-            repeated = self.store.recover_messages(now)
+            repeated = self.store.messages.recover(now)
             former.adopt(self.store, self.settings)
-            rows = self.store.current()
-            self.health = self.store.health()
+            rows = self.store.current.load()
+            self.health = self.store.current.health()
             known = {*self.services, *self.hosts, "uplink", "fleet"}
             checks = {
                 name
@@ -246,7 +246,7 @@ class Engine:
                 or (name.startswith(hosthealth.subject(host.name, "")) and self._still_has(host, name))
             }
             gone = [name for name in rows if name not in known | checks]
-            self.store.forget_subjects(gone)
+            self.store.current.forget(gone)
         if repeated:
             say(f"{repeated} messages may have been sent before a crash; they are sent again, marked")
         for name, row in rows.items():
@@ -269,10 +269,12 @@ class Engine:
 
     def _reload(self, store: Store) -> None:
         """Incidents and silences as they are on disk: an operator may have changed them."""
-        found = [{**one, "alert": Alert.of(one["alert"])} for one in store.incidents(since=self.clock() - END_IS_NEWS)]
+        found = [
+            {**one, "alert": Alert.of(one["alert"])} for one in store.incidents.load(since=self.clock() - END_IS_NEWS)
+        ]
         self.incidents = {one["key"]: one for one in found if one["closed"] is None}
         self.ended = [one for one in found if one["closed"] is not None and not one["alert"].over_told]
-        self.silences = store.silences(self.clock())
+        self.silences = store.incidents.silences(self.clock())
 
     # --- when to look; all of it on the monotonic clock: the other one may be set back
 
@@ -609,13 +611,15 @@ class Engine:
                 self._shown[name] = (key, since)
                 memory_ = {"maintenance": one.maintenance, "accepting": view.accepting}
                 rows.append((name, state, since, now, None, one.words, memory_))
-        store.set_current(rows)
-        store.add_looks(
+        store.current.set(rows)
+        store.history.add_results(
             (look.subject, look.at, look.state == DOWN, look.latency) for look in looks if look.state != UNKNOWN
         )
-        store.add_time(times)
+        store.history.add_time(times)
         for reading in readings:
-            store.set_health(reading.host, reading.at, reading.record is not None, reading.words, reading.record)
+            store.current.set_health(
+                reading.host, reading.at, reading.record is not None, reading.words, reading.record
+            )
         if abs(now - self._pruned) > 3600:
             self._pruned = now
             store.prune(now)
@@ -631,10 +635,10 @@ class Engine:
             one = held.get(key)
             if one is None:
                 began = cause.since or now
-                number = store.open_incident(
+                number = store.incidents.open(
                     key, cause.kind, cause.host, cause.service, cause.severity, cause.title, began
                 )
-                store.add_event(number, now, "opened", cause.title)
+                store.incidents.add_event(number, now, "opened", cause.title)
                 one = {
                     "id": number,
                     "key": key,
@@ -653,18 +657,18 @@ class Engine:
             alert = fresh_alert(one["alert"], cause)
             if (cause.severity, cause.title, alert) != (one["severity"], one["title"], one["alert"]):
                 if cause.severity != one["severity"] or cause.flapping != one["alert"].flapping:
-                    store.add_event(one["id"], now, "changed", cause.title)
+                    store.incidents.add_event(one["id"], now, "changed", cause.title)
                 one.update({"severity": cause.severity, "title": cause.title, "alert": alert})
-                store.set_incident(one["id"], cause.severity, cause.title, alert.as_json())
+                store.incidents.set(one["id"], cause.severity, cause.title, alert.as_json())
             found.append((one, alert, cause.flapping))
         for key, one in held.items():
             if key in view.causes or one["closed"] is not None:
                 continue
             if key not in view.behind:
                 one["closed"] = now
-                store.close_incident(one["id"], now)
+                store.incidents.close(one["id"], now)
                 words = f"over after {text.span(max(0.0, now - one['opened']))}"
-                store.add_event(one["id"], now, "closed", words)
+                store.incidents.add_event(one["id"], now, "closed", words)
                 say(f"#{one['id']} over: {one['title']}")
             found.append((one, one["alert"], False))
         return found
@@ -696,12 +700,12 @@ class Engine:
         for number, alert in plan.alerts.items():
             one = next(one for one, _, _ in found if one["id"] == number)
             one["alert"] = alert
-            store.set_incident(number, one["severity"], one["title"], alert.as_json())
+            store.incidents.set(number, one["severity"], one["title"], alert.as_json())
         for one, _, _ in found:
             if one["id"] in plan.void:
                 one.update({"acked": None, "ack_until": None})
-                store.end_acknowledgement(one["id"])
-                store.add_event(one["id"], now, "unacked", "it has grown worse")
+                store.incidents.end_acknowledgement(one["id"])
+                store.incidents.add_event(one["id"], now, "unacked", "it has grown worse")
         for draft in plan.drafts:
             self._enqueue(store, now, draft.kind, draft.severity, draft.text, draft.incidents, draft.escalation)
         tested = self._weekly_test(store, now)
@@ -719,15 +723,17 @@ class Engine:
             if (one.escalation if escalation else severity in one.severities and not one.escalation)
         ]
         for channel in channels:
-            full = store.sent_since(channel.name, now - 3600) >= self.settings.rate_limit
+            full = store.messages.sent_since(channel.name, now - 3600) >= self.settings.rate_limit
             status = HELD_BACK if full and severity != URGENT else QUEUED
-            store.enqueue(now, channel.name, kind, severity, words, numbers, status=status)
+            store.messages.enqueue(now, channel.name, kind, severity, words, numbers, status=status)
             if status == HELD_BACK:
                 for number in numbers:
-                    store.add_event(number, now, "held back", f"{channel.name}: too many messages within an hour")
+                    store.incidents.add_event(
+                        number, now, "held back", f"{channel.name}: too many messages within an hour"
+                    )
         if not channels:
             for number in numbers:
-                store.add_event(
+                store.incidents.add_event(
                     number, now, "not sent", f"no channel takes {'escalations' if escalation else severity}"
                 )
 
@@ -735,13 +741,13 @@ class Engine:
         """What the limit of an hour held back is named in one message as soon as there is room again."""
         told = False
         for channel in self.settings.channels:
-            rows = store.held_back(channel.name)
-            if not rows or store.sent_since(channel.name, now - 3600) >= self.settings.rate_limit:
+            rows = store.messages.held_back(channel.name)
+            if not rows or store.messages.sent_since(channel.name, now - 3600) >= self.settings.rate_limit:
                 continue
             titles = [row["text"].removeprefix(f"{self.settings.name}: ") for row in rows]
             words = texts.compose(self.settings.name, "", [f"{len(rows)} held back", *titles], "")
-            store.enqueue(now, channel.name, "held back", NOTICE, words)
-            store.told_of_held_back(channel.name, now)
+            store.messages.enqueue(now, channel.name, "held back", NOTICE, words)
+            store.messages.set_named(channel.name, now)
             told = True
         return told
 
@@ -766,7 +772,7 @@ class Engine:
         store.put("tested", str(now))
         words = texts.compose(self.settings.name, "TEST", ["the weekly test message; all is well if you read it"], "")
         for channel in self.settings.channels:
-            store.enqueue(now, channel.name, "test", NOTICE, words)
+            store.messages.enqueue(now, channel.name, "test", NOTICE, words)
         return True
 
     # --- the page and the heartbeat

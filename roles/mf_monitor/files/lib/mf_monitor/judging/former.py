@@ -22,7 +22,7 @@ _CHECK = re.compile(r"([\w-]{1,40}) (?:CRITICAL|WARNING): (.*)", re.DOTALL)
 
 def adopt(store: Store, settings: Settings) -> None:
     """Rename it, inside a transaction. What has its new name already stays."""
-    rows = store.current()
+    rows = store.current.load()
     services = {one.subject for host in settings.hosts for one in host.services}
     for host in settings.hosts:
         for name in settings.urgent_checks:
@@ -37,15 +37,15 @@ def adopt(store: Store, settings: Settings) -> None:
         if found and memory.state in (DOWN, WARNING) and not memory.why:
             name = found[1]
             if _move(store, rows, host, name, former, replace(memory, words=found[2])):
-                store.rename_incident(f"health:{host.name}", f"check:{host.name}/{name}", "check", name)
+                store.incidents.rename(f"health:{host.name}", f"check:{host.name}/{name}", "check", name)
 
 
 def _move(store: Store, rows: Mapping[str, Any], host: Host, name: str, former: str, memory: Memory) -> bool:
     subject = hosthealth.subject(host.name, name)
     if subject in rows:
         return False
-    store.set_current(
+    store.current.set(
         [(subject, memory.state, memory.since, memory.checked, memory.latency, memory.words, memory.as_json())]
     )
-    store.forget_subjects([former])
+    store.current.forget([former])
     return True

@@ -101,9 +101,9 @@ class Outbox:
         """What is to be sent now; a failing channel's messages are given to the one that stands in for it."""
         for channel in self._channels.values():
             if channel.second:
-                for row in store.not_stood_in_for(channel.name):
+                for row in store.messages.not_stood_in_for(channel.name):
                     incidents = json.loads(row["incidents"])
-                    store.enqueue(
+                    store.messages.enqueue(
                         self._clock(),
                         channel.second,
                         row["kind"],
@@ -112,7 +112,7 @@ class Outbox:
                         incidents,
                         stand_in_for=row["id"],
                     )
-        return [dict(row) for row in store.due_messages(self._clock())]
+        return [dict(row) for row in store.messages.due(self._clock())]
 
     async def direct(self, severity: str, words: str) -> None:
         """Send to the channels of a severity at once, past the queue: for when there is none."""
@@ -133,7 +133,7 @@ class Outbox:
             return
 
         def mark(store: Any) -> None:
-            store.set_message(number, SENDING, attempts=attempts, next_try=now, finished=None, error=row["error"])
+            store.messages.set(number, SENDING, attempts=attempts, next_try=now, finished=None, error=row["error"])
 
         try:
             await self._stored(mark)
@@ -157,7 +157,7 @@ class Outbox:
 
         def work(store: Any) -> None:
             finished = now if status in (SENT, GIVEN_UP) else None
-            known = store.set_message(
+            known = store.messages.set(
                 number,
                 status,
                 attempts=attempts,
@@ -173,9 +173,9 @@ class Outbox:
             for incident in incidents:
                 if status == SENT:
                     again = " (repeat)" if row["repeat"] else ""
-                    store.add_event(incident, now, "sent", f"{row['kind']} to {row['channel']}{again}")
+                    store.incidents.add_event(incident, now, "sent", f"{row['kind']} to {row['channel']}{again}")
                 elif attempts == 1:
-                    store.add_event(incident, now, "failed", f"{row['channel']}: {text.clean(error, 100)}")
+                    store.incidents.add_event(incident, now, "failed", f"{row['channel']}: {text.clean(error, 100)}")
 
         while True:
             try:

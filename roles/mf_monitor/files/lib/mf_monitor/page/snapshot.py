@@ -67,15 +67,15 @@ BACKUP_CHECK, CANARY_CHECK = "backup", "canary"
 def take(store: store_.Store, settings: settings_.Settings, now: float) -> dict[str, Any]:
     """The dict described above, from one consistent view of the store."""
     with store.reading():
-        current = store.current()
-        health = store.health()
+        current = store.current.load()
+        health = store.current.health()
         last = int(now // store_.DAY)
-        days = store.days(last - HISTORY_DAYS + 1, last)
-        latency = store.latency(now - LATENCY_SPAN)
-        incidents = store.incidents(since=now - RECENT)
-        events = store.events([one["id"] for one in incidents])
-        silences = store.silences(now)
-        messages = store.messages(200)
+        days = store.history.days(last - HISTORY_DAYS + 1, last)
+        latency = store.history.latency(now - LATENCY_SPAN)
+        incidents = store.incidents.load(since=now - RECENT)
+        events = store.incidents.events([one["id"] for one in incidents])
+        silences = store.incidents.silences(now)
+        messages = store.messages.newest(200)
         beat = store.get("heartbeat")
     shown = [_incident(one, events[one["id"]], silences, now) for one in incidents]
     found = {

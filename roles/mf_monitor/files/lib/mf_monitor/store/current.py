@@ -1,0 +1,68 @@
+"""The state of every subject, and the health of every host as last read."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+from .connection import Connection
+
+# name, state, since, checked, latency, words, memory
+Row: TypeAlias = tuple[str, str, float, float, float | None, str, Mapping[str, Any]]
+
+
+class Current:
+    """Tables ``current`` and ``health``."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._db = connection
+
+    def load(self) -> dict[str, sqlite3.Row]:
+        """The state of every subject: ``state since checked latency words memory``."""
+        query = "SELECT name, current.* FROM current JOIN subjects ON subjects.id = current.subject"
+        return {row["name"]: row for row in self._db.rows(query)}
+
+    def set(self, rows: Iterable[tuple[str, str, float, float, float | None, str, Mapping[str, Any]]]) -> None:
+        """Store subjects' states: ``(name, state, since, checked, latency, words, memory)``."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO current VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (self._db.subject(name), state, since, checked, latency, words, json.dumps(memory))
+                for name, state, since, checked, latency, words, memory in rows
+            ],
+        )
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Subjects that are watched no longer lose their state; their history stays."""
+        self._db.executemany(
+            "DELETE FROM current WHERE subject = (SELECT id FROM subjects WHERE name = ?)", [(name,) for name in names]
+        )
+
+    def set_health(self, host: str, tried: float, ok: bool, words: str, record: Mapping[str, Any] | None) -> None:
+        """What reading a host's health gave; a failure keeps the last good record and when that was read."""
+        if ok:
+            self._db.execute(
+                "INSERT OR REPLACE INTO health VALUES (?, ?, ?, 1, ?, ?)",
+                (host, tried, tried, words, json.dumps(record)),
+            )
+        else:
+            self._db.execute(
+                "INSERT INTO health VALUES (?, ?, NULL, 0, ?, NULL) "
+                "ON CONFLICT (host) DO UPDATE SET tried = excluded.tried, ok = 0, words = excluded.words",
+                (host, tried, words),
+            )
+
+    def health(self) -> dict[str, dict[str, Any]]:
+        """By host: ``{"tried", "read" (null: never), "ok", "words", "record" (null: never)}``."""
+        return {
+            row["host"]: {
+                "tried": row["tried"],
+                "read": row["read"],
+                "ok": bool(row["ok"]),
+                "words": row["words"],
+                "record": json.loads(row["record"]) if row["record"] else None,
+            }
+            for row in self._db.rows("SELECT * FROM health")
+        }

@@ -1,0 +1,80 @@
+"""What was measured: results in buckets of five minutes, time by state in days."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from typing import TypeAlias
+
+from .connection import DAY, KEEP_DAYS, Connection
+
+STATES = ("up", "warning", "throttled", "maintenance", "down", "unknown")
+BUCKET = 300
+KEEP_BUCKETS = 8 * DAY
+
+Result: TypeAlias = tuple[str, float, bool, float | None]  # subject, at, bad, latency
+Time: TypeAlias = tuple[str, float, str, float, float | None]  # subject, until, state, seconds, latency
+
+
+class History:
+    """Tables ``buckets`` and ``days``."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._db = connection
+
+    def add_results(self, rows: Iterable[tuple[str, float, bool, float | None]]) -> None:
+        """Count looks: ``(subject, at, bad, latency)`` each."""
+        self._db.executemany(
+            "INSERT INTO buckets VALUES (?1, ?2, 1, ?3, ?4, ?5, ?5) ON CONFLICT (subject, start) DO UPDATE SET "
+            "looks = looks + 1, bad = bad + ?3, timed = timed + ?4, ms = ms + ?5, ms_max = max(ms_max, ?5)",
+            [
+                (self._db.subject(name), int(at // BUCKET * BUCKET), int(bad), int(latency is not None), latency or 0.0)
+                for name, at, bad, latency in rows
+            ],
+        )
+
+    def add_time(self, rows: Iterable[tuple[str, float, str, float, float | None]]) -> None:
+        """Count time: ``(subject, until, state, seconds, latency)`` each; over midnight it belongs to both days."""
+        parts = []
+        for name, until, state, seconds, latency in rows:
+            number, end, left, timed = self._db.subject(name), until, seconds, latency
+            while left > 0:
+                day = int((end - 1e-6) // DAY)
+                here = min(left, end - day * DAY)
+                parts.append((number, day, *(here if state == one else 0.0 for one in STATES), timed))
+                timed, end, left = None, day * DAY, left - here
+        self._db.executemany(
+            "INSERT INTO days VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 IS NOT NULL, coalesce(?9, 0), "
+            "coalesce(?9, 0)) ON CONFLICT (subject, day) DO UPDATE SET up = up + ?3, warning = warning + ?4, "
+            "throttled = throttled + ?5, maintenance = maintenance + ?6, down = down + ?7, unknown = unknown + ?8, "
+            "timed = timed + (?9 IS NOT NULL), ms = ms + coalesce(?9, 0), ms_max = max(ms_max, coalesce(?9, 0))",
+            parts,
+        )
+
+    def days(self, first: int, last: int, subject: str = "") -> dict[str, list[sqlite3.Row]]:
+        """Days ``first`` to ``last`` (epoch days) by subject, oldest first; ``subject`` chooses one."""
+        query = "SELECT name, days.* FROM days JOIN subjects ON subjects.id = days.subject WHERE day BETWEEN ? AND ?"
+        if subject:
+            found = self._db.rows(f"{query} AND name = ? ORDER BY day", first, last, subject)
+        else:
+            found = self._db.rows(f"{query} ORDER BY subject, day", first, last)
+        by: dict[str, list[sqlite3.Row]] = {}
+        for row in found:
+            by.setdefault(row["name"], []).append(row)
+        return by
+
+    def latency(self, since: float) -> dict[str, list[sqlite3.Row]]:
+        """Buckets from ``since`` on by subject: ``start looks bad timed ms ms_max``."""
+        query = (
+            "SELECT name, buckets.* FROM buckets JOIN subjects ON subjects.id = buckets.subject WHERE start >= ? "
+            "ORDER BY subject, start"
+        )
+        by: dict[str, list[sqlite3.Row]] = {}
+        for row in self._db.rows(query, int(since // BUCKET * BUCKET)):
+            by.setdefault(row["name"], []).append(row)
+        return by
+
+    def prune(self, now: float) -> None:
+        """Drop what is older than it is kept."""
+        self._db.execute("DELETE FROM buckets WHERE start < ?", (now - KEEP_BUCKETS,))
+        self._db.execute("DELETE FROM days WHERE day < ?", (now // DAY - KEEP_DAYS,))

@@ -1,0 +1,101 @@
+"""Incidents, their timelines, and what is silenced."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .connection import DAY, KEEP_DAYS, Connection
+
+
+class Incidents:
+    """Tables ``incidents``, ``events`` and ``silences``."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._db = connection
+
+    def open(self, key: str, kind: str, host: str, service: str, severity: str, title: str, opened: float) -> int:
+        """A new incident; its number."""
+        cursor = self._db.execute(
+            "INSERT INTO incidents (key, kind, host, service, severity, title, opened) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (key, kind, host, service, severity, title, opened),
+        )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def set(self, number: int, severity: str, title: str, alert: Mapping[str, Any]) -> None:
+        """Its severity, title and memory of alerts."""
+        self._db.execute(
+            "UPDATE incidents SET severity = ?, title = ?, alert = ? WHERE id = ?",
+            (severity, title, json.dumps(alert), number),
+        )
+
+    def rename(self, former: str, key: str, kind: str, service: str) -> None:
+        """Another key for an open one, unless that is open itself."""
+        self._db.execute(
+            "UPDATE OR IGNORE incidents SET key = ?, kind = ?, service = ? WHERE key = ? AND closed IS NULL",
+            (key, kind, service, former),
+        )
+
+    def close(self, number: int, at: float) -> None:
+        """It is over."""
+        self._db.execute("UPDATE incidents SET closed = ? WHERE id = ?", (at, number))
+
+    def acknowledge(self, number: int, at: float, by: str, until: float | None) -> bool:
+        """Somebody takes care of it, until then (None: until it is over). False when it isn't open."""
+        cursor = self._db.execute(
+            "UPDATE incidents SET acked = ?, acked_by = ?, ack_until = ? WHERE id = ? AND closed IS NULL",
+            (at, by, until, number),
+        )
+        return cursor.rowcount == 1
+
+    def end_acknowledgement(self, number: int) -> None:
+        """What was acknowledged has become worse."""
+        self._db.execute("UPDATE incidents SET acked = NULL, acked_by = '', ack_until = NULL WHERE id = ?", (number,))
+
+    def load(self, *, since: float | None = None) -> list[dict[str, Any]]:
+        """Open incidents, and with ``since`` also those that closed after it; newest first, ``alert`` decoded."""
+        query = "SELECT * FROM incidents WHERE closed IS NULL OR closed >= ? ORDER BY opened DESC, id DESC"
+        found = self._db.rows(query, 1e18 if since is None else since)
+        return [{**dict(row), "alert": json.loads(row["alert"])} for row in found]
+
+    def add_event(self, incident: int, at: float, what: str, words: str) -> None:
+        """A line of an incident's timeline."""
+        self._db.execute(
+            "INSERT INTO events (incident, at, what, words) VALUES (?, ?, ?, ?)", (incident, at, what, words)
+        )
+
+    def events(self, incidents: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
+        """The timelines of some incidents, oldest first: ``at what words``."""
+        by: dict[int, list[dict[str, Any]]] = {number: [] for number in incidents}
+        for start in range(0, len(incidents), 500):
+            part = incidents[start : start + 500]
+            marks = ",".join("?" * len(part))
+            for row in self._db.rows(f"SELECT * FROM events WHERE incident IN ({marks}) ORDER BY at, id", *part):
+                by[row["incident"]].append({"at": row["at"], "what": row["what"], "words": row["words"]})
+        return by
+
+    def add_silence(self, pattern: str, until: float, reason: str, by: str, created: float) -> int:
+        """Silence what fits a pattern (fnmatch over incident keys); its number."""
+        cursor = self._db.execute(
+            "INSERT INTO silences (pattern, until, reason, by, created) VALUES (?, ?, ?, ?, ?)",
+            (pattern, until, reason, by, created),
+        )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def end_silence(self, number: int) -> bool:
+        """End one; False when there is none of that number."""
+        return self._db.execute("DELETE FROM silences WHERE id = ?", (number,)).rowcount == 1
+
+    def silences(self, now: float) -> list[dict[str, Any]]:
+        """Silences in force: ``id pattern until reason by created``."""
+        return [dict(row) for row in self._db.rows("SELECT * FROM silences WHERE until > ? ORDER BY id", now)]
+
+    def prune(self, now: float) -> None:
+        """Drop what is older than it is kept."""
+        oldest = now - KEEP_DAYS * DAY
+        self._db.execute("DELETE FROM silences WHERE until < ?", (now - DAY,))
+        self._db.execute("DELETE FROM events WHERE incident IN (SELECT id FROM incidents WHERE closed < ?)", (oldest,))
+        self._db.execute("DELETE FROM incidents WHERE closed < ?", (oldest,))
