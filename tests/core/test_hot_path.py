@@ -1,0 +1,155 @@
+"""The hot path: what a healthy minute on an MX loads, and what such a module may cost."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from smtp_support import server, talking
+
+ROOT = Path(__file__).resolve().parents[2]
+LIBRARIES = sorted(map(str, ROOT.glob("roles/*/files/lib")))
+# Only these write `TYPE_CHECKING = False`, and `posix` instead of `os`; all others are plain Python.
+HOT = {
+    "mf/__init__.py",
+    "mf/run.py",
+    "mf/smtp.py",
+    "mf/state.py",
+    "mf_checks/__init__.py",
+    "mf_checks/due.py",
+    "mf_checks/load.py",
+    "mf_checks/processes.py",
+    "mf_checks/procfs.py",
+    "mf_checks/queue.py",
+    "mf_checks/smtp.py",
+    "mf_rejected/__init__.py",
+    "mf_rejected/check.py",
+    "mf_rejected/check_refused.py",
+    "mf_rejected/purge_record.py",
+    "mf_rejected/refused.py",
+}
+# Each of these costs more than a whole check.
+DEAR = set(
+    "argparse collections dataclasses enum json logging os pathlib re signal socket subprocess traceback typing".split()
+)
+    "argparse",
+    "collections",
+    "dataclasses",
+    "enum",
+    "json",
+    "os",
+    "re",
+    "signal",
+    "socket",
+    "subprocess",
+    "typing",
+}
+# Packages that are still to be written plainly.
+LATER = {"mf", "mf_backup", "mf_canary", "mf_checks", "mf_offsite", "mf_quarantine", "mf_rejected"}
+
+MINUTE = """
+import sys
+sys.path[:0] = {libraries!r}
+from mf import run, state
+from mf_checks import due
+run.Run.rest = lambda self, function: self.unknown("slow path")
+due.round_of({checks!r}, "abc", state.Places({root!r}), everything=True)
+loaded = dict(sys.modules)
+import json
+print(json.dumps({{name: getattr(module, "__file__", None) or "" for name, module in loaded.items()}}))
+"""
+
+
+def minute(root: Path, port: int) -> dict[str, str]:
+    """Every check of an MX in one interpreter, as run-checks does; returns its modules' names and files."""
+    for folder in (
+        "mf/etc",
+        "run/mf",
+        "rejected",
+        "refused",
+        "release",
+        "mf/var/state",
+        "spool/input",
+    ):
+        (root / folder).mkdir(parents=True)
+    (root / "mf/etc/mf.json").write_text('{"generation": "abc"}\n')
+    (root / "run/mf/reconciled").touch()
+    (root / "mf/var/state/rejected").write_text(f"ran {time.time():.0f}\n")
+    every = {"period": 300, "deadline": 20}
+    smtp = {"address": "127.0.0.1", "port": port, "unit": "no-such.service"}
+    checks = {
+        "load": {**every, "module": "mf_checks.load", "high": 10000, "low": 9999},
+        "processes": {
+            **every,
+            "module": "mf_checks.processes",
+            "unit": "no-such.service",
+            "user": "nobody",
+            "script": "/usr/bin/qpsmtpd-forkserver",
+            "session_limit": 1800,
+            "session_cpu": 60,
+            "kill_cap": 5,
+        },
+        "queue": {
+            **every,
+            "module": "mf_checks.queue",
+            "unit": "no-such.service",
+            "spool": str(root / "spool"),
+            "address": "127.0.0.1",
+            "port": port,
+            "age_warning": 14400,
+            "age_critical": 86400,
+            "frozen_warning": 1,
+            "free_warning": 1,
+            "free_critical": 1,
+        },
+        "smtp": {
+            **every,
+            **smtp,
+            "module": "mf_checks.smtp",
+            "address6": "",
+            "canary": "canary@mx1.mf.invalid",
+            "children_max": 15,
+            "dialogue": 10,
+            "patience": 20,
+            "starttls": 0,
+            "certificate_days": 14,
+        },
+        "rejected": {
+            **every,
+            "module": "mf_rejected.check",
+            "root": str(root / "rejected"),
+            "keep_days": 14,
+            "free_percent": 1,
+        },
+        "refused": {
+            **every,
+            "module": "mf_rejected.check_refused",
+            "folder": str(root / "refused"),
+            "releases": str(root / "release"),
+        },
+    }
+    code = MINUTE.format(libraries=LIBRARIES, checks=checks, root=str(root))
+    done = subprocess.run([sys.executable, "-IS", "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    *lines, modules = done.stdout.splitlines()
+    # there is no qpsmtpd here, so that check alone goes on to diagnose
+    assert [line for line in lines if " OK - " not in line] == ["PROCESSES UNKNOWN - slow path"], (lines, done.stderr)
+    assert len(lines) == len(checks)
+    return dict(json.loads(modules))
+
+
+def test_a_healthy_minute_loads_what_is_listed(tmp_path: Path) -> None:
+    with server(talking(EHLO=b"250-here\r\n250 PIPELINING\r\n")) as port:
+        modules = minute(tmp_path, port)
+    assert {file.rpartition("/files/lib/")[2] for file in modules.values() if "/files/lib/" in file} == HOT
+    assert not DEAR & set(modules)
+
+
+def test_all_others_are_plain_python() -> None:
+    files = {str(path).rpartition("/files/lib/")[2]: path for path in ROOT.glob("roles/*/files/lib/**/*.py")}
+    others = [name for name in sorted(set(files) - HOT) if name.partition("/")[0] not in LATER]
+    frugal = re.compile(r"^\s*TYPE_CHECKING = False|^\s*import posix$", re.MULTILINE)
+    assert [name for name in others if frugal.search(files[name].read_text())] == []
