@@ -34,20 +34,23 @@ HOT = {
 }
 # Each of these costs more than a whole check.
 DEAR = set(
-    "argparse collections dataclasses enum json logging os pathlib re signal socket subprocess traceback typing".split()
+    [
+        "argparse",
+        "collections",
+        "dataclasses",
+        "enum",
+        "json",
+        "logging",
+        "os",
+        "pathlib",
+        "re",
+        "signal",
+        "socket",
+        "subprocess",
+        "traceback",
+        "typing",
+    ]
 )
-    "argparse",
-    "collections",
-    "dataclasses",
-    "enum",
-    "json",
-    "os",
-    "re",
-    "signal",
-    "socket",
-    "subprocess",
-    "typing",
-}
 # Packages that are still to be written plainly.
 LATER = {"mf", "mf_backup", "mf_canary", "mf_checks", "mf_offsite", "mf_quarantine", "mf_rejected"}
 
