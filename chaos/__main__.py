@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections import deque
@@ -256,10 +257,12 @@ def show(outcomes: Sequence[Outcome]) -> str:
 
 
 def document(outcomes: Sequence[Outcome], account: Account, seconds: float, day: str) -> str:
-    """The table as a page of docs/, with what it can't say by itself."""
+    """The outcomes as a page of docs/, at most 120 columns wide."""
 
-    def row(*cells: str) -> str:
-        return "| " + " | ".join(ui.clean(cell).replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |"
+    def item(name: str, happened: str, expected: str, healed: str) -> list[str]:
+        text = f"**{name}**: {happened}. Expected: {expected}.{healed}"
+        clean = ui.clean(text).replace("<", "&lt;")
+        return textwrap.wrap(clean, 118, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
 
     wrong = sum(not one.ok for one in outcomes)
     lines = [
@@ -273,19 +276,18 @@ def document(outcomes: Sequence[Outcome], account: Account, seconds: float, day:
         f"  {len(account.lost)} lost, {len(account.doubled)} doubled, {len(account.undecided)} undecided.",
         "- *Healed in*: from the injection until all was well again, with a check run at once; cron's next minute may",
         "  come up to 60 s (load: 120 s) later.",
-        "- *Lost*: messages that an MX had accepted while the fault was there and that never arrived.",
+        "- *Lost*: messages that an MX had accepted while the fault was there and that never arrived. No figure: none.",
     ]
     hands = {(one.system, one.name): one.hand for one in FAULTS}
     for system in dict.fromkeys(one.system for one in outcomes):
-        lines += ["", f"## {system.capitalize()}", "", row("fault", "expected", "what happened", "healed in", "lost")]
-        lines.append("|---|---|---|--:|--:|")
+        lines += ["", f"## {system.capitalize()}", ""]
         for one in outcomes:
             if one.system == system:
                 hand = hands.get((one.system, one.name))
                 expected = one.expected + (f" (a person's part: {hand})" if hand else "")
-                happened = one.happened if one.ok else f"**deviation**: {one.happened}"
-                healed = "" if one.heal is None else f"{one.heal:.1f} s"
-                lines.append(row(one.name, expected, happened, healed, str(one.lost)))
+                happened = one.happened if one.ok else f"deviation: {one.happened}"
+                healed = "" if one.heal is None else f" Healed in {one.heal:.1f} s."
+                lines += item(one.name, happened, expected, healed + (f" Lost: {one.lost}." if one.lost else ""))
     return "\n".join(lines) + "\n"
 
 
@@ -321,7 +323,7 @@ def parser() -> argparse.ArgumentParser:
         help="how long a fault goes on that is about endurance (default 1; the acceptance run takes 10)",
     )
     top.add_argument("--json", action="store_true", help="the table for programs")
-    top.add_argument("--table", type=Path, metavar="FILE", help="write the table there, too, as Markdown")
+    top.add_argument("--table", type=Path, metavar="FILE", help="write the outcomes there, too, as Markdown")
     top.add_argument("--keep", action="store_true", help="leave the lab as it is in the end")
     top.add_argument("--no-deploy", action="store_true", help="the lab is up and deployed already")
     return top

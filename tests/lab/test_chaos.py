@@ -97,14 +97,14 @@ def test_an_act_begun_within_another_is_found() -> None:
     assert overlapping([act("begun"), act("begun", "restart", "q")]) == "restart q was begun during kill 1"
 
 
-def test_the_page_has_each_fault_in_its_system_and_nothing_that_breaks_a_table() -> None:
+def test_the_page_has_each_fault_in_its_system_and_nothing_that_breaks_it() -> None:
     fine = Outcome("smtp", "a | b", "lives", "lives <b>\x1b[1m", ok=True, heal=2.04)
     bad = Outcome("processes", "zombie", "reported", "killed", lost=2)
     account = reconcile([end(1, 101)], [{"id": "m1", "time": 131.0}], stopped=True)
     page = document([fine, bad], account, 61, "2026-11-25")
     assert "- 1 faults ended as expected, 1 didn't, in 1 minutes." in page
-    assert "| a \\| b | lives | lives &lt;b>" in page
-    assert "| 2.0 s | 0 |" in page
+    assert "- **a | b**: lives &lt;b>\\x1b[1m. Expected: lives. Healed in 2.0 s.\n" in page
     assert "\x1b" not in page
-    assert page.index("## Smtp") < page.index("a \\| b") < page.index("## Processes")
-    assert "| zombie | reported | **deviation**: killed |  | 2 |" in page
+    assert page.index("## Smtp") < page.index("a | b") < page.index("## Processes")
+    assert "- **zombie**: deviation: killed. Expected: reported. Lost: 2.\n" in page
+    assert max(map(len, page.splitlines())) <= 120
