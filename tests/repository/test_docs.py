@@ -176,13 +176,36 @@ def test_runbook_lists_every_command_of_a_host() -> None:
     assert "/mf/bin/check-*" in exits
 
 
-def test_each_decision_has_a_number_of_its_own_that_leads_there() -> None:
-    text = (ROOT / "docs/decisions.md").read_text()
-    numbers = re.findall(r"^### (\d+)\. ", text, re.MULTILINE)
-    assert [one for one in numbers if numbers.count(one) > 1] == []
-    named = re.findall(r"\bdecision (\d+)", text)
-    assert named
-    assert set(named) <= set(numbers)
+DECISIONS = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
+
+
+def test_each_decision_has_a_number_of_its_own() -> None:
+    numbers = [path.name[:4] for path in DECISIONS]
+    assert numbers
+    assert len(set(numbers)) == len(numbers)
+
+
+@pytest.mark.parametrize("path", DECISIONS, ids=name)
+def test_a_decision_has_number_title_and_status_and_is_in_the_index(path: Path) -> None:
+    head = re.match(r"# (\d+\. .+)\n\nStatus: (.+)\n", path.read_text())
+    assert head
+    title, status = head.groups()
+    assert int(title.partition(".")[0]) == int(path.name[:4])
+    line = f"- [{title}]({path.name})"
+    if status != "accepted":
+        by = re.fullmatch(r"superseded by \[(\d+)\]\((\d+)-\S+\.md\)", status)
+        assert by
+        assert int(by[1]) == int(by[2])
+        assert path.name in next(path.parent.glob(f"{by[2]}-*.md")).read_text()
+        line += f", superseded by {by[1]}"
+    assert line in (ROOT / "docs/decisions/README.md").read_text().splitlines()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_a_decision_that_is_named_leads_there(path: Path) -> None:
+    text = path.read_text()
+    for number in re.findall(r"\bdecision\s+(\d+)\b", text):
+        assert re.search(rf"\[decision\s+{number}\]\(\S*/?{int(number):04d}-\S+\.md\)", text)
 
 
 def test_the_picture_is_well_formed_and_described() -> None:
