@@ -84,8 +84,8 @@ def free_ports(count: int) -> list[int]:
 def serving(core: str) -> Iterator[dict[str, int]]:
     """Targets in a process of their own; their ports by kind."""
     ports = dict(zip(KINDS, free_ports(4), strict=True))
-    words = [sys.executable, str(REPO / "bench/targets.py"), core, *map(str, ports.values())]
-    process = subprocess.Popen(words, stdin=subprocess.PIPE)
+    message = [sys.executable, str(REPO / "bench/targets.py"), core, *map(str, ports.values())]
+    process = subprocess.Popen(message, stdin=subprocess.PIPE)
     try:
         wait_for(ports["tcp"])
         yield ports
@@ -147,9 +147,9 @@ class Blackbox:
         self.port = free_ports(1)[0]
         configuration = folder / "blackbox.yml"
         configuration.write_text(MODULE)
-        words = [BLACKBOX, f"--config.file={configuration}", f"--web.listen-address=127.0.0.1:{self.port}"]
+        message = [BLACKBOX, f"--config.file={configuration}", f"--web.listen-address=127.0.0.1:{self.port}"]
         self.process = subprocess.Popen(
-            ["taskset", "-c", "0", *words, "--log.level=error"],
+            ["taskset", "-c", "0", *message, "--log.level=error"],
             env={**os.environ, "GOMAXPROCS": "1"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -214,7 +214,7 @@ def bench_smtp(count: int, rounds: int) -> int:
         wall = statistics.median(row[0] / row[1] for row in found)
         rates[name] = statistics.median(row[0] / row[2] for row in found)
         print(f"{name:<20}{good:>8}{wall:>14.0f}{rates[name]:>26.0f}")
-    print(f"\nratio for a second of CPU: {rates['mf.monitor'] / rates['blackbox_exporter']:.2f}")
+    print(f"\nratio for a second of CPU: {rates['mf_monitor'] / rates['blackbox_exporter']:.2f}")
     return int(any(row[0] != count for found in rows.values() for row in found))
 
 
@@ -271,14 +271,14 @@ class Watched(engine.Engine):
 
     def __init__(self, chosen: settings.Settings) -> None:
         super().__init__(chosen)
-        self.looks = 0
+        self.results = 0
         self.bad = 0
         self.rendered: list[float] = []
 
-    def _came(self, look: states.Look) -> None:
-        self.looks += 1
-        self.bad += look.state == "down"
-        super()._came(look)
+    def _came(self, result: states.ProbeResult) -> None:
+        self.results += 1
+        self.bad += result.state == "down"
+        super()._came(result)
 
     async def _render(self, now: float) -> None:
         await super()._render(now)
@@ -290,13 +290,13 @@ async def watch(chosen: settings.Settings, seconds: float, answer: int) -> int:
     monitor = Watched(chosen)
     task = asyncio.create_task(monitor.run())
     await asyncio.sleep(chosen.interval)
-    begun, cpu, looks, pages = time.monotonic(), time.process_time(), monitor.looks, len(monitor.rendered)
+    begun, cpu, results, pages = time.monotonic(), time.process_time(), monitor.results, len(monitor.rendered)
     await asyncio.sleep(seconds)
     took = time.monotonic() - begun
     expected = took / chosen.interval * len(monitor.services)
     status = Path("/proc/self/status").read_text()
     rss = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-    seen = monitor.looks - looks
+    seen = monitor.results - results
     found = {
         "seconds": took,
         "cpu": time.process_time() - cpu,
@@ -327,7 +327,7 @@ def bench_dead(hosts: int, timeout: float) -> int:
 
             async def one(service: settings.Service) -> bool:
                 async with room:
-                    return (await probes.look(service, world)).state == "down"
+                    return (await probes.probe(service, world)).state == "down"
 
             started = time.perf_counter()
             bad = await asyncio.gather(*(one(service) for host in chosen.hosts for service in host.services))
@@ -391,15 +391,14 @@ def bench_health(readings: int) -> int:
         async def read() -> tuple[int, set[str]]:
             reader = hosthealth.Reader(chosen, time.time)
             found = await asyncio.gather(*(reader.read(chosen.hosts[0]) for _ in range(readings)))
-            return sum(one.record is not None for one in found), {one.words for one in found if one.record is None}
+            return sum(one.record is not None for one in found), {one.message for one in found if one.record is None}
 
         before, own = resource.getrusage(resource.RUSAGE_CHILDREN), time.process_time()
-        good, words = asyncio.run(read())
+        good, messages = asyncio.run(read())
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime + time.process_time() - own
-    print(
-        f"\nHosts' own health by ssh, {readings} readings, {good} good{''.join(f'; {one}' for one in sorted(words))}\n"
-    )
+    failures = "".join(f"; {message}" for message in sorted(messages))
+    print(f"\nHosts' own health by ssh, {readings} readings, {good} good{failures}\n")
     share = cpu / readings * 1000 / 60
     print(f"CPU   {1000 * cpu / readings:.1f} ms each; 1,000 a minute: {100 * share:.0f} % of one core")
     return int(good != readings)

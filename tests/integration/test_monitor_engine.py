@@ -180,15 +180,15 @@ def test_offline_says_nothing_of_the_fleet_and_tells_afterwards(tmp_path: Path) 
             async def none(name: str, port: int) -> bool:
                 return False
 
-            answers = monitor.uplink._answers
-            monitor.uplink._answers = none  # type: ignore[method-assign]
+            answers = monitor.connectivity._answers
+            monitor.connectivity._answers = none  # type: ignore[method-assign]
             for target in (*world.mail, *world.ssh):
                 target.talk = silent
             await until(lambda: "uplink" in monitor.incidents)
             await asyncio.sleep(4)
             assert world.texts == []
             assert set(monitor.incidents) == {"uplink"}
-            monitor.uplink._answers = answers  # type: ignore[method-assign]
+            monitor.connectivity._answers = answers  # type: ignore[method-assign]
             for target, talk in zip(world.mail, talks, strict=True):
                 target.talk = talk
             for target in world.ssh:
@@ -245,8 +245,8 @@ def test_an_operators_word_counts_at_once(tmp_path: Path, capsys: pytest.Capture
             path = tmp_path / "settings.json"
             path.write_text(json.dumps(world.raw))
 
-            def run(*words: str) -> int:
-                return command.main(words, str(path))
+            def run(*argv: str) -> int:
+                return command.main(argv, str(path))
 
             assert await asyncio.to_thread(run, "silence", "service:mx1/*", "--reason", "disk") == 0
             await world.mail[0].stop()
@@ -381,10 +381,10 @@ def test_killed_at_random_moments_every_outage_is_one_incident_told_once(tmp_pat
         async with fleet(tmp_path) as world:
             path = tmp_path / "settings.json"
             path.write_text(json.dumps(world.raw))
-            words = [sys.executable, "-I", "-c", DRIVER, json.dumps([library]), str(path), json.dumps(SENDER)]
+            argv = [sys.executable, "-I", "-c", DRIVER, json.dumps([library]), str(path), json.dumps(SENDER)]
 
             def start() -> subprocess.Popen[bytes]:
-                return subprocess.Popen(words, stderr=subprocess.DEVNULL)
+                return subprocess.Popen(argv, stderr=subprocess.DEVNULL)
 
             monitor = start()
             try:

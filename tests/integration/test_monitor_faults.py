@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from mf import maintenance
 from mf_monitor import command, daemon, engine, settings
 from mf_monitor import store as store_
-from mf_monitor.judging import causes, states
+from mf_monitor.judging import problems, states
 from mf_monitor.notifying import send
 from mf_monitor.notifying.outbox import Outbox
 from mf_monitor.page import metrics, snapshot
@@ -84,7 +84,7 @@ def test_a_bug_with_one_hosts_health_leaves_the_others(tmp_path: Path) -> None:
             hosthealth.Reading("mx2", now, now, whole, "read"),
         ]
         await monitor._judge()
-        assert monitor.memories["mx2/health"].state == "up"
+        assert monitor.subjects["mx2/health"].state == "up"
 
     asyncio.run(go())
 
@@ -99,7 +99,7 @@ def test_an_answer_that_cannot_be_understood_is_a_reading(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(reader, "_run", broken)
     reading = asyncio.run(reader.read(chosen.hosts[1]))
-    assert (reading.record, reading.words) == (None, "health can't be understood: TypeError")
+    assert (reading.record, reading.message) == (None, "health can't be understood: TypeError")
 
 
 def test_a_dead_mx_with_the_services_of_its_role_is_one_cause_in_two_intervals(tmp_path: Path) -> None:
@@ -147,17 +147,17 @@ async def stuck(self: hosthealth.Reader, host: Any) -> Any:
 
 
 # class E: nobody can have it; 127.6.6.6: nobody listens there
-@pytest.mark.parametrize(("address", "why"), [("240.0.0.1", "silent"), ("127.6.6.6", "refused")])
+@pytest.mark.parametrize(("address", "reason"), [("240.0.0.1", "silent"), ("127.6.6.6", "refused")])
 def test_failed_looks_do_not_wait_for_hosts_that_ssh_cannot_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, why: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, reason: str
 ) -> None:
     monkeypatch.setattr(hosthealth.Reader, "_run", stuck)
 
     async def go() -> None:
         monitor = behind_ssh(tmp_path, address, 100)
         began = time.monotonic()
-        looks = await asyncio.gather(*(monitor._look(host.services[0]) for host in monitor.settings.hosts))
-        assert {(look.state, look.why) for look in looks} == {("down", why)}
+        results = await asyncio.gather(*(monitor._look(host.services[0]) for host in monitor.settings.hosts))
+        assert {(result.state, result.reason) for result in results} == {("down", reason)}
         assert time.monotonic() - began < 2 * 0.5 + 3
 
     asyncio.run(go())
@@ -197,7 +197,7 @@ def test_health_behind_a_silent_ssh_is_not_read_in_turn(tmp_path: Path, monkeypa
         await monitor._judge()
         async with asyncio.timeout(5):
             reading = await monitor._read(host)
-        assert (reading.record, reading.words) == (None, "its ssh does not answer")
+        assert (reading.record, reading.message) == (None, "its ssh does not answer")
 
     asyncio.run(go())
 
@@ -222,13 +222,15 @@ def test_the_program_says_whether_its_settings_are_right(tmp_path: Path, capsys:
 def test_a_release_is_refused_by_the_program_that_would_read_it(tmp_path: Path) -> None:
     """The role's validate command, with this package as the staged release."""
     found = yaml.safe_load((Path(__file__).parents[2] / "roles/mf_monitor/vars/main.yml").read_text())
-    words = found["__mf_monitor_files"]["etc/monitor/settings.json"]["validate"]
+    message = found["__mf_monitor_files"]["etc/monitor/settings.json"]["validate"]
     path = tmp_path / "settings.json"
     library = Path(engine.__file__).resolve().parents[2]
-    words = words.replace("%r/lib", str(library)).replace("%s", str(path)).replace("/usr/bin/python3", sys.executable)
+    message = (
+        message.replace("%r/lib", str(library)).replace("%s", str(path)).replace("/usr/bin/python3", sys.executable)
+    )
     for content, code in (("{}", 0), ('{"intervall": 60}', 3)):
         path.write_text(content)
-        done = subprocess.run(shlex.split(words), capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(shlex.split(message), capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == code, done.stderr
     assert "'intervall' is no setting" in done.stderr
 
@@ -508,8 +510,8 @@ def test_ipv6_that_is_lost_at_the_monitor_is_no_alarm(tmp_path: Path) -> None:
             ]
             async with watching({**world.raw, "hosts": hosts}) as monitor:
                 await asyncio.sleep(5)
-                assert monitor.memories["mx1/smtp"].state == "up"
-                assert monitor.memories["mx1/smtp6"].checked
+                assert monitor.subjects["mx1/smtp"].state == "up"
+                assert monitor.subjects["mx1/smtp6"].checked
                 assert monitor.incidents == {}
 
     asyncio.run(go())
@@ -560,8 +562,8 @@ def test_the_command_neither_moves_nor_changes_the_database(tmp_path: Path, caps
         file.seek(4096 * 40)
         file.write(b"\xff" * 4096)
     (tmp_path / "settings.json").write_text(json.dumps({"database": str(path)}))
-    for words in (["status"], ["ack", "all"]):
-        command.main(words, str(tmp_path / "settings.json"))
+    for argv in (["status"], ["ack", "all"]):
+        command.main(argv, str(tmp_path / "settings.json"))
         assert "monitor: " in capsys.readouterr().err
         assert not list(tmp_path.glob("*.damaged-*"))
 
@@ -585,11 +587,11 @@ def test_a_hold_is_told_though_the_throttle_shows() -> None:
     record = monitor_support.health_record("mx1", "mx", now, throttled=True, refusing=True, held=True)
     found = hosthealth.parse(json.dumps(record).encode())
     chosen = monitor_support.settings()
-    memories: dict[str, states.Memory] = {}
-    for look in hosthealth.looks(hosthealth.Reading("mx1", now, now, found, "read"), (), ()) * 3:
-        memories[look.subject] = states.advance(memories.get(look.subject, states.Memory()), look, chosen)
-    memories["mx1/smtp"] = states.Memory(state="throttled", since=now, words="throttled by anna", checked=now)
-    seen = causes.judge(chosen, memories, {}, (), now + 1).causes
+    subjects: dict[str, states.SubjectState] = {}
+    for result in hosthealth.results(hosthealth.Reading("mx1", now, now, found, "read"), (), ()) * 3:
+        subjects[result.subject] = states.advance(subjects.get(result.subject, states.SubjectState()), result, chosen)
+    subjects["mx1/smtp"] = states.SubjectState(state="throttled", since=now, message="throttled by anna", checked=now)
+    seen = problems.judge(chosen, subjects, {}, (), now + 1).problems
     assert seen["health:mx1"].severity == "notice"
     assert "on hold" in seen["health:mx1"].title
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mf_monitor import engine, settings, texts
-from mf_monitor.judging import causes, complaints, states
-from mf_monitor.judging.states import DOWN, REFUSED, SILENT, THROTTLED, UNKNOWN, UP, WARNING, Look, Memory
+from mf_monitor.judging import complaints, problems, states
+from mf_monitor.judging.states import DOWN, REFUSED, SILENT, THROTTLED, UNKNOWN, UP, WARNING, ProbeResult, SubjectState
 from mf_monitor.notifying import alerts
 from mf_monitor.notifying.alerts import Alert, Incident
 from mf_monitor.settings import MonitorSettingsError, Settings
@@ -22,16 +22,31 @@ RULES = monitor_support.settings()
 NOW = 1_790_000_000.0
 
 
-def run(*seen: str, every: float = 10.0, why: str = "", memory: Memory | None = None) -> Memory:
+def run(*seen: str, every: float = 10.0, reason: str = "", current: SubjectState | None = None) -> SubjectState:
     """The memory after these looks, ``every`` seconds apart."""
-    found = memory or Memory()
+    found = current or SubjectState()
     for number, state in enumerate(seen):
         at = max(NOW, found.checked) + (every if found.checked or number else 0.0)
-        found = states.advance(found, Look("mx1/smtp", at - 1, at, state, state, why), RULES)
+        found = states.advance(found, ProbeResult("mx1/smtp", at - 1, at, state, state, reason), RULES)
     return found
 
 
 # --- states
+
+
+def test_what_is_stored_keeps_its_keys() -> None:
+    """An upgrade of a running monitor reads what the release before has written."""
+    before = {"state": DOWN, "words": "refused", "why": REFUSED, "looks": [1.0, 2.0], "pending": UP, "checked": 9.0}
+    state = SubjectState.of(before)
+    assert (state.message, state.reason, state.turns, state.seen) == ("refused", REFUSED, (1.0, 2.0), 9.0)
+    assert {**before, "looks": (1.0, 2.0)}.items() <= state.as_json().items()
+    keys = {"told": "notice", "told_at": 1.0, "told_level": 2, "covered": True, "over_told": True, "stays_told": True}
+    alert = Alert.of(keys)
+    assert (alert.notified, alert.notified_at, alert.notified_level) == ("notice", 1.0, 2)
+    assert alert.suppressed
+    assert alert.resolution_notified
+    assert alert.stays_notified
+    assert keys.items() <= alert.as_json().items()
 
 
 def test_the_first_look_is_believed_when_it_is_good_only() -> None:
@@ -43,7 +58,7 @@ def test_the_first_look_is_believed_when_it_is_good_only() -> None:
 def test_bad_news_is_believed_after_failures_in_a_row_and_dates_from_the_first() -> None:
     soft = run(UP, DOWN, DOWN)
     assert (soft.state, soft.pending, soft.count) == (UP, DOWN, 2)
-    hard = run(DOWN, memory=soft)
+    hard = run(DOWN, current=soft)
     assert (hard.state, hard.pending) == (DOWN, "")
     assert hard.since == NOW + 10 - 1
 
@@ -54,8 +69,8 @@ def test_a_good_look_in_between_begins_anew() -> None:
 
 def test_good_news_needs_its_threshold() -> None:
     down = run(DOWN, DOWN, DOWN)
-    assert run(UP, memory=down).state == DOWN
-    assert run(UP, UP, memory=down).state == UP
+    assert run(UP, current=down).state == DOWN
+    assert run(UP, UP, current=down).state == UP
 
 
 def test_a_lease_that_was_read_is_believed_at_once() -> None:
@@ -65,13 +80,13 @@ def test_a_lease_that_was_read_is_believed_at_once() -> None:
 
 def test_health_that_could_not_be_read_once_is_no_news() -> None:
     assert run(UP, WARNING).state == WARNING
-    assert run(WARNING, WARNING, why="unread", memory=run(UP)).state == UP
-    assert run(WARNING, WARNING, WARNING, why="unread", memory=run(UP)).state == WARNING
+    assert run(WARNING, WARNING, reason="unread", current=run(UP)).state == UP
+    assert run(WARNING, WARNING, WARNING, reason="unread", current=run(UP)).state == WARNING
 
 
 def test_unknown_changes_nothing_that_is_believed() -> None:
     soft = run(UP, DOWN, DOWN)
-    after = run(UNKNOWN, UNKNOWN, memory=soft)
+    after = run(UNKNOWN, UNKNOWN, current=soft)
     assert (after.blind, after.checked) == (UNKNOWN, soft.checked + 20)
     assert dataclasses.replace(after, checked=soft.checked, blind="") == soft
 
@@ -81,11 +96,11 @@ def test_what_was_seen_too_long_ago_is_not_known() -> None:
     seen = run(UP)
     assert states.shown(seen, NOW + limit, limit) == (UP, UP)
     assert states.shown(seen, NOW + limit + 1, limit) == (UNKNOWN, "not known since 14:13Z")
-    vain = run(*[UNKNOWN] * 30, memory=seen)
+    vain = run(*[UNKNOWN] * 30, current=seen)
     assert states.shown(vain, vain.checked, limit) == (UNKNOWN, "not known since 14:13Z: unknown")
     # looks in vain are another thing than no looks: nobody hears of it after a restart
     assert states.blind(vain, limit) == NOW
-    assert states.blind(run(*[UNKNOWN] * 2, memory=seen), limit) is None
+    assert states.blind(run(*[UNKNOWN] * 2, current=seen), limit) is None
     assert states.blind(seen, 0.0) is None
     assert states.blind(run(*[UNKNOWN] * 30), limit) is not None  # never seen at all
 
@@ -93,26 +108,26 @@ def test_what_was_seen_too_long_ago_is_not_known() -> None:
 def test_three_changes_are_flapping_and_calm_ends_it() -> None:
     once = run(UP, *[DOWN] * 3, *[UP] * 2)
     assert once.flapping is None
-    again = run(*[DOWN] * 3, memory=once)
+    again = run(*[DOWN] * 3, current=once)
     assert again.flapping == again.checked
-    assert run(*[UP] * 5, memory=again).flapping is not None
-    calm = run(*[UP] * 10, memory=again, every=RULES.flap_calm / 5)
+    assert run(*[UP] * 5, current=again).flapping is not None
+    calm = run(*[UP] * 10, current=again, every=RULES.flap_calm / 5)
     assert (calm.flapping, calm.state) == (None, UP)
 
 
 def test_time_in_which_nothing_was_seen_is_no_calm() -> None:
     flapping = run(UP, *[DOWN] * 3, *[UP] * 2, *[DOWN] * 3, *[UP] * 2)
     assert flapping.flapping is not None
-    offline = run(*[UNKNOWN] * 20, memory=flapping, every=RULES.flap_calm / 10)
-    assert run(UP, memory=offline).flapping is not None
-    assert run(UP, memory=flapping, every=10 * RULES.flap_calm).flapping is not None
-    assert run(*[UP] * 10, memory=flapping, every=RULES.flap_calm / 9).flapping is None
+    offline = run(*[UNKNOWN] * 20, current=flapping, every=RULES.flap_calm / 10)
+    assert run(UP, current=offline).flapping is not None
+    assert run(UP, current=flapping, every=10 * RULES.flap_calm).flapping is not None
+    assert run(*[UP] * 10, current=flapping, every=RULES.flap_calm / 9).flapping is None
 
 
 def test_what_never_becomes_hard_flaps_as_well() -> None:
     found = run(UP)
     for _ in range(RULES.flap_changes):
-        found = run(DOWN, UP, memory=found)
+        found = run(DOWN, UP, current=found)
     assert found.state == UP
     assert found.flapping is not None
 
@@ -120,15 +135,15 @@ def test_what_never_becomes_hard_flaps_as_well() -> None:
 def test_changes_that_are_far_apart_are_no_flapping() -> None:
     found = run(UP)
     for _ in range(5):
-        found = run(*[DOWN] * 3, *[UP] * 2, memory=found, every=RULES.flap_window / 3)
+        found = run(*[DOWN] * 3, *[UP] * 2, current=found, every=RULES.flap_window / 3)
     assert found.flapping is None
 
 
-def flaps(times: int, down: float, memory: Memory | None = None) -> Memory:
+def flaps(times: int, down: float, current: SubjectState | None = None) -> SubjectState:
     """It goes down and comes back this often, for ``down`` seconds each."""
-    found = memory or run(UP)
+    found = current or run(UP)
     for _ in range(times):
-        found = run(*[DOWN] * 4, *[UP] * 4, every=down / 4, memory=found)
+        found = run(*[DOWN] * 4, *[UP] * 4, every=down / 4, current=found)
     return found
 
 
@@ -138,37 +153,37 @@ def test_what_stays_down_flaps_no_more(down: float) -> None:
     assert states.wavers(found)
     began = found.checked
     while states.wavers(found):
-        found = run(DOWN, memory=found)
+        found = run(DOWN, current=found)
         assert found.checked - began < 600  # flap_calm
     assert found.flapping is not None  # it isn't relied on until it is calm
     # two intervals; longer than an outage before, or every turn of a slow flapping would be told
     assert 0 <= found.checked - began - max(states.STAYS * RULES.interval, states.LONGER * down) <= 30
     assert found.fell == found.since
     # back again, and down for as long again: told at its calm only
-    again = run(*[DOWN] * 40, memory=flaps(1, 20.0, found))
+    again = run(*[DOWN] * 40, current=flaps(1, 20.0, found))
     assert states.wavers(again)
-    assert not states.wavers(run(*[DOWN] * 40, memory=again))
+    assert not states.wavers(run(*[DOWN] * 40, current=again))
 
 
 def test_slow_flapping_is_not_told_at_each_turn() -> None:
     found = run(UP)
     for _ in range(3):
-        found = run(*[DOWN] * 20, memory=found)
+        found = run(*[DOWN] * 20, current=found)
         assert found.fell == 0.0
-        found = run(*[UP] * 20, memory=found)
+        found = run(*[UP] * 20, current=found)
     assert states.wavers(found)
 
 
 @given(st.lists(st.sampled_from([UP, DOWN, WARNING, THROTTLED, UNKNOWN]), max_size=40))
 def test_a_memory_survives_its_json(seen: list[str]) -> None:
     found = run(*seen)
-    assert Memory.of(found.as_json()) == found
+    assert SubjectState.of(found.as_json()) == found
 
 
 # --- causes
 
 
-def memories(**special: Memory) -> dict[str, Memory]:
+def subjects(**special: SubjectState) -> dict[str, SubjectState]:
     """All well, but for these (``mx1_smtp=…``)."""
     good = run(UP)
     found = {service.subject: good for host in RULES.hosts for service in host.services}
@@ -176,47 +191,47 @@ def memories(**special: Memory) -> dict[str, Memory]:
     return found | {"uplink": good} | {name.replace("_", "/"): one for name, one in special.items()}
 
 
-def bad(why: str = REFUSED, state: str = DOWN) -> Memory:
-    return run(UP, *[state] * 3, why=why)
+def bad(reason: str = REFUSED, state: str = DOWN) -> SubjectState:
+    return run(UP, *[state] * 3, reason=reason)
 
 
-def keys(found: dict[str, Memory], open_: Sequence[str] = (), **maintenance: Any) -> dict[str, str]:
-    view = causes.judge(RULES, found, maintenance, open_, NOW + 100)
-    return {key: one.severity for key, one in view.causes.items()}
+def keys(found: dict[str, SubjectState], open_: Sequence[str] = (), **maintenance: Any) -> dict[str, str]:
+    view = problems.judge(RULES, found, maintenance, open_, NOW + 100)
+    return {key: one.severity for key, one in view.problems.items()}
 
 
-def silent(host: str) -> dict[str, Memory]:
+def silent(host: str) -> dict[str, SubjectState]:
     down = bad(SILENT)
     return {f"{host}/{name}": down for name in ("smtp", "smtp6", "ssh", "ssh6", "relay", "relay6")}
 
 
 def test_one_service_of_one_mx_is_a_notice() -> None:
-    assert keys(memories(mx2_smtp=bad())) == {"service:mx2/smtp": "notice"}
+    assert keys(subjects(mx2_smtp=bad())) == {"service:mx2/smtp": "notice"}
 
 
 def test_a_silent_host_is_one_cause_not_five() -> None:
-    assert keys(memories() | silent("mx1")) == {"host:mx1": "notice"}
+    assert keys(subjects() | silent("mx1")) == {"host:mx1": "notice"}
 
 
 def test_silence_of_one_service_waits_for_a_look_at_the_others() -> None:
     down = bad(SILENT)
-    stale = memories(mx2_smtp=down)
+    stale = subjects(mx2_smtp=down)
     stale["mx2/ssh"] = dataclasses.replace(stale["mx2/ssh"], checked=down.since - 1)
     assert keys(stale) == {}
-    fresh = memories(mx2_smtp=down)
+    fresh = subjects(mx2_smtp=down)
     fresh["mx2/ssh"] = fresh["mx2/relay"] = dataclasses.replace(fresh["mx2/ssh"], checked=down.since + 1)
     assert keys(fresh) == {"service:mx2/smtp": "notice"}
 
 
 def test_a_refused_port_shows_that_the_host_is_there() -> None:
-    found = memories() | silent("mx1")
+    found = subjects() | silent("mx1")
     found["mx1/ssh"] = bad(REFUSED)
     assert "host:mx1" not in keys(found)
 
 
 def test_fewer_than_must_is_urgent_and_names_them() -> None:
-    view = causes.judge(RULES, memories(mx2_smtp=bad(), mx3_smtp=bad("", THROTTLED)), {}, (), NOW + 100)
-    fleet = view.causes["fleet"]
+    view = problems.judge(RULES, subjects(mx2_smtp=bad(), mx3_smtp=bad("", THROTTLED)), {}, (), NOW + 100)
+    fleet = view.problems["fleet"]
     assert fleet.severity == "urgent"
     assert fleet.title == "1 of 3 MX accept mail, 2 must: mx2 down, mx3 throttled"
     assert set(fleet.about) == {"service:mx2/smtp", "throttled:mx3"}
@@ -231,7 +246,7 @@ def messages(role: str, rounds: int, services: Mapping[str, str], stays: int = 0
     smtp = {"kind": "smtp"}
     entry = {"name": "a", "role": role, "address": "192.0.2.1", "services": [{"kind": "ssh"}, smtp]}
     rules = settings.parse({"hosts": [entry], "urgent_checks": ["backup"], "channels": [{"name": "sms", "url": "x"}]})
-    found = {f"a/{name}": Memory() for name in ("ssh", "smtp", "check-backup")}
+    found = {f"a/{name}": SubjectState() for name in ("ssh", "smtp", "check-backup")}
     open_: dict[str, Incident] = {}
     ended: list[Incident] = []
     told: list[str] = []
@@ -241,20 +256,20 @@ def messages(role: str, rounds: int, services: Mapping[str, str], stays: int = 0
     for bad_ in (*[False] * 3, *turns, *[True] * stays, *[False] * calm):
         for name in ("ssh", "smtp", "check-backup"):
             now += 5
-            state, why = (DOWN, services[name]) if bad_ and name in services else (UP, "")
-            look = Look(f"a/{name}", now - 1, now, state, state, why)
-            found[look.subject] = states.advance(found[look.subject], look, rules)
-            view = causes.judge(rules, found, {}, open_, now)
-            for key, cause in view.causes.items():
+            state, reason = (DOWN, services[name]) if bad_ and name in services else (UP, "")
+            result = ProbeResult(f"a/{name}", now - 1, now, state, state, reason)
+            found[result.subject] = states.advance(found[result.subject], result, rules)
+            view = problems.judge(rules, found, {}, open_, now)
+            for key, problem in view.problems.items():
                 if key not in open_:
                     number += 1
                     open_[key] = incident(number, key, alert=Alert(noticed=now))
-                alert = engine.fresh_alert(planned.get(open_[key].number, open_[key].alert), cause)
+                alert = engine.fresh_alert(planned.get(open_[key].number, open_[key].alert), problem)
                 planned[open_[key].number] = alert
                 open_[key] = dataclasses.replace(
-                    open_[key], severity=cause.severity, title=cause.title, flapping=cause.flapping
+                    open_[key], severity=problem.severity, title=problem.title, flapping=problem.flapping
                 )
-            gone = [one for one in open_ if one not in view.causes and one not in view.behind]
+            gone = [one for one in open_ if one not in view.problems and one not in view.behind]
             ended += [dataclasses.replace(open_.pop(key), closed=now) for key in gone]
             for later in (0, 4):
                 known = [
@@ -274,12 +289,12 @@ def test_the_last_mx_that_accepts_mail_is_always_urgent(many: int) -> None:
     hosts = [{"name": f"mx{one}", "role": "mx", "address": "192.0.2.1"} for one in range(many)]
     rules = settings.parse({"hosts": hosts, "min_accepting": 0})
     found = {one.subject: run(UP) for host in rules.hosts for one in host.services}
-    well = causes.judge(rules, found, {}, (), NOW + 100)
-    assert (well.causes, well.state) == ({}, UP)
+    well = problems.judge(rules, found, {}, (), NOW + 100)
+    assert (well.problems, well.state) == ({}, UP)
     for left in range(many - 1, -1, -1):
         found[f"mx{left}/smtp"] = bad()
-        view = causes.judge(rules, found, {}, (), NOW + 100)
-        assert {key for key, one in view.causes.items() if one.severity == "urgent"} == (
+        view = problems.judge(rules, found, {}, (), NOW + 100)
+        assert {key for key, one in view.problems.items() if one.severity == "urgent"} == (
             {"fleet"} if not left else set()
         )
         assert (view.state == DOWN) is (left == 0)
@@ -287,44 +302,44 @@ def test_the_last_mx_that_accepts_mail_is_always_urgent(many: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("services", "words"),
+    ("services", "message"),
     [({"ssh": SILENT, "smtp": SILENT}, "a"), ({"ssh": REFUSED}, "a ssh"), ({"check-backup": "wrong"}, "a backup")],
 )
-def test_what_flaps_says_so_once(services: dict[str, str], words: str) -> None:
+def test_what_flaps_says_so_once(services: dict[str, str], message: str) -> None:
     told = messages("control", 6, services)
     assert [text.partition(": ")[0] for text in told] == ["mf URGENT", "mf OK", "mf URGENT", "mf OK"], told
-    assert f"{words} is flapping, 3 changes" in told[2] or f"{words} is flapping, 6 changes" in told[2], told
-    assert f"{words} well again" in told[3], told
+    assert f"{message} is flapping, 3 changes" in told[2] or f"{message} is flapping, 6 changes" in told[2], told
+    assert f"{message} well again" in told[3], told
     assert len(messages("control", 1, services)) == 2
 
 
 @pytest.mark.parametrize(
-    ("services", "words"),
+    ("services", "message"),
     [
         ({"ssh": SILENT, "smtp": SILENT}, "a does not answer"),
         ({"ssh": REFUSED}, "a ssh stays down after flapping: down"),
         ({"check-backup": "wrong"}, "a backup stays CRITICAL after flapping: down"),
     ],
 )
-def test_the_state_in_which_flapping_ends_is_told(services: dict[str, str], words: str) -> None:
+def test_the_state_in_which_flapping_ends_is_told(services: dict[str, str], message: str) -> None:
     told = messages("control", 5, services, stays=40)
     heads = [text.partition(": ")[0] for text in told]
     assert heads == ["mf URGENT", "mf OK", "mf URGENT", "mf URGENT", "mf OK"], told
     assert "is flapping" in told[2]
-    assert words in told[3]
+    assert message in told[3]
     assert told[3].rpartition("since ")[2][:5] > told[2].rpartition("since ")[2][:5]
 
 
 def test_a_host_that_dies_while_a_service_flaps_is_not_flapping() -> None:
     flapping = dataclasses.replace(bad(SILENT), flapping=NOW)
-    view = causes.judge(RULES, memories() | silent("mx1") | {"mx1/ssh": flapping}, {}, ("host:mx1",), NOW + 100)
-    assert view.causes["host:mx1"].title == "mx1 does not answer"
+    view = problems.judge(RULES, subjects() | silent("mx1") | {"mx1/ssh": flapping}, {}, ("host:mx1",), NOW + 100)
+    assert view.problems["host:mx1"].title == "mx1 does not answer"
 
 
 def test_what_flaps_does_not_count_as_accepting_until_it_is_calm() -> None:
     for seen in (bad(), run(UP)):
         flapping = dataclasses.replace(seen, flapping=NOW)
-        assert "fleet" in keys(memories(mx3_smtp=bad(), mx2_smtp=flapping))
+        assert "fleet" in keys(subjects(mx3_smtp=bad(), mx2_smtp=flapping))
 
 
 @pytest.mark.parametrize(
@@ -340,48 +355,48 @@ def test_mail_is_accepted_at_port_25_over_ipv4(addresses: dict[str, str], broken
     smtp = [{"kind": "smtp"}, {"kind": "smtp", "name": "submission", "port": 587}]
     rules = settings.parse({"hosts": [{"name": "mx1", "role": "mx", "services": smtp, **addresses}]})
     found = {one.subject: bad() if one.name in broken else run(UP) for one in rules.hosts[0].services}
-    assert causes.judge(rules, found, {}, (), NOW + 100).hosts["mx1"].accepts is accepts
+    assert problems.judge(rules, found, {}, (), NOW + 100).hosts["mx1"].accepts is accepts
 
 
 def test_one_throttled_mx_is_for_the_page() -> None:
-    assert keys(memories(mx3_smtp=bad("", THROTTLED))) == {"throttled:mx3": "page"}
+    assert keys(subjects(mx3_smtp=bad("", THROTTLED))) == {"throttled:mx3": "page"}
 
 
 def test_control_is_urgent_and_others_are_a_notice() -> None:
-    assert keys(memories(control1_ssh=bad()))["service:control1/ssh"] == "urgent"
-    assert keys(memories(offsite1_ssh=bad(SILENT))) == {"host:offsite1": "notice"}
-    assert keys(memories(mx2_ssh=bad())) == {"service:mx2/ssh": "notice"}
+    assert keys(subjects(control1_ssh=bad()))["service:control1/ssh"] == "urgent"
+    assert keys(subjects(offsite1_ssh=bad(SILENT))) == {"host:offsite1": "notice"}
+    assert keys(subjects(mx2_ssh=bad())) == {"service:mx2/ssh": "notice"}
 
 
 @pytest.mark.parametrize("host", ["mx1", "control1", "offsite1", "monitor1"])
 def test_what_is_not_known_of_a_host_is_a_notice_when_it_lasts(host: str) -> None:
     rules = monitor_support.settings(urgent_checks=["backup"])
     wait = complaints.NOT_KNOWN * rules.interval
-    for why in ("", "unread"):  # a dead cron; a key that ssh doesn't take any more
-        found = run(WARNING, WARNING, WARNING, why=why, memory=run(UP))
+    for reason in ("", "unread"):  # a dead cron; a key that ssh doesn't take any more
+        found = run(WARNING, WARNING, WARNING, reason=reason, current=run(UP))
         # nobody knows whether control's data are whole: that can't wait any longer
-        loud = "urgent" if host == "control1" and why else "notice"
+        loud = "urgent" if host == "control1" and reason else "notice"
         for lasted, severity in ((wait - 1, "page"), (wait, loud)):
             unknown = dataclasses.replace(found, seen=found.since + lasted)
-            view = causes.judge(rules, memories() | {f"{host}/health": unknown}, {}, (), NOW + 100)
-            assert {key: one.severity for key, one in view.causes.items()} == {f"health:{host}": severity}
+            view = problems.judge(rules, subjects() | {f"{host}/health": unknown}, {}, (), NOW + 100)
+            assert {key: one.severity for key, one in view.problems.items()} == {f"health:{host}": severity}
         # a monitor that was away for a day doesn't know that it lasted
-        view = causes.judge(RULES, memories() | {f"{host}/health": found}, {}, (), NOW + 86400)
-        assert view.causes[f"health:{host}"].severity == "page"
+        view = problems.judge(RULES, subjects() | {f"{host}/health": found}, {}, (), NOW + 86400)
+        assert view.problems[f"health:{host}"].severity == "page"
 
 
 def test_a_dead_sshd_is_told_once_not_as_a_host_that_is_not_known() -> None:
-    unread = run(*[WARNING] * 300, why="unread", memory=run(UP))
-    assert keys(memories(mx2_ssh=bad(), mx2_health=unread)) == {"service:mx2/ssh": "notice"}
+    unread = run(*[WARNING] * 300, reason="unread", current=run(UP))
+    assert keys(subjects(mx2_ssh=bad(), mx2_health=unread)) == {"service:mx2/ssh": "notice"}
 
 
 def test_an_urgent_check_that_is_not_known_is_as_bad_as_a_failed_one() -> None:
     rules = monitor_support.settings(urgent_checks=["backup"])
-    found = memories() | {f"control1/check-{name}": bad("unread") for name in ("backup", "quarantine")}
-    view = causes.judge(rules, found, {}, (), NOW + 100)
+    found = subjects() | {f"control1/check-{name}": bad("unread") for name in ("backup", "quarantine")}
+    view = problems.judge(rules, found, {}, (), NOW + 100)
     # once, however many there are: the reason is one
-    assert {key: one.severity for key, one in view.causes.items()} == {"health:control1": "urgent"}
-    assert view.causes["health:control1"].title == "control1 backup: down (and 1 more)"
+    assert {key: one.severity for key, one in view.problems.items()} == {"health:control1": "urgent"}
+    assert view.problems["health:control1"].title == "control1 backup: down (and 1 more)"
 
 
 @pytest.mark.parametrize(
@@ -400,56 +415,58 @@ def test_an_urgent_check_that_is_not_known_is_as_bad_as_a_failed_one() -> None:
         ("check:mx2/backup", silent("mx2") | {"mx2/check-backup": bad()}, {"mx2/check-backup": run(UP)}),
     ],
 )
-def test_what_another_cause_hides_is_not_over(open_: str, hidden: dict[str, Memory], mended: dict[str, Memory]) -> None:
+def test_what_another_cause_hides_is_not_over(
+    open_: str, hidden: dict[str, SubjectState], mended: dict[str, SubjectState]
+) -> None:
     rules = monitor_support.settings(urgent_checks=["backup"])
-    view = causes.judge(rules, memories() | hidden, {}, (open_,), NOW + 100)
-    assert open_ not in view.causes
+    view = problems.judge(rules, subjects() | hidden, {}, (open_,), NOW + 100)
+    assert open_ not in view.problems
     assert view.behind == {open_}
-    over = causes.judge(rules, memories() | hidden | mended, {}, (open_,), NOW + 100)
-    assert (open_ in over.causes, over.behind) == (False, frozenset())
+    over = problems.judge(rules, subjects() | hidden | mended, {}, (open_,), NOW + 100)
+    assert (open_ in over.problems, over.behind) == (False, frozenset())
 
 
 def test_a_throttle_is_over_though_smtp_over_ipv6_is_down_for_long() -> None:
-    found = memories(mx1_smtp6=bad())
+    found = subjects(mx1_smtp6=bad())
     assert "throttled:mx1" in keys(found | {"mx1/smtp": bad("", THROTTLED)})
-    view = causes.judge(RULES, found, {}, ("throttled:mx1", "service:mx1/smtp6"), NOW + 100)
-    assert (set(view.causes), view.behind) == ({"service:mx1/smtp6"}, frozenset())
+    view = problems.judge(RULES, found, {}, ("throttled:mx1", "service:mx1/smtp6"), NOW + 100)
+    assert (set(view.problems), view.behind) == ({"service:mx1/smtp6"}, frozenset())
 
 
 def test_a_fleet_without_mxs_has_no_incident() -> None:
     rules = dataclasses.replace(RULES, hosts=tuple(host for host in RULES.hosts if host.role != "mx"))
-    assert causes.judge(rules, memories(), {}, ("fleet",), NOW + 100).behind == frozenset()
+    assert problems.judge(rules, subjects(), {}, ("fleet",), NOW + 100).behind == frozenset()
 
 
 def test_enough_accept_mail_again_only_when_that_was_seen() -> None:
-    found = memories(mx3_smtp=bad()) | vain("mx2/smtp")
-    view = causes.judge(RULES, found, {}, ("fleet",), NOW + 100)
-    assert "fleet" not in view.causes
+    found = subjects(mx3_smtp=bad()) | vain("mx2/smtp")
+    view = problems.judge(RULES, found, {}, ("fleet",), NOW + 100)
+    assert "fleet" not in view.problems
     assert view.behind == {"fleet"}
-    assert causes.judge(RULES, memories(mx3_smtp=bad()), {}, ("fleet",), NOW + 100).behind == frozenset()
+    assert problems.judge(RULES, subjects(mx3_smtp=bad()), {}, ("fleet",), NOW + 100).behind == frozenset()
 
 
 def test_overdue_canaries_are_urgent_unless_no_mx_takes_mail_anyway() -> None:
     rules = monitor_support.settings(urgent_checks=["canary"])
-    found = memories() | {"control1/check-canary": bad()}
-    view = causes.judge(rules, found, {}, (), NOW + 100)
-    assert view.causes["check:control1/canary"].severity == "urgent"
+    found = subjects() | {"control1/check-canary": bad()}
+    view = problems.judge(rules, found, {}, (), NOW + 100)
+    assert view.problems["check:control1/canary"].severity == "urgent"
     nobody = found | silent("mx1") | silent("mx2") | silent("mx3")
-    assert "check:control1/canary" in causes.judge(rules, nobody, {}, (), NOW + 100).causes["fleet"].about
+    assert "check:control1/canary" in problems.judge(rules, nobody, {}, (), NOW + 100).problems["fleet"].about
     some = found | silent("mx1") | silent("mx2")
-    assert "check:control1/canary" not in causes.judge(rules, some, {}, (), NOW + 100).causes["fleet"].about
+    assert "check:control1/canary" not in problems.judge(rules, some, {}, (), NOW + 100).problems["fleet"].about
 
 
 def test_health_is_not_mentioned_beside_a_nearer_cause() -> None:
     said = {"mx1/health": bad(), "mx1/check-queue": bad()}
-    assert list(keys(memories(mx1_smtp=bad()) | said)) == ["service:mx1/smtp"]
+    assert list(keys(subjects(mx1_smtp=bad()) | said)) == ["service:mx1/smtp"]
     told = {"check:mx1/queue": "notice", "health:mx1": "notice"}
-    assert keys(memories() | said) == told
-    assert keys(memories(mx1_ssh6=bad()) | said) == {"service:mx1/ssh6": "page", **told}
+    assert keys(subjects() | said) == told
+    assert keys(subjects(mx1_ssh6=bad()) | said) == {"service:mx1/ssh6": "page", **told}
 
 
 def test_what_its_own_check_says_of_a_service_just_back_is_from_before() -> None:
-    back = run(UP, UP, memory=bad())
+    back = run(UP, UP, current=bad())
     soon = back.changes[-1] + 60
     later = back.changes[-1] + complaints.LOOKS_AGAIN["smtp"] + RULES.interval + 1
     # who has a dead queue behind greets nobody, and check-queue looks every five minutes
@@ -460,94 +477,94 @@ def test_what_its_own_check_says_of_a_service_just_back_is_from_before() -> None
         ("rejected", soon, True),
     ):
         # only those two are looked at here; the others were seen just now
-        found = {name: dataclasses.replace(one, checked=now) for name, one in memories().items()}
+        found = {name: dataclasses.replace(one, checked=now) for name, one in subjects().items()}
         found |= {
             "mx2/smtp": dataclasses.replace(back, checked=now),
             f"mx2/check-{check}": dataclasses.replace(bad(), checked=now),
         }
-        assert (f"check:mx2/{check}" in causes.judge(RULES, found, {}, (), now).causes) is told
+        assert (f"check:mx2/{check}" in problems.judge(RULES, found, {}, (), now).problems) is told
 
 
 def test_offline_there_is_one_cause_and_what_was_open_stays() -> None:
-    found = memories(mx2_smtp=bad(), control1_ssh=bad(), uplink=bad(SILENT))
+    found = subjects(mx2_smtp=bad(), control1_ssh=bad(), uplink=bad(SILENT))
     assert set(keys(found)) == {"uplink"}
     assert set(keys(found, ["service:mx2/smtp"])) == {"uplink", "service:mx2/smtp"}
 
 
 def test_maintenance_mutes_a_host_but_not_the_fleet() -> None:
     at_work = {"owner": "ops", "reason": "disk", "until": NOW + 999}
-    found = memories() | silent("mx1") | {"mx2/smtp": bad()}
+    found = subjects() | silent("mx1") | {"mx2/smtp": bad()}
     seen = keys(found, mx1=at_work)
     assert seen == {"host:mx1": "page", "service:mx2/smtp": "notice", "fleet": "urgent"}
 
 
 def test_a_host_that_comes_back_stays_one_incident_for_an_interval() -> None:
-    found = memories() | silent("mx1")
-    back = run(UP, UP, memory=bad(SILENT))
+    found = subjects() | silent("mx1")
+    back = run(UP, UP, current=bad(SILENT))
     found["mx1/ssh"] = back
     now = back.since + RULES.interval - 1
     open_ = ["host:mx1"]
-    assert set(causes.judge(RULES, found, {}, open_, now).causes) == {"host:mx1"}
-    later = causes.judge(RULES, found, {}, open_, now + 5).causes
+    assert set(problems.judge(RULES, found, {}, open_, now).problems) == {"host:mx1"}
+    later = problems.judge(RULES, found, {}, open_, now + 5).problems
     assert "host:mx1" not in later
     assert "service:mx1/smtp" in later
 
 
 def test_before_the_first_looks_nothing_is_wrong() -> None:
-    view = causes.judge(RULES, {}, {}, (), NOW)
-    assert view.causes == {}
+    view = problems.judge(RULES, {}, {}, (), NOW)
+    assert view.problems == {}
     assert view.state == UNKNOWN
 
 
-def vain(service: str, memory: Memory | None = None) -> dict[str, Memory]:
+def vain(service: str, current: SubjectState | None = None) -> dict[str, SubjectState]:
     """Looks that saw nothing for ten minutes, up to when the view is judged."""
-    found = run(*[UNKNOWN] * 60, memory=memory or run(UP))
+    found = run(*[UNKNOWN] * 60, current=current or run(UP))
     return {service: dataclasses.replace(found, seen=found.seen - 600, checked=found.checked - 600)}
 
 
 @pytest.mark.parametrize("service", ["mx1/relay", "dns/mx", "control1/panel", "mx1/ssh"])
 def test_what_is_looked_at_in_vain_is_not_shown_as_good(service: str) -> None:
     host = service.partition("/")[0]
-    found = memories() | vain(service)
+    found = subjects() | vain(service)
     if service == "mx1/relay":  # every ten intervals
         found[service] = dataclasses.replace(found[service], seen=NOW - 7200)
-    view = causes.judge(RULES, found, {}, (), NOW + 100)
-    assert {key: one.severity for key, one in view.causes.items()} == {f"unknown:{service}": "page"}
+    view = problems.judge(RULES, found, {}, (), NOW + 100)
+    assert {key: one.severity for key, one in view.problems.items()} == {f"unknown:{service}": "page"}
     assert view.hosts[host].state == (UNKNOWN if service == "dns/mx" else WARNING)
-    assert "not known since" in view.hosts[host].words
+    assert "not known since" in view.hosts[host].message
     assert view.state == WARNING
     assert view.sentence != "All 3 MXs accept mail. All is well."
 
 
 def test_a_nearer_cause_explains_why_relaying_is_not_known() -> None:
-    found = memories(mx1_smtp=bad(), mx1_smtp6=bad()) | vain("mx1/relay")
+    found = subjects(mx1_smtp=bad(), mx1_smtp6=bad()) | vain("mx1/relay")
     found["mx1/relay"] = dataclasses.replace(found["mx1/relay"], seen=NOW - 7200)
     assert set(keys(found)) == {"service:mx1/smtp", "service:mx1/smtp6"}
 
 
 def test_an_mx_of_which_nothing_is_known_is_not_counted_as_accepting() -> None:
-    found = memories() | vain("mx2/smtp")
-    view = causes.judge(RULES, found, {}, (), NOW + 100)
+    found = subjects() | vain("mx2/smtp")
+    view = problems.judge(RULES, found, {}, (), NOW + 100)
     assert (view.accepting, view.state, view.sentence) == (2, UNKNOWN, "Nothing is known at the moment of mx2.")
     assert view.hosts["mx2"].state == UNKNOWN
-    assert "fleet" not in view.causes  # nor is it an alarm
-    blind = causes.judge(RULES, found | vain("mx3/smtp"), {}, (), NOW + 100)
-    assert blind.causes["unknown:fleet"].severity == "notice"
-    assert blind.causes["unknown:fleet"].title.endswith("not known of mx2, mx3")
+    assert "fleet" not in view.problems  # nor is it an alarm
+    blind = problems.judge(RULES, found | vain("mx3/smtp"), {}, (), NOW + 100)
+    assert blind.problems["unknown:fleet"].severity == "notice"
+    assert blind.problems["unknown:fleet"].title.endswith("not known of mx2, mx3")
 
 
 def test_what_is_wrong_stays_wrong_while_nothing_is_known() -> None:
-    found = memories(mx2_smtp=bad(), mx3_smtp=bad())
+    found = subjects(mx2_smtp=bad(), mx3_smtp=bad())
     later = NOW + 86400  # the monitor was away for a day
-    view = causes.judge(RULES, found, {}, ("fleet",), later)
-    assert view.causes["fleet"].severity == "urgent"
+    view = problems.judge(RULES, found, {}, ("fleet",), later)
+    assert view.problems["fleet"].severity == "urgent"
     assert {one.state for one in view.hosts.values()} == {UNKNOWN}
     assert (view.accepting, view.state) == (0, UNKNOWN)
 
 
 def test_known_trouble_counts_before_what_is_not_known() -> None:
-    found = memories(mx2_smtp=bad(), mx3_smtp=bad()) | vain("mx1/smtp") | vain("mx1/smtp6")
-    view = causes.judge(RULES, found, {}, (), NOW + 100)
+    found = subjects(mx2_smtp=bad(), mx3_smtp=bad()) | vain("mx1/smtp") | vain("mx1/smtp6")
+    view = problems.judge(RULES, found, {}, (), NOW + 100)
     assert (view.state, view.sentence) == (DOWN, "None of 3 MXs are known to accept mail; 2 must.")
 
 
@@ -841,14 +858,14 @@ def test_a_certificate_is_told_at_each_of_its_days_once() -> None:
     for half in range(32, -3, -1):
         left, now = half / 2 * 86400, NOW - half / 2 * 86400
         warns = left < RULES.cert_warning_days * 86400
-        why, words = (states.EXPIRED if left <= 0 else ""), f"certificate expires in {half / 2:g} days"
-        look = Look("mx2/smtp", now - 1, now, WARNING if warns else UP, words, why, expires=NOW)
-        memory = states.advance(run(UP), look, RULES)
-        view = causes.judge(RULES, memories(mx2_smtp=memory), {}, (), now)
-        for cause in view.causes.values():
-            alert = engine.fresh_alert(story.alerts.get(1, Alert(noticed=now)), cause)
+        reason, message = (states.EXPIRED if left <= 0 else ""), f"certificate expires in {half / 2:g} days"
+        result = ProbeResult("mx2/smtp", now - 1, now, WARNING if warns else UP, message, reason, expires=NOW)
+        current = states.advance(run(UP), result, RULES)
+        view = problems.judge(RULES, subjects(mx2_smtp=current), {}, (), now)
+        for problem in view.problems.values():
+            alert = engine.fresh_alert(story.alerts.get(1, Alert(noticed=now)), problem)
             story.alerts[1] = Alert.of(json.loads(json.dumps(alert.as_json())))  # a kill -9 in between
-            one = incident(1, cause.key, cause.severity, title=cause.title)
+            one = incident(1, problem.key, problem.severity, title=problem.title)
             for later in (0, alerts.GROUP + 1):
                 told += [(half / 2, draft.severity) for draft in story.at(now - NOW + later, one)]
     assert told == [(10.0, "notice"), (3.0, "notice"), (0.0, "notice")]
@@ -893,8 +910,8 @@ GSM = set("@$_!\"#%&'()*+,-./0123456789:;<=>?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghi
 
 
 @given(st.text(max_size=400), st.integers(4, 160))
-def test_every_text_is_plain_gsm_within_its_limit(words: str, limit: int) -> None:
-    made = texts.gsm7(words, limit)
+def test_every_text_is_plain_gsm_within_its_limit(message: str, limit: int) -> None:
+    made = texts.gsm7(message, limit)
     assert len(made) <= limit
     assert set(made) <= GSM
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from mf_monitor import settings
-from mf_monitor.judging.states import DOWN, UNKNOWN, UP, Look
+from mf_monitor.judging.states import DOWN, UNKNOWN, UP, ProbeResult
 from mf_monitor.probing import probes
 
 pytest.importorskip("dns", reason="dnspython is missing; run: make venv")
@@ -19,7 +19,7 @@ import dns.rdatatype
 import dns.rrset
 
 
-def ask(domain: str, *answers: str, root: bool = True) -> Look:
+def ask(domain: str, *answers: str, root: bool = True) -> ProbeResult:
     """A look at a domain's MX records in such a DNS: lines of a zone file, or ``SERVFAIL``, or ``silence``."""
 
     class Server(asyncio.DatagramProtocol):
@@ -45,7 +45,7 @@ def ask(domain: str, *answers: str, root: bool = True) -> Look:
                     reply.answer.append(dns.rrset.from_text(question.name, 60, "IN", kind, *found))
             self.transport.sendto(reply.to_wire(), address)
 
-    async def go() -> Look:
+    async def go() -> ProbeResult:
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_datagram_endpoint(Server, local_addr=("127.0.0.1", 0))
         resolver = dns.asyncresolver.Resolver(configure=False)
@@ -54,9 +54,9 @@ def ask(domain: str, *answers: str, root: bool = True) -> Look:
         chosen = settings.parse({"timeout": 1.0, "domains": [domain], "resolvers": ["127.0.0.1"], "hosts": hosts})
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(dns.asyncresolver, "Resolver", lambda **_: resolver)
-            look = await probes.look(chosen.hosts[0].services[0], probes.World.of(chosen))
+            result = await probes.probe(chosen.hosts[0].services[0], probes.World.of(chosen))
         transport.close()
-        return look
+        return result
 
     return asyncio.run(go())
 
@@ -73,11 +73,11 @@ def ask(domain: str, *answers: str, root: bool = True) -> Look:
     ],
 )
 def test_mx_records(answers: tuple[str, ...], state: str, said: str) -> None:
-    look = ask("x.example", *answers)
-    assert (look.state, said in look.words) == (state, True), look.words
+    result = ask("x.example", *answers)
+    assert (result.state, said in result.message) == (state, True), result.message
 
 
 @pytest.mark.parametrize("answer", ["SERVFAIL", "silence"])
 def test_resolvers_that_know_nothing_at_all_say_nothing_of_a_domain(answer: str) -> None:
-    look = ask("x.example", answer, root=False)
-    assert (look.state, look.words) == (UNKNOWN, "the resolvers don't answer")
+    result = ask("x.example", answer, root=False)
+    assert (result.state, result.message) == (UNKNOWN, "the resolvers don't answer")

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mf_monitor import settings
-from mf_monitor.judging.states import DOWN, EXPIRED, REFUSED, SILENT, UNKNOWN, UP, WARNING, WRONG, Look
-from mf_monitor.probing import certificate, hosthealth, probes, uplink
+from mf_monitor.judging.states import DOWN, EXPIRED, REFUSED, SILENT, UNKNOWN, UP, WARNING, WRONG, ProbeResult
+from mf_monitor.probing import certificate, connectivity, hosthealth, probes
 from monitor_targets import Talk, Target, says, smtp
 
 LIMIT = 1.0
@@ -27,18 +27,20 @@ SLACK = 6.0  # seconds; a probe without a deadline never ends, and a busy machin
 HOSTILE = b"220 <script>alert(1)</script> \x1b[2J\x07 \xff\xfe\r\n"
 
 
-def probe(talk: Talk, entry: dict[str, Any], limit: float = LIMIT, address: str = "127.0.0.1") -> tuple[Look, float]:
+def probe(
+    talk: Talk, entry: dict[str, Any], limit: float = LIMIT, address: str = "127.0.0.1"
+) -> tuple[ProbeResult, float]:
     """One look at such a target, and how long it took."""
 
-    async def go() -> tuple[Look, float]:
+    async def go() -> tuple[ProbeResult, float]:
         target = await Target(talk, address).start()
         try:
             service = {"port": target.port, **entry}
             raw = {"timeout": limit, "hosts": [{"name": "mx1", "address": address, "services": [service]}]}
             chosen = settings.parse(raw)
             started = time.monotonic()
-            look = await probes.look(chosen.hosts[0].services[0], probes.World.of(chosen))
-            return look, time.monotonic() - started
+            result = await probes.probe(chosen.hosts[0].services[0], probes.World.of(chosen))
+            return result, time.monotonic() - started
         finally:
             await target.stop()
 
@@ -77,17 +79,17 @@ def http(*lines: str, body: str = "") -> Talk:
 
 
 def test_smtp_that_greets() -> None:
-    look, _ = probe(smtp(), {"kind": "smtp"})
-    assert (look.state, look.words) == (UP, "greets")
-    assert look.latency is not None
-    assert 0 < look.latency < 1000
+    result, _ = probe(smtp(), {"kind": "smtp"})
+    assert (result.state, result.message) == (UP, "greets")
+    assert result.latency is not None
+    assert 0 < result.latency < 1000
 
 
 def test_a_whole_transaction() -> None:
     entry = {"kind": "smtp", "canary": "canary@mx1.mf.invalid"}
-    assert probe(smtp(RCPT=b"250 ok\r\n"), entry)[0].words == "accepts mail"
+    assert probe(smtp(RCPT=b"250 ok\r\n"), entry)[0].message == "accepts mail"
     refused, _ = probe(smtp(RCPT=b"250 ok\r\n", DOT=b"554 no\r\n"), entry)
-    assert (refused.state, refused.words) == (DOWN, "554 at message: no")
+    assert (refused.state, refused.message) == (DOWN, "554 at message: no")
 
 
 def test_ssh_and_tcp() -> None:
@@ -97,15 +99,15 @@ def test_ssh_and_tcp() -> None:
 
 
 def test_ipv6() -> None:
-    look, _ = probe(smtp(), {"kind": "smtp"}, address="::1")
-    assert look.state == UP
+    result, _ = probe(smtp(), {"kind": "smtp"}, address="::1")
+    assert result.state == UP
 
 
 def test_http() -> None:
     good = http("HTTP/1.1 200 OK", "Content-Length: 7", body="Sign in")
     assert probe(good, {"kind": "http", "contains": "Sign in"})[0].state == UP
     assert probe(good, {"kind": "http", "contains": "Welcome"})[0].state == DOWN
-    assert probe(http("HTTP/1.1 503 no", "Content-Length: 0"), {"kind": "http"})[0].words == "HTTP 503"
+    assert probe(http("HTTP/1.1 503 no", "Content-Length: 0"), {"kind": "http"})[0].message == "HTTP 503"
     assert probe(http("HTTP/1.1 401 no", "Content-Length: 0"), {"kind": "http", "status": 401})[0].state == UP
 
 
@@ -128,11 +130,11 @@ def test_an_open_relay_is_found_and_nothing_is_sent_through_it() -> None:
             heard.append(line)
             writer.write(b"250 ok\r\n")
 
-    look, _ = probe(relay, {"kind": "relay"})
-    assert look.state == DOWN
-    assert "OPEN RELAY" in look.words
+    result, _ = probe(relay, {"kind": "relay"})
+    assert result.state == DOWN
+    assert "OPEN RELAY" in result.message
     assert not [line for line in heard if line.startswith((b"DATA", b"BDAT"))]
-    assert probe(smtp(), {"kind": "relay"})[0].words == "refuses: 550 relaying denied"
+    assert probe(smtp(), {"kind": "relay"})[0].message == "refuses: 550 relaying denied"
     assert probe(smtp(GREETING=b"421 busy\r\n"), {"kind": "relay"})[0].state == UNKNOWN
 
 
@@ -146,19 +148,21 @@ def test_a_relay_that_takes_only_recipients_that_exist_is_found() -> None:
             unknown = re.search(rb"^RCPT .*[@.](invalid|test|example(\.(com|net|org))?)>", line)
             writer.write(b"550 no such domain\r\n" if unknown else b"250 ok\r\n")
 
-    look, _ = probe(verifies, {"kind": "relay"})
-    assert (look.state, "OPEN RELAY: takes mail for postmaster@iana.org" in look.words) == (DOWN, True), look.words
+    result, _ = probe(verifies, {"kind": "relay"})
+    assert (result.state, "OPEN RELAY: takes mail for postmaster@iana.org" in result.message) == (DOWN, True), (
+        result.message
+    )
     assert [line.strip() for line in heard][-2:] == [b"RSET", b"QUIT"]
     chosen = {"kind": "relay", "recipient": "postmaster@mail.example"}
-    assert probe(verifies, chosen)[0].words == "refuses: 550 no such domain"
+    assert probe(verifies, chosen)[0].message == "refuses: 550 no such domain"
 
 
 def test_relaying_that_could_not_be_asked_is_not_known() -> None:
     unresolvable = {"kind": "relay", "sender": "probe@nowhere.invalid"}
-    look, _ = probe(smtp(MAIL=b"550 sender's domain does not resolve\r\n"), unresolvable)
-    assert (look.state, look.words) == (UNKNOWN, "not asked: 550 at MAIL: sender's domain does not resolve")
-    look, _ = probe(smtp(RCPT=b"451 come again\r\n"), {"kind": "relay"})
-    assert (look.state, look.words) == (UNKNOWN, "not answered: 451 come again")
+    result, _ = probe(smtp(MAIL=b"550 sender's domain does not resolve\r\n"), unresolvable)
+    assert (result.state, result.message) == (UNKNOWN, "not asked: 550 at MAIL: sender's domain does not resolve")
+    result, _ = probe(smtp(RCPT=b"451 come again\r\n"), {"kind": "relay"})
+    assert (result.state, result.message) == (UNKNOWN, "not answered: 451 come again")
 
 
 def test_relaying_is_asked_for_as_nobody_and_as_somebody_whose_domain_exists() -> None:
@@ -172,16 +176,16 @@ def test_relaying_is_asked_for_as_nobody_and_as_somebody_whose_domain_exists() -
             loose = b"MAIL FROM:<postmaster@customer.example>\r\n" in heard
             writer.write(b"550 no\r\n" if line.startswith(b"RCPT") and not loose else b"250 ok\r\n")
 
-    async def go() -> Look:
+    async def go() -> ProbeResult:
         target = await Target(picky).start()
         services = [{"kind": "relay", "port": target.port}]
         raw = {"domains": ["customer.example"], "hosts": [{"name": "a", "address": "127.0.0.1", "services": services}]}
         chosen = settings.parse(raw)
-        look = await probes.look(chosen.hosts[1].services[0], probes.World.of(chosen))
+        result = await probes.probe(chosen.hosts[1].services[0], probes.World.of(chosen))
         await target.stop()
-        return look
+        return result
 
-    assert "OPEN RELAY" in asyncio.run(go()).words
+    assert "OPEN RELAY" in asyncio.run(go()).message
     assert next(line for line in heard if line.startswith(b"MAIL")) == b"MAIL FROM:<>\r\n"
 
 
@@ -189,7 +193,7 @@ def test_relaying_is_asked_for_as_nobody_and_as_somebody_whose_domain_exists() -
 
 
 @pytest.mark.parametrize(
-    ("talk", "kind", "why", "said"),
+    ("talk", "kind", "reason", "said"),
     [
         (says(b"", hold=True), "smtp", SILENT, "no answer"),
         (drip, "smtp", SILENT, "silence at greeting"),
@@ -204,15 +208,15 @@ def test_relaying_is_asked_for_as_nobody_and_as_somebody_whose_domain_exists() -
         (flood, "http", WRONG, "a header without end"),
     ],
 )
-def test_bad_targets_end_in_time_as_a_look(talk: Talk, kind: str, why: str, said: str) -> None:
-    look, took = probe(talk, {"kind": kind})
-    assert look.state == DOWN
-    assert said in look.words
+def test_bad_targets_end_in_time_as_a_look(talk: Talk, kind: str, reason: str, said: str) -> None:
+    result, took = probe(talk, {"kind": kind})
+    assert result.state == DOWN
+    assert said in result.message
     assert took < LIMIT + SLACK
-    assert look.words.isascii()
-    assert look.words.isprintable()
+    assert result.message.isascii()
+    assert result.message.isprintable()
     if kind != "http":
-        assert look.why == why
+        assert result.reason == reason
 
 
 def test_nobody_listens() -> None:
@@ -224,16 +228,16 @@ def test_nobody_listens() -> None:
         "hosts": [{"name": "a", "address": "127.0.0.1", "services": [{"kind": "smtp", "port": port}]}],
     }
     chosen = settings.parse(raw)
-    look = asyncio.run(probes.look(chosen.hosts[0].services[0], probes.World.of(chosen)))
-    assert (look.why, look.words) == (REFUSED, "connection refused")
+    result = asyncio.run(probes.probe(chosen.hosts[0].services[0], probes.World.of(chosen)))
+    assert (result.reason, result.message) == (REFUSED, "connection refused")
 
 
 @pytest.mark.parametrize(
     "where", ["/", "//[::1", "ftp://elsewhere/", "http://127.0.0.1:1/", "x\tx", "http://" + "a" * 5000 + "/"]
 )
 def test_redirects_come_to_an_end(where: str) -> None:
-    look, took = probe(http("HTTP/1.1 302 Found", f"Location: {where}", "Content-Length: 0"), {"kind": "http"})
-    assert look.state == DOWN
+    result, took = probe(http("HTTP/1.1 302 Found", f"Location: {where}", "Content-Length: 0"), {"kind": "http"})
+    assert result.state == DOWN
     assert took < LIMIT + SLACK
 
 
@@ -249,7 +253,7 @@ def test_a_redirect_at_a_bare_ipv6_address(where: str) -> None:
         writer.write((good if b"GET /sign-in " in heard[-1] else moved).encode())
         await writer.drain()
 
-    assert probe(talk, {"kind": "http"}, address="::1")[0].words == "HTTP 200"
+    assert probe(talk, {"kind": "http"}, address="::1")[0].message == "HTTP 200"
     assert [b"\r\nHost: [::1]\r\n" in request for request in heard] == [True, True]
 
 
@@ -257,7 +261,7 @@ def test_a_name_with_fifty_addresses_is_tried_at_a_few(monkeypatch: pytest.Monke
     many: list[Any] = [(socket.AF_INET, 1, 6, "", (f"127.8.0.{number}", 1)) for number in range(50)]
     many += [(socket.AF_INET6, 1, 6, "", ("::1", 1, 0, 0))]
 
-    async def resolve(self: object, *words: object, **named: object) -> list[Any]:
+    async def resolve(self: object, *argv: object, **named: object) -> list[Any]:
         return many
 
     monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "getaddrinfo", resolve)
@@ -280,7 +284,7 @@ def test_a_name_with_fifty_addresses_is_tried_at_a_few(monkeypatch: pytest.Monke
 def test_a_resolver_that_fails_is_no_fault_of_the_target(
     monkeypatch: pytest.MonkeyPatch, kind: str, code: int | None, state: str, said: str
 ) -> None:
-    async def resolve(self: object, *words: object, **named: object) -> list[Any]:
+    async def resolve(self: object, *argv: object, **named: object) -> list[Any]:
         if code is None:
             await asyncio.sleep(60)
         raise socket.gaierror(code, "in these words")
@@ -288,10 +292,10 @@ def test_a_resolver_that_fails_is_no_fault_of_the_target(
     monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "getaddrinfo", resolve)
     raw = {"timeout": 0.3, "hosts": [{"name": "a", "address": "mx1.example", "services": [{"kind": kind, "port": 1}]}]}
     chosen = settings.parse(raw)
-    look = asyncio.run(probes.look(chosen.hosts[0].services[0], probes.World.of(chosen)))
+    result = asyncio.run(probes.probe(chosen.hosts[0].services[0], probes.World.of(chosen)))
     if kind == "relay" and state == DOWN:  # that is for the smtp service to say
         state, said = UNKNOWN, f"not asked: {said}"
-    assert (look.state, said in look.words) == (state, True), look.words
+    assert (result.state, said in result.message) == (state, True), result.message
 
 
 # --- TLS
@@ -300,9 +304,9 @@ def test_a_resolver_that_fails_is_no_fault_of_the_target(
 def certify(folder: Path, *options: str) -> tuple[str, str]:
     """A self-signed certificate with such options of openssl."""
     key, crt = str(folder / "key.pem"), str(folder / "crt.pem")
-    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
     subprocess.run(
-        [*words, "-keyout", key, "-out", crt, "-subj", "/CN=mx1", *options], check=True, capture_output=True, timeout=60
+        [*argv, "-keyout", key, "-out", crt, "-subj", "/CN=mx1", *options], check=True, capture_output=True, timeout=60
     )
     return key, crt
 
@@ -330,17 +334,17 @@ def starttls(key: str, crt: str) -> Talk:
 )
 def test_the_certificate_behind_starttls(tmp_path: Path, days: str, state: str, said: str) -> None:
     key, crt = certify(tmp_path, "-days", days)
-    look, _ = probe(starttls(key, crt), {"kind": "smtp"}, limit=5)
-    assert look.state == state
-    assert said in look.words
-    assert look.expires is not None
-    assert abs(look.expires - time.time() - int(days) * 86400) < 120
+    result, _ = probe(starttls(key, crt), {"kind": "smtp"}, limit=5)
+    assert result.state == state
+    assert said in result.message
+    assert result.expires is not None
+    assert abs(result.expires - time.time() - int(days) * 86400) < 120
 
 
 @pytest.mark.parametrize("word", ["off", False])  # what YAML makes of off
 def test_starttls_that_is_offered_and_not_wanted_is_no_warning(word: object) -> None:
-    look, _ = probe(smtp(EHLO=b"250-here\r\n250 STARTTLS\r\n"), {"kind": "smtp", "starttls": word})
-    assert (look.state, look.words) == (UP, "greets")
+    result, _ = probe(smtp(EHLO=b"250-here\r\n250 STARTTLS\r\n"), {"kind": "smtp", "starttls": word})
+    assert (result.state, result.message) == (UP, "greets")
 
 
 def test_an_expired_certificate(tmp_path: Path) -> None:
@@ -349,8 +353,8 @@ def test_an_expired_certificate(tmp_path: Path) -> None:
     later = probes.World(chosen, ssl.create_default_context(), ssl.create_default_context(), lambda: time.time() + 2e5)
     der = ssl.PEM_cert_to_DER_cert(Path(crt).read_text())
     found = probes._dated(der, later, "greets")
-    assert (found.state, found.why) == (WARNING, EXPIRED)
-    assert "expired" in found.words
+    assert (found.state, found.reason) == (WARNING, EXPIRED)
+    assert "expired" in found.message
     assert key
 
 
@@ -366,18 +370,18 @@ def test_broken_tls_is_a_look() -> None:
                 return
             writer.write(b"250-here\r\n250 STARTTLS\r\n")
 
-    look, _ = probe(talk, {"kind": "smtp"})
-    assert look.state == DOWN
-    assert "TLS" in look.words
+    result, _ = probe(talk, {"kind": "smtp"})
+    assert result.state == DOWN
+    assert "TLS" in result.message
 
 
 def test_what_is_said_before_tls_begins_is_not_believed() -> None:
     talk = smtp(EHLO=b"250-here\r\n250 STARTTLS\r\n", STAR=b"220 go\r\n250 injected\r\n")
-    assert "before TLS began" in probe(talk, {"kind": "smtp"})[0].words
+    assert "before TLS began" in probe(talk, {"kind": "smtp"})[0].message
 
 
 def test_starttls_may_be_required() -> None:
-    assert "offers no STARTTLS" in probe(smtp(), {"kind": "smtp", "starttls": "required"})[0].words
+    assert "offers no STARTTLS" in probe(smtp(), {"kind": "smtp", "starttls": "required"})[0].message
 
 
 @given(st.binary(max_size=300))
@@ -392,7 +396,7 @@ def test_no_cut_of_a_certificate_is_an_error(tmp_path: Path) -> None:
     assert all(certificate.not_after(der[:end]) is None for end in range(len(der)))
 
 
-# --- uplink and health
+# --- connectivity and health
 
 WHOLE = (
     b'{"status": "OK", "throttled": false, "refusing": false, "leases": [], "problems": [], "checks": {}, '
@@ -404,7 +408,7 @@ def verdict(make: Callable[[Target], list[str]]) -> bool:
     async def go() -> bool:
         target = await Target(says(b"")).start()
         chosen = settings.parse({"timeout": LIMIT, "references": make(target)})
-        found = await uplink.Uplink(chosen, probes.World.of(chosen)).after(time.monotonic())
+        found = await connectivity.ConnectivityCheck(chosen, probes.World.of(chosen)).after(time.monotonic())
         await target.stop()
         return found.up
 
@@ -467,10 +471,10 @@ def reading(record: dict[str, Any] | None) -> hosthealth.Reading:
 def test_vital_checks_are_looks_of_their_own_and_bad_when_they_are_not_known() -> None:
     record = monitor_support.health_record("control1", "control", 0.0)
     record["checks"]["backup"]["status"] = "UNKNOWN"
-    found = {look.subject: look.state for look in hosthealth.looks(reading(record), ("backup",), ())}
+    found = {result.subject: result.state for result in hosthealth.results(reading(record), ("backup",), ())}
     assert found == {"control1/check-backup": DOWN, "control1/health": WARNING}
-    (unread,) = hosthealth.looks(reading(None), ("backup",), ("backup",))
-    assert (unread.subject, unread.state, unread.why) == ("control1/health", WARNING, "unread")
+    (unread,) = hosthealth.results(reading(None), ("backup",), ("backup",))
+    assert (unread.subject, unread.state, unread.reason) == ("control1/health", WARNING, "unread")
 
 
 @pytest.mark.parametrize(
@@ -489,34 +493,34 @@ def test_vital_checks_are_looks_of_their_own_and_bad_when_they_are_not_known() -
 def test_canaries_are_urgent_when_all_of_them_are_overdue(status: str, metrics: dict[str, Any], state: str) -> None:
     record = monitor_support.health_record("control1", "control", 0.0)
     record["checks"]["canary"] = {**record["checks"]["backup"], "status": status, "metrics": metrics}
-    found = {look.subject: look.state for look in hosthealth.looks(reading(record), ("canary",), ())}
+    found = {result.subject: result.state for result in hosthealth.results(reading(record), ("canary",), ())}
     assert found["control1/check-canary"] == state
 
 
 def test_a_host_that_does_not_know_its_checks_is_not_well() -> None:
     record = monitor_support.health_record("control1", "control", 0.0)
     lost = {**record, "checks": {}, "status": "UNKNOWN", "problems": ["/mf/etc/mf.json is damaged"]}
-    found = {one.subject: one for one in hosthealth.looks(reading(lost), ("backup",), ("backup",))}
+    found = {one.subject: one for one in hosthealth.results(reading(lost), ("backup",), ("backup",))}
     assert {name: one.state for name, one in found.items()} == {
         "control1/check-backup": DOWN,
         "control1/health": WARNING,
     }
-    assert all("mf.json is damaged" in one.words for one in found.values())
+    assert all("mf.json is damaged" in one.message for one in found.values())
     del record["checks"]["backup"]
-    found = {one.subject: one for one in hosthealth.looks(reading(record), ("backup",), ("backup",))}
+    found = {one.subject: one for one in hosthealth.results(reading(record), ("backup",), ("backup",))}
     assert {name: one.state for name, one in found.items()} == {
         "control1/check-backup": WARNING,
         "control1/health": UP,
     }
     wrong = {**record, "status": "CRITICAL", "throttled": True, "problems": ["throttled, but NOT refusing new mail"]}
-    assert hosthealth.looks(reading(wrong), (), ())[-1].state == DOWN
+    assert hosthealth.results(reading(wrong), (), ())[-1].state == DOWN
     plain = {**record, "status": "WARNING", "throttled": True, "problems": ["throttled, accepting mail"]}
-    assert hosthealth.looks(reading(plain), (), ())[-1].state == UP
+    assert hosthealth.results(reading(plain), (), ())[-1].state == UP
 
 
 def test_the_ssh_command_believes_nothing_but_its_options() -> None:
     access = settings.HealthAccess("mf-health", "/key", "/known", "/run/x")
-    words = hosthealth.command(access, monitor_support.settings().hosts[1], keep=True, limit=10)
-    assert words[:3] == ["/usr/bin/ssh", "-F", "none"]
-    assert {"StrictHostKeyChecking=yes", "KexAlgorithms=^curve25519-sha256"} <= set(words)
-    assert words[-3:] == ["--", "mf-health@192.0.2.11", "health"]
+    message = hosthealth.command(access, monitor_support.settings().hosts[1], keep=True, limit=10)
+    assert message[:3] == ["/usr/bin/ssh", "-F", "none"]
+    assert {"StrictHostKeyChecking=yes", "KexAlgorithms=^curve25519-sha256"} <= set(message)
+    assert message[-3:] == ["--", "mf-health@192.0.2.11", "health"]

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from mf import state
 from mf_monitor import engine
-from mf_monitor.judging import causes, states
-from mf_monitor.judging.states import Memory
+from mf_monitor.judging import problems, states
+from mf_monitor.judging.states import SubjectState
 from mf_monitor.probing import hosthealth
 from mf_monitor.store import Store
 
@@ -35,8 +35,8 @@ PAGE_ONLY = {
 }
 
 
-def up() -> Memory:
-    return Memory(state=states.UP, since=NOW - 9999, checked=NOW, seen=NOW)
+def up() -> SubjectState:
+    return SubjectState(state=states.UP, since=NOW - 9999, checked=NOW, seen=NOW)
 
 
 def told(host: str, record: dict[str, Any] | None, lasts: float = 700.0, before: bool = True) -> dict[str, str]:
@@ -51,17 +51,17 @@ def told(host: str, record: dict[str, Any] | None, lasts: float = 700.0, before:
         parsed = None if said is None else hosthealth.parse(json.dumps(said).encode())
         assert said is None or parsed is not None
         reading = hosthealth.Reading(host, at, at, parsed, "ssh doesn't let us in")
-        for look in hosthealth.looks(reading, vital, known):
-            found[look.subject] = states.advance(found.get(look.subject, Memory()), look, RULES)
-            if look.subject.startswith(hosthealth.subject(host, "")):
-                known.add(look.subject.removeprefix(hosthealth.subject(host, "")))
+        for result in hosthealth.results(reading, vital, known):
+            found[result.subject] = states.advance(found.get(result.subject, SubjectState()), result, RULES)
+            if result.subject.startswith(hosthealth.check_subject(host, "")):
+                known.add(result.subject.removeprefix(hosthealth.check_subject(host, "")))
         at += RULES.interval
     # the services were looked at meanwhile
     for service in (one.subject for other in RULES.hosts for one in other.services):
         found[service] = dataclasses.replace(found[service], checked=at, seen=at)
-    view = causes.judge(RULES, found, {}, (), at)
+    view = problems.judge(RULES, found, {}, (), at)
     assert not before or view.hosts[host].state == states.WARNING
-    return {key: one.severity for key, one in view.causes.items()}
+    return {key: one.severity for key, one in view.problems.items()}
 
 
 def says(host: str, check: str, status: str, metrics: dict[str, Any] | None = None, **changed: Any) -> dict[str, Any]:
@@ -146,12 +146,12 @@ def test_what_is_wrong_already_hides_no_other_check() -> None:
     record = says("mx1", "queue", state.CRITICAL)
     record["checks"]["smtp"] = {**record["checks"]["queue"], "summary": "STARTTLS is broken"}
     assert told("mx1", record, 3 * RULES.interval) == {"check:mx1/queue": "notice", "check:mx1/smtp": "notice"}
-    flaps = Memory(states.DOWN, NOW, "full", flapping=NOW, changes=(NOW,) * 3, checked=NOW, seen=NOW)
-    other = dataclasses.replace(flaps, flapping=None, changes=(), words="STARTTLS is broken")
+    flaps = SubjectState(states.DOWN, NOW, "full", flapping=NOW, changes=(NOW,) * 3, checked=NOW, seen=NOW)
+    other = dataclasses.replace(flaps, flapping=None, changes=(), message="STARTTLS is broken")
     found = {"mx1/check-queue": flaps, "mx1/check-smtp": other, "mx1/smtp": up(), "mx1/ssh": up()}
-    view = causes.judge(RULES, found, {}, (), NOW + 60)
-    assert view.causes["check:mx1/queue"].title == "mx1 queue is flapping, 3 changes: full"
-    assert view.causes["check:mx1/smtp"].title == "mx1 says: smtp CRITICAL: STARTTLS is broken"
+    view = problems.judge(RULES, found, {}, (), NOW + 60)
+    assert view.problems["check:mx1/queue"].title == "mx1 queue is flapping, 3 changes: full"
+    assert view.problems["check:mx1/smtp"].title == "mx1 says: smtp CRITICAL: STARTTLS is broken"
 
 
 def test_what_is_not_known_of_a_check_ends_nothing(tmp_path: Path) -> None:
@@ -161,9 +161,9 @@ def test_what_is_not_known_of_a_check_ends_nothing(tmp_path: Path) -> None:
         record = hosthealth.parse(json.dumps(says("mx1", "queue", status)).encode())
         monitor._advance(monitor._heard(hosthealth.Reading("mx1", at, at, record, "read")))
         at += RULES.interval
-    view = causes.judge(RULES, monitor.memories, {}, ("check:mx1/queue",), at)
-    assert view.causes["check:mx1/queue"].severity == "notice"
-    assert view.causes["health:mx1"].severity == "notice"
+    view = problems.judge(RULES, monitor.subjects, {}, ("check:mx1/queue",), at)
+    assert view.problems["check:mx1/queue"].severity == "notice"
+    assert view.problems["health:mx1"].severity == "notice"
     monitor.store.close()
 
 
@@ -174,9 +174,9 @@ def test_a_vital_check_that_is_critical_and_not_known_by_turns_is_one_urgent_inc
     for status in [state.CRITICAL] * 4 + ([state.UNKNOWN] * 4 + [state.CRITICAL] * 4) * 3:
         record = hosthealth.parse(json.dumps(says("control1", "backup", status)).encode())
         monitor._advance(monitor._heard(hosthealth.Reading("control1", at, at, record, "read")))
-        view = causes.judge(RULES, monitor.memories, {}, held, at)
-        urgent += [key for key, one in view.causes.items() if one.severity == "urgent" and key not in held]
-        held = {*view.causes, *view.behind}
+        view = problems.judge(RULES, monitor.subjects, {}, held, at)
+        urgent += [key for key, one in view.problems.items() if one.severity == "urgent" and key not in held]
+        held = {*view.problems, *view.behind}
         at += RULES.interval
     assert urgent == ["check:control1/backup"]
     monitor.store.close()
@@ -186,10 +186,10 @@ def test_what_the_release_before_knew_of_checks_is_known_by_its_new_name(tmp_pat
     """Otherwise an upgrade would say OK of what is wrong, and then tell it again."""
     rules = dataclasses.replace(RULES, database=str(tmp_path / "m.sqlite"))
     store = Store(rules.database, now=NOW)
-    down = Memory(states.DOWN, NOW - 900, "newest dump 2 days old", checked=NOW, seen=NOW)
-    full = dataclasses.replace(down, words="queue CRITICAL: 3% of the spool's space free")
-    held = dataclasses.replace(down, words="on hold: refuses mail until somebody ends that", why=states.HELD)
-    silent = Memory(states.WARNING, NOW - 900, "smtp UNKNOWN: last ran 12 min ago", checked=NOW, seen=NOW)
+    down = SubjectState(states.DOWN, NOW - 900, "newest dump 2 days old", checked=NOW, seen=NOW)
+    full = dataclasses.replace(down, message="queue CRITICAL: 3% of the spool's space free")
+    held = dataclasses.replace(down, message="on hold: refuses mail until somebody ends that", reason=states.HELD)
+    silent = SubjectState(states.WARNING, NOW - 900, "smtp UNKNOWN: last ran 12 min ago", checked=NOW, seen=NOW)
     told_before = {
         "check:control1/backup": "urgent",
         "health:mx1": "notice",
@@ -199,7 +199,7 @@ def test_what_the_release_before_knew_of_checks_is_known_by_its_new_name(tmp_pat
     with store.writing():
         before = {"control1/backup": down, "mx1/health": full, "mx2/health": held, "mx3/health": silent}
         store.current.set(
-            (name, one.state, one.since, NOW, None, one.words, one.as_json()) for name, one in before.items()
+            (name, one.state, one.since, NOW, None, one.message, one.as_json()) for name, one in before.items()
         )
         for key, severity in told_before.items():
             host = key.partition(":")[2].partition("/")[0]
@@ -212,15 +212,15 @@ def test_what_the_release_before_knew_of_checks_is_known_by_its_new_name(tmp_pat
         assert set(monitor.incidents) == {"check:control1/backup", "check:mx1/queue", "health:mx2", "health:mx3"}
     assert all(one["acked"] for one in monitor.incidents.values())
     assert monitor.incidents["check:mx1/queue"]["service"] == "queue"
-    view = causes.judge(rules, monitor.memories, {}, monitor.incidents, NOW)
+    view = problems.judge(rules, monitor.subjects, {}, monitor.incidents, NOW)
     assert not view.behind
-    assert {key: one.severity for key, one in view.causes.items() if key in monitor.incidents} == {
+    assert {key: one.severity for key, one in view.problems.items() if key in monitor.incidents} == {
         "check:control1/backup": "urgent",
         "check:mx1/queue": "notice",
         "health:mx2": "notice",
         "health:mx3": "notice",
     }
-    assert view.causes["check:mx1/queue"].title == "mx1 says: queue CRITICAL: 3% of the spool's space free"
+    assert view.problems["check:mx1/queue"].title == "mx1 says: queue CRITICAL: 3% of the spool's space free"
     monitor.store.close()
 
 
@@ -232,5 +232,5 @@ def test_a_host_that_makes_up_checks_is_bounded(tmp_path: Path) -> None:
         record["checks"] = {f"{number}-{one}": entry for one in range(40)}
         parsed = hosthealth.parse(json.dumps(record).encode())
         monitor._advance(monitor._heard(hosthealth.Reading("mx1", NOW + number, NOW + number, parsed, "read")))
-    assert len(monitor.memories) <= hosthealth.MOST_CHECKS + 1
+    assert len(monitor.subjects) <= hosthealth.MOST_CHECKS + 1
     monitor.store.close()

@@ -30,16 +30,16 @@ from typing import Any, TypeAlias, TypeVar
 from mf import text
 
 from . import texts
-from .judging import causes, former, states
-from .judging.causes import View
-from .judging.severity import NOTICE, URGENT, Cause
-from .judging.states import DOWN, SILENT, THROTTLED, UNKNOWN, Look, Memory
+from .judging import former, problems, states
+from .judging.problems import View
+from .judging.severity import NOTICE, URGENT, Problem
+from .judging.states import DOWN, SILENT, THROTTLED, UNKNOWN, ProbeResult, SubjectState
 from .notifying import alerts
 from .notifying.alerts import Alert, Incident
 from .notifying.outbox import Outbox, awaken
 from .page import snapshot
 from .probing import hosthealth, probes
-from .probing.uplink import Uplink
+from .probing.connectivity import ConnectivityCheck
 from .settings import Host, Service, Settings, place, weekly
 from .store import HELD_BACK, QUEUED, Store, damaged, refuses
 
@@ -63,14 +63,16 @@ WELL, OFFLINE = "well", "offline"
 class Batch:
     """What is to be stored: looks, readings of health, the subjects that changed, times by state."""
 
-    looks: list[Look] = field(default_factory=list)
+    results: list[ProbeResult] = field(default_factory=list)
     readings: list[hosthealth.Reading] = field(default_factory=list)
     changed: set[str] = field(default_factory=set)
     times: list[Time] = field(default_factory=list)
 
-    def add(self, looks: list[Look], readings: list[hosthealth.Reading], changed: set[str], times: list[Time]) -> None:
+    def add(
+        self, results: list[ProbeResult], readings: list[hosthealth.Reading], changed: set[str], times: list[Time]
+    ) -> None:
         """More of it. What is too much is dropped, oldest first; of readings the newest of each host counts."""
-        self.looks = [*self.looks, *looks][-MOST_KEPT:]
+        self.results = [*self.results, *results][-MOST_KEPT:]
         self.readings = list({one.host: one for one in [*self.readings, *readings]}.values())
         self.changed |= changed
         self.times = [*self.times, *times][-MOST_KEPT:]
@@ -85,7 +87,7 @@ class Engine:
         *,
         clock: Callable[[], float] = time.time,
         sender: tuple[str, ...] = (),
-        ready: Callable[[str], None] = lambda words: None,
+        ready: Callable[[str], None] = lambda message: None,
     ) -> None:
         self.settings = settings
         self.clock = clock
@@ -93,7 +95,7 @@ class Engine:
         self.ready = ready
         self.services: dict[str, Service] = {one.subject: one for host in settings.hosts for one in host.services}
         self.hosts = {host.name: host for host in settings.hosts}
-        self.memories: dict[str, Memory] = {}
+        self.subjects: dict[str, SubjectState] = {}
         self.health: dict[str, dict[str, Any]] = {}
         self.maintenance: dict[str, dict[str, Any]] = {}
         self.incidents: dict[str, dict[str, Any]] = {}
@@ -101,7 +103,7 @@ class Engine:
         self.silences: list[dict[str, Any]] = []
         self.view: View | None = None
         self._complained: dict[str, set[str]] = {}  # checks with a memory, by host
-        self._looks: list[Look] = []
+        self._looks: list[ProbeResult] = []
         self._latest: dict[str, tuple[float, hosthealth.Reading]] = {}  # when it began, monotonic
         self._shown: dict[
             str, tuple[tuple[object, ...], float]
@@ -132,7 +134,7 @@ class Engine:
         self._page_task: asyncio.Task[None] | None = None
         self._beat_at = -3600.0
         self._thread = ThreadPoolExecutor(1, "store")
-        self.uplink = Uplink(settings, self.world)
+        self.connectivity = ConnectivityCheck(settings, self.world)
         self.reader = hosthealth.Reader(settings, clock) if settings.health else None
         self.store = Store(settings.database, now=clock())
         self.outbox = Outbox(settings.channels, f"{settings.name} monitor", self._stored, clock, sender, note=say)
@@ -146,8 +148,8 @@ class Engine:
         except sqlite3.Error as error:
             if not damaged(error):
                 raise
-            seen, words = self.store, str(error)
-            await self._in_thread(lambda: self._renew(seen, words))
+            seen, message = self.store, str(error)
+            await self._in_thread(lambda: self._renew(seen, message))
             await self._in_thread(self._restore)
         loop = asyncio.get_running_loop()
         tasks = [loop.create_task(one) for one in (self._schedule(), self._judge_for_ever(), self.outbox.run())]
@@ -181,11 +183,11 @@ class Engine:
         except Exception as error:
             if not damaged(error):
                 raise
-            words = str(error)
-        await self._in_thread(lambda: self._renew(seen, words))
+            message = str(error)
+        await self._in_thread(lambda: self._renew(seen, message))
         return await self._in_thread(work)
 
-    def _renew(self, seen: Store, why: str) -> None:
+    def _renew(self, seen: Store, reason: str) -> None:
         """The file is damaged, whatever a check of it says: another one, with what is in memory; incidents open anew.
 
         ``seen``: the store that was found damaged; when it has been replaced since, nothing is to be done.
@@ -194,13 +196,13 @@ class Engine:
             return
         with suppress(Exception):
             seen.close()
-        self.store = Store(self.settings.database, now=self.clock(), damage=why)
+        self.store = Store(self.settings.database, now=self.clock(), damage=reason)
         self.incidents = {}
         self.ended = []
         self._shown = {}
         self._version = -1
         with self.store.writing():
-            self.store.current.set(self._rows(list(self.memories)))
+            self.store.current.set(self._rows(list(self.subjects)))
             for one in self.silences:
                 self.store.incidents.add_silence(one["pattern"], one["until"], one["reason"], one["by"], one["created"])
         self._note_damage()
@@ -209,9 +211,11 @@ class Engine:
         """Subjects' memories as they are stored."""
         rows: list[Row] = []
         for name in names:
-            memory = self.memories[name]
-            since = memory.since or memory.checked
-            rows.append((name, memory.state, since, memory.checked, memory.latency, memory.words, memory.as_json()))
+            current = self.subjects[name]
+            since = current.since or current.checked
+            rows.append(
+                (name, current.state, since, current.checked, current.latency, current.message, current.as_json())
+            )
         return rows
 
     def _note_damage(self) -> None:
@@ -222,11 +226,13 @@ class Engine:
         with self.store.writing():
             number = self.store.incidents.open("internal:database", "internal", "", "", NOTICE, self.store.damage, now)
             self.store.incidents.add_event(number, now, "opened", self.store.damage)
-            alert = Alert(noticed=now, told=NOTICE, told_at=now, over_told=True)
+            alert = Alert(noticed=now, notified=NOTICE, notified_at=now, resolution_notified=True)
             self.store.incidents.set(number, NOTICE, self.store.damage, alert.as_json())
             self.store.incidents.close(number, now)
-            words = texts.compose(self.settings.name, "", [f"{self.settings.host}: {self.store.damage}"], f"#{number}")
-            self._enqueue(self.store, now, "opened", NOTICE, words, (number,), False)
+            message = texts.compose(
+                self.settings.name, "", [f"{self.settings.host}: {self.store.damage}"], f"#{number}"
+            )
+            self._enqueue(self.store, now, "opened", NOTICE, message, (number,), False)
         self.store.damage = ""
 
     def _restore(self) -> None:
@@ -243,26 +249,26 @@ class Engine:
                 for host in self.settings.hosts
                 for name in rows
                 if name == f"{host.name}/health"
-                or (name.startswith(hosthealth.subject(host.name, "")) and self._still_has(host, name))
+                or (name.startswith(hosthealth.check_subject(host.name, "")) and self._still_has(host, name))
             }
             gone = [name for name in rows if name not in known | checks]
             self.store.current.forget(gone)
         if repeated:
             say(f"{repeated} messages may have been sent before a crash; they are sent again, marked")
         for name, row in rows.items():
-            memory = json.loads(row["memory"])
+            current = json.loads(row["memory"])
             if name in self.services or name == "uplink" or name in checks:
-                self.memories[name] = Memory.of(memory)
+                self.subjects[name] = SubjectState.of(current)
                 host, _, check = name.partition(f"/{hosthealth.CHECK}")
                 if check:
                     self._complained.setdefault(host, set()).add(check)
-            elif name in self.hosts and memory.get("maintenance"):
-                self.maintenance[name] = memory["maintenance"]
+            elif name in self.hosts and current.get("maintenance"):
+                self.maintenance[name] = current["maintenance"]
         self._reload(self.store)
 
     def _still_has(self, host: Host, subject: str) -> bool:
         """Whether a host names a check still, or can't say."""
-        check = subject.removeprefix(hosthealth.subject(host.name, ""))
+        check = subject.removeprefix(hosthealth.check_subject(host.name, ""))
         found = self.health.get(host.name)
         record = found["record"] if found is not None and found["ok"] else None
         return not record or not record["checks"] or check in record["checks"]
@@ -273,7 +279,7 @@ class Engine:
             {**one, "alert": Alert.of(one["alert"])} for one in store.incidents.load(since=self.clock() - END_IS_NEWS)
         ]
         self.incidents = {one["key"]: one for one in found if one["closed"] is None}
-        self.ended = [one for one in found if one["closed"] is not None and not one["alert"].over_told]
+        self.ended = [one for one in found if one["closed"] is not None and not one["alert"].resolution_notified]
         self.silences = store.incidents.silences(self.clock())
 
     # --- when to look; all of it on the monotonic clock: the other one may be set back
@@ -285,7 +291,7 @@ class Engine:
         for number, name in enumerate(subjects):
             every = self._interval(name)
             first = self._phase[name] = now + every * (number + 0.5) / len(subjects)
-            if self.memories.get(name, Memory()).pending:
+            if self.subjects.get(name, SubjectState()).pending:
                 first = now
             self._plan(name, first)
         self._plan("uplink", now)
@@ -326,7 +332,7 @@ class Engine:
         try:
             async with self._room:
                 if name == "uplink":
-                    self._came(await self.uplink.look())
+                    self._came(await self.connectivity.probe())
                 elif name in self.services:
                     self._came(await self._look(self.services[name]))
                 else:
@@ -343,36 +349,36 @@ class Engine:
         following = phase + every * math.ceil((now - phase) / every)
         return following if following - now > TOO_SOON * every else following + every
 
-    async def _look(self, service: Service) -> Look:
+    async def _look(self, service: Service) -> ProbeResult:
         started = time.monotonic()
-        look = await probes.look(service, self.world)
+        result = await probes.probe(service, self.world)
         # what was held up before its end still had its time
-        if look.why == SILENT and time.monotonic() - started > self.settings.timeout + LAG:
+        if result.reason == SILENT and time.monotonic() - started > self.settings.timeout + LAG:
             self._discarded += 1
             if self._discarded == 1:
-                self._slow_since = look.began
-            return replace(look, state=UNKNOWN, words="this monitor was too slow to judge")
+                self._slow_since = result.started
+            return replace(result, state=UNKNOWN, message="this monitor was too slow to judge")
         self._discarded = 0
-        if look.state != DOWN:
-            return look
-        if look.why == SILENT:
-            verdict = await self.uplink.after(started)
+        if result.state != DOWN:
+            return result
+        if result.reason == SILENT:
+            verdict = await self.connectivity.after(started)
             if not verdict.up:
                 self._plan("uplink", time.monotonic())
-                return replace(look, state=UNKNOWN, words="this monitor is offline")
+                return replace(result, state=UNKNOWN, message="this monitor is offline")
             if not verdict.reaches(service.address):
-                return replace(look, state=UNKNOWN, words="no reference answers over this family of addresses")
+                return replace(result, state=UNKNOWN, message="no reference answers over this family of addresses")
         host = self.hosts[service.host]
         # a throttle refuses, it is never silent
-        if service.kind == "smtp" and look.why != SILENT and host.health and self.reader is not None:
+        if service.kind == "smtp" and result.reason != SILENT and host.health and self.reader is not None:
             # refused by the host's own throttle? Only if it says so now.
             record = None
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.settings.timeout):
                     record = (await self._read(host, started)).record
             if record is not None and record["throttled"] and record["refusing"]:
-                return replace(look, state=THROTTLED, words=_lease_words(record), why="")
-        return look
+                return replace(result, state=THROTTLED, message=_lease_words(record), reason="")
+        return result
 
     async def _read(self, host: Host, since: float = 0.0) -> hosthealth.Reading:
         """The host's health, read now (or by somebody else since ``since``, on the monotonic clock)."""
@@ -386,7 +392,7 @@ class Engine:
             reading = hosthealth.Reading(host.name, now, now, None, "its ssh does not answer")
         else:
             reading = await self.reader.read(host, asked=since > 0)
-        if reading.record is None and not (await self.uplink.after(started)).up:
+        if reading.record is None and not (await self.connectivity.after(started)).up:
             return reading
         self._latest[host.name] = started, reading
         self._readings.append(reading)
@@ -395,12 +401,12 @@ class Engine:
 
     def _without_ssh(self, host: Host) -> bool:
         """Whether ssh there is silent by the last look at it: a read would hold its place for a whole timeout."""
-        found = [self.memories.get(one.subject, Memory()) for one in host.services if hosthealth.door(one, host)]
+        found = [self.subjects.get(one.subject, SubjectState()) for one in host.services if hosthealth.door(one, host)]
         return bool(found) and all(one.silent and DOWN in (one.state, one.pending) for one in found)
 
-    def _came(self, look: Look) -> None:
+    def _came(self, result: ProbeResult) -> None:
         self._looked_at = time.monotonic()
-        self._looks.append(look)
+        self._looks.append(result)
         self._news.set()
 
     # --- what to make of it
@@ -427,7 +433,7 @@ class Engine:
 
     async def _judge(self) -> None:
         now = self.clock()
-        looks, self._looks = self._looks, []
+        results, self._looks = self._looks, []
         readings, self._readings = self._readings, []
         try:
             version = await self._stored(lambda store: store.data_version())
@@ -439,19 +445,19 @@ class Engine:
                 raise  # otherwise the transaction below says so
         for reading in readings:
             try:
-                looks.extend(self._heard(reading))
+                results.extend(self._heard(reading))
             except Exception as error:  # noqa: BLE001  (what one host says must not end the watch over the others)
                 say(f"a bug with the health of {reading.host}: {type(error).__name__}: {error}")
-        changed = self._advance(looks)
+        changed = self._advance(results)
         self.maintenance = {host: one for host, one in self.maintenance.items() if one["until"] > now}
-        view = causes.judge(self.settings, self.memories, self.maintenance, self.incidents, now)
+        view = problems.judge(self.settings, self.subjects, self.maintenance, self.incidents, now)
         if self._discarded >= BLIND:
             title = f"monitor {self.settings.host} is too slow to judge what doesn't answer"
-            slow = Cause("internal:slow", "internal", "", "", NOTICE, title, self._slow_since)
-            view = replace(view, causes={**view.causes, slow.key: slow})
+            slow = Problem("internal:slow", "internal", "", "", NOTICE, title, self._slow_since)
+            view = replace(view, problems={**view.problems, slow.key: slow})
         self.view = view
         kept = self._kept
-        kept.add(looks, readings, changed, self._times(view, looks, now))
+        kept.add(results, readings, changed, self._times(view, results, now))
 
         def work(store: Store) -> tuple[dict[str, Any], list[dict[str, Any]], bool]:
             self._store_looks(store, kept, view, now)
@@ -477,59 +483,59 @@ class Engine:
         if queued:
             self.outbox.wake.set()
 
-    def _say_directly(self, view: View, why: str) -> None:
+    def _say_directly(self, view: View, reason: str) -> None:
         """Nothing can be stored, so nothing can be queued: that is said past the queue, and what is urgent as well."""
-        first, self._cannot_store = not self._cannot_store, why
-        urgent = {key for key, one in view.causes.items() if one.severity == URGENT}
+        first, self._cannot_store = not self._cannot_store, reason
+        urgent = {key for key, one in view.problems.items() if one.severity == URGENT}
         fresh = urgent - self._said_directly
         if not first and not fresh:
             return
         self._said_directly |= urgent
-        titles = [f"{self.settings.host} can't store what it sees ({text.clean(why, 40)})"]
-        titles += [view.causes[key].title for key in sorted(fresh)]
-        words = texts.compose(self.settings.name, "URGENT", titles, "")
-        say(words)
-        task = asyncio.create_task(self.outbox.direct(URGENT, words))
+        titles = [f"{self.settings.host} can't store what it sees ({text.clean(reason, 40)})"]
+        titles += [view.problems[key].title for key in sorted(fresh)]
+        message = texts.compose(self.settings.name, "URGENT", titles, "")
+        say(message)
+        task = asyncio.create_task(self.outbox.direct(URGENT, message))
         self._direct.add(task)
         task.add_done_callback(self._direct.discard)
 
-    def _heard(self, reading: hosthealth.Reading) -> list[Look]:
+    def _heard(self, reading: hosthealth.Reading) -> list[ProbeResult]:
         """Looks from a reading. The maintenance it tells of is kept until its end: a rebooting host says nothing."""
         name = reading.host
         vital = hosthealth.vital(self.settings, self.hosts[name])
         known = self._complained.setdefault(name, set())
-        found = hosthealth.looks(reading, vital, known)
-        before = hosthealth.subject(name, "")
+        found = hosthealth.results(reading, vital, known)
+        before = hosthealth.check_subject(name, "")
         known.update(one.subject.removeprefix(before) for one in found if one.subject.startswith(before))
         entry = self.health.setdefault(name, {"read": None})
-        entry.update({"tried": reading.at, "ok": reading.record is not None, "words": reading.words})
+        entry.update({"tried": reading.finished, "ok": reading.record is not None, "words": reading.message})
         if reading.record is not None:
-            entry.update({"read": reading.at, "record": reading.record})
+            entry.update({"read": reading.finished, "record": reading.record})
             at_work = reading.record["maintenance"]
             if at_work:
                 self.maintenance[name] = {
                     "owner": at_work["owner"],
                     "reason": at_work["reason"],
-                    "until": reading.at + at_work["left_seconds"],
+                    "until": reading.finished + at_work["left_seconds"],
                 }
             else:
                 self.maintenance.pop(name, None)
         return found
 
-    def _advance(self, looks: list[Look]) -> set[str]:
+    def _advance(self, results: list[ProbeResult]) -> set[str]:
         changed = set()
-        offline = self.memories.get("uplink", Memory()).state == DOWN
-        for look in looks:
-            before = self.memories.get(look.subject, Memory())
-            seen = replace(look, state=UNKNOWN) if offline and look.subject != "uplink" else look
+        offline = self.subjects.get("uplink", SubjectState()).state == DOWN
+        for result in results:
+            before = self.subjects.get(result.subject, SubjectState())
+            seen = replace(result, state=UNKNOWN) if offline and result.subject != "uplink" else result
             after = states.advance(before, seen, self.settings)
-            self.memories[look.subject] = after
-            changed.add(look.subject)
+            self.subjects[result.subject] = after
+            changed.add(result.subject)
             if states.wants_recheck(after):
-                soon = 2.0 if look.subject == "uplink" else self.settings.recheck
-                self._hurry(look.subject, time.monotonic() + min(soon, self._interval_of(look.subject)))
-            if look.subject in self.services and _turns(before, seen):
-                self._hurry_others(self.services[look.subject], seen)
+                soon = 2.0 if result.subject == "uplink" else self.settings.recheck
+                self._hurry(result.subject, time.monotonic() + min(soon, self._interval_of(result.subject)))
+            if result.subject in self.services and _turns(before, seen):
+                self._hurry_others(self.services[result.subject], seen)
         return changed
 
     def _interval_of(self, subject: str) -> float:
@@ -542,39 +548,41 @@ class Engine:
         elif self.reader is not None:
             self._plan(f"{subject.partition('/')[0]}/health", at)
 
-    def _hurry_others(self, service: Service, look: Look) -> None:
+    def _hurry_others(self, service: Service, result: ProbeResult) -> None:
         """Something has begun to fail, or to work again, and is it alone? The host's other services show whether it's
         the host; its peers, those of the same provider first, whether it's one cause, to be told in one message."""
         host = self.hosts[service.host]
-        others = [one for one in host.services if one.tells] if look.state == DOWN else []
+        others = [one for one in host.services if one.tells] if result.state == DOWN else []
         if service.tells:
             peers = [one for one in self.settings.hosts if one.role == host.role and one is not host]
             peers.sort(key=lambda one: one.provider != host.provider)
             others += [one for peer in peers[:PEERS] for one in peer.services if one.kind == service.kind]
         for other in others:
-            memory = self.memories.get(other.subject, Memory())
-            worth = look.state in (DOWN, THROTTLED) or memory.state in (DOWN, THROTTLED)
-            if other is not service and worth and memory.checked < look.began:
+            current = self.subjects.get(other.subject, SubjectState())
+            worth = result.state in (DOWN, THROTTLED) or current.state in (DOWN, THROTTLED)
+            if other is not service and worth and current.checked < result.started:
                 self._plan(other.subject, time.monotonic())
 
-    def _times(self, view: View, looks: list[Look], now: float) -> list[Time]:
+    def _times(self, view: View, results: list[ProbeResult], now: float) -> list[Time]:
         """Seconds by state since each subject was last counted."""
         most = 3 * self.settings.interval + self.settings.timeout
-        offline = self.memories.get("uplink", Memory()).state == DOWN
+        offline = self.subjects.get("uplink", SubjectState()).state == DOWN
         rows = []
-        for look in looks:
-            memory = self.memories[look.subject]
-            host = look.subject.partition("/")[0]
-            last = self._counted.get(look.subject)
-            self._counted[look.subject] = look.at
-            longest = max(most, 2 * self._interval_of(look.subject))
-            if last is None or not 0 < look.at - last <= longest:
+        for result in results:
+            current = self.subjects[result.subject]
+            host = result.subject.partition("/")[0]
+            last = self._counted.get(result.subject)
+            self._counted[result.subject] = result.finished
+            longest = max(most, 2 * self._interval_of(result.subject))
+            if last is None or not 0 < result.finished - last <= longest:
                 continue
-            limit = states.patience(self._interval_of(look.subject), self.settings.timeout)
-            state = UNKNOWN if offline and look.subject != "uplink" else states.shown(memory, look.at, limit)[0]
+            limit = states.patience(self._interval_of(result.subject), self.settings.timeout)
+            state = (
+                UNKNOWN if offline and result.subject != "uplink" else states.shown(current, result.finished, limit)[0]
+            )
             if host in self.maintenance and state == DOWN:
-                state = causes.MAINTENANCE
-            rows.append((look.subject, look.at, state, look.at - last, look.latency))
+                state = problems.MAINTENANCE
+            rows.append((result.subject, result.finished, state, result.finished - last, result.latency))
         if now - self._hosts_at >= min(60.0, self.settings.interval):
             span = now - self._hosts_at
             if self._hosts_at and span <= most + 60:
@@ -590,16 +598,16 @@ class Engine:
         view: View,
         now: float,
     ) -> None:
-        looks, readings, changed, times = kept.looks, kept.readings, kept.changed, kept.times
+        results, readings, changed, times = kept.results, kept.readings, kept.changed, kept.times
         rows = self._rows(changed)
-        offline = view.state == UNKNOWN and "uplink" in view.causes
+        offline = view.state == UNKNOWN and "uplink" in view.problems
         for name, one in [
             *view.hosts.items(),
-            ("fleet", causes.HostView(view.state, view.sentence, None, None)),
+            ("fleet", problems.HostView(view.state, view.sentence, None, None)),
         ]:
             state = UNKNOWN if offline and name != "fleet" else one.state
             until = one.maintenance["until"] if one.maintenance else None
-            key = (state, one.words, until, view.accepting)
+            key = (state, one.message, until, view.accepting)
             before = self._shown.get(name)
             if before is None or before[0] != key:
                 since = before[1] if before is not None and before[0][0] == state else now
@@ -610,15 +618,17 @@ class Engine:
                     since = stored[0]["since"] if stored and stored[0]["state"] == state else now
                 self._shown[name] = (key, since)
                 memory_ = {"maintenance": one.maintenance, "accepting": view.accepting}
-                rows.append((name, state, since, now, None, one.words, memory_))
+                rows.append((name, state, since, now, None, one.message, memory_))
         store.current.set(rows)
         store.history.add_results(
-            (look.subject, look.at, look.state == DOWN, look.latency) for look in looks if look.state != UNKNOWN
+            (result.subject, result.finished, result.state == DOWN, result.latency)
+            for result in results
+            if result.state != UNKNOWN
         )
         store.history.add_time(times)
         for reading in readings:
             store.current.set_health(
-                reading.host, reading.at, reading.record is not None, reading.words, reading.record
+                reading.host, reading.finished, reading.record is not None, reading.message, reading.record
             )
         if abs(now - self._pruned) > 3600:
             self._pruned = now
@@ -631,21 +641,21 @@ class Engine:
     ) -> list[tuple[dict[str, Any], Alert, bool]]:
         """Open, change and close incidents; all of them with their alerts and whether they flap."""
         found = []
-        for key, cause in view.causes.items():
+        for key, problem in view.problems.items():
             one = held.get(key)
             if one is None:
-                began = cause.since or now
+                began = problem.since or now
                 number = store.incidents.open(
-                    key, cause.kind, cause.host, cause.service, cause.severity, cause.title, began
+                    key, problem.kind, problem.host, problem.service, problem.severity, problem.title, began
                 )
-                store.incidents.add_event(number, now, "opened", cause.title)
+                store.incidents.add_event(number, now, "opened", problem.title)
                 one = {
                     "id": number,
                     "key": key,
-                    "kind": cause.kind,
-                    "host": cause.host,
-                    "severity": cause.severity,
-                    "title": cause.title,
+                    "kind": problem.kind,
+                    "host": problem.host,
+                    "severity": problem.severity,
+                    "title": problem.title,
                     "opened": began,
                     "closed": None,
                     "acked": None,
@@ -653,22 +663,22 @@ class Engine:
                     "alert": Alert(noticed=now),
                 }
                 held[key] = one
-                say(f"#{number} {cause.severity}: {cause.title}")
-            alert = fresh_alert(one["alert"], cause)
-            if (cause.severity, cause.title, alert) != (one["severity"], one["title"], one["alert"]):
-                if cause.severity != one["severity"] or cause.flapping != one["alert"].flapping:
-                    store.incidents.add_event(one["id"], now, "changed", cause.title)
-                one.update({"severity": cause.severity, "title": cause.title, "alert": alert})
-                store.incidents.set(one["id"], cause.severity, cause.title, alert.as_json())
-            found.append((one, alert, cause.flapping))
+                say(f"#{number} {problem.severity}: {problem.title}")
+            alert = fresh_alert(one["alert"], problem)
+            if (problem.severity, problem.title, alert) != (one["severity"], one["title"], one["alert"]):
+                if problem.severity != one["severity"] or problem.flapping != one["alert"].flapping:
+                    store.incidents.add_event(one["id"], now, "changed", problem.title)
+                one.update({"severity": problem.severity, "title": problem.title, "alert": alert})
+                store.incidents.set(one["id"], problem.severity, problem.title, alert.as_json())
+            found.append((one, alert, problem.flapping))
         for key, one in held.items():
-            if key in view.causes or one["closed"] is not None:
+            if key in view.problems or one["closed"] is not None:
                 continue
             if key not in view.behind:
                 one["closed"] = now
                 store.incidents.close(one["id"], now)
-                words = f"over after {text.span(max(0.0, now - one['opened']))}"
-                store.incidents.add_event(one["id"], now, "closed", words)
+                message = f"over after {text.span(max(0.0, now - one['opened']))}"
+                store.incidents.add_event(one["id"], now, "closed", message)
                 say(f"#{one['id']} over: {one['title']}")
             found.append((one, one["alert"], False))
         return found
@@ -711,11 +721,18 @@ class Engine:
         tested = self._weekly_test(store, now)
         tested = self._tell_held_back(store, now) or tested
         still = {one["key"]: one for one, _, _ in found if one["closed"] is None}
-        ended = [one for one, _, _ in found if one["closed"] is not None and not one["alert"].over_told]
+        ended = [one for one, _, _ in found if one["closed"] is not None and not one["alert"].resolution_notified]
         return still, ended, bool(plan.drafts) or tested
 
     def _enqueue(
-        self, store: Store, now: float, kind: str, severity: str, words: str, numbers: tuple[int, ...], escalation: bool
+        self,
+        store: Store,
+        now: float,
+        kind: str,
+        severity: str,
+        message: str,
+        numbers: tuple[int, ...],
+        escalation: bool,
     ) -> None:
         channels = [
             one
@@ -725,7 +742,7 @@ class Engine:
         for channel in channels:
             full = store.messages.sent_since(channel.name, now - 3600) >= self.settings.rate_limit
             status = HELD_BACK if full and severity != URGENT else QUEUED
-            store.messages.enqueue(now, channel.name, kind, severity, words, numbers, status=status)
+            store.messages.enqueue(now, channel.name, kind, severity, message, numbers, status=status)
             if status == HELD_BACK:
                 for number in numbers:
                     store.incidents.add_event(
@@ -745,8 +762,8 @@ class Engine:
             if not rows or store.messages.sent_since(channel.name, now - 3600) >= self.settings.rate_limit:
                 continue
             titles = [row["text"].removeprefix(f"{self.settings.name}: ") for row in rows]
-            words = texts.compose(self.settings.name, "", [f"{len(rows)} held back", *titles], "")
-            store.messages.enqueue(now, channel.name, "held back", NOTICE, words)
+            message = texts.compose(self.settings.name, "", [f"{len(rows)} held back", *titles], "")
+            store.messages.enqueue(now, channel.name, "held back", NOTICE, message)
             store.messages.set_named(channel.name, now)
             told = True
         return told
@@ -770,9 +787,9 @@ class Engine:
         if last >= due:
             return False
         store.put("tested", str(now))
-        words = texts.compose(self.settings.name, "TEST", ["the weekly test message; all is well if you read it"], "")
+        message = texts.compose(self.settings.name, "TEST", ["the weekly test message; all is well if you read it"], "")
         for channel in self.settings.channels:
-            store.messages.enqueue(now, channel.name, "test", NOTICE, words)
+            store.messages.enqueue(now, channel.name, "test", NOTICE, message)
         return True
 
     # --- the page and the heartbeat
@@ -808,8 +825,8 @@ class Engine:
         except Exception as error:  # noqa: BLE001  (a page that can't be written must not end the watch)
             trouble = f"the page can't be written: {type(error).__name__}: {text.clean(str(error))}"
             if damaged(error):
-                words = str(error)
-                await self._in_thread(lambda: self._renew(seen, words))
+                message = str(error)
+                await self._in_thread(lambda: self._renew(seen, message))
         if trouble and trouble != self._page_trouble:
             say(trouble)
         self._page_trouble = trouble
@@ -833,24 +850,24 @@ class Engine:
                 raise
 
 
-def fresh_alert(alert: Alert, cause: Cause) -> Alert:
+def fresh_alert(alert: Alert, problem: Problem) -> Alert:
     """An incident's alert with what its cause says now."""
     return replace(
         alert,
-        about=cause.about,
-        held_since=cause.since if cause.kind == "throttled" else 0.0,
-        level=cause.level,
-        stays_since=cause.since if alert.flapping and not cause.flapping else 0.0,
-        stays_told=alert.stays_told and not cause.flapping,
+        about=problem.about,
+        held_since=problem.since if problem.kind == "throttled" else 0.0,
+        level=problem.level,
+        stays_since=problem.since if alert.flapping and not problem.flapping else 0.0,
+        stays_notified=alert.stays_notified and not problem.flapping,
     )
 
 
-def _turns(before: Memory, look: Look) -> bool:
+def _turns(before: SubjectState, result: ProbeResult) -> bool:
     """Whether a look is the first that says that something works no more, or works again."""
     bad = (DOWN, THROTTLED)
-    if look.state in (UNKNOWN, before.state, before.pending):
+    if result.state in (UNKNOWN, before.state, before.pending):
         return False
-    return look.state in bad or before.state in bad
+    return result.state in bad or before.state in bad
 
 
 async def beat(url: str, world: probes.World) -> bool:
@@ -881,14 +898,14 @@ def _lease_words(record: Mapping[str, Any]) -> str:
     return "throttled by " + "; ".join(parts or ["a lease"])
 
 
-def say(words: str) -> None:
+def say(message: str) -> None:
     """A line for the journal."""
-    print(text.clean(words, 400), file=sys.stderr, flush=True)
+    print(text.clean(message, 400), file=sys.stderr, flush=True)
 
 
-def notify(words: str) -> None:
+def notify(message: str) -> None:
     """Tell systemd (sd_notify(3)), when it listens."""
     path = os.environ.get("NOTIFY_SOCKET")
     if path:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel, suppress(OSError):
-            channel.sendto(words.encode(), "\0" + path[1:] if path.startswith("@") else path)
+            channel.sendto(message.encode(), "\0" + path[1:] if path.startswith("@") else path)

@@ -15,7 +15,7 @@ from typing import Any
 from ..probing import hosthealth
 from ..settings import Host, Settings
 from ..store import Store
-from .states import DOWN, WARNING, Memory
+from .states import DOWN, WARNING, SubjectState
 
 _CHECK = re.compile(r"([\w-]{1,40}) (?:CRITICAL|WARNING): (.*)", re.DOTALL)
 
@@ -28,24 +28,24 @@ def adopt(store: Store, settings: Settings) -> None:
         for name in settings.urgent_checks:
             former = f"{host.name}/{name}"
             if former in rows and former not in services:
-                _move(store, rows, host, name, former, Memory.of(json.loads(rows[former]["memory"])))
+                _move(store, rows, host, name, former, SubjectState.of(json.loads(rows[former]["memory"])))
         former = f"{host.name}/health"
         if former not in rows:
             continue
-        memory = Memory.of(json.loads(rows[former]["memory"]))
-        found = _CHECK.fullmatch(memory.words)
-        if found and memory.state in (DOWN, WARNING) and not memory.why:
+        current = SubjectState.of(json.loads(rows[former]["memory"]))
+        found = _CHECK.fullmatch(current.message)
+        if found and current.state in (DOWN, WARNING) and not current.reason:
             name = found[1]
-            if _move(store, rows, host, name, former, replace(memory, words=found[2])):
+            if _move(store, rows, host, name, former, replace(current, message=found[2])):
                 store.incidents.rename(f"health:{host.name}", f"check:{host.name}/{name}", "check", name)
 
 
-def _move(store: Store, rows: Mapping[str, Any], host: Host, name: str, former: str, memory: Memory) -> bool:
-    subject = hosthealth.subject(host.name, name)
+def _move(store: Store, rows: Mapping[str, Any], host: Host, name: str, former: str, current: SubjectState) -> bool:
+    subject = hosthealth.check_subject(host.name, name)
     if subject in rows:
         return False
     store.current.set(
-        [(subject, memory.state, memory.since, memory.checked, memory.latency, memory.words, memory.as_json())]
+        [(subject, current.state, current.since, current.checked, current.latency, current.message, current.as_json())]
     )
     store.current.forget([former])
     return True

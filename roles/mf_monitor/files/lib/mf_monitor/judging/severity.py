@@ -1,19 +1,19 @@
-"""Causes, and how loud each is: by kind, by the role of its host, by how long it has lasted. Pure."""
+"""Problems, and the severity of each: by kind, by the role of its host, by how long it has lasted. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 from ..settings import Host, Settings
-from .states import EXPIRED, Memory
+from .states import EXPIRED, SubjectState
 
 URGENT, NOTICE, PAGE = "urgent", "notice", "page"
 DAY = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
-    """One thing that is wrong. ``about``: the keys of other causes that this one speaks for as well."""
+class Problem:
+    """One thing that is wrong. ``about``: the keys of other problems that this one speaks for as well."""
 
     key: str
     kind: str  # uplink fleet host service throttled warning health check unknown internal
@@ -29,8 +29,8 @@ class Cause:
     )
 
 
-def loudness(kind: str, host: Host, way_in: bool = False) -> str:
-    """How loud: the control machine at once, one MX of several once, as every host that is gone or can't be read.
+def severity_of(kind: str, host: Host, way_in: bool = False) -> str:
+    """The severity of a kind of problem: of the control machine at once; of an MX, or any host that is gone, a notice.
 
     ``way_in``: a service through which the host's own word comes.
     """
@@ -40,16 +40,16 @@ def loudness(kind: str, host: Host, way_in: bool = False) -> str:
     return NOTICE if loud else PAGE
 
 
-def expiry(memory: Memory, host: Host, settings: Settings, now: float) -> tuple[str, int | None]:
-    """How loud a certificate's warning is, and how many notices are still to come; each is told once."""
-    ended = memory.why == EXPIRED
-    left = memory.expires - now if memory.expires is not None else float("inf")
+def expiry(current: SubjectState, host: Host, settings: Settings, now: float) -> tuple[str, int | None]:
+    """The severity of a certificate's warning, and how many notices are still to come; each is told once."""
+    ended = current.reason == EXPIRED
+    left = current.expires - now if current.expires is not None else float("inf")
     to_come = sum(left > days * DAY for days in settings.cert_notice_days)
     if to_come < len(settings.cert_notice_days):
         return NOTICE, -1 if ended else to_come
     return (NOTICE if ended and host.role in ("mx", "control") else PAGE), None
 
 
-def muted(cause: Cause) -> Cause:
+def muted(problem: Problem) -> Problem:
     """The same of a host in maintenance."""
-    return replace(cause, severity=PAGE, level=None)
+    return replace(problem, severity=PAGE, level=None)

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mf import text
 
 from .. import texts
 from ..judging.severity import NOTICE, PAGE, URGENT
-from ..judging.states import restored
+from ..judging.states import restored, stored
 from ..settings import Settings
 
 GROUP = 3.0  # seconds in which what begins together becomes one message, and what ends together
@@ -33,32 +33,42 @@ MARKS = {URGENT: "URGENT", NOTICE: ""}
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """What was done about an incident. ``told``: the severity it was told at; ``covered``: another one spoke for it."""
+    """What was done about an incident. ``notified``: at which severity; ``suppressed``: another one speaks for it."""
 
     noticed: float = 0.0
-    told: str = ""
-    told_at: float = 0.0
-    covered: bool = False
+    notified: str = ""
+    notified_at: float = 0.0
+    suppressed: bool = False
     reminded_at: float = 0.0
     escalated_at: float = 0.0
     flapping: bool = False
     stays_since: float = 0.0  # what was told to flap is steadily so since then
-    stays_told: bool = False
-    over_told: bool = False
+    stays_notified: bool = False
+    resolution_notified: bool = False
     held_since: float = 0.0  # a lease that refuses mail
     about: tuple[str, ...] = ()
     level: int | None = None  # of the cause
-    told_level: int | None = None  # the lowest that was told
+    notified_level: int | None = None  # the lowest that was told
     seen: str = ""  # the severity at the last plan
 
     @staticmethod
     def of(found: Mapping[str, Any]) -> Alert:
         """From the store."""
-        return restored(Alert, found)
+        return restored(Alert, found, _KEYS)
 
     def as_json(self) -> dict[str, Any]:
         """For the store."""
-        return asdict(self)
+        return stored(self, _KEYS)
+
+
+_KEYS = {  # in the store, where they differ
+    "notified": "told",
+    "notified_at": "told_at",
+    "notified_level": "told_level",
+    "suppressed": "covered",
+    "stays_notified": "stays_told",
+    "resolution_notified": "over_told",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +117,10 @@ def plan(settings: Settings, incidents: Sequence[Incident], silences: Iterable[M
 
 
 def _fell(alert: Alert) -> bool:
-    return alert.level is not None and alert.told_level is not None and alert.level < alert.told_level
+    return alert.level is not None and alert.notified_level is not None and alert.level < alert.notified_level
 
 
-def loudness(settings: Settings, one: Incident, now: float) -> str:
+def severity_now(settings: Settings, one: Incident, now: float) -> str:
     """Its severity by now: an MX that refuses mail for very long is worth a message."""
     refuses = one.kind == "throttled" and one.severity == PAGE and one.alert.held_since > 0
     return NOTICE if refuses and now - one.alert.held_since >= settings.throttled_after else one.severity
@@ -124,7 +134,7 @@ class _Planner:
         self.incidents = list(incidents)
         self.now = now
         self.alerts = {one.number: one.alert for one in incidents}
-        self.quiet = {
+        self.silenced = {
             one.number for one in incidents if any(fnmatch.fnmatchcase(one.key, pattern) for pattern in patterns)
         }
         self.result = Plan()
@@ -154,39 +164,39 @@ class _Planner:
             alert = self.alerts[one.number]
             fell = _fell(alert)
             if fell:
-                self._change(one, told="", told_level=None, noticed=self.now)
-            rose = RANK[one.severity] > max(RANK[alert.seen or one.severity], RANK.get(alert.told, 0))
+                self._change(one, notified="", notified_level=None, noticed=self.now)
+            rose = RANK[one.severity] > max(RANK[alert.seen or one.severity], RANK.get(alert.notified, 0))
             if one.acked and (fell or rose):
                 self.result.void.add(one.number)
                 self.incidents[number] = replace(one, acked=False)
             if alert.seen != one.severity:
-                if alert.told == URGENT and one.severity == URGENT and alert.seen:
-                    self._change(one, told_at=self.now)  # who is woken again has as long again
+                if alert.notified == URGENT and one.severity == URGENT and alert.seen:
+                    self._change(one, notified_at=self.now)  # who is woken again has as long again
                 self._change(one, seen=one.severity)
 
     def _cover(self) -> None:
         """What the fleet's incident speaks for; only what speaks can speak for others."""
         fleet = next((one for one in self.incidents if one.key == "fleet" and one.closed is None), None)
-        if fleet is None or fleet.acked or fleet.number in self.quiet:
+        if fleet is None or fleet.acked or fleet.number in self.silenced:
             return
         for one in self.incidents:
-            if one.key in fleet.alert.about and one.closed is None and not self.alerts[one.number].told:
-                self._change(one, covered=True)
+            if one.key in fleet.alert.about and one.closed is None and not self.alerts[one.number].notified:
+                self._change(one, suppressed=True)
 
     def _begin(self, severity: str) -> None:
         fresh, turned, stays = [], [], []
         for one in self.incidents:
             alert = self.alerts[one.number]
             # a monitor that is offline can't tell so; it does afterwards
-            if one.closed is not None or one.number in self.quiet or one.acked or one.kind == "uplink" or one.behind:
+            if one.closed is not None or one.number in self.silenced or one.acked or one.kind == "uplink" or one.behind:
                 continue
-            if loudness(self.settings, one, self.now) != severity or alert.covered:
+            if severity_now(self.settings, one, self.now) != severity or alert.suppressed:
                 continue
-            if RANK[severity] > RANK.get(alert.told, 0):
+            if RANK[severity] > RANK.get(alert.notified, 0):
                 fresh.append(one)
             elif one.flapping and not alert.flapping:
                 turned.append(one)
-            elif alert.stays_since and not alert.stays_told:
+            elif alert.stays_since and not alert.stays_notified:
                 stays.append(one)
         # the eldest has waited for the others: those that have come since go with it, however young
         patience = AT_ONCE if severity == URGENT else GROUP
@@ -201,17 +211,17 @@ class _Planner:
                 alert = self.alerts[one.number]
                 self._change(
                     one,
-                    told=severity,
-                    told_level=alert.level,
-                    told_at=self.now if kind == "opened" else alert.told_at,
+                    notified=severity,
+                    notified_level=alert.level,
+                    notified_at=self.now if kind == "opened" else alert.notified_at,
                     reminded_at=self.now,
                     flapping=one.flapping or kind == "stays",
-                    stays_told=alert.stays_since > 0,
+                    stays_notified=alert.stays_since > 0,
                 )
             spoken = {key for one in chosen for key in one.alert.about}
             for one in self.incidents:
                 if one.key in spoken and one.closed is None:
-                    self._change(one, covered=True)
+                    self._change(one, suppressed=True)
 
     def _unanswered(self) -> list[Incident]:
         """Urgent ones that were told, still are (no maintenance), and that nobody has acknowledged."""
@@ -219,18 +229,18 @@ class _Planner:
             one
             for one in self.incidents
             if one.closed is None
-            and one.number not in self.quiet
+            and one.number not in self.silenced
             and not one.acked
             and not one.behind
             and one.severity == URGENT
-            and self.alerts[one.number].told == URGENT
+            and self.alerts[one.number].notified == URGENT
         ]
 
     def _escalate(self) -> None:
         late = []
         for one in self._unanswered():
             alert = self.alerts[one.number]
-            begun = max(alert.told_at, one.ack_ended)
+            begun = max(alert.notified_at, one.ack_ended)
             if alert.escalated_at < begun <= self.now - self.settings.escalate_after:
                 late.append((begun, one))
         if late and any(channel.escalation for channel in self.settings.channels):
@@ -254,7 +264,9 @@ class _Planner:
 
     def _end(self) -> None:
         """Recoveries. What the fleet's message spoke for is over with it, or is told by itself from then on."""
-        over = [one for one in self.incidents if one.closed is not None and not self.alerts[one.number].over_told]
+        over = [
+            one for one in self.incidents if one.closed is not None and not self.alerts[one.number].resolution_notified
+        ]
         told = [one for one in over if self._tells(one)]
         back = {one.key for one in self.incidents if one.closed is None}
         # good news waits for more of it, unless bad news of the same is about to overtake it
@@ -265,30 +277,32 @@ class _Planner:
             chosen = [one for one in told if self._tells(one) == severity]
             if chosen:
                 titles = [self._over(one) for one in chosen]
-                words = texts.compose(self.settings.name, "OK", titles, _numbers(chosen))
-                self.result.drafts.append(Draft("closed", severity, words, tuple(one.number for one in chosen)))
+                message = texts.compose(self.settings.name, "OK", titles, _numbers(chosen))
+                self.result.drafts.append(Draft("closed", severity, message, tuple(one.number for one in chosen)))
         escalated = [one for one in told if self.alerts[one.number].escalated_at]
         if escalated:
-            words = texts.compose(self.settings.name, "OK", [self._over(one) for one in escalated], _numbers(escalated))
+            message = texts.compose(
+                self.settings.name, "OK", [self._over(one) for one in escalated], _numbers(escalated)
+            )
             numbers = tuple(one.number for one in escalated)
-            self.result.drafts.append(Draft("closed", URGENT, words, numbers, escalation=True))
+            self.result.drafts.append(Draft("closed", URGENT, message, numbers, escalation=True))
         for one in over:
-            self._change(one, over_told=True)
+            self._change(one, resolution_notified=True)
         if any(one.key == "fleet" for one in over):
             for one in self.incidents:
-                if one.closed is None and self.alerts[one.number].covered:
+                if one.closed is None and self.alerts[one.number].suppressed:
                     # named in the fleet's recovery as still wrong: so it has been told
                     loud = one.severity if one.severity != PAGE else ""
-                    self._change(one, covered=False, told=loud, told_at=self.now, reminded_at=self.now)
+                    self._change(one, suppressed=False, notified=loud, notified_at=self.now, reminded_at=self.now)
 
     def _tells(self, one: Incident) -> str:
         """The severity at which an incident's end is told, or nothing."""
-        if one.number in self.quiet:
+        if one.number in self.silenced:
             return ""
         # who sees again sees that too few accept mail: that is a message by itself
         if one.key == "unknown:fleet" and any(other.key == "fleet" and not other.closed for other in self.incidents):
             return ""
-        return self.alerts[one.number].told or (NOTICE if one.kind == "uplink" else "")
+        return self.alerts[one.number].notified or (NOTICE if one.kind == "uplink" else "")
 
     def _over(self, one: Incident) -> str:
         lasted = text.span(max(0.0, (one.closed or one.opened) - one.opened))
@@ -296,7 +310,7 @@ class _Planner:
             return f"{self.settings.host} was offline for {lasted} and saw nothing meanwhile"
         if one.kind == "fleet":
             left = [
-                other.host for other in self.incidents if other.closed is None and self.alerts[other.number].covered
+                other.host for other in self.incidents if other.closed is None and self.alerts[other.number].suppressed
             ]
             rest = f", still wrong: {', '.join(dict.fromkeys(left))}" if left else ""
             return f"enough MX accept mail again after {lasted}{rest}"
@@ -317,9 +331,9 @@ class _Planner:
     def _draft(self, kind: str, severity: str, chosen: Sequence[Incident], tail: str) -> None:
         """A message about what is wrong."""
         mark = {"reminder": "REMINDER", "escalation": "ESCALATION"}.get(kind, MARKS[severity])
-        words = texts.compose(self.settings.name, mark, [one.title for one in chosen], f"{tail} {_numbers(chosen)}")
+        message = texts.compose(self.settings.name, mark, [one.title for one in chosen], f"{tail} {_numbers(chosen)}")
         numbers = tuple(one.number for one in chosen)
-        self.result.drafts.append(Draft(kind, severity, words, numbers, kind == "escalation"))
+        self.result.drafts.append(Draft(kind, severity, message, numbers, kind == "escalation"))
 
 
 def _subject(one: Incident) -> str:

@@ -60,7 +60,7 @@ class Outbox:
         stored: Work,
         clock: Callable[[], float],
         command: Sequence[str] = (),
-        note: Callable[[str], None] = lambda words: None,
+        note: Callable[[str], None] = lambda message: None,
     ) -> None:
         self._channels = {channel.name: channel for channel in channels}
         self._title = title
@@ -114,14 +114,14 @@ class Outbox:
                     )
         return [dict(row) for row in store.messages.due(self._clock())]
 
-    async def direct(self, severity: str, words: str) -> None:
+    async def direct(self, severity: str, message: str) -> None:
         """Send to the channels of a severity at once, past the queue: for when there is none."""
         for channel in self._channels.values():
             if severity in channel.severities and not channel.escalation:
-                trouble = await self._send(channel, words)
+                trouble = await self._send(channel, message)
                 second = self._channels.get(channel.second)
                 if trouble and second is not None:
-                    trouble = await self._send(second, words)
+                    trouble = await self._send(second, message)
                 self._note(f"sent directly to {channel.name}: {trouble or 'taken'}")
 
     async def _deliver(self, row: dict[str, Any]) -> None:
@@ -142,8 +142,8 @@ class Outbox:
                 raise
             await asyncio.sleep(RETRY)
             return  # it still waits
-        words = texts.REPEAT + row["text"] if row["repeat"] else row["text"]
-        trouble = await self._send(channel, words)
+        message = texts.REPEAT + row["text"] if row["repeat"] else row["text"]
+        trouble = await self._send(channel, message)
         if not trouble:
             await self._settle(row, SENT, attempts, "")
             return
@@ -186,9 +186,9 @@ class Outbox:
                     raise
             await asyncio.sleep(RETRY)
 
-    async def _send(self, channel: Channel, words: str) -> str:
+    async def _send(self, channel: Channel, message: str) -> str:
         """What went wrong, or nothing."""
-        order = json.dumps({"url": channel.url, "title": "" if channel.sms else self._title, "body": words}).encode()
+        order = json.dumps({"url": channel.url, "title": "" if channel.sms else self._title, "body": message}).encode()
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._command,
@@ -209,6 +209,8 @@ class Outbox:
         if process.returncode == 0:
             return ""
         lines = said.decode("utf-8", "replace").strip().splitlines()
-        words = text.clean(lines[-1].replace(channel.url, "URL"), 200) if lines else f"exit status {process.returncode}"
+        message = (
+            text.clean(lines[-1].replace(channel.url, "URL"), 200) if lines else f"exit status {process.returncode}"
+        )
         # broken off by the other side or by a signal: it may have it
-        return f"{UNSURE}: {words}" if process.returncode == send.UNSURE or (process.returncode or 0) < 0 else words
+        return f"{UNSURE}: {message}" if process.returncode == send.UNSURE or (process.returncode or 0) < 0 else message

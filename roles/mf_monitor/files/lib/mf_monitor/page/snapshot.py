@@ -165,7 +165,7 @@ def _service_row(stored: Any, now: float, limit: float) -> dict[str, Any]:
     row = _row(stored, now)
     if stored is not None:
         kept = {key: row[key] for key in ("state", "words", "checked")}
-        state, words = states.shown(states.Memory.of({**row["memory"], **kept}), now, limit)
+        state, words = states.shown(states.SubjectState.of({**row["memory"], **kept}), now, limit)
         row |= {"state": state, "words": words, "latency_ms": row["latency_ms"] if state == kept["state"] else None}
     return row
 

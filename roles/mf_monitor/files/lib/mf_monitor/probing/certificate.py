@@ -56,10 +56,10 @@ def _next(der: bytes, at: int) -> int:
 
 def _moment(der: bytes, at: int) -> float:
     start, end = _length(der, at)
-    words = der[start:end].decode("ascii")
+    message = der[start:end].decode("ascii")
     if der[at] == _UTC_TIME:
         # RFC 5280, 4.1.2.5.1: 50 to 99 are of the last century
-        words = ("19" if words[:2] >= "50" else "20") + words
+        message = ("19" if message[:2] >= "50" else "20") + message
     elif der[at] != _GENERALIZED_TIME:
         raise ValueError("no time")
-    return float(calendar.timegm(time.strptime(words, "%Y%m%d%H%M%SZ")))
+    return float(calendar.timegm(time.strptime(message, "%Y%m%d%H%M%SZ")))

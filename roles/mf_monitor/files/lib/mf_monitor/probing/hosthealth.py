@@ -15,7 +15,7 @@ from typing import Any
 from mf import maintenance, state, text
 
 from .. import children
-from ..judging.states import DOWN, HELD, PART, UNKNOWN, UNREAD, UP, WARNING, Look
+from ..judging.states import DOWN, HELD, PART, UNKNOWN, UNREAD, UP, WARNING, ProbeResult
 from ..settings import HealthAccess, Host, Service, Settings
 
 CANARY = "canary"  # the check that is urgent only when all MXs are concerned
@@ -24,8 +24,8 @@ MOST_CHECKS = 50  # of a host; more are not ours
 CAP = 262144  # bytes of an answer
 KEEP_UP_TO = 60  # hosts whose connections are kept
 AT_ONCE = 16  # reads in turn
-ASKED = 64  # reads that a failed look asks for; they don't wait behind those
-# not to know changes nothing that is believed; it is told of the host
+ASKED = 64  # reads that a failed probe asks for; they don't wait behind those
+# not to know changes nothing that is confirmed; it is told of the host
 _GRAVE = {state.OK: UP, state.WARNING: WARNING, state.CRITICAL: DOWN, state.UNKNOWN: UNKNOWN}
 _KINDS: dict[str, tuple[type, ...]] = {
     "status": (str,),
@@ -43,10 +43,10 @@ class Reading:
     """One attempt: ``record`` is the cleaned health, or None and ``words`` say why not."""
 
     host: str
-    began: float
-    at: float
+    started: float
+    finished: float
     record: dict[str, Any] | None
-    words: str
+    message: str
 
 
 def command(access: HealthAccess, host: Host, keep: bool, limit: float) -> list[str]:
@@ -68,11 +68,11 @@ def command(access: HealthAccess, host: Host, keep: bool, limit: float) -> list[
         "ControlPath": f"{access.folder}/%C" if keep else "none",
         "ControlPersist": "180" if keep else "no",
     }
-    words = ["/usr/bin/ssh", "-F", "none", "-T", "-o", "LogLevel=ERROR"]
+    argv = ["/usr/bin/ssh", "-F", "none", "-T", "-o", "LogLevel=ERROR"]
     for key, value in options.items():
-        words += ["-o", f"{key}={value}"]
+        argv += ["-o", f"{key}={value}"]
     # the command is the key's, whatever is asked for here
-    return [*words, "--", f"{access.user}@{host.address}", "health"]
+    return [*argv, "--", f"{access.user}@{host.address}", "health"]
 
 
 def door(service: Service, host: Host) -> bool:
@@ -94,21 +94,21 @@ class Reader:
         self._asked = asyncio.Semaphore(ASKED)
 
     async def read(self, host: Host, asked: bool = False) -> Reading:
-        """One attempt, within the timeout or 10 s. Never raises, except for cancellation. ``asked`` by a look."""
+        """One attempt, within the timeout or 10 s; raises only for cancellation. ``asked``: by a failed probe."""
         async with self._asked if asked else self._room:
             began = self._clock()
-            record, words = None, ""
+            record, message = None, ""
             try:
                 async with asyncio.timeout(self._limit):
-                    record, words = await self._run(host)
+                    record, message = await self._run(host)
             except TimeoutError:
-                words = "ssh: no answer in time"
+                message = "ssh: no answer in time"
                 self._forget(host)
             except OSError as error:
-                words = f"ssh can't be run: {error.strerror}"
+                message = f"ssh can't be run: {error.strerror}"
             except Exception as error:  # noqa: BLE001  (whatever a host says is a reading)
-                words = f"health can't be understood: {type(error).__name__}"
-            return Reading(host.name, began, self._clock(), record, words)
+                message = f"health can't be understood: {type(error).__name__}"
+            return Reading(host.name, began, self._clock(), record, message)
 
     async def _run(self, host: Host) -> tuple[dict[str, Any] | None, str]:
         process = await asyncio.create_subprocess_exec(
@@ -139,16 +139,16 @@ class Reader:
         """A kept connection that doesn't answer any more is dropped."""
         if not self._keep:
             return
-        words = command(self._access, host, self._keep, self._limit)
-        at = words.index("--")
+        argv = command(self._access, host, self._keep, self._limit)
+        at = argv.index("--")
 
         async def leave() -> None:
             try:
                 process = await asyncio.create_subprocess_exec(
-                    *words[:at],
+                    *argv[:at],
                     "-O",
                     "exit",
-                    *words[at : at + 2],
+                    *argv[at : at + 2],
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
                     stderr=asyncio.subprocess.DEVNULL,
@@ -251,7 +251,7 @@ def _canary(found: Mapping[str, Any]) -> tuple[str, str]:
     return (DOWN if _number(found.get("delivered")) else WARNING), PART
 
 
-def subject(host: str, check: str) -> str:
+def check_subject(host: str, check: str) -> str:
     """The subject of a host's check; a service can't have such a name."""
     return f"{host}/{CHECK}{check}"
 
@@ -261,52 +261,54 @@ def vital(settings: Settings, host: Host) -> tuple[str, ...]:
     return settings.urgent_checks if host.role == "control" else ()
 
 
-def looks(reading: Reading, chosen: tuple[str, ...], known: Collection[str]) -> list[Look]:
-    """Looks from one reading: at ``HOST/health`` (is it held, and what isn't known of it?) and at checks (``subject``).
+def results(reading: Reading, chosen: tuple[str, ...], known: Collection[str]) -> list[ProbeResult]:
+    """Results from one reading: of ``HOST/health`` (is it held, what isn't known of it?) and of its checks.
 
     ``chosen``: see ``vital``. The others are subjects from when they first complain (``known``).
     """
-    name, began, at = reading.host, reading.began, reading.at
+    name, began, at = reading.host, reading.started, reading.finished
     record = reading.record
     if record is None:
-        words = f"health can't be read: {reading.words}"
-        return [Look(f"{name}/health", began, at, WARNING, words, UNREAD)]
+        message = f"health can't be read: {reading.message}"
+        return [ProbeResult(f"{name}/health", began, at, WARNING, message, UNREAD)]
     result, unsure = [], []
     room = MOST_CHECKS - len(known)
     for check, one in record["checks"].items():
-        status, words, why = one["status"], one["summary"], ""
+        status, message, reason = one["status"], one["summary"], ""
         if status == state.UNKNOWN:
-            unsure.append(f"{check} UNKNOWN: {words}")
+            unsure.append(f"{check} UNKNOWN: {message}")
         # a lease has a colour of its own and is no complaint, and a hold is told below
         mild = check == "load" and record["throttled"] and (record["held"] or status != state.CRITICAL)
         word = UP if mild else _GRAVE[status]
         if status == state.UNKNOWN and check in chosen:
-            word, why = DOWN, UNREAD
+            word, reason = DOWN, UNREAD
         elif check == CANARY and word == DOWN:
-            word, why = _canary(one["metrics"])
+            word, reason = _canary(one["metrics"])
         if check not in known and check not in chosen:
             if word in (UP, UNKNOWN) or room <= 0:
                 continue
             room -= 1
-        result.append(Look(subject(name, check), began, at, word, words, why))
+        result.append(ProbeResult(check_subject(name, check), began, at, word, message, reason))
     for check in sorted(set(known).difference(record["checks"])):
         if not record["checks"]:
             # a host that can't read its own settings knows of no check, and nobody knows that this one is well
             gone = f"not known: {(record['problems'] or ['it names no check'])[0]}"
             word = DOWN if check in chosen else UNKNOWN
-            result.append(Look(subject(name, check), began, at, word, gone, UNREAD if word == DOWN else ""))
+            result.append(
+                ProbeResult(check_subject(name, check), began, at, word, gone, UNREAD if word == DOWN else "")
+            )
         else:
-            result.append(Look(subject(name, check), began, at, WARNING, "not among its checks any more"))
+            result.append(ProbeResult(check_subject(name, check), began, at, WARNING, "not among its checks any more"))
     # what none of its checks says, nor the throttle: settings that can't be read, a marker that is lost
     checks = [one["status"] for one in record["checks"].values()]
     said = state.worst([*checks, state.WARNING if record["throttled"] else state.OK])
-    word, words, why = UP, "says OK", ""
+    word, message, reason = UP, "says OK", ""
     if unsure:
-        word, words = WARNING, unsure[0] + (f" (and {len(unsure) - 1} more)" if len(unsure) > 1 else "")
+        word, message = WARNING, unsure[0] + (f" (and {len(unsure) - 1} more)" if len(unsure) > 1 else "")
     if state.SEVERITY[record["status"]] > state.SEVERITY[said]:
         word = DOWN if record["status"] == state.CRITICAL else WARNING
-        words = (record["problems"] or [record["status"]])[0]
+        message = (record["problems"] or [record["status"]])[0]
     if record["held"]:
-        word, words, why = DOWN, "on hold: refuses mail until somebody ends that", HELD
-    result.append(Look(f"{name}/health", began, at, word, words, why))
+        word, message, reason = DOWN, "on hold: refuses mail until somebody ends that", HELD
+    result.append(ProbeResult(f"{name}/health", began, at, word, message, reason))
     return result

@@ -1,6 +1,6 @@
-"""The probes: one look at one service each. Whatever a target says or does becomes a look; nothing is raised.
+"""The probes, one for each kind of service. Whatever a target says or does becomes a result; nothing is raised.
 
-``look(service, world)`` is all a caller needs. Hostile targets: every probe has one deadline and a cap on bytes,
+``probe(service, world)`` is all a caller needs. Hostile targets: every probe has one deadline and a cap on bytes,
 redirects are counted, names with many addresses are tried at a few of them, and no text leaves here uncleaned.
 """
 
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from mf import canary, text
 
-from ..judging.states import DOWN, EXPIRED, REFUSED, SILENT, UNKNOWN, UP, WARNING, WRONG, Look
+from ..judging.states import DOWN, EXPIRED, REFUSED, SILENT, UNKNOWN, UP, WARNING, WRONG, ProbeResult
 from ..settings import Service, Settings
 from . import certificate, wire
 from .wire import Ended, Script
@@ -55,34 +55,39 @@ class World:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Outcome:
     """What a probe found when it came to its end."""
 
-    words: str
+    message: str
     state: str = UP
-    why: str = ""
+    reason: str = ""
     expires: float | None = None
 
 
-async def look(service: Service, world: World) -> Look:
-    """One look. Never raises, except for cancellation."""
+async def probe(service: Service, world: World) -> ProbeResult:
+    """One probe. Never raises, except for cancellation."""
     began, started = world.clock(), time.perf_counter()
     try:
         found = await PROBES[service.kind](service, world)
-        state, words, why, expires = found.state, found.words, found.why, found.expires
+        state, message, reason, expires = found.state, found.message, found.reason, found.expires
     except Ended as end:
-        state, words, why, expires = DOWN, end.words, end.why, None
+        state, message, reason, expires = DOWN, end.message, end.reason, None
     except TimeoutError:
-        state, words, why, expires = DOWN, "no answer in time", SILENT, None
+        state, message, reason, expires = DOWN, "no answer in time", SILENT, None
     except OSError as error:
         broken = of_error(error)
-        state, words, why, expires = DOWN, broken.words, broken.why, None
+        state, message, reason, expires = DOWN, broken.message, broken.reason, None
     except Exception as error:  # noqa: BLE001  (a bug in a probe must not stop the others; it is shown as unknown)
-        state, words, why, expires = UNKNOWN, f"a bug: {type(error).__name__}: {text.clean(str(error), 60)}", OWN, None
-    if why == OWN:
+        state, message, reason, expires = (
+            UNKNOWN,
+            f"a bug: {type(error).__name__}: {text.clean(str(error), 60)}",
+            OWN,
+            None,
+        )
+    if reason == OWN:
         state = UNKNOWN
     latency = None if state in (DOWN, UNKNOWN) else round((time.perf_counter() - started) * 1000, 3)
-    return Look(service.subject, began, world.clock(), state, text.clean(words, 100), why, latency, expires)
+    return ProbeResult(service.subject, began, world.clock(), state, text.clean(message, 100), reason, latency, expires)
 
 
 def of_error(error: OSError) -> Ended:
@@ -149,14 +154,14 @@ async def _each(service: Service, limit: float, act: Callable[[str, float], Awai
 # --- TCP and ssh
 
 
-async def _tcp(service: Service, world: World) -> Found:
-    async def act(address: str, limit: float) -> Found:
+async def _tcp(service: Service, world: World) -> Outcome:
+    async def act(address: str, limit: float) -> Outcome:
         loop = asyncio.get_running_loop()
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as channel:
             async with asyncio.timeout(limit):
                 await loop.sock_connect(channel, (address, service.port))
-        return Found("connects")
+        return Outcome("connects")
 
     return await _each(service, world.settings.timeout, act)
 
@@ -166,15 +171,15 @@ def _ssh_script() -> Script:
     for _ in range(20):
         line = yield ("greeting", b"")
         if line.startswith((b"SSH-2.0-", b"SSH-1.99-")):
-            return Found(text.clean(line, 60))
+            return Outcome(text.clean(line, 60))
         if line.startswith(b"SSH-"):
             raise Ended(WRONG, f"old ssh: {text.clean(line, 40)}")
     raise Ended(WRONG, "no ssh banner")
 
 
-async def _ssh(service: Service, world: World) -> Found:
-    async def act(address: str, limit: float) -> Found:
-        found: Found
+async def _ssh(service: Service, world: World) -> Outcome:
+    async def act(address: str, limit: float) -> Outcome:
+        found: Outcome
         found, _ = await wire.converse(address, service.port, limit, _ssh_script(), wire.line)
         return found
 
@@ -258,11 +263,11 @@ def _first(said: bytes, limit: int = 60) -> str:
     return text.clean(said.partition(b"\n")[0], limit)
 
 
-async def _smtp(service: Service, world: World) -> Found:
+async def _smtp(service: Service, world: World) -> Outcome:
     options = service.options
     hello = world.settings.host.encode()
 
-    async def act(address: str, limit: float) -> Found:
+    async def act(address: str, limit: float) -> Outcome:
         script = smtp_script(
             hello,
             starttls=options["starttls"],
@@ -273,7 +278,7 @@ async def _smtp(service: Service, world: World) -> Found:
         (_, offered, der, _), _ = await wire.converse(address, service.port, limit, script, wire.reply)
         said = "accepts mail" if options["canary"] else "greets"
         if not offered or options["starttls"] == "off":
-            return Found(said)
+            return Outcome(said)
         return _dated(der, world, f"{said}, STARTTLS")
 
     return await _each(service, world.settings.timeout, act)
@@ -297,7 +302,7 @@ def relay_senders(chosen: str, domains: Sequence[str]) -> tuple[str, ...]:
     return (chosen,) if chosen else ("", *(f"postmaster@{domain}" for domain in domains[:1]))
 
 
-async def _relay(service: Service, world: World) -> Found:
+async def _relay(service: Service, world: World) -> Outcome:
     """Strangers' mail to strangers must be refused, whoever they say to be. Unknown when that couldn't be asked."""
     recipient = service.options["recipient"] or world.settings.relay_recipient
     hello = world.settings.host.encode()
@@ -317,10 +322,10 @@ async def _relay(service: Service, world: World) -> Found:
             code, said = await _each(service, left, act)
         except (Ended, OSError) as error:
             end = error if isinstance(error, Ended) else of_error(error)
-            if end.why == OWN:
+            if end.reason == OWN:
                 raise end from None
             # whether mail is accepted at all is the business of the smtp service
-            trouble = f"not asked: {text.clean(end.words, 60)}"
+            trouble = f"not asked: {text.clean(end.message, 60)}"
             continue
         if 200 <= code < 300:
             raise Ended(WRONG, f"OPEN RELAY: takes mail for {recipient} from anybody")
@@ -328,34 +333,34 @@ async def _relay(service: Service, world: World) -> Found:
             refused = f"refuses: {code} {_first(said, 40)}"
         else:
             trouble = f"not answered: {code} {_first(said, 40)}"  # not now is not never
-    return Found(refused) if refused else Found(trouble, UNKNOWN)
+    return Outcome(refused) if refused else Outcome(trouble, UNKNOWN)
 
 
-def _dated(der: bytes, world: World, said: str) -> Found:
+def _dated(der: bytes, world: World, said: str) -> Outcome:
     """A certificate's date: expired or about to."""
     now = world.clock()
     expires = certificate.not_after(der)
     if expires is None:
-        return Found(f"{said}, a certificate that can't be read", WARNING, WRONG)
+        return Outcome(f"{said}, a certificate that can't be read", WARNING, WRONG)
     left = expires - now
     if left <= 0:
-        return Found(f"certificate expired {text.span(-left)} ago", WARNING, EXPIRED, expires)
+        return Outcome(f"certificate expired {text.span(-left)} ago", WARNING, EXPIRED, expires)
     if left < world.settings.cert_warning_days * DAY:
-        return Found(f"certificate expires in {text.span(left)}", WARNING, "", expires)
-    return Found(said, expires=expires)
+        return Outcome(f"certificate expires in {text.span(left)}", WARNING, "", expires)
+    return Outcome(said, expires=expires)
 
 
 # --- HTTP
 
 
-async def _http(service: Service, world: World) -> Found:
+async def _http(service: Service, world: World) -> Outcome:
     give_up = asyncio.get_running_loop().time() + world.settings.timeout
     places = await _in_time(service, world.settings.timeout)
     async with asyncio.timeout_at(give_up):
         return await _fetch_service(service, world, places)
 
 
-async def _fetch_service(service: Service, world: World, places: Sequence[str]) -> Found:
+async def _fetch_service(service: Service, world: World, places: Sequence[str]) -> Outcome:
     options = service.options
     secure = service.kind == "https"
     name = (options["host_header"] or service.address).strip("[]")
@@ -366,8 +371,8 @@ async def _fetch_service(service: Service, world: World, places: Sequence[str]) 
         status, where, body, der = await fetch(target, world.strict if verify else world.context, places)
         if der:
             found = _dated(der, world, "")
-            if found.why == EXPIRED:
-                raise Ended(EXPIRED, found.words)
+            if found.reason == EXPIRED:
+                raise Ended(EXPIRED, found.message)
             expires = found.expires if expires is None else expires
             warning = found if found.state == WARNING else None
         else:
@@ -378,7 +383,7 @@ async def _fetch_service(service: Service, world: World, places: Sequence[str]) 
                 raise Ended(WRONG, f"{status}, but without the expected text")
             if warning is not None:
                 return warning
-            return Found(f"HTTP {status}", expires=expires)
+            return Outcome(f"HTTP {status}", expires=expires)
         if not (300 <= status < 400 and where):
             raise Ended(WRONG, f"HTTP {status}")
         target = target.redirected(where)
@@ -467,11 +472,11 @@ async def fetch(target: Target, context: ssl.SSLContext, places: Sequence[str]) 
         writer.transport.abort()
     head, _, body = data.partition(b"\r\n\r\n")
     first, *lines = head.split(b"\r\n")
-    words = first.split(None, 2)
-    if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not words[1].isdigit() or len(words[1]) != 3:
+    message = first.split(None, 2)
+    if len(message) < 2 or not message[0].startswith(b"HTTP/1.") or not message[1].isdigit() or len(message[1]) != 3:
         raise Ended(WRONG, f"no HTTP: {text.clean(first, 60)}" if data else "connection closed without an answer")
     location = next((one.partition(b":")[2] for one in lines if one.lower().startswith(b"location:")), b"")
-    return int(words[1]), location.strip().decode("latin-1"), body, der or b""
+    return int(message[1]), location.strip().decode("latin-1"), body, der or b""
 
 
 def _complete(head: bytes, body: bytes) -> bool:
@@ -485,7 +490,7 @@ def _complete(head: bytes, body: bytes) -> bool:
 # --- DNS
 
 
-async def _mx(service: Service, world: World) -> Found:
+async def _mx(service: Service, world: World) -> Outcome:
     """MX records of a domain agree with the inventory: these names, and each has the address it should have."""
     import dns.asyncresolver
     import dns.exception
@@ -515,7 +520,7 @@ async def _mx(service: Service, world: World) -> Found:
     raise Ended(WRONG, f"{domain}: its name servers {'fail' if failed else 'do not answer in time'}")
 
 
-async def _records(resolver: Any, domain: str, expect: Mapping[str, Sequence[str]]) -> Found:
+async def _records(resolver: Any, domain: str, expect: Mapping[str, Sequence[str]]) -> Outcome:
     """The comparison. Raises Ended and what the resolver raises."""
     import dns.resolver
 
@@ -534,10 +539,10 @@ async def _records(resolver: Any, domain: str, expect: Mapping[str, Sequence[str
         if found != {str(ipaddress.ip_address(one)) for one in expect[name]}:
             said_ = ", ".join(sorted(found)[:MOST_ADDRESSES]) or "no address"
             raise Ended(WRONG, f"{name} has {said_}, not {', '.join(expect[name])}")
-    return Found(f"{len(expect)} MX records as in the inventory")
+    return Outcome(f"{len(expect)} MX records as in the inventory")
 
 
-PROBES: dict[str, Callable[[Service, World], Awaitable[Found]]] = {
+PROBES: dict[str, Callable[[Service, World], Awaitable[Outcome]]] = {
     "tcp": _tcp,
     "ssh": _ssh,
     "smtp": _smtp,

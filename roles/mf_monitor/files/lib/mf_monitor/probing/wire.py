@@ -34,10 +34,10 @@ Parse: TypeAlias = Callable[[bytes], "tuple[Item, bytes] | None"]
 class Ended(Exception):
     """A conversation that didn't come to its end: ``why`` as in ``states``, and a few words that are safe to show."""
 
-    def __init__(self, why: str, words: str) -> None:
-        super().__init__(words)
-        self.why = why
-        self.words = words
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
 
 
 class StartTls:

@@ -1,4 +1,4 @@
-"""The monitor's own uplink: several references outside the fleet, asked before silence is blamed on anybody else.
+"""The connectivity check: several reference hosts outside the fleet, asked before silence is blamed on a target.
 
 A reference is an address and port that should always answer; a refusal is an answer, too. One that answers is enough:
 "everything is down" must not be said by a monitor that is itself cut off. Silence over IPv6 needs one that answers over
@@ -13,7 +13,7 @@ import socket
 import time
 from dataclasses import dataclass
 
-from ..judging.states import DOWN, SILENT, UP, Look
+from ..judging.states import DOWN, SILENT, UP, ProbeResult
 from ..settings import Settings
 from . import probes
 
@@ -30,9 +30,9 @@ def _family(address: str) -> int:
 class Verdict:
     """Whether the network was there in a check that began then (on the monotonic clock)."""
 
-    began: float
+    started: float
     up: bool
-    words: str
+    message: str
     families: frozenset[int] = frozenset()  # of the references that answered
 
     def reaches(self, address: str) -> bool:
@@ -43,7 +43,7 @@ class Verdict:
         return self.up if not family else family in self.families
 
 
-class Uplink:
+class ConnectivityCheck:
     """Asks the references; any number of waiters share one check."""
 
     def __init__(self, settings: Settings, world: probes.World) -> None:
@@ -56,19 +56,19 @@ class Uplink:
 
     async def after(self, moment: float) -> Verdict:
         """The verdict of a check that began at or after ``moment`` (monotonic); a new one when there is none."""
-        if self.last.began >= moment:
+        if self.last.started >= moment:
             return self.last
         if self._running is None or self._running[1].done() or self._running[0] < moment:
             self._running = (time.monotonic(), asyncio.create_task(self._check()))
         return await asyncio.shield(self._running[1])
 
-    async def look(self) -> Look:
-        """A fresh check as a look at the subject ``uplink``."""
+    async def probe(self) -> ProbeResult:
+        """A fresh check as a result of the subject ``uplink``."""
         began, started = self._clock(), time.perf_counter()
         verdict = await self.after(time.monotonic())
         latency = round((time.perf_counter() - started) * 1000, 3) if verdict.up else None
-        state, why = (UP, "") if verdict.up else (DOWN, SILENT)
-        return Look("uplink", began, self._clock(), state, verdict.words, why, latency)
+        state, reason = (UP, "") if verdict.up else (DOWN, SILENT)
+        return ProbeResult("uplink", began, self._clock(), state, verdict.message, reason, latency)
 
     async def _check(self) -> Verdict:
         began = time.monotonic()
@@ -89,8 +89,8 @@ class Uplink:
         for task in waiting:
             task.cancel()
         families.discard(0)
-        words = "a reference answers" if families else f"none of {total} references answers"
-        self.last = Verdict(began, bool(families), words, frozenset(families))
+        message = "a reference answers" if families else f"none of {total} references answers"
+        self.last = Verdict(began, bool(families), message, frozenset(families))
         return self.last
 
     async def _answers(self, name: str, port: int) -> int:
