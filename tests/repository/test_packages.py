@@ -18,6 +18,7 @@ CORE = "mf"
 # A role's Python package has its name; mf_tree brings the core.
 PACKAGES = {path.parent.name: path.parent for path in sorted(ROOT.glob("roles/*/files/lib/*/__init__.py"))}
 ROLES = {name: path.parents[2].name for name, path in PACKAGES.items()}
+CALLED = re.compile(r"(?:^|; )from (mf[a-z_.]*) import (\w+)", re.MULTILINE)
 FILES = sorted(path for folder in PACKAGES.values() for path in folder.rglob("*.py"))
 # What a Debian package of a role's `__<role>_packages` lets its code import.
 LIBRARIES = {
@@ -134,3 +135,32 @@ def test_checks_do_not_import_each_other() -> None:
     for stem in checks:
         used = imports(folder / f"{stem}.py")
         assert not used & {f"mf_checks.{other}" for other in checks - {stem}}
+
+
+def test_modules_that_are_named_in_texts_exist() -> None:
+    """What a program in a text imports, what importlib is asked for, and what a launcher calls."""
+    named: set[str] = set()
+    for path in FILES:
+        package = ".".join(Path(name(path)).parts[:-1])
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                named.update(f"{module}.{thing}" for module, thing in CALLED.findall(node.value))
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module":
+                asked = node.args[0]
+                if isinstance(asked, ast.Constant) and str(asked.value).startswith("."):
+                    named.add(package + str(asked.value))
+    for launcher in ROOT.glob("roles/*/templates/bin/*.j2"):
+        named.update(f"{module}.{thing}" for module, thing in CALLED.findall(launcher.read_text()))
+    modules = {".".join(Path(name(path)).with_suffix("").parts) for path in FILES}
+    assert {"mf_checks.due", "mf_monitor.notifying.send"} <= named
+    assert named <= modules
+
+
+def test_every_check_of_a_role_names_its_module() -> None:
+    for role in ROLES.values():
+        variables = yaml.safe_load((ROOT / "roles" / role / "vars/main.yml").read_text()) or {}
+        tables = [value for value in variables.values() if isinstance(value, dict)]
+        tables += [inner for table in tables for inner in table.values() if isinstance(inner, dict)]
+        checks = [table for table in tables if {"period", "deadline"} <= set(table)]
+        for check in checks:
+            assert (ROOT / f"roles/{role}/files/lib/{check['module'].replace('.', '/')}.py").exists()

@@ -815,7 +815,7 @@ class Engine:
                 shot = snapshot.take(store, self.settings, now)
             finally:
                 store.close()
-            render = importlib.import_module(".render", __package__)
+            render = importlib.import_module(".page.render", __package__)
             render.write(shot, self.settings.page)
             self._page_effort = time.thread_time() - before
 
