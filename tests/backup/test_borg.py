@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+import yaml
 from backup_support import SETTINGS, archive, fake
 from mf import borg, state
 from mf_backup import jobs, repository
@@ -80,6 +81,8 @@ def test_the_environment_has_no_secret_and_trusts_one_host_key() -> None:
     assert env["BORG_PASSCOMMAND"] == "cat /mf/etc/backup/passphrase"
     assert "StrictHostKeyChecking=yes" in env["BORG_RSH"]
     assert "UserKnownHostsFile=/mf/etc/backup/known_hosts" in env["BORG_RSH"]
+    variables = yaml.safe_load((Path(__file__).parents[2] / "roles/mf_backup/vars/main.yml").read_text())
+    assert variables["__mf_backup_ssh"] == env["BORG_RSH"]  # borgmatic's
 
 
 def test_a_stale_lock_is_broken_once_and_recorded(tmp_path: Path, places: state.Places) -> None:

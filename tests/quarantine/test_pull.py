@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import quarantine_support as support
-from mf import config, state
+from mf import config, ssh, state
 from mf_quarantine import (
     QuarantineError,
     check,
@@ -379,7 +379,7 @@ def test_ssh_trusts_only_what_it_is_given(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(
         pull, "RSYNC", fake_rsync(tmp_path, f"open({str(tmp_path / 'argv')!r}, 'w').write('\\0'.join(sys.argv))")
     )
-    list(pull.Remote("2001:db8::1", pull.ssh("/k", "/h")).listing(pull.EVERYTHING))
+    list(pull.Remote("2001:db8::1", ssh.command("/k", "/h")).listing(pull.EVERYTHING))
     argv = (tmp_path / "argv").read_text().split("\0")
     assert argv[-1] == "mf-pull@[2001:db8::1]:/"
     words = shlex.split(argv[argv.index("-e") + 1])

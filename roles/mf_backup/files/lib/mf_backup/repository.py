@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from mf import decisions, state
+from mf import decisions, ssh, state
 from mf.borg import LOCK_WAIT, Archive, BorgError, Done, epoch, explain, spawn
 
 from .settings import Settings
@@ -24,24 +24,17 @@ BASE = "/mf/var/backup/borg"  # borg's cache, keys of repositories it has seen, 
 
 def environment(settings: Settings, etc: str = ETC, base: str = BASE) -> dict[str, str]:
     """What borg needs to know, secrets left out (man borg, "Environment Variables")."""
-    options = {
-        "IdentitiesOnly": "yes",
-        "BatchMode": "yes",
-        "StrictHostKeyChecking": "yes",
-        "UserKnownHostsFile": f"{etc}/known_hosts",
-        "GlobalKnownHostsFile": "/dev/null",
-        "ConnectTimeout": "20",
-        "ServerAliveInterval": "15",  # a cut without a word is noticed after a minute
-        "ServerAliveCountMax": "4",
-    }
-    ssh = " ".join(["ssh", "-F", "none", "-i", f"{etc}/ssh.key", *(f"-o {k}={v}" for k, v in options.items())])
+    # a cut is noticed after a minute; what ssh says of it below ERROR is part of the explanation
+    rsh = ssh.command(
+        f"{etc}/ssh.key", f"{etc}/known_hosts", ConnectTimeout="20", ServerAliveCountMax="4", LogLevel="INFO"
+    )
     return {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "LC_ALL": "C.UTF-8",
         "HOME": "/root",
         "TZ": "UTC",
         "BORG_REPO": settings.repository,
-        "BORG_RSH": ssh,
+        "BORG_RSH": shlex.join(rsh),
         "BORG_PASSCOMMAND": f"cat {etc}/passphrase",
         "BORG_BASE_DIR": base,
         "BORG_DISPLAY_PASSPHRASE": "no",

@@ -11,7 +11,7 @@ import pwd
 import sys
 import time
 
-from mf import cli, config, state, text
+from mf import cli, config, ssh, state, text
 
 from . import QuarantineError, database, layout, query, schema, settings
 
@@ -135,7 +135,7 @@ class Context:
 
     def remote(self, mx: str, held: Sequence[int] = ()) -> pull.Remote:
         """rsync to an MX with the key that may only read."""
-        return pull.Remote(self.settings.mx[mx], pull.ssh(f"{KEYS}/pull.key", f"{KEYS}/known_hosts"), held)
+        return pull.Remote(self.settings.mx[mx], ssh.command(f"{KEYS}/pull.key", f"{KEYS}/known_hosts"), held)
 
 
 # --- for people
@@ -241,7 +241,7 @@ def _release_one(context: Context, ident: str, chosen: argparse.Namespace) -> tu
         raise release.ReleaseError("no such message ever came here")
     path = context.layout.path(row["domain"], ident)
     known = {"lost": False, "truncated": False, **row}
-    command = pull.ssh(f"{KEYS}/release.key", f"{KEYS}/known_hosts")
+    command = ssh.command(f"{KEYS}/release.key", f"{KEYS}/known_hosts")
     refusals: dict[str, str] = {}
     while True:
         handover = release.find(context.index, ident)

@@ -213,30 +213,6 @@ def _explain(code: int, said: bytes | bytearray) -> str:
     return f"rsync ended with {code}: {words}"
 
 
-def ssh(key: str, known_hosts: str) -> list[str]:
-    """An ssh command that uses one key, trusts one list of host keys, asks nothing, and ends when the other end is
-    gone.
-    """
-    options = {
-        "BatchMode": "yes",
-        "IdentitiesOnly": "yes",
-        "IdentityAgent": "none",
-        "StrictHostKeyChecking": "yes",
-        "UserKnownHostsFile": known_hosts,
-        "GlobalKnownHostsFile": "/dev/null",
-        "UpdateHostKeys": "no",
-        "PreferredAuthentications": "publickey",
-        "ConnectTimeout": "10",
-        "ServerAliveInterval": "15",
-        "ServerAliveCountMax": "3",
-        "LogLevel": "ERROR",
-    }
-    words = ["/usr/bin/ssh", "-F", "none", "-T", "-i", key]
-    for name, value in options.items():
-        words += ["-o", f"{name}={value}"]
-    return words
-
-
 EVERYTHING = ("--include=/????-??-??/", "--include=/*/*/", "--include=/*/*/new/", "--include=/*/*/new/*", "--exclude=*")
 """Filters that pass every file that is complete."""
 

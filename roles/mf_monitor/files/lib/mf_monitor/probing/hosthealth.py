@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mf import maintenance, state, text
+from mf import maintenance, ssh, state, text
 
 from .. import children
 from ..judging.states import DOWN, HELD, PART, UNKNOWN, UNREAD, UP, WARNING, ProbeResult
@@ -50,27 +50,19 @@ class Reading:
 
 
 def command(access: HealthAccess, host: Host, keep: bool, limit: float) -> list[str]:
-    """The ssh command; nothing but these options counts, no configuration of the account or the machine."""
-    options = {
-        "IdentitiesOnly": "yes",
-        "IdentityFile": access.key,
-        "UserKnownHostsFile": access.known_hosts,
-        "GlobalKnownHostsFile": "/dev/null",
-        "StrictHostKeyChecking": "yes",
+    """The ssh command; with ``keep`` a connection stays open for the next."""
+    argv = ssh.command(
+        access.key,
+        access.known_hosts,
         # sntrup761, which OpenSSH 9 would begin with, takes five times the CPU; what is read here is old in a minute
-        "KexAlgorithms": "^curve25519-sha256",
-        "BatchMode": "yes",
-        "ConnectTimeout": str(max(1, round(limit))),
-        "ServerAliveInterval": "5",
-        "ServerAliveCountMax": "2",
-        "ForwardAgent": "no",
-        "ControlMaster": "auto" if keep else "no",
-        "ControlPath": f"{access.folder}/%C" if keep else "none",
-        "ControlPersist": "180" if keep else "no",
-    }
-    argv = ["/usr/bin/ssh", "-F", "none", "-T", "-o", "LogLevel=ERROR"]
-    for key, value in options.items():
-        argv += ["-o", f"{key}={value}"]
+        KexAlgorithms="^curve25519-sha256",
+        ConnectTimeout=str(max(1, round(limit))),
+        ServerAliveInterval="5",
+        ServerAliveCountMax="2",
+        ControlMaster="auto" if keep else "no",
+        ControlPath=f"{access.folder}/%C" if keep else "none",
+        ControlPersist="180" if keep else "no",
+    )
     # the command is the key's, whatever is asked for here
     return [*argv, "--", f"{access.user}@{host.address}", "health"]
 
