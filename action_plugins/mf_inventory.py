@@ -12,13 +12,15 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 GROUP = "mx"
 
 # RFC 1035 2.3.1 with RFC 1123 2.1; two labels at least, for a mail domain or a server of one
 PATIENCE = (2, 8)
 """Seconds: check-smtp waits for a greeting as long as the highest; and up to that check-load settles in time."""
+RENAMED = {"mf_watched_": "mf_health_access_"}
+"""How the names of variables began -> how they begin now; a role's own begin with two underscores more."""
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})+")
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
@@ -40,6 +42,15 @@ def problems(machines: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ):
         found[one] = None
     return list(found)
+
+
+def former_names(names: Iterable[str]) -> Iterator[str]:
+    """What is wrong with variables that have another name now."""
+    for name in sorted(set(names)):
+        for former, now in RENAMED.items():
+            head, found, tail = name.partition(former)
+            if found and not head.strip("_"):
+                yield f"{name} is now called {head}{now}{tail}: change its name in the inventory"
 
 
 def _addresses(machines: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -143,7 +154,8 @@ class ActionModule(ActionBase):
         self.validate_argument_spec({})
         names: Sequence[str] = task_vars["groups"].get(GROUP, [])
         machines: dict[str, dict[str, Any]] = {}
-        found: list[str] = []
+        hosts = task_vars["groups"]["all"]
+        found = list(former_names(key for name in hosts for key in task_vars["hostvars"][name]))
         for name in names:
             variables = task_vars["hostvars"][name]
             machines[name] = {}

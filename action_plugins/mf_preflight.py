@@ -25,7 +25,7 @@ FREE_MIB = 64
 
 
 def host_problems(look: dict[str, Any], host: str) -> Iterator[str]:
-    """What stands against a deployment on a host, by what mf_release saw there (module_utils/mf_deploy/look.py)."""
+    """What stands against a deployment on a host, by what mf_deploy saw there (module_utils/mf_deploy/look.py)."""
     if look["system"] not in SYSTEMS:
         yield (
             f"{host} runs {look['system']}, and this needs {' or '.join(SYSTEMS)}: "

@@ -28,13 +28,13 @@ author:
   - The mf authors
 """
 
-CHANGES = "mf_release"
+CHANGES = "mf_deploy"
 """The action with which every change of a host begins."""
 MOST = 10  # names told at most
 
 
 class Lost(NamedTuple):
-    """A host that became unreachable: at which task, and what mf_release had said, if it had been ``begun`` at all.
+    """A host that became unreachable: at which task, and what mf_deploy had said, if it had been ``begun`` at all.
 
     ``done`` and ``untouched`` are the hosts before and after it in a play that goes from host to ``host``.
     ``back``: the change was a way back.
@@ -80,7 +80,7 @@ def tell(lost: Lost) -> str:
 
 
 def _there(release: Mapping[str, Any] | None) -> list[str]:
-    """What is in force on a host, from mf_release's result; without one that isn't known."""
+    """What is in force on a host, from mf_deploy's result; without one that isn't known."""
     lines = []
     if release is None:
         lines.append("Whether the new release took effect there isn't known: wholly or not at all.")
@@ -145,7 +145,7 @@ class CallbackModule(CallbackBase):
             self._back = self._back or task.args.get("state") == "rolled_back"
 
     def v2_runner_on_ok(self, result: Any) -> None:
-        """A task has ended well; mf_release says what is in force now."""
+        """A task has ended well; mf_deploy says what is in force now."""
         if result.task.action == CHANGES and "generation" in result.result:
             self._released.setdefault(result.host.get_name(), result.result)
 

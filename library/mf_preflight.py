@@ -12,11 +12,11 @@ description:
   - Evaluates C(tasks/preflight.yml) of every role of the play for a host, in one task and on the controller.
   - Such a file holds C(ansible.builtin.assert) tasks only, each maybe with C(when) and C(loop).
   - Fails with all that is wrong in one message.
-  - M(mf_release) does this by itself before it changes anything.
+  - M(mf_deploy) does this by itself before it changes anything.
 version_added: "0.1.0"
 options:
   look:
-    description: What M(mf_release) saw of the host; without it, only the roles' own conditions are evaluated.
+    description: What M(mf_deploy) saw of the host; without it, only the roles' own conditions are evaluated.
     type: dict
     default: {}
   roles:

@@ -1,209 +1,64 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bring a release of the /mf tree to a host."""
+"""The former name of mf_deploy: refuses, and says so."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
 module: mf_release
-short_description: Release the /mf tree, atomically
+short_description: The former name of mf_deploy
 description:
-  - Gathers the files, settings, packages and units of all roles of the play, renders them for the host, and brings
-    them there as one release that takes effect by one rename.
-  - A release is complete, compiled and validated on disk before it becomes current. When anything fails, everything
-    is as it was before.
-  - What somebody changed by hand is found and repaired.
-  - The first remote execution looks at the host and carries hashes only. When they say that all is as it should be,
-    that was all. Otherwise C(tasks/preflight.yml) of all roles are held against the variables (see M(mf_preflight)),
-    missing packages are installed, and a second execution brings the contents that the host lacks.
+  - Always fails and names M(mf_deploy). Nothing is changed.
 version_added: "0.1.0"
 options:
-  state:
-    description:
-      - V(present) has the release of this play in force, whole and untouched.
-      - V(rolled_back) goes back to the release that was current before.
-      - V(settled) ends the maintenance that a release began (the checks act again).
-      - V(absent) stops and disables the units, and removes all of our files, C(/mf/var) and what lies in it included.
-    type: str
-    choices: [present, rolled_back, settled, absent]
-    default: present
-  host:
-    description: The host's name in its settings. Needed with O(state=present).
-    type: str
-  type:
-    description: The host's type in its settings (mx, control, ...). Needed with O(state=present).
-    type: str
-  manifest:
-    description: Made by the action plugin; not for people. What the release consists of.
-    type: str
-  content:
-    description: Made by the action plugin; not for people. Contents that the host lacks.
-    type: str
-  packages:
-    description: Made by the action plugin; not for people. Packages that the roles need.
-    type: list
-    elements: str
-    default: []
-  roles:
-    description: Made by the action plugin; not for people. Roles of the play.
-    type: list
-    elements: str
-    default: []
-  remove_roles:
-    description: >-
-      Roles that the host may lose. Without it a play that lacks a role which the host's release has is refused.
-    type: list
-    elements: str
-    default: []
+  state: {description: As in M(mf_deploy)., type: str}
+  host: {description: As in M(mf_deploy)., type: str}
+  type: {description: As in M(mf_deploy)., type: str}
+  remove_roles: {description: As in M(mf_deploy)., type: list, elements: str}
 attributes:
   check_mode:
-    description: >-
-      Says what would change without changing it. The release is built and validated in a temporary directory, as far as
-      the validating programs are installed.
+    description: Fails all the same.
     support: full
   diff_mode:
-    description: Shows files before and after, except those that not everybody may read.
-    support: full
+    description: There is nothing to show.
+    support: none
   platform:
-    description: Debian with systemd.
+    description: Any.
     support: full
-    platforms: debian
-notes:
-  - Needs root.
-  - The conventions by which roles contribute are described in C(roles/mf_tree/README.md).
+    platforms: all
 seealso:
-  - module: mf_preflight
+  - module: mf_deploy
 author:
   - The mf authors
 """
 
 EXAMPLES = r"""
-- name: Bring the tree to the host
+- name: Fail with the module's new name
   mf_release:
-    host: "{{ inventory_hostname }}"
-    type: mx
-  register: mf_tree__result
-
-- name: Go back to the release before
-  mf_release:
-    state: rolled_back
-
-- name: Remove everything that is ours
-  mf_release:
-    state: absent
 """
 
 RETURN = r"""
-generation:
-  description: The release in force, 12 hex digits; null when there is none.
-  returned: success
+msg:
+  description: The new name.
+  returned: failure
   type: str
-  sample: 3f2a9c01b7de
-previous:
-  description: The release that was in force before.
-  returned: success
-  type: str
-changed_paths:
-  description: Files that changed by meaning. C(bin/x) lies in the tree, C(/etc/x) on the host.
-  returned: success
-  type: list
-  elements: str
-changed_parts:
-  description: Roles of which files or settings changed.
-  returned: success
-  type: list
-  elements: str
-packages:
-  description: Debian packages that were installed, or would be in check mode.
-  returned: with O(state=present)
-  type: list
-  elements: str
-units:
-  description: >-
-    State of the units that roles registered. C(stale) says that a unit runs since before a file of its role changed
-    and must be restarted, also when an earlier run was interrupted.
-  returned: success
-  type: dict
-  sample: {"qpsmtpd.service": {"exists": true, "active": true, "enabled": true, "stale": false}}
-maintenance:
-  description: A maintenance marker of the deployment is in force, until O(state=settled) or 15 minutes have passed.
-  returned: success
-  type: bool
 """
 
-import signal
-import sys
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mf_deploy import guard, host, look, release
-from ansible.module_utils.mf_deploy.layout import Layout, ReleaseError
-from ansible.module_utils.mf_deploy.manifest import Manifest, stored, unpack, unpack_content
 
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    "state": {"type": "str", "choices": ["present", "rolled_back", "settled", "absent"], "default": "present"},
+ARGUMENTS = {
+    "state": {"type": "str"},
     "host": {"type": "str"},
     "type": {"type": "str"},
-    # not secret as such, but long, and contents may be: kept out of the system's log
-    "manifest": {"type": "str", "no_log": True},
-    "content": {"type": "str", "no_log": True},
-    "packages": {"type": "list", "elements": "str", "default": []},
-    "roles": {"type": "list", "elements": "str", "default": []},
-    "remove_roles": {"type": "list", "elements": "str", "default": []},
+    "remove_roles": {"type": "list", "elements": "str"},
 }
-
-
-def bring(module: AnsibleModule, layout: Layout, run: host.Run) -> dict[str, Any]:
-    """Do what the parameters say. Raises ReleaseError, OSError."""
-    state, check = module.params["state"], module.check_mode
-    if state == "rolled_back":
-        return release.rolled_back(layout, run, check=check)
-    if state == "settled":
-        return release.settled(layout, check=check)
-    if state == "absent":
-        return release.absent(layout, run, check=check)
-    if not module.params["manifest"]:
-        raise ReleaseError("mf_release state=present works in a play with roles, through its action plugin")
-    content = module.params["content"]
-    found = {} if content else {"look": look.look(module.params["packages"], run, check=check)}
-    if found and (not found["look"]["root"] or sys.version_info < (3, 11)):
-        # it can't go on, and the controller says why
-        return {"changed": False, **found}
-    current = layout.generation()
-    if current:
-        has = stored(layout, current)
-        guard.keep_roles(has.roles if has else (), module.params["roles"], module.params["remove_roles"])
-    done = release.present(
-        layout,
-        Manifest(unpack(module.params["manifest"])),
-        unpack_content(content) if content else None,
-        run,
-        check=check,
-        diff=bool(module._diff),
-    )
-    return {**done, **found}
-
-
-def _leave(number: int, _frame: object) -> None:
-    """End through the exception handlers that clean up."""
-    raise SystemExit(128 + number)
 
 
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    for number in (signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, _leave)
-    layout = Layout()
-    try:
-        result = bring(module, layout, host.run)
-    except ReleaseError as error:
-        # still on when what failed came after the release took effect: a restart is owed then
-        module.fail_json(msg=str(error), maintenance=guard.ours(layout))
-    except OSError as error:
-        module.fail_json(msg=f"{error.filename or 'this host'}: {error.strerror or error}. Nothing was changed.")
-    module.exit_json(**result)
+    module.fail_json(msg="mf_release is now called mf_deploy: change the name in your play. Nothing was changed.")
 
 
 if __name__ == "__main__":

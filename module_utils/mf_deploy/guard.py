@@ -19,13 +19,21 @@ OWNER = "deploy"
 LEASE = 900.0
 """Seconds after which the marker counts for nothing, should nobody take it away."""
 WAIT = 30.0
+RENAMED = {"mf_watched": "mf_health_access"}
+"""Former name -> name of a role. Releases made before the change have the former one."""
 
 
 def keep_roles(present: Collection[str], roles: Collection[str], removed: Collection[str]) -> None:
     """Raise ReleaseError when a release of ``roles`` would drop one of those ``present`` that ``removed`` doesn't name.
 
-    "Just run that role" is a habit; a release without qpsmtpd would stop and remove the SMTP service.
+    "Just run that role" is a habit; a release without qpsmtpd would stop and remove the SMTP service. A play that names
+    a role by its former name is refused as well; in ``present`` both names mean the same role.
     """
+    former = sorted(set(roles) & set(RENAMED))
+    if former:
+        names = ", ".join(f"{name} is now called {RENAMED[name]}" for name in former)
+        raise ReleaseError(f"role {names}: change the name in your play. Nothing was changed.")
+    present, removed = ({RENAMED.get(name, name) for name in names} for names in (present, removed))
     kept = sorted(set(roles) & set(removed))
     if kept:
         raise ReleaseError(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from release_support import ROOT
+from deploy_support import ROOT
 
 from callback_plugins import mf_rollout
 
@@ -91,7 +91,7 @@ def test_a_host_that_does_not_come_back_ends_the_run(name: str, tmp_path: Path, 
             "block": [
                 {"debug": {"msg": "BEGUN {{ inventory_hostname }}"}},
                 # with a local connection it would change this machine
-                {"mf_release": {"state": "settled"}, "check_mode": False, "when": "inventory_hostname == 'mx2'"},
+                {"mf_deploy": {"state": "settled"}, "check_mode": False, "when": "inventory_hostname == 'mx2'"},
             ],
             "rescue": [{"fail": {"msg": "RESCUED {{ inventory_hostname }}"}}],
         }
@@ -101,7 +101,7 @@ def test_a_host_that_does_not_come_back_ends_the_run(name: str, tmp_path: Path, 
     assert "BEGUN mx1" in said
     assert "BEGUN mx3" not in said
     assert "LATER" not in said
-    assert 'mx2 became unreachable in the middle of its change, at the task "mf_release"' in said
+    assert 'mx2 became unreachable in the middle of its change, at the task "mf_deploy"' in said
     assert "Changed before it in this run: mx1." in said
     assert "Untouched: mx3, and all" in said
 
@@ -126,7 +126,7 @@ def test_a_host_that_cannot_go_back_leaves_no_other_half_way(tmp_path: Path, clo
 
 def test_a_way_back_is_not_to_be_run_again(tmp_path: Path, closed: int) -> None:
     """Each run goes back one release, also on hosts that have gone back already."""
-    task = {"mf_release": {"state": "rolled_back"}, "check_mode": False, "when": "inventory_hostname == 'mx2'"}
+    task = {"mf_deploy": {"state": "rolled_back"}, "check_mode": False, "when": "inventory_hostname == 'mx2'"}
     code, said = run(tmp_path, PLAYS[next(name for name in PLAYS if "rollback" in name)], [task], closed, "mx2")
     assert code == 4, said
     assert "Then run this again" not in said

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.loader import lookup_loader
-from release_support import ROOT
+from deploy_support import ROOT
 
 PORT = 2211
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from ansible.module_utils.mf_deploy import secret
 from ansible.module_utils.mf_deploy.layout import ReleaseError
-from release_support import ROOT, Machine, make
+from deploy_support import ROOT, Machine, make
 
 KEY, ACCESS, OUTSIDE = "etc/backup/key", "etc/ssh/mf-x.keys", "/etc/x/token"
 SECRETS = (KEY, ACCESS, OUTSIDE)

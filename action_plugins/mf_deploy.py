@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Controller's half of mf_release: gathers and renders what the roles of a play bring to a host.
+"""Controller's half of mf_deploy: gathers and renders what the roles of a play bring to a host.
 
 The module of the same name in library/ carries the documentation; what roles contribute by which names is described in
 roles/mf_tree/README.md. Everything is settled here, before the first remote execution: a missing variable or two roles
@@ -178,7 +178,7 @@ def pack_content(contents: Mapping[str, bytes]) -> str:
 
 
 class ActionModule(ActionBase):
-    """See library/mf_release.py."""
+    """See library/mf_deploy.py."""
 
     _supports_check_mode = True
     _supports_diff = True
@@ -285,7 +285,7 @@ class ActionModule(ActionBase):
 
     def _ask(self, arguments: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = self._execute_module(
-            module_name="mf_release", module_args=arguments, task_vars=variables
+            module_name="mf_deploy", module_args=arguments, task_vars=variables
         )
         answer.pop("invocation", None)
         return answer

@@ -29,7 +29,7 @@ def load_action(name: str) -> ModuleType:
     return module
 
 
-action = load_action("mf_release")
+action = load_action("mf_deploy")
 
 
 def make(

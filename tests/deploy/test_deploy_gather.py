@@ -14,10 +14,10 @@ from ansible.errors import AnsibleActionFail
 from ansible.module_utils.mf_deploy import manifest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
+from deploy_support import ROOT, action, make
 from hypothesis import given
 from hypothesis import strategies as st
 from mf_monitor import settings
-from release_support import ROOT, action, make
 
 
 class Play:

@@ -13,7 +13,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.module_utils.mf_deploy import host, look
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
-from release_support import load_action
+from deploy_support import load_action
 
 preflight = load_action("mf_preflight")
 

@@ -17,9 +17,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 from ansible.module_utils.mf_deploy import guard, host, journal, manifest
 from ansible.module_utils.mf_deploy.layout import Layout, ReleaseError
-from release_support import Machine, action, make
+from deploy_support import ROOT, Machine, action, make
 
 LIB = {"lib/pkg/__init__.py": "", "lib/pkg/a.py": "VALUE = 1\n"}
 ONE = {"bin/tool": "#!/bin/sh\necho one\n", "etc/x.conf": "x = 1\n", "/etc/cron.d/mf": "# one\n", **LIB}
@@ -712,8 +713,8 @@ def test_a_job_never_sees_half_a_release(machine: Machine) -> None:
 
 @pytest.fixture
 def module(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """mf_release on the machine of the test."""
-    found = importlib.import_module("library.mf_release")
+    """mf_deploy on the machine of the test."""
+    found = importlib.import_module("library.mf_deploy")
     monkeypatch.setattr(found, "Layout", lambda: machine.layout)
     monkeypatch.setattr(found.signal, "signal", lambda *_: None)
     monkeypatch.setattr(host, "run", machine.systemd)
@@ -781,6 +782,46 @@ def test_a_play_without_a_role_of_the_host_is_refused(
     done = run_module(module, **sent, roles=["checks", "one", "queue"], remove_roles=["smtp", "tuned"])
     assert done["changed"]
     assert not (machine.root / "mf/etc/x.conf").exists()
+
+
+def test_a_renamed_role_is_the_same_role(
+    machine: Machine, module: ModuleType, run_module: Callable[..., dict[str, Any]]
+) -> None:
+    """A host that an earlier version deployed has it by its former name, in its files or in its settings."""
+    machine.deploy(make(ONE, parts=dict.fromkeys(ONE, "mf_watched"), settings={"mf_watched": {"a": 1}}))
+    before = machine.everything()
+    made = make(ONE, parts=dict.fromkeys(ONE, "mf_health_access"), settings={"mf_health_access": {"a": 1}})
+    sent = {"manifest": action.pack(made.manifest), "content": action.pack_content(made.contents)}
+    refused = run_module(module, **sent, roles=["mf_checks"])
+    assert "this host has mf_health_access, and this play doesn't" in refused["msg"]
+    both = run_module(module, **sent, roles=["mf_health_access"], remove_roles=["mf_watched"])
+    assert "mf_tree_remove_roles names mf_health_access, and this play brings it" in both["msg"]
+    assert machine.everything() == before
+    done = run_module(module, **sent, roles=["mf_health_access"])
+    assert (done["changed"], done["generation"]) == (True, made.manifest["generation"])
+    assert run_module(module, **sent, roles=[], remove_roles=["mf_watched"])["changed"] is False
+
+
+def test_a_play_with_a_former_name_is_refused_with_the_new_one(
+    machine: Machine, module: ModuleType, run_module: Callable[..., dict[str, Any]]
+) -> None:
+    made = make(ONE)
+    sent = {"manifest": action.pack(made.manifest), "content": action.pack_content(made.contents)}
+    refused = run_module(module, **sent, roles=["one", "mf_watched"])
+    assert refused["msg"] == (
+        "role mf_watched is now called mf_health_access: change the name in your play. Nothing was changed."
+    )
+    assert machine.layout.generation() is None
+    for former in guard.RENAMED:
+        # so that Ansible finds it, and mf_tree is asked
+        meta = yaml.safe_load((ROOT / "roles" / former / "meta/main.yml").read_text())
+        assert meta["dependencies"] == [{"role": "mf_tree"}]
+
+
+def test_the_module_of_a_former_name_is_refused_with_the_new_one(run_module: Callable[..., dict[str, Any]]) -> None:
+    refused = run_module(importlib.import_module("library.mf_release"), state="present", host="mx1", type="mx")
+    assert refused["failed"]
+    assert refused["msg"] == "mf_release is now called mf_deploy: change the name in your play. Nothing was changed."
 
 
 def test_a_generation_never_becomes_another_path() -> None:
