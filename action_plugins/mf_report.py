@@ -5,18 +5,23 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 import textwrap
 import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+# Ansible finds module_utils of ansible.cfg for modules only
+sys.path.append(str(Path(__file__).resolve().parents[1] / "roles/mf_tree/files/lib"))
+
+from mf import health_record, state
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "hosts": {"type": "list", "elements": "str", "required": True},
@@ -29,59 +34,93 @@ UNREACHABLE = "UNREACHABLE"
 WIDTH = 120
 
 
-def judge(host: str, result: object) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A host in the table; ``health`` is None when it gave no answer, ``door`` is which way the answer came."""
+
+    name: str
+    status: str
+    problems: Sequence[str]
+    health: health_record.Health | None = None
+    door: str = ""
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Report:
+        """A report from its JSON form (``as_json``). Raises HealthRecordError."""
+        if "checks" not in entry:
+            return cls(entry["name"], entry["status"], entry["problems"])
+        health = health_record.parse({"line": "", **entry})
+        return cls(entry["name"], health.status, health.problems, health, str(entry.get("door", "")))
+
+    def as_json(self) -> dict[str, Any]:
+        """The host in ``json_file``: the health record, or status and problems alone."""
+        if self.health is None:
+            return {"name": self.name, "status": self.status, "problems": list(self.problems)}
+        record = self.health.as_json()
+        del record["line"]
+        return {**record, "door": self.door, "name": self.name}
+
+
+def judge(host: str, result: object) -> Report:
     """What is known of a host, from what mf_health registered there."""
-    if isinstance(result, dict) and isinstance(result.get("checks"), dict):
-        health = {key: value for key, value in result.items() if key not in {"changed", "failed", "msg", "invocation"}}
-        return {**health, "name": host}
-    if isinstance(result, dict) and result.get("unreachable"):
-        why = str(result.get("msg", "")).removeprefix("Task failed: ")
-        return {"name": host, "status": UNREACHABLE, "problems": [f"unreachable: {why}"]}
-    why = result.get("msg", "") if isinstance(result, dict) else "it was not looked at"
-    return {"name": host, "status": "UNKNOWN", "problems": [f"no answer: {why}"]}
+    if not isinstance(result, dict):
+        return Report(host, state.UNKNOWN, ["no answer: it was not looked at"])
+    why = str(result.get("msg", ""))
+    if result.get("unreachable"):
+        return Report(host, UNREACHABLE, [f"unreachable: {why.removeprefix('Task failed: ')}"])
+    if "checks" not in result:
+        return Report(host, state.UNKNOWN, [f"no answer: {why}"])
+    try:
+        return Report.of({**result, "name": host})
+    except health_record.HealthRecordError as error:
+        return Report(host, state.UNKNOWN, [f"no answer: the result of mf_health {error}"])
 
 
-def table(fleet: Sequence[Mapping[str, Any]]) -> str:
+def table(fleet: Sequence[Report]) -> str:
     """The fleet for people: a row for each host, columns aligned, what is wrong below."""
-    rows = [HEAD, *(_row(one) for one in fleet)]
+    rows = [HEAD, *(_row(report) for report in fleet)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    for one in fleet:
-        for problem in one.get("problems", ()):
-            head = f"{clean(one['name'])}: "
+    for report in fleet:
+        for problem in report.problems:
+            head = f"{clean(report.name)}: "
             lines += ["", *textwrap.wrap(head + clean(problem), WIDTH, subsequent_indent=" " * len(head))]
     # one empty line before the first problem, none between them
     return "\n".join(line for number, line in enumerate(lines) if line or number == len(rows))
 
 
-def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
-    checks = one.get("checks")
-    smtp = checks.get("smtp") if isinstance(checks, dict) else None
-    if one.get("refusing"):
-        mail = "on hold" if one.get("held") else "refused"
-    elif isinstance(smtp, dict) and smtp.get("status") == "UNKNOWN":
-        mail = "unknown"  # its result is overdue, say: nobody has looked, so nobody knows that it isn't accepted
-    elif isinstance(one.get("accepting"), bool):
-        mail = "accepted" if one["accepting"] else "not accepted"
-    else:
-        mail = "-" if checks else "unknown"  # nobody says whether it has SMTP
+def _row(report: Report) -> tuple[str, ...]:
+    health = report.health
+    if health is None:
+        return (clean(report.name), report.status, "-", "unknown", "-", "-", "-")
     return (
-        clean(one["name"]),
-        clean(one["status"]),
-        _number(one.get("load1")),
-        mail,
-        _number(one.get("queue")),
-        _span(one.get("oldest_result_seconds")),
-        clean(one.get("generation") or "-"),
+        clean(report.name),
+        report.status,
+        _number(health.load1),
+        _mail(health),
+        _number(health.queue),
+        _span(health.oldest_result_seconds),
+        health.generation or "-",
     )
 
 
-def _number(value: object) -> str:
-    return f"{value:g}" if isinstance(value, (int, float)) else "-"
+def _mail(health: health_record.Health) -> str:
+    smtp = health.checks.get("smtp")
+    if health.refusing:
+        return "on hold" if health.held else "refused"
+    if smtp is not None and smtp.status == state.UNKNOWN:
+        return "unknown"  # its result is overdue, say: that doesn't mean that mail isn't accepted
+    if health.accepting is not None:
+        return "accepted" if health.accepting else "not accepted"
+    return "-" if health.checks else "unknown"  # without settings a host doesn't know whether it has SMTP
 
 
-def _span(value: object) -> str:
-    if not isinstance(value, (int, float)):
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"
+
+
+def _span(value: float | None) -> str:
+    if value is None:
         return "-"
     return f"{value:.0f} s" if value < 90 else f"{value / 60:.0f} min" if value < 5400 else f"{value / 3600:.0f} h"
 
@@ -92,9 +131,9 @@ def clean(text: object) -> str:
     return "".join(letter if unicodedata.category(letter)[0] != "C" else "?" for letter in words)
 
 
-def verdict(fleet: Sequence[Mapping[str, Any]]) -> str:
+def verdict(fleet: Sequence[Report]) -> str:
     """One line on the whole fleet."""
-    bad = [f"{clean(one['name'])} is {clean(one['status'])}" for one in fleet if one["status"] != "OK"]
+    bad = [f"{clean(report.name)} is {report.status}" for report in fleet if report.status != state.OK]
     good = len(fleet) - len(bad)
     if not bad:
         return f"all {good} hosts are OK" if good != 1 else "1 host is OK"
@@ -102,16 +141,16 @@ def verdict(fleet: Sequence[Mapping[str, Any]]) -> str:
     return f"{good} of {len(fleet)} hosts are OK; {', '.join(bad[:10])}{more}"
 
 
-def write(path: str, fleet: Sequence[Mapping[str, Any]]) -> None:
+def write(path: str, fleet: Sequence[Report]) -> None:
     """Replace a file with the fleet as JSON, in one step. Raises OSError."""
     target = Path(path)
+    answer = json.dumps({"hosts": [report.as_json() for report in fleet]}) + "\n"
     if target.exists() and not target.is_file():
-        target.write_text(json.dumps({"hosts": list(fleet)}) + "\n", encoding="utf-8")  # /dev/stdout, a FIFO
+        target.write_text(answer, encoding="utf-8")  # /dev/stdout, a FIFO
         return
     with tempfile.NamedTemporaryFile("w", dir=target.parent, delete=False, encoding="utf-8") as file:
         temporary = Path(file.name)
-        json.dump({"hosts": list(fleet)}, file)
-        file.write("\n")
+        file.write(answer)
     mask = os.umask(0)
     os.umask(mask)
     temporary.chmod(0o666 & ~mask)
@@ -138,5 +177,5 @@ class ActionModule(ActionBase):
                 write(arguments["json_file"], fleet)
             except OSError as error:
                 raise AnsibleActionFail(f"json_file {arguments['json_file']}: {error.strerror}") from None
-        bad = any(one["status"] != "OK" for one in fleet)
+        bad = any(report.status != state.OK for report in fleet)
         return {"changed": False, "failed": arguments["fail"] and bad, "msg": verdict(fleet)}

@@ -157,14 +157,13 @@ version:
   type: str
 """
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.mf import health, state
 from ansible.module_utils.mf.command import health as command
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from ansible.module_utils.mf.health_record import Health
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "refresh": {"type": "bool", "default": False},
@@ -175,28 +174,17 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def look(places: state.Places, broken: str | None) -> dict[str, Any]:
+def look(places: state.Places, broken: str | None) -> Health:
     """The host's health; with what is ``broken`` about its own command among the problems.
 
     Without settings all is broken, and that is said already.
     """
-    found = health.collect(places)
-    if broken and found["generation"]:
-        found["problems"].append(f"{broken}; deploy again with playbooks/site.yml")
-        found["status"] = state.worst([found["status"], state.UNKNOWN])
-        found["line"] = health.line(found)
-    return found
-
-
-def is_too_bad(found: Mapping[str, Any], checks: Sequence[str] | None, fail_at: str) -> bool:
-    """Whether the host, or one of the named checks, is as bad as ``fail_at`` says, or worse."""
-    if fail_at == "never":
-        return False
-    if checks:
-        statuses = [found["checks"][name]["status"] if name in found["checks"] else state.UNKNOWN for name in checks]
-    else:
-        statuses = [found["status"]]
-    return state.SEVERITY[state.worst(statuses)] >= state.SEVERITY[fail_at.upper()]
+    record = health.collect(places)
+    if broken and record.generation:
+        problems = [*record.problems, f"{broken}; deploy again with playbooks/site.yml"]
+        record = replace(record, problems=problems, status=state.worst([record.status, state.UNKNOWN]))
+        record = replace(record, line=health.line(record))
+    return record
 
 
 def main() -> None:
@@ -204,13 +192,13 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     if module.params["refresh"] and not module.check_mode:
         command.refresh()
-    found = look(state.Places(), module.params["broken"])
-    failed = is_too_bad(found, module.params["checks"], module.params["fail_at"])
-    line = found.pop("line")
+    record = look(state.Places(), module.params["broken"])
+    answer = record.as_json()
+    line = answer.pop("line")
     if not module.params["details"]:
-        found = {"status": found["status"]}
-    result: dict[str, Any] = {"changed": False, "door": "module", **found}
-    if failed:
+        answer = {"status": record.status}
+    result: dict[str, Any] = {"changed": False, "door": "module", **answer}
+    if record.is_at_least(module.params["fail_at"], module.params["checks"]):
         module.fail_json(msg=line, **result)
     module.exit_json(msg=line, **result)
 

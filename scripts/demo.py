@@ -113,9 +113,9 @@ def health() -> list[dict[str, Any]]:
 def table(hosts: Sequence[dict[str, Any]]) -> str:
     """The table of check_fleet.yml."""
     sys.path.insert(0, str(ROOT))
-    from action_plugins.mf_report import table as rendered
+    from action_plugins import mf_report
 
-    return rendered(hosts)
+    return mf_report.table([mf_report.Report.of(host) for host in hosts])
 
 
 def demo(messages: int) -> bool:

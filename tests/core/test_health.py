@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mf import config, decisions, health, maintenance, state
 from mf.command import health as command
+from mf.health_record import Check
 from mf.throttle import control, firewall
 from throttle_support import Clock, Host
 
@@ -56,6 +58,10 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     return host
 
 
+def collect(host: Host) -> dict[str, Any]:
+    return health.collect(host.places).as_json()
+
+
 def report(host: Host, name: str, status: str = state.OK, summary: str = "fine", **metrics: float) -> None:
     if name == "queue":
         metrics = {"messages": 0, **metrics}
@@ -69,7 +75,7 @@ def result_of(host: Host, name: str) -> Path:
 
 def test_a_healthy_host(host: Host) -> None:
     host.clock.sleep(34)
-    found = health.collect(host.places)
+    found = collect(host)
     assert list(found) == KEYS
     assert found["line"] == "mx1 OK load 0.3, not throttled, oldest result 34 s, queue 0"
     assert (found["status"], found["problems"], found["accepting"]) == ("OK", [], True)
@@ -79,9 +85,9 @@ def test_a_healthy_host(host: Host) -> None:
 
 def test_past_its_due_time_it_is_unknown_however_good_it_was(host: Host) -> None:
     host.clock.sleep(94)
-    assert health.collect(host.places)["status"] == "OK"
+    assert collect(host)["status"] == "OK"
     host.clock.sleep(2)
-    found = health.collect(host.places)
+    found = collect(host)
     assert found["status"] == "UNKNOWN"
     assert found["accepting"] is False
     assert "smtp UNKNOWN: last ran 2 min ago, then OK; is cron running?" in found["problems"]
@@ -92,12 +98,12 @@ def test_past_its_due_time_it_is_unknown_however_good_it_was(host: Host) -> None
 def test_the_wall_clock_does_not_matter(host: Host, monkeypatch: pytest.MonkeyPatch, step: float) -> None:
     monkeypatch.setattr("time.time", lambda: 1.7e9 + step)
     host.clock.sleep(34)
-    assert health.collect(host.places)["oldest_result_seconds"] == 34
+    assert collect(host)["oldest_result_seconds"] == 34
 
 
 def test_never_ran(host: Host) -> None:
     result_of(host, "smtp").unlink()
-    found = health.collect(host.places)
+    found = collect(host)
     assert found["status"] == "UNKNOWN"
     assert found["problems"] == ["smtp UNKNOWN: never ran since the last boot; is cron running?"]
 
@@ -108,7 +114,7 @@ def test_never_ran(host: Host) -> None:
 )
 def test_garbage(host: Host, data: bytes) -> None:
     result_of(host, "smtp").write_bytes(data)
-    found = health.collect(host.places)
+    found = collect(host)
     assert found["checks"]["smtp"]["status"] == "UNKNOWN"
     assert found["accepting"] is False
 
@@ -117,7 +123,7 @@ def test_what_is_no_plain_file(host: Host) -> None:
     path = result_of(host, "smtp")
     path.unlink()
     os.mkfifo(path)
-    assert "not a plain file" in health.collect(host.places)["problems"][0]
+    assert "not a plain file" in collect(host)["problems"][0]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +142,7 @@ def test_what_is_no_plain_file(host: Host) -> None:
 def test_implausible(host: Host, change: dict[str, Any]) -> None:
     path = result_of(host, "smtp")
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    assert health.collect(host.places)["checks"]["smtp"]["status"] == "UNKNOWN"
+    assert collect(host)["checks"]["smtp"]["status"] == "UNKNOWN"
 
 
 records = st.fixed_dictionaries(
@@ -160,7 +166,7 @@ records = st.fixed_dictionaries(
 @settings(max_examples=500)
 @given(records)
 def test_hostile_results(record: dict[str, Any]) -> None:
-    found = health.judge(record, GENERATION, 5000.0)
+    found = asdict(health.judge(record, GENERATION, 5000.0))
     assert found["status"] in state.SEVERITY
     assert found["summary"].isprintable()
     assert found["summary"].isascii()
@@ -171,7 +177,7 @@ def test_hostile_results(record: dict[str, Any]) -> None:
 def test_another_release(host: Host) -> None:
     host.settings["generation"] = "ffffffffffff"
     host.save()
-    assert "comes from release 0123456789ab" in health.collect(host.places)["problems"][0]
+    assert "comes from release 0123456789ab" in collect(host)["problems"][0]
 
 
 def test_a_deploy_a_moment_ago_is_no_alarm(host: Host) -> None:
@@ -180,16 +186,16 @@ def test_a_deploy_a_moment_ago_is_no_alarm(host: Host) -> None:
     current = Path(host.places.current)
     current.symlink_to("releases/ffffffffffff")
     # results that were there before the release are good until the next run is due
-    assert health.collect(host.places)["status"] == "OK"
+    assert collect(host)["status"] == "OK"
     # those of an old release that goes on running afterwards are not
     os.utime(current, (1.7e9 - 100, 1.7e9 - 100), follow_symlinks=False)
-    assert health.collect(host.places)["status"] == "UNKNOWN"
+    assert collect(host)["status"] == "UNKNOWN"
 
 
 def test_the_worst_comes_first_and_hostile_text_is_tamed(host: Host) -> None:
     report(host, "load", state.WARNING, "warm")
     report(host, "smtp", state.CRITICAL, "down\x1b[2J\nx")
-    found = health.collect(host.places)
+    found = collect(host)
     assert found["status"] == "CRITICAL"
     assert found["problems"] == [r"smtp CRITICAL: down\x1b[2J\nx", "load WARNING: warm"]
     assert found["line"].isprintable()
@@ -197,7 +203,7 @@ def test_the_worst_comes_first_and_hostile_text_is_tamed(host: Host) -> None:
 
 def test_throttled_by_an_operator(host: Host) -> None:
     control.Control(host.places, host.settings).on("operator", "disk swap", 900)
-    found = health.collect(host.places)
+    found = collect(host)
     assert (found["status"], found["throttled"], found["refusing"], found["accepting"]) == (
         "WARNING",
         True,
@@ -213,18 +219,18 @@ def test_throttled_by_an_operator(host: Host) -> None:
 
 def test_a_hold_is_critical(host: Host) -> None:
     control.Control(host.places, host.settings).on("deploy", "gate", None)
-    found = health.collect(host.places)
+    found = collect(host)
     assert (found["status"], found["held"]) == ("CRITICAL", True)
     assert "on hold by deploy" in found["line"]
     report(host, "load", state.CRITICAL, "throttled: deploy", leases=1)
-    assert len(health.collect(host.places)["problems"]) == 1
+    assert len(collect(host)["problems"]) == 1
 
 
 def test_a_lease_given_back_is_not_held_against_the_host_until_the_next_check(host: Host) -> None:
     report(host, "load", state.CRITICAL, "throttled: deploy", leases=1)
-    assert health.collect(host.places)["status"] == "OK"
+    assert collect(host)["status"] == "OK"
     report(host, "load", state.CRITICAL, "something else", leases=0)
-    assert health.collect(host.places)["status"] == "CRITICAL"
+    assert collect(host)["status"] == "CRITICAL"
 
 
 def test_a_lost_marker_is_no_lease_given_back(host: Host) -> None:
@@ -232,30 +238,30 @@ def test_a_lost_marker_is_no_lease_given_back(host: Host) -> None:
     throttle.on("load", "load 9", 300)
     report(host, "load", state.CRITICAL, "throttled: load", leases=1)
     host.marker.unlink()
-    found = health.collect(host.places)
+    found = collect(host)
     assert (found["status"], found["accepting"]) == ("CRITICAL", False)
     assert "the marker of the throttle is lost, it was refusing; run throttle reconcile" in found["problems"]
     throttle.reconcile()
-    assert health.collect(host.places)["status"] == "OK"
+    assert collect(host)["status"] == "OK"
 
 
 def test_a_lost_marker_is_seen_before_the_next_check(host: Host) -> None:
     control.Control(host.places, host.settings).on("operator", "", 300, refuse=False)
     host.marker.write_bytes(b"{")
-    found = health.collect(host.places)
+    found = collect(host)
     assert (found["status"], found["accepting"]) == ("UNKNOWN", True)
 
 
 def test_refusal_that_is_not_in_force_is_critical(host: Host) -> None:
     host.kernel.broken = firewall.FirewallError("no nft")
     control.Control(host.places, host.settings).on("operator", "", 900)
-    found = health.collect(host.places)
+    found = collect(host)
     assert (found["status"], found["refusing"], found["accepting"]) == ("CRITICAL", False, True)
 
 
 def test_maintenance_is_shown_and_no_problem(host: Host) -> None:
     maintenance.on(host.places, "operator", "disk", 3600)
-    found = health.collect(host.places)
+    found = collect(host)
     assert found["status"] == "OK"
     assert found["maintenance"] == {"owner": "operator", "reason": "disk", "left_seconds": 3600.0}
     assert "maintenance by operator for 60 min more" in found["line"]
@@ -264,7 +270,7 @@ def test_maintenance_is_shown_and_no_problem(host: Host) -> None:
 def test_a_host_without_smtp(host: Host) -> None:
     del host.settings["checks"]["smtp"], host.settings["checks"]["queue"]
     host.save()
-    found = health.collect(host.places)
+    found = collect(host)
     assert (found["accepting"], found["queue"], found["status"]) == (None, None, "OK")
     assert "queue" not in found["line"]
 
@@ -305,7 +311,7 @@ def wreck_proc(host: Host) -> None:
 )
 def test_a_broken_host_is_told_and_nothing_raised(host: Host, wreck: Any, said: str) -> None:
     wreck(host)
-    found = health.collect(host.places)
+    found = collect(host)
     assert list(found) == KEYS
     assert found["status"] == "UNKNOWN"
     assert any(said in problem for problem in found["problems"])
@@ -343,14 +349,18 @@ def test_settings_error_is_the_same_behind_both_doors(host: Host) -> None:
     wreck_settings(host)
     with pytest.raises(config.SettingsError) as error:
         config.load(host.places)
-    assert str(error.value) in health.collect(host.places)["problems"]
+    assert str(error.value) in collect(host)["problems"]
 
 
-def test_who_has_given_all_slots_to_senders_takes_mail() -> None:
-    full = {"class": "BUSY", "full": 1}
-    assert health.takes_mail({"status": state.WARNING, "metrics": full})
-    assert health.takes_mail({"status": state.CRITICAL, "metrics": full})
-    assert not health.takes_mail({"status": state.UNKNOWN, "metrics": full})
+def takes_mail(status: str, metrics: dict[str, float | str]) -> bool:
+    return health.takes_mail(Check(status, "", 1.0, None, 0.0, metrics))
+
+
+def test_an_mx_whose_slots_senders_have_taken_takes_mail() -> None:
+    full: dict[str, float | str] = {"class": "BUSY", "full": 1}
+    assert takes_mail(state.WARNING, full)
+    assert takes_mail(state.CRITICAL, full)
+    assert not takes_mail(state.UNKNOWN, full)
 
 
 @pytest.mark.parametrize(
@@ -364,4 +374,4 @@ def test_who_has_given_all_slots_to_senders_takes_mail() -> None:
     ],
 )
 def test_mail_is_taken_when_the_dialogue_was_good(status: str, kind: str, accepting: bool) -> None:
-    assert health.takes_mail({"status": status, "metrics": {"class": kind}}) is accepting
+    assert takes_mail(status, {"class": kind}) is accepting

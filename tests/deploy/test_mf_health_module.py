@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import json
 from collections.abc import Callable
@@ -12,11 +13,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mf import health_record
+from mf import state as core_state
 from throttle_support import Clock, Host
 
 from action_plugins import mf_health as plugin
 from library import mf_health
 
+KEYS = [field.name for field in dataclasses.fields(health_record.Health)]
 Health = Callable[..., dict[str, Any]]
 # the package as Ansible's modules see it
 package, state, command = (
@@ -50,7 +54,16 @@ def health(host: Host, run_module: Callable[..., dict[str, Any]]) -> Health:
 
 def answer(host: Host) -> str:
     """What the host's own /mf/bin/health --json prints."""
-    return json.dumps(package.collect(host.places))
+    return json.dumps(package.collect(host.places).as_json())
+
+
+def check(**changed: Any) -> dict[str, Any]:
+    return {"status": "OK", "summary": "fine", "metrics": {}, **changed}
+
+
+def record(**changed: Any) -> health_record.Health:
+    base = {"status": "OK", "line": "mx1 OK", "throttled": False, "refusing": False, "held": False}
+    return health_record.parse({**base, "leases": [], "problems": [], "checks": {}, **changed})
 
 
 # --- the module
@@ -88,11 +101,11 @@ def test_unhealthy_is_data_unless_asked(host: Host, health: Health) -> None:
 )
 @pytest.mark.parametrize("fail_at", ["never", "warning", "unknown", "critical"])
 def test_how_bad_is_too_bad(status: str, fails_at: set[str], fail_at: str) -> None:
-    host = {"status": "CRITICAL", "checks": {"smtp": {"status": status}, "load": {"status": "CRITICAL"}}}
-    for door in (mf_health, plugin):
-        assert door.is_too_bad(host, ["smtp"], fail_at) is (fail_at in fails_at)
-        assert door.is_too_bad({**host, "status": status}, None, fail_at) is (fail_at in fails_at)
-        assert door.is_too_bad(host, ["queue"], fail_at) is (fail_at in {"warning", "unknown"}), "UNKNOWN when missing"
+    checks = {"smtp": check(status=status), "load": check(status="CRITICAL")}
+    health = record(status="CRITICAL", checks=checks)
+    assert health.is_at_least(fail_at, ["smtp"]) is (fail_at in fails_at)
+    assert record(status=status, checks=checks).is_at_least(fail_at) is (fail_at in fails_at)
+    assert health.is_at_least(fail_at, ["queue"]) is (fail_at in {"warning", "unknown"}), "UNKNOWN when missing"
 
 
 def test_a_broken_command_is_a_problem(health: Health) -> None:
@@ -130,7 +143,7 @@ def test_bad_parameters_are_one_clear_line(health: Health) -> None:
 @pytest.mark.parametrize("status", ["OK", "WARNING", "CRITICAL", "UNKNOWN"])
 def test_both_doors_say_the_same(host: Host, health: Health, status: str) -> None:
     report(host, "smtp", status)
-    fast = plugin.understand(answer(host), plugin.EXIT_CODES[status])
+    fast = plugin.understand(answer(host), core_state.EXIT_CODES[status]).as_json()
     slow = health(details=True)
     for key in ("changed", "door", "exit_code", "invocation"):
         slow.pop(key, None)
@@ -144,7 +157,7 @@ def test_options_are_the_same_at_both_doors() -> None:
 
 def test_unknown_keys_do_not_pass(host: Host) -> None:
     found = {**json.loads(answer(host)), "ansible_facts": {"x": 1}, "failed": True, "_ansible_verbose_always": True}
-    assert set(plugin.understand(json.dumps(found), 0)) == set(json.loads(answer(host)))
+    assert set(plugin.understand(json.dumps(found), 0).as_json()) == set(json.loads(answer(host)))
 
 
 @pytest.mark.parametrize("code", [126, 127])
@@ -180,8 +193,7 @@ def test_what_is_no_answer(garbled: str) -> None:
         {"status": "FINE"},
         {"status": "WARNING"},  # but exit code 0
         {"status": None},
-        {"line": "mx1 OK\x1b[2J"},
-        {"line": "mx1 OK\nmx2 OK"},
+        {"line": 1},
         {"load1": True},
         {"load1": float("nan")},
         {"throttled": 0},
@@ -198,6 +210,29 @@ def test_an_answer_of_another_shape(host: Host, change: dict[str, Any]) -> None:
         plugin.understand(json.dumps({**json.loads(answer(host)), **change}), 0)
 
 
+def test_hostile_text_is_cut_and_made_printable(host: Host) -> None:
+    lease = {"owner": "o" * 500, "reason": "\u202e", "refuse": True, "held_seconds": 1, "left_seconds": None}
+    hostile: dict[str, Any] = {
+        "line": "mx1 OK\x1b[2J\nmx2 OK",
+        "problems": ["\x07" + "x" * 500] * 200,
+        "leases": [lease] * 100,
+        "checks": {"smtp": check(summary="\r\n" + "x" * 5000, metrics={"a\nb": "\x1b"})},
+    }
+    health = plugin.understand(json.dumps({**json.loads(answer(host)), **hostile}), 0)
+    assert health.line == r"mx1 OK\x1b[2J\nmx2 OK"
+    assert len(health.problems) <= 50
+    assert len(health.leases) <= 20
+    assert health.checks["smtp"].metrics == {r"a\nb": r"\x1b"}
+    said = [*health.problems, health.checks["smtp"].summary, health.leases[0].owner, health.leases[0].reason]
+    assert all(text.isprintable() and text.isascii() and len(text) <= 400 for text in said)
+
+
+def test_what_is_clean_stays_as_it_is() -> None:
+    health = record(problems=[r"smtp CRITICAL: down\x1b[2J\nx"], checks={"smtp": check(summary=r"a\nb")})
+    assert health_record.parse(health.as_json()) == health
+    assert health.problems == [r"smtp CRITICAL: down\x1b[2J\nx"]
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -205,16 +240,13 @@ json_values = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(sorted(plugin._SHAPE)), json_values), st.integers(0, 255))
+@given(st.dictionaries(st.sampled_from(KEYS), json_values), st.integers(0, 255))
 def test_nothing_that_a_host_says_crashes_it(found: dict[str, Any], code: int) -> None:
-    base: dict[str, Any] = dict.fromkeys(plugin._SHAPE)
-    base |= {"host": "", "type": "", "status": "OK", "line": "", "generation": "", "version": "", "checks": {}}
-    base |= {"throttled": False, "refusing": False, "held": False, "leases": [], "problems": []}
     with contextlib.suppress(plugin.NotUnderstoodError):
-        plugin.understand(json.dumps({**base, **found}), code)
+        plugin.understand(json.dumps({**record().as_json(), **found}), code)
 
 
 def test_a_refreshed_result_is_newer_than_the_request() -> None:
-    ages = {"checks": {"smtp": {"age_seconds": 4.0}, "load": {"age_seconds": None}}}
+    ages = record(checks={"smtp": check(age_seconds=4.0), "load": check(age_seconds=None)})
     assert plugin.is_fresh(ages, 3.5)
     assert not plugin.is_fresh(ages, 2.5)

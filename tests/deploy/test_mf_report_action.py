@@ -12,17 +12,25 @@ from action_plugins import mf_report as plugin
 HEALTH: dict[str, Any] = {
     "changed": False,
     "msg": "mx1 OK",
+    "door": "command",
     "status": "OK",
     "load1": 0.12,
     "accepting": True,
+    "throttled": False,
     "refusing": False,
     "held": False,
+    "leases": [],
+    "maintenance": None,
     "queue": 0,
     "oldest_result_seconds": 34.2,
     "generation": "0123456789ab",
     "problems": [],
     "checks": {},
 }
+
+
+def check(status: str) -> dict[str, Any]:
+    return {"status": status, "summary": "", "metrics": {}}
 
 
 def test_rows_are_aligned_and_problems_stand_below() -> None:
@@ -42,7 +50,7 @@ def test_a_host_without_an_answer_is_shown() -> None:
     unreachable = plugin.judge("mx1", {"unreachable": True, "msg": "ssh: no route"})
     nothing = plugin.judge("mx2", None)
     failed = plugin.judge("mx3", {"failed": True, "msg": "no Python"})
-    assert [one["status"] for one in (unreachable, nothing, failed)] == ["UNREACHABLE", "UNKNOWN", "UNKNOWN"]
+    assert [report.status for report in (unreachable, nothing, failed)] == ["UNREACHABLE", "UNKNOWN", "UNKNOWN"]
     table = plugin.table([unreachable, nothing, failed])
     for said in (
         "mx1: unreachable: ssh: no route",
@@ -52,18 +60,26 @@ def test_a_host_without_an_answer_is_shown() -> None:
         assert said in table
 
 
+def test_a_result_of_another_shape_is_no_answer() -> None:
+    changes: list[dict[str, Any]] = [{"checks": []}, {"load1": "high"}, {"status": "FINE"}]
+    for wrong in changes:
+        report = plugin.judge("mx1", {**HEALTH, **wrong})
+        assert report.status == "UNKNOWN"
+        assert report.problems[0].startswith("no answer: the result of mf_health has ")
+
+
 def test_what_is_not_known_is_not_shown_as_not_accepted() -> None:
     def mail(**changed: Any) -> str:
         return re.split("  +", plugin.table([plugin.judge("mx1", {**HEALTH, **changed})]).splitlines()[1])[3]
 
     def smtp(status: str) -> dict[str, Any]:
-        return {"smtp": {"status": status}, "load": {"status": "OK"}}
+        return {"smtp": check(status), "load": check("OK")}
 
     assert mail(accepting=False, checks=smtp("UNKNOWN")) == "unknown"
     assert mail(accepting=False, checks=smtp("CRITICAL")) == "not accepted"
     assert mail(accepting=True, checks=smtp("OK")) == "accepted"
     assert mail(accepting=False, refusing=True, checks=smtp("UNKNOWN")) == "refused"
-    assert mail(accepting=None, checks={"load": {"status": "UNKNOWN"}}) == "-"
+    assert mail(accepting=None, checks={"load": check("UNKNOWN")}) == "-"
     assert mail(accepting=None, status="UNKNOWN", checks={}) == "unknown"  # its settings can't be read
     for nothing in (None, {"unreachable": True, "msg": "no route"}):
         assert plugin.table([plugin.judge("mx1", nothing)]).splitlines()[1].split()[3] == "unknown"
@@ -92,5 +108,8 @@ def test_json_replaces_a_file_in_one_step(tmp_path: Path) -> None:
     path = tmp_path / "health.json"
     path.write_text("old")
     plugin.write(str(path), [plugin.judge("mx1", HEALTH)])
-    assert json.loads(path.read_text())["hosts"][0]["name"] == "mx1"
+    (host,) = json.loads(path.read_text())["hosts"]
+    assert (host["name"], host["door"], host["load1"], host["checks"]) == ("mx1", "command", 0.12, {})
+    assert not {"line", "msg", "changed"} & set(host)
+    assert plugin.Report.of(host) == plugin.judge("mx1", {**HEALTH, "msg": ""})
     assert [entry.name for entry in tmp_path.iterdir()] == ["health.json"]

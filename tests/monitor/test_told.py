@@ -11,7 +11,7 @@ from typing import Any
 import monitor_support
 import pytest
 import yaml
-from mf import state
+from mf import health_record, state
 from mf_monitor import engine
 from mf_monitor.judging import problems, states
 from mf_monitor.judging.states import SubjectState
@@ -229,8 +229,8 @@ def test_a_host_that_makes_up_checks_is_bounded(tmp_path: Path) -> None:
     for number in range(40):
         record = monitor_support.health_record("mx1", "mx", NOW, status=state.CRITICAL)
         entry = {**record["checks"]["queue"], "status": state.CRITICAL}
-        record["checks"] = {f"{number}-{one}": entry for one in range(40)}
+        record["checks"] = {f"c{number}_{one}": entry for one in range(40)}
         parsed = hosthealth.parse(json.dumps(record).encode())
         monitor._advance(monitor._heard(hosthealth.Reading("mx1", NOW + number, NOW + number, parsed, "read")))
-    assert len(monitor.subjects) <= hosthealth.MOST_CHECKS + 1
+    assert len(monitor.subjects) <= health_record.MAX_CHECKS + 1
     monitor.store.close()

@@ -1,49 +1,27 @@
 """How this host is: its checks' results, judged for freshness, and what holds right now. Reads only; never raises.
 
-``collect`` answers with this flat object (also the output of ``health --json`` and of the module mf_health)::
-
-    {"host": "mx1", "type": "mx",
-     "status": "OK",                  OK WARNING CRITICAL UNKNOWN: the most urgent of checks and live facts
-     "line": "mx1 OK load 0.3, not throttled, oldest result 34 s, queue 0",
-     "load1": 0.3,                    null when unreadable
-     "uptime_seconds": 8123.4,
-     "throttled": false,              any valid lease
-     "refusing": false,               new SMTP connections are really refused
-     "held": false,                   a lease without an end
-     "leases": [{"owner", "reason", "refuse", "held_seconds", "left_seconds" (null: a hold)}],
-     "maintenance": null,             or {"owner", "reason", "left_seconds"}
-     "oldest_result_seconds": 34.2,   age of the oldest result of an expected check; null without any
-     "queue": 0,                      messages waiting behind qpsmtpd; null when unknown or not an MX
-     "accepting": true,               SMTP result fresh, its dialogue good or all slots taken, not refusing; null
-                                      without SMTP
-     "problems": ["smtp CRITICAL: ..."],
-     "checks": {"smtp": {"status", "summary", "age_seconds", "since" (epoch s), "overdue_seconds", "metrics"}},
-     "generation": "0123456789ab",    of the settings; "" when unreadable
-     "version": "0.1.0"}
-
 A check counts as UNKNOWN when it never ran, is past its ``next_due`` (on CLOCK_BOOTTIME: a wall clock that was set
 changes nothing), left something unreadable, or comes from a release that is no longer the current one.
 """
 
 from __future__ import annotations
 
-import posix
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from . import VERSION, config, maintenance, state, text
+from .health_record import MAX_METRICS, Check, Health, Lease, Maintenance
+from .throttle import lease as lease_
 from .throttle import marker
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
 _LONGEST = 2 * 86400.0  # seconds; a result that claims to hold longer is not ours
-_MOST_METRICS = 100
 _HAND_OVER = 60.0  # seconds after a release during which a check of the former one may still end
 
 
-def collect(places: state.Places) -> dict[str, Any]:
-    """The host's health, as described above."""
+def collect(places: state.Places) -> Health:
+    """The host's health."""
     now = state.boottime()
     problems: list[tuple[str, str]] = []
     settings: Mapping[str, Any] = {}
@@ -60,45 +38,38 @@ def collect(places: state.Places) -> dict[str, Any]:
     elif not throttle.throttled and "load" in checks:
         checks["load"] = _without_lease(checks["load"])
     for name, check in checks.items():
-        if check["status"] != state.OK:
-            problems.append((check["status"], f"{name} {check['status']}: {check['summary']}"))
-    problems.extend(judge_throttle(throttle, checks["load"]["status"] if "load" in checks else state.OK))
+        if check.status != state.OK:
+            problems.append((check.status, f"{name} {check.status}: {check.summary}"))
+    problems.extend(judge_throttle(throttle, checks["load"].status if "load" in checks else state.OK))
     refusing = throttle.refusing or lost == marker.REFUSING
-    load1, uptime = _load1(places), _uptime(places)
+    load1 = _first_number(f"{places.proc}/loadavg")
     if load1 is None:
         problems.append((state.UNKNOWN, f"{places.proc}/loadavg can't be read"))
-    at_work = maintenance.active(places, now)
-
-    status = state.worst([word for word, _ in problems])
-    ages = [check["age_seconds"] for check in checks.values() if check["age_seconds"] is not None]
-    shown = throttle.as_json()
-    health: dict[str, Any] = {
-        "host": str(settings.get("host") or posix.uname().nodename),
-        "type": str(settings.get("type", "")),
-        "status": status,
-        "line": "",
-        "load1": load1,
-        "uptime_seconds": uptime,
-        "throttled": shown["throttled"],
-        "refusing": shown["refusing"],
-        "held": shown["held"],
-        "leases": shown["leases"],
-        "maintenance": None
-        if at_work is None
-        else {"owner": at_work["owner"], "reason": at_work["reason"], "left_seconds": round(at_work["until"] - now, 1)},  # type: ignore[operator]
-        "oldest_result_seconds": max(ages, default=None),
-        "queue": _queue(checks.get("queue")),
-        "accepting": takes_mail(checks["smtp"]) and not refusing if "smtp" in checks else None,
-        "problems": [problem for _, problem in sorted(problems, key=lambda one: -state.SEVERITY[one[0]])],
-        "checks": checks,
-        "generation": generation,
-        "version": VERSION,
-    }
-    health["line"] = line(health)
-    return health
+    ages = [check.age_seconds for check in checks.values() if check.age_seconds is not None]
+    health = Health(
+        host=str(settings.get("host") or os.uname().nodename),
+        type=str(settings.get("type", "")),
+        status=state.worst([status for status, _ in problems]),
+        line="",
+        load1=load1,
+        uptime_seconds=_first_number(f"{places.proc}/uptime"),
+        throttled=throttle.throttled,
+        refusing=throttle.refusing,
+        held=throttle.held,
+        leases=[_lease(lease, now) for lease in throttle.leases],
+        maintenance=_maintenance(places, now),
+        oldest_result_seconds=max(ages, default=None),
+        queue=checks["queue"].metric("messages") if "queue" in checks else None,
+        accepting=takes_mail(checks["smtp"]) and not refusing if "smtp" in checks else None,
+        problems=[problem for _, problem in sorted(problems, key=lambda entry: -state.SEVERITY[entry[0]])],
+        checks=checks,
+        generation=generation,
+        version=VERSION,
+    )
+    return replace(health, line=line(health))
 
 
-def judge_file(places: state.Places, name: str, generation: str, now: float) -> dict[str, Any]:
+def judge_file(places: state.Places, name: str, generation: str, now: float) -> Check:
     """One check's entry, from its result file."""
     data, damage = marker.read_plain(f"{places.results}/{name}.json")
     if damage:
@@ -108,9 +79,7 @@ def judge_file(places: state.Places, name: str, generation: str, now: float) -> 
     return judge(state.decode(data), generation, now, _released(places))
 
 
-def judge(
-    record: Mapping[str, Any] | None, generation: str, now: float, released: float | None = None
-) -> dict[str, Any]:
+def judge(record: Mapping[str, Any] | None, generation: str, now: float, released: float | None = None) -> Check:
     """One check's entry, from its stored result (see ``state.write_result``).
 
     ``now`` is CLOCK_BOOTTIME; ``released`` is when the current release became current, in epoch seconds.
@@ -131,23 +100,22 @@ def judge(
         foreign = text.clean(str(record.get("generation")), 20)
         status, summary = state.UNKNOWN, f"comes from release {foreign}, current is {generation}; deploy again"
     since = record.get("since")
-    return {
-        "status": status,
-        "summary": summary,
-        "age_seconds": round(max(0.0, age), 1),
-        "since": since if _is(since, float) else None,
-        "overdue_seconds": round(overdue, 1),
-        "metrics": _metrics(record.get("metrics")),
-    }
+    return Check(
+        status=status,
+        summary=summary,
+        age_seconds=round(max(0.0, age), 1),
+        since=since if _is(since, float) else None,
+        overdue_seconds=round(overdue, 1),
+        metrics=_metrics(record.get("metrics")),
+    )
 
 
-def takes_mail(smtp: Mapping[str, Any]) -> bool:
-    """Whether the SMTP check says that mail is accepted. A certificate that ends soon is only a warning; who has given
-    all slots to senders, and works, takes mail."""
-    metrics = smtp["metrics"]
-    warned = smtp["status"] == state.WARNING and metrics.get("class") == state.OK
-    full = smtp["status"] in (state.WARNING, state.CRITICAL) and metrics.get("full") == 1
-    return bool(smtp["status"] == state.OK or warned or full)
+def takes_mail(smtp: Check) -> bool:
+    """Whether the SMTP check says that mail is accepted. A certificate that ends soon is only a warning; a service that
+    has given all slots to senders, and works, takes mail."""
+    warned = smtp.status == state.WARNING and smtp.metrics.get("class") == state.OK
+    full = smtp.status in (state.WARNING, state.CRITICAL) and smtp.metrics.get("full") == 1
+    return smtp.status == state.OK or warned or full
 
 
 def judge_throttle(throttle: marker.Status, said: str) -> list[tuple[str, str]]:
@@ -160,58 +128,57 @@ def judge_throttle(throttle: marker.Status, said: str) -> list[tuple[str, str]]:
     return [(status, throttle.words())] if state.SEVERITY[status] > state.SEVERITY[said] else []
 
 
-def line(health: Mapping[str, Any]) -> str:
+def line(health: Health) -> str:
     """One line for people; what is wrong comes last."""
-    load = "unknown" if health["load1"] is None else f"{health['load1']:g}"
-    parts = [f"load {load}"]
-    if not health["throttled"]:
+    parts = [f"load {'unknown' if health.load1 is None else f'{health.load1:g}'}"]
+    if not health.throttled:
         parts.append("not throttled")
     else:
-        owners = ", ".join(one["owner"] for one in health["leases"])
-        mode = "refusing mail" if health["refusing"] else "accepting mail"
-        parts.append(f"{'on hold' if health['held'] else 'throttled'} by {owners} and {mode}")
-    if health["maintenance"]:
-        at_work = health["maintenance"]
-        parts.append(f"maintenance by {text.clean(at_work['owner'], 32)} for {text.span(at_work['left_seconds'])} more")
-    oldest = health["oldest_result_seconds"]
+        owners = ", ".join(lease.owner for lease in health.leases)
+        mode = "refusing mail" if health.refusing else "accepting mail"
+        parts.append(f"{'on hold' if health.held else 'throttled'} by {owners} and {mode}")
+    if health.maintenance:
+        left = text.span(health.maintenance.left_seconds)
+        parts.append(f"maintenance by {text.clean(health.maintenance.owner, 32)} for {left} more")
+    oldest = health.oldest_result_seconds
     parts.append("no results" if oldest is None else f"oldest result {text.span(oldest)}")
-    if health["queue"] is not None:
-        parts.append(f"queue {health['queue']:g}")
-    shown = f"{text.clean(health['host'], 64)} {health['status']} " + ", ".join(parts)
-    return shown + (": " + "; ".join(health["problems"]) if health["problems"] else "")
+    if health.queue is not None:
+        parts.append(f"queue {health.queue:g}")
+    shown = f"{text.clean(health.host, 64)} {health.status} " + ", ".join(parts)
+    return shown + (": " + "; ".join(health.problems) if health.problems else "")
 
 
-def _entry(status: str, summary: str) -> dict[str, Any]:
-    return {
-        "status": status,
-        "summary": summary,
-        "age_seconds": None,
-        "since": None,
-        "overdue_seconds": None,
-        "metrics": {},
-    }
+def _entry(status: str, summary: str) -> Check:
+    return Check(status, summary, age_seconds=None, since=None, overdue_seconds=None, metrics={})
 
 
-def _without_lease(check: dict[str, Any]) -> dict[str, Any]:
+def _without_lease(check: Check) -> Check:
     """The load check's entry when no lease is left: what it said about leases has passed, and live facts are newer."""
-    if check["status"] in (state.WARNING, state.CRITICAL) and check["metrics"].get("leases"):
-        return {**check, "status": state.OK, "summary": "was throttled; the lease has been given back since"}
+    if check.status in (state.WARNING, state.CRITICAL) and check.metrics.get("leases"):
+        return replace(check, status=state.OK, summary="was throttled; the lease has been given back since")
     return check
+
+
+def _lease(lease: lease_.Lease, now: float) -> Lease:
+    left = None if lease.until is None else round(lease.until - now, 1)
+    return Lease(lease.owner, lease.reason, lease.refuse, round(now - lease.since, 1), left)
+
+
+def _maintenance(places: state.Places, now: float) -> Maintenance | None:
+    active: dict[str, Any] | None = maintenance.active(places, now)
+    if active is None:
+        return None
+    return Maintenance(active["owner"], active["reason"], round(active["until"] - now, 1))
 
 
 def _metrics(found: object) -> dict[str, float | str]:
     """The numbers and short texts among what a result calls its metrics; nothing nested, nothing that isn't finite."""
-    pairs = list(found.items())[:_MOST_METRICS] if isinstance(found, dict) else []
+    pairs = list(found.items())[:MAX_METRICS] if isinstance(found, dict) else []
     return {
         text.clean(str(name), 64): text.clean(value, 120) if isinstance(value, str) else value
         for name, value in pairs
         if isinstance(value, str) or _is(value, float)
     }
-
-
-def _queue(check: Mapping[str, Any] | None) -> float | None:
-    value = check["metrics"].get("messages") if check else None
-    return value if _is(value, float) else None
 
 
 def _is(value: object, kind: type) -> bool:
@@ -221,16 +188,9 @@ def _is(value: object, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def _load1(places: state.Places) -> float | None:
+def _first_number(path: str) -> float | None:
     try:
-        return float((state.read_bytes(places.proc + "/loadavg", 128) or b"").split(None, 1)[0])
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def _uptime(places: state.Places) -> float | None:
-    try:
-        return float((state.read_bytes(places.proc + "/uptime", 128) or b"").split(None, 1)[0])
+        return float((state.read_bytes(path, 128) or b"").split(None, 1)[0])
     except (OSError, ValueError, IndexError):
         return None
 
@@ -238,6 +198,6 @@ def _uptime(places: state.Places) -> float | None:
 def _released(places: state.Places) -> float | None:
     """When the current release became current (epoch seconds): the age of the link itself."""
     try:
-        return posix.lstat(places.current).st_mtime
+        return os.lstat(places.current).st_mtime
     except OSError:
         return None

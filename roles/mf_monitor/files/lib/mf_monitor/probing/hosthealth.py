@@ -7,12 +7,11 @@ there are few hosts: a kept one saves the handshake at both ends, and holds some
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mf import maintenance, ssh, state, text
+from mf import health_record, ssh, state
 
 from .. import children
 from ..judging.states import DOWN, HELD, PART, UNKNOWN, UNREAD, UP, WARNING, ProbeResult
@@ -20,22 +19,11 @@ from ..settings import HealthAccess, Host, Service, Settings
 
 CANARY = "canary"  # the check that is urgent only when all MXs are concerned
 CHECK = "check-"  # what the name of a check's subject begins with
-MOST_CHECKS = 50  # of a host; more are not ours
-CAP = 262144  # bytes of an answer
 KEEP_UP_TO = 60  # hosts whose connections are kept
 AT_ONCE = 16  # reads in turn
 ASKED = 64  # reads that a failed probe asks for; they don't wait behind those
 # not to know changes nothing that is confirmed; it is told of the host
 _GRAVE = {state.OK: UP, state.WARNING: WARNING, state.CRITICAL: DOWN, state.UNKNOWN: UNKNOWN}
-_KINDS: dict[str, tuple[type, ...]] = {
-    "status": (str,),
-    "throttled": (bool,),
-    "refusing": (bool,),
-    "leases": (list,),
-    "problems": (list,),
-    "checks": (dict,),
-    "maintenance": (dict, type(None)),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +98,14 @@ class Reader:
             # the kept connection holds stderr open as long as it lives
             stderr=asyncio.subprocess.DEVNULL,
             start_new_session=True,
-            limit=CAP + 1,
+            limit=health_record.MAX_BYTES + 1,
         )
         assert process.stdout is not None
         try:
             data = b""
-            while len(data) <= CAP and (chunk := await process.stdout.read(65536)):
+            while len(data) <= health_record.MAX_BYTES and (chunk := await process.stdout.read(65536)):
                 data += chunk
-            if len(data) > CAP:
+            if len(data) > health_record.MAX_BYTES:
                 return None, "health says too much"
             code = await process.wait()
         finally:
@@ -154,85 +142,15 @@ class Reader:
 
 
 def parse(data: bytes) -> dict[str, Any] | None:
-    """The health in an answer, every text in it cleaned and nothing unexpected kept; None when it isn't one."""
+    """The health in an answer; None when it isn't one."""
     try:
-        found = json.loads(data)
-    except (ValueError, RecursionError):
+        return health_record.decode(data).as_json()
+    except health_record.HealthRecordError:
         return None
-    if not isinstance(found, dict):
-        return None
-    for key, kinds in _KINDS.items():
-        if not isinstance(found.get(key), kinds):
-            return None
-    if found["status"] not in state.SEVERITY:  # a text, by _KINDS
-        return None
-    checks = {}
-    for name, check in list(found["checks"].items())[:MOST_CHECKS]:
-        if not isinstance(check, dict):
-            return None
-        status = check.get("status")
-        if not isinstance(status, str) or status not in state.SEVERITY:
-            return None
-        metrics = check.get("metrics")
-        checks[text.clean(name, 40)] = {
-            "status": status,
-            "summary": text.clean(str(check.get("summary", "")), 200),
-            "age_seconds": _number(check.get("age_seconds")),
-            "since": _number(check.get("since")),
-            "metrics": _plain(metrics if isinstance(metrics, dict) else {}),
-        }
-    return {
-        **{key: found[key] for key in ("status", "throttled", "refusing")},
-        "held": found.get("held") is True,
-        "accepting": found.get("accepting") if isinstance(found.get("accepting"), bool) else None,
-        **{key: _number(found.get(key)) for key in ("load1", "uptime_seconds", "queue", "oldest_result_seconds")},
-        "line": text.clean(str(found.get("line", "")), 300),
-        "leases": [_lease(one) for one in found["leases"][:20] if isinstance(one, dict)],
-        "maintenance": _maintenance(found["maintenance"]) if found["maintenance"] else None,
-        "problems": [text.clean(str(one), 200) for one in found["problems"][:20]],
-        "checks": checks,
-    }
-
-
-def _lease(found: Mapping[str, Any]) -> dict[str, Any]:
-    """``owner reason``: texts, ``refuse``: bool, ``held_seconds left_seconds``: numbers or None (no end)."""
-    return {
-        "owner": _text(found.get("owner"), 32),
-        "reason": _text(found.get("reason"), 120),
-        "refuse": found.get("refuse") is True,
-        "held_seconds": _number(found.get("held_seconds")),
-        "left_seconds": _number(found.get("left_seconds")),
-    }
-
-
-def _maintenance(found: Mapping[str, Any]) -> dict[str, Any]:
-    """``owner reason``: texts, ``left_seconds``: at most what a maintenance may last."""
-    left = _number(found.get("left_seconds")) or 0.0
-    return {
-        "owner": _text(found.get("owner"), 32),
-        "reason": _text(found.get("reason"), 120),
-        "left_seconds": min(max(0.0, left), maintenance.MAX_TTL),
-    }
-
-
-def _text(value: Any, limit: int) -> str:
-    return text.clean(value, limit) if isinstance(value, str) else ""
 
 
 def _number(value: Any) -> float | None:
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and -1e15 < value < 1e15
-    return value if good else None
-
-
-def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers, truth values and cleaned texts of a flat object."""
-    plain: dict[str, Any] = {}
-    for key, value in list(found.items())[:100]:
-        if isinstance(value, str):
-            plain[text.clean(str(key), 64)] = text.clean(value, 120)
-        elif isinstance(value, bool) or _number(value) is not None:
-            plain[text.clean(str(key), 64)] = value
-    return plain
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def _canary(found: Mapping[str, Any]) -> tuple[str, str]:
@@ -264,7 +182,7 @@ def results(reading: Reading, chosen: tuple[str, ...], known: Collection[str]) -
         message = f"health can't be read: {reading.message}"
         return [ProbeResult(f"{name}/health", began, at, WARNING, message, UNREAD)]
     result, unsure = [], []
-    room = MOST_CHECKS - len(known)
+    room = health_record.MAX_CHECKS - len(known)
     for check, one in record["checks"].items():
         status, message, reason = one["status"], one["summary"], ""
         if status == state.UNKNOWN:
