@@ -33,24 +33,22 @@ HOT = {
     "mf_rejected/refused.py",
 }
 # Each of these costs more than a whole check.
-DEAR = set(
-    [
-        "argparse",
-        "collections",
-        "dataclasses",
-        "enum",
-        "json",
-        "logging",
-        "os",
-        "pathlib",
-        "re",
-        "signal",
-        "socket",
-        "subprocess",
-        "traceback",
-        "typing",
-    ]
-)
+DEAR = {
+    "argparse",
+    "collections",
+    "dataclasses",
+    "enum",
+    "json",
+    "logging",
+    "os",
+    "pathlib",
+    "re",
+    "signal",
+    "socket",
+    "subprocess",
+    "traceback",
+    "typing",
+}
 # Packages that are still to be written plainly.
 LATER = {"mf", "mf_backup", "mf_canary", "mf_checks", "mf_offsite", "mf_quarantine", "mf_rejected"}
 
