@@ -124,7 +124,7 @@ refusing:
 from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mf import config, state, text
+from ansible.module_utils.mf import Failure, claims, config, state, text
 from ansible.module_utils.mf.throttle import control, lease, marker, peers
 
 if TYPE_CHECKING:
@@ -151,14 +151,14 @@ class RefusedError(Exception):
 def wanted_seconds(params: Mapping[str, Any]) -> float | None:
     """The lease's length, None for a hold. Raises RefusedError for parameters that make no sense."""
     try:
-        lease.check_owner(params["owner"])
-        lease.check_reason(params["reason"])
+        claims.check_owner(params["owner"])
+        claims.check_reason(params["reason"])
         if params["hold"]:
             return None
-    except lease.LeaseError as error:
+    except claims.LeaseError as error:
         raise RefusedError(str(error)) from None
     try:
-        return lease.check_ttl(text.seconds(DEFAULT_TTL if params["ttl"] is None else params["ttl"]))
+        return claims.check_ttl(text.seconds(DEFAULT_TTL if params["ttl"] is None else params["ttl"]))
     except ValueError as error:  # LeaseError is one; the package speaks of the command's options
         raise RefusedError(f"ttl: {error}".replace("--hold", "hold=true")) from None
 
@@ -190,7 +190,7 @@ def change(params: Mapping[str, Any], places: state.Places, *, check: bool, **pa
         return throttle.on(params["owner"], params["reason"], seconds, refuse=params["refuse"], force=params["force"])
     except control.OverBudgetError as error:
         raise RefusedError(over_budget(str(error).partition(". ")[0], params["leaving"])) from None
-    except (config.SettingsError, control.ThrottleError, lease.LeaseError) as error:
+    except Failure as error:
         raise RefusedError(str(error)) from None
 
 

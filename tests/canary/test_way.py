@@ -192,7 +192,7 @@ def test_what_is_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
     Path(places.settings).write_text('{"generation": "g", "host": "mx1", "checks": {}}')
     assert send.main([], places) == 1
     assert command.main([], places) == 2
-    assert "canary is missing" in capsys.readouterr().err
+    assert "canary.key is missing" in capsys.readouterr().err
     assert send.main(["--dry-run"], places) == 0
     assert KEY.hex() not in capsys.readouterr().out
 

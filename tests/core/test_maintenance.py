@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mf import decisions, maintenance, state
+from mf import claims, decisions, maintenance, state
 from mf.command import maintenance as command
-from mf.throttle import lease
 from throttle_support import Clock, Host
 
 
@@ -125,7 +124,7 @@ def test_what_is_no_plain_file(host: Host) -> None:
 
 def test_nonsense(host: Host) -> None:
     for owner, reason, ttl in (("Bob", "", 60.0), ("a", "x\ny", 60.0), ("a", "", -5.0), ("load", "", 60.0)):
-        with pytest.raises(lease.LeaseError):
+        with pytest.raises(claims.LeaseError):
             maintenance.on(host.places, owner, reason, ttl)
     assert maintenance.active(host.places) is None
 

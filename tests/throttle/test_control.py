@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mf import decisions, state
+from mf import claims, decisions, state
 from mf.command import throttle as command
-from mf.throttle import control, firewall, lease, marker
+from mf.throttle import control, firewall, marker
 from mf.throttle.peers import SPREAD, Sight, settle
 from throttle_support import Clock, Host
 
@@ -143,7 +143,7 @@ def test_a_host_without_smtp_is_only_marked(tmp_path: Path, clock: Clock, monkey
 
 def test_nonsense_changes_nothing(host: Host) -> None:
     for owner, reason, ttl in (("Bob", "", 60.0), ("a", "x\ny", 60.0), ("a", "", -5.0)):
-        with pytest.raises(lease.LeaseError):
+        with pytest.raises(claims.LeaseError):
             controller(host).on(owner, reason, ttl)
     assert not host.marker.exists()
     assert not host.kernel.batches
@@ -821,7 +821,7 @@ def test_a_marker_that_cannot_be_written_is_a_failure_though_mail_is_refused(
         real(path, *words, **options)
 
     monkeypatch.setattr(state, "write_atomic", full)
-    assert command.main(["on", "--force"], host.places) == command.FAILED
+    assert command.main(["on", "--force"], host.places) == 1
     assert host.kernel.refused == [25]
     assert "jobs don't know of it" in capsys.readouterr().err
     monkeypatch.undo()

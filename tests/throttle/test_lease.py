@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mf import claims
+from mf.claims import LeaseError
 from mf.throttle import lease, marker
-from mf.throttle.lease import Lease, LeaseError
+from mf.throttle.lease import Lease
 
 NOW = 5000.0
 owners = st.from_regex(r"[a-z][a-z0-9_.-]{0,31}", fullmatch=True).filter(lambda owner: owner != "load")
@@ -33,30 +35,30 @@ def held(*some: Lease) -> tuple[Lease, ...]:
 @pytest.mark.parametrize("owner", ["", "Bob", "1a", "a" * 33, "a b", "a\n", "é", "../x", None, 7, "_a", "a\x00"])
 def test_owner_is_refused(owner: Any) -> None:
     with pytest.raises(LeaseError, match="is not a name"):
-        lease.check_owner(owner)
+        claims.check_owner(owner)
 
 
 @pytest.mark.parametrize("owner", ["a", "operator", "borg.daily-2_x", "a" * 32])
 def test_owner_is_taken(owner: str) -> None:
-    assert lease.check_owner(owner) == owner
+    assert claims.check_owner(owner) == owner
 
 
 def test_load_is_reserved() -> None:
     with pytest.raises(LeaseError, match="belongs to check-load"):
-        lease.check_owner("load")
-    assert lease.check_owner("load", reserved=True) == "load"
+        claims.check_owner("load")
+    assert claims.check_owner("load", reserved=True) == "load"
 
 
 @pytest.mark.parametrize("ttl", [-5, 0, 0.9, 7 * 86400 + 1, float("nan"), float("inf"), True, "60", None])
 def test_ttl_is_refused(ttl: Any) -> None:
     with pytest.raises(LeaseError, match="1 s to 7 d"):
-        lease.check_ttl(ttl)
+        claims.check_ttl(ttl)
 
 
 @pytest.mark.parametrize("reason", ["x" * 201, "two\nlines", "\x1b[31m", None])
 def test_reason_is_refused(reason: Any) -> None:
     with pytest.raises(LeaseError, match="one line"):
-        lease.check_reason(reason)
+        claims.check_reason(reason)
 
 
 def test_renewal_keeps_since_and_replaces_the_rest() -> None:
@@ -152,9 +154,9 @@ def test_hostile_bytes_give_a_sound_marker_or_none(data: bytes) -> None:
         return
     assert len(found.leases) <= lease.MAX_LEASES
     for one in found.leases:
-        assert lease.check_owner(one.owner, reserved=True)
-        assert lease.check_reason(one.reason) is not None
-        assert one.until is None or one.until <= NOW + lease.MAX_TTL + 1
+        assert claims.check_owner(one.owner, reserved=True)
+        assert claims.check_reason(one.reason) is not None
+        assert one.until is None or one.until <= NOW + claims.MAX_TTL + 1
         assert one.since <= NOW + 1
     # and it is fit to be shown and stored again
     status = marker.Status(found.leases, found.refusing, NOW)

@@ -329,8 +329,8 @@ def _fail(message: str, code: int = FAILED) -> int:
     return code
 
 
-def _parser() -> cli.Commands:
-    top = cli.Commands("backup", "The backups of this machine, and restoring them.", _EPILOG)
+def _parser() -> cli.Command:
+    top = cli.Command("backup", "The backups of this machine, and restoring them.", _EPILOG)
     due = top.add("due", _due, "run the jobs that are due (cron does, every 10 minutes)", dry_run=True)
     run = top.add("run", _run, "run one job now", dry_run=True)
     run.add_argument(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
 import time
+from collections.abc import Sequence
+from typing import Any
 
-from mf import canary, cli, config, smtp, state
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
+from mf import Failure, canary, cli, config, smtp, state
 
 LIMIT = 60.0  # seconds for one dialogue: a busy MX may take its time
 SENDER = f"canary@{canary.DOMAIN}"  # a bounce to it is dropped by the queue behind
@@ -25,33 +24,34 @@ Exit codes: 0 spam refused and ham accepted, as it should be; 1 not so, a line s
 
 def main(argv: Sequence[str] | None = None, places: state.Places | None = None) -> int:
     """The command; returns its exit code."""
-    job = cli.Job(
+    job = cli.Command(
         "send-canary",
         "Send a tagged spam and a tagged ham through this MX's own front door.",
         _EPILOG,
+        work=_send,
         dry_run="show the messages without tags, and send nothing",
         json="say what became of them as one JSON object",
     )
-    chosen = job.parse_args(argv)
+    return job.main(argv, places)
+
+
+def _send(chosen: argparse.Namespace, places: state.Places) -> int:
     if chosen.dry_run:
         for kind in EXPECTED:
             print(_message("v1 HOST KIND TIME NONCE MAC", kind).decode("ascii").replace("\r", ""))
         return 0
-    host = places or state.Places()
+    settings = config.load(places)
+    where = settings.section("canary")
+    key = canary.read_key(where["key"])
     try:
-        settings = config.load(host)
-        where = settings["canary"]
-        key = canary.read_key(where["key"])
         ends = {kind: send(settings["host"], where, key, kind) for kind in EXPECTED}
-    except (config.SettingsError, canary.KeyFileError, ValueError) as error:
-        return job.failed(str(error))
-    except KeyError as error:
-        return job.failed(cli.lacks(host, error.args[0]))
+    except ValueError as error:
+        raise Failure(str(error)) from None
     if chosen.json:
         print(state.encode({kind: end.words() for kind, end in ends.items()}))
     wrong = [kind for kind, end in ends.items() if (end.outcome, end.stage) != EXPECTED[kind]]
     for kind in wrong:
-        job.failed(f"{kind}: {ends[kind].words()}")
+        print(f"send-canary: {kind}: {ends[kind].words()}", file=sys.stderr)
     return cli.FAILED if wrong else 0
 
 

@@ -82,7 +82,7 @@ def examine(
     places: state.Places, values: run.Values, scale: float, metrics: dict[str, float], dry_run: bool
 ) -> state.Result:
     """The cold path: decide, take, renew or give back, and reconcile what is there."""
-    from mf import config
+    from mf import Failure, claims, config
     from mf.throttle import control, lease, marker
 
     try:
@@ -93,7 +93,7 @@ def examine(
     load = metrics["load1"]
     high, low = values["high"] * scale, values["low"] * scale
     mark = values["mark"] * scale if isinstance(values.get("mark"), (int, float)) else None
-    own = lease.find(marker.current(places).leases, lease.LOAD)
+    own = lease.find(marker.current(places).leases, claims.LOAD)
     holding = NONE if own is None else REFUSE if own.refuse else MARK
     want, calm_runs = decide(load, holding, _calm_runs(places), high=high, low=low, mark=mark)
     # what comes after the wait, nft above all, has to fit into the deadline too
@@ -103,11 +103,11 @@ def examine(
     figures: dict[str, float | str] = {**metrics, "calm_runs": calm_runs}
     try:
         if want == NONE:
-            outcome = throttle.reconcile() if own is None else throttle.off(lease.LOAD)
+            outcome = throttle.reconcile() if own is None else throttle.off(claims.LOAD)
         else:
             ttl = float(settings["throttle"]["lease_ttl"])
-            outcome = throttle.on(lease.LOAD, reason, ttl, refuse=want == REFUSE, mark_instead=True)
-    except (control.ThrottleError, lease.LeaseError) as error:
+            outcome = throttle.on(claims.LOAD, reason, ttl, refuse=want == REFUSE, mark_instead=True)
+    except Failure as error:
         status = state.CRITICAL if want == REFUSE else state.WARNING
         return state.Result("load", status, f"load {load:g}; the throttle can't be set: {error}", figures)
     return report(load, outcome, figures, can_refuse=throttle.can_refuse)

@@ -226,8 +226,8 @@ def _who() -> str:
         return pwd.getpwuid(0).pw_name
 
 
-def _parser() -> cli.Commands:
-    top = cli.Commands("monitor", "What the external monitor knows, and what is told to people.", _EPILOG)
+def _parser() -> cli.Command:
+    top = cli.Command("monitor", "What the external monitor knows, and what is told to people.", _EPILOG)
     incident: Callable[[str], str] = cli.checked(_incident)
     pattern: Callable[[str], str] = cli.checked(_pattern)
     status = top.add("status", _status, "show it")

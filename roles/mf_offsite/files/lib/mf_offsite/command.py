@@ -226,8 +226,8 @@ def _fail(message: str, code: int = FAILED) -> int:
     return code
 
 
-def _parser() -> cli.Commands:
-    top = cli.Commands("offsite", "The repository of the backups, where it is kept.", _EPILOG)
+def _parser() -> cli.Command:
+    top = cli.Command("offsite", "The repository of the backups, where it is kept.", _EPILOG)
     history = top.add("history", _history, "every transaction, and what it deleted")
     history.add_argument("--json", action="store_true", help="as one JSON object")
     rewind = top.add("rewind", _rewind, "make the repository what it was; nothing is lost by it", dry_run=True)

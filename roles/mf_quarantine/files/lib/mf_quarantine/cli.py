@@ -581,10 +581,10 @@ def _who(word: str) -> str:
     return word
 
 
-def _parser() -> cli.Commands:
-    top = cli.Commands("quarantine", "Rejected mail: look, release, count, keep in order.", _EPILOG)
+def _parser() -> cli.Command:
+    top = cli.Command("quarantine", "Rejected mail: look, release, count, keep in order.", _EPILOG)
 
-    def command(name: str, work: cli.Command, purpose: str, *, dry_run: bool = False) -> argparse.ArgumentParser:
+    def command(name: str, work: cli.Work, purpose: str, *, dry_run: bool = False) -> argparse.ArgumentParser:
         parser = top.add(name, work, purpose, dry_run=dry_run)
         parser.add_argument("--json", action="store_true", help="for programs")
         return parser

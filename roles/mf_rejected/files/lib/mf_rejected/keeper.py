@@ -21,7 +21,7 @@ import sys
 import time
 from typing import NamedTuple
 
-from mf import state, text
+from mf import Failure, state, text
 
 from . import refused
 
@@ -46,7 +46,7 @@ _QUEUED = re.compile(
 )
 
 
-class ReportError(Exception):
+class ReportError(Failure):
     """This is no bounce with a whole message in it. One line."""
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
+
 from mf import cli, config, decisions, state
 
 from . import deliver, purge, refused
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 LOCK = "purge-rejected"
 
@@ -22,33 +21,29 @@ Exit codes: 0 done, or another run is under way; 1 not done; 2 wrong command lin
 
 def main(argv: Sequence[str] | None = None, places: state.Places | None = None) -> int:
     """The command; returns its exit code."""
-    job = cli.Job(
+    job = cli.Command(
         "purge-rejected",
         "Remove rejected mail that has been kept long enough, or the oldest when the disk is nearly full.",
         _EPILOG,
-        dry_run="say what would be done, and do nothing",
+        work=_purge,
+        dry_run=True,
         json="say it as one JSON object",
     )
-    chosen = job.parse_args(argv)
-    host = places or state.Places()
-    try:
-        settings = config.load(host).get("rejected", {})
-        root, keep_days, free_percent = (settings[key] for key in ("root", "keep_days", "free_percent"))
-        with state.Lock(host, LOCK) as held:
-            if not held:
-                return 0
-            said = purge.run(host, root, keep_days, free_percent, dry_run=chosen.dry_run)
-            if not chosen.dry_run:
-                releases = settings.get("releases", deliver.RECORDS)
-                for ident in refused.settle(root, settings.get("refused", refused.FOLDER), releases):
-                    decisions.journal(f"{ident}: refused by a customer's server, gone undecided", {"PRIORITY": "4"})
-                deliver.forget(releases)
-    except config.SettingsError as error:
-        return job.failed(str(error))
-    except KeyError as error:
-        return job.failed(cli.lacks(host, f"rejected.{error.args[0]}"))
-    except OSError as error:
-        return job.failed(f"{error.filename or 'rejected mail'}: {error.strerror}")
+    return job.main(argv, places)
+
+
+def _purge(chosen: argparse.Namespace, host: state.Places) -> int:
+    settings = config.load(host).section("rejected")
+    root, keep_days, free_percent = (settings[key] for key in ("root", "keep_days", "free_percent"))
+    with state.Lock(host, LOCK) as held:
+        if not held:
+            return 0
+        said = purge.run(host, root, keep_days, free_percent, dry_run=chosen.dry_run)
+        if not chosen.dry_run:
+            releases = settings.get("releases", deliver.RECORDS)
+            for ident in refused.settle(root, settings.get("refused", refused.FOLDER), releases):
+                decisions.journal(f"{ident}: refused by a customer's server, gone undecided", {"PRIORITY": "4"})
+            deliver.forget(releases)
     if chosen.json:
         print(state.encode({"dry_run": chosen.dry_run, "said": said}))
     else:

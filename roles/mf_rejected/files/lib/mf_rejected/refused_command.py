@@ -7,14 +7,11 @@ import os
 import pwd
 import subprocess
 import sys
+from collections.abc import Sequence
 
-from mf import cli, config, decisions, state, text
+from mf import Failure, cli, config, decisions, state, text
 
 from . import refused
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 ACCOUNT = "mf-release"
 HAND_OVER = "/mf/bin/release-message"
@@ -37,20 +34,17 @@ class Kept:
     """The places, and the notes that nobody has decided about."""
 
     def __init__(self, host: state.Places) -> None:
-        settings = config.load(host).get("rejected", {})
-        try:
-            self.root, self.folder, self.releases = (str(settings[key]) for key in ("root", "refused", "releases"))
-        except KeyError as error:
-            raise config.SettingsError(cli.lacks(host, f"rejected.{error.args[0]}")) from None
+        settings = config.load(host).section("rejected")
+        self.root, self.folder, self.releases = (str(settings[key]) for key in ("root", "refused", "releases"))
         self.idents = refused.waiting(self.folder, self.releases)
 
     def chosen(self, options: argparse.Namespace) -> list[str]:
-        """The ids that are meant. Raises ValueError."""
+        """The ids that are meant. Raises Failure."""
         if bool(options.id) + bool(options.domain) + options.all != 1:
-            raise ValueError("say ids, or --domain, or --all")
+            raise Failure("say ids, or --domain, or --all", cli.MISUSE)
         if options.id:
             if unknown := [one for one in options.id if one not in self.idents]:
-                raise ValueError(f"{text.clean(unknown[0], 160)} doesn't wait here; see refused list")
+                raise Failure(f"{text.clean(unknown[0], 160)} doesn't wait here; see refused list", cli.MISUSE)
             return list(dict.fromkeys(options.id))
         return [
             one
@@ -65,14 +59,7 @@ class Kept:
 
 def main(argv: Sequence[str] | None = None, places: state.Places | None = None) -> int:
     """The command; returns its exit code."""
-    try:
-        return _parser().main(argv, places)
-    except config.SettingsError as error:
-        return _failed(str(error))
-    except ValueError as error:
-        return _failed(str(error), cli.MISUSE)
-    except OSError as error:
-        return _failed(f"{error.filename or 'refused'}: {error.strerror}")
+    return _parser().main(argv, places)
 
 
 def _list(chosen: argparse.Namespace, host: state.Places) -> int:
@@ -93,7 +80,7 @@ def _release(chosen: argparse.Namespace, host: state.Places) -> int:
     try:
         entry = pwd.getpwnam(ACCOUNT)
     except KeyError:
-        return _failed(f"there is no user {ACCOUNT} here; deploy with playbooks/site.yml")
+        raise Failure(f"there is no user {ACCOUNT} here; deploy with playbooks/site.yml") from None
     failed = False
     for ident in idents:
         if chosen.dry_run:
@@ -140,15 +127,9 @@ def _forget(chosen: argparse.Namespace, host: state.Places) -> int:
     return 0
 
 
-def _failed(message: str, code: int = cli.FAILED) -> int:
-    print(f"refused: {message}", file=sys.stderr)
-    return code
-
-
-def _parser() -> cli.Commands:
-    top = cli.Commands("refused", "What customers' servers refused for good, and this MX keeps.", _EPILOG)
-    listing = top.add("list", _list, "list what nobody has decided about, oldest first")
-    listing.add_argument("--json", action="store_true", help="for programs")
+def _parser() -> cli.Command:
+    top = cli.Command("refused", "What customers' servers refused for good, and this MX keeps.", _EPILOG)
+    top.add("list", _list, "list what nobody has decided about, oldest first", json="for programs")
     for name, work, purpose in (
         ("release", _release, "send messages again, each once"),
         ("forget", _forget, "messages need not be sent again: nobody is told of them any more"),

@@ -7,3 +7,17 @@ One package behind two doors: installed below /mf/lib for the launchers in /mf/b
 from __future__ import annotations
 
 VERSION = "0.1.0"
+
+
+class Failure(Exception):
+    """What ends a command, or becomes a check's or a module's message. Its text is one line for the operator.
+
+    ``code`` is the exit code of the command that it ends (see ``cli.Command.main``); a class may have its own.
+    """
+
+    code = 1
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code

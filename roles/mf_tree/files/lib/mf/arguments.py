@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
+from collections.abc import Sequence
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import NoReturn
+from . import cli
 
 _EXITS = "Exit code: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN (also for a wrong command line)."
+_DRY_RUN = "say what would be done; do and store nothing"
+_MISUSE = 3
 
 PURPOSE = {
     "processes": "Find orphaned and stuck qpsmtpd processes and kill those that make no progress.",
@@ -22,34 +20,23 @@ PURPOSE = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
-        raise SystemExit(3)
-
-
-def one(check: str, argv: Sequence[str]) -> tuple[bool, bool]:
+def check(name: str, argv: Sequence[str]) -> tuple[bool, bool]:
     """``(dry_run, as_json)`` of a single check's command line. Raises SystemExit: 0 after --help, 3 for misuse."""
-    parser = _Parser(prog=f"check-{check}", description=PURPOSE.get(check), epilog=_EXITS, allow_abbrev=False)
-    _common(parser)
-    parser.add_argument("--json", action="store_true", help="print the stored result instead of a Nagios line")
+    json = "print the stored result instead of a Nagios line"
+    parser = cli.Command(f"check-{name}", PURPOSE.get(name, ""), _EXITS, dry_run=_DRY_RUN, json=json, misuse=_MISUSE)
     chosen = parser.parse_args(argv)
     return chosen.dry_run, chosen.json
 
 
 def due(argv: Sequence[str]) -> tuple[bool, bool]:
-    """``(dry_run, everything)`` of run-checks' command line. Raises SystemExit as ``one`` does."""
-    parser = _Parser(
-        prog="run-checks",
-        description="Run the checks that are due this minute (cron does, every minute).",
-        epilog=_EXITS + " Of several checks, the most urgent.",
-        allow_abbrev=False,
+    """``(dry_run, everything)`` of run-checks' command line. Raises SystemExit as ``check`` does."""
+    parser = cli.Command(
+        "run-checks",
+        "Run the checks that are due this minute (cron does, every minute).",
+        f"{_EXITS} Of several checks, the most urgent.",
+        dry_run=_DRY_RUN,
+        misuse=_MISUSE,
     )
-    _common(parser)
     parser.add_argument("--all", action="store_true", help="every check of this host, due or not")
     chosen = parser.parse_args(argv)
     return chosen.dry_run, chosen.all
-
-
-def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done; do and store nothing")

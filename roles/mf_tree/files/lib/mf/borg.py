@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from . import text
+from . import Failure, text
 
 LOCK_WAIT = 20  # seconds for borg's own lock; the turn at the other end is waited for by flock(1) there
 CRITICAL_KINDS = ("corrupt", "hidden", "vanished", "rewound", "mismatch")
@@ -63,7 +63,7 @@ EXPLANATIONS: tuple[tuple[str, str, str], ...] = (
 )
 
 
-class BorgError(Exception):
+class BorgError(Failure):
     """Borg failed. ``kind`` is a word of EXPLANATIONS, or ``failed``; the text is one line, safe to print."""
 
     def __init__(self, kind: str, message: str) -> None:

@@ -20,6 +20,8 @@ import secrets
 import time
 from typing import NamedTuple
 
+from . import Failure
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,7 +44,7 @@ _TAG = re.compile(
 _LONGEST = 256
 
 
-class KeyFileError(Exception):
+class KeyFileError(Failure):
     """The key is missing or malformed. One line for people."""
 
 

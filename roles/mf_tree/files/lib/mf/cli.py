@@ -1,57 +1,78 @@
-"""What the commands throttle and maintenance share: subcommands, arguments that are checked, the way a command ends."""
+"""Command lines: subcommands, arguments that are checked, and the one place where a command's exception ends it."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
-from . import state, text
-from .throttle import lease
+from . import Failure, claims, state, text
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import NoReturn, TypeAlias, TypeVar
-
-    Command: TypeAlias = Callable[[argparse.Namespace, state.Places], int]
-    Value = TypeVar("Value")
+Work: TypeAlias = Callable[[argparse.Namespace, state.Places], int]
+Value = TypeVar("Value")
 
 FAILED, MISUSE, INTERRUPTED = 1, 2, 130
 
 
-class Commands(argparse.ArgumentParser):
-    """A parser with subcommands; a wrong command line gets one line on stderr and exit code 2."""
+class Command(argparse.ArgumentParser):
+    """The command line of a command, or of one of its subcommands; ``work(chosen, places)`` carries it out.
 
-    def __init__(self, prog: str, description: str, epilog: str) -> None:
+    A wrong one gets one line on stderr and exit code ``misuse``. ``dry_run`` and ``json`` add these options; a text is
+    the option's help.
+    """
+
+    def __init__(
+        self,
+        prog: str,
+        description: str,
+        epilog: str = "",
+        *,
+        work: Work | None = None,
+        dry_run: bool | str = False,
+        json: str = "",
+        misuse: int = MISUSE,
+        **options: Any,
+    ) -> None:
         super().__init__(
             prog=prog,
             description=description,
             epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
+            **options,
         )
-        self._commands = self.add_subparsers(
-            title="commands", metavar="COMMAND", required=True, parser_class=_Subparser
-        )
-
-    def add(self, name: str, command: Command, purpose: str, *, dry_run: bool = False) -> argparse.ArgumentParser:
-        """A subcommand; ``dry_run`` gives it that option."""
-        parser = self._commands.add_parser(name, help=purpose, description=purpose, allow_abbrev=False)
-        parser.set_defaults(command=command)
+        self._misuse = misuse
+        self._commands: argparse._SubParsersAction[Command] | None = None
+        self.set_defaults(work=work)
         if dry_run:
-            parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-        return parser
+            purpose = dry_run if isinstance(dry_run, str) else "say what would be done, and do nothing"
+            self.add_argument("--dry-run", action="store_true", help=purpose)
+        if json:
+            self.add_argument("--json", action="store_true", help=json)
+
+    def add(self, name: str, work: Work, purpose: str, *, dry_run: bool = False, json: str = "") -> Command:
+        """Add a subcommand."""
+        if self._commands is None:
+            self._commands = self.add_subparsers(title="commands", metavar="COMMAND", required=True)
+        return self._commands.add_parser(name, help=purpose, description=purpose, work=work, dry_run=dry_run, json=json)
 
     def error(self, message: str) -> NoReturn:
-        """One line, exit code 2."""
-        _misuse(self.prog, message)
+        """End the process with one line on stderr."""
+        self.fail(f"{message}; see {self.prog} --help")
+        raise SystemExit(self._misuse)
 
-    def main(self, argv: Sequence[str] | None, places: state.Places | None) -> int:
-        """Parse and carry out; returns the exit code."""
+    def fail(self, message: str, code: int = FAILED) -> int:
+        """Print one line on stderr and return the exit code."""
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        return code
+
+    def main(self, argv: Sequence[str] | None = None, places: state.Places | None = None) -> int:
+        """Parse and carry out; returns the exit code. A Failure, or an OSError, ends it with one line on stderr."""
         try:
             chosen = self.parse_args(sys.argv[1:] if argv is None else argv)
-            command: Command = chosen.command
-            code = command(chosen, places or state.Places())
+            work: Work = chosen.work
+            code = work(chosen, places or state.Places())
             sys.stdout.flush()
             return code
         except KeyboardInterrupt:
@@ -60,49 +81,15 @@ class Commands(argparse.ArgumentParser):
         except BrokenPipeError:
             sys.stdout = None
             return FAILED
-
-
-class _Subparser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        _misuse(self.prog, message)
-
-
-class Job(argparse.ArgumentParser):
-    """The parser of a job of cron's, with the options that all of them have."""
-
-    def __init__(self, prog: str, description: str, epilog: str, *, dry_run: str, json: str) -> None:
-        super().__init__(
-            prog=prog,
-            description=description,
-            epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        self.add_argument("--dry-run", action="store_true", help=dry_run)
-        self.add_argument("--json", action="store_true", help=json)
-
-    def error(self, message: str) -> NoReturn:
-        """One line, exit code 2."""
-        _misuse(self.prog, message)
-
-    def failed(self, message: str) -> int:
-        """Say so in one line; returns the exit code."""
-        print(f"{self.prog}: {message}", file=sys.stderr)
-        return FAILED
-
-
-def lacks(places: state.Places, name: str) -> str:
-    """What to say when the settings lack something."""
-    return f"{places.settings}: {name} is missing; deploy again with playbooks/site.yml"
-
-
-def _misuse(prog: str, message: str) -> NoReturn:
-    print(f"{prog}: {message}; see {prog} --help", file=sys.stderr)
-    raise SystemExit(MISUSE)
+        except Failure as error:
+            return self.fail(str(error), error.code)
+        except OSError as error:
+            where = text.clean(str(error.filename), 200) if error.filename else ""
+            return self.fail(f"{where}: {error.strerror}" if where else str(error))
 
 
 def checked(read: Callable[[str], Value]) -> Callable[[str], Value]:
-    """An argument's type from a function that raises ValueError with a sentence for people."""
+    """Make an argument's type of a function that raises ValueError with a sentence for the operator."""
 
     def argument(word: str) -> Value:
         try:
@@ -114,7 +101,7 @@ def checked(read: Callable[[str], Value]) -> Callable[[str], Value]:
 
 
 duration = checked(text.seconds)
-ttl = checked(lambda word: lease.check_ttl(text.seconds(word)))
-owner = checked(lease.check_owner)
-any_owner = checked(lambda word: lease.check_owner(word, reserved=True))
-reason = checked(lease.check_reason)
+ttl = checked(lambda word: claims.check_ttl(text.seconds(word)))
+owner = checked(claims.check_owner)
+any_owner = checked(lambda word: claims.check_owner(word, reserved=True))
+reason = checked(claims.check_reason)

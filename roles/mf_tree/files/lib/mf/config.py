@@ -6,15 +6,13 @@ generation stamp (see ``run``).
 
 from __future__ import annotations
 
-from . import state
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
+from . import Failure, state
 
 
-class SettingsError(Exception):
+class SettingsError(Failure):
     """Settings are missing or malformed. Its text is one line that says which, and what to do. Exit code 3."""
 
 
@@ -38,7 +36,22 @@ _EVERY_CHECK: dict[str, tuple[tuple[type, ...], float, float]] = {
 }
 
 
-def load(places: state.Places) -> dict[str, Any]:
+class Section(dict[str, Any]):
+    """Settings, or a part of them, of which a missing key is a SettingsError that names it."""
+
+    def __init__(self, values: Mapping[str, Any], source: str, path: str = "") -> None:
+        super().__init__(values)
+        self._source, self._path = source, path
+
+    def __missing__(self, key: str) -> NoReturn:
+        raise SettingsError(f"{self._source}: {self._path}{key} is missing; {_ADVICE}")
+
+    def section(self, name: str) -> Section:
+        """The part with this name; empty when there is none."""
+        return Section(_section(self, name, self._source, self._path), self._source, f"{self._path}{name}.")
+
+
+def load(places: state.Places) -> Section:
     """The settings as in docs/architecture.md. Raises SettingsError."""
     try:
         data = state.read_bytes(places.settings)
@@ -51,7 +64,7 @@ def load(places: state.Places) -> dict[str, Any]:
     if settings is None:
         raise SettingsError(f"{places.settings} is not a whole JSON object; {_ADVICE}")
     verify(settings, places.settings)
-    return settings
+    return Section(settings, places.settings)
 
 
 def verify(settings: Mapping[str, Any], source: str = "settings") -> None:

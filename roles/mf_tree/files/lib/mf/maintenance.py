@@ -11,7 +11,7 @@ from __future__ import annotations
 import posix
 import time
 
-from . import state
+from . import Failure, state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,12 +22,14 @@ MAX_TTL = 7 * 86400.0  # seconds
 LOCK_WAIT = 60.0  # seconds; a restart with its second look and its test takes no longer than a check's deadline
 
 
-class MaintenanceError(Exception):
+class MaintenanceError(Failure):
     """It can't be done. Its text is one line."""
 
 
 class UnderWayError(MaintenanceError):
     """Maintenance is on, but an action that began before it hasn't ended."""
+
+    code = 4
 
 
 def active(places: state.Places, now: float | None = None, epoch: float | None = None) -> dict[str, state.Json] | None:
@@ -48,12 +50,11 @@ def on(places: state.Places, owner: str, reason: str, ttl: float, *, dry_run: bo
 
     From the marker on no check begins an action; one under way holds the action lock, and is waited for.
     """
-    from . import decisions, text
-    from .throttle import lease
+    from . import claims, decisions, text
 
-    lease.check_owner(owner)
-    lease.check_reason(reason)
-    lease.check_ttl(ttl)
+    claims.check_owner(owner)
+    claims.check_reason(reason)
+    claims.check_ttl(ttl)
     if dry_run:
         return []
     now, epoch = state.boottime(), time.time()

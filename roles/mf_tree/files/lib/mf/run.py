@@ -207,7 +207,7 @@ def main(check: Check, argv: Sequence[str], *, generation: str, **values: Any) -
     if argv:
         from . import arguments
 
-        dry_run, as_json = arguments.one(check.name, argv)
+        dry_run, as_json = arguments.check(check.name, argv)
     posix._exit(execute(Run(check, values, generation, state.Places(), dry_run, as_json)))
 
 

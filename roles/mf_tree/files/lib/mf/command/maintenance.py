@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Sequence
 
 from .. import cli, maintenance, state, text
-from ..throttle import lease
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Sequence
-
-UNDER_WAY = 4
 _EPILOG = """\
 Durations: 90s 15m 2h 1d.
 
@@ -27,11 +22,7 @@ Example
 
 def main(argv: Sequence[str] | None = None, places: state.Places | None = None) -> int:
     """The command; returns its exit code."""
-    try:
-        return _parser().main(argv, places)
-    except (maintenance.MaintenanceError, lease.LeaseError) as error:
-        print(f"maintenance: {error}", file=sys.stderr)
-        return UNDER_WAY if isinstance(error, maintenance.UnderWayError) else cli.FAILED
+    return _parser().main(argv, places)
 
 
 def _on(chosen: argparse.Namespace, places: state.Places) -> int:
@@ -76,13 +67,12 @@ def _words(places: state.Places) -> str:
     return f"maintenance by {text.clean(str(found['owner']), 32)}{reason}, {left} left: checks look and don't act"
 
 
-def _parser() -> cli.Commands:
-    top = cli.Commands("maintenance", "While somebody is at work on this host, its checks look and don't act.", _EPILOG)
+def _parser() -> cli.Command:
+    top = cli.Command("maintenance", "While somebody is at work on this host, its checks look and don't act.", _EPILOG)
     on = top.add("on", _on, "begin maintenance, or prolong it", dry_run=True)
     on.add_argument("--owner", type=cli.owner, default="operator", help="who is at work (default: operator)")
     on.add_argument("--ttl", type=cli.ttl, default=3600.0, metavar="TIME", help="how long, 1s to 7d (default: 1h)")
     on.add_argument("--reason", type=cli.reason, default="", metavar="TEXT", help="why")
     top.add("off", _off, "end it, whoever began it", dry_run=True)
-    status = top.add("status", _status, "show it")
-    status.add_argument("--json", action="store_true", help="as one JSON object")
+    top.add("status", _status, "show it", json="as one JSON object")
     return top

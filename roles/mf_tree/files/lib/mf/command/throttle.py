@@ -6,18 +6,16 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TextIO
 
-from .. import cli, state, text
+from .. import Failure, cli, state, text
 from ..throttle import lease, marker
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import TextIO
-
     from ..throttle import control
 
-FREE, FAILED, MISUSE, STILL_THROTTLED, OVER_BUDGET = 0, cli.FAILED, cli.MISUSE, 4, 5
+FREE, STILL_THROTTLED = 0, 4
 DEFAULT_TTL = 900.0  # seconds
 POLL = 2.0  # seconds between two looks at the marker
 
@@ -109,13 +107,8 @@ def _do(chosen: argparse.Namespace, places: state.Places, act: Callable[[control
     from .. import config
     from ..throttle import control
 
-    try:
-        throttle = control.Control(places, config.load(places), dry_run=chosen.dry_run)
-        outcome = act(throttle)
-    except control.OverBudgetError as error:
-        return _fail(str(error), OVER_BUDGET)
-    except (control.ThrottleError, lease.LeaseError, config.SettingsError) as error:
-        return _fail(str(error))
+    throttle = control.Control(places, config.load(places), dry_run=chosen.dry_run)
+    outcome = act(throttle)
     for action in outcome.actions:
         print(f"would: {action}" if chosen.dry_run else action)
     for warning in outcome.warnings:
@@ -124,7 +117,7 @@ def _do(chosen: argparse.Namespace, places: state.Places, act: Callable[[control
         print("would change nothing")
     if not chosen.dry_run:
         print(outcome.after.words())
-    return FAILED if outcome.unmarked or (outcome.after.wrong and throttle.can_refuse) else FREE
+    return cli.FAILED if outcome.unmarked or (outcome.after.wrong and throttle.can_refuse) else FREE
 
 
 def _status(chosen: argparse.Namespace, places: state.Places) -> int:
@@ -149,7 +142,7 @@ def _wait(chosen: argparse.Namespace, places: state.Places) -> int:
 def _run(chosen: argparse.Namespace, places: state.Places) -> int:
     words = chosen.cmd[1:] if chosen.cmd[:1] == ["--"] else chosen.cmd
     if not words:
-        return _fail("run needs a command: throttle run -- CMD", MISUSE)
+        raise Failure("run needs a command: throttle run -- CMD", cli.MISUSE)
     found = wait(places, chosen.max, terminal=sys.stderr if sys.stderr.isatty() else None)
     if found.throttled:
         print(f"throttle: {found.words()}. Running all the same after {text.span(chosen.max)}", file=sys.stderr)
@@ -159,18 +152,13 @@ def _run(chosen: argparse.Namespace, places: state.Places) -> int:
         # the command takes this process's place, so signals and its exit code go straight through
         os.execvp(words[0], words)
     except FileNotFoundError:
-        return _fail(f"{text.clean(words[0])}: no such command", 127)
+        raise Failure(f"{text.clean(words[0])}: no such command", 127) from None
     except OSError as error:
-        return _fail(f"{text.clean(words[0])} can't be run: {error.strerror}", 126)
+        raise Failure(f"{text.clean(words[0])} can't be run: {error.strerror}", 126) from None
 
 
-def _fail(message: str, code: int = FAILED) -> int:
-    print(f"throttle: {message}", file=sys.stderr)
-    return code
-
-
-def _parser() -> cli.Commands:
-    top = cli.Commands("throttle", "Let IO-heavy jobs wait and new mail go to the other MXs, for a while.", _EPILOG)
+def _parser() -> cli.Command:
+    top = cli.Command("throttle", "Let IO-heavy jobs wait and new mail go to the other MXs, for a while.", _EPILOG)
     on = top.add("on", _on, "take a lease, or renew it", dry_run=True)
     on.add_argument("--owner", type=cli.owner, default="operator", help="whose lease it is (default: operator)")
     on.add_argument(
@@ -182,8 +170,7 @@ def _parser() -> cli.Commands:
     on.add_argument("--force", action="store_true", help="even if too few MXs would be left that accept mail")
     off = top.add("off", _off, "give a lease back", dry_run=True)
     off.add_argument("--owner", type=cli.any_owner, default="operator", help="whose (default: operator)")
-    status = top.add("status", _status, "show the leases")
-    status.add_argument("--json", action="store_true", help="as one JSON object")
+    top.add("status", _status, "show the leases", json="as one JSON object")
     waiting = top.add("wait", _wait, "wait until the throttle is off")
     waiting.add_argument("--max", type=cli.duration, required=True, metavar="TIME", help="and no longer than this")
     runner = top.add("run", _run, "wait until the throttle is off, then run a command in any case")

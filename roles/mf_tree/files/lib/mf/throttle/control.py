@@ -20,7 +20,7 @@ import os
 import stat
 import time
 
-from .. import decisions, state, text
+from .. import Failure, claims, decisions, state, text
 from . import firewall, lease, marker, peers
 
 TYPE_CHECKING = False
@@ -36,12 +36,14 @@ _SAME = 2.0  # seconds two deadlines may differ and still be the same (nft lists
 _DRIFT = 60.0  # seconds the wall clock may move before deadlines on disk are rewritten
 
 
-class ThrottleError(Exception):
+class ThrottleError(Failure):
     """The command can't be carried out. Its text is one line."""
 
 
 class OverBudgetError(ThrottleError):
     """Too few MXs would be left that accept mail."""
+
+    code = 5
 
 
 class Outcome:
@@ -124,8 +126,8 @@ class Control:
         own = lease.find(marker.current(self._places).leases, owner)
         renewal = own is not None and own.refuse
         first: peers.Sight | None = None
-        if asks and (owner == lease.LOAD or not renewal):
-            if owner == lease.LOAD and not renewal and not self._dry_run:
+        if asks and (owner == claims.LOAD or not renewal):
+            if owner == claims.LOAD and not renewal and not self._dry_run:
                 self._sleep(peers.turn(self._host, self._fleet))
             first = self._look(self._fleet)
             if not peers.is_enough(first, self._minimum):
@@ -149,7 +151,7 @@ class Control:
 
     def off(self, owner: str) -> Outcome:
         """Give the owner's lease back. Fine when there is none. Raises LeaseError, ThrottleError."""
-        lease.check_owner(owner, reserved=True)
+        claims.check_owner(owner, reserved=True)
         return self._change(lambda held, now: lease.without(held, owner, now), "release", owner, "given back")
 
     def reconcile(self, *, ensure_table: bool = False) -> Outcome:
@@ -348,7 +350,7 @@ class Control:
         """Keep operators' leases on disk, where they differ from what is there. Returns whether the disk is right."""
         kept, damage = disk
         now, epoch = clocks
-        mine = [one for one in wanted if one.owner != lease.LOAD]
+        mine = [one for one in wanted if one.owner != claims.LOAD]
         # by the wall clock alone, so that a step of it shows and is made good before a reboot
         there = lease.from_disk(kept, now, epoch, "", limit=False)
         if not mine and kept is None and not damage:
@@ -406,7 +408,7 @@ class Control:
             self._check,
             action,
             target,
-            text.clean(reason, lease.MAX_REASON),
+            text.clean(reason, claims.MAX_REASON),
             "failed" if outcome.after.wrong else "done",
             {
                 "actions": [text.clean(one, 300) for one in outcome.actions],
@@ -429,7 +431,7 @@ def _differences(before: Sequence[Lease], after: Sequence[Lease], now: float) ->
             said.append(f"{one.owner} takes {kind}")
         elif (former.refuse, former.until is None) != (one.refuse, one.until is None):
             said.append(f"{one.owner} changes to {kind}")
-        elif former.reason != one.reason and one.owner != lease.LOAD:
+        elif former.reason != one.reason and one.owner != claims.LOAD:
             said.append(f"{one.owner} gives another reason")
     said.extend(f"{one.owner} gives its lease back" for one in before if lease.find(after, one.owner) is None)
     return said

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import subprocess
 
-from .. import state, text
+from .. import Failure, state, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ flush set inet mf refused_ports
 _REMOVE = "add table inet mf\ndelete table inet mf\n"
 
 
-class FirewallError(Exception):
+class FirewallError(Failure):
     """nft is missing or refused. Its text is one line."""
 
 

@@ -11,25 +11,16 @@ safe because what matters is kept twice (operators' leases on disk, refusals in 
 from __future__ import annotations
 
 from .. import state
+from ..claims import LOAD, MAX_TTL, LeaseError, check_owner, check_reason, check_ttl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import TypeGuard
 
-LOAD = "load"  # the owner reserved for check-load
 DAMAGED = "damaged"  # the owner of a hold whose owner can't be read
 MAX_LEASES = 32
-MAX_REASON = 200  # characters
-MIN_TTL = 1.0  # seconds
-MAX_TTL = 7 * 86400.0  # seconds
 MAX_BYTES = 65536  # of a marker
-_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz")
-_NAME = _LETTERS | frozenset("0123456789_.-")
-
-
-class LeaseError(ValueError):
-    """A lease that can't be: its text is one line that says what is wrong and what would be right."""
 
 
 class Lease:
@@ -69,34 +60,6 @@ class Lease:
     def is_valid(self, now: float) -> bool:
         """Whether it still holds."""
         return self.until is None or self.until > now
-
-
-def check_owner(owner: object, *, reserved: bool = False) -> str:
-    """The owner, when it is one. ``reserved`` also admits ``load``. Raises LeaseError."""
-    if (
-        not isinstance(owner, str)
-        or not 1 <= len(owner) <= 32
-        or owner[0] not in _LETTERS
-        or not _NAME.issuperset(owner)
-    ):
-        raise LeaseError(f"owner {str(owner)[:40]!a} is not a name: a small letter, then up to 31 of a-z 0-9 _ . -")
-    if owner == LOAD and not reserved:
-        raise LeaseError("owner load belongs to check-load; use another name (for example: operator)")
-    return owner
-
-
-def check_ttl(ttl: float) -> float:
-    """A lease's length in seconds, when it is one. Raises LeaseError."""
-    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not MIN_TTL <= ttl <= MAX_TTL:
-        raise LeaseError(f"a lease lasts from 1 s to 7 d, not {ttl!r:.40}; say --hold for one without an end")
-    return float(ttl)
-
-
-def check_reason(reason: object) -> str:
-    """A reason: one line of at most MAX_REASON printable characters. Raises LeaseError."""
-    if not isinstance(reason, str) or len(reason) > MAX_REASON or not reason.isprintable():
-        raise LeaseError(f"a reason is one line of at most {MAX_REASON} printable characters")
-    return reason
 
 
 def make(owner: str, reason: str, now: float, ttl: float | None, refuse: bool) -> Lease:

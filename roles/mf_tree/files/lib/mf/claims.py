@@ -1,0 +1,44 @@
+"""What an operator claims a host with: an owner, a reason, a time. Shared by the throttle's leases and maintenance."""
+
+from __future__ import annotations
+
+from . import Failure
+
+LOAD = "load"  # the owner reserved for check-load
+MAX_REASON = 200  # characters
+MIN_TTL = 1.0  # seconds
+MAX_TTL = 7 * 86400.0  # seconds
+_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz")
+_NAME = _LETTERS | frozenset("0123456789_.-")
+
+
+class LeaseError(Failure, ValueError):
+    """A lease that can't be: its text is one line that says what is wrong and what would be right."""
+
+
+def check_owner(owner: object, *, reserved: bool = False) -> str:
+    """Return the owner if it is valid. ``reserved`` also admits ``load``. Raises LeaseError."""
+    if (
+        not isinstance(owner, str)
+        or not 1 <= len(owner) <= 32
+        or owner[0] not in _LETTERS
+        or not _NAME.issuperset(owner)
+    ):
+        raise LeaseError(f"owner {str(owner)[:40]!a} is not a name: a small letter, then up to 31 of a-z 0-9 _ . -")
+    if owner == LOAD and not reserved:
+        raise LeaseError("owner load belongs to check-load; use another name (for example: operator)")
+    return owner
+
+
+def check_ttl(ttl: float) -> float:
+    """Return the time in seconds if it is valid. Raises LeaseError."""
+    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not MIN_TTL <= ttl <= MAX_TTL:
+        raise LeaseError(f"a lease lasts from 1 s to 7 d, not {ttl!r:.40}; say --hold for one without an end")
+    return float(ttl)
+
+
+def check_reason(reason: object) -> str:
+    """Return the reason if it is one line of at most MAX_REASON printable characters. Raises LeaseError."""
+    if not isinstance(reason, str) or len(reason) > MAX_REASON or not reason.isprintable():
+        raise LeaseError(f"a reason is one line of at most {MAX_REASON} printable characters")
+    return reason
