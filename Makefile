@@ -11,7 +11,7 @@ export LC_ALL := C.UTF-8
 
 N ?= 30
 
-.PHONY: help venv demo demo-down mail check test lint unit integration browser molecule bench bench-quarantine bench-monitor bench-backup chaos chaos-monitor kill-monitor chaos-quarantine chaos-backup chaos-restore attack lock clean
+.PHONY: help venv demo demo-down mail check test lint unit integration browser molecule readmes bench bench-quarantine bench-monitor bench-backup chaos chaos-monitor kill-monitor chaos-quarantine chaos-backup chaos-restore attack lock clean
 
 help: ## this list
 	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ browser: venv ## the status page in Chromium, which is installed if need be; scr
 
 molecule: venv ## the Molecule scenarios alone (SCENARIO=mf_tree: that one)
 	python scripts/run_tests.py $(or $(SCENARIO),molecule)
+
+readmes: venv ## write the generated parts of the roles' READMEs: variables, modules
+	python scripts/write_readmes.py
 
 bench: venv ## what the checks, mf_health and a second site.yml cost, beside their peers
 	python bench/bench.py

@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+import write_readmes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -220,3 +221,58 @@ def test_the_picture_is_well_formed_and_described() -> None:
 def test_architecture_has_every_module_of_ansible() -> None:
     text = (ROOT / "docs/architecture.md").read_text()
     assert not [path.stem for path in ROOT.glob("library/*.py") if f"| `{path.stem}` |" not in text]
+
+
+# --- the roles' READMEs
+
+ROLES = sorted(path.parent.parent for path in ROOT.glob("roles/*/tasks/main.yml"))
+
+
+@pytest.mark.parametrize("role", ROLES, ids=name)
+def test_every_role_has_a_readme_whose_generated_parts_are_current(role: Path) -> None:
+    text = (role / "README.md").read_text()
+    assert text.startswith(f"# {role.name}\n")
+    parts = dict(re.findall(r"<!-- generated: (\w+), by make readmes -->\n(.*?)<!-- end -->\n", text, re.DOTALL))
+    assert parts["variables"] == write_readmes.variables(role), "run make readmes"
+
+
+def test_readmes_are_written_and_with_check_only_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    role = tmp_path / "roles/mf_x"
+    (role / "meta").mkdir(parents=True)
+    (role / "files/lib/mf_x").mkdir(parents=True)
+    (role / "files/lib/mf_x/a.py").write_text('"""What ``a`` is. And more."""\n')
+    (role / "meta/argument_specs.yml").write_text(
+        "argument_specs: {main: {options: {mf_x_list: {type: list, elements: dict, default: [],"
+        " description: A C(list)., options: {name: {type: str, required: true, description: [One., Two.]}}}}}}\n"
+    )
+    readme = role / "README.md"
+    parts = [f"<!-- generated: {part}, by make readmes -->\nold\n<!-- end -->\n" for part in ("variables", "modules")]
+    readme.write_text("by hand\n".join(parts))
+    assert write_readmes.main(["--check"], tmp_path) == 1
+    assert "old" in readme.read_text()
+    assert write_readmes.main([], tmp_path) == 0
+    assert "- `mf_x_list` (list of dict; default `[]`): A `list`.\n  - `name` (str; required): One. Two.\n" in (
+        readme.read_text()
+    )
+    assert "by hand\n" in readme.read_text()
+    assert "- `mf_x/a.py`: What `a` is.\n" in readme.read_text()
+    assert write_readmes.main(["--check"], tmp_path) == 0
+    assert capsys.readouterr().out == "roles/mf_x/README.md: run make readmes\nroles/mf_x/README.md: written\n"
+
+
+@pytest.mark.parametrize("role", ROLES, ids=name)
+def test_a_readme_leads_to_code_that_exists(role: Path) -> None:
+    head = re.search(r"^- \*\*Hosts:\*\* .+?\n\n", (role / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert head
+    assert re.findall(r"^- \*\*(.+?):\*\*", head[0], re.MULTILINE) == ["Hosts", "Set first", "Code", "Read first"]
+    places = [
+        ROOT,
+        role,
+        ROOT / "roles/mf_tree/files/lib",
+        ROOT / "roles/mf_tree/files/lib/mf",
+        *role.glob("files/lib/*"),
+    ]
+    code = head[0].partition("**Code:**")[2]
+    paths = re.findall(r"`([\w./]+(?:\.\w+|/))`", code)
+    assert paths
+    assert not [path for path in paths if not any((place / path).exists() for place in places)]
