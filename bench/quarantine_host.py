@@ -276,7 +276,10 @@ def whole(days: list[str]) -> dict[str, Callable[[], list[str]]]:
     source = Path(COMMAND).read_text()
     program = Path(ROOT) / "quarantine"
     program.parent.mkdir(exist_ok=True)
-    defaults = f"cli.database.Database.__init__.__defaults__ = {(database.SOCKET, NAME, database.USER)!r}"
+    defaults = (
+        "from mf_quarantine import database\n"
+        f"database.Database.__init__.__defaults__ = {(database.SOCKET, NAME, database.USER)!r}"
+    )
     program.write_text(source.replace("\nsys.exit(", f"\n{defaults}\nsys.exit("))
     program.chmod(0o755)
     dice = random.Random(9)

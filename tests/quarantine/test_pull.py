@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-import importlib
 import json
 import os
 import re
@@ -20,10 +19,13 @@ from typing import Any
 
 import pytest
 import quarantine_support as support
-from mf import config, ssh, state
+from mf import config, decisions, ssh, state
 from mf_quarantine import (
     QuarantineError,
     check,
+    cli,
+    context,
+    database,
     envelope,
     importer,
     layout,
@@ -32,8 +34,11 @@ from mf_quarantine import (
     release,
     repair,
     schema,
+    settings,
     store,
 )
+from mf_quarantine.commands import pull as pull_command
+from mf_quarantine.commands import release as release_command
 from quarantine_support import NOON, Index, ident, kept, put
 
 ROLE = Path(__file__).resolve().parents[2] / "roles/mf_quarantine"
@@ -397,43 +402,34 @@ def test_each_mx_has_a_process_and_none_waits_for_another() -> None:
 
 
 @pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The command's module, without a database."""
-    driver: Any = types.ModuleType("pymysql")  # Debian's, which the tests' environment hasn't
-    driver.cursors = types.ModuleType("pymysql.cursors")
-    driver.MySQLError = Exception
-    monkeypatch.setitem(sys.modules, "pymysql", driver)
-    monkeypatch.setitem(sys.modules, "pymysql.cursors", driver.cursors)
-    monkeypatch.delitem(sys.modules, "mf_quarantine.database", raising=False)
-    monkeypatch.delitem(sys.modules, "mf_quarantine.cli", raising=False)
-    module: Any = importlib.import_module("mf_quarantine.cli")
-    for name in ("cli", "database"):
-        monkeypatch.delitem(sys.modules, f"mf_quarantine.{name}", raising=False)
-    monkeypatch.setattr(module, "become", lambda: "ann")
-    monkeypatch.setattr(module.settings, "load", lambda _: support.settings())
-    monkeypatch.setattr(module.database, "Database", lambda: types.SimpleNamespace(made_by=os.getpid()))
-    monkeypatch.setattr(module, "_canaries", lambda _: None)
-    monkeypatch.setattr(module.decisions, "journal", lambda *_: None)
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command without a database and without another user."""
+    monkeypatch.setattr(context, "drop_root", lambda: None)
+    monkeypatch.setattr(settings, "load", lambda _: support.settings())
+    monkeypatch.setattr(database, "Database", lambda: types.SimpleNamespace(made_by=os.getpid()))
+    monkeypatch.setattr(pull_command, "load_canaries", lambda _: None)
+    monkeypatch.setattr(decisions, "journal", lambda *_: None)
     places = layout.Layout(str(tmp_path / "quarantine"))
-    monkeypatch.setattr(module.layout, "Layout", lambda *_: places)
-    return module
+    monkeypatch.setattr(layout, "Layout", lambda *_: places)
 
 
-def test_each_process_has_a_connection_of_its_own(tmp_path: Path, cli: Any) -> None:
-    context = cli.Context(state.Places(str(tmp_path)))
-    assert context.index.made_by == os.getpid()
-    assert context.index is context.index
-    codes = pull.side_by_side(["mx1", "mx2"], lambda _: 0 if context.index.made_by == os.getpid() else 1)
+@pytest.mark.usefixtures("command")
+def test_each_process_has_a_connection_of_its_own(tmp_path: Path) -> None:
+    own: Any = context.Context(state.Places(str(tmp_path)), "ann")
+    assert own.index.made_by == os.getpid()
+    assert own.index is own.index
+    codes = pull.side_by_side(["mx1", "mx2"], lambda _: 0 if own.index.made_by == os.getpid() else 1)
     assert codes == {"mx1": 0, "mx2": 0}
 
 
+@pytest.mark.usefixtures("command")
 def test_a_state_that_cannot_be_written_is_said_by_pull_and_by_the_check(
-    room: Room, cli: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    room: Room, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As on a full disk: both writes fail, and nobody is asked."""
     Path(room.layout.state).rmdir()
-    monkeypatch.setattr(cli.importer, "Importer", lambda *_, **__: pytest.fail("it went on"))
-    assert cli._pull_one(cli.Context(room.places), "mx1", argparse.Namespace(mx=None, json=False, sweep=False)) == 1
+    monkeypatch.setattr(importer, "Importer", lambda *_, **__: pytest.fail("it went on"))
+    assert pull_command.pull_mx(context.Context(room.places, "ann"), "mx1", sweep=False) == 1
     said = capsys.readouterr().err
     assert said.startswith("quarantine: mx1: ")
     assert said.count("\n") == 1
@@ -741,21 +737,20 @@ def test_begun_is_written_before_anything_is_sent(before: str | None, word: str,
 class Released:
     """A quarantine's database with one message, and MXs that answer in turn."""
 
-    def __init__(self, cli: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
-        self.cli = cli
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
         self.asked: list[str] = []
         self.states: list[str] = []
         self.words = list(words)
         self.name = ident()
-        self.context: Any = cli.Context(state.Places(str(folder)))
+        self.context = context.Context(state.Places(str(folder)), "ann")
         self.context.settings.mx = {"mx1": "192.0.2.1", "mx2": "192.0.2.2", "mx3": "192.0.2.3"}
-        database: Any = types.SimpleNamespace(find=lambda _: ROW | {"domain": "a.example"}, retried=lambda work: work())
-        database.run = self.run
-        monkeypatch.setattr(cli.database, "Database", lambda: database)
-        monkeypatch.setattr(cli.release, "find", lambda *_: handover(self.states[-1]) if self.states else None)
-        monkeypatch.setattr(cli.release, "over_ssh", self.send)
+        index: Any = types.SimpleNamespace(find=lambda _: ROW | {"domain": "a.example"}, retried=lambda work: work())
+        index.run = self.run
+        monkeypatch.setattr(database, "Database", lambda: index)
+        monkeypatch.setattr(release, "find", lambda *_: handover(self.states[-1]) if self.states else None)
+        monkeypatch.setattr(release, "over_ssh", self.send)
         # bound when the function was made
-        monkeypatch.setattr(cli.release.choose, "__defaults__", (lambda _: True, ()))
+        monkeypatch.setattr(release.choose, "__defaults__", (lambda _: True, ()))
         path = Path(self.context.layout.path("a.example", self.name))
         path.parent.mkdir(parents=True)
         path.write_bytes(kept(self.name))
@@ -770,38 +765,39 @@ class Released:
 
     def release(self, mx: str | None = None) -> str:
         chosen = argparse.Namespace(mx=mx, force=False, dry_run=False, by="ann")
-        name, answer = self.cli._release_one(self.context, self.name, chosen)
+        name, answer = release_command.release_message(self.context, self.name, chosen)
+        assert answer is not None
         return f"{name} {answer.word}"
 
 
-def test_a_release_goes_on_to_the_next_mx(tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    room = Released(cli, tmp_path, monkeypatch, "later", "unsent", "accepted")
+@pytest.mark.usefixtures("command")
+def test_a_release_goes_on_to_the_next_mx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = Released(tmp_path, monkeypatch, "later", "unsent", "accepted")
     assert room.release() == "mx3 accepted"
     assert room.asked == ["192.0.2.2", "192.0.2.1", "192.0.2.3"]
 
 
-def test_a_release_that_nobody_takes_says_who_was_asked(
-    tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    room = Released(cli, tmp_path, monkeypatch, "later", "later", "unsent")
+@pytest.mark.usefixtures("command")
+def test_a_release_that_nobody_takes_says_who_was_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = Released(tmp_path, monkeypatch, "later", "later", "unsent")
     with pytest.raises(release.ReleaseError, match=r"mx2 can't take it now.*mx1 can't take it now.*mx3 can't"):
         room.release()
 
 
+@pytest.mark.usefixtures("command")
 @pytest.mark.parametrize(("word", "mx"), [("lost", None), ("refused", None), ("later", "mx2")])
 def test_what_ends_a_release_at_once(
-    tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch, word: str, mx: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, mx: str | None
 ) -> None:
     """It may be there already; or it is refused for good; or one MX was asked for."""
-    room = Released(cli, tmp_path, monkeypatch, word)
+    room = Released(tmp_path, monkeypatch, word)
     with pytest.raises(release.ReleaseError):
         room.release(mx)
     assert room.asked == ["192.0.2.2"]
 
 
-def test_forget_says_what_it_would_do_and_then_does_it(
-    room: Room, cli: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("command")
+def test_forget_says_what_it_would_do_and_then_does_it(room: Room, capsys: pytest.CaptureFixture[str]) -> None:
     path = Path(room.layout.state, "mx9.json")
     path.write_text("{}")
     assert cli.main(["forget", "mx9", "--dry-run", "--json"], room.places) == 0
@@ -811,12 +807,11 @@ def test_forget_says_what_it_would_do_and_then_does_it(
     assert not path.exists()
 
 
-def test_a_dry_pull_only_counts(
-    room: Room, cli: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("command")
+def test_a_dry_pull_only_counts(room: Room, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     fill(room, 3)
-    monkeypatch.setattr(cli.Context, "remote", lambda *_: room.mx)
-    monkeypatch.setattr(cli.database, "Database", lambda: room.index)
+    monkeypatch.setattr(pull_command, "remote", lambda *_: room.mx)
+    monkeypatch.setattr(database, "Database", lambda: room.index)
     assert cli.main(["pull", "--dry-run", "--json"], room.places) == 0
     assert json.loads(capfd.readouterr().out)["missing"] == 3
     assert not Path(room.layout.incoming("mx1")).exists()

@@ -7,8 +7,10 @@ It may import what Debian packages (python3-pymysql); the rest of the package ne
 ``cli`` the command /mf/bin/quarantine.
 """
 
+from mf import Failure
 
-class QuarantineError(Exception):
+
+class QuarantineError(Failure):
     """Something can't be done now. Its text is one line that says what, and what to do."""
 
 

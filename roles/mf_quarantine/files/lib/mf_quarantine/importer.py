@@ -132,9 +132,7 @@ class Importer:
 
         False, and nothing done, when the turn doesn't come in time.
         """
-        places = state.Places()
-        places.locks = self._layout.locks
-        with state.Lock(places, "pace", wait=patience) as held:
+        with self._layout.lock("pace", wait=patience) as held:
             if not held:
                 return False
             began = state.boottime()

@@ -19,6 +19,8 @@ import datetime as dt
 import os
 import re
 
+from mf import state
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,6 +123,12 @@ class Layout:
     def path(self, domain: str, ident: str) -> str:
         """Where a message is kept."""
         return f"{self.mail}/{day(ident)}/{domain}/{ident}"
+
+    def lock(self, name: str, wait: float = 0.0) -> state.Lock:
+        """A flock of the quarantine's own: an MX's, or that of a task."""
+        places = state.Places()
+        places.locks = self.locks
+        return state.Lock(places, name, wait)
 
     def stray(self) -> Iterator[str]:
         """Names of MXs that have anything in ``incoming``, whether the inventory still has them or not."""

@@ -1,0 +1,119 @@
+"""quarantine pull: fetch and import what the MXs have, each MX in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+
+from mf import canary, decisions, ssh, text
+
+from .. import QuarantineError, canaries, importer, pull, query
+from ..context import DONE, FAILED, KEYS, MISUSE, Context, fail, report
+
+
+def run(args: argparse.Namespace, context: Context) -> int:
+    """Pull from all MXs, or from those that were named."""
+    names = list(context.settings.mx)
+    if args.mx:
+        if unknown := sorted(set(args.mx) - set(names)):
+            there = ", ".join(sorted(names))
+            raise QuarantineError(f"no MX is called {text.clean(unknown[0], 64)}; there are {there}", MISUSE)
+        names = args.mx
+    else:
+        # what an MX left here that is gone from the inventory is imported all the same
+        names += [name for name in context.layout.stray() if name not in names]
+    if args.dry_run:
+        codes = pull.side_by_side(
+            [name for name in names if name in context.settings.mx], lambda name: _dry_run(context, name, args)
+        )
+        return FAILED if any(codes.values()) else DONE
+    now = time.time()
+    # MXs that didn't answer the last time come last: with very many MXs, the others needn't wait for their places
+    names.sort(key=lambda name: bool(pull.Source(context.layout, name, now).error))
+    codes = pull.side_by_side(
+        names, lambda name: pull_mx(context, name, sweep=args.sweep, as_json=args.json, chatty=bool(args.mx))
+    )
+    return FAILED if any(codes.values()) else DONE
+
+
+def remote(context: Context, mx: str, held: Sequence[int] = ()) -> pull.Remote:
+    """rsync to an MX with the key that may only read."""
+    return pull.Remote(context.settings.mx[mx], ssh.command(f"{KEYS}/pull.key", f"{KEYS}/known_hosts"), held)
+
+
+def _dry_run(context: Context, mx: str, args: argparse.Namespace) -> int:
+    """Report what one MX has that isn't here; nothing is changed."""
+    try:
+        names, foreign = pull.missing(remote(context, mx), context.index, pull.EVERYTHING)
+    except (QuarantineError, OSError) as problem:
+        return fail(f"{mx}: {text.clean(str(problem), 300)}")
+    size = sum(count for _, count in names)
+    record = {"mx": mx, "missing": len(names), "bytes": size, "foreign": foreign, "dry_run": True}
+    return report(args, record, f"{mx}: would fetch {len(names)} messages, {query.amount(size)}")
+
+
+def pull_mx(context: Context, mx: str, *, sweep: bool, as_json: bool = False, chatty: bool = False) -> int:
+    """Pull from one MX under its lock; returns the exit code. ``chatty``: report also what is no news."""
+    lock = context.layout.lock(mx)
+    with lock as held:
+        if not held:
+            if chatty:
+                print(f"{mx}: a pull is under way already")
+            return DONE
+        source = pull.Source(context.layout, mx, time.time())
+        before, error = source.error, ""
+        counts = importer.Counts()
+        try:
+            # written before the MX is asked, which may let us wait while it is throttled
+            source.save(time.time())
+            work = importer.Importer(
+                context.index,
+                context.layout,
+                context.settings,
+                mx,
+                host=context.host,
+                canaries=load_canaries(context),
+            )
+            counts = work.counts
+            if mx in context.settings.mx:
+                pull.Puller(
+                    remote(context, mx, [lock.fileno()]),
+                    context.index,
+                    context.layout,
+                    context.settings,
+                    work,
+                    source,
+                    host=context.host,
+                ).run(sweep=sweep)
+            else:
+                work.run(fresh=False)
+                source.note(counts)
+        except (QuarantineError, OSError) as problem:
+            error = text.clean(str(problem), 300)
+        source.error = error
+        try:
+            source.save(time.time())
+        except OSError as problem:
+            # a full disk, most likely: check-quarantine sees that for itself
+            error = error or text.clean(str(problem), 300)
+        if error and error != before:
+            decisions.journal(f"quarantine: {mx}: {error}", {"PRIORITY": "4"})
+        if as_json:
+            print(json.dumps(source.as_json() | {"now": counts.as_json()}))
+        elif error:
+            fail(f"{mx}: {error}")
+        elif chatty or sys.stdout.isatty():
+            news = ", ".join(f"{value} {name}" for name, value in counts.as_json().items() if value) or "nothing new"
+            print(f"{mx}: {news}; {source.unpulled} still there")
+    return FAILED if error else DONE
+
+
+def load_canaries(context: Context) -> canaries.Canaries:
+    """What recognises the fleet's own canaries. Raises QuarantineError without the fleet's key."""
+    try:
+        return canaries.Canaries(canary.read_key(f"{KEYS}/canary.key"), context.layout.state)
+    except canary.KeyFileError as error:
+        raise QuarantineError(f"{error}; deploy again with playbooks/site.yml") from None

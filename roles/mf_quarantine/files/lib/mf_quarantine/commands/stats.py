@@ -1,0 +1,42 @@
+"""quarantine stats: sums of the index, and what the MXs still have."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+
+from .. import canaries, check, layout, pull, query
+from ..context import DONE, Context
+
+
+def run(args: argparse.Namespace, context: Context) -> int:
+    """Print the sums."""
+    sums = query.stats(context.index, args.domain or "", args.days)
+    bad = check.count_bad(context.layout.bad)
+    sums["sources"] = [
+        pull.Source(context.layout, mx, time.time()).as_json() | {"bad": bad.get(mx, 0)}
+        for mx in sorted({*context.settings.mx, *known_sources(context.layout)})
+    ]
+    if args.count:
+        sums["counted"] = int(context.index.rows("SELECT COUNT(*) FROM message")[0][0])
+        sums["ledger"] = {
+            str(state): int(count)
+            for state, count in context.index.rows("SELECT state, COUNT(*) FROM ledger GROUP BY state")
+        }
+    print(json.dumps(sums) if args.json else query.stats_page(sums))
+    return DONE
+
+
+def known_sources(places: layout.Layout) -> list[str]:
+    """MXs that something was ever fetched from, in the inventory or not."""
+    try:
+        names = os.listdir(places.state)
+    except FileNotFoundError:
+        return []
+    return sorted(
+        name[:-5]
+        for name in names
+        if name.endswith(".json") and not name.startswith(canaries.PREFIX) and layout.is_host(name[:-5])
+    )
