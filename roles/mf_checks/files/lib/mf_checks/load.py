@@ -141,11 +141,7 @@ def report(
 
 def _calm_runs(places: state.Places) -> int:
     """The count in the former result, read without a parser, for it is our own format. 0 when unknown."""
-    try:
-        before = state.read_bytes(places.results + "/load.json", 65536) or b""
-    except OSError:
-        return 0
-    digits = before.partition(b'"calm_runs": ')[2][:1]
+    digits = run.former(places, "load").partition(b'"calm_runs": ')[2][:1]
     return int(digits) if digits.isdigit() else 0
 
 

@@ -31,8 +31,6 @@ RULES: run.Rules = {
     "kill_cap": (1, 1000),  # kills in one run
 }
 
-MASTER = "/service.master"  # below places.results: what the hot path knows of the master
-
 
 def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
     """One scan of /proc."""
@@ -40,9 +38,8 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
     if known is not None:
         found = procfs.survey(procfs.lines(places.proc), known[0])
         now = state.boottime()
-        asleep = sleeping(
-            found.children, former(places) if any(one.state in "DZ" for one in found.children) else b"", now
-        )
+        sleeps = any(child.state in "DZ" for child in found.children)
+        asleep = procfs.sleeping(found.children, run.former(places, NAME) if sleeps else b"", now)
         if not odd(found, known, values, asleep, now, places.proc):
             return healthy(found, asleep)
     return lambda dry_run: _examine(places, values, dry_run)
@@ -65,38 +62,10 @@ def main(argv: Sequence[str], **release: object) -> NoReturn:
 def recall(places: state.Places) -> tuple[int, int, int] | None:
     """The master's (pid, start ticks, uid) as a cold run last found it."""
     try:
-        pid, start, uid = (state.read_bytes(places.results + MASTER, 100) or b"").split()
+        pid, start, uid = (state.read_bytes(places.results + procfs.MASTER, 100) or b"").split()
         return int(pid), int(start), int(uid)
     except (OSError, ValueError):
         return None
-
-
-def former(places: state.Places) -> bytes:
-    """The check's former result as it is on disk."""
-    try:
-        return state.read_bytes(f"{places.results}/{NAME}.json", 65536) or b""
-    except OSError:
-        return b""
-
-
-def sleeping(found: Sequence[procfs.Stat], before: bytes, now: float) -> dict[str, float]:
-    """Zombies and processes in D-state, ``{pid:start: boot-time seconds of first sight}``.
-
-    Both are normal for a moment (the master reaps once a second). First sights are carried from result to result in
-    the metric ``asleep``, words of the form ``pid:start@seconds``, so the hot path needs no other memory.
-    """
-    asleep = {}
-    spaced = before.replace(b'"', b" ")
-    for one in found:
-        if one.state in "DZ":
-            key = f"{one.pid}:{one.start}"
-            text = spaced.partition(f" {key}@".encode())[2][:20].partition(b" ")[0]
-            try:
-                first = float(text)
-            except ValueError:
-                first = now
-            asleep[key] = first if 0 < first <= now else now
-    return asleep
 
 
 def odd(
@@ -138,10 +107,5 @@ def healthy(found: procfs.Survey, asleep: Mapping[str, float]) -> state.Result:
         {"children": count, "processes": found.total, "killed": 0},
     )
     if asleep:
-        result.metrics["asleep"] = words(asleep)
+        result.metrics["asleep"] = procfs.sleepers(asleep)
     return result
-
-
-def words(asleep: Mapping[str, float]) -> str:
-    """The metric ``asleep``; a few are enough to see that something is."""
-    return " ".join([f"{key}@{first:.0f}" for key, first in asleep.items()][:50])

@@ -11,9 +11,10 @@ from mf import state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 QUIET = 45.0  # seconds without progress, at least, between two runs: cron's minute less its jitter
+MASTER = "/service.master"  # below places.results: "PID START UID" of the master, left to the fast path by the slow one
 TICK = posix.sysconf("SC_CLK_TCK")  # clock ticks a second in /proc/*/stat
 
 
@@ -131,3 +132,28 @@ def survey(found: Sequence[bytes], master: int) -> Survey:
                 others.append(other)
     family = {child.pid for child in children}
     return Survey(len(found), boss, children, [one for one in others if one.parent not in family])
+
+
+def sleeping(found: Sequence[Stat], before: bytes, now: float) -> dict[str, float]:
+    """Zombies and processes in D-state, ``{pid:start: boot-time seconds of first sight}``.
+
+    Both are normal for a moment (the master reaps once a second). First sights are carried from result to result in
+    the metric ``asleep``, words of the form ``pid:start@seconds``; ``before`` is check-processes' former result.
+    """
+    asleep = {}
+    spaced = before.replace(b'"', b" ")
+    for process in found:
+        if process.state in "DZ":
+            key = f"{process.pid}:{process.start}"
+            text = spaced.partition(f" {key}@".encode())[2][:20].partition(b" ")[0]
+            try:
+                first = float(text)
+            except ValueError:
+                first = now
+            asleep[key] = first if 0 < first <= now else now
+    return asleep
+
+
+def sleepers(asleep: Mapping[str, float]) -> str:
+    """The metric ``asleep``; a few are enough to see that something is."""
+    return " ".join([f"{key}@{first:.0f}" for key, first in asleep.items()][:50])

@@ -193,7 +193,7 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
         free, inodes = room(values["spool"])
     except OSError as error:
         return state.Result(NAME, state.CRITICAL, f"Exim's spool {values['spool']} can't be read: {error.strerror}")
-    waited, oldest = age(queue.arrivals, former(places), epoch, boottime)
+    waited, oldest = age(queue.arrivals, run.former(places, NAME), epoch, boottime)
     status, words = decide(queue, waited, free, inodes, values)
     messages = len(queue.arrivals)
     result = state.Result(NAME, status, ", ".join([f"{messages} message{'' if messages == 1 else 's'}", *words]))
@@ -212,14 +212,6 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
     if greeting.outcome == smtp.ACCEPTED:
         return result
     return lambda dry_run: _without_exim(values, result, greeting)
-
-
-def former(places: state.Places) -> bytes:
-    """The check's former result as it is on disk."""
-    try:
-        return state.read_bytes(f"{places.results}/{NAME}.json", 65536) or b""
-    except OSError:
-        return b""
 
 
 def _without_exim(values: run.Values, result: state.Result, greeting: smtp.Dialogue) -> state.Result:

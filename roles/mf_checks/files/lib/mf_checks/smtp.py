@@ -7,10 +7,11 @@ the service and each while it is broken: the healthy path itself can't, for ``im
 
 from __future__ import annotations
 
-import posix
 import time
 
 from mf import run, smtp, state
+
+from .smtp_report import NAME, TLS_EVERY, TLS_GOOD, TLS_START, accepted, service_start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from .smtp_diagnose import Examination
 
-NAME = "smtp"
 RULES: run.Rules = {
     "address": str,  # IPv4 loopback, numeric
     "address6": str,  # IPv6 loopback, or empty: only its greeting is asked for, the rest is the same process
@@ -32,9 +32,6 @@ RULES: run.Rules = {
     "starttls": (0, 1),  # 1: it must be offered
     "certificate_days": (0, 365),  # before its end from which a certificate is warned of
 }
-TLS_EVERY = 900.0  # seconds between two handshakes, while they succeed
-
-OK = "OK"  # the class; the others are the cold path's
 
 
 def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
@@ -51,7 +48,7 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
     if first.outcome == smtp.ACCEPTED:
         sixth = smtp.greeting(values["address6"], values["port"], 3.0) if values["address6"] else None
         if sixth is None or sixth.outcome == smtp.ACCEPTED:
-            result = accepted(values, first)
+            result = accepted(values["dialogue"], first)
             if sixth is not None:
                 result.metrics["ipv6_seconds"] = round(sixth.seconds(), 6)
             if not (first.starttls or values["starttls"]):
@@ -72,29 +69,16 @@ def _examine(places: state.Places, values: run.Values, dry_run: bool, begun: flo
     return Examination(values, dry_run, places, begun)
 
 
-# the metrics that a good handshake leaves for the runs after it: until when, and for which start of the service
-TLS_GOOD, TLS_START = "tls_good_until_boottime", "tls_start"
-STARTS = "/run/systemd/units/invocation:"  # and the unit's name: a link to the id of its latest start, by systemd
-
-
-def service_start(unit: str) -> str:
-    """What tells one start of a unit from another; empty when systemd doesn't say."""
-    try:
-        return posix.readlink(STARTS + unit)
-    except OSError:
-        return ""
-
-
 def tls_good_until(places: state.Places, start: str, now: float) -> float:
     """Until when the last handshake still counts, in boot-time seconds; 0 when it doesn't.
 
     Read from the former result without a JSON parser. One with another start of the service counts for nothing, nor
     does any that the cold path left after it healed or found something: then the next run shakes hands.
     """
+    before = run.former(places, NAME)
     try:
-        before = state.read_bytes(f"{places.results}/{NAME}.json", 65536) or b""
         until = float(before.partition(f'"{TLS_GOOD}": '.encode())[2].partition(b",")[0])
-    except (OSError, ValueError):
+    except ValueError:
         return 0.0
     good = now < until < now + TLS_EVERY + 1 and f'"{TLS_START}": "{start}"'.encode() in before
     return until if good else 0.0
@@ -117,26 +101,3 @@ def session_of(values: run.Values) -> Callable[[str], bool | None]:
         return systemd.serves(values["unit"], here)
 
     return look
-
-
-def accepted(values: run.Values, dialogue: smtp.Dialogue, more: str = "") -> state.Result:
-    """The result of an accepted canary: a warning when it took longer than the greeting alone may."""
-    seconds = dialogue.seconds()
-    if seconds <= values["dialogue"]:
-        return report(state.OK, OK, f"canary accepted in {seconds:.3f} s{more}", dialogue)
-    stage = max(dialogue.timings, key=dialogue.timings.__getitem__)
-    slow = f"slow: canary accepted in {seconds:.1f} s, {dialogue.timings[stage]:.1f} s of it at {stage}{more}"
-    return report(state.WARNING, OK, slow, dialogue)
-
-
-def report(status: str, kind: str, summary: str, dialogue: smtp.Dialogue) -> state.Result:
-    """A result with the time of every stage as performance data."""
-    result = state.Result(NAME, status, summary)
-    metrics = result.metrics
-    metrics["class"] = kind
-    metrics["total_seconds"] = round(dialogue.seconds(), 6)
-    for stage, seconds in dialogue.timings.items():
-        metrics[stage + "_seconds"] = round(seconds, 6)
-    metrics["code"] = dialogue.code
-    metrics["starttls"] = int(dialogue.starttls)
-    return result

@@ -242,10 +242,17 @@ def wrong_setting(values: Values, rules: Rules) -> str | None:
 def overdue(places: state.Places, name: str) -> bool:
     """Whether a check's last result is missing or past its time: cron missed it, a run hangs, or none ever ended."""
     try:
-        data = state.read_bytes(f"{places.results}/{name}.json", 65536) or b""
-        return state.boottime() > float(data.partition(b'"next_due_boottime": ')[2].partition(b",")[0])
-    except (OSError, ValueError):
+        return state.boottime() > float(former(places, name).partition(b'"next_due_boottime": ')[2].partition(b",")[0])
+    except ValueError:
         return True
+
+
+def former(places: state.Places, name: str) -> bytes:
+    """A check's former result as it is on disk; empty when there is none."""
+    try:
+        return state.read_bytes(f"{places.results}/{name}.json", 65536) or b""
+    except OSError:
+        return b""
 
 
 def stamped(places: state.Places, generation: str) -> bool:

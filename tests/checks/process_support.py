@@ -1,0 +1,37 @@
+"""Verdicts on real processes, and who judges and kills them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mf import state
+from mf_checks import killer, orphans, processes_diagnose, procfs, systemd
+from mf_checks.orphans import ORPHAN
+
+
+def examination(places: state.Places, cap: int = 5, *, dry_run: bool = False) -> processes_diagnose.Examination:
+    values = {"unit": "no-such.service", "user": "root", "script": "/none", "session_limit": 60, "kill_cap": cap}
+    values["session_cpu"] = 60
+    return processes_diagnose.Examination(places, values, dry_run)
+
+
+def executioner(places: state.Places) -> killer.Killer:
+    return killer.Killer(places, "processes", examination(places).unchanged)
+
+
+def verdict(pid: int) -> orphans.Verdict:
+    stat = procfs.read_stat(pid)
+    assert stat is not None
+    text = orphans.text_of(f"/proc/{pid}/status")
+    values = {"unit": "no-such.service", "script": "/none"}
+    process = orphans.evidence(stat, text, values, systemd.sessions(), "/proc")
+    return orphans.Verdict(process, ORPHAN, 60.0, kill=True)
+
+
+def decisions(places: state.Places) -> list[dict[str, Any]]:
+    try:
+        text = Path(places.decisions).read_bytes()
+    except FileNotFoundError:
+        return []
+    return [one for line in text.splitlines() if (one := state.decode(line)) is not None]

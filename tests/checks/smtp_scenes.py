@@ -1,0 +1,133 @@
+"""Dialogues, views, and an examination whose evidence and actions are scripted."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from mf import state
+from mf.smtp import ACCEPTED, GARBAGE, SILENT, UNREACHABLE, Dialogue
+from mf_checks import smtp_diagnose, starttls, systemd
+from mf_checks.smtp_evidence import Evidence
+from mf_checks.smtp_verdict import View
+from smtp_support import talking
+
+LIMIT = 10.0
+
+
+VALUES: dict[str, Any] = {
+    "address": "127.0.0.1",
+    "address6": "",
+    "port": 25,
+    "canary": "canary@mx1.mf.invalid",
+    "unit": "qpsmtpd.service",
+    "children_max": 15,
+    "dialogue": LIMIT,
+    "patience": 2 * LIMIT,
+    "starttls": 0,
+    "certificate_days": 14,
+    "period": 60,
+    "deadline": 55,
+}
+
+
+def ended(
+    outcome: str,
+    stage: str = "greeting",
+    code: int = 0,
+    stall: float = 0.0,
+    text: str = "",
+    session: bool | None = None,
+) -> Dialogue:
+    dialogue = Dialogue(stage, outcome, code, text)
+    dialogue.timings[stage] = stall
+    dialogue.session = session
+    return dialogue
+
+
+GOOD = ended(ACCEPTED, "message", 250)
+
+
+MUTE = ended(SILENT, "greeting", stall=LIMIT)
+
+
+REFUSING = ended(UNREACHABLE, "connect")
+
+
+FULL = View(children=15)
+
+
+FROZEN = (MUTE, View(ticks=False))
+
+
+NONSENSE = (ended(GARBAGE), View())
+
+
+HEALED = (GOOD, View())
+
+
+GONE = (REFUSING, View("failed", listening=False, ours=False))
+
+
+def attempt(problem: str = "", days: float | None = 90) -> starttls.Attempt:
+    found = starttls.Attempt()
+    found.problem = problem
+    found.timings = {"greeting": 0.1, "starttls": 0.2, "tls": 0.3}
+    found.expires = None if days is None else time.time() + days * 86400
+    return found
+
+
+PLAIN = talking(EHLO=b"250 here\r\n")
+
+
+def decided(places: state.Places) -> list[tuple[str, str]]:
+    try:
+        lines = Path(places.decisions).read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    return [(entry["action"], entry["outcome"]) for entry in map(json.loads, lines)]
+
+
+class Scene(smtp_diagnose.Examination, Evidence):
+    """An examination that is its own evidence: what each look sees, and what an action does, is scripted."""
+
+    def __init__(
+        self,
+        places: state.Places,
+        looks: list[tuple[Dialogue, View]],
+        *,
+        dry_run: bool = False,
+        failure: str = "",
+        ago: float = 0.0,
+    ) -> None:
+        super().__init__(VALUES, dry_run, places, time.monotonic() - ago, evidence=self)
+        self.looks = looks
+        self.failure = failure
+        self.done: list[str] = []
+        self.allowed: list[float] = []
+        self.told_before: list[tuple[str, str]] = []
+        self.locked: list[bool] = []
+        self.limits: list[float] = []
+        self._next = iter([dialogue for dialogue, _ in looks[1:]])
+        self._views = iter([view for _, view in looks])
+
+    def transaction(self, limit: float = 0.0) -> Dialogue:
+        self.limits.append(limit)
+        return next(self._next, self.looks[-1][0])
+
+    def view(self) -> View:
+        with state.Lock(self.places, state.ACTION) as held:
+            self.locked.append(not held)
+        return next(self._views, self.looks[-1][1])
+
+    def act(self, action: str, limit: float) -> None:
+        self.done.append(action)
+        self.allowed.append(limit)
+        self.told_before = decided(self.places)
+        if self.failure:
+            raise systemd.ServiceError(self.failure)
+
+    def go(self) -> state.Result:
+        return self.result(self.looks[0][0])
