@@ -82,8 +82,8 @@ def test_files_of_the_repository_that_are_named_exist(path: Path) -> None:
             path.read_text(),
         )
     )
-    # NAME and X stand for a name of one's own
-    assert not [one for one in named if not re.search(r"\b(NAME|X)\b|_NAME", one) and not (ROOT / one).exists()]
+    # NAME, ROLE and X stand for a name of one's own
+    assert not [one for one in named if not re.search(r"\b(NAME|ROLE|X)\b|_NAME", one) and not (ROOT / one).exists()]
 
 
 def test_variables_that_are_named_exist() -> None:
@@ -213,6 +213,20 @@ def test_a_decision_that_is_named_leads_there(path: Path) -> None:
     text = path.read_text()
     for number in re.findall(r"\bdecision\s+(\d+)\b", text):
         assert re.search(rf"\[decision\s+{number}\]\(\S*/?{int(number):04d}-\S+\.md\)", text)
+
+
+def test_readme_leads_to_the_code() -> None:
+    table = README.partition("## Where the code is\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| .+ \| \[\w+\]\((roles/\w+)/README.md\): (.+) \|$", table, re.MULTILINE)
+    assert len(rows) > 5
+    for role, named in rows:
+        libs = [*ROOT.glob(f"{role}/files/lib/*"), ROOT / "roles/mf_tree/files/lib/mf"]
+        paths = re.findall(r"`([\w/]+\.\w+)`(?:, function `(\w+)`)?", named)
+        assert paths
+        for path, function in paths:
+            there = [lib / path for lib in libs if (lib / path).exists()]
+            assert there, path
+            assert f"def {function}" in there[0].read_text() or not function
 
 
 def test_the_picture_is_well_formed_and_described() -> None:
