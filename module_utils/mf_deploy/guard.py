@@ -53,7 +53,7 @@ def keep_roles(present: Collection[str], roles: Collection[str], removed: Collec
 @contextmanager
 def lock(layout: Layout, name: str, what: str) -> Iterator[None]:
     """Hold one of the host's locks; raises ReleaseError when somebody else keeps it for WAIT seconds."""
-    with state.Lock(state.Places(layout.root), name, WAIT) as held:
+    with state.Places(layout.root).lock(name, WAIT) as held:
         if not held:
             raise ReleaseError(
                 f"{what} has held {layout.run}/lock/{name}.lock for {WAIT:.0f} s. Nothing was changed. "

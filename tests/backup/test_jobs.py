@@ -68,7 +68,7 @@ def test_the_check_looks_while_a_job_has_the_turn(tmp_path: Path) -> None:
     places = state.Places(str(tmp_path))
     with jobs.Turn(places) as turn:
         assert turn is not None
-        with state.Lock(places, "backup") as check:
+        with places.lock("backup") as check:
             assert check
 
 

@@ -118,7 +118,7 @@ class Scene(smtp_diagnose.Examination, Evidence):
         return next(self._next, self.looks[-1][0])
 
     def view(self) -> View:
-        with state.Lock(self.places, state.ACTION) as held:
+        with self.places.lock(state.ACTION) as held:
             self.locked.append(not held)
         return next(self._views, self.looks[-1][1])
 

@@ -191,7 +191,7 @@ def test_a_cold_part_may_wait_for_children_of_its_own(round_of: Round, places: s
 def test_a_running_check_is_left_alone(round_of: Round, places: state.Places) -> None:
     assert round_of(load=fine) == 0
     before = stored(places, "load")
-    with state.Lock(places, "load") as held:
+    with places.lock("load") as held:
         assert held
         assert round_of(load=broken) == 0
     assert stored(places, "load") == before
@@ -203,7 +203,7 @@ def test_a_running_check_that_hangs_is_unknown(
     result = state.Result("load", state.OK, "fine")
     state.write_result(places, result, generation="abc", started=time.time(), period=60, slack=-61)
     before = stored(places, "load")
-    with state.Lock(places, "load") as held:
+    with places.lock("load") as held:
         assert held
         assert round_of(load=fine) == 3
     assert "LOAD UNKNOWN - another run is under way, and the last result" in capfd.readouterr().out
@@ -215,7 +215,7 @@ def test_the_lock_of_a_cold_part_is_held_until_its_end(round_of: Round, places: 
         def rest(dry_run: bool) -> state.Result:
             del dry_run
             time.sleep(0.3)  # by now the parent has closed its own descriptor
-            with state.Lock(places, "smtp") as held:
+            with places.lock("smtp") as held:
                 return state.Result("smtp", state.OK, f"free: {held}")
 
         return rest

@@ -136,7 +136,7 @@ def test_a_held_action_lock_kills_nobody(
     places: state.Places, victim: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(killer, "LOCK_WAIT", 0.1)
-    with state.Lock(places, state.ACTION) as held:
+    with places.lock(state.ACTION) as held:
         assert held
         examination(places).kill([verdict(victim.pid)], state.Result("processes", state.OK, ""))
     assert victim.poll() is None

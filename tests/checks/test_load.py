@@ -207,7 +207,7 @@ def test_a_host_without_smtp_marks_only(host: Host) -> None:
 
 def test_waiting_for_other_commands_ends_well_before_the_deadline(host: Host) -> None:
     before = time.monotonic()
-    with state.Lock(host.places, control.LOCK):
+    with host.places.lock(control.LOCK):
         result = check(host, 9, deadline=2)
     assert time.monotonic() - before < 1
     assert result.status == state.CRITICAL

@@ -156,7 +156,7 @@ def test_maintenance_only_looks(places: state.Places) -> None:
 
 def test_another_action_under_way(places: state.Places) -> None:
     scene = Scene(places, [FROZEN, FROZEN])
-    with state.Lock(places, state.ACTION) as held:
+    with places.lock(state.ACTION) as held:
         assert held
         result = scene.go()
     assert scene.done == []

@@ -161,7 +161,7 @@ def test_command(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_on_waits_for_an_action_under_way(host: Host) -> None:
-    action = state.Lock(host.places, state.ACTION)
+    action = host.places.lock(state.ACTION)
     assert action.__enter__()
     seen: list[object] = []
 
@@ -185,7 +185,7 @@ def test_an_action_that_does_not_end_is_told(
     host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(maintenance, "LOCK_WAIT", 0.1)
-    with state.Lock(host.places, state.ACTION):
+    with host.places.lock(state.ACTION):
         assert run(host, "on", "--dry-run") == 0
         assert run(host, "on") == 4
     assert "maintenance is on, but an action or a deploy that began before it" in capsys.readouterr().err

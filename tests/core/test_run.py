@@ -163,7 +163,7 @@ def test_a_second_run_leaves_at_once(root: Path) -> None:
         places = state.Places(str(root))
         give_up = time.monotonic() + 5
         while time.monotonic() < give_up:
-            with state.Lock(places, "load") as held:
+            with places.lock("load") as held:
                 if not held:
                     break
             time.sleep(0.02)

@@ -131,27 +131,27 @@ def test_a_link_in_the_way_is_replaced_not_followed(tmp_path: Path) -> None:
 
 
 def _hold(places: state.Places, ready: Any, go: Any) -> None:
-    with state.Lock(places, "smtp"):
+    with places.lock("smtp"):
         ready.set()
         go.wait(10)
         os.kill(os.getpid(), 9)
 
 
 def test_a_lock_is_one_holders_and_ends_with_it(places: state.Places) -> None:
-    with state.Lock(places, "smtp") as held:
+    with places.lock("smtp") as held:
         assert held
     context = multiprocessing.get_context("spawn")
     ready, go = context.Event(), context.Event()
     process = context.Process(target=_hold, args=(places, ready, go))
     process.start()
     assert ready.wait(20)
-    with state.Lock(places, "smtp") as held:
+    with places.lock("smtp") as held:
         assert not held
-    with state.Lock(places, "load") as held:
+    with places.lock("load") as held:
         assert held
     go.set()
     process.join()
-    with state.Lock(places, "smtp", wait=2) as held:
+    with places.lock("smtp", wait=2) as held:
         assert held
 
 

@@ -387,9 +387,7 @@ def test_the_pause_ends_with_the_throttle(room: Room) -> None:
 def test_without_its_turn_nothing_is_imported(room: Room) -> None:
     put(room.incoming, ident(), kept(ident()))
     throttle(room)
-    places = state.Places()
-    places.locks = room.layout.locks
-    with state.Lock(places, "pace") as held:
+    with room.layout.lock("pace") as held:
         assert held
         work = room.work()
         work.run(fresh=True, patience=lambda: 0.0)

@@ -268,7 +268,7 @@ def test_the_command_says_what_is_missing(places: state.Places, root: Path, caps
     assert command.main(["--json"], places) == 0
     assert json.loads(capsys.readouterr().out)["said"]
     assert everything(root) == []
-    with state.Lock(places, command.LOCK):
+    with places.lock(command.LOCK):
         assert command.main([], places) == 0
 
 

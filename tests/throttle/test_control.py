@@ -535,7 +535,7 @@ def test_without_a_marker_the_firewall_still_works(host: Host, monkeypatch: pyte
 
 def test_somebody_else_at_work(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "LOCK_WAIT", 0.0)
-    with state.Lock(host.places, control.LOCK), pytest.raises(control.ThrottleError, match="try again"):
+    with host.places.lock(control.LOCK), pytest.raises(control.ThrottleError, match="try again"):
         controller(host).on("operator", "", 60)
 
 

@@ -84,7 +84,7 @@ def _due(chosen: argparse.Namespace, places: state.Places) -> int:
     if not due:
         return DONE
     codes = [DONE]
-    with state.Lock(places, "backup-due") as first:
+    with places.lock("backup-due") as first:
         if not first:
             return DONE  # jobs are under way, or wait for the throttle to end
         for job in due:

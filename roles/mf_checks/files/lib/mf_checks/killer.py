@@ -39,7 +39,7 @@ class Killer:
     def kill(self, doomed: Sequence[Verdict], cap: int, result: state.Result) -> str:
         """Kill up to the cap, or report what forbids it; returns the summary's part."""
         victims = doomed[:cap]
-        with state.Lock(self.places, state.ACTION, LOCK_WAIT) as locked:
+        with self.places.lock(state.ACTION, LOCK_WAIT) as locked:
             if maintenance.active(self.places) is not None:  # it may have begun during the wait
                 obstacle = "maintenance"
             else:

@@ -117,7 +117,7 @@ class Examination:
         # a frozen master, or a session that is gone, needs no full dialogue to be confirmed
         frozen = view.listening and not view.ticks
         limit = CONFIRM if frozen or (first.outcome == smtp.SILENT and first.session is False) else 0.0
-        with state.Lock(self.places, state.ACTION, LOCK_WAIT) as locked:
+        with self.places.lock(state.ACTION, LOCK_WAIT) as locked:
             if not self.dry_run:
                 return self.confirm(finding, limit, locked)
         # a dry run keeps no other from acting

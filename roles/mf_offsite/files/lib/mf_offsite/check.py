@@ -77,7 +77,7 @@ def decide(
 
 def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
     """Everything is cold: it runs every ten minutes."""
-    with state.Lock(places, ATTENDED) as free:
+    with places.lock(ATTENDED) as free:
         if not free:
             return state.Result(NAME, state.OK, "an attended prune, rewind or compaction is under way")
     return lambda dry_run: _examine(places, values, dry_run)

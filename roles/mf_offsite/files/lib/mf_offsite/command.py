@@ -52,10 +52,10 @@ def _alone(places: state.Places, lock: str, wait: float = 30.0) -> Iterator[None
     """Nobody is in the repository, and check-offsite doesn't count what we delete. Raises rewind.RewindError."""
     from . import rewind
 
-    with rewind.quiet(lock, wait), state.Lock(places, ATTENDED, 5.0) as held:
+    with rewind.quiet(lock, wait), places.lock(ATTENDED, 5.0) as held:
         if not held:
             raise rewind.RewindError("another offsite command is under way; try again when it has ended")
-        with state.Lock(places, "offsite", 120.0):
+        with places.lock("offsite", 120.0):
             pass  # a check that had begun before has ended
         yield
 

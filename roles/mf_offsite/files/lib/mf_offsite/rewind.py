@@ -7,12 +7,12 @@ Borg 1.2, "Append-only mode"). They are linked, not moved: the repository that w
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
+
+from mf import state
 
 from . import segment_log
 
@@ -25,21 +25,11 @@ class RewindError(Exception):
 
 @contextmanager
 def quiet(lock: str, wait: float = 30.0) -> Generator[None]:
-    """Nobody else is in the repository: the same flock(2) under which the account's borg serve runs."""
-    descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        give_up = time.monotonic() + wait
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > give_up:
-                    raise RewindError("a backup is under way; try again when it has ended") from None
-            time.sleep(0.2)
+    """Hold the repository's lock: the same flock(2) under which the account's borg serve runs. Raises RewindError."""
+    with state.Lock(lock, wait, create=False) as held:
+        if not held:
+            raise RewindError("a backup is under way; try again when it has ended")
         yield
-    finally:
-        os.close(descriptor)
 
 
 def rewind(repository: str, to: int, stamp: str, config: bytes) -> str:

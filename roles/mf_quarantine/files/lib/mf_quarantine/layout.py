@@ -126,9 +126,7 @@ class Layout:
 
     def lock(self, name: str, wait: float = 0.0) -> state.Lock:
         """A flock of the quarantine's own: an MX's, or that of a task."""
-        places = state.Places()
-        places.locks = self.locks
-        return state.Lock(places, name, wait)
+        return state.Lock(f"{self.locks}/{name}.lock", wait, parents=True)
 
     def stray(self) -> Iterator[str]:
         """Names of MXs that have anything in ``incoming``, whether the inventory still has them or not."""

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import gzip
 import hashlib
 import io
@@ -28,7 +27,7 @@ import re
 import time
 from typing import NamedTuple
 
-from mf import text
+from mf import state, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -296,22 +295,9 @@ def _no(code: int, said: bytes) -> Answer:
 @contextlib.contextmanager
 def _record(records: str, identifier: str) -> Iterator[int | None]:
     """The release's own record, locked; None when another try holds it for longer than BUSY."""
-    path = f"{records}/{identifier}"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        give_up = time.monotonic() + BUSY
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > give_up:
-                    yield None
-                    return
-                time.sleep(0.1)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    lock = state.Lock(f"{records}/{identifier}", BUSY)
+    with lock as held:
+        yield lock.fileno() if held else None
 
 
 def _load(record: int) -> str:

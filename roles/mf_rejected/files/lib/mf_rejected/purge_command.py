@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None, places: state.Places | None = None) 
 def _purge(chosen: argparse.Namespace, host: state.Places) -> int:
     settings = config.load(host).section("rejected")
     root, keep_days, free_percent = (settings[key] for key in ("root", "keep_days", "free_percent"))
-    with state.Lock(host, LOCK) as held:
+    with host.lock(LOCK) as held:
         if not held:
             return 0
         said = purge.run(host, root, keep_days, free_percent, dry_run=chosen.dry_run)

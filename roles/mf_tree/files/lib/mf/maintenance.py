@@ -83,7 +83,7 @@ def on(places: state.Places, owner: str, reason: str, ttl: float, *, dry_run: bo
         warnings.append(f"{_explain(_kept(places), error)}: maintenance won't survive a reboot")
     decisions.record(places, "maintenance", "begin", owner, text.clean(reason, 200), "done", {"seconds": ttl})
     try:
-        with state.Lock(places, state.ACTION, LOCK_WAIT) as mine:
+        with places.lock(state.ACTION, LOCK_WAIT) as mine:
             if not mine:
                 raise UnderWayError(
                     f"maintenance is on, but an action or a deploy that began before it has been under way for"

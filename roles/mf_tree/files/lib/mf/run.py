@@ -90,7 +90,7 @@ class Run:
         self._store = not dry_run
         self._started = time.time()
         self._give_up = 0.0
-        self._lock = state.Lock(places, check.name)
+        self._lock = places.lock(check.name)
 
     def start(self) -> bool:
         """Take the check's lock. False when another run of it is under way. Raises OSError when /run is unusable."""

@@ -9,7 +9,6 @@ never stepped), so setting the wall clock changes nothing. Epoch seconds are kep
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import posix
 import time
@@ -55,6 +54,10 @@ class Places:
         self.marker = root + "/run/mf/throttled"
         self.maintenance = root + "/run/mf/maintenance"
         self.parts = root + "/run/mf/parts.json"  # when files of a role last changed here, by the deploy
+
+    def lock(self, name: str, wait: float = 0.0) -> Lock:
+        """A lock of this host. The *action lock*, ``ACTION``, is shared by restarts, kills, deploys and maintenance."""
+        return Lock(f"{self.locks}/{name}.lock", wait, parents=True)
 
 
 def boottime() -> float:
@@ -172,37 +175,40 @@ def decode(data: bytes | None) -> dict[str, object] | None:
 
 
 class Lock:
-    """An exclusive flock(2) on a file in ``places.locks``; the kernel ends it with its holder, however that dies.
+    """An exclusive flock(2) on a file, which the kernel ends with its last holder, however that dies.
 
-    ``with Lock(places, "smtp") as held:`` — ``held`` is False when somebody else has it and ``wait`` (seconds)
-    has passed. The *action lock* is ``Lock(places, ACTION)``: shared by restarts, kills, deploys and maintenance.
+    ``with places.lock("smtp") as held:`` — ``held`` is False when another process has it and ``wait`` (seconds) has
+    passed. ``create``: make the file; ``parents``: and the directories above it. Raises OSError.
     """
 
-    __slots__ = ("_descriptor", "_folder", "_name", "_wait")
+    __slots__ = ("_create", "_descriptor", "_parents", "_path", "_wait")
 
-    def __init__(self, places: Places, name: str, wait: float = 0.0) -> None:
-        self._folder = places.locks
-        self._name = name
+    def __init__(self, path: str, wait: float = 0.0, *, create: bool = True, parents: bool = False) -> None:
+        self._path = path
         self._wait = wait
+        self._create = posix.O_CREAT if create else 0
+        self._parents = parents
         self._descriptor = -1
 
     def __enter__(self) -> bool:
-        path = f"{self._folder}/{self._name}.lock"
-        flags = posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC | posix.O_NOFOLLOW
+        flags = posix.O_RDWR | posix.O_CLOEXEC | posix.O_NOFOLLOW | self._create
         try:
-            self._descriptor = posix.open(path, flags, 0o600)
+            self._descriptor = posix.open(self._path, flags, 0o600)
         except FileNotFoundError:
-            make_folder(self._folder)
-            self._descriptor = posix.open(path, flags, 0o600)
+            if not self._parents:
+                raise
+            make_folder(self._path.rpartition("/")[0])
+            self._descriptor = posix.open(self._path, flags, 0o600)
         give_up = time.monotonic() + self._wait
         while True:
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return True
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EINTR):
-                    raise
-            left = give_up - time.monotonic()
+            except BlockingIOError:
+                left = give_up - time.monotonic()
+            except BaseException:
+                self.__exit__()
+                raise
             if left <= 0:
                 self.__exit__()
                 return False

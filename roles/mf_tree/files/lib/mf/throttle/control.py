@@ -210,7 +210,7 @@ class Control:
         if self._dry_run:
             return self._settle(edit, action, target, reason, ensure_table)
         try:
-            with state.Lock(self._places, LOCK, self._patience) as mine:
+            with self._places.lock(LOCK, self._patience) as mine:
                 if not mine:
                     raise ThrottleError(
                         f"other throttle commands have been at work for {self._patience:g} s; try again"
