@@ -54,7 +54,7 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
     if sys.argv[1] in words and int(pid) != os.getpid() and wanted in (None, owner):
         print(pid)
 """
-# What borg needs to work by hand on control, as a person would have it; the host's turn isn't taken.
+# What borg needs to work by hand on control, as a person would have it; without the repository lock of the host.
 BY_HAND = """\
 export BORG_BASE_DIR=/mf/var/backup/borg BORG_PASSCOMMAND='cat /mf/etc/backup/passphrase' \
 BORG_RELOCATED_REPO_ACCESS_IS_OK=yes BORG_REPO=$(/usr/bin/python3 -c \
@@ -309,7 +309,9 @@ def two(scene: Scene) -> Generator[None, None, str]:
     scene.broken()
     yield
     code, out = scene.host.ask(f"{BACKUP} run dump --wait 1s 2>&1")
-    must(code == 4 and "another job has its turn" in out, f"the second run ended with {code}: {out[-200:]}")
+    must(
+        code == 4 and "another job holds the repository lock" in out, f"the second run ended with {code}: {out[-200:]}"
+    )
     must("{" not in scene.host.run(f"cat {OUT}"), "the first was over before the second began")
     past = run(scene, "dump", 400)
     first = json.loads(scene.host.run(f"cat {OUT}"))

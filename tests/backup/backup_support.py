@@ -39,7 +39,7 @@ def archive(sequence: int, job: str = "dump", ident: str = "") -> borg.Archive:
     return borg.Archive(name, ident or f"{sequence:064d}", job, sequence, NOW)
 
 
-def fake(tmp_path: Path, places: state.Places, script: str, turn: int | None = None) -> repository.Borg:
+def fake(tmp_path: Path, places: state.Places, script: str, lock: int | None = None) -> repository.Borg:
     etc = tmp_path / "etc"
     etc.mkdir()
     for name in ("passphrase", "ssh.key", "known_hosts"):
@@ -48,7 +48,7 @@ def fake(tmp_path: Path, places: state.Places, script: str, turn: int | None = N
     program.write_text(f"#!/bin/sh\ncd {tmp_path}\n{script}\n")
     program.chmod(0o755)
     return repository.Borg(
-        SETTINGS, places, etc=str(etc), base=str(tmp_path / "base"), turn=turn, program=[str(program)]
+        SETTINGS, places, etc=str(etc), base=str(tmp_path / "base"), lock=lock, program=[str(program)]
     )
 
 

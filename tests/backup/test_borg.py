@@ -86,15 +86,16 @@ def test_the_environment_has_no_secret_and_trusts_one_host_key() -> None:
 
 
 def test_a_stale_lock_is_broken_once_and_recorded(tmp_path: Path, places: state.Places) -> None:
-    with jobs.Turn(places) as turn:
-        assert turn is not None
-        one = fake(tmp_path, places, LOCKED, turn.descriptor)
+    lock = places.lock(jobs.LOCK)
+    with lock as held:
+        assert held
+        one = fake(tmp_path, places, LOCKED, lock.fileno())
         assert one.archives() == {}
     (line,) = Path(places.decisions).read_text().splitlines()
     assert json.loads(line)["action"] == "break-lock"
 
 
-def test_without_the_turn_no_lock_is_broken(tmp_path: Path, places: state.Places) -> None:
+def test_without_the_repository_lock_no_lock_is_broken(tmp_path: Path, places: state.Places) -> None:
     with pytest.raises(borg.BorgError) as caught:
         fake(tmp_path, places, LOCKED).archives()
     assert caught.value.kind == "lock"
@@ -124,9 +125,10 @@ def test_ssh_says_why_a_connection_ended_when_borg_did_not(
 
 
 def test_a_stale_lock_is_no_matter_for_borgmatic_either(tmp_path: Path, places: state.Places) -> None:
-    with jobs.Turn(places) as turn:
-        assert turn is not None
-        one = fake(tmp_path, places, LOCKED, turn.descriptor)
+    lock = places.lock(jobs.LOCK)
+    with lock as held:
+        assert held
+        one = fake(tmp_path, places, LOCKED, lock.fileno())
         assert one.run_other([str(tmp_path / "borg"), "create"], 60).out == '{"archives": []}\n'
     assert (tmp_path / "broken").exists()
 

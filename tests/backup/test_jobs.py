@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from backup_support import LIST, NOW, archive, context
+from backup_support import LIST, NOW, SECTION, archive, context
 from mf import state
-from mf_backup import check, jobs, record, stream
+from mf_backup import check, command, jobs, record, stream
 
 
 def test_a_rebuilt_machine_does_not_write_over_history(tmp_path: Path, places: state.Places) -> None:
@@ -63,30 +65,39 @@ def test_failures_are_counted_and_forgotten_with_a_success(
     assert (past.failures, past.error, past.succeeded) == (0, "", NOW)
 
 
-def test_the_check_looks_while_a_job_has_the_turn(tmp_path: Path) -> None:
-    """Else a job of hours makes the check's result stale, and somebody is woken for a backup that is well."""
-    places = state.Places(str(tmp_path))
-    with jobs.Turn(places) as turn:
-        assert turn is not None
-        with places.lock("backup") as check:
-            assert check
+def test_the_check_runs_while_a_job_holds_the_repository_lock(places: state.Places) -> None:
+    """Else a job of hours makes the check's result stale, and an operator is woken for a backup that is well."""
+    with places.lock(jobs.LOCK) as job, places.lock("backup") as check:
+        assert job
+        assert check
 
 
-def test_one_turn_at_a_time_and_a_child_keeps_it(places: state.Places) -> None:
-    with jobs.Turn(places) as turn:
-        assert turn is not None
-        with jobs.Turn(places) as second:
-            assert second is None
-        kept = os.dup(turn.descriptor)
-    with jobs.Turn(places) as third:
-        assert third is None  # what was started under the turn lives on
+def test_one_holds_the_repository_lock_and_a_child_keeps_it(
+    places: state.Places, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(jobs, "VAR", str(tmp_path / "var"))
+    os.makedirs(places.etc)
+    Path(places.settings).write_text(json.dumps({"generation": "g", "host": "control1", "backup": SECTION}))
+
+    def is_free() -> bool:
+        """Whether a command gets the lock; one that needs nothing but it."""
+        monkeypatch.setattr("sys.stdin", io.StringIO(""))
+        code = command._parser().main(["forget", "--wait", "0.1s"], places)
+        _, complaint = capsys.readouterr()
+        assert code == 0 or (code, "another job holds the repository lock" in complaint) == (4, True)
+        return not code
+
+    lock = places.lock(jobs.LOCK)
+    with lock as held:
+        assert held
+        assert not is_free()
+        kept = os.dup(lock.fileno())
+    assert not is_free()  # what was started under the lock lives on
     os.close(kept)
-    with jobs.Turn(places) as fourth:
-        assert fourth is not None
+    assert is_free()
 
 
 def test_the_dump_command_reads_one_snapshot() -> None:
-
     words = stream.command("/s", ["a", "b"])
     assert "--single-transaction" in words
     assert words[-3:] == ["--databases", "a", "b"]

@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 import yaml
+from mf import state
 from mf_rejected import deliver
 
 ID = "20251125T020000.000001Z-mx1-1-0-0011223344556677.0"
@@ -426,12 +427,12 @@ def test_a_full_disk_after_the_dot_is_no_reason_to_say_later(
     assert ask(exim, where).word == "accepted"
 
 
-def test_a_second_try_beside_the_first_waits_its_turn(
+def test_a_second_try_beside_the_first_waits_for_it(
     exim: Exim, where: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deliver, "BUSY", 0.0)
-    with deliver._record(where["records"], ID) as held:
-        assert held is not None
+    with state.Lock(f"{where['records']}/{ID}") as held:
+        assert held
         # never "later": control would go on to another MX, and the first try may be taken yet
         assert ask(exim, where) == ("unclear", "another try of this release is under way")
     assert exim.messages == []
@@ -443,9 +444,7 @@ def test_who_cannot_look_does_not_say_that_nothing_was_taken(
     def unreadable(*_words: object) -> str:
         raise OSError(5, "Input/output error")
 
-    with deliver._record(where["records"], ID) as held:
-        assert held is not None
-        deliver._store(held, f"begun {NOW}")
+    Path(where["records"], ID).write_text(f"begun {NOW}\n")
     monkeypatch.setattr(deliver, "logged", unreadable)
     assert ask(exim, where).word == "unclear"
     monkeypatch.setattr(deliver, "logged", lambda *_words: "1a-2b-3c")

@@ -1,4 +1,4 @@
-"""/mf/bin/backup: the backups of this machine, for cron and for people."""
+"""/mf/bin/backup: the backups of this machine, for cron and for operators."""
 
 from __future__ import annotations
 
@@ -8,20 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 
-from mf import borg, cli, config, state, text
+from mf import Failure, borg, cli, state, text
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from . import jobs
-    from .record import Past
+from . import jobs, record, repository, restore, schedule, settings, stream
 
 DONE, FAILED, BUSY, DIFFERENT = 0, cli.FAILED, 4, 5
 _WHAT = {"full": "files", "dump": "database"}  # what a job saves
-TURN_WAIT = "2h"  # a job of the plan waits so long for one that a person began
+JOB_WAIT = "2h"  # a job of the plan waits so long for one that an operator began
 
 _EPILOG = """\
 Jobs
@@ -31,7 +28,7 @@ Jobs
   drill    restore the newest dump into a database server of its own, and compare
 
 Exit codes
-  0 done, 1 failed (one line says why and what to do), 2 wrong command line, 4 another job has its turn,
+  0 done, 1 failed (one line says why and what to do), 2 wrong command line, 4 another job holds the repository lock,
   5 something isn't as it was recorded
 
 Examples
@@ -48,36 +45,25 @@ def main(argv: Sequence[str] | None = None, places: state.Places | None = None) 
     return _parser().main(argv, places)
 
 
-def _context(places: state.Places, turn: int | None = None) -> jobs.Context:
-    from . import jobs, record, repository, settings
-
-    found = settings.load(places)
+def _context(places: state.Places, lock: int | None = None) -> jobs.Context:
+    configured = settings.load(places)
     state.make_folder(jobs.VAR, 0o711)
-    return jobs.Context(found, places, record.Record(places), repository.Borg(found, places, turn=turn))
+    return jobs.Context(configured, places, record.Record(places), repository.Borg(configured, places, lock=lock))
 
 
-def _failures() -> tuple[type[Exception], ...]:
-    from . import facts, jobs, load, scratch
-
-    return (
-        borg.BorgError,
-        jobs.JobError,
-        facts.DatabaseError,
-        scratch.ScratchError,
-        load.LoadError,
-        config.SettingsError,
-        OSError,
-    )
+@contextmanager
+def _locked(chosen: argparse.Namespace, places: state.Places) -> Iterator[jobs.Context]:
+    """Hold the repository lock. Raises Failure when another job does for longer than ``chosen.wait``."""
+    lock = places.lock(jobs.LOCK, chosen.wait)
+    with lock as held:
+        if not held:
+            raise Failure("another job holds the repository lock; try again later, or say --wait 2h", BUSY)
+        yield _context(places, lock.fileno())
 
 
 def _due(chosen: argparse.Namespace, places: state.Places) -> int:
-    from . import jobs, record, schedule, settings
-
-    try:
-        found = settings.load(places)
-    except config.SettingsError as error:
-        return _fail(str(error))
-    due = schedule.chosen(time.time(), record.Record(places).jobs, found.jobs)
+    configured = settings.load(places)
+    due = schedule.chosen(time.time(), record.Record(places).jobs, configured.jobs)
     if chosen.dry_run:
         print(json.dumps({"due": due}) if chosen.json else "due: " + (", ".join(due) or "nothing"))
         return DONE
@@ -88,23 +74,21 @@ def _due(chosen: argparse.Namespace, places: state.Places) -> int:
         if not first:
             return DONE  # jobs are under way, or wait for the throttle to end
         for job in due:
-            # the turn comes after the wait: a person who lists or restores meanwhile finds it free
+            # the lock is taken after the wait: until then an operator's command gets it
             gently = ["/usr/bin/nice", "-n", "19", "/usr/bin/ionice", "-c", "3"]
-            work = [jobs.PROGRAM, "run", job, "--wait", TURN_WAIT]
-            wait = ["/mf/bin/throttle", "run", "--max", f"{found.throttle_wait}s", "--"]
+            work = [jobs.PROGRAM, "run", job, "--wait", JOB_WAIT]
+            wait = ["/mf/bin/throttle", "run", "--max", f"{configured.throttle_wait}s", "--"]
             codes.append(subprocess.run([*wait, *gently, *work], check=False).returncode)
     return max(codes)
 
 
 def _run(chosen: argparse.Namespace, places: state.Places) -> int:
-    from . import jobs
-
     if chosen.dry_run:
         return _plan(chosen, places)
-    with jobs.Turn(places, chosen.wait) as turn:
-        if turn is None:
-            return _fail("another job has its turn; try again later, or say --wait 2h", BUSY)
-        return _perform(chosen, places, turn.descriptor)
+    with _locked(chosen, places) as context:
+        past = jobs.perform(chosen.job, context)
+    print(json.dumps(asdict(past)) if chosen.json else _outcome(chosen.job, past))
+    return FAILED if past.failures else DONE
 
 
 def _plan(chosen: argparse.Namespace, places: state.Places) -> int:
@@ -113,23 +97,15 @@ def _plan(chosen: argparse.Namespace, places: state.Places) -> int:
     if chosen.json:
         print(json.dumps({"would_run": chosen.job, **asdict(past)}))
         return DONE
-    ago = f"{text.span(time.time() - past.succeeded)} ago" if past.succeeded else "never"
-    print(f"would run {chosen.job} into {context.settings.repository}; it last succeeded {ago}")
+    print(f"would run {chosen.job} into {context.settings.repository}; it last succeeded {_ago(past)}")
     return DONE
 
 
-def _perform(chosen: argparse.Namespace, places: state.Places, turn: int) -> int:
-    from . import jobs
-
-    try:
-        past = jobs.perform(chosen.job, _context(places, turn))
-    except _failures() as error:
-        return _fail(str(error))
-    print(json.dumps(asdict(past)) if chosen.json else _words(chosen.job, past))
-    return FAILED if past.failures else DONE
+def _ago(past: record.Past) -> str:
+    return f"{text.span(max(0.0, time.time() - past.succeeded))} ago" if past.succeeded else "never"
 
 
-def _words(job: str, past: Past) -> str:
+def _outcome(job: str, past: record.Past) -> str:
     if past.failures:
         return f"{job}: FAILED after {text.span(past.seconds)}: {past.error}"
     figures = past.figures
@@ -147,108 +123,80 @@ def _words(job: str, past: Past) -> str:
 
 
 def _list(chosen: argparse.Namespace, places: state.Places) -> int:
-    from . import jobs
-
-    try:
-        with jobs.Turn(places, chosen.wait) as turn:
-            if turn is None:
-                return _fail("another job has its turn; try again later, or say --wait 2h", BUSY)
-            context = _context(places, turn.descriptor)
-            found = context.borg.archives()
-    except _failures() as error:
-        return _fail(str(error))
-    difference = borg.compare(context.record.archives, found)
-    everything = {**context.record.archives, **found}
+    with _locked(chosen, places) as context:
+        stored = context.borg.archives()
+    recorded = context.record.archives
+    difference = borg.compare(recorded, stored)
     marks = {
         **dict.fromkeys(difference.missing, "MISSING in the repository"),
         **dict.fromkeys(difference.unknown, "not on record here"),
         **dict.fromkeys(difference.changed, "ANOTHER one than recorded"),
     }
-    ordered = sorted(everything.values(), key=lambda one: (one.sequence, one.name))
+    ordered = sorted({**recorded, **stored}.values(), key=lambda archive: (archive.sequence, archive.name))
     if chosen.json:
-        print(
-            json.dumps(
-                {
-                    "repository": context.settings.repository,
-                    "archives": [{**asdict(one), "mark": marks.get(one.name, "")} for one in ordered],
-                    "missing": difference.missing,
-                    "unknown": difference.unknown,
-                    "changed": difference.changed,
-                }
-            )
-        )
+        archives = [{**asdict(archive), "mark": marks.get(archive.name, "")} for archive in ordered]
+        print(json.dumps({"repository": context.settings.repository, "archives": archives, **asdict(difference)}))
     else:
-        for one in ordered:
-            print(f"{one.name}  {text.clean(one.id[:12])}  {marks.get(one.name, '')}".rstrip())
-        print(f"{len(found)} archives in the repository, {len(context.record.archives)} on record here")
+        for archive in ordered:
+            print(f"{archive.name}  {text.clean(archive.id[:12])}  {marks.get(archive.name, '')}".rstrip())
+        print(f"{len(stored)} archives in the repository, {len(recorded)} on record here")
     return DONE if difference.same else DIFFERENT
 
 
 def _status(chosen: argparse.Namespace, places: state.Places) -> int:
-    try:
-        context = _context(places)
-    except _failures() as error:
-        return _fail(str(error))
+    context = _context(places)
     if chosen.json:
         print(json.dumps({name: asdict(past) for name, past in context.record.jobs.items()}))
         return DONE
-    now = time.time()
     for name in context.settings.jobs:
         past = context.record.past(name)
-        ago = f"{text.span(max(0.0, now - past.succeeded))} ago" if past.succeeded else "never"
-        print(f"{name:7} last success {ago}" + (f"; since then: {past.error}" if past.failures else ""))
+        print(f"{name:7} last success {_ago(past)}" + (f"; since then: {past.error}" if past.failures else ""))
     return DONE
 
 
 def _restore(chosen: argparse.Namespace, places: state.Places) -> int:
-    from . import jobs, restore
-
     wanted = [job for job, asked in (("full", chosen.files), ("dump", chosen.database)) if asked]
     if not wanted:
-        return _fail("say what: --database, --files, or both", cli.MISUSE)
-    try:
-        with jobs.Turn(places, chosen.wait) as turn:
-            if turn is None:
-                return _fail("another job has its turn; try again later, or say --wait 2h", BUSY)
-            context = _context(places, turn.descriptor)
-            if not (chosen.dry_run or (context.record.adopted and not context.record.restoring)):
-                jobs.forget(context)
-            archives = restore.choose(context, wanted, chosen.archive)
-            taken = restore.in_use(context) if "dump" in archives else []
-            taken += restore.overwritten(context, archives["full"]) if "full" in archives else []
-            if chosen.dry_run:
-                names = [one.name for one in archives.values()]
-                if chosen.json:
-                    print(json.dumps({"would_restore": names, "would_replace": taken}))
-                    return DONE
-                print("\n".join(f"would restore {name}" for name in names))
-                print("\n".join(f"would replace: {one}" for one in taken) or "nothing would be replaced")
+        raise Failure("say what: --database, --files, or both", cli.MISUSE)
+    with _locked(chosen, places) as context:
+        if not (chosen.dry_run or (context.record.adopted and not context.record.restoring)):
+            jobs.forget(context)
+        archives = restore.choose(context, wanted, chosen.archive)
+        taken = restore.in_use(context) if "dump" in archives else []
+        taken += restore.overwritten(context, archives["full"]) if "full" in archives else []
+        if chosen.dry_run:
+            names = [archive.name for archive in archives.values()]
+            if chosen.json:
+                print(json.dumps({"would_restore": names, "would_replace": taken}))
                 return DONE
-            if taken and not chosen.replace:
-                return _fail(f"{'; '.join(taken)}: a restore replaces them. Say --replace if that is what you want")
-            found = restore.perform(context, archives)
-    except _failures() as error:
-        return _fail(str(error))
-    same = not any(one.differences for one in found.values())
+            print("\n".join(f"would restore {name}" for name in names))
+            print("\n".join(f"would replace: {loss}" for loss in taken) or "nothing would be replaced")
+            return DONE
+        if taken and not chosen.replace:
+            raise Failure(f"{'; '.join(taken)}: a restore replaces them. Say --replace if that is what you want")
+        restored = restore.perform(context, archives)
+    same = not any(result.differences for result in restored.values())
     if chosen.json:
-        print(json.dumps({_WHAT[job]: asdict(one) for job, one in found.items()}))
+        print(json.dumps({_WHAT[job]: asdict(result) for job, result in restored.items()}))
         return DONE if same else DIFFERENT
     for job in wanted:
-        if (one := found.get(job)) is None:
+        if (result := restored.get(job)) is None:
             print(f"{_WHAT[job]}: passed over, for no archive has any, or no setting names any")
             continue
-        rows = f", {one.rows} rows" if job == "dump" else ""
-        print(f"{_WHAT[job]}: {one.archive}, {text.span(one.age)} old{rows}, restored in {text.span(one.seconds)}")
-        for difference in one.differences:
+        rows = f", {result.rows} rows" if job == "dump" else ""
+        old, took = text.span(result.age), text.span(result.seconds)
+        print(f"{_WHAT[job]}: {result.archive}, {old} old{rows}, restored in {took}")
+        for difference in result.differences:
             print(f"backup: {difference}", file=sys.stderr)
     if not same:
-        _fail("no job runs here until a restore is without a difference, or /mf/bin/backup adopt accepts this one")
-    return DONE if same else DIFFERENT
+        raise Failure(
+            "no job runs here until a restore is without a difference, or /mf/bin/backup adopt accepts this one",
+            DIFFERENT,
+        )
+    return DONE
 
 
 def _after(_: argparse.Namespace, places: state.Places) -> int:
-    from . import restore
-
     done = restore.afterwards(_context(places))
     for command, code in done:
         print(f"{command}: {'done' if not code else f'ended with {code}'}")
@@ -256,110 +204,76 @@ def _after(_: argparse.Namespace, places: state.Places) -> int:
 
 
 def _adopt(chosen: argparse.Namespace, places: state.Places) -> int:
-    from . import jobs
-
-    try:
-        with jobs.Turn(places, chosen.wait) as turn:
-            if turn is None:
-                return _fail("another job has its turn; try again later, or say --wait 2h", BUSY)
-            context = _context(places, turn.descriptor)
-            if chosen.dry_run:
-                found = context.borg.archives()
-                change = borg.compare(context.record.archives, found)
-            else:
-                change = jobs.adopt(context)
-                found = context.record.archives
-    except _failures() as error:
-        return _fail(str(error))
+    with _locked(chosen, places) as context:
+        if chosen.dry_run:
+            archives = context.borg.archives()
+            change = borg.compare(context.record.archives, archives)
+        else:
+            change = jobs.adopt(context)
+            archives = context.record.archives
+    new, missing, changed = len(change.unknown), len(change.missing), len(change.changed)
     if chosen.json:
-        print(json.dumps({"archives": len(found), **asdict(change)}))
-        return DONE
-    if chosen.dry_run:
+        print(json.dumps({"archives": len(archives), **asdict(change)}))
+    elif chosen.dry_run:
+        print(f"would take over {len(archives)} archives: {new} new, {missing} there no longer, {changed} others")
+    else:
         print(
-            f"would take over {len(found)} archives: {len(change.unknown)} new, {len(change.missing)} there no longer,"
-            f" {len(change.changed)} others"
+            f"{len(archives)} archives are on record now: {new} were new, {missing} are there no longer,"
+            f" {changed} are others"
         )
-        return DONE
-    print(
-        f"{len(context.record.archives)} archives are on record now: {len(change.unknown)} were new,"
-        f" {len(change.missing)} are there no longer, {len(change.changed)} are others"
-    )
     return DONE
 
 
 def _forget(chosen: argparse.Namespace, places: state.Places) -> int:
-    from . import jobs
-
-    try:
-        with jobs.Turn(places, chosen.wait) as turn:
-            if turn is None:
-                return _fail("another job has its turn; try again later, or say --wait 2h", BUSY)
-            struck = _context(places, turn.descriptor).record.forget(sys.stdin.read().split())
-    except _failures() as error:
-        return _fail(str(error))
+    with _locked(chosen, places) as context:
+        struck = context.record.forget(sys.stdin.read().split())
     print(f"{struck} archives are on record here no longer")
     return DONE
 
 
 def _key(_: argparse.Namespace, places: state.Places) -> int:
-    try:
-        done = _context(places).borg.run("key", "export", "--paper", "::", limit=120)
-    except _failures() as error:
-        return _fail(str(error))
-    print(done.out, end="")
+    print(_context(places).borg.run("key", "export", "--paper", "::", limit=120).out, end="")
     return DONE
 
 
 def _stream(chosen: argparse.Namespace, places: state.Places) -> int:
-    from . import settings, stream
-
-    try:
-        found = settings.load(places)
-        taken = stream.dump(found.socket, found.databases, dict(found.newest), sys.stdout.buffer)
-        if chosen.facts:
-            state.make_folder(chosen.facts.rpartition("/")[0], 0o755)
-            state.write_atomic(chosen.facts, (json.dumps(taken) + "\n").encode(), durable=True)
-    except _failures() as error:
-        return _fail(str(error))
+    configured = settings.load(places)
+    taken = stream.dump(configured.socket, configured.databases, dict(configured.newest), sys.stdout.buffer)
+    if chosen.facts:
+        state.make_folder(chosen.facts.rpartition("/")[0], 0o755)
+        state.write_atomic(chosen.facts, (json.dumps(taken) + "\n").encode(), durable=True)
     return DONE
-
-
-def _fail(message: str, code: int = FAILED) -> int:
-    print(f"backup: {message}", file=sys.stderr)
-    return code
 
 
 def _parser() -> cli.Command:
     top = cli.Command("backup", "The backups of this machine, and restoring them.", _EPILOG)
-    due = top.add("due", _due, "run the jobs that are due (cron does, every 10 minutes)", dry_run=True)
-    run = top.add("run", _run, "run one job now", dry_run=True)
-    run.add_argument(
-        "job", choices=("dump", "full", "verify", "drill"), metavar="JOB", help="dump, full, verify, drill"
-    )
-    listing = top.add("list", _list, "the repository's archives beside this machine's record")
-    status = top.add("status", _status, "how each job went last")
-    restore = top.add("restore", _restore, "get back what was saved", dry_run=True)
-    restore.add_argument("--database", action="store_true", help="the databases of the newest dump")
-    restore.add_argument("--files", action="store_true", help="the files of the newest full archive")
-    restore.add_argument("--archive", default="", metavar="NAME", help="not the newest but this one")
-    restore.add_argument("--replace", action="store_true", help="even if databases have rows or files are there now")
+    as_json = "the answer as one JSON object"
+    top.add("due", _due, "run the jobs that are due (cron does, every 10 minutes)", dry_run=True, json=as_json)
+    run = top.add("run", _run, "run one job now", dry_run=True, json=as_json)
+    run.add_argument("job", choices=settings.JOBS, metavar="JOB", help=", ".join(settings.JOBS))
+    listing = top.add("list", _list, "the repository's archives beside this machine's record", json=as_json)
+    top.add("status", _status, "how each job went last", json=as_json)
+    back = top.add("restore", _restore, "get back what was saved", dry_run=True, json=as_json)
+    back.add_argument("--database", action="store_true", help="the databases of the newest dump")
+    back.add_argument("--files", action="store_true", help="the files of the newest full archive")
+    back.add_argument("--archive", default="", metavar="NAME", help="not the newest but this one")
+    back.add_argument("--replace", action="store_true", help="even if databases have rows or files are there now")
     top.add("after-restore", _after, "run what mf_backup_after_restore lists (restore_control.yml does)")
     adopt = top.add(
         "adopt",
         _adopt,
         "take the repository as it is: on a rebuilt machine, or after a rewind off-site",
         dry_run=True,
+        json=as_json,
     )
     forget = top.add("forget", _forget, "strike the archives named on stdin off the record (prune_offsite.yml does)")
-    for one in (due, run, listing, status, restore, adopt):
-        one.add_argument("--json", action="store_true", help="the answer as one JSON object")
-    for one in (run, listing, restore, adopt, forget):
-        one.add_argument(
+    for parser in (run, listing, back, adopt, forget):
+        parser.add_argument(
             "--wait", type=cli.duration, default=60.0, metavar="TIME", help="for another job's end (default: 1m)"
         )
     top.add("key", _key, "print the repository's key for the safe (useless without the passphrase)")
-    stream = top.add("stream", _stream, "the dump itself, on stdout (borg runs this)")
-    stream.add_argument(
+    dump = top.add("stream", _stream, "the dump itself, on stdout (borg runs this)")
+    dump.add_argument(
         "--facts", default="", metavar="FILE", help="where to keep what the databases held at that moment"
     )
     return top

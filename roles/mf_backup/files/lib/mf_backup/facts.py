@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
+from mf import Failure
+
 MARK = b"-- mf-facts: "
 SESSION = ("SET NAMES utf8mb4", "SET time_zone = '+00:00'", "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
 SNAPSHOT = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
@@ -24,7 +26,7 @@ Facts: TypeAlias = dict[str, Any]
 """``{"version": 1, "taken": EPOCH, "databases": {NAME: {TABLE: {"rows": N, "sum": TEXT, "newest": TEXT}}}}``."""
 
 
-class DatabaseError(Exception):
+class DatabaseError(Failure):
     """The database can't be asked. One line."""
 
 

@@ -1,22 +1,18 @@
 """The jobs of a host's backups: dump, full, verify, drill. One at a time on a host, each on the record.
 
-The caller holds the turn (``Turn``). A job raises ``borg.BorgError`` or one of the modules' own errors; ``perform``
-turns whatever happened into the record that check-backup reads.
+The caller holds the repository lock. A job raises Failure; ``perform`` records the outcome for check-backup.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import random
 import shutil
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 
-from mf import borg, state, text
+from mf import Failure, borg, state, text
 from mf.borg import Archive, Comparison, compare
 
 from . import facts, load, repository, scratch
@@ -31,46 +27,16 @@ ROOM_FACTOR = 2.5  # a dump of 1 GB may need 2.5 GB as a database: row overhead,
 ROOM_LEAST = 500 << 20  # bytes: an empty server has some 200 MB
 
 
-class JobError(Exception):
+LOCK = "backup-turn"
+"""The repository lock: its file's name in the locks' directory. Not that of check-backup, which runs beside a job."""
+
+
+class JobError(Failure):
     """A job that failed for a reason of its own. ``kind`` as in borg.BorgError; the text is one line."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
-
-
-class Turn:
-    """The one turn of this host for everything that touches the repository: flock(2), inherited by borg.
-
-    A job that is killed leaves its borg behind; that still has the turn, so the next job waits for it.
-    """
-
-    def __init__(self, places: state.Places, wait: float = 0.0) -> None:
-        # not the lock of check-backup (its name): the check looks while a job of hours runs
-        self._path = f"{places.locks}/backup-turn.lock"
-        self._wait = wait
-        self.descriptor = -1
-
-    def __enter__(self) -> Turn | None:
-        state.make_folder(os.path.dirname(self._path))
-        self.descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        give_up = time.monotonic() + self._wait
-        while True:
-            try:
-                fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return self
-            except BlockingIOError:
-                if time.monotonic() >= give_up:
-                    self.__exit__(None, None, None)
-                    return None
-            time.sleep(0.2)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
 
 
 @dataclass
@@ -85,7 +51,7 @@ class Context:
 
     @property
     def progress(self) -> bool:
-        """Whether somebody looks on."""
+        """Whether to show progress: stderr is a terminal."""
         return sys.stderr.isatty()
 
 
@@ -98,7 +64,7 @@ def perform(job: str, context: Context) -> Past:
     try:
         ensure_repository(context)
         past.archive, past.figures = {"dump": dump, "full": full, "verify": verify, "drill": drill}[job](context)
-    except (borg.BorgError, JobError, facts.DatabaseError, scratch.ScratchError, load.LoadError, OSError) as error:
+    except (Failure, OSError) as error:
         past.failures += 1
         past.kind = getattr(error, "kind", "failed")
         past.error = text.clean(str(error), 300)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
-from mf import borg
+from mf import Failure, borg
 from mf.borg import Archive
 
 from . import facts
@@ -20,7 +20,7 @@ LIMIT = 12 * 3600.0  # seconds for a whole dump
 TAIL = 8 << 20  # bytes at the end of a dump in which the facts are looked for
 
 
-class LoadError(Exception):
+class LoadError(Failure):
     """The dump couldn't be loaded. One line."""
 
 

@@ -45,7 +45,10 @@ def environment(settings: Settings, etc: str = ETC, base: str = BASE) -> dict[st
 
 
 class Borg:
-    """Runs borg for one repository. ``turn`` is the descriptor of the host's turn: children keep it while they live."""
+    """Runs borg for one repository.
+
+    ``lock`` is the descriptor of the host's repository lock: children inherit it, so it ends with the last of them.
+    """
 
     def __init__(
         self,
@@ -54,13 +57,13 @@ class Borg:
         *,
         etc: str = ETC,
         base: str = BASE,
-        turn: int | None = None,
+        lock: int | None = None,
         program: Sequence[str] = ("/usr/bin/borg",),
     ) -> None:
         self.settings = settings
         self.places = places
         self.etc = etc
-        self.turn = turn
+        self.lock = lock
         self.env = environment(settings, etc, base)
         self.program = list(program)
 
@@ -86,9 +89,9 @@ class Borg:
     ) -> Done:
         """Run ``borg WORDS``; ``sink`` reads its stdout instead of it being returned. Raises BorgError for a failure.
 
-        A lock that can't be had is stale: this process holds the host's turn, so no other borg of this host runs, and
-        at the other end flock(1) lets only one borg serve run at a time, for as long as that lives (the kernel ends a
-        flock with its holder). So it is broken, once, on the record, and the command runs again.
+        A lock of borg's that can't be had is stale: this process holds the host's repository lock, so no other borg of
+        this host runs, and off-site flock(1) lets only one borg serve run at a time, for as long as that lives (the
+        kernel ends a flock with its holder). So it is broken, once, on the record, and the command runs again.
         """
         self.ready()
         return self._past_a_stale_lock(lambda: self._once(words, limit, progress, sink))
@@ -99,7 +102,7 @@ class Borg:
         Its status is 1 for every failure, and 0 when borg only warned.
         """
         self.ready()
-        return self._past_a_stale_lock(lambda: spawn(command, self.env, self.turn, limit, well=(0,)))
+        return self._past_a_stale_lock(lambda: self._spawn(command, limit, well=(0,)))
 
     def _past_a_stale_lock(self, work: Callable[[], Done]) -> Done:
         try:
@@ -107,7 +110,7 @@ class Borg:
         except BorgError as error:
             if error.kind == "cut":
                 raise self._as_ssh_says(error) from None
-            if error.kind != "lock" or self.turn is None:
+            if error.kind != "lock" or self.lock is None:
                 raise
             found = str(error)
         self._once(("break-lock",), 120, "", None)
@@ -157,4 +160,15 @@ class Borg:
         sink: Callable[[IO[bytes]], None] | None,
     ) -> Done:
         command = self.command([words[0], *(["--progress"] if progress else []), *words[1:]])
-        return spawn(command, self.env, self.turn, limit, progress, sink)
+        return self._spawn(command, limit, progress, sink)
+
+    def _spawn(
+        self,
+        command: Sequence[str],
+        limit: float | None,
+        progress: str = "",
+        sink: Callable[[IO[bytes]], None] | None = None,
+        well: Sequence[int] = (0, 1),
+    ) -> Done:
+        inherited = () if self.lock is None else (self.lock,)
+        return spawn(command, self.env, limit, progress, sink, well, inherited=inherited)

@@ -15,6 +15,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
+from mf import Failure
+
 from . import facts
 
 FOLDER = "/mf/var/backup/scratch"
@@ -23,7 +25,7 @@ STOP_LIMIT = 60.0
 SERVER = "/usr/sbin/mariadbd"
 
 
-class ScratchError(Exception):
+class ScratchError(Failure):
     """The server couldn't be made or started. One line."""
 
 

@@ -8,19 +8,17 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from typing import Any
 
-from mf import borg, cli, config, decisions, state
+from mf import Failure, cli, config, decisions, state
 
-from . import segment_log
+from . import prune, rewind, segment_log
 from .check import ATTENDED, KEPT_CONFIG, REMEMBERED, keep_config, remembered
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-DONE, FAILED, BUSY, REFUSED = 0, cli.FAILED, 4, 5
+DONE = 0
 ACCOUNT = "mf-offsite"
 LEFT = "offsite-left.json"  # what the last prune left
 
@@ -39,54 +37,51 @@ def main(argv: Sequence[str] | None = None, places: state.Places | None = None) 
     return _parser().main(argv, places)
 
 
-def _where(places: state.Places) -> tuple[str, str]:
-    """Repository and lock, from the settings. Raises config.SettingsError."""
-    section = config.load(places).get("offsite")
-    if not isinstance(section, dict) or not isinstance(section.get("repository"), str):
-        raise config.SettingsError("this host keeps no backups: mf.json has no section offsite")
-    return section["repository"], str(section["lock"])
+def _repository(places: state.Places) -> str:
+    """Where it is, from the settings. Raises config.SettingsError."""
+    return str(config.load(places).section("offsite")["repository"])
 
 
 @contextmanager
-def _alone(places: state.Places, lock: str, wait: float = 30.0) -> Iterator[None]:
-    """Nobody is in the repository, and check-offsite doesn't count what we delete. Raises rewind.RewindError."""
-    from . import rewind
-
+def _locked(places: state.Places, wait: float = 30.0) -> Iterator[str]:
+    """The repository, under its lock, while check-offsite doesn't count what we delete. Raises rewind.BusyError."""
+    repository, lock = _repository(places), str(config.load(places).section("offsite")["lock"])
     with rewind.quiet(lock, wait), places.lock(ATTENDED, 5.0) as held:
         if not held:
-            raise rewind.RewindError("another offsite command is under way; try again when it has ended")
+            raise rewind.BusyError("another offsite command is under way; try again when it has ended")
         with places.lock("offsite", 120.0):
             pass  # a check that had begun before has ended
-        yield
+        yield repository
+
+
+def _transactions(repository: str) -> list[dict[str, Any]]:
+    """What each transaction did, as ``history --json`` prints it. Raises segment_log.LogError."""
+    numbers = segment_log.segments(repository)
+    rows: list[dict[str, Any]] = []
+    before, listed = -1, 0
+    for transaction in segment_log.transactions(repository):
+        last = transaction.segment
+        inside = [segment_log.read(number, path) for number, path in numbers.items() if before < number <= last]
+        manifest = next((segment.manifest for segment in reversed(inside) if segment.manifest), listed)
+        rows.append(
+            {
+                "transaction": last,
+                "time": transaction.time,
+                "bytes": sum(segment.size for segment in inside),
+                "written": sum(segment.written for segment in inside),
+                # the first begins the repository, or is what a prune left, which may hold on to its deletions
+                "deleted": sum(segment.deleted for segment in inside) if rows else 0,
+                "list_bytes": manifest,
+                "list_shorter": manifest <= listed - segment_log.ARCHIVE_ID,
+            }
+        )
+        before, listed = last, manifest
+    return rows
 
 
 def _history(chosen: argparse.Namespace, places: state.Places) -> int:
-    try:
-        repository, _ = _where(places)
-        numbers = segment_log.segments(repository)
-        commits = segment_log.transactions(repository)
-        rows: list[dict[str, object]] = []
-        before, listed = -1, 0
-        for one in commits:
-            inside = [
-                segment_log.read(number, path) for number, path in numbers.items() if before < number <= one.segment
-            ]
-            manifest = next((each.manifest for each in reversed(inside) if each.manifest), listed)
-            rows.append(
-                {
-                    "transaction": one.segment,
-                    "time": one.time,
-                    "bytes": sum(each.size for each in inside),
-                    "written": sum(each.written for each in inside),
-                    # the first begins the repository, or is what a prune left, which may hold on to its deletions
-                    "deleted": sum(each.deleted for each in inside) if rows else 0,
-                    "list_bytes": manifest,
-                    "list_shorter": manifest <= listed - segment_log.ARCHIVE_ID,
-                }
-            )
-            before, listed = one.segment, manifest
-    except (segment_log.LogError, config.SettingsError) as error:
-        return _fail(str(error))
+    repository = _repository(places)
+    rows = _transactions(repository)
     if chosen.json:
         print(json.dumps({"repository": repository, "transactions": rows}))
         return DONE
@@ -99,25 +94,17 @@ def _history(chosen: argparse.Namespace, places: state.Places) -> int:
 
 
 def _rewind(chosen: argparse.Namespace, places: state.Places) -> int:
-    from . import rewind
-
-    try:
-        repository, lock = _where(places)
-        with _alone(places, lock):
-            if chosen.dry_run:
-                going = [number for number in segment_log.segments(repository) if number > chosen.to]
-                print(f"would leave out {len(going)} segments after transaction {chosen.to}, and keep them beside")
-                return DONE
-            config_file = state.read_bytes(f"{places.persistent}/{KEPT_CONFIG}")
-            if config_file is None:
-                return _fail("check-offsite has not seen this repository yet; run it once, then again this")
-            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-            kept = rewind.rewind(repository, chosen.to, stamp, config_file)
-            _forget(places, repository)
-    except rewind.RewindError as error:
-        return _fail(str(error), BUSY if "under way" in str(error) else FAILED)
-    except (segment_log.LogError, config.SettingsError, OSError) as error:
-        return _fail(str(error))
+    with _locked(places) as repository:
+        if chosen.dry_run:
+            going = [number for number in segment_log.segments(repository) if number > chosen.to]
+            print(f"would leave out {len(going)} segments after transaction {chosen.to}, and keep them beside")
+            return DONE
+        config_file = state.read_bytes(f"{places.persistent}/{KEPT_CONFIG}")
+        if config_file is None:
+            raise Failure("check-offsite has not seen this repository yet; run it once, then again this")
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        kept = rewind.rewind(repository, chosen.to, stamp, config_file)
+        _forget(places, repository)
     decisions.record(places, "offsite", "rewind", repository, f"to transaction {chosen.to}", "done")
     print(f"{repository} is as it was at transaction {chosen.to}; what was there is kept in {kept}")
     print("on control: /mf/bin/backup adopt")
@@ -125,34 +112,24 @@ def _rewind(chosen: argparse.Namespace, places: state.Places) -> int:
 
 
 def _prune(chosen: argparse.Namespace, places: state.Places) -> int:
-    from . import prune, rewind
-
     left = f"{places.persistent}/{LEFT}"
-    try:
-        repository, lock = _where(places)
-        order = prune.read(sys.stdin.buffer.read(1 << 28))
-        if order.approved is None and not chosen.dry_run:
-            return _fail("the order doesn't say what was seen and may go", cli.MISUSE)
-        with _alone(places, lock, chosen.wait), prune.Repository(repository, order) as it:
-            known = remembered(state.read_bytes(f"{places.persistent}/{REMEMBERED}"))
-            prune.untouched(repository, known, same_key=keep_config(places, repository, dry_run=True))
-            plan = it.plan(time.time(), prune.Left.load(left))
-            lines = plan.lines()
-            print(json.dumps({"going": list(plan.going), "lines": lines}) if chosen.json else "\n".join(lines))
-            prune.refuse(plan, order)
-            if chosen.dry_run:
-                return DONE
-            before = segment_log.size(repository)
-            it.prune(plan.going)
-            prune.begin_anew(repository)
-            prune.Left.of(one for name, one in plan.found.items() if name not in plan.going).save(left)
-            _forget(places, repository)
-    except rewind.RewindError as error:
-        return _fail(str(error), BUSY)
-    except prune.PruneError as error:
-        return _fail(str(error), REFUSED)
-    except (borg.BorgError, segment_log.LogError, config.SettingsError, OSError, KeyError) as error:
-        return _fail(str(error))
+    order = prune.read(sys.stdin.buffer.read(1 << 28))
+    if order.approved is None and not chosen.dry_run:
+        raise Failure("the order doesn't say what was seen and may go", cli.MISUSE)
+    with _locked(places, chosen.wait) as repository, prune.Repository(repository, order) as account:
+        known = remembered(state.read_bytes(f"{places.persistent}/{REMEMBERED}"))
+        prune.untouched(repository, known, same_key=keep_config(places, repository, dry_run=True))
+        plan = account.plan(time.time(), prune.Left.load(left))
+        lines = plan.lines()
+        print(json.dumps({"going": list(plan.going), "lines": lines}) if chosen.json else "\n".join(lines))
+        prune.refuse(plan, order)
+        if chosen.dry_run:
+            return DONE
+        before = segment_log.size(repository)
+        account.prune(plan.going)
+        prune.begin_anew(repository)
+        prune.Left.of(archive for name, archive in plan.found.items() if name not in plan.going).save(left)
+        _forget(places, repository)
     freed = before - segment_log.size(repository)
     decisions.record(places, "offsite", "prune", repository, f"{len(plan.going)} archives, {freed} bytes freed", "done")
     if not chosen.json:
@@ -161,30 +138,22 @@ def _prune(chosen: argparse.Namespace, places: state.Places) -> int:
 
 
 def _compact(chosen: argparse.Namespace, places: state.Places) -> int:
-    from . import prune, rewind
-
-    try:
-        repository, lock = _where(places)
-        before = segment_log.size(repository)
-        if chosen.dry_run:
-            print(f"would compact {repository} ({before / 1e6:.1f} MB)")
-            return DONE
-        with _alone(places, lock):
-            done = subprocess.run(
-                ["/usr/sbin/runuser", "-u", ACCOUNT, "--", "/usr/bin/borg", "compact", repository],
-                env={"PATH": "/usr/bin:/bin", "HOME": os.path.dirname(repository), "LC_ALL": "C.UTF-8"},
-                stdin=subprocess.DEVNULL,
-                check=False,
-            )
-            if not done.returncode:
-                prune.begin_anew(repository)
-                _forget(places, repository)
-    except rewind.RewindError as error:
-        return _fail(str(error), BUSY)
-    except (segment_log.LogError, config.SettingsError, OSError) as error:
-        return _fail(str(error))
-    if done.returncode:
-        return _fail(f"borg compact ended with {done.returncode}")
+    repository = _repository(places)
+    before = segment_log.size(repository)
+    if chosen.dry_run:
+        print(f"would compact {repository} ({before / 1e6:.1f} MB)")
+        return DONE
+    with _locked(places):
+        done = subprocess.run(
+            ["/usr/sbin/runuser", "-u", ACCOUNT, "--", "/usr/bin/borg", "compact", repository],
+            env={"PATH": "/usr/bin:/bin", "HOME": os.path.dirname(repository), "LC_ALL": "C.UTF-8"},
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+        if done.returncode:
+            raise Failure(f"borg compact ended with {done.returncode}")
+        prune.begin_anew(repository)
+        _forget(places, repository)
     after = segment_log.size(repository)
     decisions.record(places, "offsite", "compact", repository, f"{before - after} bytes freed", "done")
     print(f"{(before - after) / 1e6:.1f} MB freed, {after / 1e6:.1f} MB left")
@@ -192,18 +161,10 @@ def _compact(chosen: argparse.Namespace, places: state.Places) -> int:
 
 
 def _accept(_: argparse.Namespace, places: state.Places) -> int:
-    from . import rewind
-
-    try:
-        repository, lock = _where(places)
-        with _alone(places, lock):
-            _forget(places, repository)
-            with suppress(FileNotFoundError):
-                os.unlink(f"{places.persistent}/{LEFT}")
-    except rewind.RewindError as error:
-        return _fail(str(error), BUSY)
-    except (segment_log.LogError, config.SettingsError, OSError) as error:
-        return _fail(str(error))
+    with _locked(places) as repository:
+        _forget(places, repository)
+        with suppress(FileNotFoundError):
+            os.unlink(f"{places.persistent}/{LEFT}")
     decisions.record(places, "offsite", "accept", repository, "deletions so far are known to a person", "done")
     print("deletions up to now are accepted")
     return DONE
@@ -221,20 +182,15 @@ def _forget(places: state.Places, repository: str) -> None:
     state.write_atomic(f"{places.persistent}/{REMEMBERED}", (json.dumps(asdict(scan)) + "\n").encode(), durable=True)
 
 
-def _fail(message: str, code: int = FAILED) -> int:
-    print(f"offsite: {message}", file=sys.stderr)
-    return code
-
-
 def _parser() -> cli.Command:
     top = cli.Command("offsite", "The repository of the backups, where it is kept.", _EPILOG)
-    history = top.add("history", _history, "every transaction, and what it deleted")
-    history.add_argument("--json", action="store_true", help="as one JSON object")
-    rewind = top.add("rewind", _rewind, "make the repository what it was; nothing is lost by it", dry_run=True)
-    rewind.add_argument("--to", type=int, required=True, metavar="N", help="the last transaction to keep")
-    prune = top.add("prune", _prune, "forget old archives (attended: playbooks/prune_offsite.yml)", dry_run=True)
-    prune.add_argument("--json", action="store_true", help="what would go, as one JSON object")
-    prune.add_argument("--wait", type=cli.duration, default=30.0, metavar="TIME", help="for a backup's end")
-    top.add("compact", _compact, "make deletions final (attended: playbooks/prune_offsite.yml)", dry_run=True)
+    top.add("history", _history, "every transaction, and what it deleted", json="as one JSON object")
+    back = top.add("rewind", _rewind, "make the repository what it was; nothing is lost by it", dry_run=True)
+    back.add_argument("--to", type=int, required=True, metavar="N", help="the last transaction to keep")
+    attended = "(attended: playbooks/prune_offsite.yml)"
+    as_json = "what would go, as one JSON object"
+    old = top.add("prune", _prune, f"forget old archives {attended}", dry_run=True, json=as_json)
+    old.add_argument("--wait", type=cli.duration, default=30.0, metavar="TIME", help="for a backup's end")
+    top.add("compact", _compact, f"make deletions final {attended}", dry_run=True)
     top.add("accept", _accept, "deletions up to now were ours: no alarm for them")
     return top

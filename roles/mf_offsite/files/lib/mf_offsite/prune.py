@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from mf import borg, state, text
+from mf import Failure, borg, state, text
 from mf.borg import Archive, Comparison, compare, parse
 
 from . import segment_log
@@ -32,8 +32,10 @@ LISTS = "import sys; sys.path.insert(0, sys.argv[1]); from mf_offsite import lis
 SKEW = 3600.0  # seconds by which an archive's time may be beside the clock, or its neighbour's, before it is doubted
 
 
-class PruneError(Exception):
-    """It isn't done. One line; nothing was changed."""
+class PruneError(Failure):
+    """The prune is refused. One line; nothing was changed."""
+
+    code = 5
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,10 @@ class Repository:
         self.path = path
         self.order = order
         self.base = f"{os.path.dirname(path)}/pruning"
-        self._account = pwd.getpwnam(ACCOUNT)
+        try:
+            self._account = pwd.getpwnam(ACCOUNT)
+        except KeyError:
+            raise Failure(f"there is no account {ACCOUNT} here; deploy with playbooks/site.yml") from None
 
     def __enter__(self) -> Self:
         shutil.rmtree(self.base, ignore_errors=True)
@@ -210,7 +215,7 @@ class Repository:
                 "BORG_EXIT_CODES": "legacy",
                 "BORG_RELOCATED_REPO_ACCESS_IS_OK": "yes",
             }
-            return borg.spawn(command, env, None, None, inherited=(reading,), user=ACCOUNT, well=well)
+            return borg.spawn(command, env, None, inherited=(reading,), user=ACCOUNT, well=well)
         finally:
             os.close(reading)
 

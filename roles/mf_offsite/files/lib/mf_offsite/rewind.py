@@ -12,23 +12,29 @@ import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from mf import state
+from mf import Failure, state
 
 from . import segment_log
 
 COPIED = ("README", "nonce")  # the nonce stays the newest: a counter of the cipher must never go back
 
 
-class RewindError(Exception):
-    """It can't be done. One line; nothing was changed."""
+class RewindError(Failure):
+    """The repository can't be rewound. One line; nothing was changed."""
+
+
+class BusyError(Failure):
+    """A backup, or another offsite command, holds the repository lock."""
+
+    code = 4
 
 
 @contextmanager
 def quiet(lock: str, wait: float = 30.0) -> Generator[None]:
-    """Hold the repository's lock: the same flock(2) under which the account's borg serve runs. Raises RewindError."""
+    """Hold the repository lock, under which the account's borg serve runs. Raises BusyError, OSError."""
     with state.Lock(lock, wait, create=False) as held:
         if not held:
-            raise RewindError("a backup is under way; try again when it has ended")
+            raise BusyError("a backup is under way; try again when it has ended")
         yield
 
 

@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
+from mf import Failure
+
 MAGIC = b"BORG_SEG"
 ENTRY = struct.Struct("<IIB")
 KEY_SIZE = 32
@@ -35,7 +37,7 @@ NONCE_LIMIT = 1 << 56  # of the cipher's counter of 16 bytes each: no repository
 _LINE = re.compile(r"^transaction (\d+), UTC time (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)")
 
 
-class LogError(Exception):
+class LogError(Failure):
     """This isn't a repository, or not one that can be read. One line."""
 
 

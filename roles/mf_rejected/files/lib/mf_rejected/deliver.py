@@ -164,10 +164,12 @@ def release(
     moment = time.time() if now is None else now
     settled = False  # whether it is known that no earlier try was taken
     try:
-        with _record(records, identifier) as record:
-            if record is None:
+        lock = state.Lock(f"{records}/{identifier}", BUSY)
+        with lock as held:
+            if not held:
                 # it may be taken any moment
                 return Answer(UNCLEAR, "another try of this release is under way")
+            record = lock.fileno()
             status, _, words = _load(record).partition(" ")
             if status == ACCEPTED:
                 return Answer(KNOWN, words)
@@ -290,14 +292,6 @@ def _hand_over(identifier: str, source: BinaryIO, record: int, now: float, addre
 def _no(code: int, said: bytes) -> Answer:
     words = f"{code} {said.decode('ascii', 'replace')}"
     return Answer(REFUSED if 500 <= code <= 599 else LATER, words)
-
-
-@contextlib.contextmanager
-def _record(records: str, identifier: str) -> Iterator[int | None]:
-    """The release's own record, locked; None when another try holds it for longer than BUSY."""
-    lock = state.Lock(f"{records}/{identifier}", BUSY)
-    with lock as held:
-        yield lock.fileno() if held else None
 
 
 def _load(record: int) -> str:

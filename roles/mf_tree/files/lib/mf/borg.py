@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from . import Failure, text
 
-LOCK_WAIT = 20  # seconds for borg's own lock; the turn at the other end is waited for by flock(1) there
+LOCK_WAIT = 20  # seconds for borg's own lock; flock(1) waits for the repository lock off-site
 CRITICAL_KINDS = ("corrupt", "hidden", "vanished", "rewound", "mismatch")
 """Failures that concern what was saved already, not only the newest run."""
 
@@ -28,7 +28,7 @@ EXPLANATIONS: tuple[tuple[str, str, str], ...] = (
     ("passphrase supplied in", "passphrase", "the passphrase is not this repository's (mf_secrets.borg_passphrase)"),
     ("BORG_PASSCOMMAND is invalid", "passphrase", "/mf/etc/backup/passphrase can't be read; deploy control again"),
     ("MAX_REPRESENTABLE_NONCE", "counter", "somebody spent the cipher's counter off-site; see docs/restore.md"),
-    ("exit status 75", "busy", "another backup or an attended prune holds the repository"),
+    ("exit status 75", "busy", "another backup or an attended prune holds the repository lock"),
     ("StorageQuotaExceeded", "quota", "the quota is used up; prune: playbooks/prune_offsite.yml"),
     ("storage quota", "quota", "the quota is used up; prune: playbooks/prune_offsite.yml"),
     ("quota has been exceeded", "quota", "the quota is used up; prune: playbooks/prune_offsite.yml"),
@@ -109,7 +109,6 @@ def explain(messages: Sequence[str], status: int) -> BorgError:
 def spawn(
     command: Sequence[str],
     env: Mapping[str, str],
-    turn: int | None,
     limit: float | None,
     progress: str = "",
     sink: Callable[[IO[bytes]], None] | None = None,
@@ -121,7 +120,7 @@ def spawn(
     """Run a command of borg's family and wait for it; BorgError when its status isn't ``well``. ``limit`` is seconds.
 
     A ``sink`` that returns before the end has had enough: the command is ended, and that is no failure of its.
-    ``inherited``: more descriptors for the child; ``user``: whom it runs as, with that account's group alone.
+    ``inherited``: descriptors for the child; ``user``: whom it runs as, with that account's group alone.
     """
     try:
         child = subprocess.Popen(
@@ -130,7 +129,7 @@ def spawn(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=dict(env),
-            pass_fds=inherited if turn is None else (turn, *inherited),
+            pass_fds=inherited,
             user=user,
             group=user,
             extra_groups=None if user is None else [],
