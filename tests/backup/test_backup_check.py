@@ -78,7 +78,7 @@ def test_a_full_disk_is_said_by_the_check_as_no_failure_can_be_recorded(
     real = os.statvfs(places.persistent)
     figures = list(real)
     figures[3] = check.ROOM // real.f_frsize - 1  # f_bfree: what root may still use
-    monkeypatch.setattr("posix.statvfs", lambda _: os.statvfs_result(figures))
+    monkeypatch.setattr("os.statvfs", lambda _: os.statvfs_result(figures))
     found = check.look(places, VALUES)
     assert isinstance(found, state.Result)
     assert (found.status, "no room to put anything on record" in found.summary) == (state.CRITICAL, True)

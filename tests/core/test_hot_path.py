@@ -51,7 +51,7 @@ DEAR = {
     "typing",
 }
 # Packages that are still to be written plainly.
-LATER = {"mf", "mf_backup", "mf_canary", "mf_checks", "mf_offsite", "mf_quarantine", "mf_rejected"}
+LATER = {"mf", "mf_checks", "mf_quarantine"}
 
 MINUTE = """
 import sys

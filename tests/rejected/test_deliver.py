@@ -137,7 +137,7 @@ def kept(raw: bytes = RAW, **changes: object) -> io.BytesIO:
 
 
 def ask(exim: Exim, where: dict[str, str], source: io.BytesIO | None = None, name: str = ID) -> deliver.Answer:
-    return deliver.release(name, source or kept(), port=exim.port, now=NOW, **where)
+    return deliver.deliver(name, source or kept(), port=exim.port, now=NOW, **where)
 
 
 def test_a_message_is_handed_over_once(exim: Exim, where: dict[str, str]) -> None:
@@ -314,7 +314,7 @@ def test_nobody_there_is_later(exim: Exim, where: dict[str, str]) -> None:
     exim.close()
     assert ask(exim, where).word == "later"
     # without its records it can't know of an earlier try
-    assert deliver.release(ID, kept(), port=exim.port, records="/nonexistent").word == "unclear"
+    assert deliver.deliver(ID, kept(), port=exim.port, records="/nonexistent").word == "unclear"
 
 
 def test_an_unclear_end_is_settled_by_exims_log(where: dict[str, str]) -> None:
@@ -384,7 +384,7 @@ def test_killed_between_the_dot_and_its_record(exim: Exim, where: dict[str, str]
     """A real process, killed when Exim has the final dot; with ``logs`` Exim took it, otherwise it saw the end."""
     script = (
         "import sys\nfrom mf_rejected import deliver\n"
-        f"print(deliver.release({ID!r}, sys.stdin.buffer, records={where['records']!r}, logs={where['logs']!r},"
+        f"print(deliver.deliver({ID!r}, sys.stdin.buffer, records={where['records']!r}, logs={where['logs']!r},"
         f" port={exim.port}).line())"
     )
     with subprocess.Popen(

@@ -5,14 +5,13 @@ It reads one small file, /mf/var/state/backup.json, and starts no borg.
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 from mf import run, state
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import Any, NoReturn
+from mf.text import clean, span
 
 NAME = "backup"
 JOBS = ("dump", "full", "verify", "drill")
@@ -37,8 +36,6 @@ def judge(job: str, past: Mapping[str, Any], period: float, now: float, since: f
 
     ``since`` (epoch seconds) is when this machine began to know: a job that never succeeded is late from then on.
     """
-    from mf.text import clean, span
-
     succeeded = number(past, "succeeded")
     failures, kind = number(past, "failures"), str(past.get("kind", ""))
     age = now - (succeeded or since)
@@ -61,8 +58,6 @@ def judge(job: str, past: Mapping[str, Any], period: float, now: float, since: f
 
 def decide(record: Mapping[str, Any], values: run.Values, now: float, since: float) -> state.Result:
     """The result. Pure."""
-    from mf.text import span
-
     jobs = record.get("jobs")
     known: Mapping[str, Any] = jobs if isinstance(jobs, dict) else {}
     statuses, problems, metrics = [state.OK], [], {}
@@ -109,22 +104,18 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
 
 def room(folder: str) -> bool:
     """Whether root can still write a record there."""
-    import posix
-
     try:
-        found = posix.statvfs(folder)
+        usage = os.statvfs(folder)
     except OSError:
         return True  # that there is no record is said otherwise
-    space = not found.f_blocks or found.f_bfree * found.f_frsize >= ROOM
-    return space and (not found.f_files or found.f_ffree > 1)
+    space = not usage.f_blocks or usage.f_bfree * usage.f_frsize >= ROOM
+    return space and (not usage.f_files or usage.f_ffree > 1)
 
 
 def _since(places: state.Places, now: float) -> float:
     """When this machine's backups were set up: its first release is the oldest thing that says so."""
-    import posix
-
     try:
-        return min(now, posix.stat(places.persistent).st_ctime, posix.stat("/mf/var/backup").st_ctime)
+        return min(now, os.stat(places.persistent).st_ctime, os.stat("/mf/var/backup").st_ctime)
     except OSError:
         return now
 

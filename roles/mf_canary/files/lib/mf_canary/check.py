@@ -7,14 +7,12 @@ rsync, import and database for the spam; qpsmtpd and Exim for the ham. It only w
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 from mf import run, state
+from mf.text import clean, span
 from mf.throttle import marker
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import NoReturn
 
 NAME = "canary"
 RULES: run.Rules = {
@@ -46,8 +44,6 @@ def decide(
     found: Mapping[str, tuple[Arrival, Arrival]], delivered: Mapping[str, float], now: float, values: run.Values
 ) -> state.Result:
     """The result. ``found``: spam and ham of each MX. ``delivered``: when its tagged spam came to the sink. Pure."""
-    from mf.text import clean, span
-
     problems: list[tuple[str, str]] = []
     ages: dict[str, float] = {}
     let_through = 0

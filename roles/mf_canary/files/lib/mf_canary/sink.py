@@ -14,12 +14,9 @@ import asyncio
 import json
 import os
 import time
+from collections.abc import Callable, Sequence
 
 from mf import canary, state, text
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 MAX_MESSAGE = 65536  # bytes
 MAX_LINE = 2048

@@ -5,14 +5,17 @@ Nothing here can decrypt a word, and nothing here believes the machine that writ
 
 from __future__ import annotations
 
+import json
+import os
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import NoReturn
 
 from mf import run, state
+from mf.text import span
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import NoReturn
+from . import segment_log
 
 NAME = "offsite"
 RULES: run.Rules = {
@@ -46,8 +49,6 @@ def decide(
 
     ``spent``: the cipher's counter is where no backup can go on.
     """
-    from mf.text import span
-
     statuses, words = [state.OK], []
     share = 100.0 * used / values["quota_bytes"]
     if share >= values["quota_warning"]:
@@ -84,12 +85,6 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
 
 
 def _examine(places: state.Places, values: run.Values, dry_run: bool) -> state.Result:
-    import json
-    import os
-    from dataclasses import asdict
-
-    from . import segment_log
-
     repository, path = values["repository"], f"{places.persistent}/{REMEMBERED}"
     end = time.monotonic() + values["deadline"] * 0.7
     known = remembered(state.read_bytes(path))
@@ -133,8 +128,6 @@ def _examine(places: state.Places, values: run.Values, dry_run: bool) -> state.R
 
 def keep_config(places: state.Places, repository: str, dry_run: bool = False) -> bool:
     """Whether id and key are those that were first seen; then they are kept. Raises OSError, borglog.LogError."""
-    from . import segment_log
-
     path = f"{places.persistent}/{KEPT_CONFIG}"
     now = segment_log.identity(repository)
     if not now or dry_run or state.read_bytes(path) is not None:
@@ -146,8 +139,6 @@ def keep_config(places: state.Places, repository: str, dry_run: bool = False) ->
 
 def remembered(data: bytes | None) -> segment_log.Scan:
     """What the last run saw; nothing when that isn't whole."""
-    from . import segment_log
-
     values = state.decode(data) or {}
     numbers = {
         name: value
@@ -161,9 +152,6 @@ def remembered(data: bytes | None) -> segment_log.Scan:
         return segment_log.Scan()
     return segment_log.Scan(**numbers, ahead=read) if len(numbers) == 5 else segment_log.Scan()
 
-
-if TYPE_CHECKING:
-    from . import segment_log
 
 CHECK = run.Check(NAME, look, RULES)
 

@@ -1,17 +1,17 @@
-"""Hand a message out of the quarantine to this MX's Exim, past qpsmtpd, once. Cold path.
+"""Deliver a message out of the quarantine to this MX's Exim, past qpsmtpd, once.
 
-The ssh key of control can do this one thing here. Its command's word is the release's id, stdin is the file as it was
-kept: one JSON envelope line, then the raw message. The answer is one line and an exit code::
+Control releases it; its ssh key can do this one thing here. The command's argument is the id of the release, stdin is
+the file as it was kept: one JSON envelope line, then the raw message. The answer is one line and an exit code::
 
     accepted WORDS   0   handed to Exim now
-    known WORDS      0   this release was handed over before; nothing was done
+    known WORDS      0   this release was delivered before; nothing was done
     refused WORDS    1   not taken, and it won't be: malformed, damaged, or Exim's 5xx
     later WORDS      75  nothing was done, for certain; try again, here or elsewhere (EX_TEMPFAIL, sysexits.h)
     unclear WORDS    70  the final dot was sent and its answer is missing; ask this MX again, with the same id
 
 Once: the id is written down before the final dot, and what became of it after. A lost ssh connection doesn't end this
 program, so the answer is there when somebody asks again. If it was killed in between, the next try looks into Exim's
-logs, which tell releases apart by the name in their EHLO: Exim writes "<=" before it answers the dot. Logs that don't
+logs, in which each release has a name of its own in EHLO: Exim writes "<=" before it answers the dot. Logs that don't
 reach back to that dot prove nothing: then the answer is ``unclear``, however often one asks.
 """
 
@@ -22,17 +22,15 @@ import errno
 import gzip
 import hashlib
 import io
+import json
 import os
 import re
+import smtplib
 import time
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple
 
 from mf import state, text
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any, BinaryIO
 
 RECORDS = "/mf/var/release"
 LOGS = "/var/log/exim4"
@@ -70,7 +68,7 @@ class Answer(NamedTuple):
 
 
 class RefusedError(Exception):
-    """The message can't be released, and never will. One line."""
+    """The message can't be delivered, and never will. One line."""
 
 
 class Message(NamedTuple):
@@ -92,8 +90,6 @@ def read(source: BinaryIO) -> Message:
 
 def parse(first: bytes, raw: bytes) -> Message:
     """Envelope line and message, checked. Raises RefusedError. Pure."""
-    import json
-
     try:
         envelope = json.loads(first)
         sender, recipients, digest = envelope["sender"], envelope["recipients"], envelope["sha256"]
@@ -144,11 +140,11 @@ def wire(raw: bytes) -> Iterator[bytes]:
 
 
 def helo(release: str) -> str:
-    """The name in EHLO by which Exim's log tells this release apart from everything else."""
+    """The name in EHLO by which this release is recognized in Exim's log."""
     return f"r-{hashlib.sha256(release.encode()).hexdigest()[:40]}.release.mf.invalid"
 
 
-def release(
+def deliver(
     identifier: str,
     source: BinaryIO,
     *,
@@ -158,7 +154,7 @@ def release(
     port: int = PORT,
     now: float | None = None,
 ) -> Answer:
-    """Release one message, at most once for an identifier. Never raises for what is outside of this program."""
+    """Deliver one message, at most once for an identifier. Never raises for what is outside of this program."""
     if not _ID.fullmatch(identifier):
         return Answer(REFUSED, "no release id: letters, digits, dots and hyphens, at most 150")
     moment = time.time() if now is None else now
@@ -183,7 +179,7 @@ def release(
                         _store(record, f"{ACCEPTED} {found}")
                     return Answer(KNOWN, f"{found} (found in Exim's log)")
             settled = True
-            answer = _hand_over(identifier, source, record, moment, address, port)
+            answer = _deliver(identifier, source, record, moment, address, port)
             if answer.word != UNCLEAR:
                 # should this fail, the record goes on saying "begun", and the next try looks into Exim's log
                 with contextlib.suppress(OSError):
@@ -192,7 +188,7 @@ def release(
     except RefusedError as error:
         return Answer(REFUSED, str(error))
     except OSError as error:
-        # before the final dot nothing has been done; after it, _hand_over has caught everything. A full disk stops only
+        # before the final dot nothing has been done; after it, _deliver has caught everything. A full disk stops only
         # a record that is new, that is a first try.
         word = LATER if settled or error.errno == errno.ENOSPC else UNCLEAR
         return Answer(word, f"{error.filename or 'here'}: {error.strerror or error}")
@@ -250,10 +246,8 @@ def forget(records: str = RECORDS, now: float | None = None, age: float = FORGET
         os.close(folder)
 
 
-def _hand_over(identifier: str, source: BinaryIO, record: int, now: float, address: str, port: int) -> Answer:
+def _deliver(identifier: str, source: BinaryIO, record: int, now: float, address: str, port: int) -> Answer:
     """The dialogue with Exim. Raises RefusedError, and OSError while nothing has been done."""
-    import smtplib
-
     message = read(source)
     link = smtplib.SMTP(local_hostname=helo(identifier), timeout=DIALOGUE)
     dotted = False

@@ -19,16 +19,12 @@ import os
 import re
 import sys
 import time
-from typing import NamedTuple
+from io import BufferedIOBase
+from typing import BinaryIO, NamedTuple
 
 from mf import Failure, state, text
 
 from . import refused
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from io import BufferedIOBase
-    from typing import BinaryIO
 
 MAX_LINE = 4096  # bytes of a command
 MAX_COMMANDS = 100

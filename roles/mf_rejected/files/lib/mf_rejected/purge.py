@@ -16,15 +16,12 @@ from __future__ import annotations
 import os
 import stat
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Self
 
 from mf import decisions, state, text
 
 from . import purge_record, refused
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 CHECK = "rejected"
 COUNTERS = "/run/qpsmtpd/rejections.json"
