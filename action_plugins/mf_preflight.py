@@ -2,13 +2,16 @@
 """Controller's work of mf_preflight: hold every role's preflight against the variables of a host, in one task.
 
 The module of the same name in library/ carries the documentation. Roles write plain assert tasks into
-tasks/preflight.yml; run one by one, those would cost each host a second in every run.
+tasks/preflight.yml; run one by one, those would cost each host a second in every run. The ranges of numbers are
+``__<role>_ranges`` and ``__<role>_order``.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
@@ -50,6 +53,28 @@ def host_problems(look: dict[str, Any], host: str) -> Iterator[str]:
         )
 
 
+def range_problems(
+    ranges: Mapping[str, Sequence[float]], order: Mapping[str, str], values: Mapping[str, Any], host: str
+) -> Iterator[str]:
+    """Which numbers are out of range or out of order.
+
+    ``ranges``: variable -> lowest and highest value; two whole numbers ask for a whole one. ``order``: variable -> the
+    one that it must not be above.
+    """
+    numbers = {}
+    for name, (low, high) in ranges.items():
+        text = str(values[name])
+        whole = isinstance(low, int) and isinstance(high, int)
+        if re.fullmatch(r"[0-9]+(\.0+)?" if whole else r"[0-9]+(\.[0-9]+)?", text) and low <= float(text) <= high:
+            numbers[name] = float(text)
+        else:
+            kind = "whole number" if whole else "number"
+            yield f"{name} is {json.dumps(text)} on {host}; it takes a {kind} from {low} to {high}."
+    for below, above in order.items():
+        if below in numbers and above in numbers and numbers[below] > numbers[above]:
+            yield f"{below} ({values[below]}) must not be above {above} ({values[above]}) on {host}."
+
+
 class ActionModule(ActionBase):
     """See library/mf_preflight.py."""
 
@@ -64,30 +89,39 @@ class ActionModule(ActionBase):
         _, arguments = self.validate_argument_spec(
             argument_spec={"look": {"type": "dict", "default": {}}, "roles": {"type": "bool", "default": True}}
         )
-        look = arguments["look"]
-        found = list(host_problems(look, str(variables.get("inventory_hostname", "this host")))) if look else []
-        for name, path in self._files() if arguments["roles"] else ():
-            found += self._problems(name, path, variables)
+        look, host = arguments["look"], str(variables.get("inventory_hostname", "this host"))
+        found = list(host_problems(look, host)) if look else []
+        for name, path in self._roles().items() if arguments["roles"] else ():
+            found += self._out_of_range(name, host, variables)
+            found += self._problems(f"roles/{name}/tasks/preflight.yml", f"{path}/tasks/preflight.yml", variables)
         # each says so, and once is enough
         texts = [" ".join(text.replace(PROMISE, "").split()) for text in dict.fromkeys(found)]
         if texts:
             return {"failed": True, "changed": False, "msg": f"{PROMISE} {' '.join(texts)}"}
         return {"changed": False, "msg": "nothing stands against it"}
 
-    def _files(self) -> Iterator[tuple[str, str]]:
-        """The preflights of the other roles of the play: how to call them, and where they are."""
+    def _roles(self) -> dict[str, str]:
+        """The roles of the play and their directories, in order; without the one that asks."""
         mine = self._task._role
-        seen = set()
-        for role in self._task.get_play().roles:
-            for one in (*role.get_all_dependencies(), role):
-                path = os.path.join(one.get_role_path(), "tasks", "preflight.yml")
-                if path in seen or (mine and one.get_role_path() == mine.get_role_path()) or not os.path.exists(path):
-                    continue
-                seen.add(path)
-                yield f"roles/{one.get_name()}/tasks/preflight.yml", path
+        roles = {
+            role.get_name(): role.get_role_path()
+            for top in self._task.get_play().roles
+            for role in (*top.get_all_dependencies(), top)
+        }
+        if mine:
+            roles.pop(mine.get_name(), None)
+        return roles
+
+    def _out_of_range(self, role: str, host: str, variables: dict[str, Any]) -> list[str]:
+        ranges, order = (self._templar.template(variables.get(f"__{role}_{what}", {})) for what in ("ranges", "order"))
+        try:
+            values = {name: self._templar.template(variables[name]) for name in ranges}
+        except AnsibleError as error:
+            return [f"roles/{role}: {error.message.rstrip('.')}."]
+        return list(range_problems(ranges, order, values, host))
 
     def _problems(self, name: str, path: str, variables: dict[str, Any]) -> list[str]:
-        tasks = self._loader.load_from_file(path, trusted_as_template=True)
+        tasks = self._loader.load_from_file(path, trusted_as_template=True) if os.path.exists(path) else []
         found = []
         for task in tasks or []:
             title = task.get("name", "a task")

@@ -11,6 +11,7 @@ short_description: Refuse what can't work, before anything is changed
 description:
   - Evaluates C(tasks/preflight.yml) of every role of the play for a host, in one task and on the controller.
   - Such a file holds C(ansible.builtin.assert) tasks only, each maybe with C(when) and C(loop).
+  - Numbers are held against the roles' C(__<role>_ranges) and C(__<role>_order).
   - Fails with all that is wrong in one message.
   - M(mf_deploy) does this by itself before it changes anything.
 version_added: "0.1.0"

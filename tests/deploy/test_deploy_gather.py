@@ -162,6 +162,14 @@ def test_two_roles_may_not_bring_the_same_path(play: Play) -> None:
         play.gather()
 
 
+def test_two_roles_may_not_bring_the_same_package(play: Play) -> None:
+    play.role("one", {"files/lib/pkg/__init__.py": "", "files/lib/pkg/a.py": ""})
+    play.role("two", {"files/lib/pkg/__init__.py": "", "files/lib/pkg/b.py": ""})
+    with pytest.raises(AnsibleActionFail) as error:
+        play.gather()
+    assert str(error.value) == "lib/pkg/__init__.py is brought twice, by role one and role two; rename or remove one"
+
+
 def test_nobody_brings_the_settings_file(play: Play) -> None:
     play.role("one", {"files/etc/mf.json": "{}"})
     with pytest.raises(AnsibleActionFail, match=r"etc/mf\.json is brought twice"):

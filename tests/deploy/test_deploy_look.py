@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.mf_deploy import host, look
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
-from deploy_support import load_action
+from deploy_support import ROOT, load_action
 
 preflight = load_action("mf_preflight")
 
@@ -222,3 +224,27 @@ def test_a_missing_variable_in_a_preflight_names_file_and_task(refuse: Callable[
 def test_a_preflight_only_asserts(refuse: Callable[..., list[str]], task: str) -> None:
     with pytest.raises(AnsibleActionFail, match=r"roles/x/tasks/preflight.yml.*only ansible.builtin.assert"):
         refuse(f"- {task}")
+
+
+def test_numbers_are_held_to_their_ranges_and_order() -> None:
+    ranges = {"low": [1, 9], "high": [1, 9], "load": [0.1, 10]}
+    order = {"low": "high", "high": "load"}
+
+    def said(**values: Any) -> list[str]:
+        return list(preflight.range_problems(ranges, order, {"low": 1, "high": "2", "load": 2.5, **values}, "mx1"))
+
+    assert said() == said(high="2.0") == []
+    assert said(low=3) == ["low (3) must not be above high (2) on mx1."]
+    for value in (0, 10, 1.5, "1e0", "", "one", None, [1], "1\n"):
+        (problem,) = said(low=value)
+        assert problem == f"low is {json.dumps(str(value))} on mx1; it takes a whole number from 1 to 9."
+    assert said(load="much") == ['load is "much" on mx1; it takes a number from 0.1 to 10.']
+
+
+def test_ranges_and_order_name_defaults_of_their_role() -> None:
+    for path in ROOT.glob("roles/*/vars/main.yml"):
+        role = path.parents[1].name
+        known = yaml.safe_load(path.read_text()) or {}
+        ranges, order = known.get(f"__{role}_ranges", {}), known.get(f"__{role}_order", {})
+        assert set(ranges) <= set(yaml.safe_load((path.parents[1] / "defaults/main.yml").read_text()))
+        assert {*order, *order.values()} <= set(ranges)
