@@ -1,4 +1,4 @@
-"""check-backup: is what the jobs of the backups left on record young enough, and did nothing go wrong since?
+"""check-backup: are the last successes of the backup jobs young enough, and did no job fail since?
 
 It reads one small file, /mf/var/state/backup.json, and starts no borg.
 """
@@ -22,7 +22,7 @@ TOO_LATE = 3.0
 SKEW = 300.0  # seconds that a success may lie in the future before the clock is doubted
 ROOM = 64 << 10  # bytes: with less the next failure couldn't be put on record
 GRAVE = ("corrupt", "hidden", "vanished", "rewound", "mismatch")
-"""Failures that concern what was saved already: CRITICAL at once (mf_backup.borg has the kinds)."""
+"""Failures that concern what was saved already: CRITICAL at once (the kinds of mf.borg.EXPLANATIONS)."""
 
 
 def number(past: Mapping[str, Any], name: str) -> float:
@@ -32,28 +32,30 @@ def number(past: Mapping[str, Any], name: str) -> float:
 
 
 def judge(job: str, past: Mapping[str, Any], period: float, now: float, since: float) -> tuple[str, str]:
-    """``(status, words)`` of one job; no words when all is well. Pure.
+    """The status of one job, and its problems in one line, "" for none. Pure.
 
-    ``since`` (epoch seconds) is when this machine began to know: a job that never succeeded is late from then on.
+    ``since`` (epoch seconds) is when this machine's backups were set up: a job without a success is late from then on.
     """
     succeeded = number(past, "succeeded")
     failures, kind = number(past, "failures"), str(past.get("kind", ""))
     age = now - (succeeded or since)
-    status, words = state.OK, []
+    status, problems = state.OK, []
     if succeeded > now + SKEW:
         status = state.WARNING
-        words.append(f"its last success is {span(succeeded - now)} in the future: was the clock set back?")
+        problems.append(f"its last success is {span(succeeded - now)} in the future: was the clock set back?")
     elif age > LATE * period:
         status = state.CRITICAL if age > TOO_LATE * period else state.WARNING
-        words.append(f"late: {span(age)} old, due every {span(period)}" if succeeded else f"never done in {span(age)}")
+        problems.append(
+            f"late: {span(age)} old, due every {span(period)}" if succeeded else f"never done in {span(age)}"
+        )
     if failures:
         status = state.worst([status, state.CRITICAL if kind in GRAVE else state.WARNING])
         times = "" if failures == 1 else f" {failures:.0f} times"
-        words.append(f"failed{times}: {clean(str(past.get('error', '')), 160)}")
+        problems.append(f"failed{times}: {clean(str(past.get('error', '')), 160)}")
     elif past.get("warning"):
         status = state.worst([status, state.WARNING])
-        words.append(f"not everything was saved: {clean(str(past['warning']), 160)}")
-    return status, f"{job} {'; '.join(words)}" if words else ""
+        problems.append(f"not everything was saved: {clean(str(past['warning']), 160)}")
+    return status, f"{job} {'; '.join(problems)}" if problems else ""
 
 
 def decide(record: Mapping[str, Any], values: run.Values, now: float, since: float) -> state.Result:
@@ -67,9 +69,9 @@ def decide(record: Mapping[str, Any], values: run.Values, now: float, since: flo
             continue
         past = known.get(job)
         past = past if isinstance(past, dict) else {}
-        status, words = judge(job, past, period, now, since)
+        status, problem = judge(job, past, period, now, since)
         statuses.append(status)
-        problems += [words] if words else []
+        problems += [problem] if problem else []
         if number(past, "succeeded"):
             metrics[f"{job}_age_seconds"] = max(0.0, round(now - number(past, "succeeded")))
         metrics[f"{job}_failures"] = number(past, "failures")
@@ -86,7 +88,7 @@ def decide(record: Mapping[str, Any], values: run.Values, now: float, since: flo
 
 
 def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
-    """The record; a file that isn't whole means that nothing is known, and without room it may not be the newest."""
+    """Judge the record: UNKNOWN when it is damaged, CRITICAL when the disk is too full to write the next one."""
     if not room(places.persistent):
         return state.Result(
             NAME, state.CRITICAL, f"the disk of {places.persistent} is full: no room to put anything on record"
@@ -103,17 +105,17 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
 
 
 def room(folder: str) -> bool:
-    """Whether root can still write a record there."""
+    """Whether root can still write a record in this directory."""
     try:
         usage = os.statvfs(folder)
     except OSError:
-        return True  # that there is no record is said otherwise
+        return True  # a missing record is reported by its age
     space = not usage.f_blocks or usage.f_bfree * usage.f_frsize >= ROOM
     return space and (not usage.f_files or usage.f_ffree > 1)
 
 
 def _since(places: state.Places, now: float) -> float:
-    """When this machine's backups were set up: its first release is the oldest thing that says so."""
+    """When this machine's backups were set up: when directories of its first release were last changed."""
     try:
         return min(now, os.stat(places.persistent).st_ctime, os.stat("/mf/var/backup").st_ctime)
     except OSError:

@@ -1,4 +1,4 @@
-"""What a database holds, told exactly: for each table its rows, a checksum over them, and the age of its newest row.
+"""What a database holds, exactly: for each table its rows, a checksum over them, and the age of its newest row.
 
 Taken twice of the same moment: when a dump is made, in the same snapshot as the dump, and of what came back when it was
 restored. Nothing here depends on the order of rows or on how a server stores them.
@@ -65,9 +65,9 @@ def existing(connection: Any) -> set[str]:
 def take(connection: Any, databases: Iterable[str], newest: Mapping[str, str], now: float | None = None) -> Facts:
     """The facts of these databases as the connection's transaction sees them. Raises DatabaseError."""
     taken = time.time() if now is None else now
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    contents: dict[str, dict[str, dict[str, Any]]] = {}
     for database in databases:
-        tables = found.setdefault(database, {})
+        tables = contents.setdefault(database, {})
         names = ask(
             connection,
             "SELECT table_name FROM information_schema.tables"
@@ -76,7 +76,7 @@ def take(connection: Any, databases: Iterable[str], newest: Mapping[str, str], n
         )
         for (table,) in names:
             tables[str(table)] = _table(connection, database, str(table), newest.get(f"{database}.{table}"))
-    return {"version": 1, "taken": taken, "databases": found}
+    return {"version": 1, "taken": taken, "databases": contents}
 
 
 def _table(connection: Any, database: str, table: str, newest: str | None) -> dict[str, Any]:
@@ -115,38 +115,38 @@ def parse(tail: bytes) -> Facts | None:
     if start < 0 or not tail.endswith(b"\n"):
         return None
     try:
-        found = json.loads(tail[start + 1 + len(MARK) :])
+        facts = json.loads(tail[start + 1 + len(MARK) :])
     except ValueError:
         return None
-    return found if isinstance(found, dict) and isinstance(found.get("databases"), dict) else None
+    return facts if isinstance(facts, dict) and isinstance(facts.get("databases"), dict) else None
 
 
-def differences(recorded: Facts, found: Facts) -> list[str]:
+def differences(recorded: Facts, restored: Facts) -> list[str]:
     """What isn't as it was recorded, one short sentence each; empty when all is the same. Pure."""
-    words = []
+    sentences = []
     for database, tables in sorted(recorded["databases"].items()):
-        there = found["databases"].get(database)
+        there = restored["databases"].get(database)
         if there is None:
-            words.append(f"{database} is missing")
+            sentences.append(f"{database} is missing")
             continue
         for table, was in sorted(tables.items()):
             now = there.get(table)
             if now is None:
-                words.append(f"{database}.{table} is missing")
+                sentences.append(f"{database}.{table} is missing")
             elif was["rows"] != now["rows"]:
-                words.append(f"{database}.{table} has {now['rows']} rows, not {was['rows']}")
+                sentences.append(f"{database}.{table} has {now['rows']} rows, not {was['rows']}")
             elif was["sum"] != now["sum"]:
-                words.append(f"{database}.{table} has another checksum")
+                sentences.append(f"{database}.{table} has another checksum")
             elif was["newest"] != now["newest"]:
-                words.append(f"{database}.{table}: its newest row is of {now['newest']}, not {was['newest']}")
-        words += [f"{database}.{table} is new" for table in sorted(set(there) - set(tables))]
-    return words
+                sentences.append(f"{database}.{table}: its newest row is of {now['newest']}, not {was['newest']}")
+        sentences += [f"{database}.{table} is new" for table in sorted(set(there) - set(tables))]
+    return sentences
 
 
-def held(known: Facts | None, recorded: Facts, found: Facts) -> list[str]:
+def held(known: Facts | None, recorded: Facts, restored: Facts) -> list[str]:
     """What came back, held against what was kept apart from the repository (``known``), or without that against what
     the dump says of itself (``recorded``). Pure."""
-    words = differences(recorded if known is None else known, found)
-    if known is not None and known["databases"] != recorded["databases"] and not words:
-        words = ["what the dump says of itself isn't what was recorded here when it was made"]
-    return words
+    sentences = differences(recorded if known is None else known, restored)
+    if known is not None and known["databases"] != recorded["databases"] and not sentences:
+        sentences = ["what the dump says of itself isn't what was recorded here when it was made"]
+    return sentences

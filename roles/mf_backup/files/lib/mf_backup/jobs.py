@@ -56,7 +56,7 @@ class Context:
 
 
 def perform(job: str, context: Context) -> Past:
-    """Run one job and put on record how it went; never raises for a failure of the job."""
+    """Run one job and record its outcome; never raises for a failure of the job."""
     record, past = context.record, context.record.past(job)
     past.started = context.now()
     began = time.monotonic()
@@ -69,7 +69,7 @@ def perform(job: str, context: Context) -> Past:
         past.kind = getattr(error, "kind", "failed")
         past.error = text.clean(str(error), 300)
         if isinstance(error, borg.BorgError) and past.kind == "absent" and record.archives:
-            # there was one
+            # there was a repository
             past.kind, gone = "vanished", f"the repository is gone, or some of its {len(record.archives)} archives"
             past.error = text.clean(f"{gone}: {error}", 300)
     else:
@@ -81,11 +81,11 @@ def perform(job: str, context: Context) -> Past:
 
 
 def ensure_repository(context: Context) -> None:
-    """See that there is a repository that this machine knows; make one on the first day. Raises BorgError, JobError.
+    """Make the repository on the first day; refuse one that this machine doesn't know. Raises BorgError, JobError.
 
-    A machine that has no memory doesn't write into a repository that has archives of its name: it was rebuilt, and its
-    empty database must not become the newest backup before somebody has restored the last one. Nor does one on which a
-    restore stopped half way.
+    A machine without a record doesn't write into a repository that has archives of its name: it was rebuilt, and its
+    empty database must not become the newest backup before an operator has restored the last one. Nor does one on
+    which a restore stopped half way.
     """
     record = context.record
     if record.restoring:
@@ -97,16 +97,16 @@ def ensure_repository(context: Context) -> None:
     if record.adopted:
         return
     try:
-        found = context.borg.archives()
+        stored = context.borg.archives()
     except borg.BorgError as error:
         if error.kind != "absent" or record.archives:
             raise
         context.borg.run("init", "--encryption=repokey-blake2", "--make-parent-dirs", limit=300)
-        found = {}
-    if found and not record.archives:
+        stored = {}
+    if stored and not record.archives:
         raise JobError(
             "foreign",
-            f"{len(found)} archives of {context.settings.prefix} are there, and this machine knows none of them:"
+            f"{len(stored)} archives of {context.settings.prefix} are there, and this machine knows none of them:"
             " restore (playbooks/restore_control.yml), or take them over as they are: /mf/bin/backup adopt",
         )
     record.repository = identity(context)
@@ -121,10 +121,12 @@ def identity(context: Context) -> str:
 def adopt(context: Context) -> Comparison:
     """Take the repository as it is: forget borg's memory of it, learn its list anew. Returns what that changes."""
     forget(context)
-    found, repository = context.borg.archives(), identity(context)
-    change = compare(context.record.archives, found)
-    kept = {name: context.record.archives.get(name, one) for name, one in found.items()}
-    context.record.replace({name: one if found[name].id == one.id else found[name] for name, one in kept.items()})
+    stored, repository = context.borg.archives(), identity(context)
+    change = compare(context.record.archives, stored)
+    kept = {name: context.record.archives.get(name, archive) for name, archive in stored.items()}
+    context.record.replace(
+        {name: archive if stored[name].id == archive.id else stored[name] for name, archive in kept.items()}
+    )
     context.record.repository = repository
     context.record.save()
     context.record.restoring = set()
@@ -132,7 +134,7 @@ def adopt(context: Context) -> Comparison:
 
 
 def forget(context: Context) -> None:
-    """Forget what borg remembers of the repository, which it wouldn't take back an older one for."""
+    """Remove borg's memory of the repository, because of which it would refuse an older one."""
     for folder in (".cache/borg", ".config/borg/security"):
         shutil.rmtree(f"{context.borg.env['BORG_BASE_DIR']}/{folder}", ignore_errors=True)
 
@@ -142,7 +144,7 @@ def dump(context: Context) -> tuple[str, dict[str, float]]:
     if not context.settings.databases:
         raise JobError("setting", "mf_backup_databases names no database")
     name, sequence = _next(context, "dump")
-    found = context.borg.json(
+    answer = context.borg.json(
         "create",
         "--json",
         "--compression=zstd,3",
@@ -157,7 +159,7 @@ def dump(context: Context) -> tuple[str, dict[str, float]]:
         context.record.facts_path(name),
         limit=context.settings.jobs["dump"].period,
     )
-    made = _made(context, "dump", sequence, found)
+    made = _made(context, "dump", sequence, answer)
     context.record.tidy()
     return made
 
@@ -169,8 +171,8 @@ def full(context: Context) -> tuple[str, dict[str, float]]:
     done = context.borg.run_other(
         borgmatic("create", "--override", f"storage.archive_name_format={name}"), context.settings.jobs["full"].period
     )
-    (found,) = context.borg.json("info", "--json", f"::{name}")["archives"]
-    archive, figures = _made(context, "full", sequence, {"archive": found})
+    (answer,) = context.borg.json("info", "--json", f"::{name}")["archives"]
+    archive, figures = _made(context, "full", sequence, {"archive": answer})
     listed(context)
     if done.messages:
         # borg goes on past a file that it can't read, and says so only here
@@ -179,27 +181,27 @@ def full(context: Context) -> tuple[str, dict[str, float]]:
     return archive, figures
 
 
-def borgmatic(*words: str) -> list[str]:
+def borgmatic(*arguments: str) -> list[str]:
     """A command line of borgmatic. It has Borg's settings from its own file, which is made of the same variables."""
-    return [BORGMATIC, "--config", BORGMATIC_YAML, *words]
+    return [BORGMATIC, "--config", BORGMATIC_YAML, *arguments]
 
 
 def verify(context: Context) -> tuple[str, dict[str, float]]:
     """borgmatic check (segments' checksums, archives' metadata, the newest's data), and all data of an older one."""
     context.borg.run_other(borgmatic("check", "--force"), None)
-    found = listed(context)
-    older = [name for name in found if name != max(found, key=lambda each: found[each].sequence)]
+    stored = listed(context)
+    older = [name for name in stored if name != max(stored, key=lambda each: stored[each].sequence)]
     if older:
         sample = random.choice(older)
         context.borg.run("extract", "--dry-run", f"::{sample}")
-        return sample, {"archives": len(found)}
-    return "", {"archives": len(found)}
+        return sample, {"archives": len(stored)}
+    return "", {"archives": len(stored)}
 
 
 def listed(context: Context) -> dict[str, Archive]:
-    """The repository's list, unless something that was recorded is missing or another one. Raises JobError."""
-    found = context.borg.archives()
-    difference = compare(context.record.archives, found)
+    """The repository's archives. Raises JobError when a recorded one is missing or has another id."""
+    stored = context.borg.archives()
+    difference = compare(context.record.archives, stored)
     if not difference.same:
         gone = [*difference.missing, *difference.changed]
         raise JobError(
@@ -208,18 +210,18 @@ def listed(context: Context) -> dict[str, Archive]:
         )
     for name in difference.unknown:
         # whole, but made by a run that died before it could say so
-        context.record.add(found[name])
-    return found
+        context.record.add(stored[name])
+    return stored
 
 
 def drill(context: Context) -> tuple[str, dict[str, float]]:
-    """Restore the newest dump into a server of its own and hold it against what was recorded with it."""
+    """Restore the newest dump into a server of its own and compare it with what was recorded with it."""
     began, clock = context.now(), time.monotonic()
-    found = context.borg.archives()
-    dumps = [one for one in found.values() if one.job == "dump"]
+    stored = context.borg.archives()
+    dumps = [archive for archive in stored.values() if archive.job == "dump"]
     if not dumps:
         raise JobError("vanished" if context.record.newest("dump") else "absent", "there is no dump to restore")
-    archive = max(dumps, key=lambda one: (one.sequence, one.name))
+    archive = max(dumps, key=lambda dump: (dump.sequence, dump.name))
     known = context.record.archives.get(archive.name)
     _room((known.original if known else 0) * ROOM_FACTOR + ROOM_LEAST)
     with scratch.Scratch() as server:
@@ -251,15 +253,15 @@ def _next(context: Context, job: str) -> tuple[str, int]:
     return context.settings.archive(job, sequence, stamp), sequence
 
 
-def _made(context: Context, job: str, sequence: int, found: dict[str, object]) -> tuple[str, dict[str, float]]:
-    """Put an archive on record; its name and figures."""
-    one = found.get("archive")
-    stats = one.get("stats") if isinstance(one, dict) else None
-    if not isinstance(one, dict) or not isinstance(stats, dict):
+def _made(context: Context, job: str, sequence: int, answer: dict[str, object]) -> tuple[str, dict[str, float]]:
+    """Record an archive; returns its name and figures."""
+    printed = answer.get("archive")
+    stats = printed.get("stats") if isinstance(printed, dict) else None
+    if not isinstance(printed, dict) or not isinstance(stats, dict):
         raise JobError("failed", "borg printed no result")
     archive = Archive(
-        name=str(one["name"]),
-        id=str(one["id"]),
+        name=str(printed["name"]),
+        id=str(printed["id"]),
         job=job,
         sequence=sequence,
         time=context.now(),

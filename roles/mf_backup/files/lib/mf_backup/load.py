@@ -1,4 +1,4 @@
-"""A dump out of the repository and into a database server, and what came out of it held against what was recorded."""
+"""A dump out of the repository and into a database server, and the comparison with what was recorded."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class LoadError(Failure):
 
 @dataclass(frozen=True)
 class Loaded:
-    """``recorded`` at dump time, ``found`` after the load, what differs in words, bytes of SQL.
+    """``recorded`` at dump time, ``restored`` after the load, their differences, bytes of SQL.
 
-    ``apart``: whether it was held against what this machine has on record, not only against what is in the dump.
+    ``apart``: whether it was compared with this machine's record, not only with the facts in the dump.
     """
 
     recorded: facts.Facts
-    found: facts.Facts
+    restored: facts.Facts
     differences: tuple[str, ...]
     size: int
     apart: bool = False
@@ -70,10 +70,10 @@ def load(
     try:
         for query in facts.SESSION:
             facts.ask(connection, query)
-        found = facts.take(connection, recorded["databases"], newest)
+        restored = facts.take(connection, recorded["databases"], newest)
     finally:
         connection.close()
-    return Loaded(recorded, found, tuple(facts.held(known, recorded, found)), size, known is not None)
+    return Loaded(recorded, restored, tuple(facts.held(known, recorded, restored)), size, known is not None)
 
 
 def _pour(repository: Borg, archive: Archive, socket: str) -> tuple[bytes, int]:

@@ -41,11 +41,11 @@ class Record:
         self._ledger = f"{places.persistent}/backup-archives.jsonl"
         self._facts = f"{places.persistent}/backup-facts"
         self._restoring = f"{places.persistent}/backup-restoring"
-        found: Mapping[str, Any] = state.decode(state.read_bytes(self._state)) or {}
-        self.repository = str(found.get("repository", ""))
-        number = found.get("number")
+        document: Mapping[str, Any] = state.decode(state.read_bytes(self._state)) or {}
+        self.repository = str(document.get("repository", ""))
+        number = document.get("number")
         self._number = number if isinstance(number, int) else 0
-        jobs = found.get("jobs")
+        jobs = document.get("jobs")
         self.jobs = {name: _past(values) for name, values in jobs.items()} if isinstance(jobs, dict) else {}
         self.archives = _archives(state.read_bytes(self._ledger, 1 << 28) or b"")
 
@@ -73,7 +73,7 @@ class Record:
 
     def next_sequence(self) -> int:
         """One more than the highest sequence number of any archive: newest is by number, so no clock can change it."""
-        return max((self._number, *(one.sequence for one in self.archives.values()))) + 1
+        return max((self._number, *(archive.sequence for archive in self.archives.values()))) + 1
 
     def take_sequence(self) -> int:
         """The next number, on disk before an archive is made with it: however that ends, nothing gets it again.
@@ -87,7 +87,9 @@ class Record:
     def newest(self, job: str) -> Archive | None:
         """The archive of that job with the highest number."""
         return max(
-            (one for one in self.archives.values() if one.job == job), key=lambda one: one.sequence, default=None
+            (archive for archive in self.archives.values() if archive.job == job),
+            key=lambda archive: archive.sequence,
+            default=None,
         )
 
     def facts_path(self, name: str) -> str:
@@ -96,8 +98,8 @@ class Record:
 
     def facts(self, name: str) -> dict[str, Any] | None:
         """What this machine recorded of a dump when it was made; None when it didn't (it was rebuilt)."""
-        found = state.decode(state.read_bytes(self.facts_path(name), 1 << 28))
-        return found if found is not None and isinstance(found.get("databases"), dict) else None
+        facts = state.decode(state.read_bytes(self.facts_path(name), 1 << 28))
+        return facts if facts is not None and isinstance(facts.get("databases"), dict) else None
 
     def tidy(self) -> None:
         """Remove the facts of dumps that are on record no longer, or never came to their end."""
@@ -113,7 +115,7 @@ class Record:
         """Strike archives off the ledger; returns how many were on it. Raises OSError."""
         going = self.archives.keys() & set(names)
         if going:
-            self.replace({name: one for name, one in self.archives.items() if name not in going})
+            self.replace({name: archive for name, archive in self.archives.items() if name not in going})
         return len(going)
 
     def save(self) -> None:
@@ -139,7 +141,7 @@ class Record:
     def replace(self, archives: Mapping[str, Archive]) -> None:
         """A new ledger: after a restore, or after an attended prune. Raises OSError."""
         self.archives = dict(archives)
-        text = "".join(json.dumps(asdict(one)) + "\n" for one in archives.values())
+        text = "".join(json.dumps(asdict(archive)) + "\n" for archive in archives.values())
         state.write_atomic(self._ledger, text.encode(), 0o644, durable=True)
         self.tidy()
 
@@ -159,11 +161,11 @@ def _past(values: Any) -> Past:
 
 
 def _archives(data: bytes) -> dict[str, Archive]:
-    found = {}
+    archives = {}
     for line in data.splitlines():
         try:
-            one = Archive(**json.loads(line))
+            archive = Archive(**json.loads(line))
         except (ValueError, TypeError):
             continue  # a line torn by a full disk or a crash: the archive shows up as unknown in a comparison
-        found[one.name] = one
-    return found
+        archives[archive.name] = archive
+    return archives

@@ -1,7 +1,7 @@
 """Borg on control: its environment, its repository, and a lock left by a crash.
 
 The passphrase never stands in a command line or an environment: borg itself reads it through BORG_PASSCOMMAND from a
-file that only root can read. Where a lock is stale, and why that can be known: see ``run``.
+file that only root can read. When a lock is stale: see ``run``.
 """
 
 from __future__ import annotations
@@ -82,19 +82,19 @@ class Borg:
 
     def run(
         self,
-        *words: str,
+        *arguments: str,
         limit: float | None = None,
         progress: str = "",
         sink: Callable[[IO[bytes]], None] | None = None,
     ) -> Done:
-        """Run ``borg WORDS``; ``sink`` reads its stdout instead of it being returned. Raises BorgError for a failure.
+        """Run ``borg ARGUMENTS``; ``sink`` reads its stdout instead of it being returned. Raises BorgError.
 
         A lock of borg's that can't be had is stale: this process holds the host's repository lock, so no other borg of
         this host runs, and off-site flock(1) lets only one borg serve run at a time, for as long as that lives (the
         kernel ends a flock with its holder). So it is broken, once, on the record, and the command runs again.
         """
         self.ready()
-        return self._past_a_stale_lock(lambda: self._once(words, limit, progress, sink))
+        return self._past_a_stale_lock(lambda: self._once(arguments, limit, progress, sink))
 
     def run_other(self, command: Sequence[str], limit: float | None) -> Done:
         """Run a program that calls borg by itself (borgmatic), with all that ``run`` promises. Raises BorgError.
@@ -109,16 +109,16 @@ class Borg:
             return work()
         except BorgError as error:
             if error.kind == "cut":
-                raise self._as_ssh_says(error) from None
+                raise self._from_ssh(error) from None
             if error.kind != "lock" or self.lock is None:
                 raise
-            found = str(error)
+            reason = str(error)
         self._once(("break-lock",), 120, "", None)
-        decisions.record(self.places, "backup", "break-lock", self.settings.repository, found, "done")
+        decisions.record(self.places, "backup", "break-lock", self.settings.repository, reason, "done")
         return work()
 
-    def _as_ssh_says(self, cut: BorgError) -> BorgError:
-        """Why there is no connection: borg may see its end before it reads what ssh said of it, so ssh is asked."""
+    def _from_ssh(self, cut: BorgError) -> BorgError:
+        """Why there is no connection, from ssh itself: borg may see its end before it reads ssh's message."""
         where = urlsplit(self.settings.repository)
         if where.scheme != "ssh":
             return cut
@@ -132,34 +132,36 @@ class Borg:
 
     def archives(self) -> dict[str, Archive]:
         """Our archives in the repository, by name. Raises BorgError."""
-        found = {}
-        for one in self.json("list", "--json").get("archives", []):
-            parsed = self.settings.parse(str(one["name"]))
+        archives = {}
+        for entry in self.json("list", "--json").get("archives", []):
+            parsed = self.settings.parse(str(entry["name"]))
             if parsed is not None:
                 job, sequence = parsed
-                found[one["name"]] = Archive(one["name"], str(one["id"]), job, sequence, epoch(str(one["time"])))
-        return found
+                archives[entry["name"]] = Archive(
+                    entry["name"], str(entry["id"]), job, sequence, epoch(str(entry["time"]))
+                )
+        return archives
 
-    def json(self, *words: str, limit: float | None = 900) -> dict[str, Any]:
+    def json(self, *arguments: str, limit: float | None = 900) -> dict[str, Any]:
         """Run borg and return the object it printed. Raises BorgError."""
-        done = self.run(*words, limit=limit)
-        found = state.decode(done.out.encode())
-        if found is None:
-            raise BorgError("failed", f"borg {words[0]} printed no JSON object")
-        return found
+        done = self.run(*arguments, limit=limit)
+        document = state.decode(done.out.encode())
+        if document is None:
+            raise BorgError("failed", f"borg {arguments[0]} printed no JSON object")
+        return document
 
-    def command(self, words: Sequence[str]) -> list[str]:
+    def command(self, arguments: Sequence[str]) -> list[str]:
         """The command line of a borg command."""
-        return [*self.program, "--log-json", f"--lock-wait={LOCK_WAIT}", *words]
+        return [*self.program, "--log-json", f"--lock-wait={LOCK_WAIT}", *arguments]
 
     def _once(
         self,
-        words: Sequence[str],
+        arguments: Sequence[str],
         limit: float | None,
         progress: str,
         sink: Callable[[IO[bytes]], None] | None,
     ) -> Done:
-        command = self.command([words[0], *(["--progress"] if progress else []), *words[1:]])
+        command = self.command([arguments[0], *(["--progress"] if progress else []), *arguments[1:]])
         return self._spawn(command, limit, progress, sink)
 
     def _spawn(

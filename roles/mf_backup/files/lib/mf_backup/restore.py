@@ -1,4 +1,4 @@
-"""Getting it back: a dump into the real server, files to their place. On a rebuilt machine, or on demand."""
+"""Restoring: a dump into the real server, files to their place. On a rebuilt machine, or on demand."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def choose(context: Context, wanted: Iterable[str], name: str = "") -> dict[str,
     """
     listed, chosen = context.borg.archives().values(), {}
     for job in wanted:
-        found = [one for one in listed if one.job == job and name in ("", one.name)]
-        if found and (job != "dump" or context.settings.databases):
-            chosen[job] = max(found, key=lambda one: (one.sequence, one.name))
+        candidates = [archive for archive in listed if archive.job == job and name in ("", archive.name)]
+        if candidates and (job != "dump" or context.settings.databases):
+            chosen[job] = max(candidates, key=lambda archive: (archive.sequence, archive.name))
     if not chosen:
         what = name or "of " + " or ".join(wanted)
         raise JobError(
@@ -49,7 +49,7 @@ def choose(context: Context, wanted: Iterable[str], name: str = "") -> dict[str,
 
 
 def perform(context: Context, archives: Mapping[str, Archive]) -> dict[str, Restored]:
-    """Bring these back, by job. Until that has succeeded no job runs here: half of it must not become the newest."""
+    """Restore these, by job. Until that has succeeded no job runs: half a restore must not become the newest backup."""
     done = {}
     context.record.restoring |= set(archives)
     for job, archive in archives.items():
@@ -60,7 +60,7 @@ def perform(context: Context, archives: Mapping[str, Archive]) -> dict[str, Rest
 
 
 def in_use(context: Context) -> list[str]:
-    """Databases of ours that have rows, and how many, in words. Raises DatabaseError."""
+    """Databases of the settings that have rows, a sentence each. Raises DatabaseError."""
     connection = facts.connect(context.settings.socket)
     try:
         there = facts.existing(connection)
@@ -73,8 +73,8 @@ def in_use(context: Context) -> list[str]:
 
 
 def overwritten(context: Context, archive: Archive) -> list[str]:
-    """Files that a restore would replace, in words; a tree that is as the archive has it is no loss, but who knows."""
-    found: list[str] = []
+    """Files that a restore would replace, in a sentence; files that are the same count as well."""
+    first: list[str] = []
     count = 0
 
     def hold(out: IO[bytes]) -> None:
@@ -85,18 +85,18 @@ def overwritten(context: Context, archive: Archive) -> list[str]:
             for entry in entries:
                 if entry[:1] == b"-" and os.path.lexists(b"/" + entry[1:]):
                     count += 1
-                    if not found:
-                        found.append(text.clean("/" + entry[1:].decode(errors="replace"), 120))
+                    if not first:
+                        first.append(text.clean("/" + entry[1:].decode(errors="replace"), 120))
 
     paths = [f"pp:{path.strip('/')}" for path in context.settings.restore_paths]
     context.borg.run("list", "--format", "{type}{path}{NUL}", f"::{archive.name}", *paths, sink=hold)
-    return [f"{count} files, {found[0]} first"] if found else []
+    return [f"{count} files, {first[0]} first"] if first else []
 
 
 def database(context: Context, archive: Archive) -> Restored:
     """The databases of a dump, into the real server; what was there under their names is replaced."""
     began = time.monotonic()
-    with only_us(context.settings.socket):
+    with read_only(context.settings.socket):
         loaded = load.load(
             context.borg, archive, context.settings.socket, context.settings.newest, context.record.facts(archive.name)
         )
@@ -105,8 +105,8 @@ def database(context: Context, archive: Archive) -> Restored:
 
 
 @contextmanager
-def only_us(socket: str) -> Generator[None]:
-    """Nobody but root may write to this server meanwhile: an import in the middle of a load would make it fail.
+def read_only(socket: str) -> Generator[None]:
+    """Let only root write to this server meanwhile: an import in the middle of a load would make it fail.
 
     It is writable afterwards, whatever it was before: a restore that was killed left it as it is here.
     """
@@ -144,7 +144,7 @@ def _extract(
 
 
 def afterwards(context: Context) -> list[tuple[str, int]]:
-    """Run ``after_restore``'s commands, all of them whatever one says; returns each with its exit code.
+    """Run ``after_restore``'s commands, all of them whatever fails; returns each with its exit code.
 
     An MX that is away makes the fetching fail, and that is no reason to leave out the repair of what did come back.
     """

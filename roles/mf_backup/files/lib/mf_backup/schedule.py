@@ -34,7 +34,7 @@ def due(now: float, past: Past, job: settings.Job) -> bool:
 
 def chosen(now: float, past: Mapping[str, Past], jobs: Mapping[str, settings.Job]) -> list[str]:
     """The jobs that are due, most urgent first. A drill needs a dump to restore."""
-    found = [name for name in settings.JOBS if name in jobs and due(now, past.get(name, Past()), jobs[name])]
-    if not past.get("dump", Past()).succeeded and "drill" in found and "dump" not in found:
-        found.remove("drill")
-    return found
+    names = [name for name in settings.JOBS if name in jobs and due(now, past.get(name, Past()), jobs[name])]
+    if not past.get("dump", Past()).succeeded and "drill" in names and "dump" not in names:
+        names.remove("drill")
+    return names

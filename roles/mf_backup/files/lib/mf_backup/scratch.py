@@ -1,4 +1,4 @@
-"""A MariaDB server of our own for a while: own data directory and socket, no network, nothing of the real one's.
+"""A temporary MariaDB server: own data directory and socket, no network, nothing of the real server's.
 
 A dump carries DROP DATABASE, so it must never come near a server that is in use.
 """
@@ -73,13 +73,13 @@ class Scratch:
 
     def _left_behind(self) -> list[int]:
         """Servers whose command line names our data directory."""
-        found = []
+        pids = []
         for name in os.listdir("/proc"):
             if name.isdigit():
                 with suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as file:
                     if f"--datadir={self.folder}/data".encode() in file.read().split(b"\0"):
-                        found.append(int(name))
-        return found
+                        pids.append(int(name))
+        return pids
 
     def _make(self) -> None:
         try:
@@ -103,8 +103,8 @@ class Scratch:
             check=False,
         )
         if made.returncode:
-            words = (made.stderr.strip() or made.stdout.strip()).splitlines()
-            raise ScratchError(f"mariadb-install-db: {words[-1][:200] if words else made.returncode}")
+            complaint = (made.stderr.strip() or made.stdout.strip()).splitlines()
+            raise ScratchError(f"mariadb-install-db: {complaint[-1][:200] if complaint else made.returncode}")
 
     def _start(self) -> None:
         log = f"{self.folder}/error.log"
@@ -147,4 +147,4 @@ def _last(log: str) -> str:
         with open(log, errors="replace") as file:
             return file.read().strip().splitlines()[-1][:200]
     except (OSError, IndexError):
-        return "it said nothing"
+        return "its log is empty"

@@ -68,15 +68,15 @@ def dump(socket: str, databases: Sequence[str], newest: dict[str, str], out: IO[
             out.write(piece)
         if child.wait():
             raise facts.DatabaseError(f"mariadb-dump ended with {child.returncode}")
-        found = counted.result()
+        recorded = counted.result()
     finally:
         holder.close()  # ends the hold, too
         if child is not None and child.poll() is None:
             child.terminate()
             child.wait()
-    out.write(facts.line(found))
+    out.write(facts.line(recorded))
     out.flush()
-    return found
+    return recorded
 
 
 def _begun(child: subprocess.Popen[bytes]) -> bytes:

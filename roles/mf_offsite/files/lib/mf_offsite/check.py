@@ -1,6 +1,6 @@
-"""check-offsite: the backups, seen from where they are kept: room, age, and whether somebody deletes history.
+"""check-offsite: the backups, seen from where they are kept: room, age, and deletions that no operator made.
 
-Nothing here can decrypt a word, and nothing here believes the machine that writes the backups.
+Nothing here can decrypt anything, and nothing here trusts the machine that writes the backups.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RULES: run.Rules = {
 }
 REMEMBERED = "offsite.json"
 SKEW = 300.0  # seconds that the newest transaction may lie in the future before the clock is doubted
-ATTENDED = "offsite-attended"  # the lock of a command that a person runs here, and that may delete
+ATTENDED = "offsite-attended"  # the lock of a command that an operator runs here, and that may delete
 KEPT_CONFIG = "offsite-config"  # the repository's config as it was first seen, out of the writer's reach
 
 
@@ -45,39 +45,39 @@ def decide(
     same_key: bool = True,
     spent: bool = False,
 ) -> tuple[str, list[str]]:
-    """``(status, what is wrong)``. Pure. ``age`` is that of the newest transaction, or of the account, in seconds.
+    """The status, and its problems. Pure. ``age`` is that of the newest transaction, or of the account, in seconds.
 
     ``spent``: the cipher's counter is where no backup can go on.
     """
-    statuses, words = [state.OK], []
+    statuses, problems = [state.OK], []
     share = 100.0 * used / values["quota_bytes"]
     if share >= values["quota_warning"]:
         statuses.append(state.CRITICAL if share >= values["quota_critical"] else state.WARNING)
-        words.append(f"{share:.0f}% of the quota used: prune with playbooks/prune_offsite.yml")
+        problems.append(f"{share:.0f}% of the quota used: prune with playbooks/prune_offsite.yml")
     for amount, of in ((free, "space"), (inodes, "inodes")):
         if amount < values["free_warning"]:
             statuses.append(state.CRITICAL if amount < values["free_critical"] else state.WARNING)
-            words.append(f"{amount:.0f}% of the file system's {of} free")
+            problems.append(f"{amount:.0f}% of the file system's {of} free")
     if age > values["quiet"]:
         statuses.append(state.CRITICAL if age > 2 * values["quiet"] else state.WARNING)
-        words.append(f"nothing new for {span(age)}" if used else f"nothing was saved here in {span(age)}")
+        problems.append(f"nothing new for {span(age)}" if used else f"nothing was saved here in {span(age)}")
     elif age < -SKEW:
         statuses.append(state.WARNING)
-        words.append(f"the newest transaction is {span(-age)} in the future: was the clock set back?")
+        problems.append(f"the newest transaction is {span(-age)} in the future: was the clock set back?")
     if deleted:
         statuses.append(state.CRITICAL)
-        words.append(f"{deleted} objects deleted, and nobody pruned: see /mf/bin/offsite history, docs/restore.md")
+        problems.append(f"{deleted} objects deleted, and nobody pruned: see /mf/bin/offsite history, docs/restore.md")
     if not same_key:
         statuses.append(state.CRITICAL)
-        words.append('the repository\'s key is another one: docs/restore.md, "Somebody deleted backups"')
+        problems.append('the repository\'s key is another one: docs/restore.md, "Somebody deleted backups"')
     if spent:
         statuses.append(state.CRITICAL)
-        words.append("somebody spent the cipher's counter, so backups fail: see docs/restore.md")
-    return state.worst(statuses), words
+        problems.append("somebody spent the cipher's counter, so backups fail: see docs/restore.md")
+    return state.worst(statuses), problems
 
 
 def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
-    """Everything is cold: it runs every ten minutes."""
+    """Leave an attended command alone; all else is on the slow path, for it runs every ten minutes."""
     with places.lock(ATTENDED) as free:
         if not free:
             return state.Result(NAME, state.OK, "an attended prune, rewind or compaction is under way")
@@ -93,7 +93,7 @@ def _examine(places: state.Places, values: run.Values, dry_run: bool) -> state.R
         numbers = segment_log.segments(repository) if os.path.isdir(f"{repository}/data") else {}
         if not numbers and state.read_bytes(f"{places.persistent}/{KEPT_CONFIG}") is not None:
             raise segment_log.LogError("it was here, and there is nothing in it")
-        found = segment_log.scan(repository, known, lambda: time.monotonic() < end) if numbers else known
+        scan = segment_log.scan(repository, known, lambda: time.monotonic() < end) if numbers else known
         used = segment_log.size(repository) if numbers else 0
         # before the first backup: when the account was made
         same_key = not numbers or keep_config(places, repository, dry_run)
@@ -102,22 +102,22 @@ def _examine(places: state.Places, values: run.Values, dry_run: bool) -> state.R
         newest = os.stat(numbers[max(numbers)] if numbers else values["lock"]).st_mtime
     except (OSError, segment_log.LogError) as error:
         return state.Result(NAME, state.CRITICAL, f"{repository} can't be read: {error}")
-    if not dry_run and found != known:
-        state.write_atomic(path, (json.dumps(asdict(found)) + "\n").encode(), durable=True)
+    if not dry_run and scan != known:
+        state.write_atomic(path, (json.dumps(asdict(scan)) + "\n").encode(), durable=True)
     free = 100.0 * figures.f_bavail / figures.f_blocks if figures.f_blocks else 100.0
     inodes = 100.0 * figures.f_favail / figures.f_files if figures.f_files else 100.0
     age = time.time() - newest
-    status, words = decide(used, free, inodes, age, found.deleted, values, same_key=same_key, spent=spent)
-    behind = sum(number > found.scanned for number in numbers)
+    status, problems = decide(used, free, inodes, age, scan.deleted, values, same_key=same_key, spent=spent)
+    behind = sum(number > scan.scanned for number in numbers)
     well = f"{used / 1e6:.1f} MB of {values['quota_bytes'] / 1e6:.0f}" if used else "nothing was saved here yet"
-    result = state.Result(NAME, status, "; ".join(words) or well)
+    result = state.Result(NAME, status, "; ".join(problems) or well)
     result.metrics = {
         "used_bytes": used,
         "quota_percent": round(100.0 * used / values["quota_bytes"], 2),
         "free_percent": round(free, 1),
         "free_inodes_percent": round(inodes, 1),
-        "deleted": found.deleted,
-        "manifest_bytes": abs(found.manifest),
+        "deleted": scan.deleted,
+        "manifest_bytes": abs(scan.manifest),
         "same_key": int(same_key),
         "behind": behind,
     }
@@ -127,7 +127,7 @@ def _examine(places: state.Places, values: run.Values, dry_run: bool) -> state.R
 
 
 def keep_config(places: state.Places, repository: str, dry_run: bool = False) -> bool:
-    """Whether id and key are those that were first seen; then they are kept. Raises OSError, borglog.LogError."""
+    """Keep id and key as first seen; returns whether they are the same now. Raises OSError, segment_log.LogError."""
     path = f"{places.persistent}/{KEPT_CONFIG}"
     now = segment_log.identity(repository)
     if not now or dry_run or state.read_bytes(path) is not None:
@@ -138,7 +138,7 @@ def keep_config(places: state.Places, repository: str, dry_run: bool = False) ->
 
 
 def remembered(data: bytes | None) -> segment_log.Scan:
-    """What the last run saw; nothing when that isn't whole."""
+    """What the last run counted; an empty Scan when its file is damaged."""
     values = state.decode(data) or {}
     numbers = {
         name: value
@@ -147,7 +147,7 @@ def remembered(data: bytes | None) -> segment_log.Scan:
     }
     ahead = values.get("ahead")
     try:
-        read = tuple(segment_log.Segment(**one) for one in ahead) if isinstance(ahead, list) else ()
+        read = tuple(segment_log.Segment(**segment) for segment in ahead) if isinstance(ahead, list) else ()
     except TypeError:
         return segment_log.Scan()
     return segment_log.Scan(**numbers, ahead=read) if len(numbers) == 5 else segment_log.Scan()

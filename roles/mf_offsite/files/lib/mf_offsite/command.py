@@ -171,9 +171,9 @@ def _accept(_: argparse.Namespace, places: state.Places) -> int:
 
 
 def _forget(places: state.Places, repository: str) -> None:
-    """Deletions up to now are no news any more; the list of archives may only grow from the next backup on.
+    """Count deletions from now on; the list of archives may only grow from the next backup on.
 
-    Who deletes packs that list with lz4, and a backup with zstd: after a prune it's shorter with an archive more in it.
+    A prune packs that list with lz4, and a backup with zstd: after a prune it's shorter with an archive more in it.
     """
     numbers = segment_log.segments(repository)
     last = max(numbers, default=-1)

@@ -1,9 +1,9 @@
-"""Forgetting old archives, attended, where they are kept: held against control's record, shown, then deleted.
+"""Prune old archives, attended, where they are kept: compared with control's record, shown, then deleted.
 
 The passphrase comes with the order, on stdin; Borg reads it from a pipe. It is in no file here, no argument, no
-environment. Whoever has control can't prune: his deletions only hide (see ``borglog``), and this refuses while there
-are any. Nor can he have this do it by archives with wrong times, or by a list that leaves some out: see ``doubts``,
-``hidden``.
+environment. An attacker on control can't prune: what is deleted from there is only hidden (see ``segment_log``), and
+this refuses while anything is. Nor do archives with wrong times bring it about, nor a list that leaves some out: see
+``doubts``, ``hidden``.
 """
 
 from __future__ import annotations
@@ -59,27 +59,27 @@ class Plan:
     going: Sequence[str]
 
     def lines(self) -> list[str]:
-        """For people: each archive, oldest first, and what becomes of it."""
+        """For the operator: each archive, oldest first, and what becomes of it."""
         marks = dict.fromkeys(self.going, "goes")
         marks |= dict.fromkeys(self.difference.unknown, "NOT on control's record")
         marks |= dict.fromkeys(self.difference.changed, "ANOTHER one than control recorded")
         marks |= dict.fromkeys(self.difference.missing, "MISSING here, and on control's record")
         names = sorted({*self.found, *self.difference.missing})
-        told = [f"{text.clean(name, 120)}  {marks.get(name, 'stays')}" for name in names]
-        return [*told, *self.doubtful, f"{len(self.going)} of {len(self.found)} archives go"]
+        lines = [f"{text.clean(name, 120)}  {marks.get(name, 'stays')}" for name in names]
+        return [*lines, *self.doubtful, f"{len(self.going)} of {len(self.found)} archives go"]
 
 
 def read(data: bytes) -> Order:
     """The order from what came on stdin. Raises PruneError; the text has nothing of what was read."""
     try:
-        found: dict[str, Any] = json.loads(data)
-        archives = [Archive(**json.loads(line)) for line in str(found["record"]).splitlines()]
-        approved = found.get("approved")
+        given: dict[str, Any] = json.loads(data)
+        archives = [Archive(**json.loads(line)) for line in str(given["record"]).splitlines()]
+        approved = given.get("approved")
         order = Order(
-            passphrase=str(found["passphrase"]),
-            prefix=str(found["prefix"]),
-            keep={job: {str(k): str(v) for k, v in found["keep"][job].items()} for job in JOBS},
-            recorded={one.name: one for one in archives},
+            passphrase=str(given["passphrase"]),
+            prefix=str(given["prefix"]),
+            keep={job: {str(k): str(v) for k, v in given["keep"][job].items()} for job in JOBS},
+            recorded={archive.name: archive for archive in archives},
             approved=None if approved is None else frozenset(str(name) for name in approved),
         )
     except (ValueError, TypeError, KeyError, AttributeError):
@@ -106,8 +106,9 @@ class Left:
     @classmethod
     def of(cls, archives: Iterable[Archive]) -> Left:
         """Of a list of archives."""
-        found = list(archives)
-        return cls(max((one.sequence for one in found), default=0), frozenset(one.id for one in found))
+        remaining = list(archives)
+        idents = frozenset(archive.id for archive in remaining)
+        return cls(max((archive.sequence for archive in remaining), default=0), idents)
 
     @classmethod
     def load(cls, path: str) -> Left:
@@ -116,8 +117,8 @@ class Left:
         if data is None:
             return cls()
         try:
-            found = json.loads(data)
-            return cls(int(found["highest"]), frozenset(str(one) for one in found["ids"]))
+            document = json.loads(data)
+            return cls(int(document["highest"]), frozenset(str(ident) for ident in document["ids"]))
         except (ValueError, TypeError, KeyError):
             raise PruneError(f"{path} is not whole; when the list is as it should be: /mf/bin/offsite accept") from None
 
@@ -135,30 +136,30 @@ def foreign(prefix: str, names: Iterable[str]) -> list[str]:
 
 
 def doubts(found: Mapping[str, Archive], now: float, left: Left) -> list[str]:
-    """Archives that can't be what they say, in words. Pure.
+    """Archives that can't be what they say, a sentence each. Pure.
 
     Which archives go is decided by their times, and control sets those: made-up ones could push out every true one. But
     numbers only grow. So an archive is older than what has a higher one, none is of the future, no number is there
     twice, and none came since the last prune with a number from before it.
     """
-    words, latest = [], now
+    sentences, latest = [], now
     ordered = sorted(found.values(), key=lambda each: (each.sequence, each.time), reverse=True)
-    for newer, one in zip([None, *ordered], ordered, strict=False):
+    for newer, archive in zip([None, *ordered], ordered, strict=False):
         why = ""
-        if one.time > latest + SKEW:
+        if archive.time > latest + SKEW:
             why = "is of the future" if latest == now else "is of after one with a higher number"
-        elif newer and newer.sequence == one.sequence:
+        elif newer and newer.sequence == archive.sequence:
             why = "has a number that is there twice"
-        elif one.sequence <= left.highest and one.id not in left.ids:
+        elif archive.sequence <= left.highest and archive.id not in left.ids:
             why = "wasn't there at the last prune, and has a number from before it"
         if why:
-            words.append(f"{text.clean(one.name, 120)} {why}: a wrong clock, or somebody made it up")
-        latest = min(latest, one.time)
-    return words
+            sentences.append(f"{text.clean(archive.name, 120)} {why}: a wrong clock, or somebody made it up")
+        latest = min(latest, archive.time)
+    return sentences
 
 
 def hidden(gone: Iterable[tuple[str, str, int]], path: str) -> list[str]:
-    """Archives that were listed and are no more (see ``lists``), in words. Raises borglog.LogError.
+    """Archives that were listed once and aren't any more (see ``lists``), a sentence each. Raises segment_log.LogError.
 
     Not those that were deleted, for that is in the log, and an alarm; nor backups that never came to their end.
     """
@@ -166,13 +167,13 @@ def hidden(gone: Iterable[tuple[str, str, int]], path: str) -> list[str]:
     idents = {ident for _, ident, _ in ours}
     places = segment_log.committed(path, lambda tag, key: tag == segment_log.DELETE and key in idents) if ours else ()
     deleted = {place.key for place in places}
-    commits = [one.segment for one in segment_log.transactions(path)]
-    words = []
+    commits = [transaction.segment for transaction in segment_log.transactions(path)]
+    sentences = []
     for name, ident, segment in ours:
         if ident not in deleted:
             until = next((commit for commit in commits if commit >= segment), segment)
-            words.append(f"{text.clean(name, 120)} isn't listed any more as it was up to transaction {until}")
-    return words
+            sentences.append(f"{text.clean(name, 120)} isn't listed any more as it was up to transaction {until}")
+    return sentences
 
 
 class Repository:
@@ -220,24 +221,24 @@ class Repository:
             os.close(reading)
 
     def plan(self, now: float, left: Left) -> Plan:
-        """What would go, and what speaks against it. Raises borg.BorgError, borglog.LogError."""
+        """What would go, and what speaks against it. Raises borg.BorgError, segment_log.LogError."""
         gone = json.loads(self._spawn("/usr/bin/python3", "-I", "-c", LISTS, LIBRARY, self.path, well=(0,)).out)
         listed = state.decode(self.run("list", "--json", "--consider-checkpoints", "::").out.encode()) or {}
         archives = listed.get("archives")
         found: dict[str, Archive] = {}
         names: list[str] = []
-        for one in archives if isinstance(archives, list) else []:
-            name = str(one["name"])
+        for entry in archives if isinstance(archives, list) else []:
+            name = str(entry["name"])
             names.append(name)
             if parsed := parse(self.order.prefix, name):
-                found[name] = Archive(name, str(one["id"]), *parsed, borg.epoch(str(one["time"])))
+                found[name] = Archive(name, str(entry["id"]), *parsed, borg.epoch(str(entry["time"])))
         going = [name for job in JOBS for name in self._going(job, found)]
         doubtful = [*hidden(gone, self.path), *foreign(self.order.prefix, names), *doubts(found, now, left)]
         return Plan(found, compare(self.order.recorded, found), doubtful, going)
 
     def _going(self, job: str, found: Mapping[str, Archive]) -> list[str]:
         """What the retention lets go of a job's archives; never its newest, whatever the rules say."""
-        ours = {one.id: one for one in found.values() if one.job == job}
+        ours = {archive.id: archive for archive in found.values() if archive.job == job}
         if not ours:
             return []
         pattern = f"--glob-archives={self.order.prefix}-{job}-*"

@@ -1,4 +1,4 @@
-"""Getting history back on the machine that keeps it: a repository as it was at an earlier transaction.
+"""Restore the repository's history where it is kept: make it what it was at an earlier transaction.
 
 Borg never changes a segment that it has committed, and over the append-only account it never removes one. So the
 repository of transaction N is the segments up to N, without index and hints, which Borg makes anew (documentation of
@@ -44,7 +44,7 @@ def rewind(repository: str, to: int, stamp: str, config: bytes) -> str:
     ``config`` is the content of the file of that name, from where the writer can't have changed it. The caller is in
     ``quiet``. Raises RewindError, segment_log.LogError, OSError, with everything as it was.
     """
-    if to not in {one.segment for one in segment_log.transactions(repository)}:
+    if to not in {transaction.segment for transaction in segment_log.transactions(repository)}:
         raise RewindError(f"there is no transaction {to}; /mf/bin/offsite history lists them")
     owner = os.stat(repository)
     part, kept = f"{repository}.rewinding", f"{repository}.before-{stamp}"

@@ -1,4 +1,4 @@
-"""Borg 1.2 as a child process: what control and the off-site machine share. Its words, its failures in one line each.
+"""Borg 1.2 as a child process: what control and the off-site machine share. Its messages explained, in one line each.
 
 No secret stands in a command line or an environment: borg reads the passphrase through BORG_PASSCOMMAND.
 """
@@ -20,7 +20,7 @@ LOCK_WAIT = 20  # seconds for borg's own lock; flock(1) waits for the repository
 CRITICAL_KINDS = ("corrupt", "hidden", "vanished", "rewound", "mismatch")
 """Failures that concern what was saved already, not only the newest run."""
 
-# What borg and ssh say, what that is called here, and what to do. First match wins.
+# A part of a message of borg or ssh, the kind of failure, and what to do. First match wins.
 EXPLANATIONS: tuple[tuple[str, str, str], ...] = (
     ("Host key verification failed", "host_key", "offsite's host key isn't the one in /mf/etc/backup/known_hosts"),
     ("REMOTE HOST IDENTIFICATION HAS CHANGED", "host_key", "offsite's host key isn't the one in known_hosts"),
@@ -96,12 +96,12 @@ class Archive:
 
 def explain(messages: Sequence[str], status: int) -> BorgError:
     """The failure behind what was logged. Pure."""
-    for needle, kind, words in EXPLANATIONS:
+    for needle, kind, advice in EXPLANATIONS:
         for message in messages:
             if needle in message:
-                return BorgError(kind, f"{words} ({text.clean(message.strip(), 160)})")
-    told = [message for message in messages if message.strip() and "Need some help?" not in message]  # borgmatic's end
-    last = told[-1] if told else "it said nothing"
+                return BorgError(kind, f"{advice} ({text.clean(message.strip(), 160)})")
+    lines = [line for line in messages if line.strip() and "Need some help?" not in line]  # borgmatic's end
+    last = lines[-1] if lines else "it said nothing"
     how = f"was killed by signal {-status}" if status < 0 else f"ended with {status}"
     return BorgError("failed", f"borg {how}: {text.clean(last.strip(), 200)}")
 
@@ -205,10 +205,10 @@ def _entry(line: str) -> dict[str, Any] | None:
     if not line.startswith("{"):
         return None
     try:
-        found = json.loads(line)
+        entry = json.loads(line)
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return entry if isinstance(entry, dict) else None
 
 
 @dataclass(frozen=True)
@@ -230,14 +230,14 @@ def compare(recorded: Mapping[str, Archive], found: Mapping[str, Archive]) -> Co
     return Comparison(
         missing=tuple(sorted(set(recorded) - set(found))),
         unknown=tuple(sorted(set(found) - set(recorded))),
-        changed=tuple(sorted(name for name, one in recorded.items() if name in found and found[name].id != one.id)),
+        changed=tuple(sorted(name for name in recorded if name in found and found[name].id != recorded[name].id)),
     )
 
 
 def parse(prefix: str, name: str) -> tuple[str, int] | None:
-    """Job and sequence number from an archive's name; None for a checkpoint or somebody else's archive."""
+    """Job and sequence number from an archive's name; None for a checkpoint, or an archive with another prefix."""
     head, _, rest = name.partition(f"{prefix}-")
-    words = rest.split("-", 2)
-    if head or len(words) != 3 or words[0] not in ("dump", "full") or not re.fullmatch("[0-9]+", words[1]):
+    parts = rest.split("-", 2)
+    if head or len(parts) != 3 or parts[0] not in ("dump", "full") or not re.fullmatch("[0-9]+", parts[1]):
         return None
-    return (words[0], int(words[1])) if re.fullmatch("[0-9TZ:-]+", words[2]) else None
+    return (parts[0], int(parts[1])) if re.fullmatch("[0-9TZ:-]+", parts[2]) else None
