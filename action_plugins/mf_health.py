@@ -26,7 +26,7 @@ TRIES, PAUSE = 3, 2.0  # times and seconds; a check that cron was running at tha
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "refresh": {"type": "bool", "default": False},
-    "checks": {"type": "list", "elements": "str", "choices": ["load", "processes", "queue", "smtp"]},
+    "checks": {"type": "list", "elements": "str"},
     "fail_at": {"type": "str", "choices": ["never", "warning", "unknown", "critical"], "default": "never"},
     "details": {"type": "bool", "default": False},
 }
@@ -73,11 +73,12 @@ class ActionModule(ActionBase):
                 "mf_health", module_args={**given, "broken": f"{COMMAND} {why}"}, task_vars=task_vars
             )
             return shipped
-        answer = record.as_json()
+        answer, missing = record.as_json(), record.without_check(arguments["checks"])
+        line = answer.pop("line")
         result: dict[str, Any] = {
             "changed": False,
-            "failed": record.is_at_least(arguments["fail_at"], arguments["checks"]),
-            "msg": answer.pop("line"),
+            "failed": bool(missing) or record.is_at_least(arguments["fail_at"], arguments["checks"]),
+            "msg": missing or line,
         }
         return result | ({**answer, "door": "command"} if arguments["details"] else {"status": record.status})
 

@@ -25,10 +25,11 @@ options:
   checks:
     description:
       - Let only these checks decide for O(fail_at), not everything that is known of the host.
-      - A check that the host doesn't have counts as UNKNOWN.
+      - Any check that the host has, such as V(smtp), V(quarantine) or V(backup); O(details) lists them.
+      - A name that the host doesn't have fails, whatever O(fail_at) says. On a host that reports no check at all, each
+        counts as UNKNOWN.
     type: list
     elements: str
-    choices: [load, processes, queue, smtp]
   fail_at:
     description: Fail when the host is that bad, or worse. UNKNOWN ranks between WARNING and CRITICAL.
     type: str
@@ -167,7 +168,7 @@ from ansible.module_utils.mf.health_record import Health
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "refresh": {"type": "bool", "default": False},
-    "checks": {"type": "list", "elements": "str", "choices": ["load", "processes", "queue", "smtp"]},
+    "checks": {"type": "list", "elements": "str"},
     "fail_at": {"type": "str", "choices": ["never", "warning", "unknown", "critical"], "default": "never"},
     "details": {"type": "bool", "default": False},
     "broken": {"type": "str"},
@@ -198,8 +199,9 @@ def main() -> None:
     if not module.params["details"]:
         answer = {"status": record.status}
     result: dict[str, Any] = {"changed": False, "door": "module", **answer}
-    if record.is_at_least(module.params["fail_at"], module.params["checks"]):
-        module.fail_json(msg=line, **result)
+    missing = record.without_check(module.params["checks"])
+    if missing or record.is_at_least(module.params["fail_at"], module.params["checks"]):
+        module.fail_json(msg=missing or line, **result)
     module.exit_json(msg=line, **result)
 
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock, patch
 
 import pytest
 from hypothesis import given
@@ -134,7 +135,21 @@ def test_refresh_runs_the_checks_but_not_in_check_mode(health: Health, monkeypat
 
 def test_bad_parameters_are_one_clear_line(health: Health) -> None:
     assert health(fail_at="bad")["msg"].startswith("value of fail_at must be one of: never, warning, unknown, critical")
-    assert "no match for: disk" in health(checks=["disk"])["msg"]
+
+
+def test_checks_are_those_that_the_host_reports(host: Host, health: Health) -> None:
+    host.settings["checks"]["quarantine"] = {"period": 300, "offset": 0, "deadline": 20}
+    host.save()
+    report(host, "quarantine", "CRITICAL")
+    assert "failed" not in health(checks=["load"], fail_at="critical")
+    assert health(checks=["quarantine"], fail_at="critical")["failed"]
+    for fail_at in ("never", "critical"):
+        refused = health(checks=["disk", "load"], fail_at=fail_at)
+        assert refused["failed"]
+        assert refused["msg"] == "mx1 has no check disk; it has load, quarantine, smtp"
+    Path(host.places.settings).unlink()
+    assert "failed" not in health(checks=["disk"])
+    assert health(checks=["disk"], fail_at="unknown")["failed"]
 
 
 # --- the action plugin
@@ -250,3 +265,17 @@ def test_a_refreshed_result_is_newer_than_the_request() -> None:
     ages = record(checks={"smtp": check(age_seconds=4.0), "load": check(age_seconds=None)})
     assert plugin.is_fresh(ages, 3.5)
     assert not plugin.is_fresh(ages, 2.5)
+
+
+def test_both_doors_refuse_a_check_that_the_host_lacks(host: Host, health: Health) -> None:
+    task = MagicMock(args={"checks": ["disk"], "details": True}, async_val=0, check_mode=False)
+    action = plugin.ActionModule(task, MagicMock(), MagicMock(), MagicMock(), MagicMock(), MagicMock())
+    command = {"stdout": answer(host), "rc": 0}
+    with patch.object(plugin.ActionModule, "_low_level_execute_command", return_value=command):
+        fast = action.run(task_vars={})
+    slow = health(checks=["disk"], details=True)
+    assert (
+        (fast["failed"], fast["msg"])
+        == (slow["failed"], slow["msg"])
+        == (True, "mx1 has no check disk; it has load, smtp")
+    )

@@ -111,6 +111,16 @@ class Health:
         """The JSON object described above."""
         return asdict(self)
 
+    def without_check(self, names: Sequence[str] | None) -> str:
+        """What to answer an operator who names checks that the host doesn't have; empty when it has them all.
+
+        A host that reports no check at all is broken; there a check is UNKNOWN.
+        """
+        missing = sorted(set(names or ()) - set(self.checks))
+        if not (missing and self.checks):
+            return ""
+        return f"{self.host} has no check {', '.join(missing)}; it has {', '.join(sorted(self.checks))}"
+
     def is_at_least(self, fail_at: str, checks: Sequence[str] | None = None) -> bool:
         """Whether the host is as bad as ``fail_at`` (never warning unknown critical), or worse.
 
