@@ -1,6 +1,6 @@
 """check-canary, on control: did every MX's tagged spam arrive in the quarantine lately, and its ham at the sink?
 
-It reads what the importer and the sink wrote down, so it speaks of the whole way: qpsmtpd, its filters, the kept copy,
+It reads what the importer and the sink wrote down, so it covers the whole way: qpsmtpd, its filters, the kept copy,
 rsync, import and database for the spam; qpsmtpd and Exim for the ham. It only watches.
 """
 
@@ -41,51 +41,53 @@ class Arrival:
 
 
 def decide(
-    found: Mapping[str, tuple[Arrival, Arrival]], delivered: Mapping[str, float], now: float, values: run.Values
+    arrivals: Mapping[str, tuple[Arrival, Arrival]], delivered: Mapping[str, float], now: float, values: run.Values
 ) -> state.Result:
-    """The result. ``found``: spam and ham of each MX. ``delivered``: when its tagged spam came to the sink. Pure."""
+    """The result. ``arrivals``: spam and ham of each MX. ``delivered``: when its tagged spam came to the sink. Pure."""
     problems: list[tuple[str, str]] = []
     ages: dict[str, float] = {}
     let_through = 0
     overdue: set[str] = set()
-    for mx, kinds in sorted(found.items()):
+    for mx, kinds in sorted(arrivals.items()):
         name = clean(mx, 64)
-        for kind, one in zip(("spam", "ham"), kinds, strict=True):
-            if one.age is None:
+        for kind, arrival in zip(("spam", "ham"), kinds, strict=True):
+            if arrival.age is None:
                 problems.append((state.WARNING, f"{name}: nothing was ever noted; does mf-canary-sink.service run?"))
                 ages[mx] = float(values["age_critical"])
                 break
-            ages[mx] = max(ages.get(mx, 0.0), one.age)
-            if one.age >= values["age_warning"]:
-                status = state.CRITICAL if one.age >= values["age_critical"] else state.WARNING
+            ages[mx] = max(ages.get(mx, 0.0), arrival.age)
+            if arrival.age >= values["age_warning"]:
+                status = state.CRITICAL if arrival.age >= values["age_critical"] else state.WARNING
                 overdue |= {mx} if status == state.CRITICAL else set()
                 where = "in the quarantine" if kind == "spam" else "at the sink"
-                last = f"the newest {kind} {where} was sent {span(one.age)} ago"
-                problems.append((status, f"{name}: {last if one.latency is not None else f'no {kind} {where} yet'}"))
+                problem = f"the newest {kind} {where} was sent {span(arrival.age)} ago"
+                if arrival.latency is None:
+                    problem = f"no {kind} {where} yet"
+                problems.append((status, f"{name}: {problem}"))
         when = delivered.get(mx)
         if when is not None and now - when < values["age_critical"]:
             let_through += 1
             problems.append((state.CRITICAL, f"{name}: a test spam was delivered instead of refused"))
-    problems.sort(key=lambda one: -state.SEVERITY[one[0]])
-    words = [problem for _, problem in problems[:5]]
+    problems.sort(key=lambda problem: -state.SEVERITY[problem[0]])
+    sentences = [problem for _, problem in problems[:5]]
     if len(problems) > 5:
-        words.append(f"and {len(problems) - 5} more")
-    if len(overdue) == len(found) > 1:
-        words.insert(0, f"no mail goes the whole way, of {len(found)} MXs")
-    latencies = [one.latency for kinds in found.values() for one in kinds if one.latency is not None]
-    if not words:
+        sentences.append(f"and {len(problems) - 5} more")
+    if len(overdue) == len(arrivals) > 1:
+        sentences.insert(0, f"no mail goes the whole way, of {len(arrivals)} MXs")
+    latencies = [arrival.latency for kinds in arrivals.values() for arrival in kinds if arrival.latency is not None]
+    if not sentences:
         slowest = f", slowest way {span(max(latencies))}" if latencies else ", none was due yet"
-        words = [f"{len(found)} MX{'' if len(found) == 1 else 's'}" + slowest]
-    result = state.Result(NAME, state.worst([status for status, _ in problems]), "; ".join(words))
+        sentences = [f"{len(arrivals)} MX{'' if len(arrivals) == 1 else 's'}" + slowest]
+    result = state.Result(NAME, state.worst([status for status, _ in problems]), "; ".join(sentences))
     # all of them overdue, or a filter that lets spam through: the monitor reads that here
     result.metrics = {
-        "mx": len(found),
+        "mx": len(arrivals),
         "overdue": len(overdue),
         "delivered": let_through,
         "age_seconds": round(max(ages.values(), default=0.0), 1),
     }
     for mx in sorted(ages, key=lambda name: (-ages[name], name))[:MOST]:
-        spam, ham = found[mx]
+        spam, ham = arrivals[mx]
         result.metrics[f"{mx}_age_seconds"] = round(ages[mx], 1)
         if spam.latency is not None:
             result.metrics[f"{mx}_spam_seconds"] = round(spam.latency, 3)
@@ -95,20 +97,20 @@ def decide(
 
 
 def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
-    """The notes of importer and sink."""
+    """Judge the notes of importer and sink."""
     del places
     now = time.time()
-    found, delivered = {}, {}
+    arrivals, delivered = {}, {}
     for mx in values["mx"].split():
         name = mx.lower()
         ham = _read(f"{values['sink']}/ham-{name}.json")
         since = _number(ham, "since")
         spam = _read(f"{values['quarantine']}/canary-{name}.json")
-        found[mx] = (Arrival(spam, "imported", since, now), Arrival(ham, "received", since, now))
+        arrivals[mx] = (Arrival(spam, "imported", since, now), Arrival(ham, "received", since, now))
         when = _number(_read(f"{values['sink']}/spam-{name}.json"), "received")
         if when is not None:
             delivered[mx] = when
-    return decide(found, delivered, now, values)
+    return decide(arrivals, delivered, now, values)
 
 
 def _read(path: str) -> Mapping[str, object] | None:

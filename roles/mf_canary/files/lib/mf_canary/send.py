@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None, places: state.Places | None = None) 
         _EPILOG,
         work=_send,
         dry_run="show the messages without tags, and send nothing",
-        json="say what became of them as one JSON object",
+        json="print the outcome as one JSON object",
     )
     return job.main(argv, places)
 

@@ -5,7 +5,7 @@ For each MX ``<folder>/ham-<mx>.json``: ``{"since", "sent", "received": epoch se
 instead of refused.
 
 It listens to the MXs only, takes mail for ``canary.DOMAIN`` only, and refuses whatever has no genuine tag: a forged one
-is mail to nobody. A tag seen before (Exim may deliver twice after a crash) is accepted and counts once.
+is mail for no one here. A tag seen before (Exim may deliver twice after a crash) is accepted and counts once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_AGE = 4 * 3600.0  # seconds that a canary may have waited in Exim's queue; t
 
 
 class Notes:
-    """What was seen, in one small file for each MX and kind."""
+    """What arrived, in one small file for each MX and kind."""
 
     def __init__(self, folder: str, hosts: Sequence[str], now: float) -> None:
         self._folder = folder
@@ -57,11 +57,11 @@ class Notes:
         return f"{self._folder}/{kind}-{host}.json"
 
 
-def _pairs(found: object) -> list[tuple[str, float]]:
+def _pairs(value: object) -> list[tuple[str, float]]:
     return [
-        (str(one[0]), float(one[1]))
-        for one in (found if isinstance(found, list) else [])
-        if isinstance(one, list) and len(one) == 2 and isinstance(one[1], (int, float))
+        (str(pair[0]), float(pair[1]))
+        for pair in (value if isinstance(value, list) else [])
+        if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], (int, float))
     ]
 
 

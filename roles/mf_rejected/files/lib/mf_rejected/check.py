@@ -1,6 +1,6 @@
-"""check-rejected: rejected mail on an MX is kept, and removed by age and nothing else. It only watches.
+"""check-rejected: rejected mail on an MX is kept, and removed by age and nothing else.
 
-What happened is in the record of the job that removes (``mf_rejected.purge``); here it is judged.
+It only watches, by the record of the job that removes (``mf_rejected.purge``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RULES: run.Rules = {
 }
 
 LATE = 3600.0  # seconds since the last purge; it runs every 10 minutes and waits up to 5 for the throttle
-LOUD = 86400.0  # seconds that a loss is told
+REPORTED = 86400.0  # seconds for which a loss is reported
 NEAR = 80.0  # percent of a day's limit
 
 
@@ -37,39 +37,39 @@ def decide(
     values: run.Values,
     today: purge_record.Record = purge_record.NO_DAY,
 ) -> tuple[str, list[str]]:
-    """``(status, what is wrong)``. Pure."""
-    status, words = state.OK, []
+    """The status, and its problems. Pure."""
+    status, problems = state.OK, []
     if record["full"] or free < values["free_percent"]:
         status = state.CRITICAL
-        words.append(f"the disk is nearly full ({free:.0f}% free)")
-    if now - record["early"] < LOUD:
+        problems.append(f"the disk is nearly full ({free:.0f}% free)")
+    if now - record["early"] < REPORTED:
         status = state.CRITICAL
-        words.append(f"{record['early_files']:.0f} messages removed before their time for lack of room")
-    if today["missed"] and abs(now - today["missed_at"]) < LOUD:
+        problems.append(f"{record['early_files']:.0f} messages removed before their time for lack of room")
+    if today["missed"] and abs(now - today["missed_at"]) < REPORTED:
         status = state.CRITICAL
         plural = "" if today["missed"] == 1 else "s"
-        words.append(f"{today['missed']:.0f} message{plural} not kept, a day takes {_gib(today)} and no more")
+        problems.append(f"{today['missed']:.0f} message{plural} not kept, a day takes {_gib(today)} and no more")
     elif share(today) >= NEAR:
         status = state.worst([status, state.WARNING])
-        words.append(f"today has taken {share(today):.0f}% of the {_gib(today)} that a day may")
-    if record["doubted"] and 0 <= now - record["doubted"] < LOUD:
+        problems.append(f"today has taken {share(today):.0f}% of the {_gib(today)} that a day may")
+    if record["doubted"] and 0 <= now - record["doubted"] < REPORTED:
         status = state.worst([status, state.WARNING])
-        words.append(f"nothing goes by its age: {purge_record.DOUBTED}")
-    if now - record["failed_at"] < LOUD:
+        problems.append(f"nothing goes by its age: {purge_record.DOUBTED}")
+    if now - record["failed_at"] < REPORTED:
         status = state.worst([status, state.WARNING])
-        words.append(f"{record['failed']:.0f} messages couldn't be kept")
+        problems.append(f"{record['failed']:.0f} messages couldn't be kept")
     if now - record["ran"] > LATE:
         status = state.worst([status, state.WARNING])
         from mf.text import span
 
-        words.append("never purged" if not record["ran"] else f"last purged {span(now - record['ran'])} ago")
+        problems.append("never purged" if not record["ran"] else f"last purged {span(now - record['ran'])} ago")
     if purge_record.expired(days, now, values["keep_days"] + 1):
         status = state.worst([status, state.WARNING])
-        words.append(f"mail of {days[0]} is still here")
+        problems.append(f"mail of {days[0]} is still here")
     if days and days[-1] > time.strftime("%Y-%m-%d", time.gmtime(now + 86400)):
         status = state.worst([status, state.WARNING])
-        words.append(f"mail is dated {days[-1]}, which goes by age only after that")
-    return status, words
+        problems.append(f"mail is dated {days[-1]}, which goes by age only after that")
+    return status, problems
 
 
 def share(today: purge_record.Record) -> float:
@@ -82,14 +82,14 @@ def _gib(today: purge_record.Record) -> str:
 
 
 def room(root: str) -> float:
-    """Percent that is free of its file system, of bytes or inodes, whichever is scarcer."""
+    """Percent of its file system's bytes or inodes that are free, whichever are scarcer."""
     figures = posix.statvfs(root)
     space = 100.0 * figures.f_bavail / figures.f_blocks if figures.f_blocks else 100.0
     return min(space, 100.0 * figures.f_favail / figures.f_files) if figures.f_files else space
 
 
 def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
-    """The record, the days, the room."""
+    """Judge the record, the days that are there, and the free space."""
     record = purge_record.read(places)
     try:
         days = sorted(name for name in posix.listdir(values["root"]) if purge_record.is_day(name))
@@ -98,17 +98,17 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
         today = purge_record.today(values["root"], now)
     except OSError as error:
         return state.Result(NAME, state.CRITICAL, f"{values['root']} can't be read: {error.strerror}")
-    status, words = decide(record, days, free, now, values, today)
+    status, problems = decide(record, days, free, now, values, today)
     kept = f"{len(days)} day{'' if len(days) == 1 else 's'} kept"
-    result = state.Result(NAME, status, ", ".join([kept, *words]))
+    result = state.Result(NAME, status, ", ".join([kept, *problems]))
     result.metrics = {
         "days": len(days),
         "free_percent": round(free, 1),
         "purged_seconds": max(0, round(now - record["ran"])) if record["ran"] else 0,
-        "removed_early": round(record["early_files"]) if now - record["early"] < LOUD else 0,
+        "removed_early": round(record["early_files"]) if now - record["early"] < REPORTED else 0,
         "not_kept": round(record["failed"]),
         "day_percent": round(share(today), 1),
-        "over_limit": round(today["missed"]) if abs(now - today["missed_at"]) < LOUD else 0,
+        "over_limit": round(today["missed"]) if abs(now - today["missed_at"]) < REPORTED else 0,
     }
     return result
 

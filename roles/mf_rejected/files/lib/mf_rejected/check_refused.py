@@ -1,5 +1,6 @@
-"""check-refused: accepted mail that a customer's server refused for good, and that nobody has decided about. It only
-watches; what there is stands in the notes (see ``mf_rejected.refused``).
+"""check-refused: accepted mail that a customer's server refused for good and that waits for an operator's decision.
+
+It only watches, by the notes that are kept of such mail (see ``mf_rejected.refused``).
 """
 
 from __future__ import annotations
@@ -29,18 +30,19 @@ def decide(count: int, groups: Sequence[tuple[str, int, str, str]]) -> tuple[str
         return state.OK, "nothing that a customer's server refused waits for a person"
     from mf.text import clean
 
-    words = [
-        f"{clean(domain, 60)} {many} since {refused.moment(first)} ({clean(reason, 60)})"
-        for domain, many, first, reason in groups[:DOMAINS]
+    shown = [
+        f"{clean(domain, 60)} {number} since {refused.moment(first)} ({clean(reason, 60)})"
+        for domain, number, first, reason in groups[:DOMAINS]
     ]
     if len(groups) > DOMAINS:
-        words.append(f"and {len(groups) - DOMAINS} more domains")
-    many = f"{count} messages" if count > 1 else "1 message"
-    return state.CRITICAL, f"{many} refused for good by customers' servers, kept: {', '.join(words)}; see refused list"
+        shown.append(f"and {len(groups) - DOMAINS} more domains")
+    number = f"{count} messages" if count > 1 else "1 message"
+    domains = ", ".join(shown)
+    return state.CRITICAL, f"{number} refused for good by customers' servers, kept: {domains}; see refused list"
 
 
 def look(places: state.Places, values: run.Values) -> state.Result:
-    """The notes."""
+    """Judge the notes."""
     try:
         waiting = refused.waiting(values["folder"], values["releases"])
     except OSError as error:

@@ -10,9 +10,9 @@ the file as it was kept: one JSON envelope line, then the raw message. The answe
     unclear WORDS    70  the final dot was sent and its answer is missing; ask this MX again, with the same id
 
 Once: the id is written down before the final dot, and what became of it after. A lost ssh connection doesn't end this
-program, so the answer is there when somebody asks again. If it was killed in between, the next try looks into Exim's
+program, so the answer is there when control asks again. If it was killed in between, the next try looks into Exim's
 logs, in which each release has a name of its own in EHLO: Exim writes "<=" before it answers the dot. Logs that don't
-reach back to that dot prove nothing: then the answer is ``unclear``, however often one asks.
+reach back to that dot prove nothing: then the answer is ``unclear``, however often control asks.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _QUOTED = re.compile(r"[^a-zA-Z0-9!#$%&'*+\-/=?^_`{|}~.]")
 
 
 class Answer(NamedTuple):
-    """One of the five words, and what there is to say."""
+    """One of the five words, and its detail."""
 
     word: str
     words: str
@@ -106,10 +106,10 @@ def parse(first: bytes, raw: bytes) -> Message:
 
 def path(address: object) -> str:
     """An address as MAIL and RCPT say it, without a second meaning. Raises RefusedError. Pure."""
-    found = _ADDRESS.fullmatch(address) if isinstance(address, str) and len(address) <= _MAX_PATH - 2 else None
-    if found is None:
+    match = _ADDRESS.fullmatch(address) if isinstance(address, str) and len(address) <= _MAX_PATH - 2 else None
+    if match is None:
         raise RefusedError(f"no address: {text.clean(str(address), 80)}")
-    local, domain = found.groups()
+    local, domain = match.groups()
     safe = _QUOTED.sub(r"\\\g<0>", local)
     return f"<{local}@{domain}>" if safe == local else f'<"{safe}"@{domain}>'
 
@@ -123,13 +123,13 @@ def wire(raw: bytes) -> Iterator[bytes]:
     crs = 0  # seen and not sent: at the end of a line they are dropped, before more of it each is a space
     begun = False  # whether something of this line was sent
     while piece := source.readline(BLOCK):
-        words = piece.rstrip(b"\r\n")
+        content = piece.rstrip(b"\r\n")
         ended = piece.endswith(b"\n")
-        if words:
-            block += b"." if words.startswith(b".") and not begun and not crs else b" " * crs
-            block += words.replace(b"\r", b" ")
+        if content:
+            block += b"." if content.startswith(b".") and not begun and not crs else b" " * crs
+            block += content.replace(b"\r", b" ")
             begun, crs = True, 0
-        crs += len(piece) - len(words) - ended
+        crs += len(piece) - len(content) - ended
         if ended:
             block += b"\r\n"
             begun, crs = False, 0
@@ -166,22 +166,22 @@ def deliver(
                 # it may be taken any moment
                 return Answer(UNCLEAR, "another try of this release is under way")
             record = lock.fileno()
-            status, _, words = _load(record).partition(" ")
+            status, _, detail = _load(record).partition(" ")
             if status == ACCEPTED:
-                return Answer(KNOWN, words)
+                return Answer(KNOWN, detail)
             if status == "begun":
                 # without its time all logs are looked through, and none reaches back to it
-                found = logged(logs, helo(identifier), float(words) if words.isdigit() else 0.0)
-                if found is None:
+                queue_id = logged(logs, helo(identifier), float(detail) if detail.isdigit() else 0.0)
+                if queue_id is None:
                     return Answer(UNCLEAR, f"Exim may have taken it before its logs begin; see {records}/{identifier}")
-                if found:
+                if queue_id:
                     with contextlib.suppress(OSError):
-                        _store(record, f"{ACCEPTED} {found}")
-                    return Answer(KNOWN, f"{found} (found in Exim's log)")
+                        _store(record, f"{ACCEPTED} {queue_id}")
+                    return Answer(KNOWN, f"{queue_id} (found in Exim's log)")
             settled = True
             answer = _deliver(identifier, source, record, moment, address, port)
             if answer.word != UNCLEAR:
-                # should this fail, the record goes on saying "begun", and the next try looks into Exim's log
+                # should this fail, the record stays "begun", and the next try looks into Exim's log
                 with contextlib.suppress(OSError):
                     _store(record, f"{answer.word} {answer.words}")
             return answer
@@ -197,12 +197,12 @@ def deliver(
 def logged(logs: str, name: str, since: float) -> str | None:
     """Exim's id of the message that it took from ``name``, out of its logs since then. Raises OSError.
 
-    "" for none; None when that can't be told, for the logs begin later. ``since`` is epoch seconds; a log that was last
+    "" for none; None when that is unknown, for the logs begin later. ``since`` is epoch seconds; a log that was last
     written before is passed over.
     """
     pattern = re.compile(rb"^\S+ \S+ (?:\[\d+\] )?(\S+) <= .* H=\(" + re.escape(name.encode()) + rb"\) ")
     reach = False
-    for entry in sorted(os.scandir(logs), key=lambda one: one.name):
+    for entry in sorted(os.scandir(logs), key=lambda log: log.name):
         if not entry.name.startswith("mainlog"):
             continue
         if entry.stat().st_mtime < since - 60:
@@ -211,15 +211,15 @@ def logged(logs: str, name: str, since: float) -> str | None:
         opened: Any = gzip.open(entry.path, "rb") if entry.name.endswith(".gz") else open(entry.path, "rb")  # noqa: SIM115
         with opened as lines:
             for number, line in enumerate(lines):
-                found = pattern.match(line)
-                if found:
-                    return str(found[1].decode("ascii", "replace"))
+                match = pattern.match(line)
+                if match:
+                    return str(match[1].decode("ascii", "replace"))
                 reach = reach or (number == 0 and _written(line) <= since)
     return "" if reach else None
 
 
 def _written(line: bytes) -> float:
-    """When Exim wrote a line of its log, in epoch seconds; infinity if it doesn't say."""
+    """When Exim wrote a line of its log, in epoch seconds; infinity if it has no time."""
     try:
         return time.mktime(time.strptime(line[:19].decode("ascii"), "%Y-%m-%d %H:%M:%S"))
     except ValueError:
@@ -252,7 +252,7 @@ def _deliver(identifier: str, source: BinaryIO, record: int, now: float, address
     link = smtplib.SMTP(local_hostname=helo(identifier), timeout=DIALOGUE)
     dotted = False
     try:
-        code, said = link.connect(address, port)
+        code, reply = link.connect(address, port)
         steps = [
             f"EHLO {link.local_hostname}",
             f"MAIL FROM:{message.sender}",
@@ -261,35 +261,35 @@ def _deliver(identifier: str, source: BinaryIO, record: int, now: float, address
         ]
         for step in steps:
             if not 200 <= code < 400:
-                return _no(code, said)
-            code, said = link.docmd(step)
+                return _no(code, reply)
+            code, reply = link.docmd(step)
         if code != 354:
-            return _no(code, said)
+            return _no(code, reply)
         for block in wire(message.raw):
             link.send(block)
         _store(record, f"begun {now:.0f}")
         dotted = True
         link.send(b".\r\n")
-        code, said = link.getreply()
+        code, reply = link.getreply()
         if code != 250:
-            return _no(code, said)
+            return _no(code, reply)
         with contextlib.suppress(smtplib.SMTPException, OSError):
             link.putcmd("QUIT")
-        return Answer(ACCEPTED, said.decode("ascii", "replace"))
+        return Answer(ACCEPTED, reply.decode("ascii", "replace"))
     except (smtplib.SMTPException, OSError) as error:
-        what = text.clean(str(error) or type(error).__name__, 120)
-        return Answer(UNCLEAR if dotted else LATER, f"Exim: {what}")
+        reason = text.clean(str(error) or type(error).__name__, 120)
+        return Answer(UNCLEAR if dotted else LATER, f"Exim: {reason}")
     finally:
         link.close()
 
 
-def _no(code: int, said: bytes) -> Answer:
-    words = f"{code} {said.decode('ascii', 'replace')}"
+def _no(code: int, reply: bytes) -> Answer:
+    words = f"{code} {reply.decode('ascii', 'replace')}"
     return Answer(REFUSED if 500 <= code <= 599 else LATER, words)
 
 
 def _load(record: int) -> str:
-    """The first line. A record that is empty or torn in it says nothing: it was written when nothing had been sent.
+    """The first line. A record that is empty or cut off in it counts as none: nothing had been sent yet.
 
     What follows the line is left of a longer one, when the machine stopped before the file was cut.
     """
@@ -299,9 +299,9 @@ def _load(record: int) -> str:
     return line if end else ""
 
 
-def _store(record: int, words: str) -> None:
-    """Replace what the record says, durably. In place: the lock is the file's own, and a new file would have none."""
-    data = (text.clean(words, 1000) + "\n").encode("ascii")
+def _store(record: int, line: str) -> None:
+    """Replace the record's line, durably. In place: the lock is the file's own, and a new file would have none."""
+    data = (text.clean(line, 1000) + "\n").encode("ascii")
     os.lseek(record, 0, os.SEEK_SET)
     os.write(record, data)
     os.ftruncate(record, len(data))

@@ -1,4 +1,4 @@
-"""Keep what a customer's server refused for good, whole, as rejected mail. Cold path.
+"""Keep what a customer's server refused for good, whole, as rejected mail.
 
 Exim gives each of its own bounces to this program, by LMTP over a unix socket (mf-keep.socket), with the whole original
 inside: a multipart/report (RFC 6522) of three parts, the last of which is the message as it was accepted, below a line
@@ -58,12 +58,12 @@ class Refusal(NamedTuple):
 
 
 def parse(report: bytes | bytearray) -> Refusal:
-    """What a bounce of Exim's speaks of. Lines end in "\n". Raises ReportError. Pure."""
+    """The refused message in a bounce of Exim's. Lines end in "\n". Raises ReportError. Pure."""
     head, body = _split(report, 0, len(report))
-    found, queued = _BOUNDARY.search(head), _QUEUED.search(head)
-    if found is None or queued is None:
+    boundary, queued = _BOUNDARY.search(head), _QUEUED.search(head)
+    if boundary is None or queued is None:
         raise ReportError("not a bounce of this host's Exim")
-    line = b"--" + found[1]
+    line = b"--" + boundary[1]
     parts = []
     at = body - 1
     for _ in range(3):
@@ -83,10 +83,10 @@ def parse(report: bytes | bytearray) -> Refusal:
     path = _PATH.match(report, first, end)
     if path is None:
         raise ReportError("the bounce doesn't say who sent the message")
-    recipients = _recipients(bytes(report[parts[1] : parts[2]]), _told(bytes(report[parts[0] : parts[1]])))
+    recipients = _recipients(bytes(report[parts[1] : parts[2]]), _explanation(bytes(report[parts[0] : parts[1]])))
     if not recipients:
         raise ReportError("the bounce names no recipient")
-    # as he is written in Exim's queue, see the rewriting rule in exim4.conf
+    # as it is written in Exim's queue, see the rewriting rule in exim4.conf
     sender = re.sub(r"0-[.]0(?=[^@]*\Z)", "_", path[1].decode("latin-1"))
     return Refusal(queued[1].decode("ascii"), sender, recipients, parts[2], path.end(), end)
 
@@ -99,25 +99,25 @@ def _split(report: bytes | bytearray, start: int, end: int) -> tuple[bytes, int]
     return bytes(report[start : at + 1]), at + 2
 
 
-def _recipients(report: bytes, told: str) -> dict[str, str]:
-    """The failed recipients in a message/delivery-status (RFC 3464), with what their server said, or what Exim says."""
-    found: dict[str, str] = {}
+def _recipients(report: bytes, otherwise: str) -> dict[str, str]:
+    """The failed recipients in a message/delivery-status (RFC 3464), with their server's answer, or Exim's text."""
+    recipients: dict[str, str] = {}
     for block in re.sub(rb"\n[ \t]+", b" ", report).split(b"\n\n"):
         fields = {
             name.strip().lower(): value.strip()
-            for name, _, value in (one.partition(b":") for one in block.split(b"\n"))
+            for name, _, value in (line.partition(b":") for line in block.split(b"\n"))
         }
         if fields.get(b"action") != b"failed":
             continue
         address = fields.get(b"final-recipient", b"").partition(b";")[2].strip().decode("latin-1")
-        said = fields.get(b"diagnostic-code", b"").partition(b";")[2].strip().decode("latin-1")
+        answer = fields.get(b"diagnostic-code", b"").partition(b";")[2].strip().decode("latin-1")
         if address:
-            found[address] = text.clean(said or told or "no reason given", 250)
-    return found
+            recipients[address] = text.clean(answer or otherwise or "no reason given", 250)
+    return recipients
 
 
-def _told(part: bytes) -> str:
-    """What the bounce's text says of its recipients: the indented lines, the addresses left out."""
+def _explanation(part: bytes) -> str:
+    """The indented lines of the bounce's text, the addresses left out."""
     lines = [line.strip() for line in part.decode("latin-1").split("\n") if line.startswith("    ")]
     return " ".join(lines)
 
@@ -151,11 +151,11 @@ def keep(report: bytes | bytearray, root: str, folder: str, host: str) -> list[s
             "sha256": digest,
         }
         note = f"{folder}/{ident}"
-        words = json.dumps({"domain": domain, "recipients": addresses[:20], "reason": reason}).encode("ascii") + b"\n"
-        state.write_atomic(note, words, 0o640, durable=True)
+        content = json.dumps({"domain": domain, "recipients": addresses[:20], "reason": reason}).encode("ascii") + b"\n"
+        state.write_atomic(note, content, 0o640, durable=True)
         _write(refused.path(root, domain, ident), json.dumps(envelope).encode("ascii") + b"\n", raw)
-        # the purge takes a note without a file away; had it come just then, nobody would be told
-        state.write_atomic(note, words, 0o640, durable=True)
+        # the purge takes a note without a file away; had it come just then, no note would be left
+        state.write_atomic(note, content, 0o640, durable=True)
         idents.append(ident)
     return idents
 
@@ -240,7 +240,7 @@ def receive(source: BufferedIOBase) -> bytearray:
 
 
 def serve(source: BufferedIOBase, sink: BinaryIO, root: str, folder: str, host: str) -> None:
-    """One LMTP session (RFC 2033) with this host's Exim. What goes wrong is said to Exim, which keeps the bounce."""
+    """One LMTP session (RFC 2033) with this host's Exim. A failure is answered with 4xx, so Exim keeps the bounce."""
 
     def say(line: str) -> None:
         sink.write(line.encode("ascii", "replace") + b"\r\n")
@@ -288,7 +288,7 @@ def _take(report: bytearray, root: str, folder: str, host: str) -> str:
 
 def trim(report: bytes) -> bytes:
     """A bounce for the sender: of the original only its header goes back (RFC 6522). Raises ReportError. Pure."""
-    found = parse(report)
-    header = report[found.start : found.end].partition(b"\n\n")[0]
-    kind = report[found.part : found.start].replace(b"message/rfc822", b"text/rfc822-headers", 1)
-    return report[: found.part] + kind + header + b"\n" + report[found.end :]
+    refusal = parse(report)
+    header = report[refusal.start : refusal.end].partition(b"\n\n")[0]
+    kind = report[refusal.part : refusal.start].replace(b"message/rfc822", b"text/rfc822-headers", 1)
+    return report[: refusal.part] + kind + header + b"\n" + report[refusal.end :]

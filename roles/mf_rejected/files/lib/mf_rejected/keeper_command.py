@@ -12,7 +12,7 @@ from mf import cli, config, state
 from . import keeper
 
 _EPILOG = """\
-systemd starts it for each of Exim's bounces (mf-keep.socket), and Exim with --trim; a person has no use for it.
+systemd starts it for each of Exim's bounces (mf-keep.socket), and Exim with --trim; an operator has no use for it.
 
 Exit codes: 0 done; 1 not done; 2 wrong command line
 """

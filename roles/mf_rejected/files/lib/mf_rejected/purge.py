@@ -1,4 +1,4 @@
-"""Remove rejected mail from an MX: by age, or when the disk is nearly full. Cold path.
+"""Remove rejected mail from an MX: by age, or when the disk is nearly full.
 
 It lies in ``ROOT/YYYY-MM-DD/<domain>/{tmp,new}/<id>``, written by a qpsmtpd plugin; an id begins with its time, so
 names sort by age. Control fetches it with a key that can only read, so the MX doesn't know what has been fetched. It is
@@ -32,7 +32,7 @@ GAP = 86400.0
 """Seconds between two runs after which the clock is doubted; this job runs every 10 minutes."""
 DOUBT = 86400.0
 """Seconds for which nothing goes by age then: time to put a clock right before it costs mail."""
-UNFINISHED = 86400.0  # seconds; no session lives that long, so an older file in tmp/ is nobody's
+UNFINISHED = 86400.0  # seconds; no session lives that long, so an older file in tmp/ belongs to none
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -74,20 +74,20 @@ def sacrifice(kept: Sequence[Kept], room: Room, free_percent: float) -> tuple[li
     """``(which to remove so that there is room again, whether that is enough)``; ``kept`` oldest first. Pure.
 
     None when there is room, and none when even all of it wouldn't bring the disk above ``free_percent``: then something
-    else fills it, and to remove what the quarantine still needs would help nobody.
+    else fills it, and to remove what the quarantine still needs would be of no use.
     """
     if room.percent() >= free_percent:
         return [], True
     space, inodes = _short(room, free_percent)
-    if sum(one.size for one in kept) < space or len(kept) < inodes:
+    if sum(file.size for file in kept) < space or len(kept) < inodes:
         return [], False
     space, inodes = _short(room, free_percent + HYSTERESIS)
     chosen = []
-    for one in kept:
+    for file in kept:
         if space <= 0 and inodes <= 0:
             break
-        chosen.append(one)
-        space -= one.size
+        chosen.append(file)
+        space -= file.size
         inodes -= 1
     return chosen, True
 
@@ -130,11 +130,11 @@ class Store:
             with os.scandir(descriptor) as entries:
                 for entry in entries:
                     try:
-                        found = entry.stat(follow_symlinks=False)
+                        status = entry.stat(follow_symlinks=False)
                     except OSError:
                         continue
-                    if not stat.S_ISDIR(found.st_mode):
-                        yield Kept((day, domain, box, entry.name), found.st_blocks * 512, found.st_mtime)
+                    if not stat.S_ISDIR(status.st_mode):
+                        yield Kept((day, domain, box, entry.name), status.st_blocks * 512, status.st_mtime)
 
     def remove_day(self, day: str) -> int:
         """Remove a day with all that is in it; returns how many files in ``new`` that were."""
@@ -150,8 +150,8 @@ class Store:
 
     def remove(self, files: Iterable[Kept]) -> None:
         """Remove single files."""
-        for one in files:
-            day, domain, box, name = one.path
+        for file in files:
+            day, domain, box, name = file.path
             try:
                 descriptor = self._open(day, domain, box)
             except OSError:
@@ -240,13 +240,13 @@ def purge(
     days = purge_record.expired(store.days(), now, keep_days) if by_age else []
     aged = sum(sum(1 for _ in store.files([day])) if dry_run else store.remove_day(day) for day in days)
     left = [day for day in store.days() if day not in days]
-    unfinished = [one for one in store.files(left, ("tmp",)) if by_age and now - one.modified > UNFINISHED]
+    unfinished = [file for file in store.files(left, ("tmp",)) if by_age and now - file.modified > UNFINISHED]
     early: list[Kept] = []
     enough = True
     if store.room().percent() < free_percent:
         # what had been accepted goes last: nobody else has it
         oldest_first = sorted(
-            store.files(left), key=lambda one: (refused.is_refused(one.path[3]), one.path[0], one.path[3])
+            store.files(left), key=lambda file: (refused.is_refused(file.path[3]), file.path[0], file.path[3])
         )
         early, enough = sacrifice(oldest_first, store.room(), free_percent)
     if not dry_run:
@@ -255,7 +255,7 @@ def purge(
 
 
 def failures(path: str = COUNTERS) -> int:
-    """How many messages couldn't be kept since the counters began; 0 when nobody counts."""
+    """How many messages couldn't be kept since the counters began; 0 without a counter."""
     try:
         counted = state.decode(_plain(path))
     except OSError:
@@ -266,7 +266,7 @@ def failures(path: str = COUNTERS) -> int:
 
 
 def _plain(path: str) -> bytes | None:
-    """The bytes of a plain file in a directory of somebody else, who may put a FIFO there; None for anything else."""
+    """The bytes of a plain file, None for anything else: another account's directory may have a FIFO there."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         return os.read(descriptor, 1 << 20) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
@@ -292,16 +292,16 @@ def remember(before: purge_record.Record, done: Purge, failed: int, now: float) 
 def report(
     done: Purge, before: purge_record.Record, note: Callable[[str, str, str, dict[str, state.Json]], None]
 ) -> list[str]:
-    """Sentences for people; ``note(action, target, reason, evidence)`` gets what belongs into the decision log."""
-    said = []
+    """Sentences for the operator; ``note(action, target, reason, evidence)`` gets the entries of the decision log."""
+    sentences = []
     if done.days:
-        said.append(f"{done.aged} messages of {', '.join(done.days)} removed: their time was over")
+        sentences.append(f"{done.aged} messages of {', '.join(done.days)} removed: their time was over")
     if done.unfinished:
-        said.append(f"{done.unfinished} files removed that were never finished")
+        sentences.append(f"{done.unfinished} files removed that were never finished")
     if done.early:
         first, last = done.early[0].path[3], done.early[-1].path[3]
-        size = sum(one.size for one in done.early)
-        said.append(
+        size = sum(file.size for file in done.early)
+        sentences.append(
             f"the disk is nearly full: {len(done.early)} messages ({size >> 20} MiB) removed before their time; what"
             " control had not fetched of them is lost"
         )
@@ -318,7 +318,7 @@ def report(
             },
         )
     if done.full:
-        said.append("the disk is nearly full, and not with rejected mail: nothing was removed before its time")
+        sentences.append("the disk is nearly full, and not with rejected mail: nothing was removed before its time")
         if not before["full"]:
             note(
                 "refuse",
@@ -326,7 +326,7 @@ def report(
                 "the disk is nearly full, but removing rejected mail wouldn't help",
                 {"free_percent": round(done.free_percent, 1)},
             )
-    return said
+    return sentences
 
 
 def run(
@@ -345,11 +345,11 @@ def run(
     with Store(root) as store:
         doubt = doubted(before, moment)
         done = purge(store, keep_days, free_percent, moment, dry_run=dry_run, by_age=not doubt)
-    said = [f"nothing goes by its age for a day: {purge_record.DOUBTED}"] if doubt else []
+    sentences = [f"nothing goes by its age for a day: {purge_record.DOUBTED}"] if doubt else []
     if dry_run:
-        return said + report(done, before, lambda *_: None)
+        return sentences + report(done, before, lambda *_: None)
     purge_record.write(places, remember(before, done, failures(counters), moment))
-    return said + report(
+    return sentences + report(
         done,
         before,
         lambda action, target, reason, evidence: decisions.record(

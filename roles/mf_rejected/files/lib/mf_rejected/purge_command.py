@@ -13,7 +13,7 @@ LOCK = "purge-rejected"
 
 _EPILOG = """\
 It runs from cron every 10 minutes. What it did is in the decision log when it was out of the ordinary; check-rejected
-tells how things stand.
+shows the state.
 
 Exit codes: 0 done, or another run is under way; 1 not done; 2 wrong command line
 """
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None, places: state.Places | None = None) 
         _EPILOG,
         work=_purge,
         dry_run=True,
-        json="say it as one JSON object",
+        json="print it as one JSON object",
     )
     return job.main(argv, places)
 
@@ -38,17 +38,17 @@ def _purge(chosen: argparse.Namespace, host: state.Places) -> int:
     with host.lock(LOCK) as held:
         if not held:
             return 0
-        said = purge.run(host, root, keep_days, free_percent, dry_run=chosen.dry_run)
+        sentences = purge.run(host, root, keep_days, free_percent, dry_run=chosen.dry_run)
         if not chosen.dry_run:
             releases = settings.get("releases", deliver.RECORDS)
             for ident in refused.settle(root, settings.get("refused", refused.FOLDER), releases):
                 decisions.journal(f"{ident}: refused by a customer's server, gone undecided", {"PRIORITY": "4"})
             deliver.forget(releases)
     if chosen.json:
-        print(state.encode({"dry_run": chosen.dry_run, "said": said}))
+        print(state.encode({"dry_run": chosen.dry_run, "said": sentences}))
     else:
-        for sentence in said:
+        for sentence in sentences:
             print(f"would: {sentence}" if chosen.dry_run else sentence)
-        if chosen.dry_run and not said:
+        if chosen.dry_run and not sentences:
             print("would change nothing")
     return 0

@@ -1,4 +1,4 @@
-"""What is remembered of the removal of rejected mail on an MX, and which days are over. Hot path: a check reads it.
+"""The record of the removal of rejected mail on an MX, and which days are over. Hot path: a check reads it.
 
 The job that removes is ``purge``. Its record is ``/mf/var/state/rejected``: lines of ``name value``, so that no
 JSON parser is needed to read it. In the same form qpsmtpd counts how much a day has taken (Mf/DayLimit.pm).
@@ -28,17 +28,17 @@ EMPTY: Record = {
     "full": 0,  # since when the disk is nearly full although removing rejected mail wouldn't help
     "doubted": 0,  # since when the clock is doubted, and nothing goes by age
     "early": 0,  # when messages were last removed before their time
-    "early_files": 0,  # how many, counted on while no day passes without one
+    "early_files": 0,  # how many, reset after a day without one
     "failed": 0,  # messages that couldn't be kept since the counters began
     "failed_at": 0,  # when that was last seen to grow
 }
 
 
 NO_DAY: Record = {
-    "day": 0,  # the day that "used" speaks of, 20261129
+    "day": 0,  # the day of "used", 20261129
     "used": 0,  # bytes
     "limit": 0,  # bytes
-    "missed": 0,  # messages not kept because of it, counted on while no day passes without one
+    "missed": 0,  # messages not kept because of it, reset after a day without one
     "missed_at": 0,  # when that was last
 }
 

@@ -1,8 +1,8 @@
-"""Accepted mail that a customer's server refused for good: which of it waits for a person. Hot path: a check reads it.
+"""Accepted mail that a customer's server refused for good and that waits for an operator. Hot path: a check reads it.
 
 The message is kept whole where rejected mail is, ``ROOT/YYYY-MM-DD/<domain>/new/<id>`` (see ``keeper``), and beside
 that tree there is a note of it, ``FOLDER/<id>``: ``{"domain", "recipients", "reason", "received"}``. The note goes when
-somebody has decided (``/mf/bin/refused``), when it was released by control, or with the message.
+an operator has decided (``/mf/bin/refused``), when control has released the message, or with the message.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FOLDER = "/mf/var/refused"
 PLUGIN = "customer"
-"""What the envelope names as who refused; it stands in the ids as well."""
+"""The plugin that the envelope names as the one that refused; it is part of the id as well."""
 
 
 def is_refused(ident: str) -> bool:
@@ -48,19 +48,19 @@ def released(releases: str, ident: str) -> bool:
 
 
 def waiting(folder: str, releases: str) -> list[str]:
-    """The ids that nobody has decided about, oldest first. Raises OSError."""
+    """The ids that wait for a decision, oldest first. Raises OSError."""
     return [ident for ident in noted(folder) if not released(releases, ident)]
 
 
 def read(folder: str, ident: str) -> dict[str, str]:
-    """``domain``, ``reason``, ``recipients`` (separated by blanks) of a note; "" for what it doesn't say."""
+    """``domain``, ``reason``, ``recipients`` (separated by blanks) of a note; "" for what isn't in it."""
     try:
-        found = state.decode(state.read_bytes(f"{folder}/{ident}", 65536)) or {}
+        note = state.decode(state.read_bytes(f"{folder}/{ident}", 65536)) or {}
     except OSError:
-        found = {}
-    recipients = found.get("recipients")
-    record = {key: value if isinstance(value := found.get(key), str) else "" for key in ("domain", "reason")}
-    record["recipients"] = " ".join(str(one) for one in recipients) if isinstance(recipients, list) else ""
+        note = {}
+    recipients = note.get("recipients")
+    record = {key: value if isinstance(value := note.get(key), str) else "" for key in ("domain", "reason")}
+    record["recipients"] = " ".join(str(recipient) for recipient in recipients) if isinstance(recipients, list) else ""
     # it becomes part of a path
     if "/" in record["domain"] or record["domain"].startswith("."):
         record["domain"] = ""
@@ -68,7 +68,7 @@ def read(folder: str, ident: str) -> dict[str, str]:
 
 
 def settle(root: str, folder: str, releases: str) -> list[str]:
-    """Remove the notes of what was released or is gone; returns the ids of what went undecided. Raises OSError."""
+    """Remove notes of messages that were released or are gone; returns the ids of the undecided. Raises OSError."""
     lost = []
     for ident in noted(folder):
         done = released(releases, ident)
@@ -88,20 +88,20 @@ def forget(folder: str, ident: str) -> None:
 
 
 def moment(ident: str) -> str:
-    """When it was refused, for people: ``2026-11-29 18:24 UTC``."""
+    """When it was refused, as text: ``2026-11-29 18:24 UTC``."""
     return f"{ident[:4]}-{ident[4:6]}-{ident[6:8]} {ident[9:11]}:{ident[11:13]} UTC"
 
 
 def groups(folder: str, idents: list[str]) -> Iterator[tuple[str, int, str, str]]:
     """``(domain, messages, id of the first, reason of the last)``, most messages first."""
-    found: dict[str, list[str]] = {}
+    by_domain: dict[str, list[str]] = {}
     reasons: dict[str, str] = {}
     for ident in idents:
         note = read(folder, ident)
-        found.setdefault(note["domain"], []).append(ident)
+        by_domain.setdefault(note["domain"], []).append(ident)
         reasons[note["domain"]] = note["reason"]
-    for domain in sorted(found, key=lambda one: (-len(found[one]), one)):
-        yield domain, len(found[domain]), found[domain][0], reasons[domain]
+    for domain in sorted(by_domain, key=lambda name: (-len(by_domain[name]), name)):
+        yield domain, len(by_domain[domain]), by_domain[domain][0], reasons[domain]
 
 
 def _exists(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""/mf/bin/refused: what customers' servers refused for good and this MX keeps: look, send again, decide."""
+"""/mf/bin/refused: what customers' servers refused for good and this MX keeps: list it, send it again, decide."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HAND_OVER = "/mf/bin/release-message"
 LIMIT = 400.0  # seconds for one message
 
 _EPILOG = """\
-What a customer's server refuses for good is kept whole, and check-refused tells of it until a person has decided.
+What a customer's server refuses for good is kept whole, and check-refused reports it until an operator has decided.
 Control has it, too: quarantine list --plugin customer, quarantine release. Sent again by both, it arrives once.
 
 Exit codes: 0 done, 1 not done or not all of it (one line says why), 2 wrong command line, 130 interrupted.
@@ -31,7 +31,7 @@ Examples
 
 
 class Kept:
-    """The places, and the notes that nobody has decided about."""
+    """The directories, and the ids of the notes that wait for a decision."""
 
     def __init__(self, host: state.Places) -> None:
         settings = config.load(host).section("rejected")
@@ -39,17 +39,17 @@ class Kept:
         self.idents = refused.waiting(self.folder, self.releases)
 
     def chosen(self, options: argparse.Namespace) -> list[str]:
-        """The ids that are meant. Raises Failure."""
+        """The ids that the options name. Raises Failure."""
         if bool(options.id) + bool(options.domain) + options.all != 1:
             raise Failure("say ids, or --domain, or --all", cli.MISUSE)
         if options.id:
-            if unknown := [one for one in options.id if one not in self.idents]:
+            if unknown := [ident for ident in options.id if ident not in self.idents]:
                 raise Failure(f"{text.clean(unknown[0], 160)} doesn't wait here; see refused list", cli.MISUSE)
             return list(dict.fromkeys(options.id))
         return [
-            one
-            for one in self.idents
-            if options.all or refused.read(self.folder, one)["domain"] == options.domain.lower()
+            ident
+            for ident in self.idents
+            if options.all or refused.read(self.folder, ident)["domain"] == options.domain.lower()
         ]
 
     def path(self, ident: str) -> str:
@@ -69,8 +69,8 @@ def _list(chosen: argparse.Namespace, host: state.Places) -> int:
         if chosen.json:
             print(state.encode({"id": ident, **note}))
         else:
-            who = text.clean(note["recipients"] or note["domain"], 80)
-            print(f"{refused.moment(ident)}  {who}  {text.clean(note['reason'], 160)}  {ident}")
+            recipients = text.clean(note["recipients"] or note["domain"], 80)
+            print(f"{refused.moment(ident)}  {recipients}  {text.clean(note['reason'], 160)}  {ident}")
     return 0
 
 
@@ -106,14 +106,14 @@ def _release(chosen: argparse.Namespace, host: state.Places) -> int:
             failed = True
             print(f"refused: {ident}: {text.clean(str(error), 200)}", file=sys.stderr)
             continue
-        said = text.clean((done.stdout or done.stderr).partition("\n")[0], 300)
-        decisions.journal(f"refused: release of {ident}: {said}", {"MF_ACTION": "release"})
+        answer = text.clean((done.stdout or done.stderr).partition("\n")[0], 300)
+        decisions.journal(f"refused: release of {ident}: {answer}", {"MF_ACTION": "release"})
         if done.returncode:
             failed = True
-            print(f"refused: {ident}: {said}", file=sys.stderr)
+            print(f"refused: {ident}: {answer}", file=sys.stderr)
             continue
         refused.forget(kept.folder, ident)
-        print(f"{ident}: {said}")
+        print(f"{ident}: {answer}")
     return cli.FAILED if failed else 0
 
 
@@ -129,10 +129,10 @@ def _forget(chosen: argparse.Namespace, host: state.Places) -> int:
 
 def _parser() -> cli.Command:
     top = cli.Command("refused", "What customers' servers refused for good, and this MX keeps.", _EPILOG)
-    top.add("list", _list, "list what nobody has decided about, oldest first", json="for programs")
+    top.add("list", _list, "list what waits for a decision, oldest first", json="for programs")
     for name, work, purpose in (
         ("release", _release, "send messages again, each once"),
-        ("forget", _forget, "messages need not be sent again: nobody is told of them any more"),
+        ("forget", _forget, "messages need not be sent again: they are not reported any more"),
     ):
         parser = top.add(name, work, purpose, dry_run=True)
         parser.add_argument("id", nargs="*", metavar="ID")
