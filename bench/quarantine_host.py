@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, "/mf/lib")
-from mf_quarantine import database, envelope, expire, importer, layout, query, settings
+from mf_quarantine import database, envelope, expire, importer, layout, migration, query, settings
+from mf_quarantine.index import Index
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,10 +40,10 @@ FILES = 60_000  # of the messages that expire
 BODY = b"x" * 76 + b"\n"
 
 
-def connect() -> database.Database:
+def connect() -> Index:
     """The bench's own database, as root; made unless it is there."""
-    database.migrate(name=NAME, account=database.USER)
-    return database.Database(name=NAME, user="root")
+    migration.migrate(name=NAME, account=database.USER)
+    return Index(name=NAME, user="root")
 
 
 def control() -> settings.Settings:
@@ -142,9 +143,10 @@ def make_files(places: layout.Layout, count: int, when: float, turn: int) -> lis
     return names
 
 
-def ours(index: database.Database, places: layout.Layout) -> None:
+def ours(index: Index, places: layout.Layout) -> None:
     """The importer, as a pull uses it."""
-    importer.Importer(index, places, control(), "mx1").run(fresh=True)
+    for _ in importer.Importer(index, places, control(), "mx1").run(fresh=True):
+        pass
 
 
 def plain(places: layout.Layout) -> None:
@@ -174,7 +176,7 @@ def load() -> None:
     client(LOAD_MESSAGE.format(TABLES / "message") + ";" + LOAD_LEDGER.format(TABLES / "ledger"))
 
 
-def wipe(index: database.Database, names: list[tuple[str, str]]) -> None:
+def wipe(index: Index, names: list[tuple[str, str]]) -> None:
     """Take the messages of a turn out of the tables again."""
     for start in range(0, len(names), 1000):
         chunk = [ident for _, ident in names[start : start + 1000]]

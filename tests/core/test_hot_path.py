@@ -51,7 +51,7 @@ DEAR = {
     "typing",
 }
 # Packages that are still to be written plainly.
-LATER = {"mf", "mf_checks", "mf_quarantine"}
+LATER = {"mf", "mf_checks"}
 
 MINUTE = """
 import sys

@@ -1,16 +1,23 @@
-"""A quarantine in a test's own directory: kept files as an MX writes them, and an index in memory."""
+"""A quarantine in a test's own directory: kept files as an MX writes them, an index in memory, an MX without rsync."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mf import state
 from mf_quarantine import DuplicateError, layout
+from mf_quarantine.canaries import Canaries
 from mf_quarantine.envelope import Message
+from mf_quarantine.importer import Batch, Counts, Importer
+from mf_quarantine.pull import Puller
+from mf_quarantine.remote import File
+from mf_quarantine.repair import Repair
 from mf_quarantine.settings import Settings
+from mf_quarantine.source import Source, load
 
 NOON = 1795608000.0  # 2026-11-25 12:00:00 UTC
 
@@ -75,7 +82,7 @@ class Died(BaseException):
 
 
 class Index:
-    """What mf_quarantine.database.Database does, in memory; ``die`` names the call at which it dies."""
+    """What mf_quarantine.index.Index does, in memory; ``die`` names the call at which it dies."""
 
     def __init__(self) -> None:
         self.ledger: dict[str, tuple[str, str]] = {}
@@ -84,22 +91,22 @@ class Index:
         self.die = ""
 
     def known(self, idents: Sequence[str]) -> set[str]:
-        return {one for one in idents if one in self.ledger}
+        return {name for name in idents if name in self.ledger}
 
     def add(self, kept: Sequence[Message], others: Sequence[tuple[str, str, str]] = ()) -> None:
         self._maybe("before the commit")
-        entries = [(one.id, one.domain, "kept") for one in kept] + [*others]
+        entries = [(message.id, message.domain, "kept") for message in kept] + [*others]
         if any(entry[0] in self.ledger for entry in entries):
             raise DuplicateError("came twice")
         self.ledger.update({name: (domain, state) for name, domain, state in entries})
-        self.message.update({(one.domain, one.id): one for one in kept})
+        self.message.update({(message.domain, message.id): message for message in kept})
         self._maybe("after the commit")
 
     def index_again(self, kept: Sequence[Message]) -> None:
-        if any((one.domain, one.id) in self.message for one in kept):
+        if any((message.domain, message.id) in self.message for message in kept):
             raise DuplicateError("came twice")
-        self.ledger.update({one.id: (one.domain, "kept") for one in kept})
-        self.message.update({(one.domain, one.id): one for one in kept})
+        self.ledger.update({message.id: (message.domain, "kept") for message in kept})
+        self.message.update({(message.domain, message.id): message for message in kept})
 
     def newest(self) -> str:
         return max(self.ledger, default="")
@@ -114,9 +121,8 @@ class Index:
         return {name: name in self.lost for where, name in self.message if where == domain and layout.day(name) == day}
 
     def older(self, domain: str, before: str, limit: int) -> list[tuple[str, str, int]]:
-        return sorted(
-            (name, one.mx, one.size) for (where, name), one in self.message.items() if where == domain and name < before
-        )[:limit]
+        messages = [message for (where, _), message in self.message.items() if where == domain]
+        return sorted((message.id, message.mx, message.size) for message in messages if message.id < before)[:limit]
 
     def forget(self, domain: str, gone: Sequence[tuple[str, str, int]]) -> None:
         self._maybe("before the commit")
@@ -144,3 +150,111 @@ class Index:
     def _maybe(self, moment: str) -> None:
         if self.die == moment:
             raise Died
+
+
+class Mx:
+    """An MX's folder; what rsync does with it, without rsync."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.asked: list[Sequence[str]] = []
+        self.unreadable: set[str] = set()
+        self.fail: Exception | None = None
+
+    def listing(self, filters: Sequence[str]) -> Iterator[File | None]:
+        self.asked.append(filters)
+        if self.fail:
+            raise self.fail
+        for path in sorted(self.root.rglob("*")):
+            if path.is_file():
+                yield File(str(path.relative_to(self.root)), path.stat().st_size)
+
+    def fetch(self, paths: Sequence[str], target: str) -> None:
+        for path in paths:
+            if path not in self.unreadable and (self.root / path).exists():
+                put(target, path.rpartition("/")[2], (self.root / path).read_bytes(), path.split("/")[1])
+
+
+class Room:
+    """A control machine with a quarantine, and an MX, mx1."""
+
+    def __init__(self, root: Path) -> None:
+        self.layout = layout.Layout(str(root / "quarantine"))
+        self.places = state.Places(str(root))
+        for folder in (self.layout.mail, self.layout.bad, self.layout.state, self.layout.locks):
+            Path(folder).mkdir(parents=True)
+        for folder in ("mx", "run/mf"):
+            (root / folder).mkdir(parents=True)
+        self.mx: Any = Mx(root / "mx")
+        self.index: Any = Index()
+        self.settings = settings()
+        self.incoming = self.layout.incoming("mx1")
+        self.now = NOON + 60
+        self.canaries: Canaries | None = None
+        self.counts = Counts()
+        self.slept: list[float] = []
+
+    def importer(self) -> Importer:
+        return Importer(
+            self.index,
+            self.layout,
+            self.settings,
+            "mx1",
+            host=self.places,
+            canaries=self.canaries,
+            clock=lambda: self.now,
+            sleep=self.slept.append,
+        )
+
+    def run(self, *, fresh: bool = True) -> Counts:
+        """Import what is in ``incoming``."""
+        return total(self.importer().run(fresh=fresh))
+
+    def puller(self, limit: float = 900.0) -> Puller:
+        return Puller(
+            self.index,
+            self.layout,
+            self.settings,
+            self.importer(),
+            self.source(),
+            host=self.places,
+            clock=lambda: self.now,
+            limit=limit,
+        )
+
+    def pull(self, limit: float = 900.0) -> Source:
+        """A whole pull; returns what was written down. ``counts`` has what it imported."""
+        puller = self.puller(limit)
+        self.counts = puller.counts
+        puller.run(self.mx)
+        return self.source()
+
+    def source(self) -> Source:
+        return load(self.layout.state, "mx1", self.now)
+
+    def repair(self, *, dry_run: bool = False) -> Repair:
+        """A repair that has compared files and rows."""
+        work = Repair(self.index, self.layout, self.settings, dry_run=dry_run, clock=lambda: self.now)
+        work.compare()
+        return work
+
+    def fill(self, count: int, start: int = 0) -> list[str]:
+        """Messages on the MX; returns their ids, oldest first."""
+        names = [ident(number, NOON + number / 1000) for number in range(start, start + count)]
+        for name in names:
+            put(str(self.mx.root), name, kept(name))
+        return names
+
+    def stored(self) -> list[str]:
+        return sorted(path.name for path in Path(self.layout.mail).rglob("*") if path.is_file())
+
+    def waiting(self) -> list[str]:
+        return [file.ident for file in layout.waiting(self.incoming)]
+
+
+def total(batches: Iterator[Batch]) -> Counts:
+    """What some imports did."""
+    counts = Counts()
+    for batch in batches:
+        counts.add(batch)
+    return counts

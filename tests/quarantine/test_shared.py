@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 from mf_quarantine import envelope, expire, importer, layout, release, repair, store
-from quarantine_support import NOON, Died, ident, kept, put, shared
-from test_pull import Room
+from quarantine_support import NOON, Died, Room, ident, kept, put, shared
 
 DOMAINS = ["a.example", "short.example", "z.example"]
 BODY = b"Subject: many\n\n" + b"x" * 100000
@@ -23,8 +22,8 @@ def copy(number: int, name: str = NAME) -> str:
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Room:
-    room = Room(tmp_path)
+def room(room: Room) -> Room:
+    """The MX has a message with a copy for each domain."""
     put(str(room.mx.root), NAME, shared(NAME, DOMAINS, BODY), layout.SHARED)
     return room
 
@@ -40,10 +39,8 @@ def everywhere(name: str = NAME) -> set[str]:
 
 
 def mend(room: Room, *, dry_run: bool = False) -> repair.Outcome:
-    work = repair.Repair(room.index, room.layout, room.settings, dry_run=dry_run, clock=lambda: room.now)
-    work.compare()
-    remote: Any = room.mx
-    assert work.fetch([("mx1", remote)]) == []
+    work = room.repair(dry_run=dry_run)
+    assert work.fetch([("mx1", room.mx)]) == []
     return work.outcome
 
 
@@ -141,9 +138,8 @@ def test_what_is_left_is_counted_in_files(room: Room) -> None:
     names = [ident(number) for number in range(1, 4)]
     for name in names:
         put(room.layout.incoming("mx1"), name, shared(name, DOMAINS), layout.SHARED)
-    work = importer.Importer(room.index, room.layout, room.settings, "mx1", host=room.places, clock=lambda: room.now)
-    work.run(fresh=True)
-    assert (work.counts.files, work.counts.imported) == (3, 9)
+    counts = room.run()
+    assert (counts.files, counts.imported) == (3, 9)
 
 
 # --- hostile files

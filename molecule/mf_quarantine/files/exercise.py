@@ -347,7 +347,7 @@ NEXT = """
 import json, shutil, sys
 from pathlib import Path
 sys.path.insert(0, "/mf/lib")
-from mf_quarantine import database, schema
+from mf_quarantine import database, migration, schema
 
 folder, name, account = Path(sys.argv[1]), "mf_quarantine_next", "mf-quarantine-next"
 server = database.Database(name="", user="root", check=False)
@@ -355,7 +355,7 @@ found = {}
 
 def migrate(key):
     try:
-        found[key] = database.migrate(folder=str(folder), name=name, account=account)
+        found[key] = migration.migrate(folder=str(folder), name=name, account=account)
     except database.DatabaseError as error:
         found[key] = str(error)
     found[key + " there"] = [row[0] for row in server.rows(f"SELECT version FROM {name}.schema_version ORDER BY 1")]
@@ -369,7 +369,7 @@ try:
     migrate("first")
     server.run(f"INSERT INTO {name}.ledger (id, domain, state) VALUES ('x', 'a.example', 'kept')")
     number = schema.SCHEMA + 1
-    schema.SCHEMA = database.SCHEMA = number
+    schema.SCHEMA = number
     path = folder / f"{number:04d}_next.sql"
     one = "-- a comment; of one line\\nALTER TABLE ledger ADD COLUMN IF NOT EXISTS next INT NOT NULL DEFAULT 7;\\n"
     path.write_text(one + "CREATE TABLE IF NOT EXISTS next (id NONSENSE);\\n")

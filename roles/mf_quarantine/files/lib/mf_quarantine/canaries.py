@@ -6,18 +6,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from mf import canary, state
 
 from . import layout
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from .envelope import Message
-
-PREFIX = "canary-"
+from .envelope import Message
+from .source import CANARY
 
 
 class Canaries:
@@ -40,9 +35,9 @@ class Canaries:
         if tag is None or tag.kind != canary.SPAM or tag.host != message.mx.lower():
             return None
         if tag.host not in self._seen:
-            found = _found(self._read(tag.host).get("seen"))
-            self._seen[tag.host] = canary.Seen((nonce, sent) for nonce, sent, _ in found)
-            self._ids.update((nonce, ident) for nonce, _, ident in found)
+            entries = _entries(self._read(tag.host).get("seen"))
+            self._seen[tag.host] = canary.Seen((nonce, sent) for nonce, sent, _ in entries)
+            self._ids.update((nonce, ident) for nonce, _, ident in entries)
         if self._seen[tag.host].take(tag):
             self._ids[tag.nonce] = message.id
         return tag if self._ids.get(tag.nonce) == message.id else None
@@ -67,16 +62,13 @@ class Canaries:
         return state.decode(state.read_bytes(self._path(host))) or {}
 
     def _path(self, host: str) -> str:
-        return f"{self._folder}/{PREFIX}{host}.json"
+        return f"{self._folder}/{CANARY}{host}.json"
 
 
-def _found(seen: object) -> list[tuple[str, float, str]]:
+def _entries(seen: object) -> list[tuple[str, float, str]]:
+    """``(nonce, sent, id)`` of each entry that is whole."""
     return [
-        (one[0], float(one[1]), one[2])
-        for one in (seen if isinstance(seen, list) else [])
-        if isinstance(one, list)
-        and len(one) == 3
-        and isinstance(one[0], str)
-        and isinstance(one[1], (int, float))
-        and isinstance(one[2], str)
+        (entry[0], float(entry[1]), entry[2])
+        for entry in (seen if isinstance(seen, list) else [])
+        if isinstance(entry, list) and [type(value) for value in entry] in ([str, float, str], [str, int, str])
     ]

@@ -12,13 +12,15 @@ from typing import Any
 
 from mf import cli, state, text
 
-from . import QuarantineError, database, layout, settings
+from . import QuarantineError, layout, settings
+from .database import USER
+from .index import Index
 
 DONE, FAILED, MISUSE = 0, cli.FAILED, cli.MISUSE
 KEYS = "/mf/etc/quarantine"
 
 
-def drop_root(account: str = database.USER) -> None:
+def drop_root(account: str = USER) -> None:
     """Become the quarantine's own user, for good. Raises QuarantineError unless this is root or that user."""
     try:
         entry = pwd.getpwnam(account)
@@ -52,17 +54,17 @@ class Context:
         self.who = who
         self.settings = settings.load(host)
         self.layout = layout.Layout()
-        self._index: dict[int, database.Database] = {}
+        self._index: dict[int, Index] = {}
 
     @property
-    def index(self) -> database.Database:
+    def index(self) -> Index:
         """This process's connection to the index, schema checked. Raises DatabaseError.
 
         A child has a connection of its own: on a shared one, the statements of two would mix in one transaction.
         """
         process = os.getpid()
         if process not in self._index:
-            self._index[process] = database.Database()
+            self._index[process] = Index()
         return self._index[process]
 
 

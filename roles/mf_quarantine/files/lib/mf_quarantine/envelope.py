@@ -11,13 +11,10 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
+from typing import Any
 
 from . import layout
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any
 
 LINE_MAX = 1 << 20
 """Bytes of an envelope line: a thousand recipients of 320 bytes, escaped, take less than half of it."""

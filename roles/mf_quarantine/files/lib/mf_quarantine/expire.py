@@ -9,15 +9,12 @@ from __future__ import annotations
 import glob
 import os
 import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
 from . import QuarantineError, layout, store
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from .database import Database
-    from .settings import Settings
+from .index import Index
+from .settings import Settings
 
 BATCH = 500
 AHEAD = 3 * 86400.0
@@ -30,27 +27,23 @@ class ClockError(QuarantineError):
     """What this host's clock says can't be, by what the MXs' clocks said."""
 
 
+@dataclass
 class Outcome:
-    """``messages`` and ``bytes`` (as the senders sent them) expired, ids ``forgotten`` by the ledger, whether it is
-    ``finished``.
-    """
+    """``bytes`` are those that the senders sent, not those that were kept."""
 
-    __slots__ = ("bad", "bytes", "finished", "forgotten", "messages")
-
-    def __init__(self) -> None:
-        self.messages = 0
-        self.bytes = 0
-        self.forgotten = 0
-        self.bad = 0
-        self.finished = False
+    bad: int = 0  # of what was put aside
+    bytes: int = 0
+    finished: bool = False
+    forgotten: int = 0  # ids, by the ledger
+    messages: int = 0
 
     def as_json(self) -> dict[str, int | bool]:
         """All of it by name."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return asdict(self)
 
 
 def run(
-    index: Database,
+    index: Index,
     places: layout.Layout,
     settings: Settings,
     *,
@@ -59,7 +52,7 @@ def run(
     clock: Callable[[], float] = time.time,
     trust_clock: bool = False,
 ) -> Outcome:
-    """Let go of everything whose time is over. ``pause`` is called between batches and ends the run when it says
+    """Let go of everything whose time is over. ``pause`` is called between batches and ends the run when it returns
     False.
 
     Raises ClockError when this host's clock is days beyond the newest id, unless ``trust_clock``: a clock that is ahead
@@ -81,20 +74,20 @@ def run(
             outcome.messages += count
             outcome.bytes += size
             continue
-        while gone := index.older(domain, before, BATCH):
-            paths = [places.path(domain, ident) for ident, _, _ in gone]
+        while expired := index.older(domain, before, BATCH):
+            paths = [places.path(domain, ident) for ident, _, _ in expired]
             for path in paths:
                 store.drop(path)
-            index.forget(domain, gone)
+            index.forget(domain, expired)
             store.prune({os.path.dirname(path) for path in paths})
-            outcome.messages += len(gone)
-            outcome.bytes += sum(size for _, _, size in gone)
+            outcome.messages += len(expired)
+            outcome.bytes += sum(size for _, _, size in expired)
             if not pause():
                 return outcome
     if dry_run:
         outcome.finished = True
         return outcome
-    outcome.bad = _bad(places, layout.bound(now - BAD_DAYS * 86400.0))
+    outcome.bad = _remove_bad(places, layout.bound(now - BAD_DAYS * 86400.0))
     while forgotten := index.trim_ledger(settings.ledger_cutoff(now), BATCH):
         outcome.forgotten += forgotten
         if not pause():
@@ -105,7 +98,7 @@ def run(
     return outcome
 
 
-def _bad(places: layout.Layout, before: str) -> int:
+def _remove_bad(places: layout.Layout, before: str) -> int:
     removed = 0
     for path in glob.glob("*/*", root_dir=places.bad):
         if path.rpartition("/")[2] < before:

@@ -13,47 +13,72 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 
-from mf import decisions, state, text
+from mf import canary, decisions, state, text
 from mf.throttle import marker
 
 from . import DuplicateError, envelope, layout, store
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from mf import canary
-
-    from .canaries import Canaries
-    from .database import Database
-    from .settings import Settings
+from .canaries import Canaries
+from .index import Index
+from .settings import Settings
 
 BATCH = 1000
 """Messages of one transaction while the host isn't throttled."""
 BATCH_BYTES = 64 << 20
-PATIENCE = 900.0  # seconds to wait for one's turn while throttled, where the caller doesn't say
-SETTLE = 0.5  # seconds between two looks at the marker while the pace is kept
+PATIENCE = 900.0  # seconds to wait for the pace's lock while throttled, where the caller doesn't say
+SETTLE = 0.5  # seconds between two reads of the marker during a pause
 
 
+@dataclass
+class Batch:
+    """One transaction: what is to become of some files, and once it is yielded, what became of them."""
+
+    kept: list[envelope.Message] = field(default_factory=list)
+    others: list[tuple[str, str, str]] = field(default_factory=list)
+    """For the ledger alone: ``(id, domain, state)``, the state one of expired, canary and bad."""
+    canaries: list[tuple[canary.Tag, envelope.Message]] = field(default_factory=list)
+    known: int = 0
+    """Copies that the ledger had already."""
+    damaged: int = 0
+    """Files that aren't whole here, and will be fetched again."""
+    done: list[str] = field(default_factory=list)
+    """Paths in ``incoming`` that go once the transaction is committed."""
+
+    @property
+    def files(self) -> int:
+        """Files of which nothing is missing any more."""
+        return len(self.done) - self.damaged
+
+
+@dataclass
 class Counts:
     """What an import did. Messages are the index's: a copy for each domain is one, and a file may hold several."""
 
-    __slots__ = ("bad", "canaries", "damaged", "expired", "files", "imported", "known")
+    bad: int = 0  # not whole on the MX either, or not in our format: put aside
+    canaries: int = 0
+    damaged: int = 0  # not whole here; will be fetched again
+    expired: int = 0  # older than their domain's retention: noted, not kept
+    files: int = 0  # of which nothing is missing any more
+    imported: int = 0
+    known: int = 0  # the ledger had them: only unlinked
 
-    def __init__(self) -> None:
-        self.imported = 0
-        self.known = 0  # the ledger had them: only unlinked
-        self.expired = 0  # older than their domain's retention: noted, not kept
-        self.canaries = 0
-        self.damaged = 0  # not whole here; will be fetched again
-        self.bad = 0  # not whole on the MX either, or not in our format: put aside
-
-        self.files = 0  # of which nothing is missing any more
+    def add(self, batch: Batch) -> None:
+        """Count a transaction that was committed."""
+        states = Counter(state for _, _, state in batch.others)
+        self.bad += states["bad"]
+        self.canaries += states["canary"]
+        self.expired += states["expired"]
+        self.damaged += batch.damaged
+        self.files += batch.files
+        self.imported += len(batch.kept)
+        self.known += batch.known
 
     def as_json(self) -> dict[str, int]:
         """All counts by name."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return asdict(self)
 
 
 class Importer:
@@ -64,7 +89,7 @@ class Importer:
 
     def __init__(
         self,
-        index: Database,
+        index: Index,
         places: layout.Layout,
         settings: Settings,
         mx: str,
@@ -74,7 +99,6 @@ class Importer:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.counts = Counts()
         self._index = index
         self._layout = places
         self._settings = settings
@@ -93,167 +117,144 @@ class Importer:
         """Whether the host's marker is on now."""
         return marker.current(self._host).throttled
 
-    def run(
-        self,
-        *,
-        fresh: bool,
-        tick: Callable[[], bool] = lambda: True,
-        patience: Callable[[], float] = lambda: PATIENCE,
-    ) -> None:
-        """Import all that waits. ``tick`` is called between batches and ends the run when it says False.
+    def run(self, *, fresh: bool, patience: Callable[[], float] = lambda: PATIENCE) -> Iterator[Batch]:
+        """Import all that waits; yields each transaction once it is committed and its files are gone.
 
         ``fresh``: the files have just come from the MX, so what is damaged is so there, too. ``patience``: for how
-        many seconds to wait for one's turn while throttled; then the run ends. Raises DatabaseError, OSError."""
-        files = layout.waiting(self._layout.incoming(self._mx))
-        for batch in self._batches(files):
-            if len(batch) > 1 or not self.throttled():
-                self.batch(batch, fresh=fresh)
-            elif not self._in_turn(batch, fresh=fresh, patience=patience()):
-                return
-            if not tick():
-                return
+        many seconds to wait for the pace's lock while throttled; then the run ends. Raises DatabaseError, OSError.
+        """
+        for files in self._portions(layout.waiting(self._layout.incoming(self._mx))):
+            if len(files) > 1 or not self.throttled():
+                yield from self.batches(files, fresh=fresh)
+                continue
+            with self._layout.lock("pace", wait=patience()) as held:
+                if not held:
+                    return
+                started = state.boottime()
+                batches = list(self.batches(files, fresh=fresh))
+                self._pause(started + self._settings.import_throttle_sleep)
+            yield from batches
 
-    def _batches(self, files: Iterable[tuple[str, str, str]]) -> Iterator[list[tuple[str, str, str]]]:
-        batch: list[tuple[str, str, str]] = []
+    def _portions(self, files: Iterable[layout.Waiting]) -> Iterator[list[layout.Waiting]]:
+        """Files for a transaction each; one at a time while the host is throttled."""
+        portion: list[layout.Waiting] = []
         room = BATCH_BYTES
         throttled = self.throttled()
-        for entry in files:
-            batch.append(entry)
+        for file in files:
+            portion.append(file)
             with contextlib.suppress(FileNotFoundError):
-                room -= os.stat(entry[0]).st_size
-            if throttled or len(batch) >= BATCH or room <= 0:
-                yield batch
-                batch, room, throttled = [], BATCH_BYTES, self.throttled()
-        if batch:
+                room -= os.stat(file.path).st_size
+            if throttled or len(portion) >= BATCH or room <= 0:
+                yield portion
+                portion, room, throttled = [], BATCH_BYTES, self.throttled()
+        if portion:
+            yield portion
+
+    def _pause(self, end: float) -> None:
+        """Wait for a moment (boot time); cut short when the throttle ends."""
+        while self.throttled() and (left := end - state.boottime()) > 0:
+            self._sleep(min(SETTLE, left))
+
+    def batches(self, files: list[layout.Waiting], *, fresh: bool) -> Iterator[Batch]:
+        """Import some files in one transaction, or in several if they have very many copies.
+
+        When it raises, index and ledger know nothing of the transaction it was at.
+        """
+        while files:
+            batch = Batch()
+            known = self._index.known([file.ident for file in files])
+            count = 0
+            for file in files:
+                if len(batch.kept) + len(batch.others) >= BATCH:
+                    break
+                self._sort_file(file, batch, known, fresh=fresh)
+                count += 1
+            files = files[count:]
+            if batch.kept or batch.others:
+                store.sync(self._layout.root)
+                self._commit(batch)
+            self._clear_up(batch)
             yield batch
 
-    def _in_turn(self, batch: list[tuple[str, str, str]], *, fresh: bool, patience: float) -> bool:
-        """One message, then the pause, while nobody else on this host imports; cut short when the throttle ends.
-
-        False, and nothing done, when the turn doesn't come in time.
-        """
-        with self._layout.lock("pace", wait=patience) as held:
-            if not held:
-                return False
-            began = state.boottime()
-            self.batch(batch, fresh=fresh)
-            while self.throttled() and (left := began + self._settings.import_throttle_sleep - state.boottime()) > 0:
-                self._sleep(min(SETTLE, left))
-        return True
-
-    def batch(self, files: list[tuple[str, str, str]], *, fresh: bool) -> None:
-        """Import some files ``(path, domain, id)``, in one transaction, or in several if they have very many copies."""
-        left = files
-        while left:
-            left = self._some(left, fresh=fresh)
-
-    def _some(self, files: list[tuple[str, str, str]], *, fresh: bool) -> list[tuple[str, str, str]]:
-        """Import the first of some files, all or, when it raises, none as far as index and ledger know; returns the
-        rest.
-        """
-        now = self._clock()
-        known = self._index.known([ident for _, _, ident in files])
-        kept: list[envelope.Message] = []
-        others: list[tuple[str, str, str]] = []
-        seen: list[tuple[canary.Tag, envelope.Message]] = []
-        done: list[str] = []
-        damaged = 0
-        cutoffs: dict[str, str] = {}
-        rest: list[tuple[str, str, str]] = []
-        for number, (path, domain, ident) in enumerate(files):
-            if len(kept) + len(others) >= BATCH:
-                rest = files[number:]
-                break
-            if ident in known:
-                self.counts.known += 1
-                done.append(path)
-                continue
+    def _sort_file(self, file: layout.Waiting, batch: Batch, known: set[str], *, fresh: bool) -> None:
+        """Decide what becomes of a file, and link what is kept into the store."""
+        if file.ident in known:
+            batch.known += 1
+        else:
             try:
-                copies = self._copies(path, domain, ident, known)
+                copies = self._copies(file, known)
             except FileNotFoundError:
-                continue
+                return
             except (envelope.DamagedError, IsADirectoryError) as error:
-                damaged += not fresh
-                self._damaged(path, domain, ident, str(error), fresh, others)
-                done.append(path)
-                continue
+                self._put_aside(file, str(error), batch, fresh=fresh)
+                copies = []
             for message in copies:
-                if message.id in known:
-                    self.counts.known += 1
-                    continue
-                known.add(message.id)
-                tag = self._canaries.recognise(message) if self._canaries is not None else None
-                entry = (message.id, message.domain)
-                before = cutoffs.get(message.domain) or self._settings.cutoff(message.domain, now)
-                cutoffs[message.domain] = before
-                if tag is not None:
-                    seen.append((tag, message))
-                    others.append((*entry, "canary"))
-                elif message.id < before:
-                    others.append((*entry, "expired"))
-                else:
-                    store.keep(path, self._layout.path(message.domain, message.id))
-                    kept.append(message)
-            done.append(path)
-        if kept or others:
-            store.sync(self._layout.root)
-            self._add(kept, others)
-        if self._canaries is not None:
-            for tag, message in seen:
-                self._canaries.note(tag, message, self._clock())
-        for path in done:
-            store.drop(path)
-        for message in kept:
-            if message.id in self._aside:
-                store.discard(f"{self._layout.bad}/{self._mx}/{message.id}")
-        store.prune({os.path.dirname(path) for path in done})
-        self.counts.imported += len(kept)
-        self.counts.canaries += len(seen)
-        self.counts.expired += sum(1 for entry in others if entry[2] == "expired")
-        self.counts.files += len(done) - damaged
-        return rest
+                self._sort_copy(file.path, message, batch, known)
+        batch.done.append(file.path)
 
-    def _copies(self, path: str, domain: str, ident: str, known: set[str]) -> list[envelope.Message]:
+    def _sort_copy(self, path: str, message: envelope.Message, batch: Batch, known: set[str]) -> None:
+        if message.id in known:
+            batch.known += 1
+            return
+        known.add(message.id)
+        tag = self._canaries.recognise(message) if self._canaries is not None else None
+        if tag is not None:
+            batch.canaries.append((tag, message))
+            batch.others.append((message.id, message.domain, "canary"))
+        elif message.id < self._settings.cutoff(message.domain, self._clock()):
+            batch.others.append((message.id, message.domain, "expired"))
+        else:
+            store.keep(path, self._layout.path(message.domain, message.id))
+            batch.kept.append(message)
+
+    def _copies(self, file: layout.Waiting, known: set[str]) -> list[envelope.Message]:
         """The messages in a file: one, or one for each domain that has a copy. What the ledger knows of them goes into
         ``known``: a repair may have found some in the store.
         """
-        if domain != layout.SHARED:
-            return [envelope.read(path, domain, ident)]
-        found = envelope.copies(path, ident)
-        if not found[0].domain:
+        if file.domain != layout.SHARED:
+            return [envelope.read(*file)]
+        copies = envelope.copies(file.path, file.ident)
+        if not copies[0].domain:
             raise envelope.DamagedError("its envelope names no copies")
-        known |= self._index.known([one.id for one in found])
-        return found
+        known |= self._index.known([message.id for message in copies])
+        return copies
 
-    def _add(self, kept: list[envelope.Message], others: list[tuple[str, str, str]]) -> None:
-        """Into the index, without what a repair has put there since it was looked up."""
-        try:
-            self._index.add(kept, others)
-        except DuplicateError:
-            known = self._index.known([*(one.id for one in kept), *(ident for ident, _, _ in others)])
-            kept[:] = [one for one in kept if one.id not in known]
-            others[:] = [entry for entry in others if entry[0] not in known]
-            self.counts.known += len(known)
-            self._index.add(kept, others)
-
-    def _damaged(
-        self, path: str, domain: str, ident: str, why: str, fresh: bool, others: list[tuple[str, str, str]]
-    ) -> None:
-        target = f"{self._layout.bad}/{self._mx}/{ident}"
-        store.put_aside(path, target)
-        if not fresh:
+    def _put_aside(self, file: layout.Waiting, reason: str, batch: Batch, *, fresh: bool) -> None:
+        target = f"{self._layout.bad}/{self._mx}/{file.ident}"
+        store.put_aside(file.path, target)
+        if fresh:
+            batch.others.append((file.ident, file.domain, "bad"))
+            problem, end = "can't be imported", ""
+        else:
             # left from before a crash or a power cut: the MX has it whole, if it is still there
-            self.counts.damaged += 1
-            self._aside.add(ident)
-            decisions.journal(
-                f"quarantine: {ident} from {self._mx} is damaged: {text.clean(why)}; put aside as {target} until the MX"
-                " gives it again",
-                {"PRIORITY": "4"},
-            )
-            return
-        others.append((ident, domain, "bad"))
-        self.counts.bad += 1
+            batch.damaged += 1
+            self._aside.add(file.ident)
+            problem, end = "is damaged", " until the MX gives it again"
         decisions.journal(
-            f"quarantine: {ident} from {self._mx} can't be imported: {text.clean(why)}; put aside as {target}",
+            f"quarantine: {file.ident} from {self._mx} {problem}: {text.clean(reason)}; put aside as {target}{end}",
             {"PRIORITY": "4"},
         )
+
+    def _commit(self, batch: Batch) -> None:
+        """Into the index, without what a repair has put there since the ledger was asked."""
+        try:
+            self._index.add(batch.kept, batch.others)
+        except DuplicateError:
+            idents = [message.id for message in batch.kept] + [ident for ident, _, _ in batch.others]
+            known = self._index.known(idents)
+            batch.kept = [message for message in batch.kept if message.id not in known]
+            batch.others = [entry for entry in batch.others if entry[0] not in known]
+            batch.known += len(known)
+            self._index.add(batch.kept, batch.others)
+
+    def _clear_up(self, batch: Batch) -> None:
+        """Note canaries and remove what the transaction has dealt with."""
+        if self._canaries is not None:
+            for tag, message in batch.canaries:
+                self._canaries.note(tag, message, self._clock())
+        for path in batch.done:
+            store.drop(path)
+        for message in batch.kept:
+            if message.id in self._aside:
+                store.discard(f"{self._layout.bad}/{self._mx}/{message.id}")
+        store.prune({os.path.dirname(path) for path in batch.done})

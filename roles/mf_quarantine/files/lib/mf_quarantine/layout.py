@@ -6,7 +6,7 @@
                        incoming/<mx>/YYYY-MM-DD/<domain>/new/<id>    fetched, not yet imported
                        incoming/<mx>/YYYY-MM-DD/_shared/new/<id>     the same, a message with a copy for several domains
                        bad/<mx>/<id>                                 what can't be imported, for a person to look at
-                       state/<mx>.json                               how far the fetching from an MX is (see pull.py)
+                       state/<mx>.json                               how far the fetching from an MX is (see source.py)
                        lock/<mx>.lock                                one flock for each MX, and one for the pace
 
 The format of a file is in roles/qpsmtpd/files/lib/qpsmtpd/lib/Mf/Rejected.pm. An id begins with the time of the
@@ -18,12 +18,10 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from mf import state
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _ID = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[A-Za-z0-9.-]{1,120}", re.ASCII)
 _TIME = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)\.(\d{6})", re.ASCII)
@@ -137,8 +135,16 @@ class Layout:
             return
 
 
-def waiting(folder: str) -> Iterator[tuple[str, str, str]]:
-    """``(path, domain, id)`` of all whole files below an ``incoming`` folder, a folder at a time.
+class Waiting(NamedTuple):
+    """A whole file in ``incoming``; ``domain`` may be SHARED."""
+
+    path: str
+    domain: str
+    ident: str
+
+
+def waiting(folder: str) -> Iterator[Waiting]:
+    """All whole files below an ``incoming`` folder, a folder at a time.
 
     rsync's temporary files begin with a dot and are passed over.
     """
@@ -147,7 +153,7 @@ def waiting(folder: str) -> Iterator[tuple[str, str, str]]:
             box = f"{folder}/{date}/{domain}/new"
             for name in _names(box):
                 if kept_file(f"{date}/{domain}/new/{name}") is not None:
-                    yield f"{box}/{name}", domain, name
+                    yield Waiting(f"{box}/{name}", domain, name)
 
 
 def _names(folder: str) -> list[str]:

@@ -2,44 +2,28 @@
 
 One process for each MX under a flock of its own that rsync inherits, so a dead or slow MX delays nobody, and a lock
 ends with the last process that works under it. The key may only read the MX's folder of rejected mail; the MX's end
-waits for the MX's own throttle. How far it is stands in ``state/<mx>.json``, written at every step::
-
-    {"mx", "since": first attempt, "attempted", "error": "" or one line, "listed": last complete listing or null,
-     "swept": last listing of all days or null, "unpulled": known and not imported yet, there or fetched already,
-     "oldest": the oldest of those or null, "imported": in all, "foreign": names that aren't ours, in the last listing,
-     "ahead": dated more than a day ahead and left there, in the last listing of all days}
-
-Times are epoch seconds. The MX's lag is the age of ``oldest``, or of ``listed`` when nothing is missing.
+waits for the MX's own throttle. How far it is stands in ``state/<mx>.json`` (see ``source``), written at every step.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import select
 import signal
-import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable, Sequence
 
-from mf import state, text
+from mf import state
 from mf.throttle import marker
 
-from . import QuarantineError, layout, store
-from .settings import DAY
+from . import layout, store
+from .importer import Batch, Counts, Importer
+from .index import Index
+from .remote import EVERYTHING, File, PullError, Remote, recent
+from .settings import DAY, Settings
+from .source import Source
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from typing import Any
-
-    from .database import Database
-    from .importer import Counts, Importer
-    from .settings import Settings
-
-RSYNC = "/usr/bin/rsync"
 FETCH = 2000
 """Messages of one rsync; while the host is throttled as many as are imported in a minute."""
 FETCH_BYTES = 256 << 20
@@ -53,334 +37,161 @@ RUN_LIMIT = 900.0
 """Seconds after which a run ends between two batches; the next minute's goes on."""
 AHEAD = DAY
 """Seconds that an id may be ahead of this host's clock. A later one stays on its MX, for it would never expire here."""
-SILENCE = 900
-"""Seconds without a byte after which rsync gives up; the MX's end may wait ten minutes for its throttle."""
-LONGEST = 1800.0
-"""Seconds that one rsync may take, that wait included. What came whole by then stays."""
 SIDE_BY_SIDE = 50
-LISTED = re.compile(rb"-[-rwxsStT]{9}[.+@]? +([0-9,.]+) \d{4}/\d\d/\d\d \d\d:\d\d:\d\d (.+)")
-
-
-class PullError(QuarantineError):
-    """An MX can't be read."""
-
-
-class Source:
-    """How far the fetching from one MX is; ``save`` writes it."""
-
-    def __init__(self, places: layout.Layout, mx: str, now: float) -> None:
-        self.path = f"{places.state}/{mx}.json"
-        self.mx = mx
-        found = state.decode(state.read_bytes(self.path)) or {}
-        self.since = _number(found, "since") or now
-        self.attempted = _number(found, "attempted") or now
-        error = found.get("error")
-        # of the last run, until this one knows better
-        self.error = error if isinstance(error, str) else ""
-        self.listed = _number(found, "listed")
-        self.swept = _number(found, "swept")
-        self.unpulled = int(_number(found, "unpulled") or 0)
-        self.oldest = _number(found, "oldest")
-        self.imported = int(_number(found, "imported") or 0)
-        self.foreign = int(_number(found, "foreign") or 0)
-        self.ahead = int(_number(found, "ahead") or 0)
-
-    def save(self, now: float) -> None:
-        """Write it down; readers never see half of it."""
-        self.attempted = now
-        state.write_atomic(self.path, json.dumps(self.as_json()).encode() + b"\n", 0o644)
-
-    def note(self, counts: Counts) -> None:
-        """Count what an import took out of ``incoming`` when no listing follows: the MX is gone."""
-        self.imported += counts.imported
-        self.unpulled = max(0, self.unpulled - counts.files - counts.damaged)
-        if not self.unpulled:
-            self.oldest = None
-
-    def as_json(self) -> dict[str, Any]:
-        """What is written."""
-        return {key: value for key, value in vars(self).items() if key != "path"}
-
-
-def _number(record: dict[str, Any], key: str) -> float | None:
-    value = record.get(key)
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-
-
-class Remote:
-    """rsync to one MX. ``shell`` is what rsync's ``-e`` takes; ``address`` may be "" in tests: a folder of this
-    host.
-    """
-
-    def __init__(self, address: str, shell: Sequence[str], held: Sequence[int] = (), root: str = "/") -> None:
-        host = f"[{address}]" if ":" in address else address
-        self._place = f"mf-pull@{host}:{root}" if address else root.rstrip("/") + "/"
-        self._shell = " ".join(shell)
-        self._held = tuple(held)
-
-    def listing(self, filters: Sequence[str]) -> Iterator[tuple[str, int] | None]:
-        """``(path, bytes)`` of every file that passes the filters; None for a line that is no file of ours.
-
-        Raises PullError when the listing isn't complete.
-        """
-        command = [*self._rsync(), "--list-only", "--no-human-readable", *filters, self._place]
-        with subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=self._held,
-            env=_ENVIRONMENT,
-        ) as process:
-            said = bytearray()
-            end = state.boottime() + LONGEST
-            try:
-                for line in _lines(process, said, end):
-                    if line.startswith(b"d"):
-                        continue
-                    found = LISTED.fullmatch(line)
-                    yield (found[2].decode("latin-1"), int(re.sub(rb"\D", b"", found[1]))) if found else None
-                process.wait(max(0.0, end - state.boottime()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise PullError(_LATE) from None
-            except BaseException:
-                process.kill()
-                raise
-        # 24: something was purged meanwhile
-        if process.returncode not in (0, 24):
-            raise PullError(_explain(process.returncode, said))
-
-    def fetch(self, paths: Sequence[str], target: str) -> None:
-        """Copy some files into a folder, their relative names kept. What has vanished meanwhile is left out."""
-        os.makedirs(target, 0o750, exist_ok=True)
-        # each file is renamed into its place when it is whole
-        command = [*self._rsync(), "--files-from=-", "--from0", "--chmod=D750,F640", self._place, target + "/"]
-        try:
-            done = subprocess.run(
-                command,
-                # The last name is ended, too: otherwise rsync 3.2.7 may forget that it asked for it (if the list is
-                # longer than one read) and refuse the whole transfer: "rejecting unrequested file-list name".
-                input=b"".join(path.encode("latin-1") + b"\0" for path in paths),
-                capture_output=True,
-                pass_fds=self._held,
-                env=_ENVIRONMENT,
-                check=False,
-                timeout=LONGEST,
-            )
-        except subprocess.TimeoutExpired:
-            raise PullError(_LATE) from None
-        if done.returncode not in (0, 23, 24):
-            raise PullError(_explain(done.returncode, done.stderr))
-
-    def _rsync(self) -> list[str]:
-        shell = ["-e", self._shell] if self._shell else []
-        return [RSYNC, "--recursive", "--times", "--whole-file", f"--timeout={SILENCE}", *shell]
-
-
-_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
-_LATE = f"rsync took longer than {LONGEST / 60:.0f} min and was ended; the next run goes on"
-
-
-def _lines(process: subprocess.Popen[bytes], said: bytearray, end: float) -> Iterator[bytes]:
-    """The lines of a process's stdout; the beginning of its stderr goes into ``said``, the rest nowhere, so neither
-    pipe is ever full. Raises TimeoutExpired when both aren't at their end by ``end``.
-    """
-    pipes = [pipe for pipe in (process.stdout, process.stderr) if pipe is not None]
-    rest = b""
-    while pipes:
-        left = end - state.boottime()
-        ready = select.select(pipes, [], [], left)[0] if left > 0 else []
-        if not ready:
-            raise subprocess.TimeoutExpired(process.args, LONGEST)
-        for pipe in ready:
-            data = os.read(pipe.fileno(), 1 << 16)
-            if not data:
-                pipes.remove(pipe)
-            elif pipe is process.stderr:
-                said += data[: max(0, 4096 - len(said))]
-            else:
-                *lines, rest = (rest + data).split(b"\n")
-                yield from lines
-    if rest:
-        yield rest
-
-
-def _explain(code: int, said: bytes | bytearray) -> str:
-    lines = [line for line in said.decode("latin-1").splitlines() if line.strip()]
-    # ssh's or rsync's own first words say more than rsync's last
-    words = text.clean(lines[0], 160) if lines else "no word"
-    return f"rsync ended with {code}: {words}"
-
-
-EVERYTHING = ("--include=/????-??-??/", "--include=/*/*/", "--include=/*/*/new/", "--include=/*/*/new/*", "--exclude=*")
-"""Filters that pass every file that is complete."""
-
-
-def recent(since: float, now: float) -> list[str]:
-    """Filters that pass files of the hours from ``since`` until after ``now`` (epoch seconds)."""
-    rules: list[str] = []
-    days: dict[str, None] = {}
-    hour = int(since // 3600)
-    while hour * 3600 < now + 3600:
-        stamp = layout.bound(hour * 3600.0)
-        date = layout.day(stamp)
-        days[date] = None
-        rules.append(f"--include=/{date}/*/new/{stamp[:11]}*")
-        hour += 1
-    folders = [
-        rule for date in days for rule in (f"--include=/{date}/", f"--include=/{date}/*/", f"--include=/{date}/*/new/")
-    ]
-    return [*folders, *rules, "--exclude=*"]
 
 
 def missing(
-    remote: Remote, index: Database, filters: Sequence[str], also: frozenset[str] = frozenset()
-) -> tuple[list[tuple[str, int]], int]:
-    """What an MX has and the ledger doesn't know, ``[(path, bytes)]`` oldest first, and how many names aren't ours.
+    remote: Remote, index: Index, filters: Sequence[str], also: frozenset[str] = frozenset()
+) -> tuple[list[File], int]:
+    """The files of an MX that the ledger doesn't know, oldest first, and how many names aren't ours.
 
     ``also`` are ids to fetch although they are known (repair).
     """
-    found: list[tuple[str, int]] = []
+    files: list[File] = []
     foreign = 0
-    chunk: dict[str, tuple[str, int]] = {}
+    chunk: dict[str, File] = {}
 
     def sift() -> None:
         known = index.known(list(chunk)) - also
-        found.extend(entry for ident, entry in chunk.items() if ident not in known)
+        files.extend(file for ident, file in chunk.items() if ident not in known)
         chunk.clear()
 
-    for entry in remote.listing(filters):
-        kept = layout.kept_file(entry[0]) if entry is not None else None
-        if entry is None or kept is None:
+    for file in remote.listing(filters):
+        if file is None or layout.kept_file(file.path) is None:
             foreign += 1
             continue
-        chunk[kept[1]] = entry
+        chunk[file.name] = file
         if len(chunk) >= 1000:
             sift()
     sift()
-    found.sort(key=lambda one: one[0].rpartition("/")[2])
-    return found, foreign
+    return sorted(files, key=lambda file: file.name), foreign
 
 
 class Puller:
-    """One run for one MX; its lock is held."""
+    """One run for one MX, whose lock is held. ``counts``: what it has imported so far."""
 
     def __init__(
         self,
-        remote: Remote,
-        index: Database,
+        index: Index,
         places: layout.Layout,
         settings: Settings,
         importer: Importer,
         source: Source,
         *,
-        host: state.Places | None = None,
+        host: state.Places,
         clock: Callable[[], float] = time.time,
         limit: float = RUN_LIMIT,
     ) -> None:
-        self._remote = remote
+        self.counts = Counts()
         self._index = index
         self._layout = places
         self._settings = settings
         self._importer = importer
         self._source = source
-        self._host = host or state.Places()
+        self._host = host
         self._clock = clock
         self._end = state.boottime() + limit
 
-    def run(self, *, sweep: bool = False) -> None:
+    def run(self, remote: Remote, *, sweep: bool = False) -> None:
         """Import what waits, list, then fetch and import what was missing. Raises QuarantineError, OSError.
 
         What arrives meanwhile is for the next run, within a minute: a run ends however fast the MX rejects.
         """
-        source = self._source
-        store.sweep_temporary(self._layout.incoming(source.mx))
+        store.sweep_temporary(self._layout.incoming(self._source.mx))
         if not self._import(fresh=False):
             return
-        names = self._look(sweep=sweep)
-        asked = [path.rpartition("/")[2] for path, _ in names]
-        if not self._fetch(names):
+        files = self._list(remote, sweep=sweep)
+        listed = [file.name for file in files]
+        if not self._fetch(remote, files):
             return
-        left = set(asked) - self._index.known(asked)
-        # purged there meanwhile, or can't be read: another listing tells
-        if left and (count := sum(path.rpartition("/")[2] in left for path, _ in self._look(sweep=sweep))):
+        left = set(listed) - self._index.known(listed)
+        # purged there meanwhile, or unreadable: another listing shows which
+        if left and (count := sum(file.name in left for file in self._list(remote, sweep=sweep))):
             raise PullError(f"{count} messages are listed and can't be fetched; may mf-pull read them on the MX?")
 
-    def _look(self, *, sweep: bool) -> list[tuple[str, int]]:
+    def finish(self) -> None:
+        """Import what was fetched from an MX that has left the inventory: it gives nothing again, and no listing
+        follows.
+        """
+        self._import(fresh=False)
+        self._source.unpulled = max(0, self._source.unpulled - self.counts.damaged)
+        if not self._source.unpulled:
+            self._source.oldest = None
+
+    def _list(self, remote: Remote, *, sweep: bool) -> list[File]:
         """List what is missing, and write that down."""
         source = self._source
-        began = self._clock()
+        started = self._clock()
         # what is missing from an earlier listing may be older than its hours
-        start = min(source.listed or 0.0, source.oldest or began, began) - OVERLAP
+        start = min(source.listed or 0.0, source.oldest or started, started) - OVERLAP
         # a clock that was ahead may have written a time to come
-        full = sweep or not 0 <= began - (source.swept or 0.0) < SWEEP or began - start > DAY
-        names, foreign = missing(self._remote, self._index, EVERYTHING if full else recent(start, began))
-        source.listed = began
+        full = sweep or not 0 <= started - (source.swept or 0.0) < SWEEP or started - start > DAY
+        files, source.foreign = missing(remote, self._index, EVERYTHING if full else recent(start, started))
+        source.listed = started
         source.error = ""
-        limit = layout.bound(began + AHEAD)
-        near = [entry for entry in names if entry[0].rpartition("/")[2] < limit]
+        limit = layout.bound(started + AHEAD)
+        due = [file for file in files if file.name < limit]
         if full:
-            source.swept = began
-            source.ahead = len(names) - len(near)
-        names = near
-        source.foreign = foreign
-        self._left(names)
-        return names
+            source.swept = started
+            source.ahead = len(files) - len(due)
+        self._note_missing(due)
+        return due
 
-    def _fetch(self, names: list[tuple[str, int]]) -> bool:
-        """Fetch and import what is missing, a batch at a time; False when time is up."""
-        while names:
+    def _fetch(self, remote: Remote, files: list[File]) -> bool:
+        """Fetch and import what is missing, a portion at a time; False when time is up."""
+        while files:
             if store.free_percent(self._layout.root) < self._settings.free_percent:
                 raise PullError(
                     f"less than {self._settings.free_percent:g}% of space or inodes is free at {self._layout.root}; "
                     "nothing is fetched until there is more (the MXs keep it for some days)"
                 )
-            batch = self._portion(names)
-            self._remote.fetch([path for path, _ in batch], self._layout.incoming(self._source.mx))
-            del names[: len(batch)]
-            if not self._import(fresh=True, left=names):
+            portion = self._portion(files)
+            remote.fetch([file.path for file in portion], self._layout.incoming(self._source.mx))
+            del files[: len(portion)]
+            in_time = self._import(fresh=True)
+            self._note_missing(files)
+            if not in_time:
                 return False
         return True
 
-    def _portion(self, names: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    def _portion(self, files: list[File]) -> list[File]:
         most = FETCH
         if marker.current(self._host).throttled:
             most = max(1, int(60 / max(self._settings.import_throttle_sleep, 0.03)))
         room = FETCH_BYTES
-        batch: list[tuple[str, int]] = []
-        for entry in names[:most]:
-            room -= entry[1]
-            if batch and room < 0:
+        portion: list[File] = []
+        for file in files[:most]:
+            room -= file.size
+            if portion and room < 0:
                 break
-            batch.append(entry)
-        return batch
+            portion.append(file)
+        return portion
 
-    def _import(self, *, fresh: bool, left: list[tuple[str, int]] | None = None) -> bool:
+    def _import(self, *, fresh: bool) -> bool:
         """Import what is in ``incoming``; False when time is up."""
-        counts = self._importer.counts
-        imported, files = counts.imported, counts.files
+        for batch in self._importer.run(fresh=fresh, patience=self._time_left):
+            self._count(batch)
+            if not self._time_left():
+                break
+        return self._time_left() > 0
 
-        def tick() -> bool:
-            nonlocal imported, files
-            self._source.imported += counts.imported - imported
-            self._source.unpulled = max(0, self._source.unpulled - (counts.files - files))
-            imported, files = counts.imported, counts.files
-            self._source.save(self._clock())
-            return state.boottime() < self._end
+    def _count(self, batch: Batch) -> None:
+        """Add up what an import did: the one place that counts."""
+        self.counts.add(batch)
+        self._source.imported += len(batch.kept)
+        self._source.unpulled = max(0, self._source.unpulled - batch.files)
+        self._source.save(self._layout.state, self._clock())
 
-        self._importer.run(fresh=fresh, tick=tick, patience=lambda: max(0.0, self._end - state.boottime()))
-        if left is not None:
-            self._left(left)
-        return tick()
+    def _time_left(self) -> float:
+        return max(0.0, self._end - state.boottime())
 
-    def _left(self, names: list[tuple[str, int]]) -> None:
-        """``names`` are missing, and what was fetched and not imported is, too."""
-        missed = [path.rpartition("/")[2] for path, _ in names[:1]]
-        here = [ident for _, _, ident in layout.waiting(self._layout.incoming(self._source.mx))]
-        self._source.unpulled = len(names) + len(here)
-        self._source.oldest = layout.received(min(missed + here)) if missed or here else None
-        self._source.save(self._clock())
+    def _note_missing(self, files: list[File]) -> None:
+        """Write down what is missing: these files, and what was fetched and not imported."""
+        fetched = [ident for _, _, ident in layout.waiting(self._layout.incoming(self._source.mx))]
+        self._source.unpulled = len(files) + len(fetched)
+        oldest = min([file.name for file in files[:1]] + fetched, default=None)
+        self._source.oldest = layout.received(oldest) if oldest else None
+        self._source.save(self._layout.state, self._clock())
 
 
 def side_by_side(names: Sequence[str], work: Callable[[str], int], most: int = SIDE_BY_SIDE) -> dict[str, int]:

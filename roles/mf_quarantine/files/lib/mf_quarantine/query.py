@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from mf import text
 
+from .database import Database
 from .schema import COLUMNS
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from typing import Any
-
-    from .database import Database
 
 
 class Wanted:

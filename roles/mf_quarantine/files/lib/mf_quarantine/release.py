@@ -13,20 +13,19 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import socket
 import subprocess
+import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 from mf import decisions, text
 
 from . import QuarantineError, envelope
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from typing import Any, BinaryIO
-
-    from .database import Database
+from .database import Database
 
 LIMIT = 120.0  # seconds for one message to be handed over
 PORT = 22
@@ -52,14 +51,12 @@ class LaterError(ReleaseError):
     """This MX took nothing, so another may be asked."""
 
 
+@dataclass(frozen=True)
 class Answer:
-    """What an MX said: one of the words above, and the rest of its line, made safe."""
+    """An MX's answer: one of the words above, and the rest of its line, made safe."""
 
-    __slots__ = ("said", "word")
-
-    def __init__(self, word: str, said: str) -> None:
-        self.word = word
-        self.said = said
+    word: str
+    said: str
 
 
 def over_ssh(command: Sequence[str], address: str, ident: str, path: str) -> Answer:
@@ -98,9 +95,6 @@ def _source(ident: str, path: str) -> BinaryIO:
         first = os.pread(file.fileno(), envelope.LINE_MAX, 0).partition(b"\n")[0] + b"\n"
         own = envelope.alone(first, ident)
         if own is not first:
-            import shutil
-            import tempfile
-
             # without a name, on the disk that has the file: it may be large
             whole = opened.enter_context(tempfile.TemporaryFile(dir=os.path.dirname(path)))
             whole.write(own)

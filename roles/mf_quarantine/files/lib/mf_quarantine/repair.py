@@ -9,39 +9,35 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Container, Iterable
+from dataclasses import asdict, dataclass, field
 
 from mf import text
 
 from . import DuplicateError, envelope, layout, pull, store
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable
-
-    from .database import Database
-    from .settings import Settings
+from .index import Index
+from .remote import EVERYTHING, File, PullError, Remote
+from .settings import Settings
 
 BATCH = 500
 
 
+@dataclass
 class Outcome:
-    """Counts; ``lost`` are rows whose file no MX has, ``lost_before`` those of which an earlier repair said so."""
+    """Counts of files and rows."""
 
-    __slots__ = ("damaged", "fetched", "found", "indexed", "lost", "lost_before", "lost_ids", "removed")
-
-    def __init__(self) -> None:
-        self.indexed = 0
-        self.removed = 0
-        self.damaged = 0
-        self.found = 0  # files of rows that were called lost
-        self.fetched = 0
-        self.lost = 0
-        self.lost_before = 0
-        self.lost_ids: list[str] = []
+    damaged: int = 0
+    fetched: int = 0
+    found: int = 0  # files of rows that were called lost
+    indexed: int = 0
+    lost: int = 0  # rows whose file no MX has
+    lost_before: int = 0  # those of which an earlier repair reported so
+    lost_ids: list[str] = field(default_factory=list)
+    removed: int = 0
 
     def as_json(self) -> dict[str, object]:
         """All of it by name."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return asdict(self)
 
 
 def _folders(path: str) -> list[str]:
@@ -51,10 +47,9 @@ def _folders(path: str) -> list[str]:
         return []
 
 
-def _lists(path: str, wanted: Container[str], shared: Container[str]) -> bool:
-    """Whether a listed file is one of those, or has a copy that may be."""
-    folder, _, ident = path.rpartition("/")
-    return ident in wanted or (ident in shared and folder.endswith(f"/{layout.SHARED}/new"))
+def _has(file: File, wanted: Container[str], shared: Container[str]) -> bool:
+    """Whether a listed file is one of the wanted, or may have a copy that is."""
+    return file.name in wanted or (file.name in shared and file.path.endswith(f"/{layout.SHARED}/new/{file.name}"))
 
 
 class Repair:
@@ -62,7 +57,7 @@ class Repair:
 
     def __init__(
         self,
-        index: Database,
+        index: Index,
         places: layout.Layout,
         settings: Settings,
         *,
@@ -88,24 +83,24 @@ class Repair:
             for domain in _folders(f"{self._layout.mail}/{day}"):
                 if layout.is_domain(domain):
                     seen.add((domain, day))
-                    self._one(domain, day)
+                    self._compare_day(domain, day)
         for domain in self._index.domains():
             self._progress(f"rows of {domain}")
             for day in self._index.days(domain):
                 if (domain, day) not in seen:
-                    self._one(domain, day)
+                    self._compare_day(domain, day)
 
-    def _one(self, domain: str, day: str) -> None:
+    def _compare_day(self, domain: str, day: str) -> None:
         folder = f"{self._layout.mail}/{day}/{domain}"
         there = {name for name in _folders(folder) if layout.is_id(name) and layout.day(name) == day}
         rows = self._index.idents(domain, day)
         strays = sorted(there - rows.keys())
         for start in range(0, len(strays), BATCH):
             self._strays(domain, day, strays[start : start + BATCH])
-        back = [ident for ident, lost in rows.items() if lost and ident in there]
-        self.outcome.found += len(back)
+        found = [ident for ident, lost in rows.items() if lost and ident in there]
+        self.outcome.found += len(found)
         if not self._dry_run:
-            for ident in back:
+            for ident in found:
                 self._index.mark(domain, ident, lost=False)
         cutoff = self._settings.cutoff(domain, self._clock())
         # what is about to expire needs no file any more
@@ -120,10 +115,9 @@ class Repair:
                 return False
         except FileNotFoundError:
             return True  # expired meanwhile
-        waits = (f"{domain}/new/{name}", f"{layout.SHARED}/new/{layout.first_copy(name)}")
-        return any(
-            os.path.lexists(f"{self._layout.incoming(mx)}/{day}/{one}") for mx in self._layout.stray() for one in waits
-        )
+        paths = (f"{day}/{domain}/new/{name}", f"{day}/{layout.SHARED}/new/{layout.first_copy(name)}")
+        folders = list(map(self._layout.incoming, self._layout.stray()))
+        return any(os.path.lexists(f"{folder}/{path}") for folder in folders for path in paths)
 
     def _strays(self, domain: str, day: str, names: list[str]) -> None:
         folder = f"{self._layout.mail}/{day}/{domain}"
@@ -145,7 +139,7 @@ class Repair:
             try:
                 copies = envelope.copies(path, name)
                 kept.append(envelope.one_of(copies, domain, name))
-                siblings += [(path, one) for one in copies if one.domain not in (domain, "")]
+                siblings += [(path, copy) for copy in copies if copy.domain not in (domain, "")]
             except (envelope.DamagedError, OSError):
                 # not whole and in no index: half of an import, most likely; the MX has it whole
                 self.outcome.damaged += 1
@@ -153,40 +147,40 @@ class Repair:
                     store.put_aside(path, f"{self._layout.bad}/store/{name}")
                     store.drop(path)
         if kept and not self._dry_run:
-            kept = self._again(domain, day, kept)
+            kept = self._index_again(domain, day, kept)
         self.outcome.indexed += len(kept)
         self._siblings(siblings)
 
-    def _siblings(self, found: list[tuple[str, envelope.Message]]) -> None:
+    def _siblings(self, siblings: list[tuple[str, envelope.Message]]) -> None:
         """Index the copies for other domains of strays, ``(file, copy)``, where neither ledger nor store has them.
 
         No pull would: an MX isn't asked for a message whose first copy is known.
         """
-        known = self._index.known([one.id for _, one in found]) if found else set()
-        for path, one in found:
-            target = self._layout.path(one.domain, one.id)
-            over = one.id < self._settings.cutoff(one.domain, self._clock())
-            if one.id in known or over or os.path.lexists(target):
+        known = self._index.known([copy.id for _, copy in siblings]) if siblings else set()
+        for path, copy in siblings:
+            target = self._layout.path(copy.domain, copy.id)
+            over = copy.id < self._settings.cutoff(copy.domain, self._clock())
+            if copy.id in known or over or os.path.lexists(target):
                 continue
             if self._dry_run:
                 self.outcome.indexed += 1
                 continue
             store.keep(path, target)
             store.sync(self._layout.root)
-            self.outcome.indexed += len(self._again(one.domain, layout.day(one.id), [one]))
+            self.outcome.indexed += len(self._index_again(copy.domain, layout.day(copy.id), [copy]))
 
-    def _again(self, domain: str, day: str, kept: list[envelope.Message]) -> list[envelope.Message]:
-        """Index strays; returns those that weren't indexed by somebody else meanwhile."""
+    def _index_again(self, domain: str, day: str, kept: list[envelope.Message]) -> list[envelope.Message]:
+        """Index strays; returns those that no other process has indexed meanwhile."""
         try:
             self._index.index_again(kept)
         except DuplicateError:
             appeared = self._index.idents(domain, day)
-            kept = [one for one in kept if one.id not in appeared]
+            kept = [message for message in kept if message.id not in appeared]
             if kept:
                 self._index.index_again(kept)
         return kept
 
-    def fetch(self, remotes: Iterable[tuple[str, pull.Remote | None]]) -> list[str]:
+    def fetch(self, remotes: Iterable[tuple[str, Remote | None]]) -> list[str]:
         """Get missing files from MXs that still have them; what none has is lost. Returns what went wrong, by MX.
 
         ``remotes`` yields one MX at a time, with its lock held until the next is asked for; None for one that a pull
@@ -194,28 +188,15 @@ class Repair:
         """
         problems: list[str] = []
         for mx, remote in remotes:
-            wanted = dict(self._missing)
-            if not wanted:
+            if not self._missing:
                 break
-            self._progress(f"{len(wanted)} files from {mx}")
+            self._progress(f"{len(self._missing)} files from {mx}")
             if remote is None:
                 problems.append(f"{mx}: is being pulled for longer than a minute; run this again")
                 continue
             try:
-                shared = {layout.first_copy(ident) for ident in wanted}
-                names, _ = pull.missing(remote, self._index, pull.EVERYTHING, frozenset(wanted) | shared)
-                names = [entry for entry in names if _lists(entry[0], wanted, shared)]
-                if self._dry_run:
-                    there = {path.rpartition("/")[2] for path, _ in names}
-                    for ident in wanted:
-                        if ident in there or layout.first_copy(ident) in there:
-                            self.outcome.fetched += 1
-                            del self._missing[ident]
-                    continue
-                for start in range(0, len(names), pull.FETCH):
-                    remote.fetch([path for path, _ in names[start : start + pull.FETCH]], self._layout.incoming(mx))
-                    self._take(mx)
-            except (pull.PullError, OSError) as error:
+                self._fetch_from(mx, remote)
+            except (PullError, OSError) as error:
                 problems.append(f"{mx}: {error}")
         lost = sorted(self._missing.keys() - self._given_up)
         self.outcome.lost = len(lost)
@@ -227,6 +208,22 @@ class Repair:
                 self._index.mark(domain, ident, lost=True)
         return problems
 
+    def _fetch_from(self, mx: str, remote: Remote) -> None:
+        wanted = frozenset(self._missing)
+        shared = frozenset(map(layout.first_copy, wanted))
+        files, _ = pull.missing(remote, self._index, EVERYTHING, wanted | shared)
+        files = [file for file in files if _has(file, wanted, shared)]
+        if self._dry_run:
+            there = {file.name for file in files}
+            for ident in wanted:
+                if ident in there or layout.first_copy(ident) in there:
+                    self.outcome.fetched += 1
+                    del self._missing[ident]
+            return
+        for start in range(0, len(files), pull.FETCH):
+            remote.fetch([file.path for file in files[start : start + pull.FETCH]], self._layout.incoming(mx))
+            self._take(mx)
+
     def _take(self, mx: str) -> None:
         """Put fetched files of rows that miss theirs into the store; the importer does the rest."""
         shared = {layout.first_copy(ident) for ident in self._missing}
@@ -237,11 +234,11 @@ class Repair:
                 copies = envelope.copies(path, ident)
             except (envelope.DamagedError, OSError):
                 continue
-            for one in copies:
-                where = one.domain or domain
-                if self._missing.get(one.id) == where:
-                    store.keep(path, self._layout.path(where, one.id))
-                    self._index.mark(where, one.id, lost=False)
-                    del self._missing[one.id]
+            for copy in copies:
+                owner = copy.domain or domain
+                if self._missing.get(copy.id) == owner:
+                    store.keep(path, self._layout.path(owner, copy.id))
+                    self._index.mark(owner, copy.id, lost=False)
+                    del self._missing[copy.id]
                     self.outcome.fetched += 1
         store.sync(self._layout.root)

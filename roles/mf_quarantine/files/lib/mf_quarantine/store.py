@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import stat
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from collections.abc import Iterable
 
 
 def keep(source: str, target: str) -> None:
@@ -50,8 +48,6 @@ def discard(path: str) -> bool:
     try:
         return drop(path)
     except IsADirectoryError:
-        import shutil
-
         shutil.rmtree(path)
         return True
 

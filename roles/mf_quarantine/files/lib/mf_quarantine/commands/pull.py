@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from mf import canary, decisions, ssh, text
 
-from .. import QuarantineError, canaries, importer, pull, query
+from .. import QuarantineError, canaries, importer, pull, query, remote, source
 from ..context import DONE, FAILED, KEYS, MISUSE, Context, fail, report
 
 
@@ -30,29 +30,28 @@ def run(args: argparse.Namespace, context: Context) -> int:
             [name for name in names if name in context.settings.mx], lambda name: _dry_run(context, name, args)
         )
         return FAILED if any(codes.values()) else DONE
-    now = time.time()
     # MXs that didn't answer the last time come last: with very many MXs, the others needn't wait for their places
-    names.sort(key=lambda name: bool(pull.Source(context.layout, name, now).error))
+    names.sort(key=lambda name: bool(source.load(context.layout.state, name, 0.0).error))
     codes = pull.side_by_side(
         names, lambda name: pull_mx(context, name, sweep=args.sweep, as_json=args.json, chatty=bool(args.mx))
     )
     return FAILED if any(codes.values()) else DONE
 
 
-def remote(context: Context, mx: str, held: Sequence[int] = ()) -> pull.Remote:
+def remote_of(context: Context, mx: str, held: Sequence[int] = ()) -> remote.Remote:
     """rsync to an MX with the key that may only read."""
-    return pull.Remote(context.settings.mx[mx], ssh.command(f"{KEYS}/pull.key", f"{KEYS}/known_hosts"), held)
+    return remote.Remote(context.settings.mx[mx], ssh.command(f"{KEYS}/pull.key", f"{KEYS}/known_hosts"), held)
 
 
 def _dry_run(context: Context, mx: str, args: argparse.Namespace) -> int:
     """Report what one MX has that isn't here; nothing is changed."""
     try:
-        names, foreign = pull.missing(remote(context, mx), context.index, pull.EVERYTHING)
+        files, foreign = pull.missing(remote_of(context, mx), context.index, remote.EVERYTHING)
     except (QuarantineError, OSError) as problem:
         return fail(f"{mx}: {text.clean(str(problem), 300)}")
-    size = sum(count for _, count in names)
-    record = {"mx": mx, "missing": len(names), "bytes": size, "foreign": foreign, "dry_run": True}
-    return report(args, record, f"{mx}: would fetch {len(names)} messages, {query.amount(size)}")
+    size = sum(file.size for file in files)
+    record = {"mx": mx, "missing": len(files), "bytes": size, "foreign": foreign, "dry_run": True}
+    return report(args, record, f"{mx}: would fetch {len(files)} messages, {query.amount(size)}")
 
 
 def pull_mx(context: Context, mx: str, *, sweep: bool, as_json: bool = False, chatty: bool = False) -> int:
@@ -63,57 +62,44 @@ def pull_mx(context: Context, mx: str, *, sweep: bool, as_json: bool = False, ch
             if chatty:
                 print(f"{mx}: a pull is under way already")
             return DONE
-        source = pull.Source(context.layout, mx, time.time())
-        before, error = source.error, ""
+        folder = context.layout.state
+        state = source.load(folder, mx, time.time())
+        before, error = state.error, ""
         counts = importer.Counts()
         try:
             # written before the MX is asked, which may let us wait while it is throttled
-            source.save(time.time())
-            work = importer.Importer(
-                context.index,
-                context.layout,
-                context.settings,
-                mx,
-                host=context.host,
-                canaries=load_canaries(context),
-            )
-            counts = work.counts
+            state.save(folder, time.time())
+            puller = _puller(context, state)
+            counts = puller.counts
             if mx in context.settings.mx:
-                pull.Puller(
-                    remote(context, mx, [lock.fileno()]),
-                    context.index,
-                    context.layout,
-                    context.settings,
-                    work,
-                    source,
-                    host=context.host,
-                ).run(sweep=sweep)
+                puller.run(remote_of(context, mx, [lock.fileno()]), sweep=sweep)
             else:
-                work.run(fresh=False)
-                source.note(counts)
+                puller.finish()
         except (QuarantineError, OSError) as problem:
             error = text.clean(str(problem), 300)
-        source.error = error
+        state.error = error
         try:
-            source.save(time.time())
+            state.save(folder, time.time())
         except OSError as problem:
             # a full disk, most likely: check-quarantine sees that for itself
             error = error or text.clean(str(problem), 300)
         if error and error != before:
             decisions.journal(f"quarantine: {mx}: {error}", {"PRIORITY": "4"})
         if as_json:
-            print(json.dumps(source.as_json() | {"now": counts.as_json()}))
+            print(json.dumps(state.as_json() | {"now": counts.as_json()}))
         elif error:
             fail(f"{mx}: {error}")
         elif chatty or sys.stdout.isatty():
             news = ", ".join(f"{value} {name}" for name, value in counts.as_json().items() if value) or "nothing new"
-            print(f"{mx}: {news}; {source.unpulled} still there")
+            print(f"{mx}: {news}; {state.unpulled} still there")
     return FAILED if error else DONE
 
 
-def load_canaries(context: Context) -> canaries.Canaries:
-    """What recognises the fleet's own canaries. Raises QuarantineError without the fleet's key."""
+def _puller(context: Context, state: source.Source) -> pull.Puller:
+    index, places, settings = context.index, context.layout, context.settings
     try:
-        return canaries.Canaries(canary.read_key(f"{KEYS}/canary.key"), context.layout.state)
+        own = canaries.Canaries(canary.read_key(f"{KEYS}/canary.key"), places.state)
     except canary.KeyFileError as error:
         raise QuarantineError(f"{error}; deploy again with playbooks/site.yml") from None
+    work = importer.Importer(index, places, settings, state.mx, host=context.host, canaries=own)
+    return pull.Puller(index, places, settings, work, state, host=context.host)

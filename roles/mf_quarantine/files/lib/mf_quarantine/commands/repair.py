@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Iterator
 
-from .. import pull, repair
+from .. import pull, remote, repair
 from ..context import FAILED, Context, fail, report
-from .pull import pull_mx, remote
+from .pull import pull_mx, remote_of
 
 
 def run(args: argparse.Namespace, context: Context) -> int:
@@ -48,8 +48,8 @@ def run(args: argparse.Namespace, context: Context) -> int:
     return FAILED if problems or outcome.lost else code
 
 
-def _remotes(context: Context) -> Iterator[tuple[str, pull.Remote | None]]:
+def _remotes(context: Context) -> Iterator[tuple[str, remote.Remote | None]]:
     for mx in context.settings.mx:
         lock = context.layout.lock(mx, wait=60.0)
         with lock as held:
-            yield mx, remote(context, mx, [lock.fileno()]) if held else None
+            yield mx, remote_of(context, mx, [lock.fileno()]) if held else None

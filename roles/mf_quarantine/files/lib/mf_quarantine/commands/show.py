@@ -47,9 +47,7 @@ def run(args: argparse.Namespace, context: Context) -> int:
 
 def _raw(path: str) -> int:
     if sys.stdout.isatty():
-        raise QuarantineError(
-            "a raw message may play tricks with the terminal; say: quarantine show --raw ID >FILE", MISUSE
-        )
+        raise QuarantineError("a raw message can harm a terminal; run: quarantine show --raw ID >FILE", MISUSE)
     with open(path, "rb") as file:
         file.readline(envelope.LINE_MAX)
         sys.stdout.flush()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 
-from .. import canaries, check, layout, pull, query
+from .. import check, layout, query, source
 from ..context import DONE, Context
 
 
@@ -16,8 +15,8 @@ def run(args: argparse.Namespace, context: Context) -> int:
     sums = query.stats(context.index, args.domain or "", args.days)
     bad = check.count_bad(context.layout.bad)
     sums["sources"] = [
-        pull.Source(context.layout, mx, time.time()).as_json() | {"bad": bad.get(mx, 0)}
-        for mx in sorted({*context.settings.mx, *known_sources(context.layout)})
+        source.load(context.layout.state, mx, time.time()).as_json() | {"bad": bad.get(mx, 0)}
+        for mx in sorted({*context.settings.mx, *known_mxs(context.layout)})
     ]
     if args.count:
         sums["counted"] = int(context.index.rows("SELECT COUNT(*) FROM message")[0][0])
@@ -29,14 +28,9 @@ def run(args: argparse.Namespace, context: Context) -> int:
     return DONE
 
 
-def known_sources(places: layout.Layout) -> list[str]:
+def known_mxs(places: layout.Layout) -> list[str]:
     """MXs that something was ever fetched from, in the inventory or not."""
     try:
-        names = os.listdir(places.state)
+        return [mx for mx in source.names(places.state) if layout.is_host(mx)]
     except FileNotFoundError:
         return []
-    return sorted(
-        name[:-5]
-        for name in names
-        if name.endswith(".json") and not name.startswith(canaries.PREFIX) and layout.is_host(name[:-5])
-    )

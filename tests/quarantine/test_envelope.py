@@ -1,0 +1,112 @@
+"""Names of kept files, and one file: whatever it is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mf_quarantine import envelope, layout
+from quarantine_support import NOON, ident, kept
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "2026-11-25/../../etc/new/" + ident(),
+        "2026-11-25/.../new/" + ident(),
+        "2026-11-25/a..b/new/" + ident(),
+        "2026-11-25/UPPER.example/new/" + ident(),
+        "2026-11-25/customer.example/tmp/" + ident(),
+        "2026-11-25/customer.example/new/../x",
+        "2026-11-25/customer.example/new/" + ident().replace("20261125", "20261345"),
+        "2026-11-25/customer.example/new/" + ident() + "\n",
+        "2026-11-25/customer.example/new/20261125T120000.000000Z-" + "x" * 200,
+        "customer.example/new/" + ident(),
+    ],
+)
+def test_a_hostile_path_is_no_kept_file(path: str) -> None:
+    assert layout.kept_file(path) is None
+
+
+def test_a_kept_file_says_domain_and_id() -> None:
+    name = ident()
+    assert layout.kept_file(f"2026-11-25/customer.example/new/{name}") == ("customer.example", name)
+    assert layout.kept_file(f"2026-11-25/_invalid/new/{name}") == ("_invalid", name)
+    assert layout.received(name) == NOON
+    assert layout.day(name) == "2026-11-25"
+
+
+def read(folder: Path, data: bytes) -> envelope.Message:
+    path = folder / ident()
+    path.write_bytes(data)
+    return envelope.read(str(path), "customer.example", ident())
+
+
+def test_the_index_gets_envelope_and_subject(tmp_path: Path) -> None:
+    body = b"Received: x\nSUBJECT: =?utf-8?q?caf=C3=A9?=\n and more\nTo: y\n\nSubject: not this\n"
+    found = read(tmp_path, kept(ident(), body, recipients=["a@customer.example", "b@customer.example"]))
+    assert (found.id, found.domain, found.mx) == (ident(), "customer.example", "mx1")
+    assert found.subject == "café and more"
+    assert found.recipients == "a@customer.example b@customer.example"
+    assert (found.size, found.kept, found.truncated) == (len(body), len(body), False)
+
+
+@pytest.mark.parametrize(
+    ("body", "subject"),
+    [
+        (b"", ""),
+        (b"\nSubject: in the body\n", ""),
+        (b"no header at all", ""),
+        (b"Subject:", ""),
+        (b"X-Subject : no\nSubject \t: a\n \n b\n\n", "a b"),
+        (b"Subject not\nSubject" + b" " * 60000 + b"x: no\n\n", ""),
+        (b"Subject: a\0b\x1b[2J\n\n", "a\0b\x1b[2J"),
+        (b"Subject: \xff\xfe\n\n", "\xff\xfe"),
+        (b"Subject: =?no-such-charset?q?x?= y\n\n", "=?no-such-charset?q?x?= y"),
+        (b"Subject: =?utf-8?b?!!!?=\n\n", None),
+        (b"Subject: =?utf-7?q?+2AA-?=\n\n", None),
+        (b"Subject: " + b"x" * 100000 + b"\n\n", "x" * 250),
+        (b"Subject: a" + b"\n " * 50000 + b"\n\n", "a"),
+    ],
+)
+def test_odd_messages_are_read(tmp_path: Path, body: bytes, subject: str | None) -> None:
+    found = read(tmp_path, kept(ident(), body))
+    found.subject.encode("utf-8")
+    if subject is not None:
+        assert found.subject == subject
+
+
+def test_a_large_message_is_streamed(tmp_path: Path) -> None:
+    body = b"Subject: large\n\n" + b"0123456789abcdef" * (1 << 18)
+    found = read(tmp_path, kept(ident(), body))
+    assert found.kept == len(body)
+    assert len(found.head) == envelope.HEAD_MAX
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "empty"),
+        (b"\0" * 5000, "no envelope"),
+        (b"{\n", "no envelope"),
+        (b"[]\n", "no envelope"),
+        (b"[" * 100000 + b"\n", "no envelope"),
+        (b'{"id": 1}\n', "no proper id"),
+        (kept(ident(1)), "another message"),
+        (kept(ident(), host="../x"), "no proper host"),
+        (kept(ident(), size=True), "no proper size"),
+        (kept(ident(), size=-1), "no proper size"),
+        (kept(ident(), recipients=[1]), "no proper recipients"),
+        (kept(ident())[:-3], "sha256"),
+        (kept(ident())[:40], "no envelope"),
+        (b"x" * (1 << 21), "no envelope"),
+    ],
+)
+def test_what_is_not_whole_is_refused(tmp_path: Path, data: bytes, why: str) -> None:
+    with pytest.raises(envelope.DamagedError, match=why):
+        read(tmp_path, data)
+
+
+def test_half_a_surrogate_pair_can_be_stored(tmp_path: Path) -> None:
+    data = kept(ident(), sender="\ud800@world.example")
+    assert read(tmp_path, data).sender == "?@world.example"

@@ -1,0 +1,131 @@
+"""check-quarantine: how far behind, what is wrong, and for how long it is reported."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mf import state
+from mf_quarantine import check
+from mf_quarantine.source import Source
+from quarantine_support import NOON, Room, ident, kept, put
+
+VALUES = {"folder": "", "mx": "mx1 mx2", "lag_warning": 3600, "lag_critical": 259200, "silence": 600, "free_percent": 5}
+
+
+def source(mx: str, **changes: Any) -> Source:
+    return Source(
+        mx,
+        {"since": NOON - 1e6, "attempted": NOON - 5, "listed": NOON - 30, "unpulled": 0, "oldest": None, "error": ""}
+        | changes,
+    )
+
+
+def judged(*sources: Source, expected: Sequence[str] = ("mx1", "mx2")) -> state.Result:
+    return check.decide({one.mx: one for one in sources}, expected, NOON, VALUES)
+
+
+@pytest.mark.parametrize(
+    ("free", "words"), [(4.9, "4.9% of space or inodes is left there"), (0.0, "0.0%"), (-1.0, "read-only")]
+)
+def test_a_full_disk_is_told_by_the_check_at_once(free: float, words: str) -> None:
+    found = {one: source(one) for one in ("mx1", "mx2")}
+    result = check.decide(found, ["mx1", "mx2"], NOON, VALUES, free=free)
+    assert result.status == "WARNING"
+    assert words in result.summary
+    assert check.decide(found, ["mx1", "mx2"], NOON, VALUES, free=5.0).status == "OK"
+
+
+def test_the_check_sees_the_room_itself(room: Room) -> None:
+    values = VALUES | {"folder": room.layout.state, "mx": "", "free_percent": 0}
+    figures = os.statvfs(room.layout.state)
+    assert check.room(room.layout.state) == pytest.approx(100 * figures.f_bavail / figures.f_blocks, abs=1)
+    assert check.look(room.places, values).status == "OK"
+    assert "is left there" in check.look(room.places, values | {"free_percent": 101}).summary
+
+
+def test_all_is_well() -> None:
+    result = judged(source("mx1"), source("mx2"))
+    assert (result.status, result.summary) == ("OK", "2 MXs, 0 messages to fetch, most behind 30 s")
+    assert result.metrics["mx2_lag_seconds"] == 30
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "words"),
+    [
+        ({"listed": NOON - 3599}, "OK", "60 min"),
+        ({"listed": NOON - 3700}, "WARNING", "mx2 is 62 min behind"),
+        ({"oldest": NOON - 7200, "unpulled": 4}, "WARNING", "mx2 is 2.0 h behind, 4 messages known there"),
+        (
+            {"listed": NOON - 3 * 86400, "unpulled": 9, "error": "timed \x1bout"},
+            "CRITICAL",
+            r"9 messages known there and not fetched (timed \x1bout)",
+        ),
+        ({"listed": None, "since": NOON - 4 * 86400}, "CRITICAL", "mx2 is 4.0 days behind"),
+        ({"error": "MariaDB: gone"}, "WARNING", "mx2: MariaDB: gone"),
+        ({"ahead": 2}, "WARNING", "mx2: 2 messages there are dated more than a day ahead"),
+        ({"error": "no route", "unpulled": 7}, "WARNING", "mx2: no route; 7 messages known there and not fetched"),
+    ],
+)
+def test_what_is_said_of_an_mx(changes: dict[str, Any], status: str, words: str) -> None:
+    result = judged(source("mx1"), source("mx2", **changes))
+    assert result.status == status
+    assert words in result.summary
+
+
+def test_what_was_put_aside_is_said_until_it_is_gone(room: Room) -> None:
+    values = VALUES | {"folder": room.layout.state, "mx": "mx1"}
+    for name in (ident(1), ident(2)):
+        put(str(room.mx.root), name, kept(name)[:-1])
+    put(str(room.mx.root), ident(3), kept(ident(3)))
+    room.now = time.time()
+    room.pull()
+    result = check.look(room.places, values)
+    assert (result.status, result.metrics["bad"]) == ("WARNING", 2)
+    assert f"2 messages can't be imported and lie in {room.layout.bad}/mx1" in result.summary
+    for path in Path(room.layout.bad, "mx1").iterdir():
+        path.unlink()
+    result = check.look(room.places, values)
+    assert (result.status, result.metrics["bad"]) == ("OK", 0)
+
+
+def test_a_dead_puller_is_noticed() -> None:
+    result = judged(source("mx1", attempted=NOON - 700), source("mx2", attempted=NOON - 800))
+    assert result.status == "WARNING"
+    assert "nobody has pulled for 12 min; is cron running?" in result.summary
+
+
+def test_an_mx_that_left_the_inventory_with_mail_on_it_is_not_forgotten() -> None:
+    gone = judged(source("mx1"), source("mx2", unpulled=7, oldest=NOON - 100), expected=["mx1"])
+    assert gone.status == "WARNING"
+    assert "mx2 has left the inventory: 7 messages were known there and not fetched" in gone.summary
+    assert judged(source("mx1"), source("mx2"), expected=["mx1"]).status == "OK"
+
+
+def test_an_mx_that_was_never_asked_is_named() -> None:
+    assert "mx2: nothing was ever fetched from it" in judged(source("mx1")).summary
+
+
+def test_a_new_mx_has_a_while() -> None:
+    found = {"mx1": source("mx1")}
+    assert check.decide(found, ["mx1", "mx2"], NOON, VALUES, NOON - 599).status == "OK"
+    assert check.decide(found, ["mx1", "mx2"], NOON, VALUES, NOON - 601).status == "WARNING"
+    assert check.decide({}, ["mx1"], NOON, VALUES, NOON - 5).summary == "nothing fetched yet"
+
+
+def test_the_check_reads_what_the_puller_writes(room: Room) -> None:
+    room.fill(2)
+    room.pull()
+    Path(room.layout.state, "canary-mx1.json").write_text("{}")
+    Path(room.layout.state, "mx2.json").write_text("{torn")
+    found = check.read(room.layout.state)
+    assert found["mx2"] is None
+    assert found["mx1"] is not None
+    assert found["mx1"].lag(room.now + 100) == 100
+    values = VALUES | {"folder": room.layout.state, "mx": "mx1"}
+    result = check.look(room.places, values)
+    assert "mx2: its state is not whole" in result.summary
