@@ -39,8 +39,11 @@ sys.path.insert(0, str(REPO / "roles/mf_tree/files/lib"))
 
 import targets
 from mf_monitor import engine, settings
+from mf_monitor.clocks import Clocks
 from mf_monitor.judging import states
-from mf_monitor.probing import hosthealth, probes, wire
+from mf_monitor.probing import hosthealth, probes, smtp, wire
+from mf_monitor.probing.world import World
+from mf_monitor.publisher import Publisher
 
 CANARY = b"canary@target.invalid"
 BODY = b"Subject: bench\r\n\r\nbench\r\n.\r\n"
@@ -123,7 +126,7 @@ async def dialogues(port: int, count: int, at_once: int) -> int:
         nonlocal good, left
         while left > 0:
             left -= 1
-            script = probes.smtp_script(b"prober", message=(b"", CANARY, BODY))
+            script = smtp.smtp_script(b"prober", message=(b"", CANARY, BODY))
             with contextlib.suppress(wire.Ended):
                 await wire.converse("127.0.0.1", port, 10, script, wire.reply)
                 good += 1
@@ -266,23 +269,32 @@ def bench_fleet(hosts: int, seconds: float) -> int:
     return int(found["bad"] > 0)
 
 
+class Pages(Publisher):
+    """A publisher that counts."""
+
+    rendered: list[float]  # CPU seconds of each page
+
+    async def write(self, now: float) -> None:
+        """Write it, and count."""
+        await super().write(now)
+        self.rendered.append(self.effort)
+
+
 class Watched(engine.Engine):
-    """The monitor, with a count of its looks and the CPU seconds of each rendering."""
+    """The monitor, with a count of its results and the CPU seconds of each rendering."""
 
     def __init__(self, chosen: settings.Settings) -> None:
         super().__init__(chosen)
         self.results = 0
         self.bad = 0
-        self.rendered: list[float] = []
+        self.publisher = pages = Pages(chosen, self.clocks, self.recorder)
+        self.rendered = pages.rendered = []
 
-    def _came(self, result: states.ProbeResult) -> None:
+    def on_result(self, result: states.ProbeResult) -> None:
+        """Count it."""
         self.results += 1
         self.bad += result.state == "down"
-        super()._came(result)
-
-    async def _render(self, now: float) -> None:
-        await super()._render(now)
-        self.rendered.append(self._page_effort)
+        super().on_result(result)
 
 
 async def watch(chosen: settings.Settings, seconds: float, answer: int) -> int:
@@ -320,7 +332,7 @@ def bench_dead(hosts: int, timeout: float) -> int:
     with serving("-") as ports:
         kept = targets.dead((address(number) for number in range(gone)), ports.values())
         chosen = large(ports, hosts, gone, "", timeout=timeout)
-        world = probes.World.of(chosen)
+        world = World.of(chosen, Clocks())
 
         async def sweep() -> tuple[float, int]:
             room = asyncio.Semaphore(engine.AT_ONCE)
@@ -389,7 +401,7 @@ def bench_health(readings: int) -> int:
         chosen = settings.parse({"hosts": hosts, "health": access})
 
         async def read() -> tuple[int, set[str]]:
-            reader = hosthealth.Reader(chosen, time.time)
+            reader = hosthealth.Reader(chosen, Clocks())
             found = await asyncio.gather(*(reader.read(chosen.hosts[0]) for _ in range(readings)))
             return sum(one.record is not None for one in found), {one.message for one in found if one.record is None}
 

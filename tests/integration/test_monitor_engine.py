@@ -1,4 +1,4 @@
-"""The engine on real clocks against real sockets on loopback: what is told, when, and what a crash leaves."""
+"""The engine on real clocks, real sockets on loopback and real processes; the rest is in tests/monitor/test_engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mf_monitor import command, engine, settings
+from mf import text
+from mf_monitor import engine, settings
 from mf_monitor.notifying import outbox
 from mf_monitor.store import Store
 from monitor_targets import SENDER, Gateway, Target, says, smtp, until
@@ -83,7 +84,7 @@ async def fleet(folder: Path, **changed: Any) -> AsyncIterator[Fleet]:
 
 @contextlib.asynccontextmanager
 async def watching(raw: dict[str, Any]) -> AsyncIterator[engine.Engine]:
-    monitor = engine.Engine(settings.parse(raw), sender=SENDER)
+    monitor = engine.Engine(settings.parse(raw), send=outbox.Sender("mf monitor", SENDER))
     task = asyncio.create_task(monitor.run())
     try:
         await until(lambda: monitor.view is not None and monitor.view.state != "unknown")
@@ -112,114 +113,6 @@ def test_a_fault_and_its_end_are_one_message_each_in_time(tmp_path: Path) -> Non
     asyncio.run(go())
 
 
-def test_too_few_is_urgent_and_speaks_for_its_members(tmp_path: Path) -> None:
-    async def go() -> None:
-        async with fleet(tmp_path) as world, watching(world.raw):
-            for target in world.mail[:2]:
-                await target.stop()
-            await until(lambda: any("URGENT: 1 of 3 MX accept mail, 2 must" in text for text in world.texts))
-            for target in world.mail[:2]:
-                await target.start()
-            await until(lambda: any("OK: enough MX accept mail again" in text for text in world.texts))
-            await asyncio.sleep(4)
-            # the first silent one makes the monitor look at the others, so that one message speaks for both
-            assert [text.partition(":")[0] for text in world.texts] == ["mf URGENT", "mf OK"]
-
-    asyncio.run(go())
-
-
-def test_a_service_is_not_well_again_because_its_host_is_gone(tmp_path: Path) -> None:
-    async def go() -> None:
-        async with fleet(tmp_path) as world, watching(world.raw) as monitor:
-            await world.mail[0].stop()
-            await until(lambda: len(world.texts) == 1)
-            await world.mail[0].start()
-            world.mail[0].talk = world.ssh[0].talk = says(b"", hold=True)
-            await until(lambda: any("mx1 does not answer" in text for text in world.texts))
-            await asyncio.sleep(5)
-            assert not [text for text in world.texts if "OK" in text]
-            world.mail[0].talk, world.ssh[0].talk = smtp(), says(b"SSH-2.0-OpenSSH_9\r\n")
-            await until(lambda: "mx1 smtp well again" in " ".join(world.texts))
-            assert monitor.incidents == {}
-
-    asyncio.run(go())
-
-
-def test_what_fails_together_is_looked_at_and_told_together(tmp_path: Path) -> None:
-    async def go() -> None:
-        # in turn the second would be looked at long after the first was told
-        async with fleet(tmp_path, min_accepting=0, interval=8) as world, watching(world.raw) as monitor:
-            slots = dict(monitor._phase)
-            for target in world.mail[:2]:
-                await target.stop()
-            await until(lambda: len(world.texts) == 1, 8 + 3 + 5)
-            for target in world.mail[:2]:
-                await target.start()
-            await until(lambda: len(world.texts) == 2, 8 + 3 + 5)
-            await asyncio.sleep(4)
-            begun, over = world.texts
-            for text in (begun, over):
-                assert re.search("mx1 smtp.*mx2 smtp|mx2 smtp.*mx1 smtp", text), text
-            # and they are spread over the interval as before; one that is under way is planned when it ends
-            names = {"mx1/smtp", "mx2/smtp", "mx3/smtp"}
-            await until(lambda: names <= monitor._planned.keys())
-            for name in sorted(names):
-                turns = (monitor._planned[name] - slots[name]) / 8
-                assert abs(turns - round(turns)) < 1e-6, name
-
-    asyncio.run(go())
-
-
-def test_offline_says_nothing_of_the_fleet_and_tells_afterwards(tmp_path: Path) -> None:
-    async def go() -> None:
-        # nobody answers at 192.0.2.0/24 (RFC 5737); here that is a full queue
-        async with fleet(tmp_path, references=["127.0.0.1:1"]) as world, watching(world.raw) as monitor:
-            silent = says(b"", hold=True)
-            talks = [target.talk for target in world.mail]
-
-            async def none(name: str, port: int) -> bool:
-                return False
-
-            answers = monitor.connectivity._answers
-            monitor.connectivity._answers = none  # type: ignore[method-assign]
-            for target in (*world.mail, *world.ssh):
-                target.talk = silent
-            await until(lambda: "uplink" in monitor.incidents)
-            await asyncio.sleep(4)
-            assert world.texts == []
-            assert set(monitor.incidents) == {"uplink"}
-            monitor.connectivity._answers = answers  # type: ignore[method-assign]
-            for target, talk in zip(world.mail, talks, strict=True):
-                target.talk = talk
-            for target in world.ssh:
-                target.talk = says(b"SSH-2.0-OpenSSH_9\r\n")
-            await until(lambda: bool(world.texts))
-            await asyncio.sleep(2)
-            assert len(world.texts) == 1
-            assert "monitor was offline for" in world.texts[0]
-
-    asyncio.run(go())
-
-
-def test_a_dead_gateway_delays_and_the_second_channel_steps_in(tmp_path: Path) -> None:
-    async def go() -> None:
-        second = await Gateway().start()
-        async with fleet(tmp_path) as world:
-            sms = {"name": "sms", "url": world.gateway.url, "severities": ["urgent", "notice"], "second": "chat"}
-            channels = [sms, {"name": "chat", "url": second.url}]
-            async with watching({**world.raw, "channels": channels}):
-                world.gateway.broken = True
-                await world.mail[0].stop()
-                await until(lambda: len(second.texts) == 1)
-                assert world.texts == []
-                world.gateway.broken = False
-                await until(lambda: len(world.texts) == 1, 40)
-                assert world.texts == second.texts
-        await second.target.stop()
-
-    asyncio.run(go())
-
-
 def test_an_attempt_without_an_answer_is_repeated_with_the_mark(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,7 +121,7 @@ def test_an_attempt_without_an_answer_is_repeated_with_the_mark(
 
     async def go() -> None:
         async with fleet(tmp_path) as world:
-            monitor = engine.Engine(settings.parse(world.raw), sender=slow)
+            monitor = engine.Engine(settings.parse(world.raw), send=outbox.Sender("mf monitor", slow))
             task = asyncio.create_task(monitor.run())
             await world.mail[0].stop()
             await until(lambda: len(world.texts) == 2, 60)
@@ -237,77 +130,6 @@ def test_an_attempt_without_an_answer_is_repeated_with_the_mark(
             assert world.texts[1] == f"repeat: {world.texts[0]}"
 
     asyncio.run(go())
-
-
-def test_an_operators_word_counts_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    async def go() -> None:
-        async with fleet(tmp_path) as world, watching(world.raw) as monitor:
-            path = tmp_path / "settings.json"
-            path.write_text(json.dumps(world.raw))
-
-            def run(*argv: str) -> int:
-                return command.main(argv, str(path))
-
-            assert await asyncio.to_thread(run, "silence", "service:mx1/*", "--reason", "disk") == 0
-            await world.mail[0].stop()
-            await until(lambda: "service:mx1/smtp" in monitor.incidents)
-            await asyncio.sleep(4)
-            assert world.texts == []
-            assert await asyncio.to_thread(run, "status") == 1
-            assert await asyncio.to_thread(run, "ack", "all", "--by", "anna") == 0
-            assert await asyncio.to_thread(run, "unsilence", "1") == 0
-            await until(lambda: bool(monitor.incidents["service:mx1/smtp"]["acked"]))
-            await asyncio.sleep(4)
-            assert world.texts == []
-            assert await asyncio.to_thread(run, "test", "--wait", "10s") == 0
-            assert "TEST" in world.texts[-1]
-
-    asyncio.run(go())
-    said = capsys.readouterr().out
-    assert "silenced" in said
-    assert "#1 acknowledged by anna" in said
-
-
-def test_a_database_that_breaks_at_work_is_replaced_and_said(tmp_path: Path) -> None:
-    async def go() -> None:
-        async with fleet(tmp_path, page=str(tmp_path / "page")) as world, watching(world.raw) as monitor:
-            await world.mail[0].stop()
-            await until(lambda: len(world.texts) == 1)
-            path = Path(world.raw["database"])
-            await monitor._in_thread(lambda: monitor.store.rows("PRAGMA wal_checkpoint(TRUNCATE)"))
-            path.write_bytes(b"\xff" * path.stat().st_size)
-            await until(lambda: any("history was damaged" in text for text in world.texts))
-            # what is wrong still is, and the new file doesn't know that it was told
-            await until(lambda: any("mx1 smtp" in text for text in world.texts[1:]))
-            assert list(tmp_path.glob("*.damaged-*"))
-
-    asyncio.run(go())
-
-
-def test_the_weekly_test_is_sent_once_in_its_minute_or_when_it_is_back(tmp_path: Path) -> None:
-    monday = 1_790_589_600.0  # 2026-09-28, 10:00:00 UTC
-    raw = {"database": str(tmp_path / "m.sqlite"), "test_at": "mon 10:00", "channels": [{"name": "sms", "url": "x"}]}
-    monitor = engine.Engine(settings.parse(raw))
-    with monitor.store.writing():
-        sent = [monitor._weekly_test(monitor.store, monday + after) for after in (-1, 0, 30, 60, 3600, 7 * 86400)]
-        late = [monitor._weekly_test(monitor.store, monday + 14 * 86400 + after) for after in (7200, 7201)]
-    assert sent == [False, True, False, False, False, True]
-    assert late == [True, False]  # it was away in that minute
-    assert [one["kind"] for one in monitor.store.messages.newest()] == ["test"] * 3
-    monitor.store.close()
-
-
-def test_beyond_the_rate_limit_only_what_is_urgent_goes_out(tmp_path: Path) -> None:
-    channel = {"name": "sms", "url": "x", "severities": ["urgent", "notice"]}
-    raw = {"database": str(tmp_path / "m.sqlite"), "rate_limit": 2, "channels": [channel]}
-    monitor = engine.Engine(settings.parse(raw))
-    with monitor.store.writing():
-        for number, severity in enumerate(("notice", "notice", "notice", "urgent")):
-            monitor._enqueue(monitor.store, 1000.0 + number, "opened", severity, "text", (), False)
-        monitor._enqueue(monitor.store, 9000.0, "opened", "notice", "text", (), False)
-    statuses = [one["status"] for one in reversed(monitor.store.messages.newest())]
-    assert statuses == ["queued", "queued", "held back", "queued", "queued"]
-    monitor.store.close()
 
 
 DRIVER = """
@@ -375,13 +197,13 @@ async def break_and_mend(world: Fleet, dice: random.Random, stop: asyncio.Event)
 def test_killed_at_random_moments_every_outage_is_one_incident_told_once(tmp_path: Path) -> None:
     """`make kill-monitor` kills 50 times."""
     dice = random.Random(50)
-    library = str(Path(engine.__file__).resolve().parents[2])
+    packages = [str(Path(module).parents[1]) for module in (engine.__file__, text.__file__)]
 
     async def go() -> tuple[Fleet, list[Outage]]:
         async with fleet(tmp_path) as world:
             path = tmp_path / "settings.json"
             path.write_text(json.dumps(world.raw))
-            argv = [sys.executable, "-I", "-c", DRIVER, json.dumps([library]), str(path), json.dumps(SENDER)]
+            argv = [sys.executable, "-I", "-c", DRIVER, json.dumps(packages), str(path), json.dumps(SENDER)]
 
             def start() -> subprocess.Popen[bytes]:
                 return subprocess.Popen(argv, stderr=subprocess.DEVNULL)

@@ -11,7 +11,8 @@ import monitor_support
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mf_monitor import engine, settings, texts
+from mf_monitor import settings, texts
+from mf_monitor.incidents import fresh_alert
 from mf_monitor.judging import complaints, problems, states
 from mf_monitor.judging.states import DOWN, REFUSED, SILENT, THROTTLED, UNKNOWN, UP, WARNING, ProbeResult, SubjectState
 from mf_monitor.notifying import alerts
@@ -264,7 +265,7 @@ def messages(role: str, rounds: int, services: Mapping[str, str], stays: int = 0
                 if key not in open_:
                     number += 1
                     open_[key] = incident(number, key, alert=Alert(noticed=now))
-                alert = engine.fresh_alert(planned.get(open_[key].number, open_[key].alert), problem)
+                alert = fresh_alert(planned.get(open_[key].number, open_[key].alert), problem)
                 planned[open_[key].number] = alert
                 open_[key] = dataclasses.replace(
                     open_[key], severity=problem.severity, title=problem.title, flapping=problem.flapping
@@ -863,7 +864,7 @@ def test_a_certificate_is_told_at_each_of_its_days_once() -> None:
         current = states.advance(run(UP), result, RULES)
         view = problems.judge(RULES, subjects(mx2_smtp=current), {}, (), now)
         for problem in view.problems.values():
-            alert = engine.fresh_alert(story.alerts.get(1, Alert(noticed=now)), problem)
+            alert = fresh_alert(story.alerts.get(1, Alert(noticed=now)), problem)
             story.alerts[1] = Alert.of(json.loads(json.dumps(alert.as_json())))  # a kill -9 in between
             one = incident(1, problem.key, problem.severity, title=problem.title)
             for later in (0, alerts.GROUP + 1):

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from mf_monitor import settings
+from mf_monitor.clocks import Clocks
 from mf_monitor.judging.states import DOWN, UNKNOWN, UP, ProbeResult
 from mf_monitor.probing import probes
+from mf_monitor.probing.world import World
 
 pytest.importorskip("dns", reason="dnspython is missing; run: make venv")
 
@@ -54,7 +56,7 @@ def ask(domain: str, *answers: str, root: bool = True) -> ProbeResult:
         chosen = settings.parse({"timeout": 1.0, "domains": [domain], "resolvers": ["127.0.0.1"], "hosts": hosts})
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(dns.asyncresolver, "Resolver", lambda **_: resolver)
-            result = await probes.probe(chosen.hosts[0].services[0], probes.World.of(chosen))
+            result = await probes.probe(chosen.hosts[0].services[0], World.of(chosen, Clocks()))
         transport.close()
         return result
 

@@ -18,8 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mf_monitor import settings
+from mf_monitor.clocks import Clocks
 from mf_monitor.judging.states import DOWN, EXPIRED, REFUSED, SILENT, UNKNOWN, UP, WARNING, WRONG, ProbeResult
-from mf_monitor.probing import certificate, connectivity, hosthealth, probes
+from mf_monitor.probing import addresses, certificate, connectivity, hosthealth, probes
+from mf_monitor.probing.world import World
 from monitor_targets import Talk, Target, says, smtp
 
 LIMIT = 1.0
@@ -39,7 +41,7 @@ def probe(
             raw = {"timeout": limit, "hosts": [{"name": "mx1", "address": address, "services": [service]}]}
             chosen = settings.parse(raw)
             started = time.monotonic()
-            result = await probes.probe(chosen.hosts[0].services[0], probes.World.of(chosen))
+            result = await probes.probe(chosen.hosts[0].services[0], World.of(chosen, Clocks()))
             return result, time.monotonic() - started
         finally:
             await target.stop()
@@ -181,7 +183,7 @@ def test_relaying_is_asked_for_as_nobody_and_as_somebody_whose_domain_exists() -
         services = [{"kind": "relay", "port": target.port}]
         raw = {"domains": ["customer.example"], "hosts": [{"name": "a", "address": "127.0.0.1", "services": services}]}
         chosen = settings.parse(raw)
-        result = await probes.probe(chosen.hosts[1].services[0], probes.World.of(chosen))
+        result = await probes.probe(chosen.hosts[1].services[0], World.of(chosen, Clocks()))
         await target.stop()
         return result
 
@@ -228,7 +230,7 @@ def test_nobody_listens() -> None:
         "hosts": [{"name": "a", "address": "127.0.0.1", "services": [{"kind": "smtp", "port": port}]}],
     }
     chosen = settings.parse(raw)
-    result = asyncio.run(probes.probe(chosen.hosts[0].services[0], probes.World.of(chosen)))
+    result = asyncio.run(probes.probe(chosen.hosts[0].services[0], World.of(chosen, Clocks())))
     assert (result.reason, result.message) == (REFUSED, "connection refused")
 
 
@@ -265,8 +267,8 @@ def test_a_name_with_fifty_addresses_is_tried_at_a_few(monkeypatch: pytest.Monke
         return many
 
     monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "getaddrinfo", resolve)
-    found = asyncio.run(probes.addresses("many.example", 1))
-    assert len(found) == probes.MOST_ADDRESSES
+    found = asyncio.run(addresses.resolve("many.example", 1))
+    assert len(found) == addresses.MOST
     assert found[0] == "::1"
 
 
@@ -292,7 +294,7 @@ def test_a_resolver_that_fails_is_no_fault_of_the_target(
     monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "getaddrinfo", resolve)
     raw = {"timeout": 0.3, "hosts": [{"name": "a", "address": "mx1.example", "services": [{"kind": kind, "port": 1}]}]}
     chosen = settings.parse(raw)
-    result = asyncio.run(probes.probe(chosen.hosts[0].services[0], probes.World.of(chosen)))
+    result = asyncio.run(probes.probe(chosen.hosts[0].services[0], World.of(chosen, Clocks())))
     if kind == "relay" and state == DOWN:  # that is for the smtp service to say
         state, said = UNKNOWN, f"not asked: {said}"
     assert (result.state, said in result.message) == (state, True), result.message
@@ -350,9 +352,9 @@ def test_starttls_that_is_offered_and_not_wanted_is_no_warning(word: object) -> 
 def test_an_expired_certificate(tmp_path: Path) -> None:
     key, crt = certify(tmp_path, "-days", "1")
     chosen = monitor_support.settings()
-    later = probes.World(chosen, ssl.create_default_context(), ssl.create_default_context(), lambda: time.time() + 2e5)
+    later = World.of(chosen, Clocks(wall=lambda: time.time() + 2e5))
     der = ssl.PEM_cert_to_DER_cert(Path(crt).read_text())
-    found = probes._dated(der, later, "greets")
+    found = certificate.outcome(der, later, "greets")
     assert (found.state, found.reason) == (WARNING, EXPIRED)
     assert "expired" in found.message
     assert key
@@ -408,7 +410,7 @@ def verdict(make: Callable[[Target], list[str]]) -> bool:
     async def go() -> bool:
         target = await Target(says(b"")).start()
         chosen = settings.parse({"timeout": LIMIT, "references": make(target)})
-        found = await connectivity.ConnectivityCheck(chosen, probes.World.of(chosen)).after(time.monotonic())
+        found = await connectivity.ConnectivityCheck(chosen, Clocks()).after(time.monotonic())
         await target.stop()
         return found.up
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import importlib
 import json
@@ -13,6 +14,7 @@ import pytest
 import yaml
 from mf import health_record, state
 from mf_monitor import engine
+from mf_monitor.clocks import Clocks
 from mf_monitor.judging import problems, states
 from mf_monitor.judging.states import SubjectState
 from mf_monitor.probing import hosthealth
@@ -159,12 +161,12 @@ def test_what_is_not_known_of_a_check_ends_nothing(tmp_path: Path) -> None:
     at = NOW
     for status in (*[state.CRITICAL] * 3, *[state.UNKNOWN] * 20):
         record = hosthealth.parse(json.dumps(says("mx1", "queue", status)).encode())
-        monitor._advance(monitor._heard(hosthealth.Reading("mx1", at, at, record, "read")))
+        monitor.advance(monitor.ingest_health(hosthealth.Reading("mx1", at, at, record, "read")))
         at += RULES.interval
     view = problems.judge(RULES, monitor.subjects, {}, ("check:mx1/queue",), at)
     assert view.problems["check:mx1/queue"].severity == "notice"
     assert view.problems["health:mx1"].severity == "notice"
-    monitor.store.close()
+    monitor.recorder.close()
 
 
 def test_a_vital_check_that_is_critical_and_not_known_by_turns_is_one_urgent_incident(tmp_path: Path) -> None:
@@ -173,13 +175,13 @@ def test_a_vital_check_that_is_critical_and_not_known_by_turns_is_one_urgent_inc
     held: set[str] = set()
     for status in [state.CRITICAL] * 4 + ([state.UNKNOWN] * 4 + [state.CRITICAL] * 4) * 3:
         record = hosthealth.parse(json.dumps(says("control1", "backup", status)).encode())
-        monitor._advance(monitor._heard(hosthealth.Reading("control1", at, at, record, "read")))
+        monitor.advance(monitor.ingest_health(hosthealth.Reading("control1", at, at, record, "read")))
         view = problems.judge(RULES, monitor.subjects, {}, held, at)
         urgent += [key for key, one in view.problems.items() if one.severity == "urgent" and key not in held]
         held = {*view.problems, *view.behind}
         at += RULES.interval
     assert urgent == ["check:control1/backup"]
-    monitor.store.close()
+    monitor.recorder.close()
 
 
 def test_what_the_release_before_knew_of_checks_is_known_by_its_new_name(tmp_path: Path) -> None:
@@ -206,22 +208,22 @@ def test_what_the_release_before_knew_of_checks_is_known_by_its_new_name(tmp_pat
             number = store.incidents.open(key, key.partition(":")[0], host, "", severity, "as it was", NOW - 900)
             store.incidents.acknowledge(number, NOW, "ops", None)
     store.close()
-    monitor = engine.Engine(rules, clock=lambda: NOW)
+    monitor = engine.Engine(rules, clocks=Clocks(wall=lambda: NOW))
     for _ in range(2):
-        monitor._restore()
-        assert set(monitor.incidents) == {"check:control1/backup", "check:mx1/queue", "health:mx2", "health:mx3"}
-    assert all(one["acked"] for one in monitor.incidents.values())
-    assert monitor.incidents["check:mx1/queue"]["service"] == "queue"
-    view = problems.judge(rules, monitor.subjects, {}, monitor.incidents, NOW)
+        asyncio.run(monitor.recorder.stored(monitor.restore))
+        assert set(monitor.incidents.open) == {"check:control1/backup", "check:mx1/queue", "health:mx2", "health:mx3"}
+    assert all(one.acked for one in monitor.incidents.open.values())
+    assert monitor.incidents.open["check:mx1/queue"].service == "queue"
+    view = problems.judge(rules, monitor.subjects, {}, monitor.incidents.open, NOW)
     assert not view.behind
-    assert {key: one.severity for key, one in view.problems.items() if key in monitor.incidents} == {
+    assert {key: one.severity for key, one in view.problems.items() if key in monitor.incidents.open} == {
         "check:control1/backup": "urgent",
         "check:mx1/queue": "notice",
         "health:mx2": "notice",
         "health:mx3": "notice",
     }
     assert view.problems["check:mx1/queue"].title == "mx1 says: queue CRITICAL: 3% of the spool's space free"
-    monitor.store.close()
+    monitor.recorder.close()
 
 
 def test_a_host_that_makes_up_checks_is_bounded(tmp_path: Path) -> None:
@@ -231,6 +233,6 @@ def test_a_host_that_makes_up_checks_is_bounded(tmp_path: Path) -> None:
         entry = {**record["checks"]["queue"], "status": state.CRITICAL}
         record["checks"] = {f"c{number}_{one}": entry for one in range(40)}
         parsed = hosthealth.parse(json.dumps(record).encode())
-        monitor._advance(monitor._heard(hosthealth.Reading("mx1", NOW + number, NOW + number, parsed, "read")))
+        monitor.advance(monitor.ingest_health(hosthealth.Reading("mx1", NOW + number, NOW + number, parsed, "read")))
     assert len(monitor.subjects) <= health_record.MAX_CHECKS + 1
-    monitor.store.close()
+    monitor.recorder.close()

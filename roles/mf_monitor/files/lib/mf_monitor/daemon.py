@@ -9,7 +9,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from . import engine, settings, store
+from . import engine, journal, settings, store
+from .notifying import outbox
 
 UNUSABLE = 3  # exit code
 
@@ -46,7 +47,8 @@ def main(argv: Sequence[str] | None = None, sender: tuple[str, ...] = ()) -> int
 
 async def work(chosen: settings.Settings, sender: tuple[str, ...]) -> int:
     """Run the engine until SIGTERM or SIGINT."""
-    monitor = engine.Engine(chosen, sender=sender, ready=engine.notify)
+    send = outbox.Sender(f"{chosen.name} monitor", sender)
+    monitor = engine.Engine(chosen, ready=journal.sd_notify, send=send)
     # what stands now stands for ever; a full collection over it would only stop the clock
     gc.freeze()
     task = asyncio.current_task()
@@ -56,7 +58,7 @@ async def work(chosen: settings.Settings, sender: tuple[str, ...]) -> int:
     try:
         await monitor.run()
     except asyncio.CancelledError:
-        engine.say("stopped")
+        journal.log("stopped")
     return 0
 
 

@@ -19,7 +19,7 @@ from mf import text
 
 from .. import children, texts
 from ..settings import Channel
-from ..store import GIVEN_UP, QUEUED, SENDING, SENT, refuses
+from ..store import GIVEN_UP, QUEUED, SENDING, SENT, Store, refuses
 from . import send
 
 LIMIT = 60.0  # seconds for one attempt; a busy machine needs many for Apprise alone
@@ -29,7 +29,8 @@ LINGER = 15.0  # seconds for what is under way at the end; the unit's TimeoutSto
 RETRY = 1.0  # seconds until what couldn't be stored is tried again
 BACKOFF = (5.0, 10.0, 20.0, 30.0, 60.0)  # seconds to the next attempt
 
-Work: TypeAlias = Callable[[Callable[[Any], Any]], Awaitable[Any]]
+Work: TypeAlias = Callable[[Callable[[Store], Any]], Awaitable[Any]]
+Send: TypeAlias = Callable[[Channel, str], Awaitable[str]]  # what went wrong, or nothing
 
 
 def launcher() -> list[str]:
@@ -50,23 +51,58 @@ async def awaken(event: asyncio.Event, limit: float) -> None:
         pass
 
 
+class Sender:
+    """Sends by a process of its own, Apprise's unless another ``command`` is given; SMS get no title."""
+
+    def __init__(self, title: str, command: Sequence[str] = ()) -> None:
+        self._title = title
+        self._command = list(command) or launcher()
+
+    async def __call__(self, channel: Channel, message: str) -> str:
+        """Send a message; what went wrong, or nothing."""
+        order = json.dumps({"url": channel.url, "title": "" if channel.sms else self._title, "body": message}).encode()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return f"can't be run: {error.strerror}"
+        try:
+            async with asyncio.timeout(LIMIT):
+                _, said = await process.communicate(order)
+        except TimeoutError:
+            return UNSURE
+        finally:
+            await children.end(process)
+        if process.returncode == 0:
+            return ""
+        lines = said.decode("utf-8", "replace").strip().splitlines()
+        message = (
+            text.clean(lines[-1].replace(channel.url, "URL"), 200) if lines else f"exit status {process.returncode}"
+        )
+        # broken off by the other side or by a signal: it may have it
+        return f"{UNSURE}: {message}" if process.returncode == send.UNSURE or (process.returncode or 0) < 0 else message
+
+
 class Outbox:
-    """``stored(function)`` runs a function of the store in one transaction; ``command`` sends one message."""
+    """``stored(function)`` runs a function of the store in one transaction; ``send`` sends one message."""
 
     def __init__(
         self,
         channels: Sequence[Channel],
-        title: str,
         stored: Work,
         clock: Callable[[], float],
-        command: Sequence[str] = (),
+        send: Send,
         note: Callable[[str], None] = lambda message: None,
     ) -> None:
         self._channels = {channel.name: channel for channel in channels}
-        self._title = title
         self._stored = stored
         self._clock = clock
-        self._command = list(command) or launcher()
+        self._send = send
         self._note = note
         self.wake = asyncio.Event()
 
@@ -97,7 +133,7 @@ class Outbox:
                     busy[name].add_done_callback(lambda _: self.wake.set())
             await awaken(self.wake, 1.0)
 
-    def _due(self, store: Any) -> list[dict[str, Any]]:
+    def _due(self, store: Store) -> list[dict[str, Any]]:
         """What is to be sent now; a failing channel's messages are given to the one that stands in for it."""
         for channel in self._channels.values():
             if channel.second:
@@ -132,7 +168,7 @@ class Outbox:
             await self._settle(row, GIVEN_UP, attempts, "no such channel any more")
             return
 
-        def mark(store: Any) -> None:
+        def mark(store: Store) -> None:
             store.messages.set(number, SENDING, attempts=attempts, next_try=now, finished=None, error=row["error"])
 
         try:
@@ -155,7 +191,7 @@ class Outbox:
         number, now = row["id"], self._clock()
         pause = BACKOFF[min(attempts, len(BACKOFF)) - 1]
 
-        def work(store: Any) -> None:
+        def work(store: Store) -> None:
             finished = now if status in (SENT, GIVEN_UP) else None
             known = store.messages.set(
                 number,
@@ -185,32 +221,3 @@ class Outbox:
                 if not refuses(error_):
                     raise
             await asyncio.sleep(RETRY)
-
-    async def _send(self, channel: Channel, message: str) -> str:
-        """What went wrong, or nothing."""
-        order = json.dumps({"url": channel.url, "title": "" if channel.sms else self._title, "body": message}).encode()
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,
-            )
-        except OSError as error:
-            return f"can't be run: {error.strerror}"
-        try:
-            async with asyncio.timeout(LIMIT):
-                _, said = await process.communicate(order)
-        except TimeoutError:
-            return UNSURE
-        finally:
-            await children.end(process)
-        if process.returncode == 0:
-            return ""
-        lines = said.decode("utf-8", "replace").strip().splitlines()
-        message = (
-            text.clean(lines[-1].replace(channel.url, "URL"), 200) if lines else f"exit status {process.returncode}"
-        )
-        # broken off by the other side or by a signal: it may have it
-        return f"{UNSURE}: {message}" if process.returncode == send.UNSURE or (process.returncode or 0) < 0 else message

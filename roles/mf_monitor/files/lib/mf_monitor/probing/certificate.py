@@ -6,6 +6,13 @@ one is just what is to be looked at.
 
 from __future__ import annotations
 
+from mf import text
+
+from ..judging.states import EXPIRED, WARNING, WRONG
+from .world import Outcome, World
+
+DAY = 86400
+
 import calendar
 import time
 
@@ -63,3 +70,17 @@ def _moment(der: bytes, at: int) -> float:
     elif der[at] != _GENERALIZED_TIME:
         raise ValueError("no time")
     return float(calendar.timegm(time.strptime(message, "%Y%m%d%H%M%SZ")))
+
+
+def outcome(der: bytes, world: World, said: str) -> Outcome:
+    """A certificate's date: expired or about to."""
+    now = world.clocks.wall()
+    expires = not_after(der)
+    if expires is None:
+        return Outcome(f"{said}, a certificate that can't be read", WARNING, WRONG)
+    left = expires - now
+    if left <= 0:
+        return Outcome(f"certificate expired {text.span(-left)} ago", WARNING, EXPIRED, expires)
+    if left < world.settings.cert_warning_days * DAY:
+        return Outcome(f"certificate expires in {text.span(left)}", WARNING, "", expires)
+    return Outcome(said, expires=expires)

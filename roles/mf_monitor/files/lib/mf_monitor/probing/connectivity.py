@@ -10,12 +10,16 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
+from ..clocks import Clocks
 from ..judging.states import DOWN, SILENT, UP, ProbeResult
 from ..settings import Settings
-from . import probes
+from . import addresses
+
+Answer: TypeAlias = Callable[[str, int, float], Coroutine[Any, Any, int]]
 
 
 def _family(address: str) -> int:
@@ -43,14 +47,33 @@ class Verdict:
         return self.up if not family else family in self.families
 
 
+async def answer(name: str, port: int, limit: float) -> int:
+    """The address family in which a reference host answers within ``limit`` seconds, or 0."""
+    loop = asyncio.get_running_loop()
+    family = 0
+    try:
+        async with asyncio.timeout(limit):
+            for address in await addresses.resolve(name, port):
+                family = socket.AF_INET6 if ":" in address else socket.AF_INET
+                with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as channel:
+                    await loop.sock_connect(channel, (address, port))
+                    return family
+    except ConnectionRefusedError:
+        return family
+    except (OSError, TimeoutError):
+        pass
+    return 0
+
+
 class ConnectivityCheck:
     """Asks the references; any number of waiters share one check."""
 
-    def __init__(self, settings: Settings, world: probes.World) -> None:
+    def __init__(self, settings: Settings, clocks: Clocks, answer: Answer = answer) -> None:
         self._references = settings.references
         self._wanted = {_family(name) for name, _ in settings.references} - {0} or {socket.AF_INET}
         self._limit = min(3.0, settings.timeout)
-        self._clock = world.clock
+        self._clocks = clocks
+        self._answer = answer
         self._running: tuple[float, asyncio.Task[Verdict]] | None = None
         self.last = Verdict(-1.0, True, "not asked yet")
 
@@ -59,23 +82,24 @@ class ConnectivityCheck:
         if self.last.started >= moment:
             return self.last
         if self._running is None or self._running[1].done() or self._running[0] < moment:
-            self._running = (time.monotonic(), asyncio.create_task(self._check()))
+            self._running = (self._clocks.monotonic(), asyncio.create_task(self._check()))
         return await asyncio.shield(self._running[1])
 
     async def probe(self) -> ProbeResult:
         """A fresh check as a result of the subject ``uplink``."""
-        began, started = self._clock(), time.perf_counter()
-        verdict = await self.after(time.monotonic())
-        latency = round((time.perf_counter() - started) * 1000, 3) if verdict.up else None
+        began, started = self._clocks.wall(), self._clocks.monotonic()
+        verdict = await self.after(self._clocks.monotonic())
+        latency = round((self._clocks.monotonic() - started) * 1000, 3) if verdict.up else None
         state, reason = (UP, "") if verdict.up else (DOWN, SILENT)
-        return ProbeResult("uplink", began, self._clock(), state, verdict.message, reason, latency)
+        return ProbeResult("uplink", began, self._clocks.wall(), state, verdict.message, reason, latency)
 
     async def _check(self) -> Verdict:
-        began = time.monotonic()
+        began = self._clocks.monotonic()
         if not self._references:
             self.last = Verdict(began, True, "no references are set")
             return self.last
-        waiting = {asyncio.create_task(self._answers(*one)) for one in self._references}
+        answers = (self._answer(name, port, self._limit) for name, port in self._references)
+        waiting = {asyncio.create_task(answer) for answer in answers}
         total = len(waiting)
         families: set[int] = set()
         try:
@@ -92,20 +116,3 @@ class ConnectivityCheck:
         message = "a reference answers" if families else f"none of {total} references answers"
         self.last = Verdict(began, bool(families), message, frozenset(families))
         return self.last
-
-    async def _answers(self, name: str, port: int) -> int:
-        """The address family in which it answers, or 0."""
-        loop = asyncio.get_running_loop()
-        family = 0
-        try:
-            async with asyncio.timeout(self._limit):
-                for address in await probes.addresses(name, port):
-                    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-                    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as channel:
-                        await loop.sock_connect(channel, (address, port))
-                        return family
-        except ConnectionRefusedError:
-            return family
-        except (OSError, TimeoutError):
-            pass
-        return 0

@@ -7,13 +7,14 @@ there are few hosts: a kept one saves the handshake at both ends, and holds some
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from mf import health_record, ssh, state
+from mf import health_record, ssh, state, text
 
 from .. import children
+from ..clocks import Clocks
 from ..judging.states import DOWN, HELD, PART, UNKNOWN, UNREAD, UP, WARNING, ProbeResult
 from ..settings import HealthAccess, Host, Service, Settings
 
@@ -24,6 +25,8 @@ AT_ONCE = 16  # reads in turn
 ASKED = 64  # reads that a failed probe asks for; they don't wait behind those
 # not to know changes nothing that is confirmed; it is told of the host
 _GRAVE = {state.OK: UP, state.WARNING: WARNING, state.CRITICAL: DOWN, state.UNKNOWN: UNKNOWN}
+
+Ask: TypeAlias = Callable[[list[str]], Awaitable[tuple[bytes, int | None]]]  # ssh's command; its answer and exit code
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +63,45 @@ def door(service: Service, host: Host) -> bool:
     return service.kind == "ssh" and service.port == 22 and service.address == host.address
 
 
+async def ask(argv: list[str]) -> tuple[bytes, int | None]:
+    """Run ssh: its answer and exit code; of one that is too long the beginning, and None."""
+    process = await asyncio.create_subprocess_exec(
+        *argv,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        # the kept connection holds stderr open as long as it lives
+        stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
+        limit=health_record.MAX_BYTES + 1,
+    )
+    assert process.stdout is not None
+    try:
+        data = b""
+        while len(data) <= health_record.MAX_BYTES and (chunk := await process.stdout.read(65536)):
+            data += chunk
+        return data, None if len(data) > health_record.MAX_BYTES else await process.wait()
+    finally:
+        await children.end(process)
+
+
 class Reader:
     """Reads health, some hosts at a time."""
 
-    def __init__(self, settings: Settings, clock: Any) -> None:
+    def __init__(self, settings: Settings, clocks: Clocks, ask: Ask = ask) -> None:
         assert settings.health is not None
         self._access = settings.health
         # a fresh ssh is slow on a host that struggles, and just then its own word is wanted
         self._limit = max(settings.timeout, 10.0)
-        self._clock = clock
+        self._clocks = clocks
+        self._ask = ask
         self._keep = len(settings.hosts) <= KEEP_UP_TO
         self._room = asyncio.Semaphore(AT_ONCE)
-        self._asked = asyncio.Semaphore(ASKED)
+        self._failed = asyncio.Semaphore(ASKED)
 
     async def read(self, host: Host, asked: bool = False) -> Reading:
         """One attempt, within the timeout or 10 s; raises only for cancellation. ``asked``: by a failed probe."""
-        async with self._asked if asked else self._room:
-            began = self._clock()
+        async with self._failed if asked else self._room:
+            began = self._clocks.wall()
             record, message = None, ""
             try:
                 async with asyncio.timeout(self._limit):
@@ -88,28 +113,12 @@ class Reader:
                 message = f"ssh can't be run: {error.strerror}"
             except Exception as error:  # noqa: BLE001  (whatever a host says is a reading)
                 message = f"health can't be understood: {type(error).__name__}"
-            return Reading(host.name, began, self._clock(), record, message)
+            return Reading(host.name, began, self._clocks.wall(), record, message)
 
     async def _run(self, host: Host) -> tuple[dict[str, Any] | None, str]:
-        process = await asyncio.create_subprocess_exec(
-            *command(self._access, host, self._keep, self._limit),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            # the kept connection holds stderr open as long as it lives
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
-            limit=health_record.MAX_BYTES + 1,
-        )
-        assert process.stdout is not None
-        try:
-            data = b""
-            while len(data) <= health_record.MAX_BYTES and (chunk := await process.stdout.read(65536)):
-                data += chunk
-            if len(data) > health_record.MAX_BYTES:
-                return None, "health says too much"
-            code = await process.wait()
-        finally:
-            await children.end(process)
+        data, code = await self._ask(command(self._access, host, self._keep, self._limit))
+        if len(data) > health_record.MAX_BYTES:
+            return None, "health says too much"
         if code == 255 and not data:
             return None, "ssh doesn't let us in, or doesn't get there"
         record = parse(data)
@@ -164,6 +173,31 @@ def _canary(found: Mapping[str, Any]) -> tuple[str, str]:
 def check_subject(host: str, check: str) -> str:
     """The subject of a host's check; a service can't have such a name."""
     return f"{host}/{CHECK}{check}"
+
+
+def known_checks(settings: Settings, stored: Collection[str], health: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Of the stored subjects those that hosts' health gave, and gives still; ``health`` as it was last read."""
+    known = set()
+    for host in settings.hosts:
+        reading, prefix = health.get(host.name), check_subject(host.name, "")
+        named = reading["record"]["checks"] if reading is not None and reading["ok"] and reading["record"] else {}
+        for name in stored:
+            check = name.removeprefix(prefix) if name.startswith(prefix) else None
+            # a host that can't say which checks it has keeps those that it had
+            if name == f"{host.name}/health" or (check is not None and (not named or check in named)):
+                known.add(name)
+    return known
+
+
+def leases(record: Mapping[str, Any]) -> str:
+    """Who throttles a host, from its health."""
+    parts = []
+    for lease in record["leases"]:
+        if lease["refuse"]:
+            left = lease["left_seconds"]
+            reason = f" ({lease['reason']})" if lease["reason"] else ""
+            parts.append(f"{lease['owner']}{reason}, {'no end' if left is None else text.span(left) + ' left'}")
+    return "throttled by " + "; ".join(parts or ["a lease"])
 
 
 def vital(settings: Settings, host: Host) -> tuple[str, ...]:

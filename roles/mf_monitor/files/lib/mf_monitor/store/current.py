@@ -24,6 +24,12 @@ class Current:
         query = "SELECT name, current.* FROM current JOIN subjects ON subjects.id = current.subject"
         return {row["name"]: row for row in self._db.rows(query)}
 
+    def since(self, name: str) -> tuple[str, float] | None:
+        """The stored state of a subject, and since when; None when there is none."""
+        query = "SELECT state, since FROM current JOIN subjects ON id = subject WHERE name = ?"
+        row = next(iter(self._db.rows(query, name)), None)
+        return (row["state"], row["since"]) if row else None
+
     def set(self, rows: Iterable[tuple[str, str, float, float, float | None, str, Mapping[str, Any]]]) -> None:
         """Store subjects' states: ``(name, state, since, checked, latency, words, memory)``."""
         self._db.executemany(

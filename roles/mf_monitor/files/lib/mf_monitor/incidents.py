@@ -1,0 +1,193 @@
+"""Incidents: opened, changed and closed as problems come and go; and what people are notified of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mf import text
+
+from . import journal, texts
+from .judging.problems import View
+from .judging.severity import NOTICE, Problem
+from .notifying import alerts, queue
+from .notifying.alerts import Alert
+from .settings import Settings
+from .store import Store
+
+END_IS_NEWS = 86400.0  # seconds; a monitor that was away for longer doesn't notify of ends from before
+
+
+@dataclass(slots=True)
+class Record:
+    """An incident as it is stored, its alert decoded. Times are epoch seconds."""
+
+    number: int
+    key: str
+    kind: str
+    host: str
+    severity: str
+    title: str
+    opened: float
+    alert: Alert
+    service: str = ""
+    closed: float | None = None
+    acked: float | None = None
+    ack_until: float | None = None
+
+    @staticmethod
+    def of(row: dict[str, Any]) -> Record:
+        """From the store."""
+        names = ("key", "kind", "host", "severity", "title", "opened", "service", "closed", "acked", "ack_until")
+        return Record(row["id"], alert=Alert.of(row["alert"]), **{name: row[name] for name in names})
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a transaction leaves: open incidents, those of which the end is still to be notified, whether it queued."""
+
+    open: dict[str, Record]
+    ended: list[Record]
+    queued: bool
+
+
+class Incidents:
+    """The open incidents by key, those whose end is still to be notified, and silences."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.open: dict[str, Record] = {}
+        self.ended: list[Record] = []
+        self.silences: list[dict[str, Any]] = []
+
+    def load(self, store: Store, now: float) -> None:
+        """Read them as they are on disk: an operator may have changed them."""
+        records = [Record.of(row) for row in store.incidents.load(since=now - END_IS_NEWS)]
+        self.open = {record.key: record for record in records if record.closed is None}
+        self.ended = [one for one in records if one.closed is not None and not one.alert.resolution_notified]
+        self.silences = store.incidents.silences(now)
+
+    def refill(self, store: Store) -> None:
+        """Begin anew in a new file: silences are kept, incidents are opened again."""
+        self.open, self.ended = {}, []
+        for one in self.silences:
+            store.incidents.add_silence(one["pattern"], one["until"], one["reason"], one["by"], one["created"])
+
+    def note_damage(self, store: Store, now: float) -> None:
+        """Notify of a file that was moved aside: an incident that has begun and ended."""
+        title, store.damage = store.damage, ""
+        if not title:
+            return
+        journal.log(title)
+        number = store.incidents.open("internal:database", "internal", "", "", NOTICE, title, now)
+        store.incidents.add_event(number, now, "opened", title)
+        alert = Alert(noticed=now, notified=NOTICE, notified_at=now, resolution_notified=True)
+        store.incidents.set(number, NOTICE, title, alert.as_json())
+        store.incidents.close(number, now)
+        message = texts.compose(self._settings.name, "", [f"{self._settings.host}: {title}"], f"#{number}")
+        queue.enqueue(store, self._settings, now, "opened", NOTICE, message, (number,))
+
+    def update(self, store: Store, view: View, now: float) -> Update:
+        """Reconcile incidents with problems, and queue messages. Takes effect here with ``take``, once committed."""
+        records = {key: replace(record) for key, record in self.open.items()}
+        flapping = self._reconcile(store, view, records, now)
+        first = [records[key] for key in view.problems]
+        rest = [record for key, record in records.items() if key not in view.problems]
+        everything = [*first, *rest, *(replace(record) for record in self.ended)]
+        queued = self._notify(store, everything, flapping, view.behind, now)
+        return Update(
+            {record.key: record for record in everything if record.closed is None},
+            [one for one in everything if one.closed is not None and not one.alert.resolution_notified],
+            queued,
+        )
+
+    def take(self, update: Update) -> None:
+        """Take over what was committed."""
+        self.open, self.ended = update.open, update.ended
+
+    def _reconcile(self, store: Store, view: View, records: dict[str, Record], now: float) -> set[str]:
+        """Open, change and close ``records``; the keys of those that flap."""
+        for key, problem in view.problems.items():
+            if key not in records:
+                records[key] = self._open(store, problem, now)
+            record = records[key]
+            alert = fresh_alert(record.alert, problem)
+            if (problem.severity, problem.title, alert) != (record.severity, record.title, record.alert):
+                if problem.severity != record.severity or problem.flapping != record.alert.flapping:
+                    store.incidents.add_event(record.number, now, "changed", problem.title)
+                record.severity, record.title, record.alert = problem.severity, problem.title, alert
+                store.incidents.set(record.number, record.severity, record.title, alert.as_json())
+        for key, record in records.items():
+            if key not in view.problems and key not in view.behind:
+                record.closed = now
+                store.incidents.close(record.number, now)
+                lasted = text.span(max(0.0, now - record.opened))
+                store.incidents.add_event(record.number, now, "closed", f"over after {lasted}")
+                journal.log(f"#{record.number} over: {record.title}")
+        return {key for key, problem in view.problems.items() if problem.flapping}
+
+    def _open(self, store: Store, problem: Problem, now: float) -> Record:
+        key, kind, host, severity, title = problem.key, problem.kind, problem.host, problem.severity, problem.title
+        opened = problem.since or now
+        number = store.incidents.open(key, kind, host, problem.service, severity, title, opened)
+        store.incidents.add_event(number, now, "opened", title)
+        journal.log(f"#{number} {severity}: {title}")
+        return Record(number, key, kind, host, severity, title, opened, Alert(noticed=now), problem.service)
+
+    def _notify(
+        self, store: Store, records: list[Record], flapping: set[str], behind: frozenset[str], now: float
+    ) -> bool:
+        """Queue what is due, and change the records accordingly; whether anything was queued."""
+        incidents = [
+            alerts.Incident(
+                record.number,
+                record.key,
+                record.kind,
+                record.host,
+                record.severity,
+                record.title,
+                record.opened,
+                record.closed,
+                record.acked is not None and (record.ack_until is None or record.ack_until > now),
+                record.closed is None and record.key in flapping,
+                record.alert,
+                record.closed is None and record.key in behind,
+                record.ack_until if record.ack_until is not None and record.ack_until <= now else 0.0,
+            )
+            for record in records
+        ]
+        plan = alerts.plan(self._settings, incidents, self.silences, now)
+        for record in records:
+            if record.number in plan.alerts:
+                record.alert = plan.alerts[record.number]
+                store.incidents.set(record.number, record.severity, record.title, record.alert.as_json())
+            if record.number in plan.void:
+                record.acked = record.ack_until = None
+                store.incidents.end_acknowledgement(record.number)
+                store.incidents.add_event(record.number, now, "unacked", "it has grown worse")
+        for draft in plan.drafts:
+            queue.enqueue(
+                store,
+                self._settings,
+                now,
+                draft.kind,
+                draft.severity,
+                draft.text,
+                draft.incidents,
+                escalation=draft.escalation,
+            )
+        tested = queue.enqueue_weekly_test(store, self._settings, now)
+        named = queue.enqueue_held_back(store, self._settings, now)
+        return bool(plan.drafts) or tested or named
+
+
+def fresh_alert(alert: Alert, problem: Problem) -> Alert:
+    """An incident's alert with what its problem is now."""
+    return replace(
+        alert,
+        about=problem.about,
+        held_since=problem.since if problem.kind == "throttled" else 0.0,
+        level=problem.level,
+        stays_since=problem.since if alert.flapping and not problem.flapping else 0.0,
+        stays_notified=alert.stays_notified and not problem.flapping,
+    )

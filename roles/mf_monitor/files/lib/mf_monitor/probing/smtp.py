@@ -1,0 +1,164 @@
+"""Probes of SMTP: does it accept mail, and does it refuse what strangers send to strangers?"""
+
+from __future__ import annotations
+
+import secrets
+import ssl
+import time
+from collections.abc import Sequence
+
+from mf import canary, text
+
+from ..judging.states import UNKNOWN, WRONG
+from ..settings import Service
+from . import addresses, certificate, wire
+from .wire import Ended, Script
+from .world import OWN, Outcome, World
+
+
+def smtp_script(
+    hello: bytes,
+    *,
+    starttls: str = "off",
+    context: ssl.SSLContext | None = None,
+    name: str = "",
+    message: tuple[bytes, bytes, bytes] | None = None,
+) -> Script:
+    """An SMTP dialogue (RFC 5321, 3207): greeting, EHLO, STARTTLS if it is offered, a whole transaction, QUIT.
+
+    ``starttls`` is ``off``, ``optional`` or ``required``; ``message`` is sender, recipient and the message itself, dot
+    included. Returns ``(greeting, STARTTLS offered, certificate in DER or b"", reply to the final dot or b"")``.
+    """
+    code, said = yield ("greeting", b"")
+    if code != 220:
+        raise _refused("greeting", code, said)
+    greeting = said
+    code, said = yield ("EHLO", b"EHLO %b\r\n" % hello)
+    if code != 250:
+        raise _refused("EHLO", code, said)
+    offered = b"STARTTLS" in said.upper()
+    der = b""
+    if starttls != "off" and offered and context is not None:
+        code, said = yield ("STARTTLS", b"STARTTLS\r\n")
+        if code != 220:
+            raise _refused("STARTTLS", code, said)
+        der = yield wire.StartTls(context, name)
+        code, said = yield ("EHLO", b"EHLO %b\r\n" % hello)
+        if code != 250:
+            raise _refused("EHLO", code, said)
+    elif starttls == "required":
+        raise Ended(WRONG, "offers no STARTTLS")
+    answer = b""
+    if message is not None:
+        sender, recipient, body = message
+        for stage, data, wanted in (
+            ("MAIL", b"MAIL FROM:<%b>\r\n" % sender, 250),
+            ("RCPT", b"RCPT TO:<%b>\r\n" % recipient, 250),
+            ("DATA", b"DATA\r\n", 354),
+            ("message", body, 250),
+        ):
+            code, said = yield (stage, data)
+            if code != wanted:
+                raise _refused(stage, code, said)
+        answer = said
+    # a server that is rude at QUIT has done its work, but one that says nothing at all holds the connection
+    yield ("QUIT", b"QUIT\r\n")
+    return greeting, offered, der, answer
+
+
+def relay_script(hello: bytes, sender: bytes, recipient: bytes) -> Script:
+    """Ask whether strangers may send mail to strangers (an open relay). Returns the code and text of the refusal."""
+    for stage, data, wanted in (
+        ("greeting", b"", 220),
+        ("EHLO", b"EHLO %b\r\n" % hello, 250),
+        ("MAIL", b"MAIL FROM:<%b>\r\n" % sender, 250),
+    ):
+        code, said = yield (stage, data)
+        if code != wanted:
+            raise _refused(stage, code, said)
+    answer = yield ("RCPT", b"RCPT TO:<%b>\r\n" % recipient)
+    # never DATA: nothing is sent even where it could be
+    yield ("QUIT", b"RSET\r\nQUIT\r\n")
+    return answer
+
+
+def _refused(stage: str, code: int, said: bytes) -> Ended:
+    return Ended(WRONG, f"{code} at {stage}: {_first(said)}")
+
+
+def _first(said: bytes, limit: int = 60) -> str:
+    return text.clean(said.partition(b"\n")[0], limit)
+
+
+async def probe(service: Service, world: World) -> Outcome:
+    """Probe a service; raises what ``probes.probe`` makes a result of."""
+    options = service.options
+    hello = world.settings.host.encode()
+
+    async def act(address: str, limit: float) -> Outcome:
+        script = smtp_script(
+            hello,
+            starttls=options["starttls"],
+            context=world.strict if options["verify"] else world.context,
+            name=service.tls_name or service.host,
+            message=_canary(options["canary"], world) if options["canary"] else None,
+        )
+        (_, offered, der, _), _ = await wire.converse(address, service.port, limit, script, wire.reply)
+        said = "accepts mail" if options["canary"] else "greets"
+        if not offered or options["starttls"] == "off":
+            return Outcome(said)
+        return certificate.outcome(der, world, f"{said}, STARTTLS")
+
+    return await addresses.each(service, world.clocks, world.settings.timeout, act)
+
+
+def _canary(recipient: str, world: World) -> tuple[bytes, bytes, bytes]:
+    """A message to ``recipient``, tagged when there is a key, as only who has it can (``mf.canary``)."""
+    now, host = world.clocks.wall(), world.settings.host
+    date = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime(now))
+    lines = [f"Date: {date}", f"From: <{recipient}>", f"To: <{recipient}>", "Subject: monitor canary"]
+    lines.append(f"Message-ID: <{secrets.token_hex(8)}@{host}>")
+    if world.settings.canary_key:
+        tag = canary.make(bytes.fromhex(world.settings.canary_key), host.lower(), canary.HAM, now)
+        lines.append(f"{canary.HEADER}: {tag}")
+    body = "\r\n".join([*lines, "", f"Sent by the monitor {host}.", ".", ""])
+    return b"", recipient.encode(), body.encode()
+
+
+def relay_senders(chosen: str, domains: Sequence[str]) -> tuple[str, ...]:
+    """Who the stranger says to be: what was chosen, or nobody (RFC 5321, 4.5.5) and somebody whose domain exists."""
+    return (chosen,) if chosen else ("", *(f"postmaster@{domain}" for domain in domains[:1]))
+
+
+async def probe_relay(service: Service, world: World) -> Outcome:
+    """Strangers' mail to strangers must be refused, whoever they say to be. Unknown when that couldn't be asked."""
+    recipient = service.options["recipient"] or world.settings.relay_recipient
+    hello = world.settings.host.encode()
+    senders = relay_senders(service.options["sender"] or world.settings.relay_sender, world.settings.domains)
+    give_up = world.clocks.monotonic() + world.settings.timeout
+    refused, trouble = "", ""
+    for number, sender in enumerate(senders):
+
+        async def act(address: str, limit: float, sender: str = sender) -> tuple[int, bytes]:
+            script = relay_script(hello, sender.encode(), recipient.encode())
+            answer: tuple[int, bytes]
+            answer, _ = await wire.converse(address, service.port, limit, script, wire.reply)
+            return answer
+
+        left = (give_up - world.clocks.monotonic()) / (len(senders) - number)
+        try:
+            code, said = await addresses.each(service, world.clocks, left, act)
+        except (Ended, OSError) as error:
+            end = error if isinstance(error, Ended) else addresses.of_error(error)
+            if end.reason == OWN:
+                raise end from None
+            # whether mail is accepted at all is the business of the smtp service
+            trouble = f"not asked: {text.clean(end.message, 60)}"
+            continue
+        if 200 <= code < 300:
+            raise Ended(WRONG, f"OPEN RELAY: takes mail for {recipient} from anybody")
+        if code // 100 == 5:
+            refused = f"refuses: {code} {_first(said, 40)}"
+        else:
+            trouble = f"not answered: {code} {_first(said, 40)}"  # not now is not never
+    return Outcome(refused) if refused else Outcome(trouble, UNKNOWN)

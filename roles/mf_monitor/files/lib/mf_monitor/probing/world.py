@@ -1,0 +1,40 @@
+"""What every probe works with: settings, certificates, clocks; and what it comes to."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+
+from ..clocks import Clocks
+from ..judging.states import UP
+from ..settings import Settings
+
+OWN = "own"  # the reason of what is the monitor's own trouble
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What probes need besides the service."""
+
+    settings: Settings
+    context: ssl.SSLContext  # believes any certificate: its dates are looked at, and mail servers have what they have
+    strict: ssl.SSLContext  # for https with verify
+    clocks: Clocks
+
+    @staticmethod
+    def of(settings: Settings, clocks: Clocks) -> World:
+        """With the system's certificates."""
+        lax = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        lax.check_hostname = False
+        lax.verify_mode = ssl.CERT_NONE
+        return World(settings, lax, ssl.create_default_context(), clocks)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a probe found when it came to its end."""
+
+    message: str
+    state: str = UP
+    reason: str = ""
+    expires: float | None = None

@@ -1,0 +1,463 @@
+"""The engine on a virtual clock: what people are notified of, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import monitor_support
+import pytest
+from mf_monitor import command, engine, settings
+from mf_monitor.clocks import Clocks
+from mf_monitor.notifying import queue
+from mf_monitor.probing import hosthealth
+from mf_monitor.probing.hosthealth import Reading
+from mf_monitor.probing.prober import LAG
+from mf_monitor.store import SENT, Store
+from monitor_virtual import NOW, Fleet, fleet, run, until, watching
+
+ACCESS = {"user": "u", "key": "k", "known_hosts": "n", "folder": "/nowhere"}
+
+
+def test_a_fault_and_its_end_are_one_message_each_in_time(tmp_path: Path) -> None:
+    world = fleet(tmp_path)
+
+    async def go() -> None:
+        async with watching(world):
+            world.refuse("mx1/smtp")
+            # an interval, two rechecks, the seconds in which messages are grouped
+            await until(lambda: len(world.texts) == 1, 60 + 2 * 10 + 3 + 2)
+            world.mend()
+            await until(lambda: len(world.texts) == 2, 60 + 10 + 3 + 2)
+            await asyncio.sleep(1800)
+
+    run(go)
+    assert [re.sub(r"\d\d:\d\dZ|[\d.]+ (s|min)\b", "T", text) for text in world.texts] == [
+        "mf: mx1 smtp: connection refused since T #1",
+        "mf OK: mx1 smtp well again after T #1",
+    ]
+
+
+def test_too_few_is_urgent_and_speaks_for_its_members(tmp_path: Path) -> None:
+    world = fleet(tmp_path, recheck=0.2)
+
+    async def go() -> None:
+        async with watching(world):
+            world.refuse("mx1/smtp", "mx2/smtp")
+            await until(lambda: any("URGENT: 1 of 3 MX accept mail, 2 must" in text for text in world.texts))
+            world.mend()
+            await until(lambda: any("OK: enough MX accept mail again" in text for text in world.texts))
+            await asyncio.sleep(600)
+
+    run(go)
+    # the first one that fails makes the monitor probe the others, so that one message speaks for both
+    assert [text.partition(":")[0] for text in world.texts] == ["mf URGENT", "mf OK"]
+
+
+def test_a_service_is_not_well_again_because_its_host_is_gone(tmp_path: Path) -> None:
+    world = fleet(tmp_path)
+
+    async def go() -> None:
+        async with watching(world) as monitor:
+            world.refuse("mx1/smtp")
+            await until(lambda: len(world.texts) == 1)
+            world.silence("mx1/smtp", "mx1/ssh")
+            await until(lambda: any("mx1 does not answer" in text for text in world.texts))
+            await asyncio.sleep(300)
+            assert not [text for text in world.texts if "OK" in text]
+            world.mend()
+            await until(lambda: "mx1 smtp well again" in " ".join(world.texts))
+            await until(lambda: monitor.incidents.open == {}, 120)
+
+    run(go)
+
+
+def test_what_fails_together_is_probed_and_notified_together(tmp_path: Path) -> None:
+    # in turn the second would be probed long after people were notified of the first
+    world = fleet(tmp_path, min_accepting=0, interval=600, recheck=0.2)
+    names = {"mx1/smtp", "mx2/smtp", "mx3/smtp"}
+
+    def turns() -> dict[str, float]:
+        """When each is probed within the interval, by its last probe."""
+        return {name: round(at % 600, 3) for name, at in world.probed if name in names}
+
+    async def go() -> None:
+        async with watching(world):
+            await until(lambda: names <= {name for name, _ in world.probed})
+            before = turns()
+            for faulty in (True, False):
+                if faulty:
+                    world.refuse("mx1/smtp", "mx2/smtp")
+                else:
+                    world.mend()
+                await until(lambda: len(world.texts) == 2 - faulty, 700)  # noqa: B023
+                await asyncio.sleep(1500)
+            assert len(world.texts) == 2
+            for text in world.texts:
+                assert re.search("mx1 smtp.*mx2 smtp|mx2 smtp.*mx1 smtp", text), text
+            # and they are spread over the interval as before
+            after = turns()
+            assert all(abs(before[name] - after[name]) < 0.1 for name in names), (before, after)
+
+    run(go)
+
+
+def test_offline_says_nothing_of_the_fleet_and_notifies_afterwards(tmp_path: Path) -> None:
+    world = fleet(tmp_path)
+
+    async def go() -> None:
+        async with watching(world) as monitor:
+            world.online = False
+            world.broken = {"sms"}
+            world.silence(*monitor.services)
+            await until(lambda: "uplink" in monitor.incidents.open)
+            await asyncio.sleep(60)
+            assert set(monitor.incidents.open) == {"uplink"}
+            world.online, world.broken = True, set()
+            world.mend()
+            await until(lambda: bool(world.texts))
+            await asyncio.sleep(600)
+
+    run(go)
+    assert len(world.texts) == 1
+    assert "monitor1 was offline for" in world.texts[0]
+
+
+def test_ipv6_that_is_lost_at_the_monitor_is_no_alarm(tmp_path: Path) -> None:
+    world = fleet(tmp_path)
+    world.raw["hosts"] = [{**host, "address6": "2001:db8::1"} for host in world.raw["hosts"]]
+
+    async def go() -> None:
+        async with watching(world) as monitor:
+            world.silence("mx1/smtp6", "mx2/smtp6")  # the reference answers over IPv4
+            await asyncio.sleep(600)
+            assert monitor.subjects["mx1/smtp"].state == "up"
+            assert monitor.subjects["mx1/smtp6"].blind
+            assert monitor.incidents.open.keys() <= {"unknown:mx1/smtp6", "unknown:mx2/smtp6"}
+            assert world.texts == []
+
+    run(go)
+
+
+def test_a_dead_mx_with_the_services_of_its_role_is_one_problem_in_two_intervals(tmp_path: Path) -> None:
+    world = fleet(tmp_path, hosts=[{"name": "mx1", "role": "mx", "address": "192.0.2.1", "services": None}])
+
+    async def go() -> None:
+        monitor = world.engine()
+        world.silence(*monitor.services)
+        task = asyncio.create_task(monitor.run())
+        await until(lambda: bool(monitor.incidents.open), 120 + 5)
+        await asyncio.sleep(120)
+        assert set(monitor.incidents.open) == {"host:mx1", "fleet"}  # it was the only one
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    run(go)
+
+
+def test_a_dead_gateway_delays_and_the_second_channel_steps_in(tmp_path: Path) -> None:
+    sms = {"name": "sms", "url": "x", "severities": ["urgent", "notice"], "second": "chat"}
+    world = fleet(tmp_path, channels=[sms, {"name": "chat", "url": "y"}])
+
+    async def go() -> None:
+        async with watching(world):
+            world.broken = {"sms"}
+            world.refuse("mx1/smtp")
+            await until(lambda: [channel for channel, _ in world.sent] == ["chat"])
+            world.broken = set()
+            await until(lambda: len(world.sent) == 2, 90)
+            await asyncio.sleep(600)
+
+    run(go)
+    assert [channel for channel, _ in world.sent] == ["chat", "sms"]
+    assert world.texts[0] == world.texts[1]
+
+
+def test_an_operators_command_counts_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    world = fleet(tmp_path)
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(world.raw))
+
+    async def go() -> None:
+        async with watching(world) as monitor:
+            store = Store(world.raw["database"])  # as the command opens it, which has clocks of its own
+            with store.writing():
+                number = store.incidents.add_silence("service:mx1/*", NOW + 1e6, "disk", "anna", NOW)
+            world.refuse("mx1/smtp")
+            await until(lambda: "service:mx1/smtp" in monitor.incidents.open)
+            await asyncio.sleep(60)
+            assert world.texts == []
+            assert command.main(["ack", "all", "--by", "anna"], str(path)) == 0
+            with store.writing():
+                store.incidents.end_silence(number)
+            store.close()
+            await until(lambda: bool(monitor.incidents.open["service:mx1/smtp"].acked), 5)
+            await asyncio.sleep(60)
+            assert world.texts == []
+            assert command.main(["test"], str(path)) == 0
+            # the command's message was queued by another clock
+            await until(lambda: bool(world.texts), 1e9)
+            assert "TEST" in world.texts[-1]
+
+    run(go)
+    assert "#1 acknowledged by anna" in capsys.readouterr().out
+
+
+def test_a_database_that_breaks_at_work_is_replaced_and_notified(tmp_path: Path) -> None:
+    world = fleet(tmp_path, page=str(tmp_path / "page"))
+
+    async def go() -> None:
+        async with watching(world) as monitor:
+            world.refuse("mx1/smtp")
+            await until(lambda: len(world.texts) == 1)
+            await until((tmp_path / "page" / "public" / "index.html").exists, 60)
+            path = Path(world.raw["database"])
+            monitor.recorder.store.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+            path.write_bytes(b"\xff" * path.stat().st_size)
+            await until(lambda: any("history was damaged" in text for text in world.texts))
+            # what is wrong still is, and the new file doesn't know that people were notified of it
+            await until(lambda: any("mx1 smtp" in text for text in world.texts[1:]))
+            assert list(tmp_path.glob("*.damaged-*"))
+
+    run(go)
+
+
+def test_while_nothing_can_be_stored_it_goes_on_judging_and_says_so_directly(tmp_path: Path) -> None:
+    world = fleet(tmp_path)
+
+    async def go() -> None:
+        async with watching(world) as monitor:
+            monitor.recorder.store.execute("PRAGMA busy_timeout = 1")
+            other = sqlite3.connect(world.raw["database"], isolation_level=None)
+            other.execute("BEGIN IMMEDIATE")
+            await until(lambda: any("can't store" in text for text in world.texts))
+            world.refuse("mx1/smtp", "mx2/smtp")
+            await until(lambda: any("1 of 3 MX accept mail" in text for text in world.texts))
+            await asyncio.sleep(60)
+            assert len(world.texts) <= 3  # not again and again
+            other.execute("ROLLBACK")
+            other.close()
+            # then it is stored, and people are notified as ever
+            await until(lambda: "fleet" in monitor.incidents.open)
+            await until(lambda: any(row["status"] == SENT for row in monitor.recorder.store.messages.newest()))
+
+    run(go)
+
+
+def test_a_clock_that_is_set_back_stops_no_probe(tmp_path: Path) -> None:
+    world = fleet(tmp_path)
+
+    async def go() -> None:
+        async with watching(world):
+            world.set_back = 3600.0
+            world.refuse("mx1/smtp")
+            await until(lambda: any("mx1 smtp: connection refused" in text for text in world.texts), 120)
+
+    run(go)
+
+
+def test_a_monitor_that_was_held_up_sees_silence_only_when_its_probes_had_their_time(tmp_path: Path) -> None:
+    world = fleet(
+        tmp_path, hosts=[{"name": "mx1", "role": "mx", "address": "192.0.2.1", "services": [{"kind": "smtp"}]}]
+    )
+    held_up = 0.9 * LAG
+
+    async def late(*one: Any) -> Any:
+        result = await world.probe(*one)
+        await asyncio.sleep(held_up if result.reason else 0.0)
+        return result
+
+    async def go() -> None:
+        nonlocal held_up
+        monitor = engine.Engine(
+            settings.parse(world.raw), clocks=world.clocks, probe=late, answer=world.answer, send=world.send
+        )
+        world.silence("mx1/smtp")
+        task = asyncio.create_task(monitor.run())
+        await until(lambda: "host:mx1" in monitor.incidents.open, 300)
+        held_up = 2 * LAG
+        await until(lambda: "internal:slow" in monitor.incidents.open, 3600)
+        assert "too slow to judge" in monitor.subjects["mx1/smtp"].blind
+        held_up = 0.0
+        await until(lambda: "internal:slow" not in monitor.incidents.open, 300)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    run(go)
+
+
+def test_without_results_there_is_no_sign_of_life(tmp_path: Path) -> None:
+    said: list[str] = []
+    now = [0.0]
+    chosen = monitor_support.settings(database=str(tmp_path / "m.sqlite"))
+    monitor = engine.Engine(chosen, clocks=Clocks(monotonic=lambda: now[0]), ready=said.append)
+    monitor.signal_liveness()
+    assert said == ["WATCHDOG=1"]
+    now[0] += 2.5 * chosen.interval + chosen.timeout + 31
+    monitor.signal_liveness()
+    assert said == ["WATCHDOG=1"]
+    monitor.recorder.close()
+
+
+# --- hosts' health
+
+
+def health(host: str, **changed: Any) -> bytes:
+    """What ssh gets from a host."""
+    return json.dumps(monitor_support.health_record(host, "mx", NOW, **changed)).encode()
+
+
+def test_a_bug_with_one_hosts_health_leaves_the_others(tmp_path: Path) -> None:
+    monitor = engine.Engine(monitor_support.settings(database=str(tmp_path / "m.sqlite")), clocks=Clocks(lambda: NOW))
+    monitor.on_reading(Reading("mx1", NOW, NOW, {"maintenance": {"left_seconds": "soon"}}, "read"))
+    monitor.on_reading(Reading("mx2", NOW, NOW, hosthealth.parse(health("mx2")), "read"))
+    run(monitor.evaluate)
+    assert monitor.subjects["mx2/health"].state == "up"
+    monitor.recorder.close()
+
+
+def test_an_answer_that_cannot_be_understood_is_a_reading() -> None:
+    async def broken(argv: list[str]) -> Any:
+        raise TypeError("unhashable")
+
+    chosen = monitor_support.settings(health=ACCESS)
+    readings: list[Reading] = []
+
+    async def go() -> None:
+        readings.append(await hosthealth.Reader(chosen, Clocks(), broken).read(chosen.hosts[1]))
+
+    run(go)
+    assert (readings[0].record, readings[0].message) == (None, "health can't be understood: TypeError")
+
+
+def behind_ssh(world: Fleet, hosts: int, ask: Any) -> engine.Engine:
+    """A monitor of so many MXs whose health is read by ssh."""
+    services = [{"kind": "smtp"}, {"kind": "ssh"}]
+    found = [
+        {"name": f"mx{number}", "role": "mx", "address": "192.0.2.1", "health": True, "services": services}
+        for number in range(hosts)
+    ]
+    chosen = settings.parse({**world.raw, "hosts": found, "health": ACCESS})
+    return engine.Engine(chosen, clocks=world.clocks, probe=world.probe, answer=world.answer, ask=ask, send=world.send)
+
+
+async def stuck(argv: list[str]) -> tuple[bytes, int]:
+    """An ssh that never comes to its end."""
+    await asyncio.sleep(1e9)
+    return b"", 255
+
+
+@pytest.mark.parametrize("reason", ["silent", "refused"])
+def test_failed_probes_do_not_wait_for_hosts_that_ssh_cannot_read(tmp_path: Path, reason: str) -> None:
+    world = fleet(tmp_path)
+
+    async def go() -> None:
+        monitor = behind_ssh(world, 100, stuck)
+        fail = world.silence if reason == "silent" else world.refuse
+        fail(*monitor.services)
+        async with asyncio.timeout(2 * monitor.settings.timeout + 1):
+            probes = (monitor.prober.probe(host.services[0]) for host in monitor.settings.hosts)
+            results = await asyncio.gather(*probes)
+        assert {(result.state, result.reason) for result in results} == {("down", reason)}
+        monitor.recorder.close()
+
+    run(go)
+
+
+def test_a_throttle_is_confirmed_while_the_reads_in_turn_are_stuck(tmp_path: Path) -> None:
+    world = fleet(tmp_path)
+
+    async def ask(argv: list[str]) -> tuple[bytes, int]:
+        return (health("mx99", throttled=True, refusing=True), 0) if asked else await stuck(argv)
+
+    asked = False
+
+    async def go() -> None:
+        nonlocal asked
+        monitor = behind_ssh(world, 100, ask)
+        reads = [asyncio.create_task(monitor.prober.read(host)) for host in monitor.settings.hosts[:50]]
+        await asyncio.sleep(1)
+        asked = True
+        world.refuse("mx99/smtp")
+        async with asyncio.timeout(2):
+            result = await monitor.prober.probe(monitor.services["mx99/smtp"])
+        assert result.state == "throttled"
+        for read in reads:
+            read.cancel()
+        await asyncio.gather(*reads, return_exceptions=True)
+        monitor.recorder.close()
+
+    run(go)
+
+
+def test_health_behind_a_silent_ssh_is_not_read_in_turn(tmp_path: Path) -> None:
+    world = fleet(tmp_path)
+
+    async def go() -> None:
+        monitor = behind_ssh(world, 1, stuck)
+        world.silence("mx0/ssh")
+        monitor.on_result(await monitor.prober.probe(monitor.services["mx0/ssh"]))
+        await monitor.evaluate()
+        async with asyncio.timeout(1):
+            reading = await monitor.prober.read(monitor.settings.hosts[0])
+        assert (reading.record, reading.message) == (None, "its ssh does not answer")
+        monitor.recorder.close()
+
+    run(go)
+
+
+# --- the queue
+
+
+def test_the_weekly_test_is_sent_once_in_its_minute_or_when_it_is_back(tmp_path: Path) -> None:
+    monday = 1_790_589_600.0  # 2026-09-28, 10:00:00 UTC
+    chosen = settings.parse({"test_at": "mon 10:00", "channels": [{"name": "sms", "url": "x"}]})
+    store = Store(str(tmp_path / "m.sqlite"))
+    with store.writing():
+        moments = [monday + after for after in (-1, 0, 30, 60, 3600, 7 * 86400)]
+        assert [queue.enqueue_weekly_test(store, chosen, at) for at in moments] == [
+            False,
+            True,
+            False,
+            False,
+            False,
+            True,
+        ]
+        # it was away in that minute
+        late = [monday + 14 * 86400 + after for after in (7200, 7201)]
+        assert [queue.enqueue_weekly_test(store, chosen, at) for at in late] == [True, False]
+    assert [row["kind"] for row in store.messages.newest()] == ["test"] * 3
+    store.close()
+
+
+CHANNEL = {"name": "sms", "url": "x", "severities": ["urgent", "notice"]}
+
+
+def test_beyond_the_rate_limit_only_what_is_urgent_goes_out(tmp_path: Path) -> None:
+    chosen = settings.parse({"rate_limit": 2, "channels": [CHANNEL]})
+    store = Store(str(tmp_path / "m.sqlite"))
+    with store.writing():
+        for number, severity in enumerate(("notice", "notice", "notice", "urgent")):
+            queue.enqueue(store, chosen, 1000.0 + number, "opened", severity, "text")
+        queue.enqueue(store, chosen, 9000.0, "opened", "notice", "text")
+    statuses = [row["status"] for row in reversed(store.messages.newest())]
+    assert statuses == ["queued", "queued", "held back", "queued", "queued"]
+    store.close()
+
+
+def test_what_the_rate_limit_held_back_is_named_in_one_message(tmp_path: Path) -> None:
+    chosen = settings.parse({"rate_limit": 2, "channels": [CHANNEL]})
+    store = Store(str(tmp_path / "m.sqlite"))
+    with store.writing():
+        for number in range(5):
+            queue.enqueue(store, chosen, 1000.0 + number, "opened", "notice", f"mf: fault {number}")
+        named = [queue.enqueue_held_back(store, chosen, at) for at in (1010.0, 4599.0, 4700.0, 4800.0)]
+    assert named == [False, False, True, False]
+    newest = store.messages.newest()[0]
+    assert newest["text"].startswith("mf: 3 held back")
+    assert newest["status"] == "queued"
+    store.close()
