@@ -21,15 +21,15 @@ def judged(**jobs_: Any) -> state.Result:
 
 
 def test_all_young_is_ok_and_has_the_ages() -> None:
-    found = judged(drill={**WELL, "figures": {"rpo_seconds": 9.0, "rto_seconds": 3.0}})
-    assert found.status == state.OK
-    assert found.metrics["dump_age_seconds"] == found.metrics["full_age_seconds"] == 600
-    assert found.metrics["drill_age_seconds"] == 600
-    assert (found.metrics["drill_rpo_seconds"], found.metrics["drill_rto_seconds"]) == (9.0, 3.0)
+    result = judged(drill={**WELL, "figures": {"rpo_seconds": 9.0, "rto_seconds": 3.0}})
+    assert result.status == state.OK
+    assert result.metrics["dump_age_seconds"] == result.metrics["full_age_seconds"] == 600
+    assert result.metrics["drill_age_seconds"] == 600
+    assert (result.metrics["drill_rpo_seconds"], result.metrics["drill_rto_seconds"]) == (9.0, 3.0)
 
 
 @pytest.mark.parametrize(
-    ("past", "status", "word"),
+    ("past", "status", "text"),
     [
         ({"succeeded": NOW - 6 * HOUR}, state.OK, "age of"),
         ({"succeeded": NOW - 6 * HOUR - 1}, state.WARNING, "dump late"),
@@ -42,10 +42,10 @@ def test_all_young_is_ok_and_has_the_ages() -> None:
         ("nonsense", state.CRITICAL, "never done"),
     ],
 )
-def test_late_failed_and_doubtful(past: Any, status: str, word: str) -> None:
-    found = judged(dump=past)
-    assert found.status == status
-    assert word in found.summary
+def test_late_failed_and_doubtful(past: Any, status: str, text: str) -> None:
+    result = judged(dump=past)
+    assert result.status == status
+    assert text in result.summary
 
 
 def test_a_fresh_machine_has_time_for_its_first_backups() -> None:
@@ -62,13 +62,13 @@ def test_the_check_reads_the_record_and_says_when_it_is_torn(places: state.Place
     kept = record.Record(places)
     kept.past("dump").succeeded = kept.past("full").succeeded = 9e9
     kept.save()
-    found = check.look(places, VALUES)
-    assert isinstance(found, state.Result)
-    assert "in the future" in found.summary
+    result = check.look(places, VALUES)
+    assert isinstance(result, state.Result)
+    assert "in the future" in result.summary
     Path(places.persistent, "backup.json").write_text("{")
-    found = check.look(places, VALUES)
-    assert isinstance(found, state.Result)
-    assert found.status == state.UNKNOWN
+    result = check.look(places, VALUES)
+    assert isinstance(result, state.Result)
+    assert result.status == state.UNKNOWN
 
 
 def test_a_full_disk_is_said_by_the_check_as_no_failure_can_be_recorded(
@@ -79,13 +79,13 @@ def test_a_full_disk_is_said_by_the_check_as_no_failure_can_be_recorded(
     figures = list(real)
     figures[3] = check.ROOM // real.f_frsize - 1  # f_bfree: what root may still use
     monkeypatch.setattr("os.statvfs", lambda _: os.statvfs_result(figures))
-    found = check.look(places, VALUES)
-    assert isinstance(found, state.Result)
-    assert (found.status, "no room to put anything on record" in found.summary) == (state.CRITICAL, True)
+    result = check.look(places, VALUES)
+    assert isinstance(result, state.Result)
+    assert (result.status, "no room to put anything on record" in result.summary) == (state.CRITICAL, True)
     figures[3] += 2
-    found = check.look(places, VALUES)
-    assert isinstance(found, state.Result)
-    assert "no room" not in found.summary
+    result = check.look(places, VALUES)
+    assert isinstance(result, state.Result)
+    assert "no room" not in result.summary
 
 
 def test_the_check_knows_what_is_grave() -> None:

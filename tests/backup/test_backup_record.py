@@ -46,9 +46,9 @@ def test_a_number_is_given_once_whatever_becomes_of_its_archive(places: state.Pl
 )
 def test_a_broken_record_is_no_record(places: state.Places, text: str) -> None:
     Path(places.persistent, "backup.json").write_text(text)
-    found = record.Record(places)
-    assert not found.adopted
-    assert found.past("dump").failures == 0
+    loaded = record.Record(places)
+    assert not loaded.adopted
+    assert loaded.past("dump").failures == 0
 
 
 def test_control_forgets_what_was_pruned_and_its_facts(places: state.Places) -> None:
@@ -70,12 +70,12 @@ def table(rows: int = 3, total: str = "12", newest: str = "") -> dict[str, Any]:
 
 
 def test_facts_are_found_at_the_end_of_a_dump_only() -> None:
-    found: facts.Facts = {"version": 1, "taken": NOW, "databases": {"a": {"t": table()}}}
-    assert facts.parse(b"-- Dump completed\n" + facts.line(found)) == found
-    assert facts.rows(found) == 3
+    taken: facts.Facts = {"version": 1, "taken": NOW, "databases": {"a": {"t": table()}}}
+    assert facts.parse(b"-- Dump completed\n" + facts.line(taken)) == taken
+    assert facts.rows(taken) == 3
     assert facts.parse(b"-- Dump completed\n") is None
-    assert facts.parse(b"\n" + facts.line(found)[:-2]) is None
-    assert facts.parse(b"INSERT '" + facts.line(found)) is None
+    assert facts.parse(b"\n" + facts.line(taken)[:-2]) is None
+    assert facts.parse(b"INSERT '" + facts.line(taken)) is None
     assert facts.parse(b"\n" + facts.MARK + b"[]\n") is None
 
 

@@ -27,9 +27,9 @@ exit 2
 
 
 def test_lists_are_compared_by_name_and_id() -> None:
-    recorded = {one.name: one for one in (archive(1), archive(2), archive(3))}
-    found = {one.name: one for one in (archive(2, ident="other"), archive(3), archive(4))}
-    difference = borg.compare(recorded, found)
+    recorded = {made.name: made for made in map(archive, (1, 2, 3))}
+    stored = {made.name: made for made in (archive(2, ident="other"), archive(3), archive(4))}
+    difference = borg.compare(recorded, stored)
     assert difference.missing == (archive(1).name,)
     assert difference.unknown == (archive(4).name,)
     assert difference.changed == (archive(2).name,)
@@ -64,10 +64,10 @@ def test_lists_are_compared_by_name_and_id() -> None:
     ],
 )
 def test_failures_are_told_apart(message: str, kind: str) -> None:
-    found = borg.explain(["noise", message, "CRITICAL Need some help? https://torsion.org/borgmatic/#issues"], 2)
-    assert found.kind == kind
-    assert "\n" not in str(found)
-    assert kind != "failed" or str(found).endswith(message)
+    error = borg.explain(["noise", message, "CRITICAL Need some help? https://torsion.org/borgmatic/#issues"], 2)
+    assert error.kind == kind
+    assert "\n" not in str(error)
+    assert kind != "failed" or str(error).endswith(message)
 
 
 def test_what_borg_says_is_made_safe() -> None:
@@ -89,8 +89,8 @@ def test_a_stale_lock_is_broken_once_and_recorded(tmp_path: Path, places: state.
     lock = places.lock(jobs.LOCK)
     with lock as held:
         assert held
-        one = fake(tmp_path, places, LOCKED, lock.fileno())
-        assert one.archives() == {}
+        runner = fake(tmp_path, places, LOCKED, lock.fileno())
+        assert runner.archives() == {}
     (line,) = Path(places.decisions).read_text().splitlines()
     assert json.loads(line)["action"] == "break-lock"
 
@@ -103,7 +103,7 @@ def test_without_the_repository_lock_no_lock_is_broken(tmp_path: Path, places: s
 
 
 @pytest.mark.parametrize(
-    ("said", "kind"),
+    ("message", "kind"),
     [
         ("mf-offsite@192.0.2.22: Permission denied (publickey).", "key"),
         ("Host key verification failed.", "host_key"),
@@ -111,16 +111,16 @@ def test_without_the_repository_lock_no_lock_is_broken(tmp_path: Path, places: s
     ],
 )
 def test_ssh_says_why_a_connection_ended_when_borg_did_not(
-    tmp_path: Path, places: state.Places, said: str, kind: str
+    tmp_path: Path, places: state.Places, message: str, kind: str
 ) -> None:
     closed = json.dumps({"type": "log_message", "levelname": "ERROR", "message": "Connection closed by remote host."})
-    one = fake(tmp_path, places, f"echo '{closed}' >&2; exit 2")
+    runner = fake(tmp_path, places, f"echo '{closed}' >&2; exit 2")
     ssh = tmp_path / "ssh"
-    ssh.write_text(f'#!/bin/sh\n[ "$1" = ssh://mf-offsite@192.0.2.22:22 ] && echo "{said}" >&2\nexit 255\n')
+    ssh.write_text(f'#!/bin/sh\n[ "$1" = ssh://mf-offsite@192.0.2.22:22 ] && echo "{message}" >&2\nexit 255\n')
     ssh.chmod(0o755)
-    one.env["BORG_RSH"] = str(ssh)
+    runner.env["BORG_RSH"] = str(ssh)
     with pytest.raises(borg.BorgError) as caught:
-        one.archives()
+        runner.archives()
     assert caught.value.kind == kind
 
 
@@ -128,32 +128,32 @@ def test_a_stale_lock_is_no_matter_for_borgmatic_either(tmp_path: Path, places: 
     lock = places.lock(jobs.LOCK)
     with lock as held:
         assert held
-        one = fake(tmp_path, places, LOCKED, lock.fileno())
-        assert one.run_other([str(tmp_path / "borg"), "create"], 60).out == '{"archives": []}\n'
+        runner = fake(tmp_path, places, LOCKED, lock.fileno())
+        assert runner.run_other([str(tmp_path / "borg"), "create"], 60).out == '{"archives": []}\n'
     assert (tmp_path / "broken").exists()
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "kind"), [(1, "Remote: Finished full repository check, errors found.", "corrupt")]
+    ("status", "message", "kind"), [(1, "Remote: Finished full repository check, errors found.", "corrupt")]
 )
 def test_borgmatic_says_1_for_every_failure_and_borg_for_a_warning(
-    tmp_path: Path, places: state.Places, status: int, said: str, kind: str
+    tmp_path: Path, places: state.Places, status: int, message: str, kind: str
 ) -> None:
-    one = fake(tmp_path, places, f"echo '{said}' >&2; echo done; exit {status}")
+    runner = fake(tmp_path, places, f"echo '{message}' >&2; echo done; exit {status}")
     with pytest.raises(borg.BorgError) as caught:
-        one.run_other([str(tmp_path / "borg"), "check"], 60)
+        runner.run_other([str(tmp_path / "borg"), "check"], 60)
     assert caught.value.kind == kind
-    assert one.run("list").out == "done\n"
+    assert runner.run("list").out == "done\n"
 
 
 def test_a_reader_that_has_had_enough_ends_the_command(tmp_path: Path, places: state.Places) -> None:
-    one = fake(tmp_path, places, "exec cat /dev/zero")
+    runner = fake(tmp_path, places, "exec cat /dev/zero")
     began = time.monotonic()
 
     def impatient(stream: IO[bytes]) -> None:
         stream.read(10)
 
-    assert one.run("extract", limit=60, sink=impatient).messages == []
+    assert runner.run("extract", limit=60, sink=impatient).messages == []
     assert time.monotonic() - began < 30
 
 
@@ -161,10 +161,10 @@ def test_a_reader_that_has_had_enough_ends_the_command(tmp_path: Path, places: s
     ("name", "kind"), [("passphrase", "passphrase"), ("ssh.key", "key"), ("known_hosts", "host_key")]
 )
 def test_what_deployment_brings_is_missing(tmp_path: Path, places: state.Places, name: str, kind: str) -> None:
-    one = fake(tmp_path, places, "touch ran")
+    runner = fake(tmp_path, places, "touch ran")
     (tmp_path / "etc" / name).unlink()
     with pytest.raises(borg.BorgError, match="deploy control again") as caught:
-        one.run("list")
+        runner.run("list")
     assert caught.value.kind == kind
     assert not (tmp_path / "ran").exists()
 

@@ -52,10 +52,10 @@ def test_files_that_a_restore_would_replace_are_named(tmp_path: Path, places: st
     )
     script = script.replace("*list*)", "*list*--json*)")
     at = context(tmp_path, places, script)
-    (one,) = restore.choose(at, ["full"]).values()
-    assert restore.overwritten(at, one) == []
+    (newest,) = restore.choose(at, ["full"]).values()
+    assert restore.overwritten(at, newest) == []
     here.touch()
-    assert restore.overwritten(at, one) == [f"1 files, {here} first"]
+    assert restore.overwritten(at, newest) == [f"1 files, {here} first"]
 
 
 def test_commands_after_a_restore_all_run_whatever_one_says(tmp_path: Path, places: state.Places) -> None:

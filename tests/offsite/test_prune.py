@@ -23,9 +23,9 @@ def order(**changes: Any) -> prune.Order:
     return prune.read(json.dumps(given).encode())
 
 
-def plan(*found: borg.Archive, going: tuple[str, ...] = (), recorded: tuple[int, ...] = (1, 2, 3)) -> prune.Plan:
-    there = {one.name: one for one in found}
-    known = {one.name: one for one in map(archive, recorded)}
+def plan(*stored: borg.Archive, going: tuple[str, ...] = (), recorded: tuple[int, ...] = (1, 2, 3)) -> prune.Plan:
+    there = {made.name: made for made in stored}
+    known = {made.name: made for made in map(archive, recorded)}
     return prune.Plan(there, borg.compare(known, there), prune.doubts(there, NOW, prune.Left()), going)
 
 
@@ -45,10 +45,10 @@ def test_prune_takes_ids_from_borg_and_refuses_unknown_rules() -> None:
 
 
 def test_an_order_is_read_whole_or_refused_and_never_shows_its_passphrase() -> None:
-    found = order(approved=["a"])
-    assert found.approved == frozenset({"a"})
-    assert [one.sequence for one in found.recorded.values()] == [1, 2, 3]
-    assert "secret words" not in repr(found)
+    given = order(approved=["a"])
+    assert given.approved == frozenset({"a"})
+    assert [made.sequence for made in given.recorded.values()] == [1, 2, 3]
+    assert "secret words" not in repr(given)
     for wrong in (b"", b"[]", b'{"passphrase": "secret words"}', b'{"record": "{}", "passphrase": "secret words"'):
         with pytest.raises(prune.PruneError) as caught:
             prune.read(wrong)
@@ -91,8 +91,8 @@ def test_names_that_pass_for_ours_are_doubted() -> None:
     ],
 )
 def test_archives_with_made_up_times_are_doubted(times: tuple[float, ...], word: str) -> None:
-    found = [replace(archive(number), time=NOW + hours * HOUR) for number, hours in enumerate(times, 1)]
-    seen = plan(*found)
+    stored = [replace(archive(number), time=NOW + hours * HOUR) for number, hours in enumerate(times, 1)]
+    seen = plan(*stored)
     assert bool(seen.doubtful) == bool(word)
     if word:
         with pytest.raises(prune.PruneError, match=word):
@@ -101,17 +101,17 @@ def test_archives_with_made_up_times_are_doubted(times: tuple[float, ...], word:
 
 def test_archives_with_numbers_that_cannot_be_are_doubted(tmp_path: Path) -> None:
     """Somebody fills a gap that a prune left, to be the last of a day and push out the true one."""
-    found = {one.name: one for one in (archive(1), archive(4), archive(5))}
+    stored = {made.name: made for made in map(archive, (1, 4, 5))}
     path = str(tmp_path / "left.json")
-    prune.Left.of(found.values()).save(path)
+    prune.Left.of(stored.values()).save(path)
     left = prune.Left.load(path)
-    assert prune.doubts(found, NOW, left) == []
-    assert prune.doubts({**found, archive(6).name: archive(6)}, NOW, left) == []
-    (said,) = prune.doubts({**found, archive(3).name: archive(3)}, NOW, left)
+    assert prune.doubts(stored, NOW, left) == []
+    assert prune.doubts({**stored, archive(6).name: archive(6)}, NOW, left) == []
+    (said,) = prune.doubts({**stored, archive(3).name: archive(3)}, NOW, left)
     assert "00000003" in said
     assert "wasn't there at the last prune" in said
     twin = replace(archive(5), name=f"{archive(5).name}0")
-    (said,) = prune.doubts({**found, twin.name: twin}, NOW, left)
+    (said,) = prune.doubts({**stored, twin.name: twin}, NOW, left)
     assert "there twice" in said
     (tmp_path / "left.json").write_text('{"highest": 3')
     with pytest.raises(prune.PruneError, match="not whole"):
@@ -146,7 +146,8 @@ def test_no_prune_while_somebody_else_deleted(tmp_path: Path) -> None:
 def test_after_a_prune_history_begins_anew(tmp_path: Path) -> None:
     where = made_repository(tmp_path, entry(0, b"a" * 32) + entry(2), entry(2))
     last = prune.begin_anew(where)
-    assert [one.segment for one in segment_log.transactions(where)] == [last] == [max(segment_log.segments(where))]
+    assert last == max(segment_log.segments(where))
+    assert [transaction.segment for transaction in segment_log.transactions(where)] == [last]
 
 
 def test_what_a_prune_left_deletes_nothing_in_the_history(
@@ -177,5 +178,5 @@ def test_the_first_list_after_a_prune_is_packed_otherwise(tmp_path: Path, places
     segment = made_repository(tmp_path / "more", manifest(340), manifest(380), manifest(300))
     for number, name in segment_log.segments(segment).items():
         shutil.copy(name, f"{folder}/data/0/{number + 10}")
-    found = segment_log.scan(folder, known)
-    assert (found.deleted, found.first) == (1, 12)  # the last one alone has lost an archive
+    scan = segment_log.scan(folder, known)
+    assert (scan.deleted, scan.first) == (1, 12)  # the last one alone has lost an archive

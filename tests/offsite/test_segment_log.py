@@ -13,9 +13,9 @@ from offsite_support import GONE, KEY, PUT, entry, made_repository, manifest
 
 def test_a_new_manifest_is_no_deletion_and_a_deletion_is_one(tmp_path: Path) -> None:
     folder = made_repository(tmp_path, PUT, PUT, GONE)
-    found = segment_log.scan(folder, segment_log.Scan())
-    assert (found.scanned, found.deleted, found.first) == (2, 1, 2)
-    assert segment_log.scan(folder, found) == found
+    scan = segment_log.scan(folder, segment_log.Scan())
+    assert (scan.scanned, scan.deleted, scan.first) == (2, 1, 2)
+    assert segment_log.scan(folder, scan) == scan
     assert segment_log.scan(folder, segment_log.Scan(baseline=2, scanned=2)).deleted == 0
     assert segment_log.size(folder) == sum(os.stat(f"{folder}/data/0/{n}").st_size for n in range(3))
 
@@ -24,8 +24,8 @@ def test_a_list_of_archives_that_becomes_shorter_is_a_deletion(tmp_path: Path) -
     folder = made_repository(tmp_path, manifest(300), manifest(400), manifest(390), PUT)
     assert segment_log.scan(folder, segment_log.Scan()).deleted == 1  # PUT's is of one byte
     shorter = made_repository(tmp_path / "other", manifest(300), manifest(400), manifest(360))
-    found = segment_log.scan(shorter, segment_log.Scan())
-    assert (found.deleted, found.first, found.manifest) == (1, 2, 360 + 41)
+    scan = segment_log.scan(shorter, segment_log.Scan())
+    assert (scan.deleted, scan.first, scan.manifest) == (1, 2, 360 + 41)
     grown = made_repository(tmp_path / "third", manifest(300), manifest(400), manifest(399), manifest(460))
     assert segment_log.scan(grown, segment_log.Scan()).deleted == 0
 
@@ -33,9 +33,9 @@ def test_a_list_of_archives_that_becomes_shorter_is_a_deletion(tmp_path: Path) -
 def test_a_scan_goes_on_where_it_stopped(tmp_path: Path) -> None:
     folder = made_repository(tmp_path, PUT, PUT, GONE)
     turns = iter([True, False])
-    found = segment_log.scan(folder, segment_log.Scan(), lambda: next(turns))
-    assert found.scanned == 0
-    assert segment_log.scan(folder, found).deleted == 1
+    scan = segment_log.scan(folder, segment_log.Scan(), lambda: next(turns))
+    assert scan.scanned == 0
+    assert segment_log.scan(folder, scan).deleted == 1
 
 
 def test_an_open_transaction_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,13 +49,13 @@ def test_an_open_transaction_is_read_once(tmp_path: Path, monkeypatch: pytest.Mo
         return real(number, path)
 
     monkeypatch.setattr(segment_log, "read", watched)
-    found = segment_log.scan(folder, segment_log.Scan())
+    scan = segment_log.scan(folder, segment_log.Scan())
     turns = iter([True, True, False])
-    found = segment_log.scan(folder, found, lambda: next(turns))
-    assert (read, found.deleted) == ([0, 1, 2, 3, 4], 0)
+    scan = segment_log.scan(folder, scan, lambda: next(turns))
+    assert (read, scan.deleted) == ([0, 1, 2, 3, 4], 0)
     Path(folder, "data", "0", "5").write_bytes(segment_log.MAGIC + entry(2))
-    found = segment_log.scan(folder, found)
-    assert (read[5:], found.deleted, found.first, found.scanned, found.ahead) == ([3, 4, 5], 4, 1, 5, ())
+    scan = segment_log.scan(folder, scan)
+    assert (read[5:], scan.deleted, scan.first, scan.scanned, scan.ahead) == ([3, 4, 5], 4, 1, 5, ())
 
 
 def test_after_a_rewind_what_was_remembered_counts_no_longer(tmp_path: Path) -> None:
@@ -66,9 +66,9 @@ def test_after_a_rewind_what_was_remembered_counts_no_longer(tmp_path: Path) -> 
 @pytest.mark.parametrize("body", [b"short", struct.pack("<IIB", 0, 0, 0), struct.pack("<IIB", 0, 1 << 31, 2), entry(7)])
 def test_a_hostile_segment_ends_the_reading(tmp_path: Path, body: bytes) -> None:
     folder = made_repository(tmp_path, PUT + body)
-    one = segment_log.read(0, f"{folder}/data/0/0")
-    assert not one.whole
-    assert one.written == 1
+    segment = segment_log.read(0, f"{folder}/data/0/0")
+    assert not segment.whole
+    assert segment.written == 1
 
 
 def test_links_are_not_followed(tmp_path: Path) -> None:
