@@ -1,7 +1,7 @@
 """Overload of a whole fleet, simulated: no throttling, naive throttling, and throttling under the fleet budget.
 
-The deciding code is the real one: ``decide`` of mf_checks.load, and ``look``, ``is_enough`` and ``must_yield`` of
-mf.throttle.peers, in the order in which ``Control.on`` of mf.throttle.control uses them. All around it is a model:
+The deciding code is the real one: ``decide`` of mf_checks.load, and ``is_enough`` and ``must_yield`` of
+mf.throttle.budget, in the order in which ``Control.on`` of mf.throttle.control uses them. All around it is a model:
 
 - **Mail** arrives for the fleet as a Poisson process: 60 % of what the fleet can filter, and 125 % for a surge of
   20 minutes that begins after 10. Then it is watched for 90 more.
@@ -13,7 +13,7 @@ mf.throttle.peers, in the order in which ``Control.on`` of mf.throttle.control u
   and up to a second later by chance. One run in a hundred fails. Thresholds 5.0 and 4.0, two calm runs, a lease of
   300 s that each run renews.
 - **naive**: the same check and hysteresis, but it refuses without asking anybody. **budget**: it asks 30 peers at most,
-  and settles as mf.throttle.peers says. A peer at its session limit doesn't greet within 2 s, so it counts as not
+  and settles as mf.throttle.budget says. A peer at its session limit doesn't greet within 2 s, so it counts as not
   accepting.
 - **Senders** know all MXs. They take one at random, go on to another when it refuses or has no room, three in all, and
   come again after 5, 10, 20, then every 40 minutes, each +-20 %. Nobody gives up.
@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO / "roles/mf_tree/files/lib"))
 
-from mf.throttle import peers
+from mf.throttle import budget, peers
 from mf_checks import load
 
 if TYPE_CHECKING:
@@ -284,27 +284,27 @@ class Simulation:
         if host.holding == load.REFUSE:
             self._begin(host, renewal=True)
         else:
-            self._at(self.now + peers.turn(host.name, host.fleet), partial(self._begin, host, renewal=False))
+            self._at(self.now + budget.turn(host.name, host.fleet), partial(self._begin, host, renewal=False))
 
     def _begin(self, host: Host, *, renewal: bool) -> None:
         first, takes = self._look(host)
-        if not peers.is_enough(first, self.case.minimum):
+        if not budget.is_enough(first, self.case.minimum):
             self._at(self.now + takes, partial(self._hold, host, load.MARK))
             return
         self._at(self.now + takes + TAKING, partial(self._hold, host, load.REFUSE))
         if not renewal:
             self._at(
-                self.now + takes + TAKING + peers.settle(host.fleet), partial(self._settle, host, first, last=False)
+                self.now + takes + TAKING + budget.settle(host.fleet), partial(self._settle, host, first, last=False)
             )
 
     def _settle(self, host: Host, first: peers.Sight, *, last: bool) -> None:
         second, takes = self._look(host, first.asked)
-        if peers.is_enough(second, self.case.minimum):
+        if budget.is_enough(second, self.case.minimum):
             return
-        if last or peers.must_yield(host.name, first, second, self.case.minimum):
+        if last or budget.must_yield(host.name, first, second, self.case.minimum):
             self._at(self.now + takes, partial(self._hold, host, load.MARK))
         else:
-            self._at(self.now + takes + peers.settle(host.fleet), partial(self._settle, host, first, last=True))
+            self._at(self.now + takes + budget.settle(host.fleet), partial(self._settle, host, first, last=True))
 
     def _look(self, host: Host, only: Collection[str] | None = None) -> tuple[peers.Sight, float]:
         """What the host sees, and how long it looks: an MX that is silent costs the whole time, a refusal none."""

@@ -83,7 +83,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.mf import health, smtp, state
-from ansible.module_utils.mf.throttle import marker, peers
+from ansible.module_utils.mf.throttle import budget, marker, peers
 
 OWN_LOOK = 10.0  # seconds: who asks the queue first may wait for it, and silence here would pass for a greeting
 
@@ -102,7 +102,7 @@ def judge(accepting: bool, others: peers.Sight, minimum: int) -> dict[str, Any]:
         return {"msg": "this MX accepts no mail now, so touching it takes nothing from the fleet", "accepting": False}
     number = others.estimate()
     result = {"accepting": True, "others": number}
-    if peers.is_enough(others, minimum):
+    if budget.is_enough(others, minimum):
         return {"msg": f"this MX accepts mail, and so do {number} of {others.total} others; {minimum} must", **result}
     missing = sorted(others.asked - others.accepting)
     return {

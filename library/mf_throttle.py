@@ -125,7 +125,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.mf import Failure, claims, config, state, text
-from ansible.module_utils.mf.throttle import control, lease, marker, peers
+from ansible.module_utils.mf.throttle import budget, control, lease, marker, peers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -200,7 +200,7 @@ def hold_within_budget(params: Mapping[str, Any], places: state.Places, settings
     minimum = settings["fleet"]["min_accepting"] if "fleet" in settings else 0
     if minimum > 0 and not (own is not None and own.refuse):
         sight = look(settings["fleet"])
-        if not peers.is_enough(sight, minimum):
+        if not budget.is_enough(sight, minimum):
             raise RefusedError(over_budget(f"over budget: {sight.words(minimum)}", params["leaving"]))
 
 

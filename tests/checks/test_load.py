@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -120,8 +119,11 @@ def test_the_healthy_path_is_hot(host: Host) -> None:
         lambda host: host.marker.symlink_to("/nonexistent"),
         lambda host: host.disk.write_text("{}"),
         lambda host: (host.root / "run/mf/reconciled").unlink(),
-        lambda host: os.utime(host.root / "run/mf/reconciled", (1, 1)),
-        lambda host: os.utime(host.root / "run/mf/reconciled", (time.time() + 86400,) * 2),
+        lambda host: host.clock.sleep(load.RECONCILE_EVERY),
+        lambda host: host.clock.sleep(-1),
+        lambda host: (host.root / "run/mf/reconciled").write_bytes(b""),
+        lambda host: (host.root / "run/mf/reconciled").write_text(f"nothing {host.clock.boot:.0f}"),
+        lambda host: (host.root / "run/mf/reconciled").write_text(f"throttled {host.clock.boot:.3f}\n"),
     ],
 )
 def test_anything_odd_is_cold(host: Host, disturb: Callable[[Host], object]) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from mf import state
 from smtp_support import server, talking
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,7 +80,7 @@ def minute(root: Path, port: int) -> dict[str, str]:
     ):
         (root / folder).mkdir(parents=True)
     (root / "mf/etc/mf.json").write_text('{"generation": "abc"}\n')
-    (root / "run/mf/reconciled").touch()
+    (root / "run/mf/reconciled").write_text(f"nothing {state.boottime():.3f}\n")
     (root / "mf/var/state/rejected").write_text(f"ran {time.time():.0f}\n")
     every = {"period": 300, "deadline": 20}
     smtp = {"address": "127.0.0.1", "port": port, "unit": "no-such.service"}

@@ -15,9 +15,9 @@ from library import mf_throttle
 
 Throttle = Callable[..., dict[str, Any]]
 # the package as Ansible's modules see it
-package, state, peers = (
+package, state, peers, budget = (
     importlib.import_module(f"ansible.module_utils.mf.{name}")
-    for name in ("throttle.control", "state", "throttle.peers")
+    for name in ("throttle.control", "state", "throttle.peers", "throttle.budget")
 )
 
 
@@ -28,7 +28,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     host.kernel.table = host.kernel.rules = True  # as after a boot
     monkeypatch.setattr(state, "boottime", clock.now)
     monkeypatch.setattr(state, "Places", lambda: host.places)
-    monkeypatch.setattr(peers, "settle", lambda _: 0)
+    monkeypatch.setattr(budget, "settle", lambda _: 0)
     monkeypatch.setattr(package.firewall, "_run", host.kernel.run)
     monkeypatch.setattr(package.decisions, "JOURNAL", str(tmp_path / "journal"))
     fleet(monkeypatch, "mx2", "mx3")

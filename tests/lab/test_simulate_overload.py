@@ -7,10 +7,10 @@ from xml.etree import ElementTree as ET
 
 import pytest
 import simulate_overload as overload
-from mf.throttle import peers
+from mf.throttle import budget, peers
 
 # Hosts that refuse at the same moment may be too many until they have settled: two rounds, each a wait and a look.
-SETTLED = 2 * (peers.settle({}) + peers.PATIENCE) + overload.TAKING
+SETTLED = 2 * (budget.settle({}) + peers.PATIENCE) + overload.TAKING
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -34,7 +34,7 @@ def test_naive_throttling_leaves_nobody() -> None:
 
 
 def test_a_broken_budget_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "is_enough", lambda sight, minimum: True)
+    monkeypatch.setattr(budget, "is_enough", lambda sight, minimum: True)
     outcome = run(overload.BUDGET)
     assert outcome.fewest == 0
     assert outcome.below > SETTLED
@@ -59,7 +59,7 @@ def test_hosts_that_begin_at_the_same_moment_take_turns(monkeypatch: pytest.Monk
 
 
 def test_hosts_that_refuse_at_the_same_moment_all_the_same_settle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "SPREAD", 0.0)
+    monkeypatch.setattr(budget, "SPREAD", 0.0)
     simulation = at_the_same_moment(monkeypatch)
     assert simulation.fewest == 0
     assert sum(host.refusing for host in simulation.hosts) == 1
@@ -67,7 +67,7 @@ def test_hosts_that_refuse_at_the_same_moment_all_the_same_settle(monkeypatch: p
 
 
 def test_hosts_that_never_yield_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "SPREAD", 0.0)
+    monkeypatch.setattr(budget, "SPREAD", 0.0)
     monkeypatch.setattr(overload.Simulation, "_settle", lambda *args, **options: None)
     assert all(host.refusing for host in at_the_same_moment(monkeypatch).hosts)
 

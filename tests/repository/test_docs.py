@@ -163,7 +163,8 @@ SAID = {
         "comes from release",
     ],
     "mf/throttle/peers.py": ["peers accept mail"],
-    "mf/throttle/control.py": ["over budget", "won't survive a reboot"],
+    "mf/throttle/budget.py": ["over budget"],
+    "mf/throttle/storage.py": ["won't survive a reboot"],
 }
 
 

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mf import claims, decisions, state
 from mf.command import throttle as command
-from mf.throttle import control, firewall, marker
-from mf.throttle.peers import SPREAD, Sight, settle
+from mf.throttle import control, firewall, marker, storage
+from mf.throttle.budget import SPREAD, settle
+from mf.throttle.peers import Sight
 from throttle_support import Clock, Host
 
 DOWN = firewall.FirewallError("/usr/sbin/nft can't be run: it is missing; install the package nftables")
@@ -328,8 +329,8 @@ def test_killed_anywhere_the_next_run_completes_it(
     calls = 0
     # the originals, for each is replaced below
     parts: list[tuple[Any, str, Any]] = [
-        (control, "_replace", control._replace),
-        (control, "_unlink", control._unlink),
+        (storage, "_replace", storage._replace),
+        (storage, "_unlink", storage._unlink),
         (firewall, "_run", firewall._run),
     ]
 
@@ -468,7 +469,7 @@ def test_a_lease_that_cannot_be_removed_from_disk_does_not_come_back(
             raise OSError(30, os.strerror(30))
         os.unlink(path)
 
-    monkeypatch.setattr(control, "_unlink", read_only)
+    monkeypatch.setattr(storage, "_unlink", read_only)
     assert "a reboot would put the lease back" in controller(host).off("operator").warnings[0]
     controller(host).reconcile()
     assert not status(host).throttled
@@ -523,7 +524,7 @@ def test_a_spoilt_marker_that_fills_the_tmpfs_makes_room(host: Host, monkeypatch
 def test_only_a_plain_marker_is_written_in_its_place(host: Host) -> None:
     os.mkfifo(host.marker)
     with pytest.raises(OSError, match=r"No space left|No such device"):
-        control._overwrite(str(host.marker), b"x")
+        storage._overwrite(str(host.marker), b"x")
 
 
 def test_without_a_marker_the_firewall_still_works(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from mf.throttle import firewall, peers
+from mf.throttle import budget, firewall, peers
 from mf.throttle.peers import Sight
 from smtp_support import server
 
@@ -70,7 +70,7 @@ def test_no_peers_is_nobody() -> None:
 @pytest.mark.parametrize(("accepting", "minimum", "enough"), [(2, 2, True), (1, 2, False), (0, 0, True), (0, 1, False)])
 def test_a_small_fleet_is_counted(accepting: int, minimum: int, enough: bool) -> None:
     sight = Sight(2, names(1, 2), names(1, 2)[:accepting])
-    assert peers.is_enough(sight, minimum) is enough
+    assert budget.is_enough(sight, minimum) is enough
 
 
 def test_a_sample_is_believed_at_its_lower_end() -> None:
@@ -101,7 +101,7 @@ def test_hosts_that_refuse_at_once_leave_the_minimum_and_no_more_yield_than_must
     for host in eager:
         others = [name for name in everyone if name != host]
         first, second = Sight(len(others), others, others), Sight(len(others), others, staying)
-        if peers.must_yield(host, first, second, minimum):
+        if budget.must_yield(host, first, second, minimum):
             yielded.add(host)
     accepting = len(staying | yielded)
     # who refuses counts the others, so the minimum holds whenever anybody still refuses
@@ -111,20 +111,20 @@ def test_hosts_that_refuse_at_once_leave_the_minimum_and_no_more_yield_than_must
 
 def test_the_lower_rank_yields() -> None:
     before, after = Sight(2, names(2, 3), names(2, 3)), Sight(2, names(2, 3), names(3))
-    assert peers.must_yield("mx1", before, after, 2)
-    assert not peers.must_yield("mx9", before, after, 2)
+    assert budget.must_yield("mx1", before, after, 2)
+    assert not budget.must_yield("mx9", before, after, 2)
 
 
 def test_who_was_down_before_has_no_rank() -> None:
     before, after = Sight(3, names(1, 2, 4), names(2, 4)), Sight(3, names(1, 2, 4), names(2))
-    assert peers.must_yield("mx3", before, after, 2)
-    assert not peers.must_yield("mx5", before, after, 2)
+    assert budget.must_yield("mx3", before, after, 2)
+    assert not budget.must_yield("mx5", before, after, 2)
 
 
 def test_of_a_sample_the_same_share_yields() -> None:
     everyone = [f"mx{number:02}" for number in range(30)]
     before, after = Sight(999, everyone, everyone), Sight(999, everyone, [])
-    yielding = sum(peers.must_yield(f"mx{number:02}x", before, after, 700) for number in range(30))
+    yielding = sum(budget.must_yield(f"mx{number:02}x", before, after, 700) for number in range(30))
     assert 20 <= yielding <= 23
 
 
@@ -135,22 +135,22 @@ def test_words() -> None:
 
 def test_turns_follow_the_names_and_fit_into_the_spread() -> None:
     names = ["mx1", "mx2", "mx3", "mx4"]
-    turns = [peers.turn(one, {"peers": [{"name": name} for name in names if name != one]}) for one in names]
-    assert turns == [0.0, peers.SPREAD / 4, peers.SPREAD / 2, peers.SPREAD * 3 / 4]
-    assert peers.turn("mx1", {}) == 0.0
+    turns = [budget.turn(one, {"peers": [{"name": name} for name in names if name != one]}) for one in names]
+    assert turns == [0.0, budget.SPREAD / 4, budget.SPREAD / 2, budget.SPREAD * 3 / 4]
+    assert budget.turn("mx1", {}) == 0.0
 
 
 def test_a_whole_settling_fits_into_the_deadline_of_the_load_check() -> None:
     settings = yaml.safe_load((ROOT / "roles/mf_checks/vars/main.yml").read_text())["__mf_checks_load"]
     fleet = {"patience": mf_inventory.PATIENCE[1]}
-    settling = peers.SPREAD + 3 * peers.patience(fleet) + 2 * peers.settle(fleet)
+    settling = budget.SPREAD + 3 * peers.patience(fleet) + 2 * budget.settle(fleet)
     assert settling + 2 * firewall.TIMEOUT < settings["deadline"]
     assert 2 * settings["period"] + settings["deadline"] <= 300  # the least mf_throttle_lease_ttl
 
 
 def test_settling_outlasts_another_hosts_look_and_its_taking() -> None:
     for fleet in ({}, {"patience": 2}, {"patience": 8}):
-        assert peers.settle(fleet) >= peers.patience(fleet) + peers.TAKING
+        assert budget.settle(fleet) >= peers.patience(fleet) + budget.TAKING
 
 
 def test_a_look_is_as_patient_as_the_settings_say_and_no_slower_than_the_slowest_greeting() -> None:

@@ -6,14 +6,13 @@ runs it is given back; in between things stay as they are. With ``mark``, a lowe
 ``per_core`` counts thresholds per processor. The lease is renewed by each run and ends by itself if runs stop.
 
 The healthy path reads three facts and ends: load below every threshold, no marker and no leases on disk, marker and
-firewall compared within the last hour with nothing in force. A marker that is missing though something was is lost: its
-leases are put back from the disk, or its refusal is ended, and that is said.
+firewall compared within the last ten minutes with nothing in force. A marker that is missing though something was in
+force is lost: its leases are put back from the disk, or its refusal is ended, and the result says so.
 """
 
 from __future__ import annotations
 
 import posix
-import time
 
 from mf import run, state
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     from mf.throttle import control
 
-RECONCILE_EVERY = 3600.0  # seconds between two comparisons of marker and firewall while nothing is throttled
+RECONCILE_EVERY = 600.0  # seconds between two comparisons of marker and firewall while nothing is throttled
 CALM_RUNS = 2  # runs below ``low`` before the lease is given back
 
 NONE, MARK, REFUSE = "none", "mark", "refuse"  # what the lease of load asks for
@@ -156,11 +155,12 @@ def _there(path: str) -> bool:
 def _at_rest(places: state.Places) -> bool:
     """Whether marker and firewall were compared lately and nothing was in force (see ``marker.stamp``)."""
     try:
-        stamp = posix.stat(places.marker.rpartition("/")[0] + "/reconciled")
-    except OSError:
+        stamp = state.read_bytes(places.marker.rpartition("/")[0] + "/reconciled", 64) or b""
+        in_force, _, moment = stamp.partition(b" ")
+        age = state.boottime() - float(moment)
+    except (OSError, ValueError):
         return False
-    # a clock that was set back makes it negative: then look again
-    return stamp.st_size == 0 and 0 <= time.time() - stamp.st_mtime < RECONCILE_EVERY
+    return in_force == b"nothing" and stamp.endswith(b"\n") and 0 <= age < RECONCILE_EVERY
 
 
 RULES: run.Rules = {"high": (0.1, 10000), "low": (0.1, 10000)}

@@ -31,8 +31,8 @@ def collect(places: state.Places) -> Health:
         problems.append((state.UNKNOWN, str(error)))
     generation = str(settings.get("generation", ""))
     checks = {name: judge_file(places, name, generation, now) for name in sorted(settings.get("checks", {}))}
-    throttle = marker.current(places, now)
-    lost = marker.lost(places, now)
+    reading = marker.read(places, now)
+    throttle, lost = reading.status(now), reading.lost
     if lost:
         problems.append((state.UNKNOWN, f"the marker of the throttle is lost, it was {lost}; run throttle reconcile"))
     elif not throttle.throttled and "load" in checks:

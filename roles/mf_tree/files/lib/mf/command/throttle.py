@@ -121,12 +121,10 @@ def _do(chosen: argparse.Namespace, places: state.Places, act: Callable[[control
 
 
 def _status(chosen: argparse.Namespace, places: state.Places) -> int:
-    found = marker.current(places)
-    if chosen.json:
-        print(state.encode(found.as_json()))
-    else:
-        print(found.words())
-    lost = marker.lost(places)
+    now = state.boottime()
+    reading = marker.read(places, now)
+    found, lost = reading.status(now), reading.lost
+    print(state.encode(found.as_json()) if chosen.json else found.words())
     if lost:
         print(f"throttle: the marker is lost, the host was {lost}; throttle reconcile puts it right", file=sys.stderr)
     if found.refusing or found.should_refuse or lost == marker.REFUSING:

@@ -14,14 +14,13 @@ a session under way is never cut. Loopback alone is exempt.
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from .. import Failure, state, text
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
 NFT = "/usr/sbin/nft"  # cron's PATH has no sbin
+SAME = 2.0  # seconds two deadlines may differ and still be the same (nft lists whole seconds)
 TIMEOUT = 5.0  # seconds nft may take; two such fit into a check's deadline
 LOOPBACK, REFUSE = "mf: loopback is exempt", "mf: refuse new connections"
 
@@ -46,23 +45,30 @@ class RefusedError(FirewallError):
     """nft ran and said no."""
 
 
+@dataclass(frozen=True)
 class Found:
     """What the kernel has: ``ports`` maps each refused port to its seconds left (None: no end); ``whole`` says that
     table, set, chain and both rules are as we make them (without that nothing is refused)."""
 
-    __slots__ = ("ports", "present", "whole")
-
-    def __init__(
-        self, present: bool = False, whole: bool = False, ports: Mapping[int, float | None] | None = None
-    ) -> None:
-        self.present = present
-        self.whole = whole
-        self.ports = dict(ports or {})
+    present: bool = False
+    whole: bool = False
+    ports: Mapping[int, float | None] = field(default_factory=dict)
 
     def refuses(self, wanted: Iterable[int]) -> bool:
         """Whether every one of these ports is refused now (False for none)."""
         ports = list(wanted)
         return self.whole and bool(ports) and all(port in self.ports for port in ports)
+
+    def agrees(self, refused: Mapping[int, float | None]) -> bool:
+        """Whether exactly these ports are refused, each for as long as it should."""
+        if not refused:
+            return not self.ports
+        if not self.whole or set(self.ports) != set(refused):
+            return False
+        pairs = [(self.ports[port], seconds) for port, seconds in refused.items()]
+        return all((left is None) == (seconds is None) for left, seconds in pairs) and all(
+            abs((left or 0) - (seconds or 0)) <= SAME for left, seconds in pairs
+        )
 
 
 def batch(refused: Mapping[int, float | None]) -> str:

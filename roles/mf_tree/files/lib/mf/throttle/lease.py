@@ -10,38 +10,27 @@ safe because what matters is kept twice (operators' leases on disk, refusals in 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeGuard
+
 from .. import state
 from ..claims import LOAD, MAX_TTL, LeaseError, check_owner, check_reason, check_ttl
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from typing import TypeGuard
 
 DAMAGED = "damaged"  # the owner of a hold whose owner can't be read
 MAX_LEASES = 32
 MAX_BYTES = 65536  # of a marker
 
 
+@dataclass(frozen=True)
 class Lease:
     """One owner's lease. ``since`` and ``until`` are CLOCK_BOOTTIME seconds; ``until`` None is a hold."""
 
-    __slots__ = ("owner", "reason", "refuse", "since", "until")
-
-    def __init__(self, owner: str, reason: str, since: float, until: float | None, refuse: bool) -> None:
-        self.owner = owner
-        self.reason = reason
-        self.since = since
-        self.until = until
-        self.refuse = refuse
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Lease) and self.as_json() == other.as_json()
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"Lease({state.encode(self.as_json())})"
+    owner: str
+    reason: str
+    since: float
+    until: float | None
+    refuse: bool
 
     def as_json(self) -> dict[str, state.Json]:
         """The lease as it stands in the marker."""
@@ -83,7 +72,7 @@ def put(leases: Iterable[Lease], new: Lease, now: float) -> tuple[Lease, ...]:
     kept = valid(leases, now)
     former = find(kept, new.owner)
     if former is not None:
-        new = Lease(new.owner, new.reason, former.since, new.until, new.refuse)
+        new = replace(new, since=former.since)
     others = tuple(one for one in kept if one.owner != new.owner)
     if len(others) >= MAX_LEASES:
         raise LeaseError(f"{MAX_LEASES} leases are held already; give one back first (throttle status shows them)")
@@ -98,6 +87,24 @@ def without(leases: Iterable[Lease], owner: str, now: float) -> tuple[Lease, ...
 def find(leases: Iterable[Lease], owner: str) -> Lease | None:
     """The owner's lease."""
     return next((one for one in leases if one.owner == owner), None)
+
+
+def differences(before: Iterable[Lease], after: Iterable[Lease]) -> list[str]:
+    """What changes between two sets of leases, in sentences; a renewal is no change."""
+    sentences = []
+    for new in after:
+        former = find(before, new.owner)
+        kind = ("a hold" if new.until is None else "a lease") + (
+            " that refuses mail" if new.refuse else " that marks only"
+        )
+        if former is None:
+            sentences.append(f"{new.owner} takes {kind}")
+        elif (former.refuse, former.until is None) != (new.refuse, new.until is None):
+            sentences.append(f"{new.owner} changes to {kind}")
+        elif former.reason != new.reason and new.owner != LOAD:
+            sentences.append(f"{new.owner} gives another reason")
+    sentences.extend(f"{old.owner} gives its lease back" for old in before if find(after, old.owner) is None)
+    return sentences
 
 
 def refusal(leases: Iterable[Lease], now: float) -> float | None:

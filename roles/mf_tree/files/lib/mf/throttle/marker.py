@@ -6,33 +6,24 @@ whose leases have all expired counts as absent, and so does one that isn't whole
 
 from __future__ import annotations
 
-import posix
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from .. import state, text
 from . import lease
+from .lease import Lease
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from .lease import Lease
-
-REFUSING, THROTTLED, NOTHING = "refusing", "throttled", ""  # what the stamp says was in force
+REFUSING, THROTTLED, NOTHING = "refusing", "throttled", "nothing"  # what the stamp says is in force
 
 
+@dataclass(frozen=True)
 class Marker:
     """The marker's content: the leases, and whether the firewall was really refusing when it was written."""
 
-    __slots__ = ("leases", "refusing")
-
-    def __init__(self, leases: Sequence[Lease] = (), refusing: bool = False) -> None:
-        self.leases = tuple(leases)
-        self.refusing = refusing
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Marker) and (self.leases, self.refusing) == (other.leases, other.refusing)
-
-    __hash__ = None  # type: ignore[assignment]
+    leases: tuple[Lease, ...] = ()
+    refusing: bool = False
 
     def encode(self, now: float) -> bytes:
         """The bytes of /run/mf/throttled; ``now`` is CLOCK_BOOTTIME."""
@@ -49,8 +40,6 @@ class Status:
 
     ``refusing`` without any lease that asks for it: the firewall couldn't be told to stop.
     """
-
-    __slots__ = ("leases", "now", "refusing")
 
     def __init__(self, leases: Sequence[Lease], refusing: bool, now: float) -> None:
         self.leases = lease.valid(leases, now)
@@ -126,38 +115,57 @@ def parse(data: bytes | None, now: float) -> Marker | None:
     return None if leases is None else Marker(leases, record["refusing"] is True)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """The marker as it was read: None when it isn't whole. ``damage`` is what is wrong with it, "" when there is none.
+
+    ``lost``: what was in force, REFUSING or THROTTLED, when the marker went missing or was spoilt; "" otherwise.
+    """
+
+    marker: Marker | None
+    damage: str = ""
+    lost: str = ""
+
+    def status(self, now: float) -> Status:
+        """The throttle as the marker shows it."""
+        marker = self.marker or Marker()
+        return Status(marker.leases, marker.refusing, now)
+
+
+def read(places: state.Places, now: float) -> Reading:
+    """Read the marker and, when it isn't whole, the stamp. Needs no privilege, never raises."""
+    reading = _read(places, now)
+    # the stamp is written after the marker, removed before it: a lease taken just now has a marker at the second look
+    return _read(places, now) if reading.lost else reading
+
+
+def _read(places: state.Places, now: float) -> Reading:
+    data, damage = read_plain(places.marker)
+    marker = parse(data, now)
+    if marker is not None:
+        return Reading(marker)
+    word = (read_plain(stamp(places))[0] or b"").decode("ascii", "replace").partition(" ")[0]
+    return Reading(None, damage if data is None else "not whole", word if word in (REFUSING, THROTTLED) else "")
+
+
 def current(places: state.Places, now: float | None = None) -> Status:
-    """The throttle as it stands; needs no privilege, touches nothing but the marker, never raises."""
+    """The throttle as it stands: one lstat(2) while there is no marker. Needs no privilege, never raises."""
     moment = state.boottime() if now is None else now
-    data, _ = read_plain(places.marker)
-    marker = parse(data, moment) or Marker()
-    return Status(marker.leases, marker.refusing, moment)
+    return Reading(parse(read_plain(places.marker)[0], moment)).status(moment)
 
 
 def stamp(places: state.Places) -> str:
-    """The file whose time says when marker and firewall were last compared; its content what was in force then.
+    """The file that says what was in force when marker and firewall were last compared, and when that was.
 
-    It is empty while nothing is: its size alone tells check-load that there should be a marker.
+    One line, ``nothing 5123.250``: REFUSING, THROTTLED or NOTHING, and seconds of CLOCK_BOOTTIME.
     """
     return places.marker.rpartition("/")[0] + "/reconciled"
-
-
-def lost(places: state.Places, now: float | None = None) -> str:
-    """What was in force when the marker went missing or was spoilt; NOTHING when none is lost."""
-    moment = state.boottime() if now is None else now
-    if parse(read_plain(places.marker)[0], moment) is not None:
-        return NOTHING
-    said = (read_plain(stamp(places))[0] or b"").decode("ascii", "replace")
-    # written after the marker, removed before it: whoever takes a lease just now has a marker at the second look
-    if said not in (REFUSING, THROTTLED) or parse(read_plain(places.marker)[0], moment) is not None:
-        return NOTHING
-    return said
 
 
 def read_plain(path: str) -> tuple[bytes | None, str]:
     """The bytes of a plain file of reasonable size, and what is wrong with it. (None, "") when there is none."""
     try:
-        if posix.lstat(path).st_mode & 0o170000 != 0o100000:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
             # this also keeps us from waiting for ever on a FIFO
             return None, "not a plain file"
         return state.read_bytes(path, lease.MAX_BYTES + 1), ""
