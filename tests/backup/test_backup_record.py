@@ -65,7 +65,7 @@ def test_control_forgets_what_was_pruned_and_its_facts(places: state.Places) -> 
     assert again.facts(archive(2).name) == {"databases": {}}
 
 
-def table(rows: int = 3, total: str = "12", newest: str = "") -> dict[str, Any]:
+def table(rows: int = 3, total: str = "12", newest: str = "") -> facts.Table:
     return {"rows": rows, "sum": total, "newest": newest}
 
 
@@ -100,12 +100,14 @@ def test_a_database_that_is_missing_is_said() -> None:
     assert facts.differences({"databases": {"a": {}}}, {"databases": {"a": {}}}) == []
 
 
-def test_what_came_back_is_held_against_the_record_kept_apart() -> None:
-    was, less = ({"databases": {"panel": {"customer": table(rows)}}} for rows in (3, 2))
-    assert facts.held(None, was, was) == facts.held(was, was, was) == []
-    assert facts.held(None, less, less) == []  # a rebuilt machine can't know better
-    assert facts.held(was, less, less) == ["panel.customer has 2 rows, not 3"]  # the repository's copy fits itself
-    assert facts.held(was, less, was) == ["what the dump says of itself isn't what was recorded here when it was made"]
+def test_what_came_back_is_compared_with_the_record_kept_apart() -> None:
+    was: facts.Facts = {"databases": {"panel": {"customer": table(3)}}}
+    less: facts.Facts = {"databases": {"panel": {"customer": table(2)}}}
+    assert facts.mismatches(None, was, was) == facts.mismatches(was, was, was) == []
+    assert facts.mismatches(None, less, less) == []  # a rebuilt machine can't know better
+    assert facts.mismatches(was, less, less) == ["panel.customer has 2 rows, not 3"]
+    itself = "what the dump says of itself isn't what was recorded here when it was made"
+    assert facts.mismatches(was, less, was) == [itself]
 
 
 def test_identifiers_are_quoted() -> None:

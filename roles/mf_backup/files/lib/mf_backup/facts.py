@@ -10,7 +10,7 @@ import importlib
 import json
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypedDict, cast
 
 from mf import Failure
 
@@ -22,8 +22,21 @@ PACKET = 1 << 30
 """Bytes of a statement or a row, at most: MariaDB's own limit. A dump writes bytes as hexadecimal digits, so what
 fitted into the server's packets (Debian: 16 MB) may need larger ones to come back."""
 
-Facts: TypeAlias = dict[str, Any]
-"""``{"version": 1, "taken": EPOCH, "databases": {NAME: {TABLE: {"rows": N, "sum": TEXT, "newest": TEXT}}}}``."""
+
+class Table(TypedDict):
+    """A table: number of rows, their checksum, the newest value of the column that tells a row's age ("" for none)."""
+
+    rows: int
+    sum: str
+    newest: str
+
+
+class Facts(TypedDict, total=False):
+    """What databases held: ``taken`` is epoch seconds, ``databases`` their tables by name. As JSON in a dump."""
+
+    version: int
+    taken: float
+    databases: dict[str, dict[str, Table]]
 
 
 class DatabaseError(Failure):
@@ -65,7 +78,7 @@ def existing(connection: Any) -> set[str]:
 def take(connection: Any, databases: Iterable[str], newest: Mapping[str, str], now: float | None = None) -> Facts:
     """The facts of these databases as the connection's transaction sees them. Raises DatabaseError."""
     taken = time.time() if now is None else now
-    contents: dict[str, dict[str, dict[str, Any]]] = {}
+    contents: dict[str, dict[str, Table]] = {}
     for database in databases:
         tables = contents.setdefault(database, {})
         names = ask(
@@ -79,7 +92,7 @@ def take(connection: Any, databases: Iterable[str], newest: Mapping[str, str], n
     return {"version": 1, "taken": taken, "databases": contents}
 
 
-def _table(connection: Any, database: str, table: str, newest: str | None) -> dict[str, Any]:
+def _table(connection: Any, database: str, table: str, newest: str | None) -> Table:
     columns = [
         str(row[0])
         for row in ask(
@@ -115,10 +128,15 @@ def parse(tail: bytes) -> Facts | None:
     if start < 0 or not tail.endswith(b"\n"):
         return None
     try:
-        facts = json.loads(tail[start + 1 + len(MARK) :])
+        return checked(json.loads(tail[start + 1 + len(MARK) :]))
     except ValueError:
         return None
-    return facts if isinstance(facts, dict) and isinstance(facts.get("databases"), dict) else None
+
+
+def checked(document: object) -> Facts | None:
+    """A JSON document as facts; None when it has no databases. What is in them was written here, and is trusted."""
+    known = isinstance(document, dict) and isinstance(document.get("databases"), dict)
+    return cast(Facts, document) if known else None
 
 
 def differences(recorded: Facts, restored: Facts) -> list[str]:
@@ -143,9 +161,9 @@ def differences(recorded: Facts, restored: Facts) -> list[str]:
     return sentences
 
 
-def held(known: Facts | None, recorded: Facts, restored: Facts) -> list[str]:
-    """What came back, held against what was kept apart from the repository (``known``), or without that against what
-    the dump says of itself (``recorded``). Pure."""
+def mismatches(known: Facts | None, recorded: Facts, restored: Facts) -> list[str]:
+    """How what came back differs from the record that is kept apart from the repository (``known``), or without one
+    from the dump's own facts (``recorded``). Pure."""
     sentences = differences(recorded if known is None else known, restored)
     if known is not None and known["databases"] != recorded["databases"] and not sentences:
         sentences = ["what the dump says of itself isn't what was recorded here when it was made"]

@@ -73,7 +73,7 @@ def load(
         restored = facts.take(connection, recorded["databases"], newest)
     finally:
         connection.close()
-    return Loaded(recorded, restored, tuple(facts.held(known, recorded, restored)), size, known is not None)
+    return Loaded(recorded, restored, tuple(facts.mismatches(known, recorded, restored)), size, known is not None)
 
 
 def _pour(repository: Borg, archive: Archive, socket: str) -> tuple[bytes, int]:

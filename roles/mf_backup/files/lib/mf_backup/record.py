@@ -17,6 +17,8 @@ from typing import Any
 from mf import state
 from mf.borg import Archive
 
+from .facts import Facts, checked
+
 
 @dataclass
 class Past:
@@ -96,10 +98,9 @@ class Record:
         """Where the facts of a dump are kept, apart from the repository: see mf_backup.facts."""
         return f"{self._facts}/{name}.json"
 
-    def facts(self, name: str) -> dict[str, Any] | None:
+    def facts(self, name: str) -> Facts | None:
         """What this machine recorded of a dump when it was made; None when it didn't (it was rebuilt)."""
-        facts = state.decode(state.read_bytes(self.facts_path(name), 1 << 28))
-        return facts if facts is not None and isinstance(facts.get("databases"), dict) else None
+        return checked(state.decode(state.read_bytes(self.facts_path(name), 1 << 28)))
 
     def tidy(self) -> None:
         """Remove the facts of dumps that are on record no longer, or never came to their end."""
