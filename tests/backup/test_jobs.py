@@ -76,7 +76,6 @@ def test_one_holds_the_repository_lock_and_a_child_keeps_it(
     places: state.Places, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(jobs, "VAR", str(tmp_path / "var"))
-    os.makedirs(places.etc)
     Path(places.settings).write_text(json.dumps({"generation": "g", "host": "control1", "backup": SECTION}))
 
     def is_free() -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -154,7 +153,6 @@ def test_what_a_prune_left_deletes_nothing_in_the_history(
     tmp_path: Path, places: state.Places, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where = made_repository(tmp_path / "kept", PUT, GONE)
-    os.makedirs(places.etc)
     settled = {"generation": "g", "host": "offsite1", "checks": {}, "offsite": {"repository": where, "lock": "none"}}
     Path(places.settings).write_text(json.dumps(settled))
 

@@ -38,13 +38,6 @@ def root(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def places(tmp_path: Path) -> state.Places:
-    for folder in ("mf/var/state", "mf/var/log", "mf/etc", "run/mf/lock"):
-        (tmp_path / folder).mkdir(parents=True)
-    return state.Places(str(tmp_path))
-
-
 def test_a_day_goes_when_it_has_been_over_for_five_days() -> None:
     days = [
         "2025-11-18",

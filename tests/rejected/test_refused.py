@@ -95,14 +95,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def places(tmp_path: Path, root: Path, folder: Path) -> state.Places:
-    for name in ("mf/var/state", "mf/var/log", "mf/etc", "run/mf/lock"):
-        (tmp_path / name).mkdir(parents=True)
-    found = state.Places(str(tmp_path))
+def places(places: state.Places, tmp_path: Path, root: Path, folder: Path) -> state.Places:
     own = {"root": str(root), "keep_days": 5, "free_percent": 0}
     own |= {"releases": str(tmp_path / "releases"), "refused": str(folder)}
-    Path(found.settings).write_text(json.dumps({"generation": "g", "host": "mx1", "checks": {}, "rejected": own}))
-    return found
+    Path(places.settings).write_text(json.dumps({"generation": "g", "host": "mx1", "checks": {}, "rejected": own}))
+    return places
 
 
 def files(root: Path) -> list[Path]:
