@@ -75,6 +75,19 @@ def test_readme_names_the_two_commands_and_all_systems() -> None:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_documents_name_targets_and_files_that_exist(path: Path) -> None:
+    text = path.read_text()
+    code = re.findall(r"`([^`\n]+)`|^    (.+)$", text, re.MULTILINE) + [
+        ("", block) for block in re.findall(r"```.*?```", text, re.DOTALL)
+    ]
+    commands = "\n".join(inline or block for inline, block in code)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"\bmake ([a-z][a-z-]*)", commands)) <= set(targets)
+    linked = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
+    assert not [link for link in linked if not (path.parent / link).exists()]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_files_of_the_repository_that_are_named_exist(path: Path) -> None:
     named = set(
         re.findall(

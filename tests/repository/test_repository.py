@@ -238,20 +238,6 @@ def test_make_help_lists_every_target() -> None:
     assert set(" ".join(phony).split()) == set(targets()) == set(re.findall(r"^([a-z-]+):", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize(
-    "path", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))], ids=name
-)
-def test_documents_name_targets_and_files_that_exist(path: Path) -> None:
-    text = path.read_text()
-    code = re.findall(r"`([^`\n]+)`|^    (.+)$", text, re.MULTILINE) + [
-        ("", block) for block in re.findall(r"```.*?```", text, re.DOTALL)
-    ]
-    commands = "\n".join(inline or block for inline, block in code)
-    assert set(re.findall(r"\bmake ([a-z][a-z-]*)", commands)) <= set(targets())
-    linked = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
-    assert not [link for link in linked if not (path.parent / link).exists()]
-
-
 def test_the_lock_has_hashes_and_no_addresses() -> None:
     text = (ROOT / "requirements.lock").read_text()
     assert "://" not in text
