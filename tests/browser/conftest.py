@@ -19,7 +19,7 @@ from typing import Any
 
 import page_support
 import pytest
-from mf_monitor.page import render
+from mf_monitor.page import model, render
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,7 +80,7 @@ class Site:
         self.thread.start()
         self.writes = 0
 
-    def write(self, name: str, snapshot: dict[str, Any]) -> str:
+    def write(self, name: str, snapshot: model.Snapshot) -> str:
         """Write the pages; return the address of the folder that holds private/ and public/."""
         render.write(snapshot, self.folder / name)
         self.writes += 1

@@ -97,7 +97,7 @@ def test_a_part_that_did_not_change_stays_the_same_element(watch: Watch, site: S
     page = watch().open("/kept/private/")
     page.evaluate("window.kept = document.querySelector('[data-part=monitor]')")
     changed = page_support.all_well(now)
-    changed["fleet"]["sentence"] = "All 3 MXs still accept mail."
+    changed.fleet.sentence = "All 3 MXs still accept mail."
     site.write("kept", changed)
     page.evaluate(RENEW)
     expect(page.locator("#sentence")).to_contain_text("still")

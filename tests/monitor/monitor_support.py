@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mf_monitor import settings as settings_
-from mf_monitor.page import snapshot
+from mf_monitor.page import model, snapshot
 from mf_monitor.settings import Settings
 from mf_monitor.store import DAY, QUEUED, SENT, Store
 
@@ -242,4 +242,4 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "roles/mf_tree/files/lib"))
     moment = float(sys.argv[2]) if len(sys.argv) > 2 else time.time()
     opened, made = sample(Path(sys.argv[1]), moment)
-    print(json.dumps(snapshot.take(opened, made, moment), indent=1))
+    print(json.dumps(model.as_json(snapshot.take(opened, made, moment)), indent=1))

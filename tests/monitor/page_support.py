@@ -1,4 +1,4 @@
-"""Snapshots of a fleet in every state that the status page has to show, in the shape of `mf_monitor.page.snapshot`.
+"""Snapshots of a fleet in every state that the status page has to show, in the shape of `mf_monitor.page.model`.
 
 Made from a seed, so the same each time. The engine's own snapshots are shown, too: see tests/monitor/test_page.py.
 """
@@ -6,11 +6,16 @@ Made from a seed, so the same each time. The engine's own snapshots are shown, t
 from __future__ import annotations
 
 import copy
+import dataclasses
 import random
 import time
+import typing
+from collections.abc import Callable
 from typing import Any
 
-Snapshot = dict[str, Any]
+from mf_monitor.page import model
+
+Raw = dict[str, Any]  # a snapshot's JSON, or a part of it
 
 NOW = 1764038470.0  # Tuesday, 25 November 2025, 02:41:10 UTC
 DAY = 86400
@@ -28,7 +33,7 @@ HOSTILE = (
 )
 
 
-def days(now: float, troubled: dict[int, dict[str, float]] | None = None, length: int = 90) -> list[Any]:
+def _days(now: float, troubled: dict[int, dict[str, float]] | None = None, length: int = 90) -> list[Any]:
     """History: ``troubled`` says by how many days back what was wrong (or ``missing``) for how many seconds."""
     found: list[Any] = [None] * (90 - length)
     for back in range(length - 1, -1, -1):
@@ -50,6 +55,11 @@ def days(now: float, troubled: dict[int, dict[str, float]] | None = None, length
     return found
 
 
+def days(now: float, troubled: dict[int, dict[str, float]] | None = None, length: int = 90) -> list[model.Day | None]:
+    """The same as dataclasses."""
+    return [day and model.Day(**day) for day in _days(now, troubled, length)]
+
+
 def _curve(now: float, dice: random.Random, base: float) -> list[list[float]]:
     points, level = [], base
     for step in range(287, -1, -1):
@@ -60,7 +70,7 @@ def _curve(now: float, dice: random.Random, base: float) -> list[list[float]]:
     return points
 
 
-def _service(now: float, dice: random.Random, name: str, port: int, base: float, words: str, **more: Any) -> Snapshot:
+def _service(now: float, dice: random.Random, name: str, port: int, base: float, words: str, **more: Any) -> Raw:
     latency = _curve(now, dice, base)
     return {
         "name": name,
@@ -74,13 +84,13 @@ def _service(now: float, dice: random.Random, name: str, port: int, base: float,
         "soft": False,
         "flapping": False,
         "expires": None,
-        "days": days(now),
+        "days": _days(now),
         "latency": latency,
         **more,
     }
 
 
-def _host(now: float, dice: random.Random, name: str, role: str, octet: int, services: list[Snapshot]) -> Snapshot:
+def _host(now: float, dice: random.Random, name: str, role: str, octet: int, services: list[Raw]) -> Raw:
     mx, place = role == "mx", PLACES.get(name, ("east", "vault"))
     return {
         "name": name,
@@ -120,13 +130,13 @@ def _host(now: float, dice: random.Random, name: str, role: str, octet: int, ser
         "backups": {"age_seconds": 7900.0, "status": "OK", "summary": "newest dump 2.2 h old"}
         if role == "control"
         else None,
-        "days": days(now),
+        "days": _days(now),
     }
 
 
 def _incident(
     now: float, number: int, key: str, severity: str, title: str, words: str, ago: float, lasted: float | None = None
-) -> Snapshot:
+) -> Raw:
     opened = now - ago
     timeline = [
         {"at": opened, "what": "opened", "words": words},
@@ -152,7 +162,7 @@ def _incident(
     }
 
 
-def all_well(now: float = NOW) -> Snapshot:
+def _all_well(now: float = NOW) -> Raw:
     """Three MXs, control, offsite and monitor; nothing open, some history."""
     dice = random.Random(1)
     expires, hosts = now + 61 * DAY, []
@@ -169,10 +179,10 @@ def all_well(now: float = NOW) -> Snapshot:
     hosts.append(_host(now, dice, "control1", "control", 21, [https, _service(now, dice, "ssh", 22, 19, SSH)]))
     hosts.append(_host(now, dice, "offsite1", "offsite", 22, [_service(now, dice, "ssh", 22, 42, SSH)]))
     hosts.append(_host(now, dice, "monitor1", "monitor", 23, [_service(now, dice, "ssh", 22, 1, SSH)]))
-    hosts[0]["days"] = days(now, {71: {"down": 1260.0}, 33: {"throttled": 2400.0}})
-    hosts[1]["days"] = days(now, {58: {"down": 240.0}, 12: {"down": 5400.0}, 11: {"throttled": 3600.0}})
-    hosts[2]["days"] = days(now, {33: {"throttled": 5200.0}, 32: {"throttled": 900.0}, 5: {"maintenance": 1800.0}})
-    hosts[3]["days"] = days(now, {47: {"down": 600.0}, 20: {"missing": 30000.0}, 19: {"unknown": 40000.0}})
+    hosts[0]["days"] = _days(now, {71: {"down": 1260.0}, 33: {"throttled": 2400.0}})
+    hosts[1]["days"] = _days(now, {58: {"down": 240.0}, 12: {"down": 5400.0}, 11: {"throttled": 3600.0}})
+    hosts[2]["days"] = _days(now, {33: {"throttled": 5200.0}, 32: {"throttled": 900.0}, 5: {"maintenance": 1800.0}})
+    hosts[3]["days"] = _days(now, {47: {"down": 600.0}, 20: {"missing": 30000.0}, 19: {"unknown": 40000.0}})
     return {
         "version": 1,
         "generated": now,
@@ -188,7 +198,7 @@ def all_well(now: float = NOW) -> Snapshot:
             "min_accepting": 2,
             "hosts": 6,
             "hosts_up": 6,
-            "days": days(now),
+            "days": _days(now),
         },
         "uplink": {"state": "up", "since": now - 30 * DAY, "words": "3 of 3 references answer"},
         "hosts": hosts,
@@ -226,9 +236,9 @@ def all_well(now: float = NOW) -> Snapshot:
     }
 
 
-def one_down(now: float = NOW) -> Snapshot:
+def _one_down(now: float = NOW) -> Raw:
     """mx2 answers nothing; the others carry the mail."""
-    snapshot = all_well(now)
+    snapshot = _all_well(now)
     host = snapshot["hosts"][1]
     host.update(state="down", since=now - 840, words="does not answer", canary=None)
     host["health"].update(read=now - 900, fresh=False)
@@ -244,9 +254,9 @@ def one_down(now: float = NOW) -> Snapshot:
     return snapshot
 
 
-def throttled(now: float = NOW) -> Snapshot:
+def _throttled(now: float = NOW) -> Raw:
     """mx1 refuses new mail under a valid lease; control's page is slow and flapping; offsite is in maintenance."""
-    snapshot = all_well(now)
+    snapshot = _all_well(now)
     host = snapshot["hosts"][0]
     host.update(state="throttled", since=now - 340, words="throttled by load, refuses mail, 4 min left")
     lease = {"owner": "load", "reason": "load 9.1", "refuse": True, "held_seconds": 340, "left_seconds": 240.0}
@@ -268,9 +278,9 @@ def throttled(now: float = NOW) -> Snapshot:
     return snapshot
 
 
-def failing(now: float = NOW) -> Snapshot:
+def _failing(now: float = NOW) -> Raw:
     """Two MXs are out: fewer accept mail than must; the gateway for SMS is down; somebody has acknowledged."""
-    snapshot = one_down(now)
+    snapshot = _one_down(now)
     host = snapshot["hosts"][2]
     host.update(state="down", since=now - 430, words="smtp: connected, but no greeting within 10 s")
     for service in host["services"][:2]:
@@ -290,9 +300,9 @@ def failing(now: float = NOW) -> Snapshot:
     return snapshot
 
 
-def uplink_lost(now: float = NOW) -> Snapshot:
+def _uplink_lost(now: float = NOW) -> Raw:
     """The monitor itself is offline."""
-    snapshot = all_well(now)
+    snapshot = _all_well(now)
     snapshot["uplink"] = {"state": "down", "since": now - 420, "words": "0 of 3 references answer"}
     sentence = "This monitor is offline; nothing is known of the fleet."
     snapshot["fleet"].update(state="unknown", sentence=sentence, accepting=0)
@@ -307,17 +317,17 @@ def uplink_lost(now: float = NOW) -> Snapshot:
     return snapshot
 
 
-def stale(now: float = NOW) -> Snapshot:
+def _stale(now: float = NOW) -> Raw:
     """Written 14 minutes before ``now``."""
-    return all_well(now - 840)
+    return _all_well(now - 840)
 
 
-def empty(now: float = NOW) -> Snapshot:
+def _empty(now: float = NOW) -> Raw:
     """Nothing measured, no host."""
     return {"version": 1, "name": "mf", "monitor": "monitor1", "generated": now, "interval": 60, "stale_after": 150}
 
 
-def hostile(now: float = NOW) -> Snapshot:
+def _hostile(now: float = NOW) -> Raw:
     """Every text from outside tries to break out."""
 
     def poison(value: Any, key: str = "") -> Any:
@@ -328,7 +338,7 @@ def hostile(now: float = NOW) -> Snapshot:
         kept = {"state", "role", "severity", "day", "status"}
         return HOSTILE if isinstance(value, str) and key not in kept else value
 
-    found: Snapshot = poison(copy.deepcopy(failing(now)))
+    found: Raw = poison(copy.deepcopy(_failing(now)))
     for number, host in enumerate(found["hosts"]):
         host["name"] = f"{number}{host['name']}"
         for place, service in enumerate(host["services"]):
@@ -336,9 +346,9 @@ def hostile(now: float = NOW) -> Snapshot:
     return found
 
 
-def big(now: float = NOW, count: int = 1000) -> Snapshot:
+def _big(now: float = NOW, count: int = 1000) -> Raw:
     """``count`` MXs with four services each, one in fifty down."""
-    snapshot = all_well(now)
+    snapshot = _all_well(now)
     model = snapshot["hosts"][0]
     hosts = []
     for number in range(count):
@@ -357,6 +367,30 @@ def big(now: float = NOW, count: int = 1000) -> Snapshot:
     )
     return snapshot
 
+
+def snapshot(raw: Raw) -> model.Snapshot:
+    """A snapshot from its JSON."""
+    made: model.Snapshot = _build(model.Snapshot, raw)
+    return made
+
+
+def _build(kind: Any, raw: Any) -> Any:
+    """``raw`` as the annotation ``kind`` says: its objects become dataclasses."""
+    if dataclasses.is_dataclass(kind) and isinstance(raw, dict):
+        hints, make = typing.get_type_hints(kind), typing.cast(Callable[..., Any], kind)
+        return make(**{key: _build(hints[key], value) for key, value in raw.items()})
+    inner = next(iter(typing.get_args(kind)), Any)
+    if isinstance(raw, list):
+        return [_build(inner, entry) for entry in raw]
+    return raw if inner is Any else _build(inner, raw)
+
+
+def _state(make: Callable[..., Raw]) -> Callable[..., model.Snapshot]:
+    return lambda *arguments, **options: snapshot(make(*arguments, **options))
+
+
+all_well, one_down, throttled, failing = map(_state, (_all_well, _one_down, _throttled, _failing))
+uplink_lost, stale, empty, hostile, big = map(_state, (_uplink_lost, _stale, _empty, _hostile, _big))
 
 STATES = {
     "all-well": all_well,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import stat
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import page_support
 import pytest
 import yaml
-from mf_monitor.page import charts, metrics, render, view
+from mf_monitor.page import charts, machines, metrics, model, render, values, view
 from mf_monitor.page import snapshot as snapshot_
 from monitor_support import sample
 
@@ -25,11 +26,11 @@ FILES = {
 every_state = pytest.mark.parametrize("state", page_support.STATES)
 
 
-def private(snapshot: dict[str, Any]) -> str:
+def private(snapshot: model.Snapshot) -> str:
     return render.page("private", view.private(snapshot))
 
 
-def public(snapshot: dict[str, Any]) -> str:
+def public(snapshot: model.Snapshot) -> str:
     return render.page("public", view.public(snapshot))
 
 
@@ -137,7 +138,7 @@ def test_nginx_says_the_policy_of_the_pages() -> None:
 @pytest.mark.parametrize(
     ("state", "sentence", "need", "title"),
     [
-        ("all-well", "All 3 MXs accept mail.", "Nothing needs you.", "Well · mf"),
+        ("all-well", "All 3 MXs accept mail.", "No action needed.", "Well · mf"),
         ("one-down", "2 of 3 MXs accept mail, enough", "It can wait until morning", "1 open · Reduced · mf"),
         ("throttled", "2 of 3 MXs accept mail, enough", "Nobody has to get up", "1 open · Reduced · mf"),
         ("failing", "Only 1 of 3 MXs accepts mail; 2 must.", "anna is on it.", "2 open · Failing · mf"),
@@ -154,7 +155,7 @@ def test_the_first_thing_said(state: str, sentence: str, need: str, title: str) 
 
 def test_an_urgent_incident_nobody_has_taken_asks_for_somebody() -> None:
     snapshot = page_support.failing()
-    snapshot["incidents"]["open"][0]["acked"] = False
+    snapshot.incidents.open[0].acked = False
     assert view.private(snapshot)["need"] == "Somebody has to act now."
 
 
@@ -165,16 +166,15 @@ def test_one_row_a_machine_has_everything() -> None:
 
 
 def test_facts_that_a_host_has_not_told_lately_are_not_shown() -> None:
-    row = view.machine(page_support.one_down()["hosts"][1], NOW)
+    row = machines.row(page_support.one_down().hosts[1], NOW)
     assert (row["load"], row["queue"]) == ("–", "–")
 
 
-def test_a_service_whose_last_look_failed_is_in_doubt_and_not_up() -> None:
-    one = {"name": "smtp", "state": "up", "latency_ms": 12.0, "soft": False}
-    assert (view.chip(one)["look"], view.chip(one)["fact"]) == ("up", "12 ms")
-    doubtful = view.chip({**one, "soft": True})
-    assert (doubtful["look"], doubtful["fact"]) == ("unknown", "in doubt")
-    assert view.chip({**one, "soft": True, "state": "down"})["look"] == "down"
+def test_a_service_whose_last_probe_failed_is_in_doubt_and_not_up() -> None:
+    smtp = model.Service("smtp", "smtp", 25, "up", NOW, NOW, 12.0, "220")
+    assert machines.chip(smtp) == {"name": "smtp", "look": "up", "fact": "12 ms"}
+    assert machines.chip(replace(smtp, soft=True)) == {"name": "smtp", "look": "unknown", "fact": "in doubt"}
+    assert machines.chip(replace(smtp, soft=True, state="down"))["look"] == "down"
 
 
 def test_many_machines_those_in_trouble_come_first_and_have_details() -> None:
@@ -194,8 +194,8 @@ def test_public_files_name_no_machine_and_no_address(state: str, tmp_path: Path)
     snapshot = page_support.STATES[state]()
     render.write(snapshot, tmp_path)
     said = (tmp_path / "public/index.html").read_text() + (tmp_path / "public/status.json").read_text()
-    for host in snapshot.get("hosts", []):
-        for secret in (host["name"], host["address"], host["provider"], host["location"], host["words"]):
+    for host in snapshot.hosts:
+        for secret in (host.name, host.address, host.provider, host.location, host.words):
             assert secret not in said
     assert not re.search(r"\d+\.\d+\.\d+\.\d+", Parsed((tmp_path / "public/index.html").read_text()).text)
     assert "OpenSSH" not in said
@@ -233,10 +233,10 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
 
 
 def test_show_cuts_and_escapes() -> None:
-    assert view.show("ü – ok") == "ü – ok"
-    assert view.show("a\x1b[2J\u202eb\n") == "a\\x1b[2J\\u202eb\\n"
-    assert view.show("\ud800") == "\\ud800"
-    assert view.show("x" * 50, 10) == "x" * 9 + "…"
+    assert values.show("ü – ok") == "ü – ok"
+    assert values.show("a\x1b[2J\u202eb\n") == "a\\x1b[2J\\u202eb\\n"
+    assert values.show("\ud800") == "\\ud800"
+    assert values.show("x" * 50, 10) == "x" * 9 + "…"
 
 
 # --- figures
@@ -249,18 +249,18 @@ def test_uptime_is_never_rounded_up(down: float, shown: str) -> None:
     days = page_support.days(NOW, {0: {"down": min(down, 86400.0)}})
     if down > 86400:
         days = page_support.days(NOW, {back: {"down": 86400.0} for back in range(90)})
-    assert view.uptime(days) == shown
+    assert values.uptime(days) == shown
 
 
 def test_uptime_counts_only_what_was_measured() -> None:
     day = {0: {"down": 4320.0, "missing": 43200.0}}
-    assert view.uptime(page_support.days(NOW, day, length=1)) == "90.00 %"
-    assert view.uptime(page_support.days(NOW, {0: {"down": 4320.0, "unknown": 43200.0}}, length=1)) == "90.00 %"
-    assert view.uptime(page_support.days(NOW, {0: {"down": 4320.0, "maintenance": 43200.0}}, length=1)) == "90.00 %"
+    assert values.uptime(page_support.days(NOW, day, length=1)) == "90.00 %"
+    assert values.uptime(page_support.days(NOW, {0: {"down": 4320.0, "unknown": 43200.0}}, length=1)) == "90.00 %"
+    assert values.uptime(page_support.days(NOW, {0: {"down": 4320.0, "maintenance": 43200.0}}, length=1)) == "90.00 %"
 
 
 def test_uptime_of_nothing() -> None:
-    assert view.uptime([None] * 90) == "–"
+    assert values.uptime([None] * 90) == "–"
 
 
 def test_bars_are_runs_of_days() -> None:
@@ -281,7 +281,9 @@ def test_a_day_that_was_not_wholly_measured_is_not_green(kind: str) -> None:
 
 
 def test_a_day_of_maintenance_was_measured() -> None:
-    day = {**page_support.days(NOW, {0: {"maintenance": 86400.0}})[-1], "up": None}
+    day = page_support.days(NOW, {0: {"maintenance": 86400.0}})[-1]
+    assert day
+    day.up = None
     assert charts.classify(day) == ("maintenance", "maintenance 24.0 h")
 
 
@@ -347,7 +349,7 @@ def test_status_json_is_json_of_a_known_version(state: str, tmp_path: Path) -> N
     render.write(snapshot, tmp_path)
     inside = json.loads((tmp_path / "private/status.json").read_text())
     assert inside["version"] == view.VERSION
-    assert inside["generated"] == snapshot["generated"]
+    assert inside["generated"] == snapshot.generated
     assert "latency" not in json.dumps(list(inside))
     outside = json.loads((tmp_path / "public/status.json").read_text())
     assert set(outside) == {"version", "name", "generated", "stale_after", "state", "sentence", "components"}
@@ -373,7 +375,7 @@ def test_what_the_engine_remembers_can_be_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("status", "look"), [("OK", "up"), ("CRITICAL", "down"), ("UNKNOWN", "unknown")])
 def test_backups_are_as_good_as_the_newest_one_not_as_the_machine_they_go_to(status: str, look: str) -> None:
     snapshot = page_support.all_well()
-    for host in snapshot["hosts"]:
-        if host["backups"]:
-            host["backups"]["status"] = status
+    for host in snapshot.hosts:
+        if host.backups:
+            host.backups.status = status
     assert {one["name"]: one["look"] for one in view.components(snapshot)}["Backups"] == look

@@ -6,12 +6,13 @@ import json
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import monitor_support
 import pytest
-from mf_monitor.page import charts, metrics, snapshot, view
+from mf_monitor.page import charts, metrics, model, snapshot, view
 from mf_monitor.store import DAY, QUEUED, SENDING, SENT, Store, StoreError
 
 NOW = 1_790_000_000.0
@@ -142,7 +143,7 @@ def test_texts_where_a_host_should_say_numbers_are_passed_over(tmp_path: Path) -
         record["checks"][check]["metrics"] = dict.fromkeys(metrics, "<b>soon</b>")
     store.current.set_health("control1", NOW, True, "read", record)
     shot = snapshot.take(store, settings, NOW)
-    told = json.dumps([[one["canary"], one["backups"]] for one in shot["hosts"]])
+    told = json.dumps(model.as_json([[host.canary, host.backups] for host in shot.hosts]))
     assert "soon" not in told
 
 
@@ -152,28 +153,81 @@ def test_an_mx_has_no_say_about_the_canaries_of_others(tmp_path: Path) -> None:
     lie = {"mx": 3, "overdue": 3, "mx1_age_seconds": 9e5, "mx3_age_seconds": 9e5}
     record["checks"]["canary"] = {**record["checks"]["load"], "status": "CRITICAL", "metrics": lie}
     store.current.set_health("mx2", NOW, True, "read", record)
-    told = {one["name"]: one["canary"] for one in snapshot.take(store, settings, NOW)["hosts"]}
+    told = {host.name: host.canary for host in snapshot.take(store, settings, NOW).hosts}
     assert told["mx3"] is None
-    assert told["mx1"]["status"] == "OK"
-    assert told["mx1"]["age_seconds"] < 1000
+    assert told["mx1"] is not None
+    assert told["mx1"].status == "OK"
+    assert (told["mx1"].age_seconds or 1e9) < 1000
+
+
+KEYS = {
+    "snapshot": "version generated interval stale_after name monitor fleet uplink hosts incidents silences heartbeat "
+    "test_message messages",
+    "fleet": "state since sentence accepting mxs min_accepting hosts hosts_up days",
+    "day": "day state up up_seconds down_seconds throttled_seconds warning_seconds maintenance_seconds unknown_seconds "
+    "unmeasured_seconds mean_ms",
+    "uplink": "state since words",
+    "host": "name role provider location address state since words flapping maintenance services health canary "
+    "backups days",
+    "service": "name kind port state since checked latency_ms words soft flapping expires days latency",
+    "health": "read age_seconds fresh ok words status load1 throttled refusing held leases queue accepting "
+    "uptime_seconds problems checks",
+    "lease": "owner reason refuse held_seconds left_seconds",
+    "check": "name status summary age_seconds since metrics",
+    "canary": "seconds age_seconds status summary",
+    "backups": "age_seconds status summary",
+    "maintenance": "owner reason until",
+    "incident": "id key kind host service severity title opened closed acked_by ack_until acked silenced timeline",
+    "event": "at what words",
+    "silence": "id pattern until reason by created",
+    "messages": "waiting failing channels recent",
+    "message": "at channel kind severity text status attempts finished error incidents repeat",
+}
 
 
 def test_the_snapshot_has_its_documented_shape(tmp_path: Path) -> None:
     store, settings = monitor_support.sample(tmp_path / "m.sqlite", NOW)
     shot = snapshot.take(store, settings, NOW)
-    assert shot["fleet"]["accepting"] == 1
-    assert shot["fleet"]["since"] == NOW - 700
-    assert (shot["fleet"]["hosts"], shot["fleet"]["mxs"]) == (6, 3)
-    assert len(shot["fleet"]["days"]) == snapshot.HISTORY_DAYS
-    mx1 = shot["hosts"][1]
-    assert [service["name"] for service in mx1["services"]] == ["smtp", "smtp6", "ssh", "ssh6", "relay", "relay6"]
-    assert mx1["canary"]["seconds"] == 4.1
-    assert len(mx1["services"][0]["latency"]) == 288
-    control = shot["hosts"][4]
-    assert control["backups"]["age_seconds"] == 4320 + 34.2 + 25  # the check's own age, and that of reading it
-    assert [one["key"] for one in shot["incidents"]["open"]] == ["fleet", "throttled:mx3", "service:mx2/smtp"]
-    assert shot["incidents"]["open"][0]["acked"]
-    assert shot["messages"]["waiting"] == 1
+    assert shot.fleet.accepting == 1
+    assert shot.fleet.since == NOW - 700
+    assert (shot.fleet.hosts, shot.fleet.mxs) == (6, 3)
+    assert len(shot.fleet.days) == snapshot.HISTORY_DAYS
+    mx1, control = shot.hosts[1], shot.hosts[4]
+    assert [service.name for service in mx1.services] == ["smtp", "smtp6", "ssh", "ssh6", "relay", "relay6"]
+    assert mx1.canary is not None
+    assert mx1.canary.seconds == 4.1
+    assert len(mx1.services[0].latency) == 288
+    assert control.backups is not None
+    assert control.backups.age_seconds == 4320 + 34.2 + 25  # the check's own age, and that of reading it
+    assert [incident.key for incident in shot.incidents.open] == ["fleet", "throttled:mx3", "service:mx2/smtp"]
+    assert shot.incidents.open[0].acked
+    assert shot.messages.waiting == 1
+
+
+def test_the_keys_of_the_json_are_the_documented_ones(tmp_path: Path) -> None:
+    store, settings = monitor_support.sample(tmp_path / "m.sqlite", NOW)
+    shot = model.as_json(snapshot.take(store, settings, NOW))
+    _, mx1, _, mx3, control, offsite, _ = shot["hosts"]
+    parts = {
+        "snapshot": shot,
+        "fleet": shot["fleet"],
+        "day": shot["fleet"]["days"][-1],
+        "uplink": shot["uplink"],
+        "host": mx1,
+        "service": mx1["services"][0],
+        "health": mx1["health"],
+        "lease": mx3["health"]["leases"][0],
+        "check": mx1["health"]["checks"][0],
+        "canary": mx1["canary"],
+        "backups": control["backups"],
+        "maintenance": offsite["maintenance"],
+        "incident": shot["incidents"]["open"][0],
+        "event": shot["incidents"]["open"][0]["timeline"][0],
+        "silence": shot["silences"][0],
+        "messages": shot["messages"],
+        "message": shot["messages"]["recent"][0],
+    }
+    assert {name: " ".join(part) for name, part in parts.items()} == KEYS
 
 
 def test_time_that_nobody_looked_is_not_measured(tmp_path: Path) -> None:
@@ -185,11 +239,13 @@ def test_time_that_nobody_looked_is_not_measured(tmp_path: Path) -> None:
         seen = (("up", 3600.0), ("warning", 60.0), ("maintenance", 60.0), ("throttled", 60.0), ("down", 60.0))
         store.history.add_time([("mx1", midnight, "up", 3600.0, None)])
         store.history.add_time([("mx1", NOW, state, seconds, None) for state, seconds in (*seen, ("unknown", 300.0))])
-    yesterday, today = snapshot.take(store, settings, NOW)["hosts"][1]["days"][-2:]
-    assert (yesterday["up_seconds"], yesterday["unmeasured_seconds"]) == (3600, 23 * 3600)
-    assert (today["up_seconds"], today["unknown_seconds"]) == (3600, 300)
-    assert today["unmeasured_seconds"] == NOW - midnight - 3840
-    assert [charts.classify(day)[0] for day in (yesterday, {**today, "down_seconds": 0})] == ["part", "throttled"]
+    yesterday, today = snapshot.take(store, settings, NOW).hosts[1].days[-2:]
+    assert yesterday
+    assert today
+    assert (yesterday.up_seconds, yesterday.unmeasured_seconds) == (3600, 23 * 3600)
+    assert (today.up_seconds, today.unknown_seconds) == (3600, 300)
+    assert today.unmeasured_seconds == NOW - midnight - 3840
+    assert [charts.classify(day)[0] for day in (yesterday, replace(today, down_seconds=0))] == ["part", "throttled"]
 
 
 GOOD = {"up", "warning", "throttled", "maintenance", "OK", "WARNING"}
@@ -205,11 +261,11 @@ def shown(shot: Any) -> set[str]:
 
 def test_what_was_seen_long_ago_is_nowhere_shown_as_good(tmp_path: Path) -> None:
     store, settings = monitor_support.sample(tmp_path / "m.sqlite", NOW)
-    assert shown(snapshot.take(store, settings, NOW)) >= {"up", "OK", "throttled", "maintenance", "down"}
+    assert shown(model.as_json(snapshot.take(store, settings, NOW))) >= {"up", "OK", "throttled", "maintenance", "down"}
     late = snapshot.take(store, settings, NOW + 3600)
-    assert shown(late) == {"unknown", "UNKNOWN"}
-    assert late["fleet"]["accepting"] is None
-    assert late["fleet"]["sentence"].startswith("Nothing is known at the moment: nothing was looked at since ")
+    assert shown(model.as_json(late)) == {"unknown", "UNKNOWN"}
+    assert late.fleet.accepting is None
+    assert late.fleet.sentence.startswith("Nothing is known at the moment: nothing was looked at since ")
     samples = [line for line in metrics.text(late).splitlines() if line.startswith(("mf_service_up", "mf_fleet_mx_a"))]
     assert samples == []
     for page in (view.private(late), view.public(late)):
@@ -221,9 +277,9 @@ def test_while_the_monitor_is_offline_nothing_is_shown_as_good(tmp_path: Path) -
     with store.writing():
         store.current.set([("uplink", "down", NOW - 9, NOW - 9, None, "none of 2 references answers", {})])
     shot = snapshot.take(store, settings, NOW)
-    assert shot["uplink"]["state"] == "down"
-    assert {service["state"] for host in shot["hosts"] for service in host["services"]} == {"unknown"}
-    assert {host["state"] for host in shot["hosts"]} | {shot["fleet"]["state"]} == {"unknown"}
+    assert shot.uplink.state == "down"
+    assert {service.state for host in shot.hosts for service in host.services} == {"unknown"}
+    assert {host.state for host in shot.hosts} | {shot.fleet.state} == {"unknown"}
 
 
 def test_one_service_that_is_not_looked_at_any_more_is_not_known(tmp_path: Path) -> None:
@@ -231,9 +287,9 @@ def test_one_service_that_is_not_looked_at_any_more_is_not_known(tmp_path: Path)
     with store.writing():
         memory = {"seen": NOW - 4000, "blind": "not asked: 550 at MAIL"}
         store.current.set([("mx1/relay", "up", NOW - 9000, NOW - 9, 1.0, "refuses: 550", memory)])
-    (relay,) = [one for one in snapshot.take(store, settings, NOW)["hosts"][1]["services"] if one["name"] == "relay"]
-    assert (relay["state"], relay["latency_ms"]) == ("unknown", None)
-    assert relay["words"].endswith("Z: not asked: 550 at MAIL")
+    (relay,) = [one for one in snapshot.take(store, settings, NOW).hosts[1].services if one.name == "relay"]
+    assert (relay.state, relay.latency_ms) == ("unknown", None)
+    assert relay.words.endswith("Z: not asked: 550 at MAIL")
 
 
 def test_a_year_of_history_is_found_by_an_index_and_read_once(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from mf import cli, state, text
 
 from . import settings, store, texts
-from .page import snapshot
+from .page import model, snapshot
 
 if TYPE_CHECKING:
     import argparse
@@ -59,45 +59,37 @@ def _status(chosen: argparse.Namespace, _: state.Places) -> int:
         shot = snapshot.take(opened.store, opened.settings, now)
         last = opened.store.rows("SELECT max(checked) AS at FROM current")[0]["at"]
     age = now - last if last else None
-    stale = age is None or age > shot["stale_after"]
+    stale = age is None or age > shot.stale_after
     if chosen.json:
-        print(json.dumps({**shot, "stale": stale}, indent=1))
+        print(json.dumps({**model.as_json(shot), "stale": stale}, indent=1))
     else:
         print("\n".join(_lines(shot, now)))
     if stale:
         seen = "nothing was ever looked at" if age is None else f"the last look is {text.span(age)} old"
         print(f"monitor: {seen}; is mf-monitor.service running?", file=sys.stderr)
         return 3
-    severities = {one["severity"] for one in shot["incidents"]["open"]}
+    severities = {incident.severity for incident in shot.incidents.open}
     return 2 if "urgent" in severities else int(bool(severities))
 
 
-def _lines(shot: dict[str, Any], now: float) -> list[str]:
-    lines = [shot["fleet"]["sentence"]]
-    if shot["uplink"]["state"] == "down":
+def _lines(shot: model.Snapshot, now: float) -> list[str]:
+    lines = [shot.fleet.sentence]
+    if shot.uplink.state == "down":
         lines.append("This monitor is offline.")
-    for host in shot["hosts"]:
-        services = " ".join(f"{one['name']}={one['state']}" for one in host["services"])
-        lines.append(
-            f"  {text.clean(host['name'], 40):<12} {host['state']:<12} {services}  {text.clean(host['words'])}"
-        )
-    for one in shot["incidents"]["open"]:
-        marks = [f"acknowledged by {text.clean(one['acked_by'], 32)}"] if one["acked"] else []
-        marks += ["silenced"] if one["silenced"] else []
+    for host in shot.hosts:
+        services = " ".join(f"{service.name}={service.state}" for service in host.services)
+        lines.append(f"  {text.clean(host.name, 40):<12} {host.state:<12} {services}  {text.clean(host.words)}")
+    for incident in shot.incidents.open:
+        marks = [f"acknowledged by {text.clean(incident.acked_by or '?', 32)}"] if incident.acked else []
+        marks += ["silenced"] if incident.silenced else []
         more = f" ({', '.join(marks)})" if marks else ""
-        age = text.span(now - one["opened"])
-        lines.append(
-            f"#{one['id']} {one['severity']} {text.clean(one['key'], 60)} for {age}: {text.clean(one['title'])}{more}"
-        )
-    for one in shot["silences"]:
-        left = text.span(one["until"] - now)
-        lines.append(
-            f"silence {one['id']}: {text.clean(one['pattern'], 60)} for {left} more ({text.clean(one['reason'])})"
-        )
-    if shot["messages"]["waiting"]:
-        lines.append(
-            f"{shot['messages']['waiting']} messages wait, {shot['messages']['failing']} of them in vain so far"
-        )
+        named = f"#{incident.id} {incident.severity} {text.clean(incident.key, 60)}"
+        lines.append(f"{named} for {text.span(now - incident.opened)}: {text.clean(incident.title)}{more}")
+    for silence in shot.silences:
+        left, why = text.span(silence.until - now), text.clean(silence.reason)
+        lines.append(f"silence {silence.id}: {text.clean(silence.pattern, 60)} for {left} more ({why})")
+    if shot.messages.waiting:
+        lines.append(f"{shot.messages.waiting} messages wait, {shot.messages.failing} of them in vain so far")
     return lines
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TypedDict
 
 from mf.text import span
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+from .model import Day
 
 DAYS = 90
 PITCH = 4  # units of width for a day: a bar of 3, a gap of 1
@@ -51,21 +51,20 @@ def day_name(day: str) -> str:
         return day[:10]
 
 
-def classify(day: Mapping[str, Any] | None) -> tuple[str, str]:
-    """Class and words of one day of a snapshot; None wasn't measured, ``part`` is without trouble but not whole."""
-    if day is None or (day["up"] is None and not day["maintenance_seconds"]):
+def classify(day: Day | None) -> tuple[str, str]:
+    """Class and words of one day; None wasn't measured, ``part`` is without trouble but not whole."""
+    if day is None or (day.up is None and not day.maintenance_seconds):
         return "none", "not measured"
-    down, throttled, maintenance = day["down_seconds"], day["throttled_seconds"], day["maintenance_seconds"]
-    gone = day["unmeasured_seconds"] if day["unmeasured_seconds"] >= _BRIEF else 0
-    named = (("down", down), ("throttled", throttled), ("maintenance", maintenance), ("not measured", gone))
+    gone = day.unmeasured_seconds if day.unmeasured_seconds >= _BRIEF else 0
+    troubles = (("throttled", day.throttled_seconds), ("maintenance", day.maintenance_seconds), ("part", gone))
+    named = (("down", day.down_seconds), *troubles[:2], ("not measured", gone))
     words = ", ".join(f"{kind} {span(seconds)}" for kind, seconds in named if seconds)
-    if down:
-        return ("down" if down >= _BRIEF else "brief"), words
-    found = (("throttled", throttled), ("maintenance", maintenance), ("part", gone))
-    return next((kind for kind, seconds in found if seconds), "up"), words
+    if day.down_seconds:
+        return ("down" if day.down_seconds >= _BRIEF else "brief"), words
+    return next((kind for kind, seconds in troubles if seconds), "up"), words
 
 
-def bars(days: Sequence[Mapping[str, Any] | None], now: float) -> Bars:
+def bars(days: Sequence[Day | None], now: float) -> Bars:
     """The last 90 UTC days, oldest first, the last of ``days`` being that of ``now`` (epoch seconds)."""
     judged = [classify(day) for day in [None] * (DAYS - len(days)) + list(days[-DAYS:])]
     kinds = [kind for kind, _ in judged]

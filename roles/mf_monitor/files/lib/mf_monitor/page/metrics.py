@@ -6,12 +6,11 @@ no sample: a gap, never a zero.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from math import isfinite
 
-from . import view
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+from .model import Backups, Canary, Health, Host, Snapshot
+from .values import WORDS, show
 
 _HELP = {
     "mf_monitor_written_timestamp_seconds": "When the monitor finished this round.",
@@ -39,72 +38,74 @@ _HELP = {
 
 def label(value: object) -> str:
     """A label's value: backslash, quote and line feed escaped, what isn't printable made visible."""
-    return view.show(value, 120).replace("\\", "\\\\").replace('"', '\\"')
+    return show(value, 120).replace("\\", "\\\\").replace('"', '\\"')
 
 
-def text(snapshot: Mapping[str, Any]) -> str:
+def text(snapshot: Snapshot) -> str:
     """The whole file."""
-    found: dict[str, list[str]] = {name: [] for name in _HELP}
+    samples: dict[str, list[str]] = {name: [] for name in _HELP}
     for name, labels, value in _samples(snapshot):
-        known = view.number(value)
-        if known is not None:
+        if value is not None and isfinite(value):
             inside = ",".join(f'{key}="{label(word)}"' for key, word in labels.items())
-            found[name].append(f"{name}{{{inside}}} {known:.15g}" if inside else f"{name} {known:.15g}")
+            samples[name].append(f"{name}{{{inside}}} {value:.15g}" if inside else f"{name} {value:.15g}")
     lines = []
-    for name, samples in found.items():
-        if samples:
-            lines += [f"# HELP {name} {_HELP[name]}", f"# TYPE {name} gauge", *samples]
+    for name, own in samples.items():
+        if own:
+            lines += [f"# HELP {name} {_HELP[name]}", f"# TYPE {name} gauge", *own]
     return "\n".join(lines) + "\n"
 
 
-def _samples(snapshot: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, object], object]]:
-    fleet, messages = _dict(snapshot, "fleet"), _dict(snapshot, "messages")
-    yield "mf_monitor_written_timestamp_seconds", {}, snapshot.get("generated")
-    yield "mf_monitor_uplink_up", {}, _flag(_dict(snapshot, "uplink").get("state"), ("up",), ("down",))
-    for key, name in (("mxs", "machines"), ("accepting", "accepting"), ("min_accepting", "required")):
-        yield f"mf_fleet_mx_{name}", {}, fleet.get(key)
-    for host in _dicts(snapshot, "hosts"):
-        labels: dict[str, object] = {"host": host.get("name", ""), "role": host.get("role", "")}
-        for state in view.WORDS:
-            yield "mf_host_state", {**labels, "state": state}, int(host.get("state") == state)
-        health = _dict(host, "health")
-        if health.get("fresh"):
-            yield "mf_host_load1", labels, health.get("load1")
-            yield "mf_host_queue_messages", labels, health.get("queue")
-            yield "mf_host_throttled", labels, int(bool(health.get("throttled")))
-        yield "mf_host_health_read_timestamp_seconds", labels, health.get("read")
-        yield "mf_host_canary_latency_seconds", labels, _known(host, "canary").get("seconds")
-        yield "mf_host_canary_age_seconds", labels, _known(host, "canary").get("age_seconds")
-        yield "mf_host_backup_age_seconds", labels, _known(host, "backups").get("age_seconds")
-        for one in _dicts(host, "services"):
-            service = {**labels, "service": one.get("name", ""), "kind": one.get("kind", "")}
-            latency = view.number(one.get("latency_ms"))
-            yield "mf_service_up", service, _flag(one.get("state"), ("up", "warning"), ("down", "throttled"))
-            yield "mf_service_latency_seconds", service, None if latency is None else latency / 1000
-            yield "mf_service_checked_timestamp_seconds", service, one.get("checked")
-            yield "mf_service_certificate_expiry_timestamp_seconds", service, one.get("expires")
-    opened = _dicts(_dict(snapshot, "incidents"), "open")
+_Sample = tuple[str, Mapping[str, object], float | None]
+
+
+def _samples(snapshot: Snapshot) -> Iterator[_Sample]:
+    fleet, messages = snapshot.fleet, snapshot.messages
+    yield "mf_monitor_written_timestamp_seconds", {}, snapshot.generated
+    yield "mf_monitor_uplink_up", {}, _flag(snapshot.uplink.state, ("up",), ("down",))
+    yield "mf_fleet_mx_machines", {}, fleet.mxs
+    yield "mf_fleet_mx_accepting", {}, fleet.accepting
+    yield "mf_fleet_mx_required", {}, fleet.min_accepting
+    for host in snapshot.hosts:
+        yield from _host(host)
     for severity in ("urgent", "notice", "page"):
-        yield "mf_incidents_open", {"severity": severity}, sum(one.get("severity") == severity for one in opened)
-    yield "mf_messages_waiting", {}, messages.get("waiting")
-    yield "mf_messages_failing", {}, messages.get("failing")
+        count = sum(incident.severity == severity for incident in snapshot.incidents.open)
+        yield "mf_incidents_open", {"severity": severity}, count
+    yield "mf_messages_waiting", {}, messages.waiting
+    yield "mf_messages_failing", {}, messages.failing
 
 
-def _flag(state: object, good: tuple[str, ...], bad: tuple[str, ...]) -> int | None:
+def _host(host: Host) -> Iterator[_Sample]:
+    labels: dict[str, object] = {"host": host.name, "role": host.role}
+    for state in WORDS:
+        yield "mf_host_state", {**labels, "state": state}, int(host.state == state)
+    if host.health:
+        yield from _health(host.health, labels)
+    yield from _known(host.canary, host.backups, labels)
+    for service in host.services:
+        own = {**labels, "service": service.name, "kind": service.kind}
+        latency = service.latency_ms
+        yield "mf_service_up", own, _flag(service.state, ("up", "warning"), ("down", "throttled"))
+        yield "mf_service_latency_seconds", own, None if latency is None else latency / 1000
+        yield "mf_service_checked_timestamp_seconds", own, service.checked
+        yield "mf_service_certificate_expiry_timestamp_seconds", own, service.expires
+
+
+def _health(health: Health, labels: Mapping[str, object]) -> Iterator[_Sample]:
+    if health.fresh:
+        yield "mf_host_load1", labels, health.load1
+        yield "mf_host_queue_messages", labels, health.queue
+        yield "mf_host_throttled", labels, int(health.throttled)
+    yield "mf_host_health_read_timestamp_seconds", labels, health.read
+
+
+def _known(canary: Canary | None, backups: Backups | None, labels: Mapping[str, object]) -> Iterator[_Sample]:
+    """What checks say, unless that is not known any more."""
+    if canary and canary.status != "UNKNOWN":
+        yield "mf_host_canary_latency_seconds", labels, canary.seconds
+        yield "mf_host_canary_age_seconds", labels, canary.age_seconds
+    if backups and backups.status != "UNKNOWN":
+        yield "mf_host_backup_age_seconds", labels, backups.age_seconds
+
+
+def _flag(state: str, good: tuple[str, ...], bad: tuple[str, ...]) -> int | None:
     return 1 if state in good else 0 if state in bad else None
-
-
-def _dicts(holder: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    found = holder.get(key)
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, (list, tuple)) else []
-
-
-def _known(found: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """What a check says, unless that is not known any more."""
-    one = _dict(found, key)
-    return {} if one.get("status") == "UNKNOWN" else one
-
-
-def _dict(holder: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = holder.get(key)
-    return found if isinstance(found, dict) else {}

@@ -16,17 +16,16 @@ import hashlib
 import json
 import os
 import urllib.parse
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 from . import metrics, view
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from .model import Snapshot
 
 _DATA = Path(__file__).parent
 _FONT = "inter.woff2"
@@ -115,7 +114,7 @@ def _replace(path: Path, content: bytes, mode: int) -> None:
     os.replace(temporary, path)
 
 
-def write(snapshot: Mapping[str, Any], folder: str | Path) -> None:
+def write(snapshot: Snapshot, folder: str | Path) -> None:
     """Write all files anew, each by rename. Raises OSError.
 
     Private files are readable by their group only (the web server's, given by the folder's setgid bit).

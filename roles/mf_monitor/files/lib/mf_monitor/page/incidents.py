@@ -1,0 +1,76 @@
+"""Incidents on the page: what happened, and whether anybody has to act. Pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .model import Incident
+from .values import short, show, slug, when
+
+_SEVERITIES = {"urgent": ("down", "Urgent"), "notice": ("warning", "Notice"), "page": ("unknown", "Page only")}
+_NEEDS = {
+    "urgent": "Somebody has to act now.",
+    "notice": "It can wait until morning: mail goes on without it.",
+    "page": "Nobody has to get up: it is a matter for office hours.",
+}
+_EVENTS = {
+    "opened": "Began",
+    "changed": "Changed",
+    "sent": "Message",
+    "failed": "Failed",
+    "acknowledged": "Acknowledged",
+    "closed": "Recovered",
+}
+
+
+def card(incident: Incident, now: float) -> dict[str, Any]:
+    """One incident with its timeline."""
+    look, word = _SEVERITIES[incident.severity]
+    is_open = incident.closed is None
+    return {
+        "id": slug(str(incident.id)),
+        "look": look if is_open else "up",
+        "severity": word,
+        "title": show(incident.title, 200),
+        "opened": when(incident.opened, now),
+        "lasted": short((now if incident.closed is None else incident.closed) - incident.opened),
+        "open": is_open,
+        "acked": f"{_who(incident)} is on it" if incident.acked and is_open else "",
+        "silenced": incident.silenced and is_open,
+        "events": [
+            {
+                "at": when(event.at, now),
+                "kind": slug(event.what[:20]),
+                "word": _EVENTS.get(event.what, show(event.what, 20).capitalize()),
+                "text": show(event.words),
+            }
+            for event in incident.timeline[-60:]
+        ],
+    }
+
+
+def _who(incident: Incident) -> str:
+    return show(incident.acked_by or "somebody", 40)
+
+
+def need(opened: Sequence[Incident], state: str) -> str:
+    """Does anybody have to get up? In a sentence, from the open incidents."""
+    for severity, sentence in _NEEDS.items():
+        ours = [incident for incident in opened if incident.severity == severity]
+        if severity == "urgent" and ours and all(incident.acked for incident in ours):
+            helpers = sorted({_who(incident) for incident in ours})
+            return f"{' and '.join(helpers)} {'is' if len(helpers) == 1 else 'are'} on it."
+        if ours:
+            return sentence
+    return "No action needed." if state == "up" else ""
+
+
+def by_day(incidents: Iterable[Incident], now: float) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Past incidents by the day on which they began."""
+    days: dict[str, list[dict[str, Any]]] = {}
+    for incident in incidents:
+        day = time.strftime("%A, %d %B", time.gmtime(incident.opened)).replace(", 0", ", ")
+        days.setdefault(day, []).append(card(incident, now))
+    return list(days.items())
