@@ -18,7 +18,7 @@ from mf_monitor import command, daemon, engine, settings
 from mf_monitor import store as store_
 from mf_monitor.judging import problems, states
 from mf_monitor.notifying import send
-from mf_monitor.page import metrics, snapshot
+from mf_monitor.page import metrics, model, snapshot
 from mf_monitor.probing import hosthealth, http, wire
 from mf_monitor.probing.hosthealth import Reading
 from mf_monitor.store import SENT, Store
@@ -195,18 +195,20 @@ def test_what_a_host_said_long_ago_is_not_known(tmp_path: Path) -> None:
     now = time.time()
     store, chosen = monitor_support.sample(tmp_path / "m.sqlite", now, days=2)
 
-    def backups(age: float) -> tuple[dict[str, Any], str]:
+    def backups(age: float) -> tuple[model.Backups | None, str]:
         with store.writing():
             store.current.set_health("control1", now - age, True, "read", record)
         shot = snapshot.take(store, chosen, now)
-        return next(one for one in shot["hosts"] if one["name"] == "control1")["backups"], metrics.text(shot)
+        return next(host for host in shot.hosts if host.name == "control1").backups, metrics.text(shot)
 
     record = monitor_support.health_record("control1", "control", now)
     fresh, text = backups(10)
-    assert (fresh["status"], fresh["age_seconds"]) == ("OK", 4320.0 + 34.2 + 10)
+    assert fresh is not None
+    assert (fresh.status, fresh.age_seconds) == ("OK", 4320.0 + 34.2 + 10)
     assert 'mf_host_backup_age_seconds{host="control1"' in text
     stale, text = backups(86400)
-    assert (stale["status"], stale["age_seconds"]) == ("UNKNOWN", 4320.0 + 34.2 + 86400)
+    assert stale is not None
+    assert (stale.status, stale.age_seconds) == ("UNKNOWN", 4320.0 + 34.2 + 86400)
     assert 'mf_host_backup_age_seconds{host="control1"' not in text
     store.close()
 
