@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from backup_support import HOUR, NOW
-from mf import borg, state
-from mf_backup import check, record, settings
+from mf import state
+from mf_backup import check, record
 
 VALUES = {"dump_period": 4 * HOUR, "full_period": 24 * HOUR, "verify_period": 7 * 86400, "drill_period": 7 * 86400}
 WELL = {"started": NOW - 600, "succeeded": NOW - 600, "failures": 0}
@@ -86,8 +86,3 @@ def test_a_full_disk_is_said_by_the_check_as_no_failure_can_be_recorded(
     result = check.look(places, VALUES)
     assert isinstance(result, state.Result)
     assert "no room" not in result.summary
-
-
-def test_the_check_knows_what_is_grave() -> None:
-    assert check.GRAVE == borg.CRITICAL_KINDS
-    assert check.JOBS == settings.JOBS

@@ -10,19 +10,18 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from mf import run, state
+from mf import borg, run, state
 from mf.text import clean, span
 
+from .settings import JOBS
+
 NAME = "backup"
-JOBS = ("dump", "full", "verify", "drill")
 RULES: run.Rules = {f"{job}_period": (0, 90 * 86400) for job in JOBS}  # seconds; 0: this machine has no such job
 
 LATE = 1.5  # periods
 TOO_LATE = 3.0
 SKEW = 300.0  # seconds that a success may lie in the future before the clock is doubted
 ROOM = 64 << 10  # bytes: with less the next failure couldn't be put on record
-GRAVE = ("corrupt", "hidden", "vanished", "rewound", "mismatch")
-"""Failures that concern what was saved already: CRITICAL at once (the kinds of mf.borg.EXPLANATIONS)."""
 
 
 def number(past: Mapping[str, Any], name: str) -> float:
@@ -49,7 +48,7 @@ def judge(job: str, past: Mapping[str, Any], period: float, now: float, since: f
             f"late: {span(age)} old, due every {span(period)}" if succeeded else f"never done in {span(age)}"
         )
     if failures:
-        status = state.worst([status, state.CRITICAL if kind in GRAVE else state.WARNING])
+        status = state.worst([status, state.CRITICAL if kind in borg.CRITICAL_KINDS else state.WARNING])
         times = "" if failures == 1 else f" {failures:.0f} times"
         problems.append(f"failed{times}: {clean(str(past.get('error', '')), 160)}")
     elif past.get("warning"):

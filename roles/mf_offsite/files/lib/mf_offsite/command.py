@@ -45,13 +45,13 @@ def _repository(places: state.Places) -> str:
 @contextmanager
 def _locked(places: state.Places, wait: float = 30.0) -> Iterator[str]:
     """The repository, under its lock, while check-offsite doesn't count what we delete. Raises rewind.BusyError."""
-    repository, lock = _repository(places), str(config.load(places).section("offsite")["lock"])
-    with rewind.quiet(lock, wait), places.lock(ATTENDED, 5.0) as held:
+    section = config.load(places).section("offsite")
+    with rewind.quiet(section["lock"], wait), places.lock(ATTENDED, 5.0) as held:
         if not held:
             raise rewind.BusyError("another offsite command is under way; try again when it has ended")
         with places.lock("offsite", 120.0):
             pass  # a check that had begun before has ended
-        yield repository
+        yield str(section["repository"])
 
 
 def _transactions(repository: str) -> list[dict[str, Any]]:
