@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -41,7 +40,7 @@ def test_a_repository_that_vanished_is_not_made_anew(tmp_path: Path, places: sta
     at.record.repository = "r1"  # one that knows it notices, too
     past = jobs.perform("dump", at)
     assert (past.kind, "the repository is gone" in past.error) == ("vanished", True)
-    assert check.judge("dump", asdict(past), 14400, NOW, NOW)[0] == state.CRITICAL
+    assert check.judge("dump", past, 14400, NOW, NOW)[0] == state.CRITICAL
 
 
 def test_a_recorded_archive_that_is_missing_is_found(tmp_path: Path, places: state.Places) -> None:

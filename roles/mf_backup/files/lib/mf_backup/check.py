@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from mf import borg, run, state
 from mf.text import clean, span
 
+from .record import Past, jobs_of
 from .settings import JOBS
 
 NAME = "backup"
@@ -24,63 +25,50 @@ SKEW = 300.0  # seconds that a success may lie in the future before the clock is
 ROOM = 64 << 10  # bytes: with less the next failure couldn't be put on record
 
 
-def number(past: Mapping[str, Any], name: str) -> float:
-    """A number of a job's record; 0 when there is none."""
-    value = past.get(name)
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else 0.0
-
-
-def judge(job: str, past: Mapping[str, Any], period: float, now: float, since: float) -> tuple[str, str]:
+def judge(job: str, past: Past, period: float, now: float, since: float) -> tuple[str, str]:
     """The status of one job, and its problems in one line, "" for none. Pure.
 
     ``since`` (epoch seconds) is when this machine's backups were set up: a job without a success is late from then on.
     """
-    succeeded = number(past, "succeeded")
-    failures, kind = number(past, "failures"), str(past.get("kind", ""))
-    age = now - (succeeded or since)
+    age = now - (past.succeeded or since)
     status, problems = state.OK, []
-    if succeeded > now + SKEW:
+    if past.succeeded > now + SKEW:
         status = state.WARNING
-        problems.append(f"its last success is {span(succeeded - now)} in the future: was the clock set back?")
+        problems.append(f"its last success is {span(past.succeeded - now)} in the future: was the clock set back?")
     elif age > LATE * period:
         status = state.CRITICAL if age > TOO_LATE * period else state.WARNING
-        problems.append(
-            f"late: {span(age)} old, due every {span(period)}" if succeeded else f"never done in {span(age)}"
-        )
-    if failures:
-        status = state.worst([status, state.CRITICAL if kind in borg.CRITICAL_KINDS else state.WARNING])
-        times = "" if failures == 1 else f" {failures:.0f} times"
-        problems.append(f"failed{times}: {clean(str(past.get('error', '')), 160)}")
-    elif past.get("warning"):
+        late = f"late: {span(age)} old, due every {span(period)}"
+        problems.append(late if past.succeeded else f"never done in {span(age)}")
+    if past.failures:
+        status = state.worst([status, state.CRITICAL if past.kind in borg.CRITICAL_KINDS else state.WARNING])
+        times = "" if past.failures == 1 else f" {past.failures} times"
+        problems.append(f"failed{times}: {clean(past.error, 160)}")
+    elif past.warning:
         status = state.worst([status, state.WARNING])
-        problems.append(f"not everything was saved: {clean(str(past['warning']), 160)}")
+        problems.append(f"not everything was saved: {clean(past.warning, 160)}")
     return status, f"{job} {'; '.join(problems)}" if problems else ""
 
 
 def decide(record: Mapping[str, Any], values: run.Values, now: float, since: float) -> state.Result:
-    """The result. Pure."""
-    jobs = record.get("jobs")
-    known: Mapping[str, Any] = jobs if isinstance(jobs, dict) else {}
+    """The result, from the document that Record writes. Pure."""
+    known = jobs_of(record)
     statuses, problems, metrics = [state.OK], [], {}
     for job in JOBS:
         period = values[f"{job}_period"]
         if not period:
             continue
-        past = known.get(job)
-        past = past if isinstance(past, dict) else {}
+        past = known.get(job, Past())
         status, problem = judge(job, past, period, now, since)
         statuses.append(status)
         problems += [problem] if problem else []
-        if number(past, "succeeded"):
-            metrics[f"{job}_age_seconds"] = max(0.0, round(now - number(past, "succeeded")))
-        metrics[f"{job}_failures"] = number(past, "failures")
-        figures = past.get("figures")
-        if isinstance(figures, dict):
-            if job == "drill":
-                metrics["drill_rpo_seconds"] = number(figures, "rpo_seconds")
-                metrics["drill_rto_seconds"] = number(figures, "rto_seconds")
-            elif "stored_bytes" in figures:
-                metrics[f"{job}_stored_bytes"] = number(figures, "stored_bytes")
+        if past.succeeded:
+            metrics[f"{job}_age_seconds"] = max(0.0, round(now - past.succeeded))
+        metrics[f"{job}_failures"] = float(past.failures)
+        if job == "drill" and job in known:
+            metrics["drill_rpo_seconds"] = past.figures.get("rpo_seconds", 0.0)
+            metrics["drill_rto_seconds"] = past.figures.get("rto_seconds", 0.0)
+        elif "stored_bytes" in past.figures:
+            metrics[f"{job}_stored_bytes"] = past.figures["stored_bytes"]
     ages = [f"{job} {span(metrics[f'{job}_age_seconds'])}" for job in JOBS if f"{job}_age_seconds" in metrics]
     summary = "; ".join(problems) or (f"age of {', '.join(ages)}" if ages else "first backups are on their way")
     return state.Result(NAME, state.worst(statuses), summary, metrics)

@@ -47,8 +47,7 @@ class Record:
         self.repository = str(document.get("repository", ""))
         number = document.get("number")
         self._number = number if isinstance(number, int) else 0
-        jobs = document.get("jobs")
-        self.jobs = {name: _past(values) for name, values in jobs.items()} if isinstance(jobs, dict) else {}
+        self.jobs = jobs_of(document)
         self.archives = _archives(state.read_bytes(self._ledger, 1 << 28) or b"")
 
     @property
@@ -147,12 +146,18 @@ class Record:
         self.tidy()
 
 
+def jobs_of(document: Mapping[str, Any]) -> dict[str, Past]:
+    """How each job went, from the content of backup.json; what is damaged in it counts as absent."""
+    jobs = document.get("jobs")
+    return {name: _past(values) for name, values in jobs.items()} if isinstance(jobs, dict) else {}
+
+
 def _past(values: Any) -> Past:
     known = Past()
     if isinstance(values, dict):
         for name, kind in (("started", float), ("succeeded", float), ("seconds", float), ("failures", int)):
             value = values.get(name)
-            if isinstance(value, (int, float)):
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
                 setattr(known, name, kind(value))
         for name in ("kind", "error", "archive", "warning"):
             setattr(known, name, str(values.get(name, "")))
