@@ -3,13 +3,20 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import unicodedata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+
+# outside of a collection Ansible finds no plugin_utils
+sys.path.append(str(Path(__file__).resolve().parents[1] / "plugin_utils"))
+
+from mf_plugins.actions import run_action
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -149,19 +156,8 @@ class ActionModule(ActionBase):
 
     def _look(self, variables: dict[str, Any]) -> dict[str, Any]:
         """All that mf_health says, the checks having been run just now."""
-        task = self._task.copy()
-        task.args = {"refresh": True, "details": True}
-        plugin = self._shared_loader_obj.action_loader.get(
-            "mf_health",
-            task=task,
-            connection=self._connection,
-            play_context=self._play_context,
-            loader=self._loader,
-            templar=self._templar,
-            shared_loader_obj=self._shared_loader_obj,
-        )
         began = time.monotonic()
-        found: dict[str, Any] = plugin.run(task_vars=variables)
+        found = run_action(self, "mf_health", {"refresh": True, "details": True}, variables)
         if "checks" not in found:
             raise AnsibleActionFail(f"mf_health gave no answer: {found.get('msg')}")
         old = [] if self._task.check_mode else stale(found["checks"], time.monotonic() - began)

@@ -137,7 +137,16 @@ def stages() -> list[Stage]:
 def python_roots() -> list[str]:
     """Every directory that holds Python of ours."""
     packages = map(str, sorted(Path("roles").glob("*/files/lib/mf*")))
-    ansible = (*packages, "module_utils", "library", "action_plugins", "callback_plugins", "lookup_plugins", "molecule")
+    ansible = (
+        *packages,
+        "module_utils",
+        "plugin_utils",
+        "library",
+        "action_plugins",
+        "callback_plugins",
+        "lookup_plugins",
+        "molecule",
+    )
     roots = (*ansible, "lab", "bench", "chaos", "scripts", "tests")
     return [root for root in roots if any(Path(root).rglob("*.py"))]
 

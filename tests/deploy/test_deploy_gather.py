@@ -265,7 +265,7 @@ def test_contents_travel_unharmed(blobs: list[bytes]) -> None:
 
 def test_a_diff_hides_what_not_everybody_may_read() -> None:
     release = make({"/etc/secret": "s3cret", "/etc/open": "new\n", "lib/a.py": "x"}, modes={"/etc/secret": 0o640})
-    shown = action._diff(
+    shown = action.diff(
         {"/etc/open": "old\n", "/etc/gone": "g\n"}, ["/etc/gone", "/etc/open", "/etc/secret", "lib/a.py"], release
     )
     texts = {one["after_header"]: (one["before"], one["after"]) for one in shown}

@@ -1,0 +1,1 @@
+"""What action plugins share. They run on the controller."""
