@@ -98,15 +98,15 @@ def test_survey_sorts() -> None:
 
 def test_first_sights_of_sleepers_are_carried() -> None:
     one = Stat(7, b"x", "Z", 1000, 70, 0)
-    first = procfs.sleeping([one, Stat(8, b"x", "S", 1000, 71, 0)], b"", 500.0)
+    first = procfs.sleeping([one, Stat(8, b"x", "S", 1000, 71, 0)], "", 500.0)
     assert first == {"7:70": 500.0}
-    text = f'{{"metrics": {{"asleep": "{procfs.sleepers(first)}"}}}}'.encode()
+    text = procfs.sleepers(first)
     assert procfs.sleeping([one], text, 560.0) == {"7:70": 500.0}
     assert procfs.sleeping([one], text, 400.0) == {"7:70": 400.0}
-    assert procfs.sleeping([one], b'"7:70@nonsense ', 560.0) == {"7:70": 560.0}
+    assert procfs.sleeping([one], "7:70@nonsense @ 7", 560.0) == {"7:70": 560.0}
 
 
 def test_a_sleepers_number_is_not_the_end_of_anothers() -> None:
     one, other = Stat(12, b"x", "Z", 1000, 345, 0), Stat(112, b"x", "Z", 1000, 345, 0)
-    text = f'{{"metrics": {{"asleep": "{procfs.sleepers({"112:345": 400.0, "12:345": 500.0})}"}}}}'.encode()
+    text = procfs.sleepers({"112:345": 400.0, "12:345": 500.0})
     assert procfs.sleeping([one, other], text, 560.0) == {"12:345": 500.0, "112:345": 400.0}

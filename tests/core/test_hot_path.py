@@ -151,6 +151,26 @@ def test_a_healthy_minute_loads_what_is_listed(tmp_path: Path) -> None:
     assert not DEAR & set(modules)
 
 
+def test_without_json_what_is_no_json_is_refused_all_the_same() -> None:
+    """The scanner raises a JSONDecodeError where json is loaded, as in all other tests, and a SystemError elsewhere."""
+    torn = [
+        b'{"a" 1}',
+        b'{"a": ',
+        b'{"a": "',
+        b"{} x",
+        b"",
+        b"[1]",
+        b'{"a": "\\u12',
+        b"\xff",
+        b"[" * 100_000,
+        b'{"a": 1,}',
+    ]
+    code = f"import sys; sys.path[:0] = {LIBRARIES!r}\nfrom mf import state\n"
+    code += f"print([state.decode(data) for data in {torn!r}], 'json' in sys.modules)"
+    done = subprocess.run([sys.executable, "-IS", "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == f"{[None] * len(torn)} False\n"
+
+
 def test_all_others_are_plain_python() -> None:
     files = {str(path).rpartition("/files/lib/")[2]: path for path in ROOT.glob("roles/*/files/lib/**/*.py")}
     others = [name for name in sorted(set(files) - HOT) if name.partition("/")[0] not in LATER]

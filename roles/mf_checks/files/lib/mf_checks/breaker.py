@@ -101,7 +101,7 @@ def save(places: state.Places, unit: str, breaker: Breaker) -> None:
         try:
             stored = dict(state.decode(state.read_bytes(path, 65536)) or {})
             stored[unit] = record
-            data = (state.encode(stored) + "\n").encode()  # type: ignore[arg-type]
+            data = (state.encode(stored) + "\n").encode()
             state.make_folder(path.rpartition("/")[0])
             state.write_atomic(path, data, durable=durable)
         except OSError:

@@ -139,9 +139,9 @@ def report(
 
 
 def _calm_runs(places: state.Places) -> int:
-    """The count in the former result, read without a parser, for it is our own format. 0 when unknown."""
-    digits = run.former(places, "load").partition(b'"calm_runs": ')[2][:1]
-    return int(digits) if digits.isdigit() else 0
+    """The count in the former result; 0 when unknown."""
+    count = run.former(places, "load")["metrics"].get("calm_runs")
+    return count if isinstance(count, int) and 0 <= count < CALM_RUNS else 0
 
 
 def _there(path: str) -> bool:

@@ -39,7 +39,8 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
         found = procfs.survey(procfs.lines(places.proc), known[0])
         now = state.boottime()
         sleeps = any(child.state in "DZ" for child in found.children)
-        asleep = procfs.sleeping(found.children, run.former(places, NAME) if sleeps else b"", now)
+        before = run.former(places, NAME)["metrics"].get("asleep") if sleeps else ""
+        asleep = procfs.sleeping(found.children, before, now)
         if not odd(found, known, values, asleep, now, places.proc):
             return healthy(found, asleep)
     return lambda dry_run: _examine(places, values, dry_run)

@@ -56,7 +56,8 @@ class Examination:
         """The verdicts, and what follows from them."""
         now = state.boottime()
         seen = self.memory.load()
-        asleep = procfs.sleeping([process.stat for process in found], run.former(self.places, NAME), now)
+        before = run.former(self.places, NAME)["metrics"].get("asleep")
+        asleep = procfs.sleeping([process.stat for process in found], before, now)
         lasting = {key for key, first in asleep.items() if now - first >= procfs.QUIET}
         limits = self.values["session_limit"], self.values["session_cpu"]
         verdicts = orphans.decide(found, master, seen, now, limits, lasting)

@@ -134,20 +134,19 @@ def survey(found: Sequence[bytes], master: int) -> Survey:
     return Survey(len(found), boss, children, [one for one in others if one.parent not in family])
 
 
-def sleeping(found: Sequence[Stat], before: bytes, now: float) -> dict[str, float]:
+def sleeping(found: Sequence[Stat], before: object, now: float) -> dict[str, float]:
     """Zombies and processes in D-state, ``{pid:start: boot-time seconds of first sight}``.
 
     Both are normal for a moment (the master reaps once a second). First sights are carried from result to result in
-    the metric ``asleep``, words of the form ``pid:start@seconds``; ``before`` is check-processes' former result.
+    the metric ``asleep``, words of the form ``pid:start@seconds``; ``before`` is that of the former result.
     """
     asleep = {}
-    spaced = before.replace(b'"', b" ")
+    seen = dict([word.split("@", 1) for word in str(before).split() if "@" in word])
     for process in found:
         if process.state in "DZ":
             key = f"{process.pid}:{process.start}"
-            text = spaced.partition(f" {key}@".encode())[2][:20].partition(b" ")[0]
             try:
-                first = float(text)
+                first = float(seen.get(key, now))
             except ValueError:
                 first = now
             asleep[key] = first if 0 < first <= now else now

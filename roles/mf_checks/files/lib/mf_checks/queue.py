@@ -133,13 +133,13 @@ def survey(spool: str, limit: int = READ, now: float = 0.0) -> Queue:
     return Queue([when for when, _ in dated], frozen, read, unkept)
 
 
-def age(arrivals: Sequence[int], before: bytes, epoch: float, boottime: float) -> tuple[float, str]:
+def age(arrivals: Sequence[int], before: object, epoch: float, boottime: float) -> tuple[float, str]:
     """``(seconds the oldest message has waited, what the next run must know)``. Pure.
 
-    ``before`` is the former result, whose metric ``oldest`` says ``ARRIVAL@BOOTTIME``: the arrival in epoch seconds of
-    the message that was the oldest, -1 for none, and since when on the boot-time clock none can have waited longer.
+    ``before`` is the former result's metric ``oldest``, ``ARRIVAL@BOOTTIME``: the arrival in epoch seconds of the
+    message that was the oldest, -1 for none, and since when on the boot-time clock none can have waited longer.
     """
-    former, _, since = before.partition(b'"oldest": "')[2].partition(b'"')[0].decode("ascii", "replace").partition("@")
+    former, _, since = str(before).partition("@")
     try:
         known, first = int(former), float(since)
     except ValueError:
@@ -193,7 +193,7 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
         free, inodes = room(values["spool"])
     except OSError as error:
         return state.Result(NAME, state.CRITICAL, f"Exim's spool {values['spool']} can't be read: {error.strerror}")
-    waited, oldest = age(queue.arrivals, run.former(places, NAME), epoch, boottime)
+    waited, oldest = age(queue.arrivals, run.former(places, NAME)["metrics"].get("oldest"), epoch, boottime)
     status, words = decide(queue, waited, free, inodes, values)
     messages = len(queue.arrivals)
     result = state.Result(NAME, status, ", ".join([f"{messages} message{'' if messages == 1 else 's'}", *words]))

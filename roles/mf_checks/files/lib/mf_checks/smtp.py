@@ -72,15 +72,12 @@ def _examine(places: state.Places, values: run.Values, dry_run: bool, begun: flo
 def tls_good_until(places: state.Places, start: str, now: float) -> float:
     """Until when the last handshake still counts, in boot-time seconds; 0 when it doesn't.
 
-    Read from the former result without a JSON parser. One with another start of the service counts for nothing, nor
-    does any that the cold path left after it healed or found something: then the next run shakes hands.
+    Read from the former result. One with another start of the service counts for nothing, nor does any that the cold
+    path left after it healed or found something: then the next run shakes hands.
     """
-    before = run.former(places, NAME)
-    try:
-        until = float(before.partition(f'"{TLS_GOOD}": '.encode())[2].partition(b",")[0])
-    except ValueError:
-        return 0.0
-    good = now < until < now + TLS_EVERY + 1 and f'"{TLS_START}": "{start}"'.encode() in before
+    before = run.former(places, NAME)["metrics"]
+    until = before.get(TLS_GOOD)
+    good = isinstance(until, (int, float)) and now < until < now + TLS_EVERY + 1 and before.get(TLS_START) == start
     return until if good else 0.0
 
 

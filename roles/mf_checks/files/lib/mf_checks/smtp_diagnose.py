@@ -159,10 +159,10 @@ class Examination:
         BUSY and UNKNOWN, which says nothing about how it was).
         """
         now = state.boottime()
-        before = state.decode(run.former(self.places, NAME)) or {}
-        metrics, due = before.get("metrics"), before.get("next_due_boottime")
+        before = run.former(self.places, NAME)
+        metrics, due = before["metrics"], before.get("next_due_boottime")
         # a result that is long past its time says nothing about the minutes between
-        if not isinstance(metrics, dict) or not isinstance(due, (int, float)) or now >= due + 600:
+        if not isinstance(due, (int, float)) or now >= due + 600:
             return {}
         kept: dict[str, float | str] = {}
         since, uncured = metrics.get(BUSY_SINCE), metrics.get(UNCURED)

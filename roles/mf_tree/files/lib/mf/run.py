@@ -241,32 +241,33 @@ def wrong_setting(values: Values, rules: Rules) -> str | None:
 
 def overdue(places: state.Places, name: str) -> bool:
     """Whether a check's last result is missing or past its time: cron missed it, a run hangs, or none ever ended."""
-    try:
-        return state.boottime() > float(former(places, name).partition(b'"next_due_boottime": ')[2].partition(b",")[0])
-    except ValueError:
-        return True
+    due = former(places, name).get("next_due_boottime")
+    return not isinstance(due, (int, float)) or state.boottime() > due
 
 
-def former(places: state.Places, name: str) -> bytes:
-    """A check's former result as it is on disk; empty when there is none."""
+def former(places: state.Places, name: str) -> dict[str, Any]:
+    """A check's former result, as ``state.write_result`` stored it; without one its ``metrics`` alone, empty."""
     try:
-        return state.read_bytes(f"{places.results}/{name}.json", 65536) or b""
+        record = state.decode(state.read_bytes(f"{places.results}/{name}.json", 65536)) or {}
     except OSError:
-        return b""
+        record = {}
+    if not isinstance(record.get("metrics"), dict):
+        record["metrics"] = {}
+    return record
 
 
 def stamped(places: state.Places, generation: str) -> bool:
-    """Whether mf.json is whole and of this generation, as far as can be seen without parsing it.
+    """Whether mf.json is whole and of this generation.
 
     Remembered when it is, for a round of checks asks several times within milliseconds.
     """
     if _stamped == [places.settings, generation]:
         return True
     try:
-        data = state.read_bytes(places.settings) or b""
+        settings = state.decode(state.read_bytes(places.settings)) or {}
     except OSError:
         return False
-    if data.rstrip()[-1:] != b"}" or f'"generation": "{generation}"'.encode() not in data:
+    if settings.get("generation") != generation:
         return False
     _stamped[:] = [places.settings, generation]
     return True

@@ -115,7 +115,7 @@ class Storage:
             return kept.disk is None and not kept.disk_damage
         # by the wall clock alone, so that a step of it shows and is made good before a reboot
         there = lease.from_disk(kept.disk, kept.now, kept.epoch, "", limit=False)
-        same_boot = f'"boot": "{kept.boot}"'.encode() in (kept.disk or b"")
+        same_boot = (state.decode(kept.disk) or {}).get("boot") == kept.boot
         return there is not None and same_boot and _alike(mine, there)
 
     def keep(self, wanted: Sequence[Lease], kept: Kept) -> str:
