@@ -58,9 +58,9 @@ def run_module() -> ModuleRunner:
 
 @pytest.fixture
 def places(tmp_path: Path) -> state.Places:
-    """A host's directories in the test's own: settings, persistent state, locks, decisions."""
+    """A host's directories in the test's own: settings, results, persistent state, locks, decisions."""
     host = state.Places(str(tmp_path))
-    for folder in (host.etc, host.persistent, host.locks, os.path.dirname(host.decisions)):
+    for folder in (host.etc, host.results, host.persistent, host.locks, os.path.dirname(host.decisions)):
         os.makedirs(folder)
     return host
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mf import state
-from mf_checks import killer, orphans, processes_diagnose, procfs, systemd
+from mf_checks import killer, orphans, process_evidence, processes_diagnose, procfs, systemd
 from mf_checks.orphans import ORPHAN
 
 
@@ -23,9 +23,9 @@ def executioner(places: state.Places) -> killer.Killer:
 def verdict(pid: int) -> orphans.Verdict:
     stat = procfs.read_stat(pid)
     assert stat is not None
-    text = orphans.text_of(f"/proc/{pid}/status")
     values = {"unit": "no-such.service", "script": "/none"}
-    process = orphans.evidence(stat, text, values, systemd.sessions(), "/proc")
+    process = process_evidence.evidence(stat, values, systemd.sessions())
+    assert process is not None
     return orphans.Verdict(process, ORPHAN, 60.0, kill=True)
 
 

@@ -53,14 +53,15 @@ def test_who_moved_since_the_look_is_spared(places: state.Places, victim: subpro
     assert [entry["outcome"] for entry in decisions(places)] == ["spared: it moved or was replaced"]
 
 
-def test_a_real_fire_is_seen_and_ended(places: state.Places) -> None:
+def test_a_real_fire_is_seen_and_ended(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orphans, "BURNT", 0.1)
     with subprocess.Popen([sys.executable, "-ISc", "while True: pass"], stdin=subprocess.DEVNULL) as fire:
         try:
             # once its start is over it reads nothing any more
             before = verdict(fire.pid).process
-            while (now := verdict(fire.pid).process).stat.cpu - before.stat.cpu < 1.5 * procfs.TICK:
+            while (now := verdict(fire.pid).process).stat.cpu - before.stat.cpu < 0.2 * procfs.TICK:
                 before = before if now.moved == before.moved else now
-                time.sleep(0.05)
+                time.sleep(0.02)
             memory = orphans.remember([before], {}, 40)
             assert orphans.burns_for(now, memory, 100) == 60
             assert orphans.quiet_for(now, memory, 100) == 0

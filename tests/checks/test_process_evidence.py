@@ -2,48 +2,112 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mf_checks import orphans, procfs, systemd
+import psutil
+import pytest
+from mf_checks import process_evidence, procfs, systemd
+from mf_checks.orphans import Process
 from process_support import verdict
 
-
-def test_evidence_names_no_decoy_ours() -> None:
-    script = "/usr/bin/qpsmtpd-forkserver"
-    decoy = subprocess.Popen([sys.executable, "-ISc", "import time; time.sleep(100)", script, "qpsmtpd"])
-    try:
-        time.sleep(0.1)
-        stat = procfs.read_stat(decoy.pid)
-        assert stat is not None
-        values = {"unit": "qpsmtpd.service", "script": script}
-        status = orphans.text_of(f"/proc/{decoy.pid}/status")
-        assert orphans.evidence(stat, status, values, {}, "/proc").ours is False
-    finally:
-        decoy.kill()
-        decoy.wait()
+SCRIPT = "/usr/bin/qpsmtpd-forkserver"
 
 
-def test_evidence_knows_a_perl_that_has_the_script_open(tmp_path: Path) -> None:
+def evidence(pid: int, script: str = SCRIPT) -> Process | None:
+    stat = procfs.read_stat(pid)
+    assert stat is not None
+    values = {"unit": "qpsmtpd.service", "script": script}
+    return process_evidence.evidence(stat, values, systemd.sessions())
+
+
+@pytest.fixture
+def perl(tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """A perl that has named itself anew and runs a script which it keeps open: its number and the script."""
     script = tmp_path / "server"
-    script.write_text('$0 = "renamed\\n\\e[31m"; sleep 100;\n__END__\n')
-    with subprocess.Popen(["/usr/bin/perl", str(script)]) as process:
-        try:
-            time.sleep(0.3)
-            stat = procfs.read_stat(process.pid)
-            assert stat is not None
-            values = {"unit": "qpsmtpd.service", "script": str(script)}
-            status = orphans.text_of(f"/proc/{process.pid}/status")
-            found = orphans.evidence(stat, status, values, systemd.sessions(), "/proc")
-            assert found.ours is True
-            assert found.listens is False
-            assert found.title == "renamed\\n\\x1b[31m"
-        finally:
-            process.kill()
+    script.write_text('$| = 1; $0 = "renamed\\n\\e[31m"; print "ready\\n"; sleep 100;\n__END__\n')
+    with subprocess.Popen(["/usr/bin/perl", script], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid, script
+        process.kill()
+
+
+def test_a_decoy_is_not_ours() -> None:
+    code = "import time; print(flush=True); time.sleep(100)"
+    with subprocess.Popen([sys.executable, "-ISc", code, SCRIPT, "qpsmtpd"], stdout=subprocess.PIPE) as decoy:
+        assert decoy.stdout is not None
+        decoy.stdout.readline()
+        process = evidence(decoy.pid)
+        decoy.kill()
+    assert process is not None
+    assert process.ours is False
+
+
+def test_a_perl_that_has_the_script_open_is_ours(perl: tuple[int, Path]) -> None:
+    pid, script = perl
+    process = evidence(pid, str(script))
+    assert process is not None
+    assert process.ours is True
+    assert process.listens is False
+    assert process.title == "renamed\\n\\x1b[31m"
+
+
+def test_a_session_from_before_an_upgrade_is_ours(perl: tuple[int, Path]) -> None:
+    """It has the former script open, which is deleted."""
+    pid, script = perl
+    (script.parent / "new").write_text("")
+    (script.parent / "new").rename(script)
+    process = evidence(pid, str(script))
+    assert process is not None
+    assert process.ours is True
+
+
+def test_what_is_secret_is_unknown(perl: tuple[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container without CAP_SYS_PTRACE: then arguments and cgroup decide, and sleeps are counted."""
+    pid, script = perl
+    monkeypatch.setattr(process_evidence, "open_files", lambda _: None)
+
+    def secret(self: psutil.Process) -> None:
+        raise psutil.AccessDenied(self.pid)
+
+    monkeypatch.setattr(psutil.Process, "io_counters", secret)
+    monkeypatch.setattr(psutil.Process, "cmdline", lambda _: ["/usr/bin/perl", str(script)])
+    process = evidence(pid, str(script))
+    assert process is not None
+    assert (process.ours, process.listens, process.peer) == (None, None, "unknown")
+    assert process.moved == (psutil.Process(pid).num_ctx_switches().voluntary, 0)
+    named = evidence(pid)
+    assert named is not None
+    assert named.ours is False
+
+
+def test_a_kernel_without_io_accounting(perl: tuple[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(psutil.Process, "io_counters")
+    process = evidence(perl[0])
+    assert process is not None
+    assert process.moved == (psutil.Process(perl[0]).num_ctx_switches().voluntary, 0)
+
+
+def test_a_zombie_is_known_as_one_and_who_has_ended_as_nothing(victim: subprocess.Popen[bytes]) -> None:
+    before = procfs.read_stat(victim.pid)
+    victim.kill()
+    while (stat := procfs.read_stat(victim.pid)) and stat.state != "Z":
+        time.sleep(0.01)
+    zombie = evidence(victim.pid)
+    assert zombie is not None
+    assert (zombie.stat.state, zombie.ours) == ("Z", False)
+    assert process_evidence.of_user(victim.pid, os.getuid())
+    victim.wait()
+    assert before is not None
+    assert process_evidence.evidence(before, {"unit": "", "script": ""}, {}) is None
+    assert not process_evidence.of_user(victim.pid, os.getuid())
 
 
 def test_evidence_names_the_peer_and_where_it_waits() -> None:

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from mf import state
+from mf_checks import process_evidence, procfs, systemd
 from mf_checks import processes as check
-from mf_checks import procfs, systemd
 from mf_checks.procfs import Stat
 from process_support import decisions, examination, verdict
 
 
-def test_a_close_look_counts_all_processes_as_the_quick_one_does(
-    places: state.Places, victim: subprocess.Popen[bytes]
+def test_a_close_look_counts_all_processes_as_the_quick_one_does(victim: subprocess.Popen[bytes]) -> None:
+    found, scanned = process_evidence.collect(os.getuid() + 4711, {}, "/proc")  # nobody's
+    assert found == []
+    assert scanned > 1  # at least this one and its child
+
+
+def test_without_psutil_nothing_is_judged_and_that_is_said(
+    places: state.Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = examination(places)
-    others = one.collect(os.getuid() + 4711)  # nobody's
-    assert others == []
-    assert one.scanned > 1  # at least this one and its child
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    for module in ("processes_diagnose", "process_evidence"):
+        monkeypatch.delitem(sys.modules, f"mf_checks.{module}", raising=False)
+    diagnose = check.look(places, {})
+    assert not isinstance(diagnose, state.Result)
+    result = diagnose(False)
+    assert result.status == state.UNKNOWN
+    assert result.summary.startswith("no process was judged: ")
+    assert result.summary.endswith("python3-psutil must be installed")
 
 
 def test_a_main_process_that_is_no_qpsmtpd_is_unknown_each_time(

@@ -52,7 +52,7 @@ DEAR = {
     "typing",
 }
 # Packages that are still to be written plainly.
-LATER = {"mf", "mf_checks"}
+LATER = {"mf"}
 
 MINUTE = """
 import sys

@@ -1,7 +1,8 @@
-"""Feeds the parsers a thousand of each kind of hostile input, in a bare process whose memory is measured.
+"""Feeds the parsers COUNT of one kind of hostile input, in a bare process whose memory is measured.
 
-Started by test_bounds.py as ``python -I -S bounds_feed.py PATHS KIND FOLDER PORT``, as the checks are by cron. Writes
-one line: ``COUNT SLOWEST PEAK``, the longest that one input took beyond its own limit in seconds, and MiB of memory.
+Started by bounds_support.py as ``python -I -S bounds_feed.py PATHS KIND FOLDER PORT COUNT``, as the checks are by cron.
+Writes one line: ``COUNT SLOWEST PEAK``, the longest that one input took beyond its own limit in seconds, and MiB of
+memory.
 
 Time during which the kernel let others run though this process could have counts for nothing: so a machine that is busy
 with other things makes nobody late, and a single wait past a deadline shows.
@@ -16,13 +17,11 @@ import time
 
 sys.path[:0] = sys.argv[1].split(os.pathsep)
 
+from collections.abc import Iterator
+
 from mf import state
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-COUNT = 1000
+COUNT = int(sys.argv[5])
 LIMIT = 0.03  # s that a dialogue may take
 PATIENCE = 0.06  # the same with TLS, for most must get as far as the handshake
 NASTY = (
@@ -101,7 +100,7 @@ def handshakes(_folder: str, port: int) -> Iterator[float]:
 
 def names(folder: str, _port: int) -> Iterator[float]:
     """A /proc of a thousand processes with names, stat lines and files that lie."""
-    from mf_checks import orphans, procfs, systemd
+    from mf_checks import orphans, process_evidence, procfs, systemd
 
     dice = random.Random(1)
     proc = f"{folder}/proc"
@@ -122,7 +121,9 @@ def names(folder: str, _port: int) -> Iterator[float]:
             state.write_atomic(f"{proc}/{pid}/{name}", mangled(dice, sample))
     state.make_folder(f"{proc}/net")
     row = b"  0: 0100007F:0019 0B146F0A:1F90 01 00000000:00000000 00:00000000 00000000 105 0 99 1 0 20 4 30 10 -1\n"
-    state.write_atomic(f"{proc}/net/tcp", b"head\n" + b"".join(mangled(dice, row) + b"\n" for _ in range(COUNT)))
+    with open(f"{proc}/net/tcp", "wb") as table:
+        table.write(b"head\n")
+        table.writelines(mangled(dice, row) + b"\n" for _ in range(COUNT))
     watch = Stopwatch()
     found = procfs.lines(proc)
     assert len(found) == COUNT
@@ -137,9 +138,10 @@ def names(folder: str, _port: int) -> Iterator[float]:
         watch = Stopwatch()
         one = procfs.parse_stat(line)
         if one is not None:
-            status = orphans.text_of(f"{proc}/{one.pid}/status")
-            seen.append(orphans.evidence(one, status, values, sockets, proc))
-            state.encode(seen[-1].evidence())
+            process = process_evidence.evidence(one, values, sockets, proc)
+            if process is not None:
+                seen.append(process)
+                state.encode(process.evidence())
         yield watch.seconds()
     orphans.decide(seen, (7, 1), orphans.remember(seen, {}, 1.0), 100.0, (60.0, 60.0))
 

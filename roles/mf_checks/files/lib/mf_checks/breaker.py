@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from mf import state
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 LIMITS = ((3, 900.0), (6, 2 * 3600.0))
 MOST = max(limit for limit, _ in LIMITS)  # restarts that need to be remembered
@@ -30,15 +28,13 @@ CALM = 2 * 3600.0
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"
 
 
+@dataclass
 class Breaker:
     """``restarts``: when (boot-time seconds, oldest first); ``opened``: times in a row; ``until``: open till then."""
 
-    __slots__ = ("opened", "restarts", "until")
-
-    def __init__(self, restarts: tuple[float, ...] = (), opened: int = 0, until: float | None = None) -> None:
-        self.restarts = restarts
-        self.opened = opened
-        self.until = until
+    restarts: tuple[float, ...] = ()
+    opened: int = 0
+    until: float | None = None
 
     def phase(self, now: float) -> str:
         """closed, open or half-open."""

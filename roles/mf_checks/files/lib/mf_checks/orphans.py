@@ -1,28 +1,16 @@
-"""Which qpsmtpd processes may die: evidence from /proc, and the verdict on it. Cold path.
-
-How qpsmtpd 0.94 looks: the master's comm is ``qpsmtpd-forkser``; a child writes ``/usr/bin/qpsmtpd-forkserver [ip :
-host : time]`` over its arguments, with what the client's DNS says as host, so names and arguments prove nothing. What
-does: the uid, the executable (perl) and the script, which perl keeps open as a file because it ends in ``__END__``,
-or, where other users' files can't be read (no CAP_SYS_PTRACE), the unit's cgroup together with the arguments.
-"""
+"""Which qpsmtpd processes may die: the verdict on the evidence (``mf_checks.process_evidence``). Pure. Slow path."""
 
 from __future__ import annotations
 
-import posix
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from mf import state
-from mf.text import clean
 
 from .procfs import QUIET, TICK, Stat
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
-    from typing import Any
 
-    from . import systemd
-
-
+@dataclass
 class Process:
     """One process of qpsmtpd's user with its evidence. ``None`` means: could not be known.
 
@@ -32,49 +20,18 @@ class Process:
     there (innermost first; empty where that is root's secret), ``syscall`` the number of the call it is in.
     """
 
-    __slots__ = (
-        "address",
-        "age",
-        "in_unit",
-        "listens",
-        "ours",
-        "peer",
-        "progress",
-        "stack",
-        "stat",
-        "syscall",
-        "title",
-        "waits",
-    )
-
-    def __init__(
-        self,
-        stat: Stat,
-        *,
-        age: float,
-        ours: bool | None,
-        in_unit: bool,
-        listens: bool | None,
-        progress: tuple[int, ...],
-        peer: str = "unknown",
-        address: str = "",
-        title: str = "",
-        waits: str = "",
-        stack: Sequence[str] = (),
-        syscall: str = "",
-    ) -> None:
-        self.stat = stat
-        self.age = age
-        self.ours = ours
-        self.in_unit = in_unit
-        self.listens = listens
-        self.progress = progress
-        self.peer = peer
-        self.address = address
-        self.title = title
-        self.waits = waits
-        self.stack = list(stack)
-        self.syscall = syscall
+    stat: Stat
+    age: float
+    ours: bool | None
+    in_unit: bool
+    listens: bool | None
+    progress: tuple[int, ...]
+    peer: str = "unknown"
+    address: str = ""
+    title: str = ""
+    waits: str = ""
+    stack: list[str] = field(default_factory=list)
+    syscall: str = ""
 
     @property
     def moved(self) -> tuple[int, ...]:
@@ -106,17 +63,18 @@ class Process:
         }
 
 
+@dataclass
 class Verdict:
-    """What is thought of one process. ``kill``: it has to go; otherwise it is reported, or watched (no ``report``)."""
+    """What is thought of one process. ``kill``: it has to go; otherwise it is reported, or watched (no ``report``).
 
-    __slots__ = ("kill", "kind", "process", "quiet", "report")
+    ``quiet``: seconds without progress.
+    """
 
-    def __init__(self, process: Process, kind: str, quiet: float, *, kill: bool = False, report: bool = True) -> None:
-        self.process = process
-        self.kind = kind
-        self.quiet = quiet
-        self.kill = kill
-        self.report = report
+    process: Process
+    kind: str
+    quiet: float
+    kill: bool = False
+    report: bool = True
 
     def why(self) -> str:
         """The evidence in a few words."""
@@ -147,7 +105,7 @@ BURNT = 1.0  # seconds of CPU without a byte moved, at least: one that waits for
 
 def recognised(found: Iterable[Process], master: tuple[int, int]) -> bool:
     """Whether the unit's main process is a qpsmtpd: if not, its children aren't known as such either. Pure."""
-    return any(one.ours for one in found if (one.stat.pid, one.stat.start) == master)
+    return any(process.ours for process in found if (process.stat.pid, process.stat.start) == master)
 
 
 def quiet_for(process: Process, seen: Mapping[str, object], now: float) -> float:
@@ -160,7 +118,7 @@ def quiet_for(process: Process, seen: Mapping[str, object], now: float) -> float
 
 
 def burns_for(process: Process, seen: Mapping[str, object], now: float) -> float:
-    """Seconds this process is known to have used CPU and moved no byte; 0 for one that used none. Pure."""
+    """Seconds this process is known to have used CPU and moved no byte; 0 for process that used none. Pure."""
     before = seen.get(process.key)
     if not isinstance(before, dict) or before.get("moved") != list(process.moved):
         return 0.0
@@ -175,16 +133,16 @@ def remember(found: Iterable[Process], seen: Mapping[str, object], now: float) -
     no byte (``still``), with the CPU that it had used until then.
     """
     memory: dict[str, state.Json] = {}
-    for one in found:
-        before = seen.get(one.key)
+    for process in found:
+        before = seen.get(process.key)
         still: state.Json = round(now, 1)
-        cpu: state.Json = one.stat.cpu
-        if isinstance(before, dict) and before.get("moved") == list(one.moved) and "still" in before:
+        cpu: state.Json = process.stat.cpu
+        if isinstance(before, dict) and before.get("moved") == list(process.moved) and "still" in before:
             still, cpu = before["still"], before.get("cpu")
-        memory[one.key] = {
-            "progress": list(one.progress),
-            "since": round(now - quiet_for(one, seen, now), 1),
-            "moved": list(one.moved),
+        memory[process.key] = {
+            "progress": list(process.progress),
+            "since": round(now - quiet_for(process, seen, now), 1),
+            "moved": list(process.moved),
             "still": still,
             "cpu": cpu,
         }
@@ -192,7 +150,7 @@ def remember(found: Iterable[Process], seen: Mapping[str, object], now: float) -
 
 
 def decide(
-    found: Sequence[Process],
+    found: Collection[Process],
     master: tuple[int, int] | None,
     seen: Mapping[str, object],
     now: float,
@@ -207,132 +165,30 @@ def decide(
     whatever service, and never killed. Zombies and processes blocked in the kernel can't be killed; they are reported
     when their key is in ``lasting``.
     """
-    family = {one.stat.pid for one in found if one.ours}
+    family = {process.stat.pid for process in found if process.ours}
     verdicts = []
-    for one in found:
-        stat = one.stat
+    for process in found:
+        stat = process.stat
         if master == (stat.pid, stat.start):
             continue
-        quiet = quiet_for(one, seen, now)
+        quiet = quiet_for(process, seen, now)
         orphaned = stat.parent not in family
         if stat.state in "ZX":
-            verdicts.append(Verdict(one, ZOMBIE, quiet, report=one.key in lasting))
-        elif stat.state == "D" and one.ours is not False:
-            verdicts.append(Verdict(one, BLOCKED, quiet, report=one.key in lasting))
-        elif one.ours is None:
+            verdicts.append(Verdict(process, ZOMBIE, quiet, report=process.key in lasting))
+        elif stat.state == "D" and process.ours is not False:
+            verdicts.append(Verdict(process, BLOCKED, quiet, report=process.key in lasting))
+        elif process.ours is None:
             if orphaned:
-                verdicts.append(Verdict(one, UNREADABLE, quiet))
-        elif not one.ours:
+                verdicts.append(Verdict(process, UNREADABLE, quiet))
+        elif not process.ours:
             continue
-        elif orphaned and (one.listens or (one.listens is None and not one.in_unit)):
-            verdicts.append(Verdict(one, FOREIGN, quiet))
-        elif one.stat.cpu > limits[1] * TICK and (burns := burns_for(one, seen, now)) >= QUIET:
-            verdicts.append(Verdict(one, BURNING, burns, kill=True))
-        elif orphaned or one.age > limits[0]:
+        elif orphaned and (process.listens or (process.listens is None and not process.in_unit)):
+            verdicts.append(Verdict(process, FOREIGN, quiet))
+        elif stat.cpu > limits[1] * TICK and (burns := burns_for(process, seen, now)) >= QUIET:
+            verdicts.append(Verdict(process, BURNING, burns, kill=True))
+        elif orphaned or process.age > limits[0]:
             idle = quiet >= QUIET
-            verdicts.append(Verdict(one, ORPHAN if orphaned else STUCK, quiet, kill=idle, report=idle))
-        elif one.stat.cpu > limits[1] * TICK:
-            verdicts.append(Verdict(one, BURNING, 0.0, report=False))
+            verdicts.append(Verdict(process, ORPHAN if orphaned else STUCK, quiet, kill=idle, report=idle))
+        elif stat.cpu > limits[1] * TICK:
+            verdicts.append(Verdict(process, BURNING, 0.0, report=False))
     return sorted(verdicts, key=lambda verdict: -verdict.quiet)
-
-
-def evidence(
-    stat: Stat,
-    status: str,
-    values: Mapping[str, Any],
-    sockets: Mapping[int, systemd.Session],
-    proc: str,
-) -> Process:
-    """Everything /proc tells of one process; what can't be read is None or ``unknown``, never guessed."""
-    folder = f"{proc}/{stat.pid}"
-    arguments = _bytes(f"{folder}/cmdline").split(b"\0")
-    in_unit = any(
-        values["unit"] in line.split(":", 2)[-1].split("/") for line in text_of(f"{folder}/cgroup").splitlines()
-    )
-    files = links(folder)
-    script = values["script"]
-    ours: bool | None
-    listens: bool | None = None
-    if files is not None:
-        ours = _basename(folder + "/exe").startswith("perl") and script in {
-            name.removesuffix(" (deleted)") for name in files
-        }
-        inodes = {int(name[8:-1]) for name in files if name.startswith("socket:[") and name[8:-1].isdigit()}
-        mine = [sockets[inode] for inode in inodes if inode in sockets]
-        listens = any(one.state == "listen" for one in mine)
-        sessions = [one for one in mine if one.state != "listen"]
-        peer = sessions[0].state if sessions else "none"
-    else:
-        named = _named(arguments, script.encode())
-        ours = True if named and in_unit else None if named else False
-        sessions = []
-        peer = "unknown"
-    counters = "\n" + text_of(f"{folder}/io")
-    if "\nrchar:" in counters:
-        moved = _after(counters, "\nrchar:") + _after(counters, "\nwchar:")
-    else:
-        moved = _after(status, "\nvoluntary_ctxt_switches:")
-    unsent = sum(one.sending for one in sessions)
-    # "[<0>] wait_woken+0x63/0x80", one a line (man proc)
-    frames = [
-        clean(line.rpartition(" ")[2].partition("+")[0], 60) for line in text_of(f"{folder}/stack").split("\n") if line
-    ]
-    waits = frames[0] if frames else text_of(f"{folder}/wchan").removeprefix("0")
-    return Process(
-        stat,
-        age=stat.age(state.boottime()),
-        ours=ours,
-        in_unit=in_unit,
-        listens=listens,
-        progress=(stat.cpu, moved, unsent),
-        peer=peer,
-        address=sessions[0].remote() if sessions else "",
-        title=clean(b" ".join(arguments).strip()),
-        waits=clean(waits, 60),
-        stack=frames[:12],
-        syscall=clean(text_of(f"{folder}/syscall").partition(" ")[0].strip(), 20),
-    )
-
-
-def _named(arguments: Sequence[bytes], script: bytes) -> bool:
-    """Whether arguments look like the script's: run by perl, or renamed by the child as qpsmtpd does."""
-    return script in arguments[1:3] or arguments[0].startswith(script + b" [")
-
-
-def links(folder: str) -> list[str] | None:
-    """What a process has open; None when that can't be read."""
-    try:
-        names = posix.listdir(folder + "/fd")
-        found = []
-        for name in names:
-            try:
-                found.append(posix.readlink(f"{folder}/fd/{name}"))
-            except FileNotFoundError:
-                continue
-    except OSError:
-        return None
-    return found
-
-
-def _basename(path: str) -> str:
-    try:
-        return posix.readlink(path).rpartition("/")[2]
-    except OSError:
-        return ""
-
-
-def _bytes(path: str) -> bytes:
-    try:
-        return state.read_bytes(path, 65536) or b""
-    except OSError:
-        return b""
-
-
-def text_of(path: str) -> str:
-    """A file of /proc as text; empty when there is none."""
-    return _bytes(path).decode("utf-8", "replace")
-
-
-def _after(text: str, label: str) -> int:
-    words = text.partition(label)[2].split(None, 1)
-    return int(words[0]) if words and words[0].isascii() and words[0].isdigit() and len(words[0]) <= 20 else 0

@@ -10,6 +10,7 @@ A session that used more CPU than any mail needs is looked at as well: it dies w
 from __future__ import annotations
 
 import posix
+import sys
 
 from mf import run, state
 
@@ -47,8 +48,12 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
 
 
 def _examine(places: state.Places, values: run.Values, dry_run: bool) -> state.Result:
-    from .processes_diagnose import Examination
-
+    # psutil; launchers run without site-packages, and nothing else here needs any
+    sys.path.append("/usr/lib/python3/dist-packages")
+    try:
+        from .processes_diagnose import Examination
+    except ImportError as error:
+        return state.Result(NAME, state.UNKNOWN, f"no process was judged: {error}; python3-psutil must be installed")
     return Examination(places, values, dry_run).result()
 
 

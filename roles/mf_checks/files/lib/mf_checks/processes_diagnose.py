@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from mf import run, state
 
 from . import killer, orphans, procfs, systemd
+from .process_evidence import collect, evidence
 
 NAME = "processes"
 
@@ -38,7 +39,7 @@ class Examination:
                 NAME, state.OK, f"{self.values['unit']} is {unit.active}: left to systemd", {"killed": 0}
             )
         master = self.master(unit)
-        found = self.collect(uid)
+        found, self.scanned = collect(uid, self.values, self.places.proc)
         if master is not None and not orphans.recognised(found, master) and self.master(unit) == master:
             if not self.dry_run:
                 self.memory.forget_master()
@@ -92,28 +93,16 @@ class Examination:
         stat = procfs.read_stat(unit.pid, self.places.proc) if unit.pid else None
         return (stat.pid, stat.start) if stat is not None else None
 
-    def collect(self, uid: int) -> list[orphans.Process]:
-        """Every process of qpsmtpd's user, with its evidence."""
-        proc = self.places.proc
-        sockets = systemd.sessions(proc)
-        found = []
-        for stat in procfs.scan(proc):
-            self.scanned += 1
-            status = orphans.text_of(f"{proc}/{stat.pid}/status")
-            if status.partition("\nUid:")[2].split("\n")[0].split()[1:2] != [str(uid)]:
-                continue
-            found.append(orphans.evidence(stat, status, self.values, sockets, proc))
-        return found
-
     def unchanged(self, verdict: orphans.Verdict) -> bool:
         """Whether it is still the same process and still hasn't moved (one that burns: moved a byte)."""
         process, proc = verdict.process, self.places.proc
         stat = procfs.read_stat(process.stat.pid, proc)
         if stat is None or stat.start != process.stat.start or stat.state in "ZX":
             return False
-        status = orphans.text_of(f"{proc}/{stat.pid}/status")
-        now = orphans.evidence(stat, status, self.values, systemd.sessions(proc), proc)
-        return now.moved == process.moved and (verdict.kind == orphans.BURNING or now.progress == process.progress)
+        now = evidence(stat, self.values, systemd.sessions(proc), proc)
+        if now is None or now.moved != process.moved:
+            return False
+        return verdict.kind == orphans.BURNING or now.progress == process.progress
 
 
 class Memory:

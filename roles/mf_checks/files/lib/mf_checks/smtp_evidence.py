@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from mf import run, smtp, state
 
 from . import procfs, systemd
 from .smtp_verdict import View
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import starttls
 

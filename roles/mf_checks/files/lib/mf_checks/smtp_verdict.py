@@ -23,22 +23,16 @@ Degraded is not broken: a restart is for what a restart can cure.
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
 from mf import smtp, state
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import starttls
 
-OK, BUSY, REFUSED, WEDGED, DOWN, STOPPED, FOREIGN, UNKNOWN = (
-    state.OK,
-    "BUSY",
-    "REFUSED",
-    "WEDGED",
-    "DOWN",
-    "STOPPED",
-    "FOREIGN",
-    state.UNKNOWN,
-)
+OK, UNKNOWN = state.OK, state.UNKNOWN
+BUSY, REFUSED, WEDGED, DOWN, STOPPED, FOREIGN = "BUSY", "REFUSED", "WEDGED", "DOWN", "STOPPED", "FOREIGN"
 RESTART, START = "restart", "start"
 BUSY_LIMIT = 600.0  # seconds until BUSY becomes CRITICAL
 STARTING = 30.0  # seconds a master may take until it listens: with Type=exec the unit counts as active at once
@@ -46,6 +40,7 @@ STARTING = 30.0  # seconds a master may take until it listens: with Type=exec th
 NOBODYS = "5.7.1 relaying denied"
 
 
+@dataclass
 class View:
     """What stands behind the port at one moment.
 
@@ -55,61 +50,30 @@ class View:
     ``configured``: its configuration has the canary's plugin.
     """
 
-    __slots__ = (
-        "active",
-        "age",
-        "children",
-        "configured",
-        "hindrance",
-        "listening",
-        "ours",
-        "outdated",
-        "pid",
-        "ticks",
-        "waiting",
-    )
-
-    def __init__(
-        self,
-        active: str = "active",
-        *,
-        pid: int = 0,
-        ticks: bool = True,
-        children: int = 0,
-        listening: bool = True,
-        ours: bool | None = True,
-        waiting: int = 0,
-        age: float = 3600.0,
-        hindrance: str = "",
-        outdated: bool = False,
-        configured: bool = True,
-    ) -> None:
-        self.active = active
-        self.pid = pid
-        self.ticks = ticks
-        self.children = children
-        self.listening = listening
-        self.ours = ours
-        self.waiting = waiting
-        self.age = age
-        self.hindrance = hindrance
-        self.outdated = outdated
-        self.configured = configured
+    active: str = "active"
+    pid: int = 0
+    ticks: bool = True
+    children: int = 0
+    listening: bool = True
+    ours: bool | None = True
+    waiting: int = 0
+    age: float = 3600.0
+    hindrance: str = ""
+    outdated: bool = False
+    configured: bool = True
 
     def evidence(self) -> dict[str, state.Json]:
         """For the decision log."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return asdict(self)
 
 
+@dataclass
 class Finding:
     """What one look comes to: its class, why, and the ``action`` that can cure it, if there is one."""
 
-    __slots__ = ("action", "kind", "why")
-
-    def __init__(self, kind: str, why: str, action: str = "") -> None:
-        self.kind = kind
-        self.why = why
-        self.action = action
+    kind: str
+    why: str
+    action: str = ""
 
 
 def classify(dialogue: smtp.Dialogue, view: View, children_max: int) -> Finding:

@@ -9,18 +9,17 @@ from __future__ import annotations
 import calendar
 import ssl
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 from mf import smtp
 from mf.text import clean
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
 FAILED = "no TLS"  # what became of a dialogue that broke in the handshake or after it
 
 
+@dataclass
 class Attempt:
     """What came of it: ``problem`` in words that are safe to show, empty when all went well.
 
@@ -29,13 +28,10 @@ class Attempt:
     as they were begun, to seconds. ``expires`` is the end of the certificate in epoch seconds, None when unknown.
     """
 
-    __slots__ = ("before", "expires", "problem", "timings")
-
-    def __init__(self) -> None:
-        self.problem = ""
-        self.before: smtp.Dialogue | None = None
-        self.expires: float | None = None
-        self.timings: dict[str, float] = {}
+    problem: str = ""
+    before: smtp.Dialogue | None = None
+    expires: float | None = None
+    timings: dict[str, float] = field(default_factory=dict)
 
 
 def attempt(address: str, port: int, limit: float, *, hello: str = "localhost") -> Attempt:
@@ -78,8 +74,6 @@ def attempt(address: str, port: int, limit: float, *, hello: str = "localhost") 
 
 class _Line(smtp.Line):
     """A Line that can be secured; from then on what is sent and read goes through TLS."""
-
-    __slots__ = ("_incoming", "_outgoing", "_tls")
 
     def __init__(self, address: str, port: int, give_up: float) -> None:
         self._tls: ssl.SSLObject | None = None

@@ -5,20 +5,19 @@ systemctl is called by absolute path (cron's PATH is short), with a limit in sec
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from mf import state
 from mf.text import clean
 
 from . import procfs
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 SYSTEMCTL = "/usr/bin/systemctl"
 
@@ -30,31 +29,20 @@ class ServiceError(Exception):
     """systemctl failed or took too long; one line says how."""
 
 
+@dataclass
 class Unit:
     """``active``: ActiveState; ``sub``: SubState; ``pid``: MainPID, 0 for none; ``known``: is there such a unit.
 
     ``started``: seconds on CLOCK_MONOTONIC when it last began to start, 0 for never.
     """
 
-    __slots__ = ("active", "cgroup", "known", "pid", "result", "started", "sub")
-
-    def __init__(
-        self,
-        active: str,
-        sub: str = "",
-        pid: int = 0,
-        cgroup: str = "",
-        known: bool = True,
-        result: str = "",
-        started: float = 0.0,
-    ) -> None:
-        self.active = active
-        self.sub = sub
-        self.pid = pid
-        self.cgroup = cgroup
-        self.known = known
-        self.result = result
-        self.started = started
+    active: str
+    sub: str = ""
+    pid: int = 0
+    cgroup: str = ""
+    known: bool = True
+    result: str = ""
+    started: float = 0.0
 
 
 def show(unit: str, limit: float = 5.0, systemctl: str = SYSTEMCTL) -> Unit:
@@ -110,15 +98,13 @@ def _call(command: Sequence[str], limit: float) -> str:
     return done.stdout
 
 
+@dataclass
 class Listener:
-    """A listening TCP socket: its inode, its owner's uid, how many connections wait in its queue to be accepted."""
+    """A listening TCP socket: its inode, its user, and how many connections wait in its queue to be accepted."""
 
-    __slots__ = ("inode", "uid", "waiting")
-
-    def __init__(self, inode: int, uid: int, waiting: int) -> None:
-        self.inode = inode
-        self.uid = uid
-        self.waiting = waiting
+    inode: int
+    uid: int
+    waiting: int
 
 
 def listeners(address: str, port: int, proc: str = "/proc") -> list[Listener]:
@@ -130,19 +116,27 @@ def listeners(address: str, port: int, proc: str = "/proc") -> list[Listener]:
     number = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
     wanted = {number, bytes(len(number)), bytes(16), MAPPED + number}
     found = []
-    for family in ("tcp", "tcp6"):
-        table = state.read_bytes(f"{proc}/net/{family}", 1 << 24) or b""
-        for row in table.split(b"\n")[1:]:
-            words = row.split()
-            if len(words) < 10 or words[3] != b"0A":
-                continue
-            try:
-                local, _, where = words[1].partition(b":")
-                if int(where, 16) == port and packed(local) in wanted:
-                    found.append(Listener(int(words[9]), int(words[7]), int(words[4].partition(b":")[2], 16)))
-            except ValueError:
-                continue
+    for words in _rows(proc):
+        if len(words) < 10 or words[3] != b"0A":
+            continue
+        try:
+            local, _, where = words[1].partition(b":")
+            if int(where, 16) == port and packed(local) in wanted:
+                found.append(Listener(int(words[9]), int(words[7]), int(words[4].partition(b":")[2], 16)))
+        except ValueError:
+            continue
     return found
+
+
+def _rows(proc: str) -> Iterator[list[bytes]]:
+    """The words of each socket's row. A host without IPv6 has no second table. Raises OSError."""
+    for family in ("tcp", "tcp6"):
+        try:
+            with open(f"{proc}/net/{family}", "rb") as table:
+                next(table, b"")  # the heading
+                yield from map(bytes.split, table)
+        except FileNotFoundError:
+            continue
 
 
 MAPPED = b"\0" * 10 + b"\xff\xff"  # and four bytes: an IPv4 address in an IPv6 socket
@@ -226,16 +220,14 @@ def still(states: str, share: float) -> str:
     return STARVED if "R" in states and share < SPINNING else FROZEN
 
 
+@dataclass
 class Session:
     """A TCP socket: its state, bytes to send and not read yet, the remote end as the kernel writes it."""
 
-    __slots__ = ("far", "sending", "state", "unread")
-
-    def __init__(self, state_: str, sending: int = 0, unread: int = 0, far: bytes = b"") -> None:
-        self.state = state_
-        self.sending = sending
-        self.unread = unread
-        self.far = far
+    state: str
+    sending: int = 0
+    unread: int = 0
+    far: bytes = b""
 
     def remote(self) -> str:
         """The remote end, ``192.0.2.1:25000`` or ``[2001:db8::1]:25000``; empty when it can't be told."""
@@ -253,15 +245,10 @@ class Session:
 
 
 def sessions(proc: str = "/proc") -> dict[int, Session]:
-    """All TCP sockets of this host by inode."""
+    """All TCP sockets of this host by inode, as far as they can be read."""
     found = {}
-    for family in ("tcp", "tcp6"):
-        try:
-            table = state.read_bytes(f"{proc}/net/{family}", 1 << 24) or b""
-        except OSError:
-            continue
-        for row in table.split(b"\n")[1:]:
-            words = row.split()
+    with contextlib.suppress(OSError):
+        for words in _rows(proc):
             try:
                 sending, _, unread = words[4].partition(b":")
                 name = TCP_STATES.get(words[3], "unknown")

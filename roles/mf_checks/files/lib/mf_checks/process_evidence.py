@@ -1,0 +1,131 @@
+"""The evidence on qpsmtpd's processes: from psutil, and from /proc what psutil hasn't got. Slow path.
+
+How qpsmtpd 0.94 looks: the master's comm is ``qpsmtpd-forkser``; a child writes ``/usr/bin/qpsmtpd-forkserver [ip :
+host : time]`` over its arguments, with what the client's DNS says as host, so names and arguments prove nothing. What
+does: the uid, the executable (perl) and the script, which perl keeps open as a file because it ends in ``__END__``,
+or, where other users' files can't be read (no CAP_SYS_PTRACE), the unit's cgroup together with the arguments.
+
+Open files are read here, for ``psutil.Process.open_files`` leaves out deleted ones: a session from before an upgrade
+of qpsmtpd has such a script open. Wait channel, kernel stack, system call and unsent bytes it doesn't know.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import psutil
+from mf import run, state
+from mf.text import clean
+
+from . import procfs, systemd
+from .orphans import Process
+
+# A process that has ended, or hides, or whose files aren't those of Linux: it isn't judged.
+FAILURES = (psutil.Error, OSError, ValueError, LookupError, RuntimeError)
+
+
+def collect(uid: int, values: run.Values, proc: str) -> tuple[list[Process], int]:
+    """Every process of a user, with its evidence; and how many processes the host has."""
+    sockets = systemd.sessions(proc)
+    stats = procfs.scan(proc)
+    own = [evidence(stat, values, sockets, proc) for stat in stats if of_user(stat.pid, uid, proc)]
+    return [process for process in own if process is not None], len(stats)
+
+
+def of_user(pid: int, uid: int, proc: str = "/proc") -> bool:
+    """Whether a process runs as this user. The owner of its files may be root, if it changed its user by itself."""
+    psutil.PROCFS_PATH = proc
+    try:
+        return bool(psutil.Process(pid).uids().effective == uid)
+    except FAILURES:
+        return False
+
+
+def evidence(
+    stat: procfs.Stat, values: run.Values, sockets: Mapping[int, systemd.Session], proc: str = "/proc"
+) -> Process | None:
+    """Everything that is known of one process; None when it has ended meanwhile.
+
+    What can't be read is None or ``unknown``, never guessed.
+    """
+    folder = f"{proc}/{stat.pid}"
+    in_unit = any(
+        values["unit"] in line.split(":", 2)[-1].split("/") for line in text_of(f"{folder}/cgroup").split("\n")
+    )
+    age = stat.age(state.boottime())
+    if stat.state in "ZX":
+        return Process(stat, age, ours=False, in_unit=in_unit, listens=None, progress=(stat.cpu, 0, 0))
+    psutil.PROCFS_PATH = proc
+    try:
+        process = psutil.Process(stat.pid)
+        with process.oneshot():
+            arguments = process.cmdline()
+            files = open_files(folder)
+            # for what has no executable psutil takes its first argument; what lets us see its files shows that, too
+            perl = files is not None and os.path.basename(process.exe()).startswith("perl")
+            moved = moved_by(process)
+    except FAILURES:
+        return None
+    title = " ".join(arguments).strip()
+    listens: bool | None = None
+    sessions: list[systemd.Session] = []
+    ours: bool | None
+    if files is None:
+        named = values["script"] in arguments[1:3] or title.startswith(values["script"] + " [")
+        ours = (in_unit or None) if named else False
+    else:
+        ours = perl and values["script"] in {name.removesuffix(" (deleted)") for name in files}
+        inodes = {int(name[8:-1]) for name in files if name.startswith("socket:[") and name[8:-1].isdigit()}
+        held = [sockets[inode] for inode in inodes if inode in sockets]
+        listens = any(socket.state == "listen" for socket in held)
+        sessions = [socket for socket in held if socket.state != "listen"]
+    # "[<0>] wait_woken+0x63/0x80", one a line (man proc)
+    frames = [
+        clean(line.rpartition(" ")[2].partition("+")[0], 60) for line in text_of(f"{folder}/stack").split("\n") if line
+    ]
+    return Process(
+        stat,
+        age,
+        ours,
+        in_unit,
+        listens,
+        progress=(stat.cpu, moved, sum(session.sending for session in sessions)),
+        peer=sessions[0].state if sessions else "unknown" if files is None else "none",
+        address=sessions[0].remote() if sessions else "",
+        title=clean(title),
+        waits=clean(frames[0] if frames else text_of(f"{folder}/wchan").removeprefix("0"), 60),
+        stack=frames[:12],
+        syscall=clean(text_of(f"{folder}/syscall").partition(" ")[0].strip(), 20),
+    )
+
+
+def moved_by(process: psutil.Process) -> int:
+    """A counter of the bytes that it read and wrote; where those are secret, of the times that it went to sleep."""
+    try:
+        counters = process.io_counters()
+        return counters.read_chars + counters.write_chars
+    except (psutil.AccessDenied, AttributeError):  # AttributeError: a kernel without I/O accounting
+        return process.num_ctx_switches().voluntary
+
+
+def open_files(folder: str) -> list[str] | None:
+    """What a process has open, deleted files and sockets too; None when that can't be read."""
+    try:
+        names = []
+        for name in os.listdir(folder + "/fd"):
+            try:
+                names.append(os.readlink(f"{folder}/fd/{name}"))
+            except FileNotFoundError:
+                continue
+    except OSError:
+        return None
+    return names
+
+
+def text_of(path: str) -> str:
+    """A file of /proc as text; empty when there is none."""
+    try:
+        return (state.read_bytes(path, 65536) or b"").decode("utf-8", "replace")
+    except OSError:
+        return ""

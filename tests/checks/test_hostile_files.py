@@ -1,0 +1,13 @@
+"""A thousand hostile files of each kind: no traceback, none that takes 0.1 s, no more than 20 MiB."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bounds_support
+import pytest
+
+
+@pytest.mark.parametrize("kind", ["names", "files"])
+def test_hostile_files_by_the_thousand(kind: str, tmp_path: Path) -> None:
+    bounds_support.feed(kind, tmp_path)
