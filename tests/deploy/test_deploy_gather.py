@@ -275,31 +275,40 @@ def test_a_diff_hides_what_not_everybody_may_read() -> None:
     assert texts["lib/a.py"] == ("", "(new, 1 bytes)\n")
 
 
-def test_the_monitor_is_told_only_what_differs_from_what_it_knows() -> None:
-    """Its settings are a secret, so a release from before cert_notice_days, gone back to, gets the file of now."""
+def monitor_settings(**chosen: Any) -> dict[str, Any]:
+    """The settings that role mf_monitor renders from its defaults and other values."""
     role = action.Role("mf_monitor", str(ROOT / "roles/mf_monitor"))
     path = "etc/monitor/settings.json"
     source = action.Source(path, f"{role.path}/templates/{path}.j2", True)
     loader = DataLoader()
+    variables = {
+        **_trusted(yaml.safe_load(Path(role.path, "defaults/main.yml").read_text())),
+        "inventory_hostname": "monitor1",
+        "mf_min_accepting": 2,
+        "mf_tree__generation": "0" * 12,
+        "mf_monitor_canary_key": "",
+        "__mf_monitor_hosts": [],
+        "__mf_monitor_urgent_checks": [],
+        **chosen,
+    }
+    plugin = action.ActionModule(MagicMock(), MagicMock(), MagicMock(), loader, Templar(loader, variables), MagicMock())
+    found: dict[str, Any] = json.loads(plugin._content(source, role, variables))
+    return found
 
-    def rendered(**chosen: Any) -> dict[str, Any]:
-        variables = {
-            **_trusted(yaml.safe_load(Path(role.path, "defaults/main.yml").read_text())),
-            "inventory_hostname": "monitor1",
-            "mf_min_accepting": 2,
-            "mf_tree__generation": "0" * 12,
-            "mf_monitor_canary_key": "",
-            "__mf_monitor_hosts": [],
-            "__mf_monitor_urgent_checks": [],
-            **chosen,
-        }
-        plugin = action.ActionModule(
-            MagicMock(), MagicMock(), MagicMock(), loader, Templar(loader, variables), MagicMock()
-        )
-        found: dict[str, Any] = json.loads(plugin._content(source, role, variables))
-        return found
 
-    assert "cert_notice_days" not in rendered()
-    assert settings.parse(rendered()).cert_notice_days == (10, 3)
-    assert rendered(mf_monitor_cert_notice_days=[5])["cert_notice_days"] == [5.0]
-    assert rendered(mf_monitor_cert_notice_days=[])["cert_notice_days"] == []
+def test_the_monitor_is_told_only_what_differs_from_what_it_knows() -> None:
+    """Its settings are a secret, so a release from before cert_notice_days, gone back to, gets the file of now."""
+    assert "cert_notice_days" not in monitor_settings()
+    assert settings.parse(monitor_settings()).cert_notice_days == (10, 3)
+    assert monitor_settings(mf_monitor_cert_notice_days=[5])["cert_notice_days"] == [5.0]
+    assert monitor_settings(mf_monitor_cert_notice_days=[])["cert_notice_days"] == []
+
+
+def test_ranges_of_the_monitor_are_those_that_it_takes() -> None:
+    ranges = yaml.safe_load((ROOT / "roles/mf_monitor/vars/main.yml").read_text())["__mf_monitor_ranges"]
+    for name, (low, high) in ranges.items():
+        for value in (low, high):
+            settings.parse(monitor_settings(**{name: value}))
+        for value in (low - 0.1, low - 1, high + 1):
+            with pytest.raises(settings.MonitorSettingsError):
+                settings.parse(monitor_settings(**{name: value}))
