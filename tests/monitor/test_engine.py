@@ -135,8 +135,8 @@ def test_ipv6_that_is_lost_at_the_monitor_is_no_alarm(tmp_path: Path) -> None:
         async with watching(world) as monitor:
             world.silence("mx1/smtp6", "mx2/smtp6")  # the reference answers over IPv4
             await asyncio.sleep(600)
-            assert monitor.subjects["mx1/smtp"].state == "up"
-            assert monitor.subjects["mx1/smtp6"].blind
+            assert monitor.subjects.states["mx1/smtp"].state == "up"
+            assert monitor.subjects.states["mx1/smtp6"].blind
             assert monitor.incidents.open.keys() <= {"unknown:mx1/smtp6", "unknown:mx2/smtp6"}
             assert world.texts == []
 
@@ -281,7 +281,7 @@ def test_a_monitor_that_was_held_up_sees_silence_only_when_its_probes_had_their_
         await until(lambda: "host:mx1" in monitor.incidents.open, 300)
         held_up = 2 * LAG
         await until(lambda: "internal:slow" in monitor.incidents.open, 3600)
-        assert "too slow to judge" in monitor.subjects["mx1/smtp"].blind
+        assert "too slow to judge" in monitor.subjects.states["mx1/smtp"].blind
         held_up = 0.0
         await until(lambda: "internal:slow" not in monitor.incidents.open, 300)
         task.cancel()
@@ -316,7 +316,7 @@ def test_a_bug_with_one_hosts_health_leaves_the_others(tmp_path: Path) -> None:
     monitor.on_reading(Reading("mx1", NOW, NOW, {"maintenance": {"left_seconds": "soon"}}, "read"))
     monitor.on_reading(Reading("mx2", NOW, NOW, hosthealth.parse(health("mx2")), "read"))
     run(monitor.evaluate)
-    assert monitor.subjects["mx2/health"].state == "up"
+    assert monitor.subjects.states["mx2/health"].state == "up"
     monitor.recorder.close()
 
 

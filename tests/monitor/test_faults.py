@@ -61,8 +61,8 @@ def test_whatever_a_hosts_health_says_it_is_a_reading(listener: engine.Engine, c
     found = hosthealth.parse(json.dumps(record).encode())
     if found is not None:
         hosthealth.leases(found)
-    listener.ingest_health(Reading("mx1", 99.0, 100.0, found, "read"))
-    assert listener.maintenance.get("mx1", {"until": 0.0})["until"] <= 100.0 + maintenance.MAX_TTL
+    listener.subjects.ingest_health(Reading("mx1", 99.0, 100.0, found, "read"))
+    assert listener.subjects.maintenance.get("mx1", {"until": 0.0})["until"] <= 100.0 + maintenance.MAX_TTL
 
 
 def test_the_program_says_whether_its_settings_are_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

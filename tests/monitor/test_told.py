@@ -161,9 +161,9 @@ def test_what_is_not_known_of_a_check_ends_nothing(tmp_path: Path) -> None:
     at = NOW
     for status in (*[state.CRITICAL] * 3, *[state.UNKNOWN] * 20):
         record = hosthealth.parse(json.dumps(says("mx1", "queue", status)).encode())
-        monitor.advance(monitor.ingest_health(hosthealth.Reading("mx1", at, at, record, "read")))
+        monitor.advance(monitor.subjects.ingest_health(hosthealth.Reading("mx1", at, at, record, "read")))
         at += RULES.interval
-    view = problems.judge(RULES, monitor.subjects, {}, ("check:mx1/queue",), at)
+    view = problems.judge(RULES, monitor.subjects.states, {}, ("check:mx1/queue",), at)
     assert view.problems["check:mx1/queue"].severity == "notice"
     assert view.problems["health:mx1"].severity == "notice"
     monitor.recorder.close()
@@ -175,8 +175,8 @@ def test_a_vital_check_that_is_critical_and_not_known_by_turns_is_one_urgent_inc
     held: set[str] = set()
     for status in [state.CRITICAL] * 4 + ([state.UNKNOWN] * 4 + [state.CRITICAL] * 4) * 3:
         record = hosthealth.parse(json.dumps(says("control1", "backup", status)).encode())
-        monitor.advance(monitor.ingest_health(hosthealth.Reading("control1", at, at, record, "read")))
-        view = problems.judge(RULES, monitor.subjects, {}, held, at)
+        monitor.advance(monitor.subjects.ingest_health(hosthealth.Reading("control1", at, at, record, "read")))
+        view = problems.judge(RULES, monitor.subjects.states, {}, held, at)
         urgent += [key for key, one in view.problems.items() if one.severity == "urgent" and key not in held]
         held = {*view.problems, *view.behind}
         at += RULES.interval
@@ -214,7 +214,7 @@ def test_what_the_release_before_knew_of_checks_is_known_by_its_new_name(tmp_pat
         assert set(monitor.incidents.open) == {"check:control1/backup", "check:mx1/queue", "health:mx2", "health:mx3"}
     assert all(one.acked for one in monitor.incidents.open.values())
     assert monitor.incidents.open["check:mx1/queue"].service == "queue"
-    view = problems.judge(rules, monitor.subjects, {}, monitor.incidents.open, NOW)
+    view = problems.judge(rules, monitor.subjects.states, {}, monitor.incidents.open, NOW)
     assert not view.behind
     assert {key: one.severity for key, one in view.problems.items() if key in monitor.incidents.open} == {
         "check:control1/backup": "urgent",
@@ -233,6 +233,8 @@ def test_a_host_that_makes_up_checks_is_bounded(tmp_path: Path) -> None:
         entry = {**record["checks"]["queue"], "status": state.CRITICAL}
         record["checks"] = {f"c{number}_{one}": entry for one in range(40)}
         parsed = hosthealth.parse(json.dumps(record).encode())
-        monitor.advance(monitor.ingest_health(hosthealth.Reading("mx1", NOW + number, NOW + number, parsed, "read")))
-    assert len(monitor.subjects) <= health_record.MAX_CHECKS + 1
+        monitor.advance(
+            monitor.subjects.ingest_health(hosthealth.Reading("mx1", NOW + number, NOW + number, parsed, "read"))
+        )
+    assert len(monitor.subjects.states) <= health_record.MAX_CHECKS + 1
     monitor.recorder.close()

@@ -12,24 +12,21 @@ none, and the next probe finds the rest.
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-from mf import text
-
-from . import history, journal, schedule, texts
+from . import history, journal, schedule
 from .clocks import Clocks
 from .heartbeat import Heartbeat
 from .history import History
 from .incidents import Incidents, Update
-from .judging import former, problems, states
+from .judging import problems, states
 from .judging.problems import View
-from .judging.severity import NOTICE, URGENT, Problem
-from .judging.states import DOWN, UNKNOWN, ProbeResult, SubjectState
+from .judging.severity import NOTICE, Problem
+from .judging.states import ProbeResult
 from .notifying import outbox
+from .notifying.direct import Direct
 from .notifying.outbox import Outbox, awaken
 from .probing import connectivity, hosthealth, probes
 from .probing.connectivity import Answer, ConnectivityCheck
@@ -41,6 +38,7 @@ from .recorder import Batch, Recorder
 from .schedule import Schedule
 from .settings import Settings
 from .store import Store, refuses
+from .subjects import Subjects
 
 AT_ONCE = 1000  # probes under way; 10 % dead hosts of 1,000 hold 400 of them for one timeout
 CALM = 50  # times the CPU that an evaluation took are let pass before the next: 2 % of a core
@@ -67,11 +65,9 @@ class Engine:
         self.ready = ready
         self.services = {service.subject: service for host in settings.hosts for service in host.services}
         self.hosts = {host.name: host for host in settings.hosts}
-        self.subjects: dict[str, SubjectState] = {}
-        self.maintenance: dict[str, dict[str, Any]] = {}
+        self.subjects = Subjects(settings)
         self.incidents = Incidents(settings)
         self.view: View | None = None
-        self._known_checks: dict[str, set[str]] = {}  # checks that are subjects, by host
         self._results: list[ProbeResult] = []
         self._readings: list[Reading] = []
         self._news = asyncio.Event()
@@ -79,15 +75,12 @@ class Engine:
         self._seen_at = self.clocks.monotonic()  # the last result
         self._effort = 0.0  # CPU seconds of the last evaluation
         self._unstored = Batch()
-        self._refused = ""  # why nothing can be stored
-        self._sent_directly: set[str] = set()
-        self._direct: set[asyncio.Task[None]] = set()
         world = World.of(settings, self.clocks)
         self.connectivity = ConnectivityCheck(settings, self.clocks, answer)
         self.reader = Reader(settings, self.clocks, ask) if settings.health else None
-        self.schedule = Schedule(self._intervals(), self.clocks.monotonic)
+        self.schedule = Schedule(schedule.intervals(settings), self.clocks.monotonic)
         self.prober = Prober(
-            world, probe, self.connectivity, self.reader, self.subjects, self.on_reading, self.schedule.plan_soon
+            world, probe, self.connectivity, self.reader, self.subjects.states, self.on_reading, self.schedule.plan_soon
         )
         self.history = History(settings, self.schedule.intervals)
         self.recorder = Recorder(settings.database, self.clocks, self._refill)
@@ -100,14 +93,7 @@ class Engine:
             send or outbox.Sender(f"{settings.name} monitor"),
             note=journal.log,
         )
-
-    def _intervals(self) -> dict[str, float]:
-        """Everything that is probed in turn, in the order in which it is spread."""
-        intervals = {name: self.services[name].interval for name in sorted(self.services, key=probes.share)}
-        intervals["uplink"] = self.settings.interval
-        if self.reader is not None:
-            intervals |= {f"{host.name}/health": self.settings.interval for host in self.settings.hosts if host.health}
-        return intervals
+        self.direct = Direct(settings, self.outbox)
 
     # --- life
 
@@ -115,7 +101,7 @@ class Engine:
         """Work until cancelled."""
         try:
             await self.recorder.stored(self.restore)
-            self.schedule.start({"uplink", *(name for name, one in self.subjects.items() if one.pending)})
+            self.schedule.start({"uplink", *(name for name, one in self.subjects.states.items() if one.pending)})
             works = (self.schedule.run(self._probe), self._evaluate_forever(), self.outbox.run())
             tasks = [asyncio.create_task(work) for work in works]
             self.ready("READY=1")
@@ -124,39 +110,25 @@ class Engine:
                 for task in done:
                     task.result()
             finally:
-                for task in (ending := [*tasks, *self._direct]):
+                for task in (ending := [*tasks, *self.direct.tasks]):
                     task.cancel()
                 await asyncio.gather(*ending, return_exceptions=True)
         finally:
             self.recorder.close()
 
     def restore(self, store: Store) -> None:
-        """Take over what is on disk, without what isn't watched any more."""
+        """Take over what is on disk."""
         now = self.clocks.wall()
         self.incidents.note_damage(store, now)
-        repeated = store.messages.recover(now)
-        former.adopt(store, self.settings)
-        rows = store.current.load()
-        checks = hosthealth.known_checks(self.settings, rows, store.current.health())
-        known = {*self.services, *self.hosts, "uplink", "fleet", *checks}
-        store.current.forget([name for name in rows if name not in known])
-        if repeated:
+        if repeated := store.messages.recover(now):
             journal.log(f"{repeated} messages may have been sent before a crash; they are sent again, marked")
-        for name, row in rows.items():
-            stored = json.loads(row["memory"])
-            if name in self.services or name == "uplink" or name in checks:
-                self.subjects[name] = SubjectState.of(stored)
-                host, _, check = name.partition(f"/{hosthealth.CHECK}")
-                if check:
-                    self._known_checks.setdefault(host, set()).add(check)
-            elif name in self.hosts and stored.get("maintenance"):
-                self.maintenance[name] = stored["maintenance"]
+        self.subjects.restore(store)
         self.incidents.load(store, now)
 
     def _refill(self, store: Store) -> None:
         """Write what is in memory into a new file; incidents open anew."""
         self.history.forget()
-        store.current.set(history.rows(self.subjects, self.subjects))
+        store.current.set(history.rows(self.subjects.states, self.subjects.states))
         self.incidents.refill(store)
         self.incidents.note_damage(store, self.clocks.wall())
 
@@ -185,20 +157,6 @@ class Engine:
         self._readings.append(reading)
         self._news.set()
 
-    def ingest_health(self, reading: Reading) -> list[ProbeResult]:
-        """Results from a reading. Its maintenance is kept until its end: a rebooting host says nothing."""
-        name, record = reading.host, reading.record
-        known = self._known_checks.setdefault(name, set())
-        results = hosthealth.results(reading, hosthealth.vital(self.settings, self.hosts[name]), known)
-        prefix = hosthealth.check_subject(name, "")
-        known.update(one.subject.removeprefix(prefix) for one in results if one.subject.startswith(prefix))
-        if record is not None:
-            self.maintenance.pop(name, None)
-            if at_work := record["maintenance"]:
-                until = reading.finished + at_work["left_seconds"]
-                self.maintenance[name] = {"owner": at_work["owner"], "reason": at_work["reason"], "until": until}
-        return results
-
     # --- evaluation
 
     async def _evaluate_forever(self) -> None:
@@ -220,7 +178,7 @@ class Engine:
         self.ready("WATCHDOG=1")
         self.publisher.write_if_due()
         # one that can't store can't notify either: then the switch is the second way to learn of it
-        if not self._refused:
+        if not self.direct.refused:
             self.heartbeat.send_if_due()
 
     async def evaluate(self) -> None:
@@ -235,22 +193,18 @@ class Engine:
                 raise  # otherwise the transaction below says so
         for reading in readings:
             try:
-                results.extend(self.ingest_health(reading))
+                results.extend(self.subjects.ingest_health(reading))
             except Exception as error:  # noqa: BLE001  (what one host says must not end the watch over the others)
                 journal.log(f"a bug with the health of {reading.host}: {type(error).__name__}: {error}")
-        changed = self.advance(results)
-        self.maintenance = {host: one for host, one in self.maintenance.items() if one["until"] > now}
-        view = problems.judge(self.settings, self.subjects, self.maintenance, self.incidents.open, now)
-        if self.prober.discarded >= BLIND:
-            title = f"monitor {self.settings.host} is too slow to judge what doesn't answer"
-            slow = Problem("internal:slow", "internal", "", "", NOTICE, title, self.prober.slow_since)
-            view = replace(view, problems={**view.problems, slow.key: slow})
+        self.advance(results)
+        self.subjects.end_maintenance(now)
+        view = self._judge(now)
         self.view = view
         batch = self._unstored
-        batch.add(results, readings, changed, self.history.times(view, results, self.subjects, self.maintenance, now))
+        batch.add(results, readings, self.history.times(view, results, self.subjects, now))
 
         def commit(store: Store) -> Update:
-            self.history.store(store, batch, view, self.subjects, now)
+            self.history.store(store, batch, view, self.subjects.states, now)
             return self.incidents.update(store, view, now)
 
         try:
@@ -259,31 +213,33 @@ class Engine:
             if not refuses(error):
                 raise
             self.history.forget()
-            self._send_directly(view, str(error))
+            self.direct.send(view.problems, str(error))
             return
         self.incidents.take(update)
         self._unstored = Batch()
-        if self._refused:
-            journal.log("what is seen can be stored again")
-            self._refused, self._sent_directly = "", set()
+        self.direct.end()
         if update.queued:
             self.outbox.wake.set()
 
-    def advance(self, results: list[ProbeResult]) -> set[str]:
-        """Advance the states of subjects, and probe again soon what is in doubt; the subjects that changed."""
-        offline = self.subjects.get("uplink", SubjectState()).state == DOWN
+    def _judge(self, now: float) -> View:
+        view = problems.judge(self.settings, self.subjects.states, self.subjects.maintenance, self.incidents.open, now)
+        if self.prober.discarded < BLIND:
+            return view
+        title = f"monitor {self.settings.host} is too slow to judge what doesn't answer"
+        slow = Problem("internal:slow", "internal", "", "", NOTICE, title, self.prober.slow_since)
+        return replace(view, problems={**view.problems, slow.key: slow})
+
+    def advance(self, results: list[ProbeResult]) -> None:
+        """Advance the states of subjects, and probe again soon what is in doubt."""
+        offline = self.subjects.offline
         for result in results:
-            name = result.subject
-            before = self.subjects.get(name, SubjectState())
-            seen = replace(result, state=UNKNOWN) if offline and name != "uplink" else result
-            after = self.subjects[name] = states.advance(before, seen, self.settings)
-            if states.wants_recheck(after):
-                self.recheck_soon(name)
-            service = self.services.get(name)
+            before, seen = self.subjects.advance(result, offline)
+            if states.wants_recheck(self.subjects.states[result.subject]):
+                self.recheck_soon(result.subject)
+            service = self.services.get(result.subject)
             if service is not None and schedule.turns(before, seen):
-                for other in schedule.related(self.settings, self.subjects, service, seen):
+                for other in schedule.related(self.settings, self.subjects.states, service, seen):
                     self.schedule.plan_soon(other)
-        return {result.subject for result in results}
 
     def recheck_soon(self, subject: str) -> None:
         """Probe a subject again soon; a check of a host by reading its health."""
@@ -291,19 +247,3 @@ class Engine:
         if name in self.schedule.intervals:
             soon = UPLINK_RECHECK if name == "uplink" else self.settings.recheck
             self.schedule.plan_soon(name, min(soon, self.schedule.intervals[name]))
-
-    def _send_directly(self, view: View, reason: str) -> None:
-        """Nothing can be stored, so nothing can be queued: send that past the queue, and what is urgent as well."""
-        first, self._refused = not self._refused, reason
-        urgent = {key for key, problem in view.problems.items() if problem.severity == URGENT}
-        fresh = urgent - self._sent_directly
-        if not first and not fresh:
-            return
-        self._sent_directly |= urgent
-        titles = [f"{self.settings.host} can't store what it sees ({text.clean(reason, 40)})"]
-        titles += [view.problems[key].title for key in sorted(fresh)]
-        message = texts.compose(self.settings.name, "URGENT", titles, "")
-        journal.log(message)
-        task = asyncio.create_task(self.outbox.direct(URGENT, message))
-        self._direct.add(task)
-        task.add_done_callback(self._direct.discard)

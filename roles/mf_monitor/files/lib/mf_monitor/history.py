@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from .judging import problems, states
 from .judging.problems import HostView, View
@@ -12,6 +12,7 @@ from .settings import Settings
 from .store import Store
 from .store.current import Row
 from .store.history import Time
+from .subjects import Subjects
 
 PRUNE_EVERY = 3600.0  # seconds
 LATE = 60.0  # seconds more than that the hosts' time isn't counted
@@ -47,14 +48,12 @@ class History:
         self,
         view: View,
         results: list[ProbeResult],
-        subjects: Mapping[str, SubjectState],
-        maintenance: Collection[str],
+        subjects: Subjects,
         now: float,
     ) -> list[Time]:
         """Seconds by state since each subject was last counted."""
         settings = self._settings
         most = 3 * settings.interval + settings.timeout
-        offline = subjects.get("uplink", SubjectState()).state == DOWN
         found: list[Time] = []
         for result in results:
             name, at = result.subject, result.finished
@@ -64,16 +63,16 @@ class History:
             if last is None or not 0 < at - last <= max(most, 2 * interval):
                 continue
             state = UNKNOWN
-            if not offline or name == "uplink":
-                state = states.shown(subjects[name], at, states.patience(interval, settings.timeout))[0]
-            if name.partition("/")[0] in maintenance and state == DOWN:
+            if not subjects.offline or name == "uplink":
+                state = states.shown(subjects.states[name], at, states.patience(interval, settings.timeout))[0]
+            if name.partition("/")[0] in subjects.maintenance and state == DOWN:
                 state = problems.MAINTENANCE
             found.append((name, at, state, at - last, result.latency))
         span = now - self._hosts_at
         if span >= min(60.0, settings.interval):
             if self._hosts_at and span <= most + LATE:
                 hosts = view.hosts.items()
-                found += [(name, now, UNKNOWN if offline else host.state, span, None) for name, host in hosts]
+                found += [(name, now, UNKNOWN if subjects.offline else host.state, span, None) for name, host in hosts]
                 found.append(("fleet", now, view.state, span, None))
             self._hosts_at = now
         return found

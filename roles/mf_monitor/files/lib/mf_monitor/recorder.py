@@ -22,18 +22,18 @@ MOST_KEPT = 200_000  # results and times that couldn't be stored
 
 @dataclass(slots=True)
 class Batch:
-    """What is to be stored: results, readings of health, the subjects that changed, times by state."""
+    """What is to be stored: results, readings of health, times by state; and the subjects that changed."""
 
     results: list[ProbeResult] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
-    changed: set[str] = field(default_factory=set)
     times: list[Time] = field(default_factory=list)
+    changed: set[str] = field(default_factory=set)
 
-    def add(self, results: list[ProbeResult], readings: list[Reading], changed: set[str], times: list[Time]) -> None:
+    def add(self, results: list[ProbeResult], readings: list[Reading], times: list[Time]) -> None:
         """Add more. What is too much is dropped, oldest first; of readings the newest of each host counts."""
         self.results = [*self.results, *results][-MOST_KEPT:]
         self.readings = list({reading.host: reading for reading in [*self.readings, *readings]}.values())
-        self.changed |= changed
+        self.changed.update(result.subject for result in results)
         self.times = [*self.times, *times][-MOST_KEPT:]
 
 

@@ -6,6 +6,7 @@ All of it is on the monotonic clock: the other one may be set back.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import heapq
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -87,6 +88,21 @@ class Schedule:
         now, interval, phase = self._clock(), self.intervals[name], self._phases[name]
         following = phase + interval * math.ceil((now - phase) / interval)
         return following if following - now > TOO_SOON * interval else following + interval
+
+
+def intervals(settings: Settings) -> dict[str, float]:
+    """Everything that is probed in turn, and how often, in the order in which it is spread."""
+    services = [service for host in settings.hosts for service in host.services]
+    found = {service.subject: service.interval for service in sorted(services, key=lambda one: share(one.subject))}
+    found["uplink"] = settings.interval
+    if settings.health:
+        found |= {f"{host.name}/health": settings.interval for host in settings.hosts if host.health}
+    return found
+
+
+def share(name: str) -> float:
+    """Where in the interval a subject has its place, 0 to 1: spread evenly, the same after each start."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
 
 
 def turns(before: SubjectState, result: ProbeResult) -> bool:

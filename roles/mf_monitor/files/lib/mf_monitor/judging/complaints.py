@@ -14,7 +14,7 @@ from .states import DOWN, HELD, PART, UNREAD, WARNING, SubjectState
 # Seconds until a host's own check of SMTP, or of the queue for which SMTP greets nobody, has looked again: its period,
 # a splay and its deadline.
 LOOKS_AGAIN = {"smtp": 75.0, "queue": 335.0}
-NOT_KNOWN = 10  # intervals after which it is told that something isn't known
+NOT_KNOWN = 10  # intervals after which what isn't known is notified
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Near:
 
     def hides(self, severity: str, check: str = "") -> bool:
         """Whether something nearer to the root cause is known, about to be, or over just now."""
-        # what is for the page only hides nothing that is told (ssh over IPv6 may be down for weeks, and a disk fill up)
+        # what is for the page only hides no notice (ssh over IPv6 may be down for weeks, and a disk fill up)
         nearer = any(
             problem.kind in ("host", "throttled")
             or (problem.kind == "service" and PAGE not in {problem.severity} - {severity})
@@ -46,7 +46,7 @@ class Near:
 def checks(host: Host, settings: Settings, found: Mapping[str, SubjectState], near: Near) -> list[Problem]:
     """What a host's checks say, each by itself: one that has been bad for weeks, or flaps, hides no other.
 
-    CRITICAL is told, whatever the check and the role of the host (see ``hosthealth`` for what isn't).
+    CRITICAL is notified, whatever the check and the role of the host (see ``hosthealth`` for what isn't).
     """
     problems = []
     for name, current in found.items():
@@ -72,7 +72,7 @@ def checks(host: Host, settings: Settings, found: Mapping[str, SubjectState], ne
 
 def _unread(host: Host, name: str, current: SubjectState, near: Near) -> bool:
     """Whether a vital check isn't known, and has no incident of its own: one that is CRITICAL and not known by turns
-    would be told at every turn."""
+    would be notified at every turn."""
     unread = current.state == DOWN and current.reason == UNREAD and not states.wavers(current)
     return unread and _key(host, name) not in near.open_keys
 
@@ -101,7 +101,7 @@ def health(
     severity = severity_of("health", host) if flaps or said.state == DOWN or lasts else PAGE
     if lasts and said.reason == UNREAD and vital(settings, host):
         severity = URGENT
-    # a hold has no end of its own, so it is told even though the throttle that it is shows already
+    # a hold has no end of its own, so it is notified even though the throttle that it is shows already
     if said.reason != HELD and near.hides(severity):
         return []
     title = f"{host.name}: {said.message}" if said.reason == UNREAD else f"{host.name} says: {said.message}"

@@ -1,7 +1,7 @@
 """What a monitor of a former release has stored, by the names that this one uses.
 
 Checks had no subjects of their own, but for urgent ones (``HOST/NAME``); the worst of the rest was in ``HOST/health``.
-Without this an upgrade would say that all of it is well, and then tell it anew.
+Without this an upgrade would say that all of it is well, and then notify it anew.
 """
 
 from __future__ import annotations

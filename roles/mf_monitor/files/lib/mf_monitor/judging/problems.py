@@ -201,7 +201,7 @@ def _services(
             title = label + complaints.flapping(current)
             problems.append(Problem(key, "service", host.name, service.name, severity, title, current.flapping, True))
         elif current.state == DOWN:
-            # a first good look after it: no new problem is made of that
+            # a first good result after it: no new problem is made of that
             if key not in open_keys and (current.pending or _waits(current, services)):
                 continue
             stays = " stays down after flapping" if current.flapping is not None else ""
@@ -251,7 +251,7 @@ def _unseen(
 
 
 def _waits(current: SubjectState, services: Mapping[Any, SubjectState]) -> bool:
-    """Whether the host's other services must be looked at first: silence may be the host's."""
+    """Whether the host's other services must be probed first: silence may be the host's."""
     return current.silent and any(one.checked < current.since for service, one in services.items() if service.tells)
 
 
@@ -266,7 +266,7 @@ def _view(
     now: float,
 ) -> HostView:
     smtp = {service: services[service] for service in host.front}
-    # not looked at yet is not "doesn't accept": nobody is woken by a start of the monitor. What flaps isn't relied on
+    # not probed yet is not "doesn't accept": nobody is woken by a start of the monitor. What flaps isn't relied on
     # until it is calm, otherwise the fleet's alarm would flap with it.
     steady = any(one.state in (UP, WARNING, UNKNOWN) and one.flapping is None for one in smtp.values())
     accepts = steady and not down if smtp else None

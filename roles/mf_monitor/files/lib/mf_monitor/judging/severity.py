@@ -25,7 +25,7 @@ class Problem:
     flapping: bool = False
     about: tuple[str, ...] = ()
     level: int | None = (
-        None  # told anew when it falls: MXs that accept mail, of the fleet's; a certificate's notices left
+        None  # notified anew when it falls: MXs that accept mail, of the fleet's; a certificate's notices left
     )
 
 
@@ -41,7 +41,7 @@ def severity_of(kind: str, host: Host, way_in: bool = False) -> str:
 
 
 def expiry(current: SubjectState, host: Host, settings: Settings, now: float) -> tuple[str, int | None]:
-    """The severity of a certificate's warning, and how many notices are still to come; each is told once."""
+    """The severity of a certificate's warning, and how many notices are still to come; each is notified once."""
     ended = current.reason == EXPIRED
     left = current.expires - now if current.expires is not None else float("inf")
     to_come = sum(left > days * DAY for days in settings.cert_notice_days)

@@ -158,7 +158,7 @@ def _flap(current: SubjectState, now: float, rules: Settings) -> SubjectState:
         if not current.pending and current.calm >= rules.flap_calm:
             return replace(current, flapping=None, fell=0.0, turns=(), changes=())
         stays = current.state == DOWN and not current.pending and current.calm >= _enough(current, rules)
-        # once: one that stays down again and again is told when it is calm
+        # once: one that stays down again and again is notified when it is calm
         return replace(current, fell=current.since) if stays and not current.fell else current
     since = now - rules.flap_window
     hard = sum(at >= since for at in current.changes)

@@ -1,4 +1,4 @@
-"""Whom to tell what, and when: from incidents to messages. Pure.
+"""Whom to notify of what, and when: from incidents to messages. Pure.
 
 =========  ============================================================================================
 urgent     at once, day and night; reminders; escalation when nobody acknowledges it
@@ -7,8 +7,8 @@ page       no message
 =========  ============================================================================================
 
 Incidents that begin within a few seconds share a message, and so do those that end. While fewer MXs accept mail than
-must, what is wrong with single MXs is part of that incident's message. An incident is told once for its severity; what
-grows worse is told anew, and so is what was told to flap and stays down.
+must, what is wrong with single MXs is part of that incident's message. An incident is notified once for its severity;
+what grows worse is notified anew, and so is what was said to flap and stays down.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class Alert:
     reminded_at: float = 0.0
     escalated_at: float = 0.0
     flapping: bool = False
-    stays_since: float = 0.0  # what was told to flap is steadily so since then
+    stays_since: float = 0.0  # what was said to flap is steadily so since then
     stays_notified: bool = False
     resolution_notified: bool = False
     held_since: float = 0.0  # a lease that refuses mail
     about: tuple[str, ...] = ()
     level: int | None = None  # of the cause
-    notified_level: int | None = None  # the lowest that was told
+    notified_level: int | None = None  # the lowest that was notified
     seen: str = ""  # the severity at the last plan
 
     @staticmethod
@@ -112,7 +112,7 @@ class Plan:
 
 
 def plan(settings: Settings, incidents: Sequence[Incident], silences: Iterable[Mapping[str, Any]], now: float) -> Plan:
-    """What to send now. ``incidents``: all open ones, and those that closed and weren't told to be over yet."""
+    """What to send now. ``incidents``: all open ones, and closed ones of which the end wasn't notified yet."""
     return _Planner(settings, incidents, [str(one["pattern"]) for one in silences], now).plan()
 
 
@@ -187,7 +187,7 @@ class _Planner:
         fresh, turned, stays = [], [], []
         for one in self.incidents:
             alert = self.alerts[one.number]
-            # a monitor that is offline can't tell so; it does afterwards
+            # a monitor that is offline can't say so; it does afterwards
             if one.closed is not None or one.number in self.silenced or one.acked or one.kind == "uplink" or one.behind:
                 continue
             if severity_now(self.settings, one, self.now) != severity or alert.suppressed:
@@ -224,7 +224,7 @@ class _Planner:
                     self._change(one, suppressed=True)
 
     def _unanswered(self) -> list[Incident]:
-        """Urgent ones that were told, still are (no maintenance), and that nobody has acknowledged."""
+        """Urgent ones that were notified, still are (no maintenance), and that nobody has acknowledged."""
         return [
             one
             for one in self.incidents
@@ -263,40 +263,37 @@ class _Planner:
                 self._change(one, reminded_at=self.now)
 
     def _end(self) -> None:
-        """Recoveries. What the fleet's message spoke for is over with it, or is told by itself from then on."""
+        """Recoveries. What the fleet's message spoke for is over with it, or has messages of its own from then on."""
         over = [
             one for one in self.incidents if one.closed is not None and not self.alerts[one.number].resolution_notified
         ]
-        told = [one for one in over if self._tells(one)]
+        loud = [one for one in over if self._end_severity(one)]
         back = {one.key for one in self.incidents if one.closed is None}
         # good news waits for more of it, unless bad news of the same is about to overtake it
-        if not any(self.now - (one.closed or 0.0) >= GROUP or one.key in back for one in told):
-            over = [one for one in over if one not in told]
-            told = []
+        if not any(self.now - (one.closed or 0.0) >= GROUP or one.key in back for one in loud):
+            over = [one for one in over if one not in loud]
+            loud = []
         for severity in (URGENT, NOTICE):
-            chosen = [one for one in told if self._tells(one) == severity]
-            if chosen:
-                titles = [self._over(one) for one in chosen]
-                message = texts.compose(self.settings.name, "OK", titles, _numbers(chosen))
-                self.result.drafts.append(Draft("closed", severity, message, tuple(one.number for one in chosen)))
-        escalated = [one for one in told if self.alerts[one.number].escalated_at]
-        if escalated:
-            message = texts.compose(
-                self.settings.name, "OK", [self._over(one) for one in escalated], _numbers(escalated)
-            )
-            numbers = tuple(one.number for one in escalated)
-            self.result.drafts.append(Draft("closed", URGENT, message, numbers, escalation=True))
+            self._resolve(severity, [one for one in loud if self._end_severity(one) == severity])
+        self._resolve(URGENT, [one for one in loud if self.alerts[one.number].escalated_at], escalation=True)
         for one in over:
             self._change(one, resolution_notified=True)
         if any(one.key == "fleet" for one in over):
             for one in self.incidents:
                 if one.closed is None and self.alerts[one.number].suppressed:
-                    # named in the fleet's recovery as still wrong: so it has been told
-                    loud = one.severity if one.severity != PAGE else ""
-                    self._change(one, suppressed=False, notified=loud, notified_at=self.now, reminded_at=self.now)
+                    # named in the fleet's recovery as still wrong: so it was notified
+                    notified = one.severity if one.severity != PAGE else ""
+                    self._change(one, suppressed=False, notified=notified, notified_at=self.now, reminded_at=self.now)
 
-    def _tells(self, one: Incident) -> str:
-        """The severity at which an incident's end is told, or nothing."""
+    def _resolve(self, severity: str, chosen: Sequence[Incident], escalation: bool = False) -> None:
+        if chosen:
+            titles = [_resolution(self.settings, self.incidents, self.alerts, one) for one in chosen]
+            message = texts.compose(self.settings.name, "OK", titles, _numbers(chosen))
+            numbers = tuple(one.number for one in chosen)
+            self.result.drafts.append(Draft("closed", severity, message, numbers, escalation))
+
+    def _end_severity(self, one: Incident) -> str:
+        """The severity at which an incident's end is notified, or nothing."""
         if one.number in self.silenced:
             return ""
         # who sees again sees that too few accept mail: that is a message by itself
@@ -304,36 +301,37 @@ class _Planner:
             return ""
         return self.alerts[one.number].notified or (NOTICE if one.kind == "uplink" else "")
 
-    def _over(self, one: Incident) -> str:
-        lasted = text.span(max(0.0, (one.closed or one.opened) - one.opened))
-        if one.kind == "uplink":
-            return f"{self.settings.host} was offline for {lasted} and saw nothing meanwhile"
-        if one.kind == "fleet":
-            left = [
-                other.host for other in self.incidents if other.closed is None and self.alerts[other.number].suppressed
-            ]
-            rest = f", still wrong: {', '.join(dict.fromkeys(left))}" if left else ""
-            return f"enough MX accept mail again after {lasted}{rest}"
-        if one.kind == "unknown":
-            return f"{self.settings.host} sees again after {lasted} that enough MX accept mail"
-        if one.kind == "internal":
-            return f"{self.settings.host} keeps up again after {lasted}"
-        # a host that answers may have a service that doesn't, and a service that answers another fault
-        subject = one.key.partition(":")[2]
-        services = {service.subject for host in self.settings.hosts for service in host.services}
-        if one.kind != "check" and subject not in services.union(host.name for host in self.settings.hosts):
-            return f"{_subject(one)} is watched no more"
-        loud = [other for other in self.incidents if other.closed is None and other.severity != PAGE]
-        well = all(subject not in (other.host, other.key.partition(":")[2]) for other in loud)
-        rest = "answers again" if one.kind == "host" else "better"
-        return f"{_subject(one)} {'well again' if well else rest} after {lasted}"
-
     def _draft(self, kind: str, severity: str, chosen: Sequence[Incident], tail: str) -> None:
         """A message about what is wrong."""
         mark = {"reminder": "REMINDER", "escalation": "ESCALATION"}.get(kind, MARKS[severity])
         message = texts.compose(self.settings.name, mark, [one.title for one in chosen], f"{tail} {_numbers(chosen)}")
         numbers = tuple(one.number for one in chosen)
         self.result.drafts.append(Draft(kind, severity, message, numbers, kind == "escalation"))
+
+
+def _resolution(settings: Settings, incidents: Sequence[Incident], alerts: Mapping[int, Alert], one: Incident) -> str:
+    """An incident that is over, in words: well again, or what is still wrong there."""
+    lasted = text.span(max(0.0, (one.closed or one.opened) - one.opened))
+    still = [other for other in incidents if other.closed is None]
+    if one.kind == "uplink":
+        return f"{settings.host} was offline for {lasted} and saw nothing meanwhile"
+    if one.kind == "fleet":
+        left = dict.fromkeys(other.host for other in still if alerts[other.number].suppressed)
+        rest = f", still wrong: {', '.join(left)}" if left else ""
+        return f"enough MX accept mail again after {lasted}{rest}"
+    if one.kind == "unknown":
+        return f"{settings.host} sees again after {lasted} that enough MX accept mail"
+    if one.kind == "internal":
+        return f"{settings.host} keeps up again after {lasted}"
+    # a host that answers may have a service that doesn't, and a service that answers another fault
+    subject = one.key.partition(":")[2]
+    watched = {host.name for host in settings.hosts} | {one.subject for host in settings.hosts for one in host.services}
+    if one.kind != "check" and subject not in watched:
+        return f"{_subject(one)} is watched no more"
+    loud = [other for other in still if other.severity != PAGE]
+    well = all(subject not in (other.host, other.key.partition(":")[2]) for other in loud)
+    rest = "answers again" if one.kind == "host" else "better"
+    return f"{_subject(one)} {'well again' if well else rest} after {lasted}"
 
 
 def _subject(one: Incident) -> str:

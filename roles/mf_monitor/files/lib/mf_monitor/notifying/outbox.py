@@ -204,7 +204,7 @@ class Outbox:
                 unsure=error.startswith(UNSURE),
             )
             if not known:
-                return  # the file is another one since; what is wrong is told anew
+                return  # the file is another one since; what is wrong is notified anew
             incidents = json.loads(row["incidents"])
             for incident in incidents:
                 if status == SENT:

@@ -23,7 +23,7 @@ CHECK = "check-"  # what the name of a check's subject begins with
 KEEP_UP_TO = 60  # hosts whose connections are kept
 AT_ONCE = 16  # reads in turn
 ASKED = 64  # reads that a failed probe asks for; they don't wait behind those
-# not to know changes nothing that is confirmed; it is told of the host
+# not to know changes nothing that is confirmed; it is a problem of the host
 _GRAVE = {state.OK: UP, state.WARNING: WARNING, state.CRITICAL: DOWN, state.UNKNOWN: UNKNOWN}
 
 Ask: TypeAlias = Callable[[list[str]], Awaitable[tuple[bytes, int | None]]]  # ssh's command; its answer and exit code
@@ -221,7 +221,7 @@ def results(reading: Reading, chosen: tuple[str, ...], known: Collection[str]) -
         status, message, reason = one["status"], one["summary"], ""
         if status == state.UNKNOWN:
             unsure.append(f"{check} UNKNOWN: {message}")
-        # a lease has a colour of its own and is no complaint, and a hold is told below
+        # a lease has a colour of its own and is no complaint, and a hold comes below
         mild = check == "load" and record["throttled"] and (record["held"] or status != state.CRITICAL)
         word = UP if mild else _GRAVE[status]
         if status == state.UNKNOWN and check in chosen:

@@ -6,7 +6,6 @@ redirects are counted, names with many addresses are tried at a few of them, and
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable
 
 from mf import text
@@ -54,8 +53,3 @@ async def probe(service: Service, world: World) -> ProbeResult:
     return ProbeResult(
         service.subject, began, world.clocks.wall(), state, text.clean(message, 100), reason, latency, expires
     )
-
-
-def share(name: str) -> float:
-    """Where in the interval a subject has its place, 0 to 1: spread evenly, the same after each start."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32

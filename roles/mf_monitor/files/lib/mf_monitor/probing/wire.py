@@ -50,20 +50,72 @@ class StartTls:
         self.name = name
 
 
+class Tls:
+    """TLS between buffers: what the peer sent is fed, what is to be sent to it is returned."""
+
+    __slots__ = ("_incoming", "_object", "_outgoing", "shaking")
+
+    def __init__(self, order: StartTls) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        name = order.name or None
+        self._object = order.context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        self.shaking = True
+
+    def feed(self, data: bytes) -> None:
+        """Take what the peer has sent."""
+        self._incoming.write(data)
+
+    def shake(self) -> bytes:
+        """Go on with the handshake; ``shaking`` says whether it needs more. Raises ssl.SSLError."""
+        try:
+            self._object.do_handshake()
+            self.shaking = False
+        except ssl.SSLWantReadError:
+            pass
+        return self._outgoing.read()
+
+    def certificate(self) -> bytes:
+        """The peer's, in DER."""
+        return self._object.getpeercert(binary_form=True) or b""
+
+    def read(self) -> tuple[bytes, bytes]:
+        """Plain bytes, and what TLS itself has to answer. Raises ssl.SSLError."""
+        plain = []
+        try:
+            while data := self._object.read(16384):
+                plain.append(data)
+        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+            pass
+        return b"".join(plain), self._outgoing.read()
+
+    def encrypt(self, data: bytes) -> bytes:
+        """The bytes to be sent for plain ones."""
+        self._object.write(data)
+        return self._outgoing.read()
+
+
+def _failure(error: OSError, where: str) -> Ended:
+    code = error.errno or 0
+    if code == errno.ECONNREFUSED:
+        return Ended(REFUSED, "connection refused")
+    if code in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EADDRNOTAVAIL):
+        return Ended(SILENT, f"no answer: {os.strerror(code).lower()}")
+    if code in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+        return Ended("own", f"the monitor itself: {os.strerror(code).lower()}")
+    return Ended(WRONG, f"connection broken at {where}: {os.strerror(code).lower()}")
+
+
 class Conversation:
     """One conversation. Make it, then await ``done``: the script's result, or Ended."""
 
     __slots__ = (
         "_buffer",
         "_fd",
-        "_incoming",
         "_left",
         "_loop",
         "_out",
-        "_outgoing",
         "_parse",
         "_script",
-        "_shaking",
         "_socket",
         "_timer",
         "_tls",
@@ -89,10 +141,7 @@ class Conversation:
         self._buffer = b""
         self._out = b""
         self._left = cap
-        self._tls: ssl.SSLObject | None = None
-        self._incoming: ssl.MemoryBIO | None = None
-        self._outgoing: ssl.MemoryBIO | None = None
-        self._shaking = False
+        self._tls: Tls | None = None
         self.where = "connect"
         self.done: asyncio.Future[Any] = loop.create_future()
         self.started = time.perf_counter()
@@ -110,7 +159,7 @@ class Conversation:
             script.send(None)  # up to its first wish: the greeting
             loop.add_reader(self._fd, self._readable)
         except OSError as error:
-            self._fail(error)
+            self._end(_failure(error, self.where))
 
     # --- what the loop calls
 
@@ -124,7 +173,7 @@ class Conversation:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._fail(error)
+            self._end(_failure(error, self.where))
             return
         if not chunk:
             self._end(Ended(WRONG, f"connection closed at {self.where}"))
@@ -163,7 +212,7 @@ class Conversation:
     # --- the way through the script
 
     def _take(self) -> None:
-        while self._buffer and not self._shaking and self._socket is not None:
+        while self._buffer and self._socket is not None and not (self._tls is not None and self._tls.shaking):
             found = self._parse(self._buffer)
             if found is None:
                 if len(self._buffer) > LONGEST:
@@ -180,19 +229,9 @@ class Conversation:
             return
         if type(answer) is tuple:
             self.where, data = answer
-            if self._tls is None:
-                self._push(data)
-            else:
-                self._send(data)
+            self._push(data if self._tls is None else self._tls.encrypt(data))
         else:
             self._secure(answer)
-
-    def _send(self, data: bytes) -> None:
-        if self._tls is not None:
-            assert self._outgoing is not None
-            self._tls.write(data)
-            data = self._outgoing.read()
-        self._push(data)
 
     def _push(self, data: bytes) -> None:
         if self._out or not data:
@@ -213,58 +252,27 @@ class Conversation:
         if self._buffer:
             # RFC 3207, 6: what came before the handshake isn't to be believed
             raise Ended(WRONG, "said something before TLS began")
-        self.where = "TLS"
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = order.context.wrap_bio(self._incoming, self._outgoing, server_hostname=order.name or None)
-        self._shaking = True
+        self._tls = Tls(order)
         self._shake()
 
     def _shake(self) -> None:
         assert self._tls is not None
-        assert self._outgoing is not None
-        try:
-            self._tls.do_handshake()
-        except ssl.SSLWantReadError:
-            pass
-        else:
-            self._shaking = False
-        data = self._outgoing.read()
-        if data:
-            self._push(data)
-        if not self._shaking:
-            self._step(self._tls.getpeercert(binary_form=True) or b"")
+        self._push(self._tls.shake())
+        if not self._tls.shaking:
+            self._step(self._tls.certificate())
 
     def _decrypt(self, chunk: bytes) -> bytes:
         assert self._tls is not None
-        assert self._incoming is not None
-        assert self._outgoing is not None
-        self._incoming.write(chunk)
-        if self._shaking:
+        self._tls.feed(chunk)
+        if self._tls.shaking:
             self._shake()
-            if self._shaking:
+            if self._tls.shaking:
                 return b""
-        plain = []
-        try:
-            while data := self._tls.read(16384):
-                plain.append(data)
-        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
-            pass
-        if self._outgoing.pending:
-            self._push(self._outgoing.read())
-        return b"".join(plain)
+        plain, answer = self._tls.read()
+        self._push(answer)
+        return plain
 
     # --- ends
-
-    def _fail(self, error: OSError) -> None:
-        code = error.errno or 0
-        if code == errno.ECONNREFUSED:
-            self._end(Ended(REFUSED, "connection refused"))
-        elif code in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EADDRNOTAVAIL):
-            self._end(Ended(SILENT, f"no answer: {os.strerror(code).lower()}"))
-        elif code in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-            self._end(Ended("own", f"the monitor itself: {os.strerror(code).lower()}"))
-        else:
-            self._end(Ended(WRONG, f"connection broken at {self.where}: {os.strerror(code).lower()}"))
 
     def _finish(self, result: Any) -> None:
         self._close()

@@ -17,7 +17,7 @@ class World:
     """What probes need besides the service."""
 
     settings: Settings
-    context: ssl.SSLContext  # believes any certificate: its dates are looked at, and mail servers have what they have
+    context: ssl.SSLContext  # accepts any certificate: its dates are checked, and mail servers have what they have
     strict: ssl.SSLContext  # for https with verify
     clocks: Clocks
 

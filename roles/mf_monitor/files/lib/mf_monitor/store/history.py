@@ -23,7 +23,7 @@ class History:
         self._db = connection
 
     def add_results(self, rows: Iterable[tuple[str, float, bool, float | None]]) -> None:
-        """Count looks: ``(subject, at, bad, latency)`` each."""
+        """Count results: ``(subject, at, bad, latency)`` each."""
         self._db.executemany(
             "INSERT INTO buckets VALUES (?1, ?2, 1, ?3, ?4, ?5, ?5) ON CONFLICT (subject, start) DO UPDATE SET "
             "looks = looks + 1, bad = bad + ?3, timed = timed + ?4, ms = ms + ?5, ms_max = max(ms_max, ?5)",

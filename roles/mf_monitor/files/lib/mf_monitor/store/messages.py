@@ -44,7 +44,7 @@ class Messages:
         return cursor.lastrowid
 
     def due(self, now: float) -> list[sqlite3.Row]:
-        """The oldest queued message of each channel, if its time has come: what happened first is told first.
+        """The oldest queued message of each channel, if its time has come: what happened first is sent first.
 
         One that the gateway has refused for long doesn't hold up the others any more.
         """
@@ -102,7 +102,7 @@ class Messages:
         return int(self._db.rows(query, channel, since, HELD_BACK)[0]["n"])
 
     def held_back(self, channel: str) -> list[sqlite3.Row]:
-        """What was held back from a channel and not told of since, oldest first."""
+        """What was held back from a channel and not named since, oldest first."""
         query = "SELECT * FROM messages WHERE status = ? AND channel = ? AND finished IS NULL ORDER BY id"
         return self._db.rows(query, HELD_BACK, channel)
 

@@ -1,0 +1,75 @@
+"""What is known now: the state of every subject, hosts in maintenance, and which checks of a host are subjects."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from .judging import former, states
+from .judging.states import DOWN, UNKNOWN, ProbeResult, SubjectState
+from .probing import hosthealth
+from .probing.hosthealth import Reading
+from .settings import Settings
+from .store import Store
+
+
+class Subjects:
+    """``states`` by subject; ``maintenance``: host to ``{"owner", "reason", "until"}``."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._hosts = {host.name: host for host in settings.hosts}
+        self._services = {service.subject for host in settings.hosts for service in host.services}
+        self._known_checks: dict[str, set[str]] = {}  # by host
+        self.states: dict[str, SubjectState] = {}
+        self.maintenance: dict[str, dict[str, Any]] = {}
+
+    def restore(self, store: Store) -> None:
+        """Take over what is on disk, and forget there what isn't watched any more."""
+        former.adopt(store, self._settings)
+        rows = store.current.load()
+        checks = hosthealth.known_checks(self._settings, rows, store.current.health())
+        watched = {*self._services, *checks, "uplink"}
+        store.current.forget([name for name in rows if name not in {*watched, *self._hosts, "fleet"}])
+        for name, row in rows.items():
+            stored = json.loads(row["memory"])
+            if name in watched:
+                self.states[name] = SubjectState.of(stored)
+                host, _, check = name.partition(f"/{hosthealth.CHECK}")
+                if check:
+                    self._known_checks.setdefault(host, set()).add(check)
+            elif name in self._hosts and stored.get("maintenance"):
+                self.maintenance[name] = stored["maintenance"]
+
+    @property
+    def offline(self) -> bool:
+        """Whether this monitor is known to be cut off."""
+        return self.states.get("uplink", SubjectState()).state == DOWN
+
+    def ingest_health(self, reading: Reading) -> list[ProbeResult]:
+        """Results from a reading. Its maintenance is kept until its end: a rebooting host says nothing."""
+        name, record = reading.host, reading.record
+        known = self._known_checks.setdefault(name, set())
+        results = hosthealth.results(reading, hosthealth.vital(self._settings, self._hosts[name]), known)
+        prefix = hosthealth.check_subject(name, "")
+        known.update(one.subject.removeprefix(prefix) for one in results if one.subject.startswith(prefix))
+        if record is not None:
+            self.maintenance.pop(name, None)
+            if at_work := record["maintenance"]:
+                until = reading.finished + at_work["left_seconds"]
+                self.maintenance[name] = {"owner": at_work["owner"], "reason": at_work["reason"], "until": until}
+        return results
+
+    def end_maintenance(self, now: float) -> None:
+        """Drop what has run out."""
+        self.maintenance = {host: one for host, one in self.maintenance.items() if one["until"] > now}
+
+    def advance(self, result: ProbeResult, offline: bool) -> tuple[SubjectState, ProbeResult]:
+        """Advance a subject's state; the state before, and the result as it counts: nothing is seen while offline."""
+        name = result.subject
+        before = self.states.get(name, SubjectState())
+        if offline and name != "uplink":
+            result = replace(result, state=UNKNOWN)
+        self.states[name] = states.advance(before, result, self._settings)
+        return before, result
