@@ -11,7 +11,7 @@ from . import journal
 from .probing import addresses, http
 from .probing.world import World
 from .recorder import Recorder
-from .settings import place
+from .rules import place
 from .store import refuses
 
 

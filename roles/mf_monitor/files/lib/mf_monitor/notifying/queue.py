@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from .. import texts
 from ..judging.severity import NOTICE, URGENT
-from ..settings import Settings, weekly
+from ..rules import weekly
+from ..settings import Settings
 from ..store import HELD_BACK, QUEUED, Store
 
 HOUR = 3600.0
