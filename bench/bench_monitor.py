@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 REPO = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPO / "roles/mf_tree/files/lib"))
+sys.path[:0] = map(str, REPO.glob("roles/*/files/lib"))
 
 import targets
 from mf_monitor import engine, settings

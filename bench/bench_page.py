@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "roles/mf_tree/files/lib"), str(ROOT / "tests")]
+sys.path[:0] = map(str, [*ROOT.glob("roles/*/files/lib"), ROOT / "tests/monitor"])
 
 import monitor_support
 import page_support
