@@ -44,7 +44,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 REPO = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPO / "roles/mf_tree/files/lib"))
+sys.path[:0] = map(str, REPO.glob("roles/*/files/lib"))
 
 from mf.throttle import budget, peers
 from mf_checks import load
