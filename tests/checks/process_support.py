@@ -10,14 +10,14 @@ from mf_checks import killer, orphans, process_evidence, processes_diagnose, pro
 from mf_checks.orphans import ORPHAN
 
 
-def examination(places: state.Places, cap: int = 5, *, dry_run: bool = False) -> processes_diagnose.Examination:
+def diagnosis(places: state.Places, cap: int = 5, *, dry_run: bool = False) -> processes_diagnose.Diagnosis:
     values = {"unit": "no-such.service", "user": "root", "script": "/none", "session_limit": 60, "kill_cap": cap}
     values["session_cpu"] = 60
-    return processes_diagnose.Examination(places, values, dry_run)
+    return processes_diagnose.Diagnosis(places, values, dry_run)
 
 
 def executioner(places: state.Places) -> killer.Killer:
-    return killer.Killer(places, "processes", examination(places).unchanged)
+    return killer.Killer(places, "processes", diagnosis(places).unchanged)
 
 
 def verdict(pid: int) -> orphans.Verdict:

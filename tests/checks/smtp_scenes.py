@@ -1,4 +1,4 @@
-"""Dialogues, views, and an examination whose evidence and actions are scripted."""
+"""Dialogues, views, and a diagnosis whose evidence and actions are scripted."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def decided(places: state.Places) -> list[tuple[str, str]]:
     return [(entry["action"], entry["outcome"]) for entry in map(json.loads, lines)]
 
 
-class Scene(smtp_diagnose.Examination, Evidence):
-    """An examination that is its own evidence: what each look sees, and what an action does, is scripted."""
+class Scene(smtp_diagnose.Diagnosis, Evidence):
+    """A diagnosis that is its own evidence: what each look sees, and what an action does, is scripted."""
 
     def __init__(
         self,

@@ -68,9 +68,9 @@ def broken(*_: object) -> state.Result:
     raise RuntimeError("broken")
 
 
-def cold(status: str = state.WARNING, name: str = "smtp") -> run.Look:
+def odd(status: str = state.WARNING, name: str = "smtp") -> run.Look:
     def look(*_: object) -> run.Rest:
-        return lambda dry_run: state.Result(name, status, "cold")
+        return lambda dry_run: state.Result(name, status, "diagnosed")
 
     return look
 
@@ -81,14 +81,14 @@ def test_all_fine(round_of: Round, places: state.Places) -> None:
 
 
 def test_one_that_breaks_leaves_the_others_alone(round_of: Round, places: state.Places) -> None:
-    assert round_of(processes=broken, load=fine, smtp=cold()) == 3
+    assert round_of(processes=broken, load=fine, smtp=odd()) == 3
     assert stored(places, "processes")["status"] == "UNKNOWN"
     assert stored(places, "load")["status"] == "OK"
     assert stored(places, "smtp")["status"] == "WARNING"
 
 
 def test_the_most_urgent_exit_code_wins(round_of: Round) -> None:
-    assert round_of(processes=broken, smtp=cold(state.CRITICAL)) == 2
+    assert round_of(processes=broken, smtp=odd(state.CRITICAL)) == 2
 
 
 def test_a_slow_cold_part_delays_nobody(round_of: Round, places: state.Places) -> None:
@@ -159,7 +159,7 @@ def test_a_cold_part_that_cannot_publish_is_reported(
 
 def test_no_descriptor_is_needed_to_wait(round_of: Round, places: state.Places) -> None:
     def look(*_: object) -> run.Rest:
-        # its lock is open already; not one more from here to the cold part
+        # its lock is open already; not one more from here to the diagnosis
         free = os.dup(0)
         os.close(free)
         most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -167,12 +167,12 @@ def test_no_descriptor_is_needed_to_wait(round_of: Round, places: state.Places) 
 
         def rest(dry_run: bool) -> state.Result:
             resource.setrlimit(resource.RLIMIT_NOFILE, most)
-            return state.Result("smtp", state.OK, f"cold {dry_run}")
+            return state.Result("smtp", state.OK, f"diagnosed {dry_run}")
 
         return rest
 
     assert round_of(smtp=look) == 0
-    assert stored(places, "smtp")["summary"] == "cold False"
+    assert stored(places, "smtp")["summary"] == "diagnosed False"
 
 
 def test_a_cold_part_may_wait_for_children_of_its_own(round_of: Round, places: state.Places) -> None:

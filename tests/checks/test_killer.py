@@ -14,7 +14,7 @@ import pytest
 from mf import state
 from mf_checks import killer, orphans, procfs
 from mf_checks.orphans import BURNING
-from process_support import decisions, examination, executioner, verdict
+from process_support import decisions, diagnosis, executioner, verdict
 
 
 def test_term_is_enough_for_most(places: state.Places, victim: subprocess.Popen[bytes]) -> None:
@@ -97,7 +97,7 @@ def test_without_a_pidfd_nobody_is_killed_and_that_is_said(
 
     monkeypatch.setattr("os.pidfd_open", refuse)
     result = state.Result("processes", state.OK, "")
-    words = examination(places).kill([verdict(victim.pid)], result)
+    words = diagnosis(places).kill([verdict(victim.pid)], result)
     assert "1 out of reach" in words
     assert result.status == state.CRITICAL
     assert victim.poll() is None
@@ -110,7 +110,7 @@ def test_maintenance_kills_nobody(places: state.Places, victim: subprocess.Popen
         state.encode({"owner": "operator", "reason": "disk swap", "since": until - 700, "until": until})
     )
     result = state.Result("processes", state.OK, "")
-    examination(places).kill([verdict(victim.pid)], result)
+    diagnosis(places).kill([verdict(victim.pid)], result)
     assert victim.poll() is None
     assert result.status == state.WARNING
     assert [entry["outcome"] for entry in decisions(places)] == ["refused"]
@@ -128,7 +128,7 @@ def test_maintenance_that_begins_during_the_wait_kills_nobody(
             return super().__enter__()
 
     monkeypatch.setattr(state, "Lock", Waiting)
-    examination(places).kill([verdict(victim.pid)], state.Result("processes", state.OK, ""))
+    diagnosis(places).kill([verdict(victim.pid)], state.Result("processes", state.OK, ""))
     assert victim.poll() is None
     assert [entry["outcome"] for entry in decisions(places)] == ["refused"]
 
@@ -139,5 +139,5 @@ def test_a_held_action_lock_kills_nobody(
     monkeypatch.setattr(killer, "LOCK_WAIT", 0.1)
     with places.lock(state.ACTION) as held:
         assert held
-        examination(places).kill([verdict(victim.pid)], state.Result("processes", state.OK, ""))
+        diagnosis(places).kill([verdict(victim.pid)], state.Result("processes", state.OK, ""))
     assert victim.poll() is None

@@ -13,7 +13,7 @@ from mf import state
 from mf_checks import process_evidence, procfs, systemd
 from mf_checks import processes as check
 from mf_checks.procfs import Stat
-from process_support import decisions, examination, verdict
+from process_support import decisions, diagnosis, verdict
 
 
 def test_a_close_look_counts_all_processes_as_the_quick_one_does(victim: subprocess.Popen[bytes]) -> None:
@@ -45,13 +45,13 @@ def test_a_main_process_that_is_no_qpsmtpd_is_unknown_each_time(
     hot = Path(places.results + procfs.MASTER)
     hot.write_text("1 2 3\n")
     for _ in range(2):
-        result = examination(places).result()
+        result = diagnosis(places).result()
         assert result.status == state.UNKNOWN
         assert f", {victim.pid}, isn't /none of user root" in result.summary
         assert not hot.exists()
     # who has just ended was no master of another kind
     monkeypatch.setattr(systemd, "show", lambda _: systemd.Unit("active", "running", 2**22 + 1))
-    assert examination(places).result().status != state.UNKNOWN
+    assert diagnosis(places).result().status != state.UNKNOWN
 
 
 def test_a_burning_session_makes_the_quick_look_call_for_the_close_one() -> None:
@@ -67,7 +67,7 @@ def test_the_cap(places: state.Places) -> None:
     crowd = [subprocess.Popen(["sleep", "1000"]) for _ in range(3)]
     try:
         result = state.Result("processes", state.OK, "")
-        words = examination(places, 2).kill([verdict(one.pid) for one in crowd], result)
+        words = diagnosis(places, 2).kill([verdict(one.pid) for one in crowd], result)
         give_up = time.monotonic() + 10
         while sum(one.poll() is None for one in crowd) > 1 and time.monotonic() < give_up:
             time.sleep(0.01)
@@ -83,7 +83,7 @@ def test_the_cap(places: state.Places) -> None:
 
 def test_a_dry_run_kills_nobody(places: state.Places, victim: subprocess.Popen[bytes]) -> None:
     result = state.Result("processes", state.OK, "")
-    examination(places, dry_run=True).kill([verdict(victim.pid)], result)
+    diagnosis(places, dry_run=True).kill([verdict(victim.pid)], result)
     assert result.actions == [f"would kill orphan {victim.pid}"]
     assert victim.poll() is None
     assert decisions(places) == []

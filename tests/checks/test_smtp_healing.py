@@ -107,7 +107,7 @@ def test_the_test_after_an_action_ends_before_the_deadline(places: state.Places)
             begun = time.monotonic()
             # the action took all that it was given, and more
             late = begun + 1.5 + smtp_diagnose.SPARE - VALUES["deadline"]
-            scene = smtp_diagnose.Examination({**VALUES, "port": port}, dry_run=True, places=places, begun=late)
+            scene = smtp_diagnose.Diagnosis({**VALUES, "port": port}, dry_run=True, places=places, begun=late)
             assert scene.retest().outcome == SILENT
             assert time.monotonic() - begun < 2.5
 

@@ -109,13 +109,13 @@ def test_the_deadline_counts_from_the_first_look(places: state.Places) -> None:
         begun = time.monotonic()
         rest = hot.look(places, {**VALUES, "port": port, "dialogue": 0.3})
         assert not isinstance(rest, state.Result)
-    examined: list[smtp_diagnose.Examination] = []
+    diagnosed: list[smtp_diagnose.Diagnosis] = []
 
-    def result(self: smtp_diagnose.Examination, first: Dialogue) -> state.Result:
-        examined.append(self)
+    def result(self: smtp_diagnose.Diagnosis, first: Dialogue) -> state.Result:
+        diagnosed.append(self)
         return state.Result("smtp", state.OK, first.words())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(smtp_diagnose.Examination, "result", result)
+        patch.setattr(smtp_diagnose.Diagnosis, "result", result)
         rest(False)
-    assert examined[0].give_up - VALUES["deadline"] + smtp_diagnose.SPARE == pytest.approx(begun, abs=0.1)
+    assert diagnosed[0].give_up - VALUES["deadline"] + smtp_diagnose.SPARE == pytest.approx(begun, abs=0.1)

@@ -1,7 +1,7 @@
 """run-checks: cron's one entry. Which checks are due this minute, all of them in one interpreter.
 
-A start of Python costs 6 ms of CPU, a fork 1 ms: so the hot parts of all checks run one after the other in this
-process, each with its own lock, deadline and result, and only a cold part gets a process of its own, which can be slow
+A start of Python costs 6 ms of CPU, a fork 1 ms: so the fast paths of all checks run one after the other in this
+process, each with its own lock, deadline and result, and only a diagnosis gets a process of its own, which can be slow
 or die without harm to the others. This process waits for those, and ends one that overruns its deadline.
 """
 
@@ -22,9 +22,9 @@ else:
 
 # the order in which they run: what waits for others comes last
 ORDER = ("load", "processes", "queue", "smtp")
-MERCY = 3.0  # seconds a cold part may overrun its deadline before it is killed
+MERCY = 3.0  # seconds a diagnosis may overrun its deadline before it is killed
 SIGKILL = 9
-SILENT = 4  # exit code of a cold part that ended without a result
+SILENT = 4  # exit code of a diagnosis that ended without a result
 _ENDED = (_signal.SIGCHLD,)
 
 
@@ -59,7 +59,7 @@ def round_of(
     """Run what is due; returns the most urgent exit code."""
     minute = int(time.time()) // 60
     codes = [0]
-    cold: dict[int, tuple[run.Run, float]] = {}
+    diagnoses: dict[int, tuple[run.Run, float]] = {}
     for name in [*ORDER, *(name for name in checks if name not in ORDER)]:
         values = checks.get(name)
         if values is None:
@@ -68,17 +68,17 @@ def round_of(
         timed = isinstance(offset, int) and isinstance(period, (int, float)) and not everything
         if timed and not due(minute, offset, period) and not run.overdue(places, name):
             continue
-        one = run.Run(_check(name, values), values, generation, places, dry_run)
+        check_run = run.Run(_check(name, values), values, generation, places, dry_run)
         try:
-            if not one.start():
-                codes.append(one.left_alone())
+            if not check_run.start():
+                codes.append(check_run.left_alone())
                 continue
         except OSError as error:
-            codes.append(one.publish(one.unknown(f"no lock in {places.locks}: {error.strerror}")))
+            codes.append(check_run.publish(check_run.unknown(f"no lock in {places.locks}: {error.strerror}")))
             continue
-        outcome = one.look()
+        outcome = check_run.look()
         if isinstance(outcome, state.Result):
-            codes.append(one.publish(outcome))
+            codes.append(check_run.publish(outcome))
         else:
             # how one learns of a child's end without a descriptor for it; it stays blocked in this process
             _signal.pthread_sigmask(_signal.SIG_BLOCK, _ENDED)
@@ -86,58 +86,57 @@ def round_of(
                 child = posix.fork()
             except OSError as error:
                 # no memory, no process numbers left: say so, and let the others run
-                codes.append(one.publish(one.unknown(f"no process for the cold part: {error.strerror}")))
-                one.release()
+                codes.append(check_run.publish(check_run.unknown(f"no process for the diagnosis: {error.strerror}")))
+                check_run.release()
                 continue
             if child == 0:
                 code = SILENT
                 try:
                     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _ENDED)
-                    code = one.publish(one.rest(outcome))
+                    code = check_run.publish(check_run.rest(outcome))
                 except BaseException as error:  # noqa: BLE001  (nothing may get past the fork; the parent reports it)
                     run.complain(f"{name}: the result can't be published: {type(error).__name__}: {error}")
                 finally:
                     posix._exit(code)
-            cold[child] = (one, one.time_left())
+            diagnoses[child] = (check_run, check_run.time_left())
         # a child that was forked still holds it
-        one.release()
-    codes += _wait(cold)
+        check_run.release()
+    codes += _wait(diagnoses)
     return max(codes, key=_URGENCY.__getitem__)
 
 
 _URGENCY = {code: state.SEVERITY[word] for word, code in state.EXIT_CODES.items()}
 
 
-def _wait(cold: dict[int, tuple[run.Run, float]]) -> list[int]:
-    """Wait for the cold parts; what doesn't end in time is killed and reported for it."""
+def _wait(diagnoses: dict[int, tuple[run.Run, float]]) -> list[int]:
+    """Wait for the diagnoses; what doesn't end in time is killed and reported for it."""
     codes = []
     begun = time.monotonic()
-    limits = {child: begun + left + MERCY for child, (_, left) in cold.items()}
-    while cold:
-        for child, (one, _) in list(cold.items()):
-            found, status = posix.waitpid(child, posix.WNOHANG)
-            late = not found and limits[child] <= time.monotonic()
+    limits = {child: begun + left + MERCY for child, (_, left) in diagnoses.items()}
+    while diagnoses:
+        for child, (check_run, _) in list(diagnoses.items()):
+            ended, status = posix.waitpid(child, posix.WNOHANG)
+            late = not ended and limits[child] <= time.monotonic()
             if late:
                 posix.kill(child, SIGKILL)
-            elif not found:
+            elif not ended:
                 continue
-            del cold[child]
+            del diagnoses[child]
             code = -SIGKILL if late else posix.waitstatus_to_exitcode(status)
             if code in _URGENCY:
                 codes.append(code)
                 continue
             how = "ended without a result" if code >= 0 else f"was killed by signal {-code}"
-            codes.append(
-                one.publish(one.unknown(f"the check {'hung past its deadline and was killed' if late else how}"))
-            )
-        if cold:
-            _signal.sigtimedwait(_ENDED, max(0.0, min(limits[child] for child in cold) - time.monotonic()))
+            how = "hung past its deadline and was killed" if late else how
+            codes.append(check_run.publish(check_run.unknown(f"the check {how}")))
+        if diagnoses:
+            _signal.sigtimedwait(_ENDED, max(0.0, min(limits[child] for child in diagnoses) - time.monotonic()))
     return codes
 
 
 def _check(name: str, values: Mapping[str, Any]) -> run.Check:
     try:
-        found: run.Check = __import__(values["module"], fromlist=["CHECK"]).CHECK
+        check: run.Check = __import__(values["module"], fromlist=["CHECK"]).CHECK
     except Exception as error:  # noqa: BLE001  (whatever a broken module does when it is loaded)
         # a broken release: the other checks still run, and this one says so
         problem = f"check {name} can't be loaded: {error}"
@@ -146,4 +145,4 @@ def _check(name: str, values: Mapping[str, Any]) -> run.Check:
             return state.Result(name, state.UNKNOWN, problem)
 
         return run.Check(name, broken, {})
-    return found
+    return check

@@ -5,7 +5,7 @@ marks and refuses new mail (marks only on a host without SMTP, or when the fleet
 runs it is given back; in between things stay as they are. With ``mark``, a lower threshold, the lease first marks only.
 ``per_core`` counts thresholds per processor. The lease is renewed by each run and ends by itself if runs stop.
 
-The healthy path reads three facts and ends: load below every threshold, no marker and no leases on disk, marker and
+The fast path reads three facts and ends: load below every threshold, no marker and no leases on disk, marker and
 firewall compared within the last ten minutes with nothing in force. A marker that is missing though something was in
 force is lost: its leases are put back from the disk, or its refusal is ended, and the result says so.
 """
@@ -30,7 +30,7 @@ NONE, MARK, REFUSE = "none", "mark", "refuse"  # what the lease of load asks for
 
 
 def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
-    """The healthy path; anything else is left to ``examine``."""
+    """The fast path; anything else is left to ``diagnose``."""
     try:
         one, five, fifteen = parse(state.read_bytes(places.proc + "/loadavg", 128) or b"")
     except (OSError, ValueError):
@@ -43,7 +43,7 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
     throttled = _there(places.marker) or _there(places.persistent + "/leases.json")
     if one < limit and not throttled and _at_rest(places):
         return state.Result("load", state.OK, f"load {one:g}", metrics)
-    return lambda dry_run: examine(places, values, scale, metrics, dry_run)
+    return lambda dry_run: diagnose(places, values, scale, metrics, dry_run)
 
 
 def parse(loadavg: bytes) -> tuple[float, float, float]:
@@ -77,10 +77,10 @@ def decide(
     return (MARK, 0) if marks else (NONE, 0)
 
 
-def examine(
+def diagnose(
     places: state.Places, values: run.Values, scale: float, metrics: dict[str, float], dry_run: bool
 ) -> state.Result:
-    """The cold path: decide, take, renew or give back, and reconcile what is there."""
+    """The slow path: decide, take, renew or give back, and reconcile what is there."""
     from mf import Failure, claims, config
     from mf.throttle import control, lease, marker
 

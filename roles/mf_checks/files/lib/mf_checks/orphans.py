@@ -103,9 +103,9 @@ SUSPECTS = (ORPHAN, STUCK, BURNING)
 BURNT = 1.0  # seconds of CPU without a byte moved, at least: one that waits for its client uses none
 
 
-def recognised(found: Iterable[Process], master: tuple[int, int]) -> bool:
+def recognised(processes: Iterable[Process], master: tuple[int, int]) -> bool:
     """Whether the unit's main process is a qpsmtpd: if not, its children aren't known as such either. Pure."""
-    return any(process.ours for process in found if (process.stat.pid, process.stat.start) == master)
+    return any(process.ours for process in processes if (process.stat.pid, process.stat.start) == master)
 
 
 def quiet_for(process: Process, seen: Mapping[str, object], now: float) -> float:
@@ -128,12 +128,12 @@ def burns_for(process: Process, seen: Mapping[str, object], now: float) -> float
     return max(0.0, now - still)
 
 
-def remember(found: Iterable[Process], seen: Mapping[str, object], now: float) -> dict[str, state.Json]:
+def remember(processes: Iterable[Process], seen: Mapping[str, object], now: float) -> dict[str, state.Json]:
     """What the next run has to know: per identity its progress and since when it is the same; and since when it moved
     no byte (``still``), with the CPU that it had used until then.
     """
     memory: dict[str, state.Json] = {}
-    for process in found:
+    for process in processes:
         before = seen.get(process.key)
         still: state.Json = round(now, 1)
         cpu: state.Json = process.stat.cpu
@@ -150,7 +150,7 @@ def remember(found: Iterable[Process], seen: Mapping[str, object], now: float) -
 
 
 def decide(
-    found: Collection[Process],
+    processes: Collection[Process],
     master: tuple[int, int] | None,
     seen: Mapping[str, object],
     now: float,
@@ -165,9 +165,9 @@ def decide(
     whatever service, and never killed. Zombies and processes blocked in the kernel can't be killed; they are reported
     when their key is in ``lasting``.
     """
-    family = {process.stat.pid for process in found if process.ours}
+    family = {process.stat.pid for process in processes if process.ours}
     verdicts = []
-    for process in found:
+    for process in processes:
         stat = process.stat
         if master == (stat.pid, stat.start):
             continue

@@ -1,10 +1,11 @@
 """check-processes: finds orphaned and stuck qpsmtpd processes, and kills those that make no progress.
 
-The healthy path reads every /proc/PID/stat once: the master is the one known from before, its children are young, and
-nobody looks like a stranger. Everything else is judged on evidence (``mf_checks.orphans``): a process dies only when
-it is a qpsmtpd, is orphaned or older than the session limit, and did nothing since the run before. The master of any
-service, a process that can't be identified, zombies and processes blocked in the kernel are reported, never killed.
-A session that used more CPU than any mail needs is looked at as well: it dies when all that CPU moves nothing.
+The fast path reads every /proc/PID/stat once: the master is the one known from before, its children are young, and
+there is no stranger. Everything else is judged on evidence (``process_evidence``, ``orphans``): a process is killed
+only when it is a qpsmtpd, is orphaned or older than the session limit, and did nothing since the run before. The
+master of any service, a process that can't be identified, zombies and processes blocked in the kernel are reported,
+never killed. A session that used more CPU than any mail needs is judged as well: it is killed when all that CPU moves
+nothing.
 """
 
 from __future__ import annotations
@@ -37,24 +38,24 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
     """One scan of /proc."""
     known = recall(places)
     if known is not None:
-        found = procfs.survey(procfs.lines(places.proc), known[0])
+        survey = procfs.survey(procfs.lines(places.proc), known[0])
         now = state.boottime()
-        sleeps = any(child.state in "DZ" for child in found.children)
+        sleeps = any(child.state in "DZ" for child in survey.children)
         before = run.former(places, NAME)["metrics"].get("asleep") if sleeps else ""
-        asleep = procfs.sleeping(found.children, before, now)
-        if not odd(found, known, values, asleep, now, places.proc):
-            return healthy(found, asleep)
-    return lambda dry_run: _examine(places, values, dry_run)
+        asleep = procfs.sleeping(survey.children, before, now)
+        if not odd(survey, known, values, asleep, now, places.proc):
+            return healthy(survey, asleep)
+    return lambda dry_run: _diagnose(places, values, dry_run)
 
 
-def _examine(places: state.Places, values: run.Values, dry_run: bool) -> state.Result:
+def _diagnose(places: state.Places, values: run.Values, dry_run: bool) -> state.Result:
     # psutil; launchers run without site-packages, and nothing else here needs any
     sys.path.append("/usr/lib/python3/dist-packages")
     try:
-        from .processes_diagnose import Examination
+        from .processes_diagnose import Diagnosis
     except ImportError as error:
         return state.Result(NAME, state.UNKNOWN, f"no process was judged: {error}; python3-psutil must be installed")
-    return Examination(places, values, dry_run).result()
+    return Diagnosis(places, values, dry_run).result()
 
 
 CHECK = run.Check(NAME, look, RULES)
@@ -66,7 +67,7 @@ def main(argv: Sequence[str], **release: object) -> NoReturn:
 
 
 def recall(places: state.Places) -> tuple[int, int, int] | None:
-    """The master's (pid, start ticks, uid) as a cold run last found it."""
+    """The master's (pid, start ticks, uid) as the slow path last found it."""
     try:
         pid, start, uid = (state.read_bytes(places.results + procfs.MASTER, 100) or b"").split()
         return int(pid), int(start), int(uid)
@@ -75,24 +76,24 @@ def recall(places: state.Places) -> tuple[int, int, int] | None:
 
 
 def odd(
-    found: procfs.Survey,
+    survey: procfs.Survey,
     known: tuple[int, int, int],
     values: run.Values,
     asleep: Mapping[str, float],
     now: float,
     proc: str,
 ) -> bool:
-    """Whether anything in the scan needs a closer look."""
+    """Whether anything in the scan needs a diagnosis."""
     _, start, uid = known
-    if found.master is None or found.master.start != start or found.master.state in "ZX":
+    if survey.master is None or survey.master.start != start or survey.master.state in "ZX":
         return True
     if any(now - first >= procfs.QUIET for first in asleep.values()):
         return True
     limit, cpu = values["session_limit"], values["session_cpu"] * procfs.TICK
-    for child in found.children:
+    for child in survey.children:
         if child.age(now) > limit or child.cpu > cpu:
             return True
-    for stranger in found.strangers:
+    for stranger in survey.strangers:
         try:
             owner = posix.stat(f"{proc}/{stranger.pid}").st_uid
         except OSError:
@@ -103,14 +104,14 @@ def odd(
     return False
 
 
-def healthy(found: procfs.Survey, asleep: Mapping[str, float]) -> state.Result:
+def healthy(survey: procfs.Survey, asleep: Mapping[str, float]) -> state.Result:
     """Nothing odd."""
-    count = sum(1 for child in found.children if child.state not in "ZX")
+    count = sum(1 for child in survey.children if child.state not in "ZX")
     result = state.Result(
         NAME,
         state.OK,
         f"master and {count} session{'' if count == 1 else 's'}, none orphaned or stuck",
-        {"children": count, "processes": found.total, "killed": 0},
+        {"children": count, "processes": survey.total, "killed": 0},
     )
     if asleep:
         result.metrics["asleep"] = procfs.sleepers(asleep)

@@ -14,7 +14,7 @@ from .process_evidence import collect, evidence
 NAME = "processes"
 
 
-class Examination:
+class Diagnosis:
     """One judgement of all processes of qpsmtpd's user."""
 
     def __init__(self, places: state.Places, values: run.Values, dry_run: bool) -> None:
@@ -39,8 +39,8 @@ class Examination:
                 NAME, state.OK, f"{self.values['unit']} is {unit.active}: left to systemd", {"killed": 0}
             )
         master = self.master(unit)
-        found, self.scanned = collect(uid, self.values, self.places.proc)
-        if master is not None and not orphans.recognised(found, master) and self.master(unit) == master:
+        processes, self.scanned = collect(uid, self.values, self.places.proc)
+        if master is not None and not orphans.recognised(processes, master) and self.master(unit) == master:
             if not self.dry_run:
                 self.memory.forget_master()
             return state.Result(
@@ -49,23 +49,23 @@ class Examination:
                 f"no process was judged: the main process of {self.values['unit']}, {unit.pid}, isn't"
                 f" {self.values['script']} of user {self.values['user']}",
             )
-        return self.judged(unit, found, master, uid)
+        return self.judged(unit, processes, master, uid)
 
     def judged(
-        self, unit: systemd.Unit, found: Sequence[orphans.Process], master: tuple[int, int] | None, uid: int
+        self, unit: systemd.Unit, processes: Sequence[orphans.Process], master: tuple[int, int] | None, uid: int
     ) -> state.Result:
         """The verdicts, and what follows from them."""
         now = state.boottime()
         seen = self.memory.load()
         before = run.former(self.places, NAME)["metrics"].get("asleep")
-        asleep = procfs.sleeping([process.stat for process in found], before, now)
+        asleep = procfs.sleeping([process.stat for process in processes], before, now)
         lasting = {key for key, first in asleep.items() if now - first >= procfs.QUIET}
         limits = self.values["session_limit"], self.values["session_cpu"]
-        verdicts = orphans.decide(found, master, seen, now, limits, lasting)
+        verdicts = orphans.decide(processes, master, seen, now, limits, lasting)
         if not self.dry_run:
-            self.memory.save(orphans.remember(found, seen, now), (*master, uid) if master else None)
+            self.memory.save(orphans.remember(processes, seen, now), (*master, uid) if master else None)
         watched = sum(not verdict.report and verdict.kind in orphans.SUSPECTS for verdict in verdicts)
-        metrics = {"children": len(found), "processes": self.scanned, "suspects": watched, "killed": 0}
+        metrics = {"children": len(processes), "processes": self.scanned, "suspects": watched, "killed": 0}
         result = state.Result(NAME, state.OK, "", metrics)
         if asleep:
             result.metrics["asleep"] = procfs.sleepers(asleep)

@@ -1,6 +1,6 @@
-"""Processes as /proc shows them (man 5 proc): one scan, and what in it needs a closer look. Hot path.
+"""Processes as /proc shows them (man 5 proc): one scan, and what in it needs a diagnosis. Fast path.
 
-Who is judged, and on what evidence, is in ``mf_checks.orphans``.
+Which processes are judged, and on what evidence, is in ``mf_checks.orphans`` and ``mf_checks.process_evidence``.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def read_stat(pid: int, proc: str = "/proc") -> Stat | None:
 
 
 def lines(proc: str = "/proc") -> list[bytes]:
-    """The first bytes of every /proc/PID/stat. Hot: one open, read and close a process and nothing else."""
+    """The first bytes of every /proc/PID/stat. Fast path: one open, read and close a process and nothing else."""
     found: list[bytes] = []
     add, open_, read, close = found.append, posix.open, posix.read, posix.close
     folder = open_(proc, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
@@ -94,7 +94,7 @@ def scan(proc: str = "/proc") -> list[Stat]:
 
 
 class Survey:
-    """What the hot path sees: is the master there, its children, and strangers that need a closer look."""
+    """What the fast path sees: is the master there, its children, and strangers to diagnose."""
 
     __slots__ = ("children", "master", "strangers", "total")
 

@@ -1,8 +1,8 @@
 """check-smtp: a full SMTP transaction with qpsmtpd on loopback; busy is not dead.
 
-The healthy path is one dialogue. What else can be seen, and what is done then, is in ``smtp_diagnose``. Where STARTTLS
+The fast path is one dialogue. What else can be seen, and what is done then, is in ``smtp_diagnose``. Where STARTTLS
 is offered, one run in fifteen minutes also shakes hands (``starttls``), and so does the first one after each start of
-the service and each while it is broken: the healthy path itself can't, for ``import ssl`` costs more than all of it.
+the service and each while it is broken: the fast path itself can't, for ``import ssl`` costs more than all of it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import NoReturn
 
-    from .smtp_diagnose import Examination
+    from .smtp_diagnose import Diagnosis
 
 RULES: run.Rules = {
     "address": str,  # IPv4 loopback, numeric
@@ -59,20 +59,20 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
                 result.metrics[TLS_GOOD] = good_until
                 result.metrics[TLS_START] = start
                 return result
-            return lambda dry_run: _examine(places, values, dry_run, begun).secured(result, offered=first.starttls)
-    return lambda dry_run: _examine(places, values, dry_run, begun).result(first)
+            return lambda dry_run: _diagnose(places, values, dry_run, begun).secured(result, offered=first.starttls)
+    return lambda dry_run: _diagnose(places, values, dry_run, begun).result(first)
 
 
-def _examine(places: state.Places, values: run.Values, dry_run: bool, begun: float) -> Examination:
-    from .smtp_diagnose import Examination
+def _diagnose(places: state.Places, values: run.Values, dry_run: bool, begun: float) -> Diagnosis:
+    from .smtp_diagnose import Diagnosis
 
-    return Examination(values, dry_run, places, begun)
+    return Diagnosis(values, dry_run, places, begun)
 
 
 def tls_good_until(places: state.Places, start: str, now: float) -> float:
     """Until when the last handshake still counts, in boot-time seconds; 0 when it doesn't.
 
-    Read from the former result. One with another start of the service counts for nothing, nor does any that the cold
+    Read from the former result. One with another start of the service counts for nothing, nor does any that the slow
     path left after it healed or found something: then the next run shakes hands.
     """
     before = run.former(places, NAME)["metrics"]

@@ -44,7 +44,7 @@ SPARE = 1.0  # seconds kept for writing down what came of it all
 RETEST = 10.0  # seconds after an action in which the service has to work
 
 
-class Examination:
+class Diagnosis:
     """Looks behind the port, looks again, decides, acts, tests again.
 
     ``begun``: when the run did, on the monotonic clock, for its deadline counts from there.
@@ -67,7 +67,7 @@ class Examination:
     def result(self, first: smtp.Dialogue) -> state.Result:
         """The check's result, with everything that was done."""
         if first.outcome != smtp.ACCEPTED:
-            return self.examined(first)
+            return self.diagnosed(first)
         if self.evidence.greets6():
             result = accepted(self.values["dialogue"], first, "; IPv6 slow or absent")
         else:
@@ -81,7 +81,7 @@ class Examination:
         start = service_start(self.values["unit"])
         attempt = self.evidence.handshake() if offered else None
         if attempt is not None and attempt.before is not None:
-            return self.examined(attempt.before)
+            return self.diagnosed(attempt.before)
         status, why = tls_verdict(offered, attempt, time.time(), self.values["certificate_days"])
         if attempt is not None:
             for stage in attempt.timings:
@@ -96,7 +96,7 @@ class Examination:
         result.summary += f"; {why}"
         return result
 
-    def examined(self, first: smtp.Dialogue) -> state.Result:
+    def diagnosed(self, first: smtp.Dialogue) -> state.Result:
         """judged(), and where it can't be, UNKNOWN."""
         try:
             return self.judged(first)

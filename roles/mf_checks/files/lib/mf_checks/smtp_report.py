@@ -1,4 +1,4 @@
-"""The result of check-smtp, and what it carries for the runs after it; both paths write it. Hot path."""
+"""The result of check-smtp, and what it carries for the runs after it; both paths write it. Fast path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What check-smtp's looks mean: one class for what is seen, and whether a restart can cure it. Pure. Cold path.
+"""What check-smtp concludes: one class for what it sees, and whether a restart can cure it. Pure. Slow path.
 
 =======  =================================================================  =====================
 OK       the canary was accepted                                            none

@@ -1,4 +1,4 @@
-"""STARTTLS (RFC 3207) tried in earnest: a handshake, a word through it, and when the certificate ends. Cold path.
+"""STARTTLS (RFC 3207) tried in earnest: a handshake, a word through it, and when the certificate ends. Slow path.
 
 ``import ssl`` alone costs more than a whole healthy check, so this is for every few minutes. Deadline and cap are those
 of ``mf.smtp``. The certificate isn't verified: most senders don't either, and loopback isn't its name.
@@ -36,7 +36,7 @@ class Attempt:
 
 def attempt(address: str, port: int, limit: float, *, hello: str = "localhost") -> Attempt:
     """Greeting, EHLO, STARTTLS, handshake, EHLO, QUIT in at most ``limit`` seconds. Never raises."""
-    found = Attempt()
+    result = Attempt()
     line: _Line | None = None
     stage = "connect"
     begun = time.monotonic()
@@ -51,25 +51,25 @@ def attempt(address: str, port: int, limit: float, *, hello: str = "localhost") 
         ):
             begun = time.monotonic()
             if stage == "tls":
-                found.expires = expiry(line.secure())
+                result.expires = expiry(line.secure())
             line.send(command)
             code, texts = line.reply()
-            found.timings[stage] = time.monotonic() - begun
+            result.timings[stage] = time.monotonic() - begun
             if code != good:
                 outcome = smtp.TEMPORARY if 400 <= code < 500 else smtp.REFUSED
                 raise smtp.EndedError(outcome, code, clean(b" ".join(texts), 100))
         line.send(b"QUIT\r\n")
     except smtp.EndedError as why:
         end = smtp.Dialogue(stage, why.outcome, why.code, why.text)
-        found.problem = f"{why.text} at {stage}" if why.outcome == FAILED else end.words()
-        found.timings[stage] = time.monotonic() - begun
+        result.problem = f"{why.text} at {stage}" if why.outcome == FAILED else end.words()
+        result.timings[stage] = time.monotonic() - begun
         if stage not in ("starttls", "tls"):
-            end.timings = found.timings
-            found.before = end
+            end.timings = result.timings
+            result.before = end
     finally:
         if line is not None:
             line.close()
-    return found
+    return result
 
 
 class _Line(smtp.Line):
@@ -146,7 +146,7 @@ def expiry(certificate: bytes) -> float | None:
 
 def _fields(data: bytes) -> list[tuple[int, bytes]]:
     """The elements in some DER, each ``(tag, content)``. Raises ValueError, IndexError."""
-    found = []
+    result = []
     while data:
         tag, length, start = data[0], data[1], 2
         if length >= 0x80:
@@ -155,6 +155,6 @@ def _fields(data: bytes) -> list[tuple[int, bytes]]:
         content = data[start : start + length]
         if len(content) < length:
             raise ValueError("it ends too early")
-        found.append((tag, content))
+        result.append((tag, content))
         data = data[start + length :]
-    return found
+    return result

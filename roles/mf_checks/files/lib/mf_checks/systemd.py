@@ -1,4 +1,4 @@
-"""One systemd unit: how it is, what its master process does, and the few things that are done to it. Cold path.
+"""One systemd unit: how it is, what its master process does, and the few things that are done to it. Slow path.
 
 systemctl is called by absolute path (cron's PATH is short), with a limit in seconds, never through a shell.
 """
@@ -264,11 +264,11 @@ def serves(unit: str, far: str, proc: str = "/proc") -> bool | None:
         master = show(unit).pid
     except ServiceError:
         return None
-    inodes = [inode for inode, one in sessions(proc).items() if inode and one.remote() == far]
+    inodes = [inode for inode, session in sessions(proc).items() if inode and session.remote() == far]
     if not master or not inodes:
         return None
     try:
-        children = [one for one in procfs.scan(proc) if one.parent == master and one.state not in "ZX"]
+        children = [stat for stat in procfs.scan(proc) if stat.parent == master and stat.state not in "ZX"]
     except OSError:
         return None
     held: list[bool | None] = []
