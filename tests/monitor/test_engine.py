@@ -313,7 +313,7 @@ def health(host: str, **changed: Any) -> bytes:
 
 def test_a_bug_with_one_hosts_health_leaves_the_others(tmp_path: Path) -> None:
     monitor = engine.Engine(monitor_support.settings(database=str(tmp_path / "m.sqlite")), clocks=Clocks(lambda: NOW))
-    monitor.on_reading(Reading("mx1", NOW, NOW, {"maintenance": {"left_seconds": "soon"}}, "read"))
+    monitor.on_reading(Reading("nobody", NOW, NOW, None, "a host that there isn't"))
     monitor.on_reading(Reading("mx2", NOW, NOW, hosthealth.parse(health("mx2")), "read"))
     run(monitor.evaluate)
     assert monitor.subjects.states["mx2/health"].state == "up"

@@ -17,6 +17,7 @@ import monitor_support
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mf import health_record
 from mf_monitor import settings
 from mf_monitor.clocks import Clocks
 from mf_monitor.judging.states import DOWN, EXPIRED, REFUSED, SILENT, UNKNOWN, UP, WARNING, WRONG, ProbeResult
@@ -464,12 +465,13 @@ def test_health_is_cleaned() -> None:
     record["unexpected"] = {"deep": [1] * 1000}
     found = hosthealth.parse(json.dumps(record).encode())
     assert found is not None
-    assert "\x1b" not in json.dumps(found).encode().decode("unicode_escape")
-    assert "unexpected" not in found
+    assert "\x1b" not in json.dumps(found.as_json()).encode().decode("unicode_escape")
+    assert "unexpected" not in found.as_json()
 
 
 def reading(record: dict[str, Any] | None) -> hosthealth.Reading:
-    return hosthealth.Reading("control1", 99.0, 100.0, record, "no")
+    health = None if record is None else health_record.parse(record)
+    return hosthealth.Reading("control1", 99.0, 100.0, health, "no")
 
 
 def test_vital_checks_are_looks_of_their_own_and_bad_when_they_are_not_known() -> None:

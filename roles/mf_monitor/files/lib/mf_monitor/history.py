@@ -87,8 +87,8 @@ class History:
         )
         store.history.add_time(batch.times)
         for reading in batch.readings:
-            good = reading.record is not None
-            store.current.set_health(reading.host, reading.finished, good, reading.message, reading.record)
+            record = None if reading.record is None else reading.record.as_json()
+            store.current.set_health(reading.host, reading.finished, record is not None, reading.message, record)
         if abs(now - self._pruned) > PRUNE_EVERY:
             self._pruned = now
             store.prune(now)

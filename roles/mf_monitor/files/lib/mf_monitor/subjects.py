@@ -56,9 +56,9 @@ class Subjects:
         known.update(one.subject.removeprefix(prefix) for one in results if one.subject.startswith(prefix))
         if record is not None:
             self.maintenance.pop(name, None)
-            if at_work := record["maintenance"]:
-                until = reading.finished + at_work["left_seconds"]
-                self.maintenance[name] = {"owner": at_work["owner"], "reason": at_work["reason"], "until": until}
+            if at_work := record.maintenance:
+                until = reading.finished + at_work.left_seconds
+                self.maintenance[name] = {"owner": at_work.owner, "reason": at_work.reason, "until": until}
         return results
 
     def end_maintenance(self, now: float) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from mf import health_record, ssh, state, text
+from mf.health_record import Check, Health
 
 from .. import children
 from ..clocks import Clocks
@@ -31,12 +32,12 @@ Ask: TypeAlias = Callable[[list[str]], Awaitable[tuple[bytes, int | None]]]  # s
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One attempt: ``record`` is the cleaned health, or None and ``words`` say why not."""
+    """One attempt: ``record`` is the health, or None and ``message`` says why not."""
 
     host: str
     started: float
     finished: float
-    record: dict[str, Any] | None
+    record: Health | None
     message: str
 
 
@@ -115,7 +116,7 @@ class Reader:
                 message = f"health can't be understood: {type(error).__name__}"
             return Reading(host.name, began, self._clocks.wall(), record, message)
 
-    async def _run(self, host: Host) -> tuple[dict[str, Any] | None, str]:
+    async def _run(self, host: Host) -> tuple[Health | None, str]:
         data, code = await self._ask(command(self._access, host, self._keep, self._limit))
         if len(data) > health_record.MAX_BYTES:
             return None, "health says too much"
@@ -150,24 +151,20 @@ class Reader:
         self._leaving = asyncio.create_task(leave())
 
 
-def parse(data: bytes) -> dict[str, Any] | None:
+def parse(data: bytes) -> Health | None:
     """The health in an answer; None when it isn't one."""
     try:
-        return health_record.decode(data).as_json()
+        return health_record.decode(data)
     except health_record.HealthRecordError:
         return None
 
 
-def _number(value: Any) -> float | None:
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-
-
-def _canary(found: Mapping[str, Any]) -> tuple[str, str]:
-    """State and why of check-canary when it is CRITICAL, by its figures."""
-    total, overdue = _number(found.get("mx")), _number(found.get("overdue"))
-    if total and overdue == total:
+def _canary(check: Check) -> tuple[str, str]:
+    """State and reason of check-canary when it is CRITICAL, by its figures."""
+    total = check.metric("mx")
+    if total and check.metric("overdue") == total:
         return DOWN, ""  # no MX's mail goes the whole way any more
-    return (DOWN if _number(found.get("delivered")) else WARNING), PART
+    return (DOWN if check.metric("delivered") else WARNING), PART
 
 
 def check_subject(host: str, check: str) -> str:
@@ -189,14 +186,14 @@ def known_checks(settings: Settings, stored: Collection[str], health: Mapping[st
     return known
 
 
-def leases(record: Mapping[str, Any]) -> str:
+def leases(record: Health) -> str:
     """Who throttles a host, from its health."""
     parts = []
-    for lease in record["leases"]:
-        if lease["refuse"]:
-            left = lease["left_seconds"]
-            reason = f" ({lease['reason']})" if lease["reason"] else ""
-            parts.append(f"{lease['owner']}{reason}, {'no end' if left is None else text.span(left) + ' left'}")
+    for lease in record.leases:
+        if lease.refuse:
+            left = lease.left_seconds
+            reason = f" ({lease.reason})" if lease.reason else ""
+            parts.append(f"{lease.owner}{reason}, {'no end' if left is None else text.span(left) + ' left'}")
     return "throttled by " + "; ".join(parts or ["a lease"])
 
 
@@ -217,26 +214,26 @@ def results(reading: Reading, chosen: tuple[str, ...], known: Collection[str]) -
         return [ProbeResult(f"{name}/health", began, at, WARNING, message, UNREAD)]
     result, unsure = [], []
     room = health_record.MAX_CHECKS - len(known)
-    for check, one in record["checks"].items():
-        status, message, reason = one["status"], one["summary"], ""
+    for check, one in record.checks.items():
+        status, message, reason = one.status, one.summary, ""
         if status == state.UNKNOWN:
             unsure.append(f"{check} UNKNOWN: {message}")
         # a lease has a colour of its own and is no complaint, and a hold comes below
-        mild = check == "load" and record["throttled"] and (record["held"] or status != state.CRITICAL)
+        mild = check == "load" and record.throttled and (record.held or status != state.CRITICAL)
         word = UP if mild else _GRAVE[status]
         if status == state.UNKNOWN and check in chosen:
             word, reason = DOWN, UNREAD
         elif check == CANARY and word == DOWN:
-            word, reason = _canary(one["metrics"])
+            word, reason = _canary(one)
         if check not in known and check not in chosen:
             if word in (UP, UNKNOWN) or room <= 0:
                 continue
             room -= 1
         result.append(ProbeResult(check_subject(name, check), began, at, word, message, reason))
-    for check in sorted(set(known).difference(record["checks"])):
-        if not record["checks"]:
+    for check in sorted(set(known).difference(record.checks)):
+        if not record.checks:
             # a host that can't read its own settings knows of no check, and nobody knows that this one is well
-            gone = f"not known: {(record['problems'] or ['it names no check'])[0]}"
+            gone = f"not known: {(record.problems or ['it names no check'])[0]}"
             word = DOWN if check in chosen else UNKNOWN
             result.append(
                 ProbeResult(check_subject(name, check), began, at, word, gone, UNREAD if word == DOWN else "")
@@ -244,15 +241,15 @@ def results(reading: Reading, chosen: tuple[str, ...], known: Collection[str]) -
         else:
             result.append(ProbeResult(check_subject(name, check), began, at, WARNING, "not among its checks any more"))
     # what none of its checks says, nor the throttle: settings that can't be read, a marker that is lost
-    checks = [one["status"] for one in record["checks"].values()]
-    said = state.worst([*checks, state.WARNING if record["throttled"] else state.OK])
+    checks = [one.status for one in record.checks.values()]
+    said = state.worst([*checks, state.WARNING if record.throttled else state.OK])
     word, message, reason = UP, "says OK", ""
     if unsure:
         word, message = WARNING, unsure[0] + (f" (and {len(unsure) - 1} more)" if len(unsure) > 1 else "")
-    if state.SEVERITY[record["status"]] > state.SEVERITY[said]:
-        word = DOWN if record["status"] == state.CRITICAL else WARNING
-        message = (record["problems"] or [record["status"]])[0]
-    if record["held"]:
+    if state.SEVERITY[record.status] > state.SEVERITY[said]:
+        word = DOWN if record.status == state.CRITICAL else WARNING
+        message = (record.problems or [record.status])[0]
+    if record.held:
         word, message, reason = DOWN, "on hold: refuses mail until somebody ends that", HELD
     result.append(ProbeResult(f"{name}/health", began, at, word, message, reason))
     return result

@@ -81,7 +81,7 @@ class Prober:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._world.settings.timeout):
                     record = (await self.read(host, started)).record
-        if record is not None and record["throttled"] and record["refusing"]:
+        if record is not None and record.throttled and record.refusing:
             return replace(result, state=THROTTLED, message=hosthealth.leases(record), reason="")
         return result
 
