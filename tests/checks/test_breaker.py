@@ -161,7 +161,7 @@ def test_what_was_written_while_the_clock_was_ahead_is_not_read_for_ever(places:
     assert isinstance(ahead, dict)
     ahead["epoch"] = float(str(ahead["epoch"])) + 86_400
     (durable if file == "breaker.json" else fallback).write_text(json.dumps({UNIT: ahead}))
-    newer = breaker.form(used(3, first=state.boottime() - 200), breaker._token(places), state.boottime() + 0.2, 1.0)
+    newer = breaker.form(used(3, first=state.boottime() - 200), state.boot_token(places), state.boottime() + 0.2, 1.0)
     (fallback if file == "breaker.json" else durable).write_text(json.dumps({UNIT: newer}))
     assert len(breaker.load(places, UNIT).restarts) == 3
 

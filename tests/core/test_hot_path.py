@@ -51,8 +51,6 @@ DEAR = {
     "traceback",
     "typing",
 }
-# Packages that are still to be written plainly.
-LATER = {"mf"}
 
 MINUTE = """
 import sys
@@ -173,6 +171,5 @@ def test_without_json_what_is_no_json_is_refused_all_the_same() -> None:
 
 def test_all_others_are_plain_python() -> None:
     files = {str(path).rpartition("/files/lib/")[2]: path for path in ROOT.glob("roles/*/files/lib/**/*.py")}
-    others = [name for name in sorted(set(files) - HOT) if name.partition("/")[0] not in LATER]
     frugal = re.compile(r"^\s*TYPE_CHECKING = False|^\s*import posix$", re.MULTILINE)
-    assert [name for name in others if frugal.search(files[name].read_text())] == []
+    assert [name for name in sorted(set(files) - HOT) if frugal.search(files[name].read_text())] == []

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -35,7 +36,7 @@ def run(host: Host, *words: str) -> int:
 def test_on_expiry_off(host: Host) -> None:
     assert maintenance.active(host.places) is None
     maintenance.on(host.places, "operator", "disk", 3600)
-    assert maintenance.active(host.places) == {"owner": "operator", "reason": "disk", "since": 5000.0, "until": 8600.0}
+    assert maintenance.active(host.places) == maintenance.Maintenance("operator", "disk", 5000.0, 8600.0)
     host.clock.sleep(3600)
     assert maintenance.active(host.places) is None
     maintenance.on(host.places, "operator", "disk", 3600)
@@ -50,7 +51,7 @@ def test_reboot(host: Host) -> None:
     host.reboot(seconds=100)
     found = maintenance.active(host.places)
     assert found is not None
-    assert found["until"] == pytest.approx(host.clock.boot + 3500)
+    assert found.until == pytest.approx(host.clock.boot + 3500)
     host.reboot(seconds=3600)
     assert maintenance.active(host.places) is None
 
@@ -62,7 +63,7 @@ def test_clock_step(host: Host, step: float) -> None:
     for _ in range(2):
         found = maintenance.active(host.places)
         assert found is not None
-        assert found["until"] == 8600.0
+        assert found.until == 8600.0
         Path(host.places.maintenance).unlink(missing_ok=True)
 
 
@@ -72,18 +73,18 @@ def test_clock_set_back_before_a_reboot_does_not_lengthen_it(host: Host) -> None
     host.reboot(seconds=0)
     found = maintenance.active(host.places)
     assert found is not None
-    assert found["until"] == pytest.approx(host.clock.boot + 3600)
+    assert found.until == pytest.approx(host.clock.boot + 3600)
 
 
 def test_a_deploy_in_between_does_not_end_an_operators(host: Host) -> None:
     maintenance.on(host.places, "operator", "disk", 3600)
-    marker = {"owner": "deploy", "reason": "release 1", "since": 5000.0, "until": 5900.0}
+    marker: dict[str, Any] = {"owner": "deploy", "reason": "release 1", "since": 5000.0, "until": 5900.0}
     Path(host.places.maintenance).write_text(json.dumps(marker))
-    assert maintenance.active(host.places) == marker
+    assert maintenance.active(host.places) == maintenance.Maintenance(**marker)
     Path(host.places.maintenance).unlink()
     found = maintenance.active(host.places)
     assert found is not None
-    assert found["owner"] == "operator"
+    assert found.owner == "operator"
 
 
 @pytest.mark.parametrize(

@@ -356,8 +356,8 @@ def test_killed_anywhere_the_next_run_completes_it(
     controller(host).reconcile()
     sound(host)
     asked = [one.owner for one in status(host).leases] == (["operator"] if verb == "on" else [])
-    # before the marker was written (the boot token comes first) nothing had been promised; afterwards it is kept
-    assert asked or (died and call <= 1)
+    # before the marker was written nothing had been promised; afterwards it is kept
+    assert asked or (died and call == 0)
 
 
 steps = st.lists(

@@ -12,7 +12,6 @@ from typing import NoReturn
 
 from mf import run, state
 from mf.text import clean, span
-from mf.throttle import marker
 
 NAME = "canary"
 RULES: run.Rules = {
@@ -114,7 +113,7 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
 
 
 def _read(path: str) -> Mapping[str, object] | None:
-    data, _ = marker.read_plain(path)
+    data, _ = state.read_plain(path)
     return state.decode(data)
 
 

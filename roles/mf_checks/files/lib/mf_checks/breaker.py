@@ -12,7 +12,6 @@ Times are CLOCK_BOOTTIME seconds, so a clock step changes nothing; across a rebo
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -75,7 +74,7 @@ def _open(breaker: Breaker, now: float) -> Breaker:
 def load(places: state.Places, unit: str) -> Breaker:
     """The stored breaker of a unit; a fresh one when there is none or it can't be understood."""
     newest: dict[str, object] = {}
-    token, now = _token(places), state.boottime()
+    token, now = state.boot_token(places) or "unknown", state.boottime()
     for path in _paths(places):
         try:
             record = (state.decode(state.read_bytes(path, 65536)) or {}).get(unit)
@@ -91,15 +90,14 @@ def save(places: state.Places, unit: str, breaker: Breaker) -> None:
 
     Where /mf/var can't be written (full, read-only) it is kept on tmpfs: restarts are still counted, until a reboot.
     """
-    record = form(breaker, _token(places), state.boottime(), time.time())
+    record = form(breaker, state.boot_token(places) or "unknown", state.boottime(), time.time())
     durable = True
     for path in _paths(places):
         try:
             stored = dict(state.decode(state.read_bytes(path, 65536)) or {})
             stored[unit] = record
             data = (state.encode(stored) + "\n").encode()
-            state.make_folder(path.rpartition("/")[0])
-            state.write_atomic(path, data, durable=durable)
+            state.put(path, data, durable=durable)
         except OSError:
             if not durable:
                 raise
@@ -157,21 +155,3 @@ def parse(record: Mapping[str, object], token: str, boottime: float, epoch: floa
         return Breaker(tuple(times), int(min(64, max(0, number(record["opened"])))), end)
     except (KeyError, ValueError):
         return Breaker()
-
-
-def _token(places: state.Places) -> str:
-    """A word that changes with each boot: made at first need, on tmpfs."""
-    path = places.marker.rpartition("/")[0] + "/boot"  # throttle and maintenance know it, too
-    try:
-        known = state.read_bytes(path, 64)
-        if known:
-            return known.decode("ascii", "replace").strip()
-        word = os.urandom(8).hex()
-        try:
-            state.write_atomic(path, word.encode() + b"\n")
-        except FileNotFoundError:
-            state.make_folder(places.results)
-            state.write_atomic(path, word.encode() + b"\n")
-    except OSError:
-        return "unknown"
-    return word

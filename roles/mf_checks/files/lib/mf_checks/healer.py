@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mf import decisions, state
+from mf.maintenance import Maintenance
 from mf.text import clean
 
 from .breaker import Breaker, ask, save, told
@@ -26,7 +27,7 @@ class Healer:
     unit: str
     action: str
     breaker: Breaker
-    maintenance: Mapping[str, object] | None
+    maintenance: Maintenance | None
     locked: bool
     evidence: Mapping[str, state.Json]
 
@@ -40,7 +41,7 @@ class Healer:
         ``uncured``: a restart left the same symptom before, and nothing has changed since. ``left``: seconds for it.
         """
         if self.maintenance is not None:
-            return f"maintenance ({clean(str(self.maintenance.get('reason', '')), 60)})"
+            return f"maintenance ({clean(self.maintenance.reason, 60)})"
         if not self.locked:
             return "another action is under way on this host"
         if uncured:

@@ -15,7 +15,6 @@ from typing import NoReturn
 
 from mf import run, state
 from mf.text import clean, span
-from mf.throttle import marker
 
 from . import source
 
@@ -35,7 +34,7 @@ def read(folder: str) -> dict[str, source.Source | None]:
     """The records in the folder, by MX; None for a file that isn't whole. Raises OSError."""
     records: dict[str, source.Source | None] = {}
     for mx in source.names(folder):
-        data, _ = marker.read_plain(f"{folder}/{mx}.json")
+        data, _ = state.read_plain(f"{folder}/{mx}.json")
         record = state.decode(data)
         records[mx] = None if record is None else source.Source(mx, record)
     return records

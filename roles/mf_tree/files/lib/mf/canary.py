@@ -18,13 +18,10 @@ import hmac
 import re
 import secrets
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from . import Failure
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 HEADER = "X-Mf-Canary"
 DOMAIN = "canary.mf.invalid"  # ".invalid" never exists (RFC 2606), so nobody's mail is mistaken for a canary

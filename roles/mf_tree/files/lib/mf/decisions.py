@@ -6,12 +6,9 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Mapping
 
 from . import state
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 JOURNAL = "/run/systemd/journal/socket"
 

@@ -71,7 +71,7 @@ def collect(places: state.Places) -> Health:
 
 def judge_file(places: state.Places, name: str, generation: str, now: float) -> Check:
     """One check's entry, from its result file."""
-    data, damage = marker.read_plain(f"{places.results}/{name}.json")
+    data, damage = state.read_plain(f"{places.results}/{name}.json")
     if damage:
         return _entry(state.UNKNOWN, f"its result is {damage}")
     if data is None:
@@ -165,10 +165,8 @@ def _lease(lease: lease_.Lease, now: float) -> Lease:
 
 
 def _maintenance(places: state.Places, now: float) -> Maintenance | None:
-    active: dict[str, Any] | None = maintenance.active(places, now)
-    if active is None:
-        return None
-    return Maintenance(active["owner"], active["reason"], round(active["until"] - now, 1))
+    active = maintenance.active(places, now)
+    return None if active is None else Maintenance(active.owner, active.reason, round(active.until - now, 1))
 
 
 def _metrics(found: object) -> dict[str, float | str]:

@@ -8,15 +8,13 @@ in between. Within one boot its ``until`` counts, after a reboot ``until_epoch``
 
 from __future__ import annotations
 
-import posix
+import os
 import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TypeGuard
 
-from . import Failure, state
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import TypeGuard
+from . import Failure, claims, decisions, state, text
 
 MAX_TTL = 7 * 86400.0  # seconds
 LOCK_WAIT = 60.0  # seconds; a restart with its second look and its test takes no longer than a check's deadline
@@ -32,17 +30,30 @@ class UnderWayError(MaintenanceError):
     code = 4
 
 
-def active(places: state.Places, now: float | None = None, epoch: float | None = None) -> dict[str, state.Json] | None:
-    """``{"owner", "reason", "since", "until"}`` of the maintenance that is on, or None. Expired counts as absent, and
-    so does what can't be read. Never raises; without maintenance it costs two failed opens."""
+@dataclass(frozen=True)
+class Maintenance:
+    """Maintenance that is on; times in CLOCK_BOOTTIME seconds."""
+
+    owner: str
+    reason: str
+    since: float
+    until: float
+
+
+def active(places: state.Places, now: float | None = None, epoch: float | None = None) -> Maintenance | None:
+    """The maintenance that is on, or None. Expired counts as absent, and so does what can't be read.
+
+    Never raises; without maintenance it costs two failed lstat(2).
+    """
     moment = state.boottime() if now is None else now
-    found = _valid(_read(places.maintenance), moment)
-    if found is not None:
-        return found
-    data = _read(_kept(places))
+    shown = _valid(state.read_plain(places.maintenance)[0], moment)
+    if shown is not None:
+        return shown
+    data, _ = state.read_plain(_kept(places))
     if data is None:
         return None
-    return _from_disk(data, moment, time.time() if epoch is None else epoch, _boot(places))
+    boot = state.boot_token(places, make=False)
+    return _from_disk(data, moment, time.time() if epoch is None else epoch, boot)
 
 
 def on(places: state.Places, owner: str, reason: str, ttl: float, *, dry_run: bool = False) -> list[str]:
@@ -50,8 +61,6 @@ def on(places: state.Places, owner: str, reason: str, ttl: float, *, dry_run: bo
 
     From the marker on no check begins an action; one under way holds the action lock, and is waited for.
     """
-    from . import claims, decisions, text
-
     claims.check_owner(owner)
     claims.check_reason(reason)
     claims.check_ttl(ttl)
@@ -59,23 +68,12 @@ def on(places: state.Places, owner: str, reason: str, ttl: float, *, dry_run: bo
         return []
     now, epoch = state.boottime(), time.time()
     warnings = []
-    marker: dict[str, state.Json] = {
-        "owner": owner,
-        "reason": reason,
-        "since": round(now, 3),
-        "until": round(now + ttl, 3),
-    }
+    marker = asdict(Maintenance(owner, reason, round(now, 3), round(now + ttl, 3)))
     try:
         _write(places.maintenance, marker)
     except OSError as error:
         raise MaintenanceError(_explain(places.maintenance, error)) from None
-    boot = _boot(places)
-    if not boot:
-        boot = posix.urandom(8).hex()
-        try:
-            _put(_boot_file(places), boot.encode() + b"\n")
-        except OSError:
-            boot = ""
+    boot = state.boot_token(places)
     disk = {**marker, "boot": boot, "until_epoch": round(epoch + ttl, 3), "written_epoch": round(epoch, 3)}
     try:
         _write(_kept(places), disk, durable=True)
@@ -96,29 +94,27 @@ def on(places: state.Places, owner: str, reason: str, ttl: float, *, dry_run: bo
 
 def off(places: state.Places, *, dry_run: bool = False) -> bool:
     """End maintenance, whoever began it. Returns whether there was any. Raises MaintenanceError."""
-    from . import decisions
-
     before = active(places)
     if dry_run:
         return before is not None
     for path in (_kept(places), places.maintenance):
         try:
-            posix.unlink(path)
+            os.unlink(path)
         except FileNotFoundError:
             pass
         except OSError as error:
             raise MaintenanceError(_explain(path, error)) from None
     if before is not None:
-        decisions.record(places, "maintenance", "end", str(before["owner"]), "ended by command", "done")
+        decisions.record(places, "maintenance", "end", before.owner, "ended by command", "done")
     return before is not None
 
 
-def _valid(data: bytes | None, now: float) -> dict[str, state.Json] | None:
+def _valid(data: bytes | None, now: float) -> Maintenance | None:
     record = state.decode(data)
     return None if record is None else _plausible(record, now)
 
 
-def _plausible(record: Mapping[str, object], now: float) -> dict[str, state.Json] | None:
+def _plausible(record: Mapping[str, object], now: float) -> Maintenance | None:
     owner, reason = record.get("owner"), record.get("reason", "")
     since, until = record.get("since"), record.get("until")
     if not isinstance(owner, str) or not isinstance(reason, str) or not _is_number(until):
@@ -126,10 +122,10 @@ def _plausible(record: Mapping[str, object], now: float) -> dict[str, state.Json
     if not owner or len(owner) > 32 or len(reason) > 1000 or not now < until <= now + MAX_TTL + 1:
         return None
     begun = float(since) if _is_number(since) and since <= now + 1 else now
-    return {"owner": owner, "reason": reason, "since": begun, "until": float(until)}
+    return Maintenance(owner, reason, begun, float(until))
 
 
-def _from_disk(data: bytes, now: float, epoch: float, boot: str) -> dict[str, state.Json] | None:
+def _from_disk(data: bytes, now: float, epoch: float, boot: str) -> Maintenance | None:
     record = state.decode(data)
     if record is None:
         return None
@@ -147,39 +143,12 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e12 < value < 1e12
 
 
-def _read(path: str) -> bytes | None:
-    try:
-        # a plain file only: opening a FIFO would wait for a writer
-        if posix.lstat(path).st_mode & 0o170000 != 0o100000:
-            return None
-        return state.read_bytes(path, 65536)
-    except OSError:
-        return None
-
-
 def _write(path: str, record: Mapping[str, state.Json], *, durable: bool = False) -> None:
-    _put(path, (state.encode(record) + "\n").encode(), durable=durable)
-
-
-def _put(path: str, data: bytes, *, durable: bool = False) -> None:
-    try:
-        state.write_atomic(path, data, durable=durable)
-    except FileNotFoundError:
-        state.make_folder(path.rpartition("/")[0])
-        state.write_atomic(path, data, durable=durable)
+    state.put(path, (state.encode(record) + "\n").encode(), durable=durable)
 
 
 def _kept(places: state.Places) -> str:
     return places.persistent + "/maintenance.json"
-
-
-def _boot_file(places: state.Places) -> str:
-    return places.marker.rpartition("/")[0] + "/boot"
-
-
-def _boot(places: state.Places) -> str:
-    """The token of the present boot (see ``throttle``), "" when none was made yet."""
-    return (_read(_boot_file(places)) or b"").strip().decode("ascii", "replace")
 
 
 def _explain(path: str, error: OSError) -> str:

@@ -30,6 +30,7 @@ class Places:
     """Directories and files of one host. ``root`` and ``proc`` let a test live in a directory of its own."""
 
     __slots__ = (
+        "boot",
         "current",
         "decisions",
         "etc",
@@ -53,6 +54,7 @@ class Places:
         self.results = root + "/run/mf/state"
         self.locks = root + "/run/mf/lock"
         self.marker = root + "/run/mf/throttled"
+        self.boot = root + "/run/mf/boot"
         self.maintenance = root + "/run/mf/maintenance"
         self.parts = root + "/run/mf/parts.json"  # when files of a role last changed here, by the deploy
 
@@ -127,8 +129,44 @@ def write_atomic(path: str, data: bytes, mode: int = 0o644, *, durable: bool = F
             posix.close(folder)
 
 
+def put(path: str, data: bytes, mode: int = 0o644, *, durable: bool = False) -> None:
+    """As ``write_atomic``; makes the directory when it is missing (/run is empty after a boot). Raises OSError."""
+    try:
+        write_atomic(path, data, mode, durable=durable)
+    except FileNotFoundError:
+        make_folder(path.rpartition("/")[0])
+        write_atomic(path, data, mode, durable=durable)
+
+
+def read_plain(path: str, limit: int = 65536) -> tuple[bytes | None, str]:
+    """The bytes of a plain file, one more than ``limit`` at most, and what is wrong with it. (None, "") without one."""
+    try:
+        # this also keeps us from waiting for ever on a FIFO
+        if posix.lstat(path).st_mode & 0o170000 != 0o100000:
+            return None, "not a plain file"
+        return read_bytes(path, limit + 1), ""
+    except (FileNotFoundError, NotADirectoryError):
+        return None, ""
+    except OSError as error:
+        return None, f"unreadable ({error.strerror})"
+
+
+def boot_token(places: Places, *, make: bool = True) -> str:
+    """What tells this boot from others: 16 letters on tmpfs, made when missing; "" when they can't be."""
+    token = (read_plain(places.boot)[0] or b"").strip().decode("ascii", "replace")
+    if len(token) == 16 and token.isalnum():
+        return token
+    token = posix.urandom(8).hex() if make else ""
+    try:
+        if make:
+            put(places.boot, token.encode() + b"\n")
+    except OSError:
+        return ""
+    return token
+
+
 def make_folder(path: str, mode: int = 0o755) -> None:
-    """Make a directory and those above it, when they are missing (/run is empty after a boot)."""
+    """Make a directory and those above it, when they are missing."""
     try:
         posix.mkdir(path, mode)
     except FileExistsError:
@@ -291,12 +329,7 @@ def write_result(
         "actions": result.actions,
         "generation": generation,
     }
-    data = (encode(record) + "\n").encode()
-    try:
-        write_atomic(path, data)
-    except FileNotFoundError:
-        make_folder(places.results)
-        write_atomic(path, data)
+    put(path, (encode(record) + "\n").encode())
     return record
 
 

@@ -50,8 +50,8 @@ def _status(chosen: argparse.Namespace, places: state.Places) -> int:
         now = state.boottime()
         shown: dict[str, state.Json] = {"maintenance": found is not None}
         if found is not None:
-            left = round(float(str(found["until"])) - now, 1)
-            shown.update({"owner": found["owner"], "reason": found["reason"], "left_seconds": left})
+            left = round(found.until - now, 1)
+            shown.update({"owner": found.owner, "reason": found.reason, "left_seconds": left})
         print(state.encode(shown))
     else:
         print(_words(places))
@@ -62,9 +62,9 @@ def _words(places: state.Places) -> str:
     found = maintenance.active(places)
     if found is None:
         return "no maintenance"
-    left = text.span(float(str(found["until"])) - state.boottime())
-    reason = f" ({text.clean(str(found['reason']))})" if found["reason"] else ""
-    return f"maintenance by {text.clean(str(found['owner']), 32)}{reason}, {left} left: checks look and don't act"
+    left = text.span(found.until - state.boottime())
+    reason = f" ({text.clean(found.reason)})" if found.reason else ""
+    return f"maintenance by {text.clean(found.owner, 32)}{reason}, {left} left: checks look and don't act"
 
 
 def _parser() -> cli.Command:

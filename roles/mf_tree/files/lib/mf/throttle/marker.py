@@ -6,8 +6,6 @@ whose leases have all expired counts as absent, and so does one that isn't whole
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -140,18 +138,18 @@ def read(places: state.Places, now: float) -> Reading:
 
 
 def _read(places: state.Places, now: float) -> Reading:
-    data, damage = read_plain(places.marker)
+    data, damage = state.read_plain(places.marker)
     marker = parse(data, now)
     if marker is not None:
         return Reading(marker)
-    word = (read_plain(stamp(places))[0] or b"").decode("ascii", "replace").partition(" ")[0]
+    word = (state.read_plain(stamp(places))[0] or b"").decode("ascii", "replace").partition(" ")[0]
     return Reading(None, damage if data is None else "not whole", word if word in (REFUSING, THROTTLED) else "")
 
 
 def current(places: state.Places, now: float | None = None) -> Status:
     """The throttle as it stands: one lstat(2) while there is no marker. Needs no privilege, never raises."""
     moment = state.boottime() if now is None else now
-    return Reading(parse(read_plain(places.marker)[0], moment)).status(moment)
+    return Reading(parse(state.read_plain(places.marker)[0], moment)).status(moment)
 
 
 def stamp(places: state.Places) -> str:
@@ -160,16 +158,3 @@ def stamp(places: state.Places) -> str:
     One line, ``nothing 5123.250``: REFUSING, THROTTLED or NOTHING, and seconds of CLOCK_BOOTTIME.
     """
     return places.marker.rpartition("/")[0] + "/reconciled"
-
-
-def read_plain(path: str) -> tuple[bytes | None, str]:
-    """The bytes of a plain file of reasonable size, and what is wrong with it. (None, "") when there is none."""
-    try:
-        if not stat.S_ISREG(os.lstat(path).st_mode):
-            # this also keeps us from waiting for ever on a FIFO
-            return None, "not a plain file"
-        return state.read_bytes(path, lease.MAX_BYTES + 1), ""
-    except (FileNotFoundError, NotADirectoryError):
-        return None, ""
-    except OSError as error:
-        return None, f"unreadable ({error.strerror})"

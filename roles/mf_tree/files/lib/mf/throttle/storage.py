@@ -45,15 +45,14 @@ class Storage:
         self.marker = places.marker
         self.disk = places.persistent + "/leases.json"
         self._stamp = marker.stamp(places)
-        self._boot = places.marker.rpartition("/")[0] + "/boot"
         self._places = places
         self._dry_run = dry_run
 
     def load(self, now: float, epoch: float) -> Kept:
         """Read everything, once. Makes a boot token when there is none."""
         reading = marker.read(self._places, now)
-        boot = self._boot_token()
-        kept = Kept(now, epoch, boot, reading, *marker.read_plain(self.disk))
+        boot = state.boot_token(self._places, make=not self._dry_run)
+        kept = Kept(now, epoch, boot, reading, *state.read_plain(self.disk))
         if reading.marker is None:
             kept.leases = lease.from_disk(kept.disk, now, epoch, boot, dropped=kept.dropped) or ()
         else:
@@ -134,20 +133,6 @@ class Storage:
             return f"{self.disk} can't be written ({error.strerror}): {effect}"
         return ""
 
-    def _boot_token(self) -> str:
-        """A token on tmpfs that stands for the present boot; made when missing."""
-        data, _ = marker.read_plain(self._boot)
-        token = (data or b"").strip().decode("ascii", "replace")
-        if len(token) == 16 and token.isalnum():
-            return token
-        token = os.urandom(8).hex()
-        if not self._dry_run:
-            try:
-                _replace(self._boot, token.encode() + b"\n")
-            except OSError:
-                return ""
-        return token
-
 
 def _operators(leases: Sequence[Lease]) -> list[Lease]:
     """All but check-load's own, which ends with a reboot."""
@@ -166,13 +151,10 @@ def _alike(mine: Sequence[Lease], there: Sequence[Lease]) -> bool:
 def _replace(path: str, data: bytes, *, durable: bool = False) -> None:
     """Atomic write that also gets a directory, put there by mistake or malice, out of the way. Raises OSError."""
     try:
-        state.write_atomic(path, data, durable=durable)
-    except FileNotFoundError:
-        state.make_folder(path.rpartition("/")[0])
-        state.write_atomic(path, data, durable=durable)
+        state.put(path, data, durable=durable)
     except IsADirectoryError:
         os.rename(path, f"{path}.damaged.{os.getpid()}.{time.monotonic_ns()}")
-        state.write_atomic(path, data, durable=durable)
+        state.put(path, data, durable=durable)
 
 
 def _overwrite(path: str, data: bytes) -> None:
