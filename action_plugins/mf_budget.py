@@ -11,7 +11,7 @@ GROUP = "mx"
 
 
 class ActionModule(ActionBase):
-    """Tell the module who this MX and the others are."""
+    """Give the module this MX and its peers."""
 
     _supports_check_mode = True
     _supports_diff = False

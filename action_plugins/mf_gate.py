@@ -25,7 +25,7 @@ SEVERITY = {"OK": 0, "WARNING": 1, "UNKNOWN": 2, "CRITICAL": 3}
 SMTP = "smtp"
 CHECKS = (SMTP, "processes", "queue")
 TRIES, PAUSE = 4, 2.0  # times and seconds; a service that has just been started may need a moment
-BUSY_WAIT, BUSY_PAUSE = 60.0, 5.0  # seconds; who is busy is waited for
+BUSY_WAIT, BUSY_PAUSE = 60.0, 5.0  # seconds; a busy host is waited for
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "before": {"type": "dict", "default": {}},

@@ -24,7 +24,7 @@ def leaving_with(host: str, machines: Sequence[str], batch: Collection[str]) -> 
 
 
 class ActionModule(ActionBase):
-    """Tell the module who else is throttled in this run."""
+    """Give the module the other hosts that are throttled in this run."""
 
     _supports_check_mode = True
     _supports_diff = True

@@ -85,7 +85,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.mf import health, smtp, state
 from ansible.module_utils.mf.throttle import budget, marker, peers
 
-OWN_LOOK = 10.0  # seconds: who asks the queue first may wait for it, and silence here would pass for a greeting
+OWN_LOOK = 10.0  # seconds: a greeting may wait for the queue, and silence here would pass for a greeting
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "min_accepting": {"type": "int"},

@@ -13,7 +13,7 @@ description:
     them there as one release that takes effect by one rename.
   - A release is complete, compiled and validated on disk before it becomes current. When anything fails, everything
     is as it was before.
-  - What somebody changed by hand is found and repaired.
+  - What was changed by hand is found and repaired.
   - The first remote execution looks at the host and carries hashes only. When they say that all is as it should be,
     that was all. Otherwise C(tasks/preflight.yml) of all roles are held against the variables (see M(mf_preflight)),
     missing packages are installed, and a second execution brings the contents that the host lacks.

@@ -11,8 +11,8 @@ short_description: Decide whether a host may stay as a deploy left it
 description:
   - "Runs the host's checks and asks two things: does it accept mail, and is anything worse than before the change?"
   - "Worse: SMTP by any degree; processes or the queue UNKNOWN or CRITICAL and not as bad before. Whatever else is wrong
-    is a remark: it is shown, and keeps nobody from passing."
-  - Who is busy is waited for, up to a minute. An MX whose slots are all taken and that works accepts mail, so it passes
+    is a remark: it is shown, and keeps no host from passing."
+  - A busy host is waited for, up to a minute. An MX whose slots are all taken and that works accepts mail, so it passes
     then, with a remark; unless it had a slot for the check since the change and left it without an answer.
 version_added: "0.1.0"
 options:

@@ -112,7 +112,7 @@ refusing:
   returned: with O(details)
   type: bool
 held:
-  description: Whether a lease has no end, so that somebody must give it back.
+  description: Whether a lease has no end, so that an operator must release it.
   returned: with O(details)
   type: bool
 leases:

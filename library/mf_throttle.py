@@ -32,7 +32,7 @@ options:
     type: str
     default: operator
   reason:
-    description: One line that says why, for those who wonder later.
+    description: The reason, in one line.
     type: str
     default: ""
   ttl:
@@ -42,7 +42,7 @@ options:
     type: str
   hold:
     description:
-      - Without an end. Stays until somebody gives it back, also after a reboot, and health tells of it all the time.
+      - Without an end. Stays until an operator releases it, also after a reboot, and health shows it all the time.
     type: bool
     default: false
   refuse:
@@ -92,7 +92,7 @@ EXAMPLES = r"""
     reason: array is rebuilding
     refuse: false
 
-- name: Take a host out of service until somebody puts it back
+- name: Take a host out of service until an operator puts it back
   mf_throttle:
     hold: true
     reason: memory errors, new module is ordered
@@ -112,7 +112,7 @@ msg:
   type: str
   sample: "throttled, refusing new mail: operator (disk swap, 15 min left)"
 throttled:
-  description: Whether any lease is in force now, somebody else's included.
+  description: Whether any lease is in force now, of any owner.
   returned: success
   type: bool
 refusing:
@@ -228,8 +228,8 @@ def refuses_in_vain(params: Mapping[str, Any], after: marker.Status) -> bool:
     return params["state"] == "present" and params["refuse"] and after.should_refuse and not after.refusing
 
 
-def nobody(params: Mapping[str, Any], before: marker.Status) -> str:
-    """What to say when an owner gives back what it never held while others hold something."""
+def not_an_owner(params: Mapping[str, Any], before: marker.Status) -> str:
+    """The message for an owner that releases a lease it never held while others hold some; empty otherwise."""
     if params["state"] == "present" or not before.leases or lease.find(before.leases, params["owner"]) is not None:
         return ""
     return f"{params['owner']} holds no lease here; held by: {', '.join(one.owner for one in before.leases)}"
@@ -255,7 +255,7 @@ def main() -> None:
         module.fail_json(msg=after.words(), **result)
     if outcome.unmarked:
         module.fail_json(msg=f"{after.words()}, but {'; '.join(outcome.warnings)}", **result)
-    module.exit_json(msg=nobody(module.params, before) or after.words(), **result)
+    module.exit_json(msg=not_an_owner(module.params, before) or after.words(), **result)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What on a host is not as a manifest says: somebody edited, removed, added or re-owned something. Changes nothing."""
+"""Find what differs on a host from a manifest: edited, removed, added or re-owned files. Changes nothing."""
 
 from __future__ import annotations
 

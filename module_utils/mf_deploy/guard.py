@@ -17,7 +17,7 @@ from .layout import Layout, ReleaseError
 
 OWNER = "deploy"
 LEASE = 900.0
-"""Seconds after which the marker counts for nothing, should nobody take it away."""
+"""Seconds after which the marker expires by itself."""
 WAIT = 30.0
 RENAMED = {"mf_watched": "mf_health_access"}
 """Former name -> name of a role. Releases made before the change have the former one."""
@@ -52,7 +52,7 @@ def keep_roles(present: Collection[str], roles: Collection[str], removed: Collec
 
 @contextmanager
 def lock(layout: Layout, name: str, what: str) -> Iterator[None]:
-    """Hold one of the host's locks; raises ReleaseError when somebody else keeps it for WAIT seconds."""
+    """Hold one of the host's locks; raises ReleaseError when another process keeps it for WAIT seconds."""
     with state.Places(layout.root).lock(name, WAIT) as held:
         if not held:
             raise ReleaseError(

@@ -74,7 +74,7 @@ def digest(path: str) -> str | None:
 
 
 def write(path: str, data: bytes, mode: int, owner: tuple[int, int]) -> None:
-    """Write a new file whole and on disk (fsync). It must not exist yet; nobody reads it before it is its owner's."""
+    """Write a new file whole and on disk (fsync). It must not exist yet, and starts readable by root only."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as file:
         file.write(data)

@@ -39,7 +39,7 @@ class Plan:
         self.secrets = [] if self.new or self.tree else secret.stale(layout, wanted)
 
     def _drifted(self, finding: drift.Finding) -> manifest.File | None:
-        """A host file that is not as the release now current has it, so that somebody must have touched it."""
+        """A host file that differs from the current release, so it was changed by hand."""
         before = self.old.files.get(finding.path) if self.old else None
         wanted = self.wanted.files[finding.path]
         if before is None or not wanted.same(before):
@@ -188,7 +188,7 @@ def _no_older_secrets(layout: Layout, current: str | None) -> None:
     with guard.lock(layout, "release", "another deployment"):
         present = manifest.stored(layout, current) if current else None
         if present is None or any(_is_secret(present, finding.path) for finding in drift.tree(layout, present)):
-            return  # what somebody touched isn't what was deployed
+            return  # what was changed by hand isn't what was deployed
         try:
             secret.replace(layout, present)
         except OSError as error:

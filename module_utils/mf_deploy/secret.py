@@ -1,6 +1,6 @@
-"""Keys, passphrases and who may come in by which key: of these no older ones are kept, and none come back.
+"""Keys, passphrases and authorized keys: no older version of them is kept, and none comes back.
 
-Releases are there to go back to. But a secret that was replaced is one that somebody may know: so a release that takes
+Releases are there to go back to. But a secret that was replaced may be known to an attacker: so a release that takes
 effect has its secrets take the place of those in the other releases, on disk and in their manifests. A way back then
 leads to the former programs with the present secrets. One that the present release doesn't have is removed from the
 others, which can't be gone back to any more.
@@ -74,7 +74,7 @@ def replace(layout: Layout, present: manifest.Manifest) -> None:
 
 
 def _note(release: str, file: manifest.File) -> None:
-    """Enter a file into a release's manifest. Nobody goes back to a release whose manifest can't be read."""
+    """Enter a file into a release's manifest. A release whose manifest can't be read is never gone back to."""
     found = manifest.stored_data(release)
     if not isinstance(found.get("files"), list):
         return

@@ -33,7 +33,7 @@ class Contents:
         return sha256 in self._sent or any(host.digest(path) == sha256 for path in self._places.get(sha256, ()))
 
     def read(self, file: manifest.File) -> bytes:
-        """The content of a file, checked. Raises ReleaseError when nobody has it."""
+        """The content of a file, checked. Raises ReleaseError when neither host nor controller has it."""
         data = self._sent.get(file.sha256)
         if data is None:
             for path in self._places.get(file.sha256, ()):
