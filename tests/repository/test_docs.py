@@ -268,6 +268,7 @@ def test_every_role_has_a_readme_whose_generated_parts_are_current(role: Path) -
     assert text.startswith(f"# {role.name}\n")
     parts = dict(re.findall(r"<!-- generated: (\w+), by make readmes -->\n(.*?)<!-- end -->\n", text, re.DOTALL))
     assert parts["variables"] == write_readmes.variables(role), "run make readmes"
+    assert parts.get("modules", "") == write_readmes.modules(role), "run make readmes"
 
 
 def test_readmes_are_written_and_with_check_only_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
