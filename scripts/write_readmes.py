@@ -74,13 +74,13 @@ def variables(role: Path) -> str:
 def modules(role: Path) -> str:
     """The modules of the role's package, each with the first sentence of its docstring."""
     lib = role / "files/lib"
-    found = []
+    items = []
     for path in sorted(lib.rglob("*.py")):
         docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
         subject = re.split(r"(?<=[.?!])\s|\n\n", docstring, maxsplit=1)[0]
         if path.name != "__init__.py":
-            found.append(item(f"`{path.relative_to(lib)}`: {subject.replace('``', '`')}"))
-    return "".join(found)
+            items.append(item(f"`{path.relative_to(lib)}`: {re.sub('::$', '.', subject.replace('``', '`'))}"))
+    return "".join(items)
 
 
 PARTS = {"variables": variables, "modules": modules}
