@@ -1,7 +1,7 @@
 """The host's settings, /mf/etc/mf.json: read whole, checked whole, or refused in one line.
 
-Cold path only. The healthy path of a check takes its few values from its launcher and merely compares the
-generation stamp (see ``run``).
+Slow path only: on its fast path a check takes its few values from its launcher and compares the generation alone (see
+``run``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The decision log: what was done to a host, or refused, and on what evidence. Cold path only."""
+"""The decision log: what was done to a host, or refused, and on what evidence."""
 
 from __future__ import annotations
 

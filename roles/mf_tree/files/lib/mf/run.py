@@ -1,20 +1,20 @@
-"""One run of a check: lock, deadline, generation, settings, result, Nagios line, exit code. Hot path.
+"""One run of a check: lock, deadline, generation, settings, result, Nagios line, exit code. Fast path.
 
-A check is a module in ``mf.checks`` with three things::
+A check is a module of a role's package with three things::
 
     RULES = {"high": (0.1, 10000), "address": str}      # its own settings: lowest and highest number, or str
-    def look(places, values):                           # hot; reads, acts on nothing
+    def look(places, values):                           # the fast path: reads, acts on nothing
         ...
         return Result("load", OK, "0.12 ...", {...})    # healthy: that was all
-        return lambda dry_run: examine(...)             # anything odd: the cold path, may import what it likes
+        return lambda dry_run: examine(...)             # anything odd: the slow path, may import what it likes
     CHECK = run.Check("load", look, RULES)
     def main(argv, **release): run.main(CHECK, argv, **release)
 
 and a launcher that calls ``load.main(sys.argv[1:], generation="...", period=120, deadline=20, high=5.0, ...)``.
 ``look`` finds its settings in ``values`` (complete, of the right kind, in range; ``period`` and ``deadline`` too).
-The cold function gets ``dry_run`` and returns a Result; with ``dry_run`` it says in ``actions`` what it would do,
-does nothing, stores nothing. It may run until the deadline, then ``DeadlinePassed`` is raised in it.
-Under run-checks the hot parts of all checks share one process and each cold part gets a process of its own.
+The slow path gets ``dry_run`` and returns a Result; with ``dry_run`` it lists in ``actions`` what it would do, does
+nothing, stores nothing. It may run until the deadline, then ``DeadlinePassed`` is raised in it.
+Under run-checks the fast paths of all checks share one process and each slow path gets a process of its own.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Run:
         self._lock.__exit__()
 
     def look(self) -> state.Result | Rest:
-        """The hot part. Whatever goes wrong becomes a result."""
+        """The fast path. Whatever goes wrong becomes a result."""
         trouble = self._trouble()
         if trouble is not None:
             return trouble
@@ -117,7 +117,7 @@ class Run:
         return self._guarded(lambda: self.check.look(self.places, self.values))
 
     def rest(self, function: Rest) -> state.Result:
-        """The cold part, within what is left of the deadline."""
+        """The slow path, within what is left of the deadline."""
         outcome = self._guarded(lambda: function(self.dry_run))
         return outcome if isinstance(outcome, state.Result) else self.unknown("a bug: the cold part gave no result")
 

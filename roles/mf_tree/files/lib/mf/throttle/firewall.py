@@ -1,4 +1,4 @@
-"""Refusing new SMTP connections with nftables, in table ``inet mf`` and nowhere else. Cold path only.
+"""Refusing new SMTP connections with nftables, in table ``inet mf`` and nowhere else.
 
 The ports to refuse lie in a set whose elements have timeouts, so the kernel itself ends a refusal when nobody renews
 it. Every change is one atomic ``nft -f -`` batch that states the whole table and flushes and refills the set: the

@@ -61,7 +61,7 @@ def make(owner: str, reason: str, now: float, ttl: float | None, refuse: bool) -
 
 def valid(leases: Iterable[Lease], now: float) -> tuple[Lease, ...]:
     """Those that still hold."""
-    return tuple(one for one in leases if one.is_valid(now))
+    return tuple(lease for lease in leases if lease.is_valid(now))
 
 
 def put(leases: Iterable[Lease], new: Lease, now: float) -> tuple[Lease, ...]:
@@ -73,20 +73,20 @@ def put(leases: Iterable[Lease], new: Lease, now: float) -> tuple[Lease, ...]:
     former = find(kept, new.owner)
     if former is not None:
         new = replace(new, since=former.since)
-    others = tuple(one for one in kept if one.owner != new.owner)
+    others = tuple(lease for lease in kept if lease.owner != new.owner)
     if len(others) >= MAX_LEASES:
         raise LeaseError(f"{MAX_LEASES} leases are held already; give one back first (throttle status shows them)")
-    return tuple(sorted((*others, new), key=lambda one: one.owner))
+    return tuple(sorted((*others, new), key=lambda lease: lease.owner))
 
 
 def without(leases: Iterable[Lease], owner: str, now: float) -> tuple[Lease, ...]:
     """The valid leases of everybody else."""
-    return tuple(one for one in valid(leases, now) if one.owner != owner)
+    return tuple(lease for lease in valid(leases, now) if lease.owner != owner)
 
 
 def find(leases: Iterable[Lease], owner: str) -> Lease | None:
     """The owner's lease."""
-    return next((one for one in leases if one.owner == owner), None)
+    return next((lease for lease in leases if lease.owner == owner), None)
 
 
 def differences(before: Iterable[Lease], after: Iterable[Lease]) -> list[str]:
@@ -109,7 +109,7 @@ def differences(before: Iterable[Lease], after: Iterable[Lease]) -> list[str]:
 
 def refusal(leases: Iterable[Lease], now: float) -> float | None:
     """For how many seconds new connections are to be refused: 0 not at all, None without end."""
-    left = [one.left(now) for one in leases if one.refuse and one.is_valid(now)]
+    left = [lease.left(now) for lease in leases if lease.refuse and lease.is_valid(now)]
     if None in left:
         return None
     return max((seconds for seconds in left if seconds is not None), default=0.0)
@@ -122,13 +122,13 @@ def parse_leases(found: object, now: float) -> tuple[Lease, ...] | None:
     leases: dict[str, Lease] = {}
     for item in found:
         try:
-            one = _parse(item, now)
+            lease = _parse(item, now)
         except (LeaseError, TypeError, OverflowError):
             return None
-        if one.owner in leases:
+        if lease.owner in leases:
             return None
-        leases[one.owner] = one
-    return tuple(sorted(leases.values(), key=lambda one: one.owner))
+        leases[lease.owner] = lease
+    return tuple(sorted(leases.values(), key=lambda lease: lease.owner))
 
 
 def _parse(item: object, now: float) -> Lease:
@@ -162,11 +162,11 @@ def to_disk(leases: Iterable[Lease], now: float, epoch: float, boot: str) -> dic
     for across a reboot the wall clock is all there is. ``check-load``'s own lease is left out: it ends with a reboot.
     """
     kept: list[dict[str, state.Json]] = []
-    for one in leases:
-        if one.owner != LOAD and one.is_valid(now):
-            until_epoch = None if one.until is None else round(epoch + one.until - now, 3)
-            since_epoch = round(epoch + one.since - now, 3)
-            kept.append({**one.as_json(), "since_epoch": since_epoch, "until_epoch": until_epoch})
+    for lease in leases:
+        if lease.owner != LOAD and lease.is_valid(now):
+            until_epoch = None if lease.until is None else round(epoch + lease.until - now, 3)
+            since_epoch = round(epoch + lease.since - now, 3)
+            kept.append({**lease.as_json(), "since_epoch": since_epoch, "until_epoch": until_epoch})
     return {"leases": kept, "boot": boot, "written_epoch": round(epoch, 3)}
 
 
@@ -197,20 +197,22 @@ def from_disk(
         try:
             if ends.count(None) == 1:
                 raise LeaseError("until and until_epoch differ")
-            one = _parse(item if same_boot else _on_this_boot(item, now, epoch, since_then), now)
+            lease = _parse(item if same_boot else _on_this_boot(item, now, epoch, since_then), now)
         except (LeaseError, TypeError, OverflowError) as error:
             if not isinstance(item, dict) or None not in ends:
                 said.append(f"a lease on disk was left out: {error}")
                 continue
-            one = _mended(item, now)
-            said.append(f"a hold on disk was damaged ({error}): kept for {one.owner}")
-        former = leases.get(one.owner)
+            lease = _mended(item, now)
+            said.append(f"a hold on disk was damaged ({error}): kept for {lease.owner}")
+        former = leases.get(lease.owner)
         if former is None or former.until is not None:
-            leases[one.owner] = one
+            leases[lease.owner] = lease
     # holds first, should there be too many
-    holds_first = sorted(leases.values(), key=lambda one: (one.until is not None, one.owner))[:MAX_LEASES]
+    holds_first = sorted(leases.values(), key=lambda lease: (lease.until is not None, lease.owner))[:MAX_LEASES]
     return tuple(
-        one for one in sorted(holds_first, key=lambda one: one.owner) if one.owner != LOAD and one.is_valid(now)
+        lease
+        for lease in sorted(holds_first, key=lambda lease: lease.owner)
+        if lease.owner != LOAD and lease.is_valid(now)
     )
 
 

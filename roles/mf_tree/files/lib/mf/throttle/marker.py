@@ -26,7 +26,7 @@ class Marker:
     def encode(self, now: float) -> bytes:
         """The bytes of /run/mf/throttled; ``now`` is CLOCK_BOOTTIME."""
         record: dict[str, state.Json] = {
-            "leases": [one.as_json() for one in self.leases],
+            "leases": [item.as_json() for item in self.leases],
             "refusing": self.refusing,
             "written": round(now, 3),
         }
@@ -43,7 +43,7 @@ class Status:
         self.leases = lease.valid(leases, now)
         self.now = now
         # an expired lease's refusal was ended by the kernel; one whose lease is gone already wasn't ended yet
-        self.refusing = refusing and (self.should_refuse or not any(one.refuse for one in leases))
+        self.refusing = refusing and (self.should_refuse or not any(item.refuse for item in leases))
 
     @property
     def throttled(self) -> bool:
@@ -63,7 +63,7 @@ class Status:
     @property
     def held(self) -> bool:
         """Whether one of the leases has no end."""
-        return any(one.until is None for one in self.leases)
+        return any(item.until is None for item in self.leases)
 
     def as_json(self) -> dict[str, state.Json]:
         """``{throttled, refusing, held, leases: [{owner, reason, refuse, held_seconds, left_seconds}]}``."""
@@ -73,13 +73,13 @@ class Status:
             "held": self.held,
             "leases": [
                 {
-                    "owner": one.owner,
-                    "reason": one.reason,
-                    "refuse": one.refuse,
-                    "held_seconds": round(self.now - one.since, 1),
-                    "left_seconds": None if one.until is None else round(one.until - self.now, 1),
+                    "owner": item.owner,
+                    "reason": item.reason,
+                    "refuse": item.refuse,
+                    "held_seconds": round(self.now - item.since, 1),
+                    "left_seconds": None if item.until is None else round(item.until - self.now, 1),
                 }
-                for one in self.leases
+                for item in self.leases
             ],
         }
 
@@ -93,13 +93,13 @@ class Status:
             mode = "throttled, but NOT refusing new mail as it should"
         else:
             mode = "throttled, accepting mail"
-        return f"{mode}: " + "; ".join(words(one, self.now) for one in self.leases)
+        return f"{mode}: " + "; ".join(words(item, self.now) for item in self.leases)
 
 
-def words(one: Lease, now: float) -> str:
+def words(item: Lease, now: float) -> str:
     """A lease in a few words."""
-    until = "on hold" if one.until is None else f"{text.span(max(0.0, one.until - now))} left"
-    return f"{one.owner} ({text.clean(one.reason, 80)}, {until})" if one.reason else f"{one.owner} ({until})"
+    until = "on hold" if item.until is None else f"{text.span(max(0.0, item.until - now))} left"
+    return f"{item.owner} ({text.clean(item.reason, 80)}, {until})" if item.reason else f"{item.owner} ({until})"
 
 
 def parse(data: bytes | None, now: float) -> Marker | None:
