@@ -69,7 +69,7 @@ def broken(*_: object) -> state.Result:
 
 
 def odd(status: str = state.WARNING, name: str = "smtp") -> run.Look:
-    def look(*_: object) -> run.Rest:
+    def look(*_: object) -> run.Diagnosis:
         return lambda dry_run: state.Result(name, status, "diagnosed")
 
     return look
@@ -91,14 +91,14 @@ def test_the_most_urgent_exit_code_wins(round_of: Round) -> None:
     assert round_of(processes=broken, smtp=odd(state.CRITICAL)) == 2
 
 
-def test_a_slow_cold_part_delays_nobody(round_of: Round, places: state.Places) -> None:
-    def slow(*_: object) -> run.Rest:
-        def rest(dry_run: bool) -> state.Result:
+def test_a_slow_diagnosis_delays_nobody(round_of: Round, places: state.Places) -> None:
+    def slow(*_: object) -> run.Diagnosis:
+        def diagnose(dry_run: bool) -> state.Result:
             del dry_run
             time.sleep(0.8)
             return state.Result("processes", state.OK, "slow")
 
-        return rest
+        return diagnose
 
     def look(*_: object) -> state.Result:
         return state.Result("load", state.OK, str(time.monotonic()))
@@ -109,13 +109,13 @@ def test_a_slow_cold_part_delays_nobody(round_of: Round, places: state.Places) -
     assert stored(places, "processes")["summary"] == "slow"
 
 
-def test_a_cold_part_that_ignores_its_deadline_is_killed(
+def test_a_diagnosis_that_ignores_its_deadline_is_killed(
     round_of: Round, places: state.Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(due, "MERCY", 0.3)
 
-    def deaf(*_: object) -> run.Rest:
-        def rest(dry_run: bool) -> state.Result:
+    def deaf(*_: object) -> run.Diagnosis:
+        def diagnose(dry_run: bool) -> state.Result:
             del dry_run
             while True:
                 try:
@@ -123,7 +123,7 @@ def test_a_cold_part_that_ignores_its_deadline_is_killed(
                 except run.DeadlinePassed:
                     pass
 
-        return rest
+        return diagnose
 
     begun = time.monotonic()
     assert round_of(smtp=deaf, load=fine) == 3
@@ -132,23 +132,23 @@ def test_a_cold_part_that_ignores_its_deadline_is_killed(
     assert stored(places, "load")["status"] == "OK"
 
 
-def test_a_cold_part_that_dies_is_reported(round_of: Round, places: state.Places) -> None:
-    def dies(*_: object) -> run.Rest:
-        def rest(dry_run: bool) -> state.Result:
+def test_a_diagnosis_that_dies_is_reported(round_of: Round, places: state.Places) -> None:
+    def dies(*_: object) -> run.Diagnosis:
+        def diagnose(dry_run: bool) -> state.Result:
             del dry_run
             os.kill(os.getpid(), 9)
             return state.Result("smtp", state.OK, "never")
 
-        return rest
+        return diagnose
 
     assert round_of(smtp=dies) == 3
     assert stored(places, "smtp")["summary"] == "the check was killed by signal 9"
 
 
-def test_a_cold_part_that_cannot_publish_is_reported(
+def test_a_diagnosis_that_cannot_publish_is_reported(
     round_of: Round, places: state.Places, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def look(*_: object) -> run.Rest:
+    def look(*_: object) -> run.Diagnosis:
         return lambda dry_run: state.Result("smtp", "FINE", "no such status")
 
     assert round_of(smtp=look, load=fine) == 3
@@ -158,31 +158,31 @@ def test_a_cold_part_that_cannot_publish_is_reported(
 
 
 def test_no_descriptor_is_needed_to_wait(round_of: Round, places: state.Places) -> None:
-    def look(*_: object) -> run.Rest:
+    def look(*_: object) -> run.Diagnosis:
         # its lock is open already; not one more from here to the diagnosis
         free = os.dup(0)
         os.close(free)
         most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, most[1]))
 
-        def rest(dry_run: bool) -> state.Result:
+        def diagnose(dry_run: bool) -> state.Result:
             resource.setrlimit(resource.RLIMIT_NOFILE, most)
             return state.Result("smtp", state.OK, f"diagnosed {dry_run}")
 
-        return rest
+        return diagnose
 
     assert round_of(smtp=look) == 0
     assert stored(places, "smtp")["summary"] == "diagnosed False"
 
 
-def test_a_cold_part_may_wait_for_children_of_its_own(round_of: Round, places: state.Places) -> None:
-    def look(*_: object) -> run.Rest:
-        def rest(dry_run: bool) -> state.Result:
+def test_a_diagnosis_may_wait_for_children_of_its_own(round_of: Round, places: state.Places) -> None:
+    def look(*_: object) -> run.Diagnosis:
+        def diagnose(dry_run: bool) -> state.Result:
             del dry_run
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
             return state.Result("smtp", state.OK, f"blocked: {sorted(blocked)}")
 
-        return rest
+        return diagnose
 
     round_of(smtp=look)
     assert stored(places, "smtp")["summary"] == "blocked: []"
@@ -210,15 +210,15 @@ def test_a_running_check_that_hangs_is_unknown(
     assert stored(places, "load") == before
 
 
-def test_the_lock_of_a_cold_part_is_held_until_its_end(round_of: Round, places: state.Places) -> None:
-    def look(*_: object) -> run.Rest:
-        def rest(dry_run: bool) -> state.Result:
+def test_the_lock_of_a_diagnosis_is_held_until_its_end(round_of: Round, places: state.Places) -> None:
+    def look(*_: object) -> run.Diagnosis:
+        def diagnose(dry_run: bool) -> state.Result:
             del dry_run
             time.sleep(0.3)  # by now the parent has closed its own descriptor
             with places.lock("smtp") as held:
                 return state.Result("smtp", state.OK, f"free: {held}")
 
-        return rest
+        return diagnose
 
     round_of(smtp=look)
     assert stored(places, "smtp")["summary"] == "free: False"

@@ -95,7 +95,7 @@ def decide(
     return result
 
 
-def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
+def look(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
     """Judge the notes of importer and sink."""
     del places
     now = time.time()

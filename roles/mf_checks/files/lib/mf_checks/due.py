@@ -93,7 +93,7 @@ def round_of(
                 code = SILENT
                 try:
                     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _ENDED)
-                    code = check_run.publish(check_run.rest(outcome))
+                    code = check_run.publish(check_run.diagnose(outcome))
                 except BaseException as error:  # noqa: BLE001  (nothing may get past the fork; the parent reports it)
                     run.complain(f"{name}: the result can't be published: {type(error).__name__}: {error}")
                 finally:

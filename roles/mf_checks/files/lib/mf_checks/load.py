@@ -29,7 +29,7 @@ CALM_RUNS = 2  # runs below ``low`` before the lease is given back
 NONE, MARK, REFUSE = "none", "mark", "refuse"  # what the lease of load asks for
 
 
-def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
+def look(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
     """The fast path; anything else is left to ``diagnose``."""
     try:
         one, five, fifteen = parse(state.read_bytes(places.proc + "/loadavg", 128) or b"")

@@ -34,7 +34,7 @@ RULES: run.Rules = {
 }
 
 
-def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
+def look(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
     """One scan of /proc."""
     known = recall(places)
     if known is not None:

@@ -184,7 +184,7 @@ def decide(queue: Queue, waited: float, free: float, inodes: float, values: run.
     return status, words
 
 
-def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
+def look(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
     """Exim's greeting, its spool and the room it has."""
     greeting = smtp.greeting(values["address"], values["port"], GREETING)
     boottime, epoch = state.boottime(), time.time()

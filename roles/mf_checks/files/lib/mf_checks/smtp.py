@@ -34,7 +34,7 @@ RULES: run.Rules = {
 }
 
 
-def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
+def look(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
     """One dialogue over IPv4, one greeting over IPv6."""
     begun = time.monotonic()
     first = smtp.transaction(

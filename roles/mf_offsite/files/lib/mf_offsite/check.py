@@ -76,7 +76,7 @@ def decide(
     return state.worst(statuses), problems
 
 
-def look(places: state.Places, values: run.Values) -> state.Result | run.Rest:
+def look(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
     """Leave an attended command alone; all else is on the slow path, for it runs every ten minutes."""
     with places.lock(ATTENDED) as free:
         if not free:

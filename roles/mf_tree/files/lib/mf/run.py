@@ -6,7 +6,7 @@ A check is a module of a role's package with three things::
     def look(places, values):                           # the fast path: reads, acts on nothing
         ...
         return Result("load", OK, "0.12 ...", {...})    # healthy: that was all
-        return lambda dry_run: examine(...)             # anything odd: the slow path, may import what it likes
+        return lambda dry_run: diagnose(...)            # anything odd: the slow path, may import what it likes
     CHECK = run.Check("load", look, RULES)
     def main(argv, **release): run.main(CHECK, argv, **release)
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn, TypeAlias
 
     Values: TypeAlias = Mapping[str, Any]
-    Rest: TypeAlias = Callable[[bool], state.Result]
-    Look: TypeAlias = Callable[[state.Places, Values], "state.Result | Rest"]
+    Diagnosis: TypeAlias = Callable[[bool], state.Result]
+    Look: TypeAlias = Callable[[state.Places, Values], "state.Result | Diagnosis"]
     Rules: TypeAlias = Mapping[str, "tuple[float, float] | type[str]"]
 else:
     import _signal
@@ -57,7 +57,7 @@ class Check:
 
 
 class Run:
-    """One run of one check. Use in this order: ``start``, ``look``, then ``rest`` if need be, then ``publish``."""
+    """One run of one check. Use in this order: ``start``, ``look``, then ``diagnose`` if need be, then ``publish``."""
 
     __slots__ = (
         "_give_up",
@@ -108,7 +108,7 @@ class Run:
         """Give the lock back, here; a forked child that shares it still holds it."""
         self._lock.__exit__()
 
-    def look(self) -> state.Result | Rest:
+    def look(self) -> state.Result | Diagnosis:
         """The fast path. Whatever goes wrong becomes a result."""
         trouble = self._trouble()
         if trouble is not None:
@@ -116,7 +116,7 @@ class Run:
         self._give_up = time.monotonic() + self.values["deadline"]
         return self._guarded(lambda: self.check.look(self.places, self.values))
 
-    def rest(self, function: Rest) -> state.Result:
+    def diagnose(self, function: Diagnosis) -> state.Result:
         """The slow path, within what is left of the deadline."""
         outcome = self._guarded(lambda: function(self.dry_run))
         return outcome if isinstance(outcome, state.Result) else self.unknown("a bug: the cold part gave no result")
@@ -160,7 +160,7 @@ class Run:
         """Seconds until the deadline."""
         return self._give_up - time.monotonic()
 
-    def _guarded(self, function: Callable[[], state.Result | Rest]) -> state.Result | Rest:
+    def _guarded(self, function: Callable[[], state.Result | Diagnosis]) -> state.Result | Diagnosis:
         try:
             _signal.signal(_signal.SIGALRM, _alarm)
             # again each second, in case the first one falls into a place that can't pass it on
@@ -220,7 +220,7 @@ def execute(run: Run) -> int:
         return run.publish(run.unknown(f"no lock in {run.places.locks}: {error.strerror}"))
     outcome = run.look()
     if not isinstance(outcome, state.Result):
-        outcome = run.rest(outcome)
+        outcome = run.diagnose(outcome)
     code = run.publish(outcome)
     run.release()
     return code
