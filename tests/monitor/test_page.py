@@ -140,7 +140,7 @@ def test_nginx_says_the_policy_of_the_pages() -> None:
     [
         ("all-well", "All 3 MXs accept mail.", "No action needed.", "Well · mf"),
         ("one-down", "2 of 3 MXs accept mail, enough", "It can wait until morning", "1 open · Reduced · mf"),
-        ("throttled", "2 of 3 MXs accept mail, enough", "Nobody has to get up", "1 open · Reduced · mf"),
+        ("throttled", "2 of 3 MXs accept mail, enough", "It can wait for office hours", "1 open · Reduced · mf"),
         ("failing", "Only 1 of 3 MXs accepts mail; 2 must.", "anna is on it.", "2 open · Failing · mf"),
         ("uplink-lost", "This monitor is offline", "Its own connection is down", "1 open · Monitor offline · mf"),
         ("empty", "Nothing is known", "Nothing has been measured yet.", "Not known · mf"),
@@ -156,7 +156,7 @@ def test_the_first_thing_said(state: str, sentence: str, need: str, title: str) 
 def test_an_urgent_incident_nobody_has_taken_asks_for_somebody() -> None:
     snapshot = page_support.failing()
     snapshot.incidents.open[0].acked = False
-    assert view.private(snapshot)["need"] == "Somebody has to act now."
+    assert view.private(snapshot)["need"] == "Act now."
 
 
 def test_one_row_a_machine_has_everything() -> None:

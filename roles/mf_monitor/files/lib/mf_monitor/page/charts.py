@@ -96,7 +96,7 @@ def nice_top(value: float) -> float:
     return top
 
 
-def _words(value: float) -> str:
+def _time(value: float) -> str:
     return f"{value:.0f} ms" if value < 999.5 else f"{value / 1000:.3g} s"
 
 
@@ -107,8 +107,8 @@ def _points(series: Iterable[Sequence[float | None]]) -> list[tuple[float, float
         if start is not None and mean is not None and high is not None:
             quarters.setdefault(int(start // _STEP), []).append((mean, high))
     return [
-        ((quarter + 0.5) * _STEP, sum(mean for mean, _ in found) / len(found), max(high for _, high in found))
-        for quarter, found in sorted(quarters.items())
+        ((quarter + 0.5) * _STEP, sum(mean for mean, _ in answers) / len(answers), max(high for _, high in answers))
+        for quarter, answers in sorted(quarters.items())
     ]
 
 
@@ -123,21 +123,21 @@ def latency(series: Iterable[Sequence[float | None]], now: float, name: str, top
     ``top`` in ms makes several charts comparable. Where nothing answered, the curve has a gap.
     """
     start = now - _HOURS * 3600
-    found = [point for point in _points(series) if start <= point[0] <= now + _STEP]
-    if not found:
+    points = [point for point in _points(series) if start <= point[0] <= now + _STEP]
+    if not points:
         return None
-    slowest = max(high for _, _, high in found)
+    slowest = max(high for _, _, high in points)
     top = nice_top(max(top, slowest))
-    pieces = [[found[0]]]
-    for earlier, later in pairwise(found):
+    pieces = [[points[0]]]
+    for earlier, later in pairwise(points):
         if later[0] - earlier[0] > 1.5 * _STEP:
             pieces.append([])
         pieces[-1].append(later)
 
-    def path(points: Iterable[tuple[float, float]]) -> str:
+    def path(curve: Iterable[tuple[float, float]]) -> str:
         return "L".join(
             f"{(moment - start) / (_HOURS * 3600) * WIDE:.1f} {HIGH - value / top * HIGH:.1f}"
-            for moment, value in points
+            for moment, value in curve
         )
 
     line, area = [], []
@@ -147,17 +147,17 @@ def latency(series: Iterable[Sequence[float | None]], now: float, name: str, top
         means = [(moment, mean) for moment, mean, _ in wide]
         line.append("M" + path(means))
         area.append(f"M{path((moment, high) for moment, _, high in wide)}L{path(reversed(means))}Z")
-    usual = sorted(mean for _, mean, _ in found)
+    usual = sorted(mean for _, mean, _ in points)
     first_mark = (int(start) // 21600 + 1) * 21600
     return {
         "name": name,
         "line": "".join(line),
         "area": "".join(area),
-        "ticks": [(round(HIGH - part * HIGH, 1), _words(part * top)) for part in (1.0, 0.5, 0.0)],
+        "ticks": [(round(HIGH - part * HIGH, 1), _time(part * top)) for part in (1.0, 0.5, 0.0)],
         "hours": [
             (round((moment - start) / (_HOURS * 36), 1), time.strftime("%H:%M", time.gmtime(moment)))
             for moment in range(first_mark, int(now), 21600)
         ],
-        "now": _words(found[-1][1]),
-        "label": f"{name}, last {_HOURS} hours: usually {_words(usual[len(usual) // 2])}, slowest {_words(slowest)}",
+        "now": _time(points[-1][1]),
+        "label": f"{name}, last {_HOURS} hours: usually {_time(usual[len(usual) // 2])}, slowest {_time(slowest)}",
     }

@@ -1,4 +1,4 @@
-"""Incidents on the page: what happened, and whether anybody has to act. Pure."""
+"""Incidents on the page: what happened, and whether an operator has to act. Pure."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .values import short, show, slug, when
 
 _SEVERITIES = {"urgent": ("down", "Urgent"), "notice": ("warning", "Notice"), "page": ("unknown", "Page only")}
 _NEEDS = {
-    "urgent": "Somebody has to act now.",
+    "urgent": "Act now.",
     "notice": "It can wait until morning: mail goes on without it.",
-    "page": "Nobody has to get up: it is a matter for office hours.",
+    "page": "It can wait for office hours.",
 }
 _EVENTS = {
     "opened": "Began",
@@ -56,7 +56,7 @@ def _who(incident: Incident) -> str:
 
 
 def need(opened: Sequence[Incident], state: str) -> str:
-    """Does anybody have to get up? In a sentence, from the open incidents."""
+    """What the open incidents ask of an operator, in a sentence."""
     for severity, sentence in _NEEDS.items():
         ours = [incident for incident in opened if incident.severity == severity]
         if severity == "urgent" and ours and all(incident.acked for incident in ours):

@@ -128,7 +128,7 @@ def details(host: Host, shown: dict[str, Any], now: float) -> dict[str, Any]:
 
 def _lease(lease: Lease) -> str:
     mode = "refuses new mail" if lease.refuse else "marked only"
-    end = "until somebody ends it" if lease.left_seconds is None else f"{short(lease.left_seconds)} left"
+    end = "no end" if lease.left_seconds is None else f"{short(lease.left_seconds)} left"
     return f"{show(lease.owner, 32)}: {show(lease.reason, 120)} ({mode}, {end})"
 
 

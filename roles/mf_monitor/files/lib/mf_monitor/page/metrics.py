@@ -19,7 +19,7 @@ _HELP = {
     "mf_fleet_mx_accepting": "MX machines that accept mail.",
     "mf_fleet_mx_required": "MX machines that must accept mail.",
     "mf_host_state": "1 for the state that the host is in, 0 for the others.",
-    "mf_host_load1": "Load average of one minute, as the host said itself.",
+    "mf_host_load1": "Load average of one minute, by the host's own health.",
     "mf_host_queue_messages": "Messages waiting in the host's queue.",
     "mf_host_throttled": "1 while a lease throttles the host.",
     "mf_host_health_read_timestamp_seconds": "When the host's own health was read.",
