@@ -10,7 +10,6 @@ import calendar
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from mf import smtp
@@ -19,7 +18,6 @@ from mf.text import clean
 FAILED = "no TLS"  # what became of a dialogue that broke in the handshake or after it
 
 
-@dataclass
 class Attempt:
     """What came of it: ``problem`` in words that are safe to show, empty when all went well.
 
@@ -28,10 +26,11 @@ class Attempt:
     as they were begun, to seconds. ``expires`` is the end of the certificate in epoch seconds, None when unknown.
     """
 
-    problem: str = ""
-    before: smtp.Dialogue | None = None
-    expires: float | None = None
-    timings: dict[str, float] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.problem = ""
+        self.before: smtp.Dialogue | None = None
+        self.expires: float | None = None
+        self.timings: dict[str, float] = {}
 
 
 def attempt(address: str, port: int, limit: float, *, hello: str = "localhost") -> Attempt:
