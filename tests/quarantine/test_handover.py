@@ -182,8 +182,8 @@ class Released:
         self.context.settings.mx = {"mx1": "192.0.2.1", "mx2": "192.0.2.2", "mx3": "192.0.2.3"}
         index: Any = types.SimpleNamespace(find=lambda _: ROW | {"domain": "a.example"}, retried=lambda work: work())
         index.run = self.run
+        index.handover = lambda _: handover(self.states[-1]) if self.states else None
         monkeypatch.setattr(context, "Index", lambda: index)
-        monkeypatch.setattr(release, "find", lambda *_: handover(self.states[-1]) if self.states else None)
         monkeypatch.setattr(release, "over_ssh", self.send)
         # bound when the function was made
         monkeypatch.setattr(release.choose, "__defaults__", (lambda _: True, ()))

@@ -48,6 +48,12 @@ class Index(Database):
         rows = list(self.stream(f"SELECT {_ROW} FROM message WHERE domain = %s AND id = %s", (domain, ident)))
         return {"id": ident, "domain": domain, **(rows[0] if rows else {}), "state": state}
 
+    def handover(self, ident: str) -> dict[str, Any] | None:
+        """The release of a message; None when there never was one."""
+        sql = "SELECT id, state, mx, who, began, answered, answer, tries FROM handover WHERE id = %s"
+        rows = list(self.stream(sql, (ident,)))
+        return rows[0] if rows else None
+
     def newest(self) -> str:
         """The last of all ids that ever came; "" when none did."""
         return str(self.rows("SELECT COALESCE(MAX(id), '') FROM ledger")[0][0])

@@ -179,14 +179,6 @@ def when(handover: Mapping[str, Any]) -> str:
     return f"by {text.clean(handover['who'], 64)} at {handover['began']:%Y-%m-%d %H:%M:%S} UTC to {handover['mx']}"
 
 
-def find(index: Database, ident: str) -> dict[str, Any] | None:
-    """The handover of a message; None when there never was one."""
-    rows = list(
-        index.stream("SELECT id, state, mx, who, began, answered, answer, tries FROM handover WHERE id = %s", (ident,))
-    )
-    return rows[0] if rows else None
-
-
 def hand_over(
     index: Database, ident: str, name: str, who: str, send: Callable[[], Answer], *, before: Mapping[str, Any] | None
 ) -> Answer:

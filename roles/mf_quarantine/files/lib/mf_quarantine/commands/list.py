@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 
 from .. import QuarantineError, layout, query
@@ -31,7 +30,11 @@ def run(args: argparse.Namespace, context: Context) -> int:
         limit=args.limit,
         plugin=args.plugin,
     )
-    width = shutil.get_terminal_size((160, 24)).columns if sys.stdout.isatty() else 0
+    width = 0
+    if sys.stdout.isatty():
+        import shutil
+
+        width = shutil.get_terminal_size((160, 24)).columns
     for row in query.messages(context.index, wanted):
         print(row["id"] if args.ids else json.dumps(query.as_json(row)) if args.json else query.line(row, width))
     return DONE

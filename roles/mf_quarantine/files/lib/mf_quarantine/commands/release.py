@@ -51,7 +51,7 @@ def release_message(context: Context, ident: str, args: argparse.Namespace) -> t
     command = ssh.command(f"{KEYS}/release.key", f"{KEYS}/known_hosts")
     refusals: dict[str, str] = {}
     while True:
-        handover = release.find(context.index, ident)
+        handover = context.index.handover(ident)
         try:
             mx = release.choose(row, handover, context.settings.mx, args.mx, args.force, asked=list(refusals))
         except release.ReleaseError as error:

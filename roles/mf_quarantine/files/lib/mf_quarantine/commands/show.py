@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 
-from .. import QuarantineError, envelope, query, release
+from .. import QuarantineError, envelope, query
 from ..context import DONE, FAILED, MISUSE, Context, fail
 
 _GONE = {"expired": "its time is over", "canary": "it was a canary", "bad": "it couldn't be imported; see bad/"}
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace, context: Context) -> int:
     except (OSError, envelope.DamagedError) as error:
         full, head = {}, b""
         fail(f"its file can't be read: {error}")
-    handover = release.find(context.index, args.id)
+    handover = context.index.handover(args.id)
     if args.json:
         record = query.as_json(row) | {
             "recipients": full.get("recipients", []),
