@@ -2,9 +2,9 @@
 
 It may import what Debian packages (python3-pymysql); the rest of the package never imports it.
 
-``layout`` names and paths, ``envelope`` one kept file, ``database`` the index, ``importer`` files into index and store,
-``pull`` MX to control, ``expire`` the end of a message, ``release`` back to an MX, ``repair`` after a restore,
-``cli`` the command /mf/bin/quarantine.
+``layout`` names and paths, ``envelope`` one kept file, ``database`` ``index`` ``migration`` MariaDB, ``importer`` files
+into index and store, ``remote`` ``pull`` MX to control, ``source`` how far a pull is, ``expire`` the end of a message,
+``release`` back to an MX, ``repair`` after a restore, ``cli`` ``context`` ``commands`` the command /mf/bin/quarantine.
 """
 
 from mf import Failure
