@@ -190,7 +190,9 @@ class Control:
                     )
                 outcome = self._settle(edit, ensure_table)
                 if outcome.changed:
-                    self._record(action, target, reason, outcome)
+                    how = "failed" if outcome.after.wrong else "done"
+                    why = text.clean(reason, claims.MAX_REASON)
+                    decisions.record(self._places, self._check, action, target, why, how, _evidence(outcome))
                 return outcome
         except OSError as error:
             advice = "; run this as root" if isinstance(error, PermissionError) else ""
@@ -262,22 +264,16 @@ class Control:
             return table.refuses(self._ports)
         return bool(refused)
 
-    def _record(self, action: str, target: str, reason: str, outcome: Outcome) -> None:
-        after = outcome.after
-        decisions.record(
-            self._places,
-            self._check,
-            action,
-            target,
-            text.clean(reason, claims.MAX_REASON),
-            "failed" if after.wrong else "done",
-            {
-                "actions": [text.clean(action, 300) for action in outcome.actions],
-                "warnings": [text.clean(warning, 300) for warning in outcome.warnings],
-                "leases": [text.clean(marker.words(item, after.now), 200) for item in after.leases],
-                "refusing": after.refusing,
-            },
-        )
+
+def _evidence(outcome: Outcome) -> dict[str, state.Json]:
+    """What the decision log keeps of a transaction."""
+    after = outcome.after
+    return {
+        "actions": [text.clean(action, 300) for action in outcome.actions],
+        "warnings": [text.clean(warning, 300) for warning in outcome.warnings],
+        "leases": [text.clean(marker.words(item, after.now), 200) for item in after.leases],
+        "refusing": after.refusing,
+    }
 
 
 def _repairs(kept: Kept) -> list[str]:
