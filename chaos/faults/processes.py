@@ -381,7 +381,10 @@ def many_stuck(scene: Scene) -> Generator[None, None, str]:
     first = scene.host.check("processes")
     left = [pid for pid in stuck if scene.host.alive(pid)]
     must(first.get("metrics", {}).get("killed") == 5, f"the first run says: {first.get('summary')}")
-    must(first.get("status") == "CRITICAL" and "cap" in str(first.get("summary")), f"it says: {first.get('summary')}")
+    must(
+        first.get("status") == "CRITICAL" and "kill limit" in str(first.get("summary")),
+        f"it says: {first.get('summary')}",
+    )
     must(len(left) == len(stuck) - 5, f"{len(left)} of {len(stuck)} are left")
     scene.host.check("processes")
     must(not any(scene.host.alive(pid) for pid in left), "the next run left some alive")
