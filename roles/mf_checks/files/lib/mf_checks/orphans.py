@@ -159,11 +159,11 @@ def decide(
 ) -> list[Verdict]:
     """Who is orphaned, stuck or odd, most quiet first. ``master`` is (pid, start ticks). Pure.
 
-    ``limits``: seconds of age, seconds of CPU. Orphan: a qpsmtpd whose parent is none. Stuck: older than its limit.
+    ``limits``: seconds of age, seconds of CPU. Orphan: a qpsmtpd whose parent is not one. Stuck: older than its limit.
     Either is killed only when it also made no progress for QUIET seconds. Burning: used more CPU than its limit, and
-    went on so for QUIET seconds in which it moved no byte; otherwise CPU is progress. Whoever listens is a master, of
-    whatever service, and never killed. Zombies and processes blocked in the kernel can't be killed; they are reported
-    when their key is in ``lasting``.
+    went on so for QUIET seconds in which it moved no byte; otherwise CPU is progress. An orphan that listens is a
+    master, of whatever service, and never killed. Zombies and processes blocked in the kernel can't be killed; they are
+    reported when their key is in ``lasting``.
     """
     family = {process.stat.pid for process in processes if process.ours}
     verdicts = []

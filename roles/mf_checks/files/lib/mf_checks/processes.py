@@ -2,10 +2,9 @@
 
 The fast path reads every /proc/PID/stat once: the master is the one known from before, its children are young, and
 there is no stranger. Everything else is judged on evidence (``process_evidence``, ``orphans``): a process is killed
-only when it is a qpsmtpd, is orphaned or older than the session limit, and did nothing since the run before. The
-master of any service, a process that can't be identified, zombies and processes blocked in the kernel are reported,
-never killed. A session that used more CPU than any mail needs is judged as well: it is killed when all that CPU moves
-nothing.
+only when it is a qpsmtpd and either is orphaned or older than the session limit and did nothing since the run before,
+or used more CPU than any mail needs and moved nothing by it. A master of another service, a process that can't be
+identified, zombies and processes blocked in the kernel are reported, never killed.
 """
 
 from __future__ import annotations

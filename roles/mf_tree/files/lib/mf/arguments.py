@@ -15,6 +15,10 @@ PURPOSE = {
     "smtp": "Hold a full SMTP transaction with qpsmtpd on loopback; restart it when it is really broken.",
     "load": "Compare the load with its thresholds; refuse new SMTP connections while it is high.",
     "queue": "Watch Exim behind qpsmtpd: running, oldest and frozen messages, room in its spool.",
+    "rejected": "See that rejected mail is removed in time and that there is room for it.",
+    "refused": "List accepted mail that customers' servers refused for good and that waits for a person.",
+    "quarantine": "Compare what the MXs hold with what was fetched, imported and indexed.",
+    "canary": "See that each MX's test messages reach the quarantine and the sink in time.",
     "backup": "See that backups, the repository's check and the restore drill are young enough and went well.",
     "offsite": "Watch the repository of the backups: room, age, and deletions that nobody asked for.",
 }

@@ -1,4 +1,4 @@
-"""Problems, and the severity of each: by kind, by the role of its host, by how long it has lasted. Pure."""
+"""Problems, and the severity of each, by its kind and by the role of its host. Pure."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Problem:
 
 
 def severity_of(kind: str, host: Host, way_in: bool = False) -> str:
-    """The severity of a kind of problem: of the control machine at once; of an MX, or any host that is gone, a notice.
+    """The severity of a kind of problem: control urgent; an MX's mail service, or any host that is gone, a notice.
 
     ``way_in``: a service through which the host's own word comes.
     """
-    if host.role == "control" and kind in ("host", "tcp", "ssh", "http", "https", "smtp"):
+    if host.role == "control" and kind in ("host", "tcp", "ssh", "http", "https", "smtp", "relay"):
         return URGENT
     loud = way_in or kind in ("host", "health", "mx") or (host.role == "mx" and kind in ("smtp", "relay"))
     return NOTICE if loud else PAGE
