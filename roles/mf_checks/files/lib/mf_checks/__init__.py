@@ -1,1 +1,1 @@
-"""The checks of an MX that cron runs every minute, and what they heal."""
+"""What cron runs every minute: the checks of load, processes, SMTP and queue, what they heal, and run-checks."""

@@ -3,10 +3,10 @@
 ::
 
     engine ─→ schedule, probing      when, and with what result
-           ─→ judging, alerts        decide; pure
-           ─→ recorder, outbox       remember and act
+           ─→ judging                decide what is wrong; pure
+           ─→ notifying              decide whom to notify, and send
+           ─→ recorder               remember
     publisher ─→ page ─→ store       what the page shows
 
-It runs on a machine outside the fleet and depends on nothing in it. May use what Debian packages for that machine
-(dnspython, Apprise); the core of the package never imports it.
+It runs on a machine outside the fleet and depends on nothing in it.
 """

@@ -1,4 +1,4 @@
-"""What a Borg 1.2 repository says of its own past, read without Borg and without its passphrase. Cold path.
+"""What a Borg 1.2 repository says of its own past, read without Borg and without its passphrase.
 
 A repository is a log: numbered segment files below ``data``, each a magic and entries ``crc32, size, tag``
 (little-endian, "<IIB"), then for PUT (0) and DELETE (1) a key of 32 bytes; COMMIT (2) ends a transaction (Borg's "Data

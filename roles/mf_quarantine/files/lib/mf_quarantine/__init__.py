@@ -1,6 +1,4 @@
-"""The quarantine on control: fetch rejected mail from the MXs, keep it, index it, give it back. Cold path only.
-
-It may import what Debian packages (python3-pymysql); the rest of the package never imports it.
+"""The quarantine on control: fetch rejected mail from the MXs, keep it, index it, give it back.
 
 ``layout`` names and paths, ``envelope`` one kept file, ``database`` ``index`` ``migration`` MariaDB, ``importer`` files
 into index and store, ``remote`` ``pull`` MX to control, ``source`` how far a pull is, ``expire`` the end of a message,

@@ -1,5 +1,5 @@
-"""The schema of the index: its version, and the files that lead there. Reads files only; ``database.migrate`` runs
-them.
+"""The schema of the index: its version, and the files that lead there. Reads files only; ``migration.migrate``
+runs them.
 """
 
 from __future__ import annotations

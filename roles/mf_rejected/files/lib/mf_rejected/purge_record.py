@@ -1,4 +1,4 @@
-"""The record of the removal of rejected mail on an MX, and which days are over. Hot path: a check reads it.
+"""The record of the removal of rejected mail on an MX, and which days are over. Fast path: a check reads it.
 
 The job that removes is ``purge``. Its record is ``/mf/var/state/rejected``: lines of ``name value``, so that no
 JSON parser is needed to read it. In the same form qpsmtpd counts how much a day has taken (Mf/DayLimit.pm).

@@ -1,4 +1,4 @@
-"""Accepted mail that a customer's server refused for good and that waits for an operator. Hot path: a check reads it.
+"""Accepted mail that a customer's server refused for good and that waits for an operator. Fast path: a check reads it.
 
 The message is kept whole where rejected mail is, ``ROOT/YYYY-MM-DD/<domain>/new/<id>`` (see ``keeper``), and beside
 that tree there is a note of it, ``FOLDER/<id>``: ``{"domain", "recipients", "reason", "received"}``. The note goes when

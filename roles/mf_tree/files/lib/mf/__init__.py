@@ -1,4 +1,4 @@
-"""Self-healing for a fleet of MX machines: checks, throttle, health.
+"""The core: what every host of the fleet has. A run of a check, throttle, maintenance, health, and what roles share.
 
 One package behind two doors: installed below /mf/lib for the launchers in /mf/bin, and carried by Ansible as
 ``ansible.module_utils.mf`` for the modules in library/. Imports inside it are relative for that reason.

@@ -119,7 +119,7 @@ class Run:
     def diagnose(self, function: Diagnosis) -> state.Result:
         """The slow path, within what is left of the deadline."""
         outcome = self._guarded(lambda: function(self.dry_run))
-        return outcome if isinstance(outcome, state.Result) else self.unknown("a bug: the cold part gave no result")
+        return outcome if isinstance(outcome, state.Result) else self.unknown("a bug: the diagnosis gave no result")
 
     def publish(self, result: state.Result) -> int:
         """Store the result, print it, return the exit code. A result that can't be stored is still printed."""

@@ -1,4 +1,4 @@
-"""A small SMTP client (RFC 5321) that a broken server can't hang, flood or crash. Hot path.
+"""A small SMTP client (RFC 5321) that a broken server can't hang, flood or crash. Fast path.
 
 One monotonic deadline for the whole dialogue, a cap on the bytes read, raw non-blocking sockets. smtplib has neither:
 a dripped greeting holds it far beyond its timeout, an endless ``220-`` fills the memory. Nothing here raises because
