@@ -109,7 +109,7 @@ def test_the_test_after_an_action_ends_before_the_deadline(places: state.Places)
             late = begun + 1.5 + smtp_diagnose.SPARE - VALUES["deadline"]
             scene = smtp_diagnose.Diagnosis({**VALUES, "port": port}, dry_run=True, places=places, begun=late)
             assert scene.retest().outcome == SILENT
-            assert time.monotonic() - begun < 2.5
+            assert time.monotonic() - begun < 5
 
 
 def test_a_process_gone_without_an_answer_is_confirmed_briefly_and_restarted(places: state.Places) -> None:

@@ -81,7 +81,7 @@ def test_broken_ones(answer: bytes, then: Behaviour, problem: str) -> None:
     assert found.problem.isascii()
     assert found.problem.isprintable()
     assert found.expires is None
-    assert time.monotonic() - begun < 0.6
+    assert time.monotonic() - begun < 10
 
 
 def test_nobody_listens() -> None:

@@ -73,15 +73,15 @@ def test_a_hang_ends(tmp_path: Path) -> None:
     begun = time.monotonic()
     with pytest.raises(systemd.ServiceError, match="took longer than 0 s"):
         systemd.show("q.service", 0.3, systemctl=systemctl(tmp_path, "exec sleep 100"))
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 20
 
 
 def test_a_start_of_two_calls_keeps_to_one_limit(tmp_path: Path) -> None:
-    command = systemctl(tmp_path, 'test "$1" = start || exec sleep 0.8; exec sleep 100')
+    command = systemctl(tmp_path, 'test "$1" = start || exec sleep 1.5; exec sleep 100')
     begun = time.monotonic()
     with pytest.raises(systemd.ServiceError, match="start took longer"):
-        systemd.start("q.service", 1.2, systemctl=command)
-    assert 1.1 < time.monotonic() - begun < 1.7
+        systemd.start("q.service", 2, systemctl=command)
+    assert 1.9 < time.monotonic() - begun < 3.4
 
 
 def test_no_systemctl() -> None:

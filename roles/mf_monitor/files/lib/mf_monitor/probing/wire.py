@@ -32,7 +32,7 @@ Parse: TypeAlias = Callable[[bytes], "tuple[Item, bytes] | None"]
 
 
 class Ended(Exception):
-    """A conversation that didn't come to its end: ``reason`` as in ``states``, and a few words that are safe to show."""
+    """A conversation that did not end: ``reason`` as in ``states``, and a few words that are safe to show."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
