@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -111,6 +112,12 @@ def test_the_healthy_path_is_hot(host: Host) -> None:
     assert isinstance(load.look(host.places, host.settings["checks"]["load"]), state.Result)
 
 
+def waiting(path: Path) -> None:
+    """A pipe that nobody writes to, in a file's place."""
+    path.unlink()
+    os.mkfifo(path)
+
+
 @pytest.mark.parametrize(
     "disturb",
     [
@@ -122,6 +129,8 @@ def test_the_healthy_path_is_hot(host: Host) -> None:
         lambda host: host.clock.sleep(load.RECONCILE_EVERY),
         lambda host: host.clock.sleep(-1),
         lambda host: (host.root / "run/mf/reconciled").write_bytes(b""),
+        # it is not waited for
+        lambda host: waiting(host.root / "run/mf/reconciled"),
         lambda host: (host.root / "run/mf/reconciled").write_text(f"nothing {host.clock.boot:.0f}"),
         lambda host: (host.root / "run/mf/reconciled").write_text(f"throttled {host.clock.boot:.3f}\n"),
     ],

@@ -231,3 +231,10 @@ def test_clean_text_cannot_move_a_cursor(hostile: str | bytes) -> None:
     assert shown.isascii()
     assert shown.isprintable() or not shown
     assert len(shown) <= 40
+
+
+def test_a_directory_in_the_boot_tokens_place_is_moved_aside(places: state.Places) -> None:
+    os.makedirs(places.boot)
+    token = state.boot_token(places)
+    assert len(token) == 16
+    assert state.boot_token(places, make=False) == token

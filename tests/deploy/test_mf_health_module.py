@@ -279,3 +279,11 @@ def test_both_doors_refuse_a_check_that_the_host_lacks(host: Host, health: Healt
         == (slow["failed"], slow["msg"])
         == (True, "mx1 has no check disk; it has load, smtp")
     )
+
+
+def test_one_odd_check_or_figure_hides_nothing_else() -> None:
+    check = {"status": "OK", "summary": "fine", "age_seconds": 1, "since": None, "overdue_seconds": None}
+    metrics = {"load1": 0.5, "huge": 1e300, "nested": [], "word": "ok"}
+    health = record(checks={"my-check/x": {**check, "metrics": metrics}, "load": {**check, "metrics": {}}})
+    assert list(health.checks) == ["my_check_x", "load"]
+    assert health.checks["my_check_x"].metrics == {"load1": 0.5, "word": "ok"}

@@ -155,7 +155,7 @@ def _there(path: str) -> bool:
 def _at_rest(places: state.Places) -> bool:
     """Whether marker and firewall were compared lately and nothing was in force (see ``marker.stamp``)."""
     try:
-        stamp = state.read_bytes(places.marker.rpartition("/")[0] + "/reconciled", 64) or b""
+        stamp = state.read_plain(places.marker.rpartition("/")[0] + "/reconciled", 64)[0] or b""
         in_force, _, moment = stamp.partition(b" ")
         age = state.boottime() - float(moment)
     except (OSError, ValueError):

@@ -128,7 +128,8 @@ class Engine:
     def _refill(self, store: Store) -> None:
         """Write what is in memory into a new file; incidents open anew."""
         self.history.forget()
-        store.current.set(history.rows(self.subjects.states, self.subjects.states))
+        # a copy of the names: this is the store's thread, and results may come in meanwhile
+        store.current.set(history.rows(self.subjects.states, list(self.subjects.states)))
         self.incidents.refill(store)
         self.incidents.note_damage(store, self.clocks.wall())
 

@@ -228,10 +228,13 @@ class Repository:
         found: dict[str, Archive] = {}
         names: list[str] = []
         for entry in archives if isinstance(archives, list) else []:
-            name = str(entry["name"])
+            try:
+                name, ident, stamp = (str(entry[key]) for key in ("name", "id", "time"))
+            except (KeyError, TypeError):
+                raise borg.BorgError("failed", "borg listed an archive without name, id or time") from None
             names.append(name)
             if parsed := parse(self.order.prefix, name):
-                found[name] = Archive(name, str(entry["id"]), *parsed, borg.epoch(str(entry["time"])))
+                found[name] = Archive(name, ident, *parsed, borg.epoch(stamp))
         going = [name for job in JOBS for name in self._going(job, found)]
         doubtful = [*hidden(gone, self.path), *foreign(self.order.prefix, names), *doubts(found, now, left)]
         return Plan(found, compare(self.order.recorded, found), doubtful, going)

@@ -187,26 +187,36 @@ def _maintenance(entry: Mapping[str, object]) -> Maintenance:
 def _checks(entries: Mapping[str, object]) -> dict[str, Check]:
     checks = {}
     for name, value in list(entries.items())[:MAX_CHECKS]:
-        if not (name.isidentifier() and name.isascii() and len(name) <= 32):
-            raise HealthRecordError(f"names a check {text.clean(name, 32)!r}")
-        check = _object(value, name)
+        # one odd name or figure hides nothing else that the host reports
+        plain = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in name[:32])
+        check = _object(value, plain)
         metrics = _object(check.get("metrics"), "metrics")
-        checks[name] = Check(
+        checks[plain] = Check(
             status=_status(check),
             summary=_text(check, "summary", 300),
             age_seconds=_number(check, "age_seconds"),
             since=_number(check, "since"),
             overdue_seconds=_number(check, "overdue_seconds"),
-            metrics={_clean(key, 64): _metric(metrics, key) for key in list(metrics)[:MAX_METRICS]},
+            metrics={
+                _clean(key, 64): figure
+                for key in list(metrics)[:MAX_METRICS]
+                if (figure := _metric(metrics, key)) is not None
+            },
         )
     return checks
 
 
-def _metric(metrics: Mapping[str, object], key: str) -> float | str:
+def _metric(metrics: Mapping[str, object], key: str) -> float | str | None:
+    """A figure or a word; None for what is neither."""
     value = metrics[key]
     if isinstance(value, str):
         return _clean(value, 120)
-    return value if isinstance(value, bool) else _needed(metrics, key)
+    if isinstance(value, bool):
+        return value
+    try:
+        return _number(metrics, key)
+    except HealthRecordError:
+        return None
 
 
 def _object(value: object, what: str) -> Mapping[str, object]:

@@ -162,6 +162,9 @@ def boot_token(places: Places, *, make: bool = True) -> str:
     try:
         if make:
             put(places.boot, token.encode() + b"\n")
+    except IsADirectoryError:
+        posix.rename(places.boot, f"{places.boot}.aside-{token}")
+        return boot_token(places)
     except OSError:
         return ""
     return token
