@@ -534,10 +534,9 @@ def test_without_a_marker_the_firewall_still_works(host: Host, monkeypatch: pyte
     assert any("can't be written" in warning for warning in outcome.warnings)
 
 
-def test_somebody_else_at_work(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "LOCK_WAIT", 0.0)
+def test_somebody_else_at_work(host: Host) -> None:
     with host.places.lock(control.LOCK), pytest.raises(control.ThrottleError, match="try again"):
-        controller(host).on("operator", "", 60)
+        controller(host, patience=0.1).on("operator", "", 60)
 
 
 # --- the fleet's budget
