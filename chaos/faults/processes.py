@@ -376,9 +376,11 @@ def many_stuck(scene: Scene) -> Generator[None, None, str]:
     scene.broken()
     yield
     scene.wait(62)
-    scene.host.check("processes")
-    scene.wait(46)
     first = scene.host.check("processes")
+    # a fault beside this one may have let cron see them before
+    if not first.get("metrics", {}).get("killed"):
+        scene.wait(46)
+        first = scene.host.check("processes")
     left = [pid for pid in stuck if scene.host.alive(pid)]
     must(first.get("metrics", {}).get("killed") == 5, f"the first run says: {first.get('summary')}")
     must(
