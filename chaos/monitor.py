@@ -76,6 +76,8 @@ class Outcome:
 @fault("an MX without network", "mx2 does not answer", "OK: mx2 well again")
 def network(stage: Stage) -> Generator[None, None, None]:
     """Its interface is taken down."""
+    # after a fault that closed its ssh, a second outage within the window would be told as flapping
+    stage.until("mx2 has been calm for long", lambda: not stage.recent("mx2", "ssh", WINDOW), WINDOW + 30)
     way = stage.hosts["mx2"].run("ip route show default").strip()
     stage.undo("mx2", "ip link set eth0 up; ip route replace $1", way)
     stage.hosts["mx2"].run("ip link set eth0 down")
