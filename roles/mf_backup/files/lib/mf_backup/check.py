@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Mapping
+from typing import Any
 
 from mf import borg, run, state
 from mf.text import clean, span
@@ -110,8 +110,3 @@ def _since(places: state.Places, now: float) -> float:
 
 
 CHECK = run.Check(NAME, look, RULES)
-
-
-def main(argv: Sequence[str], **release: object) -> NoReturn:
-    """Entry of the launcher /mf/bin/check-backup."""
-    run.main(CHECK, argv, **release)  # type: ignore[arg-type]

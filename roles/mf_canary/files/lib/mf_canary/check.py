@@ -7,8 +7,7 @@ rsync, import and database for the spam; qpsmtpd and Exim for the ham. It only w
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from collections.abc import Mapping
 
 from mf import run, state
 from mf.text import clean, span
@@ -123,8 +122,3 @@ def _number(record: Mapping[str, object] | None, key: str) -> float | None:
 
 
 CHECK = run.Check(NAME, look, RULES)
-
-
-def main(argv: Sequence[str], **release: object) -> NoReturn:
-    """Entry of the launcher /mf/bin/check-canary."""
-    run.main(CHECK, argv, **release)  # type: ignore[arg-type]

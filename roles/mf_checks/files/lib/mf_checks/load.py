@@ -18,9 +18,6 @@ from mf import run, state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any, NoReturn
-
     from mf.throttle import control
 
 RECONCILE_EVERY = 600.0  # seconds between two comparisons of marker and firewall while nothing is throttled
@@ -165,8 +162,3 @@ def _at_rest(places: state.Places) -> bool:
 
 RULES: run.Rules = {"high": (0.1, 10000), "low": (0.1, 10000)}
 CHECK = run.Check("load", look, RULES)
-
-
-def main(argv: Sequence[str], **release: Any) -> NoReturn:
-    """Run the check (see ``run.main``)."""
-    run.main(CHECK, argv, **release)

@@ -18,8 +18,7 @@ from . import procfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import NoReturn
+    from collections.abc import Mapping
 
 
 NAME = "processes"
@@ -58,11 +57,6 @@ def _diagnose(places: state.Places, values: run.Values, dry_run: bool) -> state.
 
 
 CHECK = run.Check(NAME, look, RULES)
-
-
-def main(argv: Sequence[str], **release: object) -> NoReturn:
-    """Entry of the launcher /mf/bin/check-processes."""
-    run.main(CHECK, argv, **release)  # type: ignore[arg-type]
 
 
 def recall(places: state.Places) -> tuple[int, int, int] | None:

@@ -22,7 +22,6 @@ from mf import run, smtp, state
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import NoReturn
 
 NAME = "queue"
 RULES: run.Rules = {
@@ -229,8 +228,3 @@ def _without_exim(values: run.Values, result: state.Result, greeting: smtp.Dialo
 
 
 CHECK = run.Check(NAME, look, RULES)
-
-
-def main(argv: Sequence[str], **release: object) -> NoReturn:
-    """Entry of the launcher /mf/bin/check-queue."""
-    run.main(CHECK, argv, **release)  # type: ignore[arg-type]

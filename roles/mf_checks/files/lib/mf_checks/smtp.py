@@ -15,8 +15,7 @@ from .smtp_report import NAME, TLS_EVERY, TLS_GOOD, TLS_START, accepted, service
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import NoReturn
+    from collections.abc import Callable
 
     from .smtp_diagnose import Diagnosis
 
@@ -82,11 +81,6 @@ def tls_good_until(places: state.Places, start: str, now: float) -> float:
 
 
 CHECK = run.Check(NAME, look, RULES)
-
-
-def main(argv: Sequence[str], **release: object) -> NoReturn:
-    """Entry of the launcher /mf/bin/check-smtp."""
-    run.main(CHECK, argv, **release)  # type: ignore[arg-type]
 
 
 def session_of(values: run.Values) -> Callable[[str], bool | None]:

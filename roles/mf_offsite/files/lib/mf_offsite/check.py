@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
-from typing import NoReturn
 
 from mf import run, state
 from mf.text import span
@@ -154,8 +152,3 @@ def remembered(data: bytes | None) -> segment_log.Scan:
 
 
 CHECK = run.Check(NAME, look, RULES)
-
-
-def main(argv: Sequence[str], **release: object) -> NoReturn:
-    """Entry of the launcher /mf/bin/check-offsite."""
-    run.main(CHECK, argv, **release)  # type: ignore[arg-type]

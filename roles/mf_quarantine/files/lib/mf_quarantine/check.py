@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
 
 from mf import run, state
 from mf.text import clean, span
@@ -157,8 +156,3 @@ def look(places: state.Places, values: run.Values) -> state.Result:
 
 
 CHECK = run.Check(NAME, look, RULES)
-
-
-def main(argv: Sequence[str], **release: object) -> NoReturn:
-    """Entry of the launcher /mf/bin/check-quarantine."""
-    run.main(CHECK, argv, **release)  # type: ignore[arg-type]

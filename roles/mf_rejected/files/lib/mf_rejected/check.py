@@ -15,7 +15,6 @@ from . import purge_record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import NoReturn
 
 NAME = "rejected"
 RULES: run.Rules = {
@@ -114,8 +113,3 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Diagnos
 
 
 CHECK = run.Check(NAME, look, RULES)
-
-
-def main(argv: Sequence[str], **release: object) -> NoReturn:
-    """Entry of the launcher /mf/bin/check-rejected."""
-    run.main(CHECK, argv, **release)  # type: ignore[arg-type]

@@ -12,7 +12,6 @@ from . import refused
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import NoReturn
 
 NAME = "refused"
 RULES: run.Rules = {
@@ -53,8 +52,3 @@ def look(places: state.Places, values: run.Values) -> state.Result:
 
 
 CHECK = run.Check(NAME, look, RULES)
-
-
-def main(argv: Sequence[str], **release: object) -> NoReturn:
-    """Entry of the launcher /mf/bin/check-refused."""
-    run.main(CHECK, argv, **release)  # type: ignore[arg-type]

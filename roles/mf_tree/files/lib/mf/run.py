@@ -1,6 +1,6 @@
 """One run of a check: lock, deadline, generation, settings, result, Nagios line, exit code. Fast path.
 
-A check is a module of a role's package with three things::
+A check is a module of a role's package with these::
 
     RULES = {"high": (0.1, 10000), "address": str}      # its own settings: lowest and highest number, or str
     def look(places, values):                           # the fast path: reads, acts on nothing
@@ -8,9 +8,8 @@ A check is a module of a role's package with three things::
         return Result("load", OK, "0.12 ...", {...})    # healthy: that was all
         return lambda dry_run: diagnose(...)            # anything odd: the slow path, may import what it likes
     CHECK = run.Check("load", look, RULES)
-    def main(argv, **release): run.main(CHECK, argv, **release)
 
-and a launcher that calls ``load.main(sys.argv[1:], generation="...", period=120, deadline=20, high=5.0, ...)``.
+and a launcher that calls ``run.main(load.CHECK, sys.argv[1:], generation="...", period=120, high=5.0, ...)``.
 ``look`` finds its settings in ``values`` (complete, of the right kind, in range; ``period`` and ``deadline`` too).
 The slow path gets ``dry_run`` and returns a Result; with ``dry_run`` it lists in ``actions`` what it would do, does
 nothing, stores nothing. It may run until the deadline, then ``DeadlinePassed`` is raised in it.
