@@ -9,205 +9,31 @@ import re
 import signal
 import subprocess
 import sys
-import textwrap
-import threading
 import time
-from collections import deque
-from collections.abc import Generator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
 from mflab import machine, ui
 from mflab.podman import Podman
-from mflab.reconcile import Account
 from mflab.spec import EXIT_INTERRUPTED, EXIT_USAGE, LabError, open_lab
 
 from chaos import ROOT, scene, site_command
-from chaos.faults import around, backup, degraded, processes, queue, smtp, throttle
+from chaos.faults import around, backup, breaker, degraded, kills, leases, processes, queue, smtp, throttle
 from chaos.faults import deploy as deploys
-from chaos.scene import CONTROL, FAULTS, MXS, OFFSITE, Deviation, Fault, Host, Outcome, Scene
+from chaos.outcomes import attribute, document, show
+from chaos.scene import CONTROL, FAULTS, MXS, OFFSITE, Fault, Host, Scene
+from chaos.suite import Suite
 from chaos.trickle import Trickle
 
-MODULES = (processes, smtp, degraded, queue, throttle, around, deploys, backup)  # importing them fills FAULTS
+# importing them fills FAULTS
+MODULES = (processes, kills, smtp, breaker, degraded, queue, throttle, leases, around, deploys, backup)
 SYSTEMS = ("processes", "smtp", "queue", "throttle", "around", "deploy", "backup")
 APART = "backup"  # on hosts of its own, without mail: only when it is asked for
 LAB = "3"
 HOSTS = "mx1,mx2,mx3,world"
-WELL_LIMIT = 90.0  # s a host may take to be well again after its fault was taken away
 QUEUE_LIMIT = 240.0  # s that deliveries may take in the end: Exim retries every minute
-
-# What a person would find after a quiet hour: no restarts counted, no lease, nothing left of the fault before.
-CLEAN = """\
-rm -f /mf/var/state/breaker.json /run/mf/state/breaker.fallback
-systemctl is-active --quiet cron.service || systemctl start cron.service
-/mf/bin/throttle status > /dev/null
-"""
-WELL = """\
-systemctl is-active --quiet qpsmtpd.service && systemctl is-active --quiet mf-exim.service &&
-/mf/bin/throttle status >/dev/null && [ ! -e /run/mf/maintenance ]
-"""
-MEND = """\
-for owner in operator chaos deploy; do /mf/bin/throttle off --owner $owner; done
-/mf/bin/maintenance off
-systemctl reset-failed; systemctl restart mf-exim.service qpsmtpd.service
-"""
-MEND_BACKUPS = "for job in dump full verify; do /mf/bin/backup run $job; done"
-
-
-class Suite:
-    """One run over a list of faults."""
-
-    def __init__(self, fleet: dict[str, Host], quiet: bool) -> None:
-        self.fleet = fleet
-        self.quiet = quiet
-        self.stop = threading.Event()
-        self.outcomes: list[Outcome] = []
-        self.errors: list[BaseException] = []
-        self.lanes: list[threading.Event] = []
-        self.guard = threading.Lock()
-        self.shared: deque[Fault] = deque()
-        self.sound: set[str] = set()  # hosts that were well when their last fault was over
-
-    def run(self, faults: Sequence[Fault]) -> None:
-        """All faults: each host's own beside each other, then those that need the fleet."""
-        self.shared.extend(sorted((one for one in faults if one.lane == "any"), key=lambda one: -one.seconds))
-        for name in (*MXS, CONTROL):
-            self.begin([fault for fault in faults if fault.lane == name], name)
-        self.wait()
-        self.begin([fault for fault in faults if fault.lane == "fleet"])
-        self.wait()
-        if self.errors:
-            raise self.errors[0]
-
-    def begin(self, faults: Sequence[Fault], name: str = "") -> None:
-        """Start a lane in a thread of its own."""
-        over = threading.Event()
-        self.lanes.append(over)
-
-        def walk() -> None:
-            try:
-                self.lane(faults, name)
-            finally:
-                over.set()
-
-        threading.Thread(target=walk).start()
-
-    def wait(self) -> None:
-        """Wait for all lanes. (Not by Thread.join: an interrupted one takes its thread for ended.)"""
-        for over in self.lanes:
-            while not over.wait(0.5):
-                pass
-
-    def lane(self, faults: Sequence[Fault], name: str = "") -> None:
-        """Faults of the host `name`, one group after the other; then those that any host will do for."""
-        done: set[str] = set()
-        try:
-            for fault in faults:
-                if self.stop.is_set():
-                    return
-                if fault.together in done:
-                    continue
-                group = [one for one in faults if one.together == fault.together] if fault.together else [fault]
-                done |= {fault.together} - {""}
-                self.group(group)
-            while name in MXS and not self.stop.is_set():
-                with self.guard:
-                    if not self.shared:
-                        return
-                    fault = self.shared.popleft()
-                self.group([replace(fault, host=name)])
-        except BaseException as error:  # noqa: BLE001  (the main thread raises it)
-            self.errors.append(error)
-            self.stop.set()
-
-    def group(self, faults: Sequence[Fault]) -> None:
-        """Inject these faults, then judge each, then restore all and see that the hosts are well."""
-        outcomes = [Outcome(fault.system, fault.name, fault.expected) for fault in faults]
-        hosts = {*MXS} if any(fault.lane == "fleet" for fault in faults) else {fault.host for fault in faults}
-        scenes: list[Scene] = []
-        stories: list[Generator[None, None, str] | None] = []
-        try:
-            ready = self.prepare(hosts)
-            for fault, outcome in zip(faults, outcomes, strict=True):
-                scenes.append(Scene(self.fleet, fault.host, self.stop))
-                outcome.began = time.time()
-                outcome.happened = ready
-                stories.append(None if ready else self.inject(fault, scenes[-1], outcome))
-            for scene_, story, outcome in zip(scenes, stories, outcomes, strict=True):
-                if story is not None:
-                    self.judge(scene_, story, outcome)
-                outcome.ended = time.time()
-        finally:
-            for scene_ in reversed(scenes):
-                scene_.stack.close()
-        trouble = self.recover(hosts)
-        if not trouble:
-            self.sound |= hosts
-        for outcome in outcomes:
-            if trouble and outcome.ok:
-                outcome.ok, outcome.happened = False, f"{outcome.happened}; afterwards: {trouble}"
-            self.tell(outcome)
-
-    def inject(self, fault: Fault, scene_: Scene, outcome: Outcome) -> Generator[None, None, str] | None:
-        """Break it; None when that alone failed."""
-        story = fault.story(scene_)
-        try:
-            next(story)
-        except (Deviation, LabError, ValueError, subprocess.SubprocessError) as error:
-            outcome.happened = f"not injected: {error}"
-            return None
-        return story
-
-    def judge(self, scene_: Scene, story: Generator[None, None, str], outcome: Outcome) -> None:
-        """Await what is expected."""
-        try:
-            next(story)
-        except StopIteration as end:
-            outcome.ok, outcome.happened = True, str(end.value)
-        except Deviation as error:
-            outcome.happened = str(error)
-        except (LabError, ValueError, KeyError, subprocess.SubprocessError) as error:
-            outcome.happened = f"{type(error).__name__}: {error}"
-        outcome.heal = scene_.heal
-
-    def prepare(self, hosts: set[str]) -> str:
-        """Forget former restarts; what is wrong with a host before anything was broken, or nothing."""
-        for name in sorted(hosts):
-            self.fleet[name].ask(CLEAN)
-        trouble = self.recover(hosts - self.sound)
-        self.sound -= hosts
-        return trouble
-
-    def recover(self, hosts: set[str]) -> str:
-        """Wait until the hosts are well by themselves; else mend them and say so."""
-        unwell = []
-        for name in sorted(hosts):
-            host = self.fleet[name]
-            give_up = time.monotonic() + WELL_LIMIT
-            while not self.well(host):
-                if time.monotonic() > give_up or self.stop.is_set():
-                    host.ask(MEND_BACKUPS if name == CONTROL else MEND, limit=300)
-                    unwell.append(name)
-                    break
-                time.sleep(1)
-        return f"{', '.join(unwell)} had to be mended by hand" if unwell else ""
-
-    @staticmethod
-    def well(host: Host) -> bool:
-        """Whether services run, nothing throttles and the SMTP check says OK."""
-        if host.name == CONTROL:
-            return host.ask("/mf/bin/throttle status")[0] == 0 and host.check("backup").get("status") == "OK"
-        return host.ask(WELL)[0] == 0 and host.check("smtp").get("status") == "OK"
-
-    def tell(self, outcome: Outcome) -> None:
-        """One line as soon as a fault is over."""
-        with self.guard:
-            self.outcomes.append(outcome)
-            if not self.quiet:
-                mark = "ok       " if outcome.ok else "DEVIATION"
-                took = f"{outcome.ended - outcome.began:3.0f} s"
-                print(f"{mark} {took} {outcome.system}: {outcome.name}: {ui.clean(outcome.happened)}", flush=True)
 
 
 def lab_tool(*words: str) -> int:
@@ -226,69 +52,6 @@ def deploy(limit: str, **settings: object) -> int:
     if code:
         print(log.read_text(errors="replace")[-3000:], file=sys.stderr)
     return code
-
-
-def attribute(outcomes: Sequence[Outcome], account: Account, ends: Sequence[dict[str, object]]) -> None:
-    """Count each lost message with every fault during which it was under way."""
-    lost = {*account.lost, *account.undecided}
-    for end in ends:
-        if end["id"] in lost:
-            for outcome in outcomes:
-                started, finished = float(str(end["started"])), float(str(end["finished"]))
-                outcome.lost += started <= outcome.ended and outcome.began <= finished
-
-
-def show(outcomes: Sequence[Outcome]) -> str:
-    """The table."""
-    rows = [
-        (
-            "ok" if one.ok else "DEVIATION",
-            one.system,
-            one.name,
-            one.expected,
-            ui.clean(one.happened),
-            "-" if one.heal is None else f"{one.heal:.1f} s",
-            one.lost,
-        )
-        for one in outcomes
-    ]
-    header = ("", "system", "fault", "expected", "what happened", "healed in", "lost")
-    return ui.table(header, rows, right=(5, 6))
-
-
-def document(outcomes: Sequence[Outcome], account: Account, seconds: float, day: str) -> str:
-    """The outcomes as a page of docs/, at most 120 columns wide."""
-
-    def item(name: str, happened: str, expected: str, healed: str) -> list[str]:
-        text = f"**{name}**: {happened}. Expected: {expected}.{healed}"
-        clean = ui.clean(text).replace("<", "&lt;")
-        return textwrap.wrap(clean, 118, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
-
-    wrong = sum(not one.ok for one in outcomes)
-    lines = [
-        "# Faults",
-        "",
-        "What came of each fault in one run of the fault suite on real lab hosts, with mail going on all the while.",
-        f"Written by `python -m chaos --table docs/faults.md` on {day}.",
-        "",
-        f"- {len(outcomes) - wrong} faults ended as expected, {wrong} didn't, in {seconds / 60:.0f} minutes.",
-        f"- Mail: {account.sent} sent, {account.delivered} delivered, {account.refused_total} refused as spam,",
-        f"  {len(account.lost)} lost, {len(account.doubled)} doubled, {len(account.undecided)} undecided.",
-        "- *Healed in*: from the injection until all was well again, with a check run at once; cron's next minute may",
-        "  come up to 60 s (load: 120 s) later.",
-        "- *Lost*: messages that an MX had accepted while the fault was there and that never arrived. No figure: none.",
-    ]
-    hands = {(one.system, one.name): one.hand for one in FAULTS}
-    for system in dict.fromkeys(one.system for one in outcomes):
-        lines += ["", f"## {system.capitalize()}", ""]
-        for one in outcomes:
-            if one.system == system:
-                hand = hands.get((one.system, one.name))
-                expected = one.expected + (f" (a person's part: {hand})" if hand else "")
-                happened = one.happened if one.ok else f"deviation: {one.happened}"
-                healed = "" if one.heal is None else f" Healed in {one.heal:.1f} s."
-                lines += item(one.name, happened, expected, healed + (f" Lost: {one.lost}." if one.lost else ""))
-    return "\n".join(lines) + "\n"
 
 
 def choose(only: Sequence[str]) -> list[Fault]:

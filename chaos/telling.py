@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from chaos import ROOT
-from chaos.faults.backup import BY_HAND
+from chaos.backups import BY_HAND
 from chaos.scene import must
 from chaos.stage import BLOCK, BOUND, CALM, CERTIFY, INTERVAL, UNBLOCK, WINDOW, Stage, fault
 

@@ -3,8 +3,9 @@
 import pytest
 from mflab.reconcile import reconcile
 
-from chaos.__main__ import APART, SYSTEMS, attribute, choose, document, show
-from chaos.faults.smtp import overlapping
+from chaos.__main__ import APART, SYSTEMS, choose
+from chaos.faults.breaker import overlapping
+from chaos.outcomes import attribute, document, show
 from chaos.scene import CONTROL, FAULTS, MXS, Outcome
 from chaos.watch import fewest, steady
 

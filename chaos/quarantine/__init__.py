@@ -1,0 +1,1 @@
+"""Mail while the way to the quarantine is broken. See chaos/quarantine/__main__.py."""
