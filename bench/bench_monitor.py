@@ -18,17 +18,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import http.client
 import json
 import os
 import resource
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,6 +35,7 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path[:0] = map(str, REPO.glob("roles/*/files/lib"))
 
 import targets
+from blackbox import BLACKBOX, Blackbox, free_ports, wait_for
 from mf_monitor import engine, settings
 from mf_monitor.clocks import Clocks
 from mf_monitor.judging import states
@@ -48,39 +46,6 @@ from mf_monitor.publisher import Publisher
 CANARY = b"canary@target.invalid"
 BODY = b"Subject: bench\r\n\r\nbench\r\n.\r\n"
 KINDS = ("smtp", "ssh", "http", "tcp")
-BLACKBOX = "prometheus-blackbox-exporter"
-MODULE = r"""
-modules:
-  smtp:
-    prober: tcp
-    timeout: 10s
-    tcp:
-      query_response:
-        - expect: "^220 "
-        - send: "EHLO prober\r"
-        - expect: "^250 "
-        - send: "MAIL FROM:<>\r"
-        - expect: "^250 "
-        - send: "RCPT TO:<canary@target.invalid>\r"
-        - expect: "^250 "
-        - send: "DATA\r"
-        - expect: "^354 "
-        - send: "Subject: bench\r\n\r\nbench\r\n.\r"
-        - expect: "^250 "
-        - send: "QUIT\r"
-        - expect: "^221 "
-"""
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    held = [socket.socket() for _ in range(count)]
-    for one in held:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
 
 
 @contextlib.contextmanager
@@ -96,22 +61,6 @@ def serving(core: str) -> Iterator[dict[str, int]]:
         assert process.stdin is not None
         process.stdin.close()
         process.wait(10)
-
-
-def wait_for(port: int, place: str = "127.0.0.1") -> None:
-    """Until somebody listens there."""
-    give_up = time.monotonic() + 20
-    while time.monotonic() < give_up:
-        with contextlib.suppress(OSError), socket.create_connection((place, port), 1):
-            return
-        time.sleep(0.05)
-    raise TimeoutError(f"nobody listens on port {port}")
-
-
-def cpu_of(pid: int) -> float:
-    """CPU seconds of a process so far, user and system (proc(5))."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 # --- dialogues
@@ -141,54 +90,6 @@ def ours(port: int, count: int, at_once: int) -> tuple[int, float, float]:
     started, before = time.perf_counter(), time.process_time()
     good = asyncio.run(dialogues(port, count, at_once))
     return good, time.perf_counter() - started, time.process_time() - before
-
-
-class Blackbox:
-    """A blackbox_exporter on one core, and callers on another."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port = free_ports(1)[0]
-        configuration = folder / "blackbox.yml"
-        configuration.write_text(MODULE)
-        message = [BLACKBOX, f"--config.file={configuration}", f"--web.listen-address=127.0.0.1:{self.port}"]
-        self.process = subprocess.Popen(
-            ["taskset", "-c", "0", *message, "--log.level=error"],
-            env={**os.environ, "GOMAXPROCS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        wait_for(self.port)
-
-    def hold(self, port: int, count: int, at_once: int) -> tuple[int, float, float]:
-        """Good dialogues, wall seconds and CPU seconds of blackbox_exporter."""
-        good, left, guard = 0, count, threading.Lock()
-
-        def walk() -> None:
-            nonlocal good, left
-            line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-            while True:
-                with guard:
-                    if left <= 0:
-                        break
-                    left -= 1
-                line.request("GET", f"/probe?module=smtp&target=127.0.0.1:{port}")
-                answer = line.getresponse().read()
-                with guard:
-                    good += b"probe_success 1" in answer
-            line.close()
-
-        started, before = time.perf_counter(), cpu_of(self.process.pid)
-        walkers = [threading.Thread(target=walk) for _ in range(at_once)]
-        for one in walkers:
-            one.start()
-        for one in walkers:
-            one.join()
-        return good, time.perf_counter() - started, cpu_of(self.process.pid) - before
-
-    def stop(self) -> None:
-        """End it."""
-        self.process.terminate()
-        self.process.wait(10)
 
 
 def bench_smtp(count: int, rounds: int) -> int:

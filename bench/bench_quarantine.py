@@ -26,15 +26,23 @@ FLOOR, WITH_FILES = "LOAD DATA alone", "cp -l, sha256sum, LOAD DATA, rm"
 IMPORT, INDEX = "quarantine pull, its import", "its index alone"
 LIST, COMMAND = "list --domain --day", "quarantine list --domain --day, the whole command"
 AIM_RATE, AIM_LIST = 0.5, 100.0  # of the floor; ms at the 95th percentile, of a reader during expiry as well
+PARTS = ("quarantine_made", "quarantine_host")  # of the program on control1; the last one has its main
+LOADER = """\
+import sys, types
+for name, source in {!r}:
+    part = sys.modules[name] = types.ModuleType(name)
+    exec(compile(source, name, "exec"), part.__dict__)
+sys.exit(part.main(sys.argv[1:]))
+"""
 A_MONTH = 6_900_000 / 30 / 86400  # messages a second of the size to hold
 
 
 def on_control(lab: int, *words: str) -> dict[str, Any]:
     """Have control1 measure one thing; what it says on its way is shown."""
-    program = (REPO / "bench" / "quarantine_host.py").read_text(encoding="utf-8")
+    parts = [(name, (REPO / "bench" / f"{name}.py").read_text(encoding="utf-8")) for name in PARTS]
     answer = subprocess.run(
         ssh(lab, CONTROL1, f"{PYTHON} -I - {shlex.join(words)}"),
-        input=program,
+        input=LOADER.format(parts),
         stdout=subprocess.PIPE,
         text=True,
         check=False,

@@ -1,14 +1,13 @@
 """Measures the quarantine's index and import on a control host, in a database and folders of its own. As root.
 
-    python3 quarantine_host.py import N | fill N | query RUNS | expire SECONDS | drop
+    import N | fill N | query RUNS | expire SECONDS | drop
 
-Prints one JSON object. The library is the host's own, /mf/lib/mf; the floors use MariaDB's LOAD DATA and coreutils.
+bench_quarantine.py sends it there with quarantine_made.py and one of these. Prints one JSON object.
+The library is the host's own, /mf/lib; the floors use MariaDB's LOAD DATA and coreutils.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import hashlib
 import json
 import multiprocessing
 import os
@@ -22,47 +21,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, "/mf/lib")
-from mf_quarantine import database, envelope, expire, importer, layout, migration, query, settings
+from mf_quarantine import database, envelope, expire, importer, layout, query
 from mf_quarantine.index import Index
+from quarantine_made import BODY, DOMAINS, NAME, ROOT, connect, kept_for, make_files, ours, timed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.connection import Connection
     from multiprocessing.synchronize import Event
 
-NAME = "mf_quarantine_bench"
 COMMAND = "/mf/bin/quarantine"
-ROOT = "/mf/var/quarantine-bench"
 TABLES = Path(ROOT) / "tables"  # what LOAD DATA reads
-DOMAINS = [f"customer-{number:03d}.example" for number in range(300)]
 DAYS = 30
 FILES = 60_000  # of the messages that expire
-BODY = b"x" * 76 + b"\n"
-
-
-def connect() -> Index:
-    """The bench's own database, as root; made unless it is there."""
-    migration.migrate(name=NAME, account=database.USER)
-    return Index(name=NAME, user="root")
-
-
-def control() -> settings.Settings:
-    """Settings that let nothing expire."""
-    return kept_for(3650)
-
-
-def kept_for(days: int) -> settings.Settings:
-    """Settings with this retention."""
-    return settings.Settings(
-        {
-            "mx": [],
-            "retention_days": days,
-            "retention": {},
-            "mx_keeps_days": 5,
-            "import_throttle_sleep": 3,
-            "free_percent": 0,
-        }
-    )
 
 
 def client(statement: str) -> None:
@@ -112,43 +83,6 @@ def bench_import(count: int) -> dict[str, Any]:
     return {"count": count, "rates": {name: statistics.median(values) for name, values in rates.items()}}
 
 
-def make_files(places: layout.Layout, count: int, when: float, turn: int) -> list[tuple[str, str]]:
-    """Kept files of about 4 kB in ``incoming``, by 20 domains; returns (domain, id)."""
-    names = []
-    for number in range(count):
-        moment = dt.datetime.fromtimestamp(when + number / count * 600, dt.UTC)
-        ident = f"{moment:%Y%m%dT%H%M%S.%f}Z-mx1-{number}-{turn}-{number:016x}.0"
-        domain = DOMAINS[number % 20]
-        body = f"From: a@b.example\nSubject: offer {number}\n\n".encode() + BODY * 50
-        envelope_line = {
-            "id": ident,
-            "message": ident,
-            "host": "mx1",
-            "received": "",
-            "sender": f"sender-{number}@world.example",
-            "recipients": [f"user{number}@{domain}"],
-            "client_ip": "192.0.2.1",
-            "helo": "world.example",
-            "plugin": "mf_content",
-            "reason": "the message looks like spam (score 7.3)",
-            "size": len(body),
-            "truncated": False,
-            "sha256": hashlib.sha256(body).hexdigest(),
-        }
-        folder = Path(places.incoming("mx1")) / layout.day(ident) / domain / "new"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ident).write_bytes(json.dumps(envelope_line).encode() + b"\n" + body)
-        names.append((domain, ident))
-    os.sync()
-    return names
-
-
-def ours(index: Index, places: layout.Layout) -> None:
-    """The importer, as a pull uses it."""
-    for _ in importer.Importer(index, places, control(), "mx1").run(fresh=True):
-        pass
-
-
 def plain(places: layout.Layout) -> None:
     """The least that coreutils need for the same: link each file into the store, hash it, sync, drop the first name."""
     incoming = places.incoming("mx1")
@@ -184,13 +118,6 @@ def wipe(index: Index, names: list[tuple[str, str]]) -> None:
         index.run(f"DELETE FROM ledger WHERE id IN ({marks})", chunk)
         for domain in DOMAINS[:20]:
             index.run(f"DELETE FROM message WHERE domain = %s AND id IN ({marks})", [domain, *chunk])
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 # Messages as the server makes them up from their numbers, evenly over DAYS until now; a few domains get most.

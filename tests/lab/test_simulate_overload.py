@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from xml.etree import ElementTree as ET
 
+import overload_model as overload
+import overload_plot
 import pytest
-import simulate_overload as overload
+import simulate_overload
 from mf.throttle import budget, peers
 
 # Hosts that refuse at the same moment may be too many until they have settled: two rounds, each a wait and a look.
@@ -15,7 +17,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def run(throttling: str, seed: int = 1) -> overload.Outcome:
-    return overload.simulate(overload.Case(3, 2, throttling), seed)
+    return simulate_overload.simulate(overload.Case(3, 2, throttling), seed)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -83,16 +85,16 @@ def test_no_throttling_refuses_nobody_and_the_surge_is_more_than_can_be_accepted
 
 
 def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    overload.main(["--fleet", "3", "--min-accepting", "2", "--json"])
+    simulate_overload.main(["--fleet", "3", "--min-accepting", "2", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert [(one["fleet"], one["throttling"]) for one in found] == [(3, "none"), (3, "naive"), (3, "budget")]
     with pytest.raises(SystemExit) as ended:
-        overload.main(["--fleet", "1"])
+        simulate_overload.main(["--fleet", "1"])
     assert ended.value.code == 2
 
 
 def test_the_plot_and_the_one_in_the_documents_are_well_formed_and_described() -> None:
-    drawn = overload.plot([run(overload.NAIVE), run(overload.BUDGET)])
+    drawn = overload_plot.plot([run(overload.NAIVE), run(overload.BUDGET)])
     for text in (drawn, (overload.REPO / "docs/overload.svg").read_text()):
         root = ET.fromstring(text)
         assert root.findtext(f"{SVG}title")
