@@ -174,7 +174,7 @@ def bench_query(runs: int) -> dict[str, Any]:
     days = sorted({layout.day(ident) for ident in idents})
 
     def page(**wanted: Any) -> Callable[[], object]:
-        return lambda: list(query.messages(index, query.Wanted(limit=100, **wanted)))
+        return lambda: list(index.stream(*query.select(query.Filter(limit=100, **wanted))))
 
     def day() -> dict[str, str]:
         start = dice.choice(days).replace("-", "")
@@ -303,9 +303,9 @@ def read_on(stop: Event, found: Connection) -> None:
     dice = random.Random(8)
     waits = []
     while not stop.wait(0.02):
-        wanted = query.Wanted(domain=dice.choice(DOMAINS), limit=100)
+        wanted = query.Filter(domain=dice.choice(DOMAINS), limit=100)
         began = time.monotonic()
-        rows = list(query.messages(index, wanted))
+        rows = list(index.stream(*query.select(wanted)))
         waits.append((began, (time.monotonic() - began) * 1000))
         del rows
     found.send(waits)

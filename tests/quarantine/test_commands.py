@@ -79,7 +79,7 @@ def test_what_an_mx_left_is_imported_after_it_is_gone(
     record = json.loads(capsys.readouterr().out)
     assert record["now"] | {"imported": 1, "damaged": 1, "files": 1} == record["now"]
     assert (record["imported"], record["unpulled"], record["oldest"]) == (1, 0, None)
-    assert command.source().as_json() == {key: value for key, value in record.items() if key != "now"}
+    assert vars(command.source()) == {key: value for key, value in record.items() if key != "now"}
 
 
 def test_no_command_runs_before_root_is_dropped(
@@ -105,7 +105,7 @@ def test_no_command_runs_before_root_is_dropped(
         (["list", "--since", "yesterday"], 2, "is no time"),
         (["list", "--limit", "many"], 2, "is no number"),
         (["list", "--before", "x"], 2, "is no id"),
-        (["list", "--day", "2026-11-25", "--since", "2h"], 2, "say either --day or --since and --until"),
+        (["list", "--day", "2026-11-25", "--since", "2h"], 2, "use either --day or --since and --until"),
         (["show", "x\x1b[2J\nx"], 2, r"'x\\x1b[2J\\nx' is no id"),
         (["show", ident()], 1, "ever came here"),
         (["release"], 2, "required: ID"),

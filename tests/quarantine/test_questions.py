@@ -19,7 +19,7 @@ ROLE = Path(__file__).resolve().parents[2] / "roles/mf_quarantine"
 
 def test_a_domains_list_is_a_range_of_the_primary_key() -> None:
     sql, values = query.select(
-        query.Wanted(domain="a.example", start="20261125", end="20261125~", subject="50%_\\", limit=9)
+        query.Filter(domain="a.example", start="20261125", end="20261125~", subject="50%_\\", limit=9)
     )
     assert "FROM message WHERE message.domain = %s AND message.id >= %s AND message.id < %s" in sql
     assert sql.endswith("ORDER BY message.id DESC LIMIT %s")

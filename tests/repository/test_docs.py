@@ -161,7 +161,7 @@ SAID = {
     "mf_checks/due.py": ["hung past its deadline and was killed"],
     "mf_quarantine/check.py": [
         "messages known there and not fetched",
-        "nobody has pulled for",
+        "no pull for",
         "has left the inventory",
         "nothing was ever fetched from it",
         "its state is not whole",

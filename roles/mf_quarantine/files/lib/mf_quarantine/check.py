@@ -1,9 +1,9 @@
-"""check-quarantine, on control: how far behind the quarantine is, for each MX. It reads only what pulls wrote down.
+"""check-quarantine, on control: how far behind the quarantine is, for each MX. It reads only the records of pulls.
 
 A pull writes ``<folder>/<mx>.json`` at each step of its work (see ``source``). This check judges those files by the
-clock, so its result is true also when nothing pulls any more or MariaDB is stopped; the file system itself, for on a
-full one a pull can't write that down; and what lies in ``bad``. An MX that has gone for good, from the network or from
-the inventory, goes on being shown with what was known to be there, until ``quarantine forget``.
+clock, so its result is true also when no pull runs any more or MariaDB is stopped. It also judges the file system, for
+on a full one no pull can record that, and counts what lies in ``bad``. An MX that is gone for good, from the network or
+from the inventory, is reported with the messages last listed there, until ``quarantine forget``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from mf import run, state
 from mf.text import clean, span
 
-from . import source
+from . import layout, source
 
 NAME = "quarantine"
 RULES: run.Rules = {
@@ -23,28 +23,25 @@ RULES: run.Rules = {
     "mx": str,  # names of the inventory's MXs, separated by blanks
     "lag_warning": (60, 30 * 86400),  # seconds
     "lag_critical": (60, 30 * 86400),
-    "silence": (60, 86400),  # seconds since the last attempt after which nobody pulls
+    "silence": (60, 86400),  # seconds since the last attempt of any pull
     "free_percent": (0, 60),  # of space or inodes; with less nothing is fetched
 }
 MOST = 40  # MXs with metrics of their own: the most behind
 
 
 def read(folder: str) -> dict[str, source.Source | None]:
-    """The records in the folder, by MX; None for a file that isn't whole. Raises OSError."""
+    """The records in the folder, by MX; None for a damaged file. Raises OSError."""
     records: dict[str, source.Source | None] = {}
     for mx in source.names(folder):
         data, _ = state.read_plain(f"{folder}/{mx}.json")
         record = state.decode(data)
-        records[mx] = None if record is None else source.Source(mx, record)
+        records[mx] = None if record is None else source.Source.parse(mx, record)
     return records
 
 
 def count_bad(folder: str) -> dict[str, int]:
     """How many messages that can't be imported lie in ``bad``, by MX (``store``: found by a repair)."""
-    try:
-        return {name: count for name in os.listdir(folder) if (count := len(os.listdir(f"{folder}/{name}")))}
-    except FileNotFoundError:
-        return {}
+    return {name: count for name in layout.names(folder) if (count := len(layout.names(f"{folder}/{name}")))}
 
 
 def decide(
@@ -56,9 +53,9 @@ def decide(
     free: float = 100.0,
     bad: Mapping[str, int] | None = None,
 ) -> state.Result:
-    """The result. Pure. ``released``: when the current release came (epoch seconds), and perhaps a new MX with it.
-    ``free``: percent of the quarantine's file system; below 0 nothing can be written there at all. ``bad``: how many
-    messages were put aside, by MX.
+    """The result. Pure. ``released``: when the current release was deployed (epoch seconds), perhaps with a new MX.
+    ``free``: percent of the quarantine's file system, below 0 if it is read-only. ``bad``: how many messages were put
+    aside, by MX.
     """
     bad = bad or {}
     problems: list[tuple[str, str]] = []
@@ -78,7 +75,7 @@ def decide(
             problems.append((state.WARNING, f"{clean(mx, 64)}: nothing was ever fetched from it"))
     silence = now - max((record.attempted or 0.0 for record in records.values() if record), default=0.0)
     if lags and silence >= values["silence"]:
-        problems.append((state.WARNING, f"nobody has pulled for {span(silence)}; is cron running?"))
+        problems.append((state.WARNING, f"no pull for {span(silence)}; is cron running?"))
     for mx, count in sorted(bad.items()):
         where = f"{_bad(values['folder'])}/{clean(mx, 64)}"
         problems.append((state.WARNING, f"{count} messages can't be imported and lie in {where}"))
@@ -128,24 +125,15 @@ def _problems(record: source.Source, lag: float, values: run.Values, *, expected
     return problems
 
 
-def room(folder: str) -> float:
-    """Percent that is free of a folder's file system, of the scarcer of bytes and inodes; -1 if it is read-only."""
-    figures = os.statvfs(folder)
-    if figures.f_flag & os.ST_RDONLY:
-        return -1.0
-    space = 100.0 * figures.f_bavail / figures.f_blocks if figures.f_blocks else 100.0
-    return min(space, 100.0 * figures.f_favail / figures.f_files) if figures.f_files else space
-
-
 def _bad(folder: str) -> str:
     return folder.rpartition("/")[0] + "/bad"
 
 
 def look(places: state.Places, values: run.Values) -> state.Result:
-    """Read the folder, judge it."""
+    """Read and judge the records, the file system and ``bad``."""
     try:
         records = read(values["folder"])
-        free = room(values["folder"])
+        free = layout.free_percent(values["folder"])
     except FileNotFoundError:
         records, free = {}, 100.0
     try:

@@ -1,8 +1,8 @@
-"""The end of a message: its domain's retention is over.
+"""Expiry: remove messages whose domain's retention is over.
 
-First the files of a small batch go, then their rows, in one short transaction. Killed in between, the next run finds
-the rows again, no files, and finishes. A batch locks the rows it deletes and nothing else, so readers and imports
-never wait."""
+First the files of a small batch are removed, then their rows, in one short transaction. After a kill in between, the
+next run finds rows without files, and finishes. A batch locks the rows it deletes and nothing else, so readers and
+imports never wait."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import glob
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from . import QuarantineError, layout, store
 from .index import Index
@@ -18,28 +18,24 @@ from .settings import Settings
 
 BATCH = 500
 AHEAD = 3 * 86400.0
-"""Seconds by which the clock may be beyond the newest id: each MX's canary makes one every few minutes."""
+"""Seconds by which the clock may be ahead of the newest id: each MX's canary makes one every few minutes."""
 BAD_DAYS = 30
-"""Days that what couldn't be imported lies in ``bad``."""
+"""Days that a message that can't be imported is kept in ``bad``."""
 
 
 class ClockError(QuarantineError):
-    """What this host's clock says can't be, by what the MXs' clocks said."""
+    """This host's clock is days ahead of the MXs' clocks."""
 
 
 @dataclass
 class Outcome:
-    """``bytes`` are those that the senders sent, not those that were kept."""
+    """``bytes``: as sent, of truncated messages, too."""
 
-    bad: int = 0  # of what was put aside
+    bad: int = 0  # files removed from ``bad``
     bytes: int = 0
     finished: bool = False
-    forgotten: int = 0  # ids, by the ledger
+    forgotten: int = 0  # ids removed from the ledger
     messages: int = 0
-
-    def as_json(self) -> dict[str, int | bool]:
-        """All of it by name."""
-        return asdict(self)
 
 
 def run(
@@ -52,11 +48,10 @@ def run(
     clock: Callable[[], float] = time.time,
     trust_clock: bool = False,
 ) -> Outcome:
-    """Let go of everything whose time is over. ``pause`` is called between batches and ends the run when it returns
-    False.
+    """Remove all that has expired. ``pause`` is called between batches and ends the run when it returns False.
 
-    Raises ClockError when this host's clock is days beyond the newest id, unless ``trust_clock``: a clock that is ahead
-    by the retention would remove everything at once.
+    Raises ClockError when this host's clock is days ahead of the newest id, unless ``trust_clock``: a clock that is
+    ahead by the retention would remove everything at once.
     """
     outcome = Outcome()
     now = clock()

@@ -15,7 +15,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from mf import canary, decisions, state, text
 from mf.throttle import marker
@@ -76,10 +76,6 @@ class Counts:
         self.imported += len(batch.kept)
         self.known += batch.known
 
-    def as_json(self) -> dict[str, int]:
-        """All counts by name."""
-        return asdict(self)
-
 
 class Importer:
     """Imports for one MX (``mx``), whose lock the caller holds.
@@ -107,11 +103,8 @@ class Importer:
         self._canaries = canaries
         self._clock = clock
         self._sleep = sleep
-        # put aside as damaged, by this run or an earlier one: goes when the MX gives it again, whole
-        try:
-            self._aside = set(os.listdir(f"{places.bad}/{mx}"))
-        except FileNotFoundError:
-            self._aside = set()
+        # put aside as damaged, by this run or an earlier one: removed when it is fetched again, whole
+        self._aside = set(layout.names(f"{places.bad}/{mx}"))
 
     def throttled(self) -> bool:
         """Whether the host's marker is on now."""

@@ -9,25 +9,24 @@ from . import layout
 from .database import Database
 from .schema import COLUMNS
 
-if TYPE_CHECKING:  # an operator waits for list and show, and reading messages costs them as much as all the rest
+if TYPE_CHECKING:  # list and show don't need it, and its imports take as long as all others
     from .envelope import Message
 
 Item = TypeVar("Item")
 
-_ROW = ", ".join(COLUMNS)
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\0": "\\0"})
 _CHUNK = 1000  # ids in one IN (...), rows in one INSERT
 
 
 class Index(Database):
-    """A connection with the index's statements. Entries of the ledger are ``(id, domain, state)``."""
+    """A connection with the index's statements. An entry of the ledger is ``(id, domain, state)``."""
 
     def known(self, idents: Sequence[str]) -> set[str]:
-        """Those of some ids that the ledger has."""
+        """Those of some ids that are in the ledger."""
         return self._in_ledger("", idents)
 
     def over(self, idents: Sequence[str]) -> set[str]:
-        """Those of some ids that came and aren't kept: expired, canaries, bad."""
+        """Those of some ids that are in the ledger and aren't kept: expired, canaries, bad."""
         return self._in_ledger("state <> 'kept' AND ", idents)
 
     def _in_ledger(self, condition: str, idents: Sequence[str]) -> set[str]:
@@ -38,24 +37,22 @@ class Index(Database):
         }
 
     def find(self, ident: str) -> dict[str, Any] | None:
-        """``{id, domain, state, ...}`` of an id, with all columns of its row while it is kept; None when it never
-        came.
-        """
+        """``{id, domain, state, ...}`` of an id, with all columns of its row while it is kept; None if unknown."""
         entry = self.rows("SELECT domain, state FROM ledger WHERE id = %s", (ident,))
         if not entry:
             return None
         domain, state = entry[0]
-        rows = list(self.stream(f"SELECT {_ROW} FROM message WHERE domain = %s AND id = %s", (domain, ident)))
+        rows = list(self.stream(f"SELECT {COLUMNS} FROM message WHERE domain = %s AND id = %s", (domain, ident)))
         return {"id": ident, "domain": domain, **(rows[0] if rows else {}), "state": state}
 
     def handover(self, ident: str) -> dict[str, Any] | None:
-        """The release of a message; None when there never was one."""
-        sql = "SELECT id, state, mx, who, began, answered, answer, tries FROM handover WHERE id = %s"
+        """The release of a message; None if there was none."""
+        sql = "SELECT state, mx, who, began, answered, answer, tries FROM handover WHERE id = %s"
         rows = list(self.stream(sql, (ident,)))
         return rows[0] if rows else None
 
     def newest(self) -> str:
-        """The last of all ids that ever came; "" when none did."""
+        """The newest id in the ledger; "" if it is empty."""
         return str(self.rows("SELECT COALESCE(MAX(id), '') FROM ledger")[0][0])
 
     def domains(self) -> list[str]:
@@ -68,24 +65,24 @@ class Index(Database):
         return [layout.day(ident) for ident in self._steps(sql, domain, after=lambda ident: ident[:8] + "~")]
 
     def _steps(self, sql: str, *values: str, after: Callable[[str], str] = str) -> Iterator[str]:
-        """What a statement gives for "", then for what comes after that, and so on."""
+        """The result of a statement for "", then for what follows that result, and so on."""
         value = ""
         while row := self.rows(sql, (*values, value)):
             yield row[0][0]
             value = after(row[0][0])
 
     def idents(self, domain: str, day: str) -> dict[str, bool]:
-        """The ids of a domain's day (``YYYY-MM-DD``), each with whether it is known to be lost."""
+        """The ids of a domain's day (``YYYY-MM-DD``), each with whether it is marked as lost."""
         start = day.replace("-", "")
         sql = "SELECT id, lost FROM message WHERE domain = %s AND id >= %s AND id < %s"
         return {ident: bool(lost) for ident, lost in self.rows(sql, (domain, start, start + "~"))}
 
-    # --- what comes
+    # --- import and repair
 
     def add(self, kept: Sequence[Message], others: Sequence[tuple[str, str, str]] = ()) -> None:
-        """Index messages, and note other entries in the ledger, in one transaction.
+        """Index messages, and add other entries to the ledger, in one transaction.
 
-        Raises DuplicateError when the ledger knows one of them; then nothing was done.
+        Raises DuplicateError, with nothing done, when one of them is in the ledger already.
         """
         entries = [(message.id, message.domain, "kept") for message in kept] + [*others]
 
@@ -97,9 +94,9 @@ class Index(Database):
         self.retried(work)
 
     def index_again(self, kept: Sequence[Message]) -> None:
-        """Index messages whose files are there and whose rows are not; the ledger may know them as kept (repair).
+        """Index messages that have a file and no row (repair); they may be in the ledger as kept.
 
-        Raises DuplicateError when a row has appeared meanwhile; then nothing was done.
+        Raises DuplicateError, with nothing done, when a row has appeared meanwhile.
         """
         sql = "INSERT INTO ledger (id, domain, state) VALUES (%s, %s, 'kept') ON DUPLICATE KEY UPDATE state = 'kept'"
 
@@ -131,10 +128,10 @@ class Index(Database):
             )
 
     def mark(self, domain: str, ident: str, *, lost: bool) -> None:
-        """Note that a message's file is gone for good, or there again."""
+        """Mark a message's file as gone for good, or as there again."""
         self.run("UPDATE message SET lost = %s WHERE domain = %s AND id = %s", (lost, domain, ident))
 
-    # --- what goes
+    # --- expiry
 
     def older(self, domain: str, before: str, limit: int) -> list[tuple[str, str, int]]:
         """The oldest ``(id, mx, size)`` of a domain whose ids sort before ``before``."""
@@ -148,13 +145,13 @@ class Index(Database):
         return int(count), int(size)
 
     def forget(self, domain: str, expired: Sequence[tuple[str, str, int]]) -> None:
-        """Take expired messages ``(id, mx, size)`` out of the index; the ledger goes on knowing them."""
+        """Remove expired messages ``(id, mx, size)`` from the index; their ids stay in the ledger."""
         idents = [ident for ident, _, _ in expired]
         marks = _marks(idents)
         locked = f"SELECT id FROM message WHERE domain = %s AND id IN ({marks}) FOR UPDATE"
 
         def work() -> None:
-            # another run may have been faster, and what isn't deleted here must not be counted here
+            # another run may have deleted some: count only what this one deletes
             there = {row[0] for row in self.rows(locked, (domain, *idents))}
             if not there:
                 return
@@ -170,9 +167,7 @@ class Index(Database):
         self.retried(work)
 
     def trim_ledger(self, before: str, limit: int) -> int:
-        """Forget the oldest ids for good, at most ``limit``; never one whose message is still kept. Returns how
-        many.
-        """
+        """Remove the oldest ids from the ledger, at most ``limit``, none that is kept. Returns how many."""
         sql = "SELECT id FROM ledger WHERE id < %s AND state <> 'kept' ORDER BY id LIMIT %s"
         idents = [row[0] for row in self.rows(sql, (before, limit))]
         if idents:
@@ -180,14 +175,14 @@ class Index(Database):
         return len(idents)
 
     def trim_sums(self, before: str, limit: int) -> int:
-        """Forget sums of days (``YYYY-MM-DD``) before this one of which nothing is kept. Returns how many rows."""
+        """Remove the sums of days (``YYYY-MM-DD``) before this one of which nothing is kept. Returns how many rows."""
         sql = "DELETE FROM tally WHERE day < %s AND imported = expired LIMIT %s"
         return self.retried(lambda: self.run(sql, (before, limit)))
 
 
 def _sums(messages: Iterable[tuple[str, str, str, int]]) -> list[tuple[str, str, str, int, int]]:
-    """``(day, domain, mx, count, bytes)`` of some messages ``(id, domain, mx, size)``; always in one order, so that two
-    writers can't wait for each other.
+    """``(day, domain, mx, count, bytes)`` of some messages ``(id, domain, mx, size)``, sorted: so no two writers can
+    deadlock.
     """
     sums: dict[tuple[str, str, str], list[int]] = {}
     for ident, domain, mx, size in messages:

@@ -1,16 +1,16 @@
-"""Names and places of the quarantine. Whatever comes from outside passes one of these patterns or isn't used.
+"""Names and folders of the quarantine. A name from outside must match one of these patterns, or it isn't used.
 
 ::
 
     /mf/var/quarantine/mail/YYYY-MM-DD/<domain>/<id>                 kept, exactly as the MX wrote it
                        incoming/<mx>/YYYY-MM-DD/<domain>/new/<id>    fetched, not yet imported
                        incoming/<mx>/YYYY-MM-DD/_shared/new/<id>     the same, a message with a copy for several domains
-                       bad/<mx>/<id>                                 what can't be imported, for a person to look at
-                       state/<mx>.json                               how far the fetching from an MX is (see source.py)
+                       bad/<mx>/<id>                                 can't be imported, for the operator to see
+                       state/<mx>.json                               how far the pull from an MX has come (source.py)
                        lock/<mx>.lock                                one flock for each MX, and one for the pace
 
 The format of a file is in roles/qpsmtpd/files/lib/qpsmtpd/lib/Mf/Rejected.pm. An id begins with the time of the
-rejection, so ids sort by time, and an id's first 8 digits name its day. What has a copy for several domains lies in
+rejection, so ids sort by time, and the first 8 digits are its day. A message with copies for several domains lies in
 ``_shared`` under the first copy's id; in ``mail`` each copy is a hard link to it, so the bytes are there once."""
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _KEPT = re.compile(r"(\d{4}-\d\d-\d\d)/([^/]+)/new/([^/]+)", re.ASCII)
 SHARED = "_shared"
 """Takes a domain's place in the path of a message with a copy for several of them."""
 
-_EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001  (all times here are UTC without saying so, as in the database)
+_EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001  (all times here are UTC and naive, as in the database)
 
 
 def is_id(text: str) -> bool:
@@ -52,10 +52,10 @@ def is_host(text: str) -> bool:
 
 def kept_file(path: str) -> tuple[str, str] | None:
     """``(domain or SHARED, id)`` from ``YYYY-MM-DD/<domain>/new/<id>``; None when it is anything else."""
-    found = _KEPT.fullmatch(path)
-    if found is None:
+    match = _KEPT.fullmatch(path)
+    if match is None:
         return None
-    _, domain, ident = found.groups()
+    _, domain, ident = match.groups()
     proper = is_domain(domain) or (domain == SHARED and ident == first_copy(ident))
     return (domain, ident) if proper and is_id(ident) else None
 
@@ -66,7 +66,7 @@ def copy(message: str, number: int) -> str:
 
 
 def message(ident: str) -> str:
-    """What the ids of all copies of a message begin with."""
+    """The common prefix of the ids of all copies of a message."""
     return ident.rpartition(".")[0]
 
 
@@ -84,7 +84,7 @@ def received(ident: str) -> float:
 
 
 def bound(epoch: float) -> str:
-    """The text before which all ids sort that were given before this moment."""
+    """The lower bound of the ids given from this moment on: all earlier ids sort before it."""
     return (_EPOCH + dt.timedelta(seconds=epoch)).strftime("%Y%m%dT%H%M%S.%f")
 
 
@@ -94,18 +94,18 @@ def day(ident: str) -> str:
 
 
 def _moment(ident: str) -> dt.datetime | None:
-    found = _TIME.match(ident)
+    match = _TIME.match(ident)
     try:
-        if found is None:
+        if match is None:
             return None
-        year, month, day_, hour, minute, second, fraction = map(int, found.groups())
+        year, month, day_, hour, minute, second, fraction = map(int, match.groups())
         return dt.datetime(year, month, day_, hour, minute, second, fraction)  # noqa: DTZ001
     except ValueError:
         return None
 
 
 class Layout:
-    """The folders below one root. Its own user writes them; nobody else does."""
+    """The folders below one root, which only the quarantine's own user may write."""
 
     def __init__(self, root: str = "/mf/var/quarantine") -> None:
         self.root = root
@@ -126,13 +126,9 @@ class Layout:
         """A flock of the quarantine's own: an MX's, or that of a task."""
         return state.Lock(f"{self.locks}/{name}.lock", wait, parents=True)
 
-    def stray(self) -> Iterator[str]:
-        """Names of MXs that have anything in ``incoming``, whether the inventory still has them or not."""
-        try:
-            with os.scandir(self.root + "/incoming") as entries:
-                yield from sorted(entry.name for entry in entries if is_host(entry.name))
-        except FileNotFoundError:
-            return
+    def stray(self) -> list[str]:
+        """Names of MXs that have a folder in ``incoming``, in the inventory or not."""
+        return [name for name in names(self.root + "/incoming") if is_host(name)]
 
 
 class Waiting(NamedTuple):
@@ -146,18 +142,28 @@ class Waiting(NamedTuple):
 def waiting(folder: str) -> Iterator[Waiting]:
     """All whole files below an ``incoming`` folder, a folder at a time.
 
-    rsync's temporary files begin with a dot and are passed over.
+    rsync's temporary files, which begin with a dot, are skipped.
     """
-    for date in _names(folder):
-        for domain in _names(f"{folder}/{date}"):
+    for date in names(folder):
+        for domain in names(f"{folder}/{date}"):
             box = f"{folder}/{date}/{domain}/new"
-            for name in _names(box):
+            for name in names(box):
                 if kept_file(f"{date}/{domain}/new/{name}") is not None:
                     yield Waiting(f"{box}/{name}", domain, name)
 
 
-def _names(folder: str) -> list[str]:
+def names(folder: str) -> list[str]:
+    """What is in a folder, sorted; nothing if there is no such folder."""
     try:
         return sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def free_percent(folder: str) -> float:
+    """Percent that is free of a folder's file system, of the scarcer of bytes and inodes; -1 if it is read-only."""
+    figures = os.statvfs(folder)
+    if figures.f_flag & os.ST_RDONLY:
+        return -1.0
+    space = 100.0 * figures.f_bavail / figures.f_blocks if figures.f_blocks else 100.0
+    return min(space, 100.0 * figures.f_favail / figures.f_files) if figures.f_files else space

@@ -1,8 +1,8 @@
-"""MX to control: what an MX has and the ledger doesn't know is fetched by rsync over ssh, then imported.
+"""MX to control: messages of an MX that aren't in the ledger are fetched by rsync over ssh, then imported.
 
-One process for each MX under a flock of its own that rsync inherits, so a dead or slow MX delays nobody, and a lock
+One process for each MX under a flock of its own that rsync inherits, so a dead or slow MX delays no other, and a lock
 ends with the last process that works under it. The key may only read the MX's folder of rejected mail; the MX's end
-waits for the MX's own throttle. How far it is stands in ``state/<mx>.json`` (see ``source``), written at every step.
+waits for the MX's own throttle. Every step updates ``state/<mx>.json`` (see ``source``).
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ FETCH = 2000
 """Messages of one rsync; while the host is throttled as many as are imported in a minute."""
 FETCH_BYTES = 256 << 20
 OVERLAP = 2 * 3600.0
-"""Seconds before the last listing that are listed again: an MX's clock may be wrong, a message may take long to
-arrive.
-"""
+"""Seconds before the last listing that are listed again: an MX's clock may be wrong, a message may arrive late."""
 SWEEP = 3600.0
 """Seconds after which all days are listed again, not only the last hours."""
 RUN_LIMIT = 900.0
@@ -43,9 +41,9 @@ SIDE_BY_SIDE = 50
 def missing(
     remote: Remote, index: Index, filters: Sequence[str], also: frozenset[str] = frozenset()
 ) -> tuple[list[File], int]:
-    """The files of an MX that the ledger doesn't know, oldest first, and how many names aren't ours.
+    """The files of an MX whose ids aren't in the ledger, oldest first, and the number of foreign names.
 
-    ``also`` are ids to fetch although they are known (repair).
+    ``also`` are ids to fetch although they are in the ledger (repair).
     """
     files: list[File] = []
     foreign = 0
@@ -68,7 +66,7 @@ def missing(
 
 
 class Puller:
-    """One run for one MX, whose lock is held. ``counts``: what it has imported so far."""
+    """One run for one MX, whose lock is held. ``counts``: its imports so far."""
 
     def __init__(
         self,
@@ -93,9 +91,10 @@ class Puller:
         self._end = state.boottime() + limit
 
     def run(self, remote: Remote, *, sweep: bool = False) -> None:
-        """Import what waits, list, then fetch and import what was missing. Raises QuarantineError, OSError.
+        """Import ``incoming``, list the MX, fetch and import what is missing. Raises QuarantineError, OSError.
 
-        What arrives meanwhile is for the next run, within a minute: a run ends however fast the MX rejects.
+        Mail that is rejected meanwhile is left to the next run, within a minute: so a run ends however fast the MX
+        rejects.
         """
         store.sweep_temporary(self._layout.incoming(self._source.mx))
         if not self._import(fresh=False):
@@ -105,26 +104,24 @@ class Puller:
         if not self._fetch(remote, files):
             return
         left = set(listed) - self._index.known(listed)
-        # purged there meanwhile, or unreadable: another listing shows which
+        # purged there meanwhile, or unreadable: list again to find out
         if left and (count := sum(file.name in left for file in self._list(remote, sweep=sweep))):
             raise PullError(f"{count} messages are listed and can't be fetched; may mf-pull read them on the MX?")
 
     def finish(self) -> None:
-        """Import what was fetched from an MX that has left the inventory: it gives nothing again, and no listing
-        follows.
-        """
+        """Import what was fetched from an MX that has left the inventory: it is neither asked again nor listed."""
         self._import(fresh=False)
         self._source.unpulled = max(0, self._source.unpulled - self.counts.damaged)
         if not self._source.unpulled:
             self._source.oldest = None
 
     def _list(self, remote: Remote, *, sweep: bool) -> list[File]:
-        """List what is missing, and write that down."""
+        """List what is missing, and record it."""
         source = self._source
         started = self._clock()
-        # what is missing from an earlier listing may be older than its hours
+        # files still missing may be older than the hours of the last listing
         start = min(source.listed or 0.0, source.oldest or started, started) - OVERLAP
-        # a clock that was ahead may have written a time to come
+        # a clock that was ahead may have recorded a time in the future
         full = sweep or not 0 <= started - (source.swept or 0.0) < SWEEP or started - start > DAY
         files, source.foreign = missing(remote, self._index, EVERYTHING if full else recent(start, started))
         source.listed = started
@@ -138,9 +135,9 @@ class Puller:
         return due
 
     def _fetch(self, remote: Remote, files: list[File]) -> bool:
-        """Fetch and import what is missing, a portion at a time; False when time is up."""
+        """Fetch and import missing files, a portion at a time; False when time is up."""
         while files:
-            if store.free_percent(self._layout.root) < self._settings.free_percent:
+            if layout.free_percent(self._layout.root) < self._settings.free_percent:
                 raise PullError(
                     f"less than {self._settings.free_percent:g}% of space or inodes is free at {self._layout.root}; "
                     "nothing is fetched until there is more (the MXs keep it for some days)"
@@ -168,7 +165,7 @@ class Puller:
         return portion
 
     def _import(self, *, fresh: bool) -> bool:
-        """Import what is in ``incoming``; False when time is up."""
+        """Import ``incoming``; False when time is up."""
         for batch in self._importer.run(fresh=fresh, patience=self._time_left):
             self._count(batch)
             if not self._time_left():
@@ -176,7 +173,7 @@ class Puller:
         return self._time_left() > 0
 
     def _count(self, batch: Batch) -> None:
-        """Add up what an import did: the one place that counts."""
+        """Add a committed batch to the counts and to the record: the one place that counts."""
         self.counts.add(batch)
         self._source.imported += len(batch.kept)
         self._source.unpulled = max(0, self._source.unpulled - batch.files)
@@ -186,7 +183,7 @@ class Puller:
         return max(0.0, self._end - state.boottime())
 
     def _note_missing(self, files: list[File]) -> None:
-        """Write down what is missing: these files, and what was fetched and not imported."""
+        """Record what is missing: these files, and those fetched and not imported."""
         fetched = [ident for _, _, ident in layout.waiting(self._layout.incoming(self._source.mx))]
         self._source.unpulled = len(files) + len(fetched)
         oldest = min([file.name for file in files[:1]] + fetched, default=None)
@@ -194,14 +191,14 @@ class Puller:
         self._source.save(self._layout.state, self._clock())
 
 
-def side_by_side(names: Sequence[str], work: Callable[[str], int], most: int = SIDE_BY_SIDE) -> dict[str, int]:
-    """Run ``work`` for each name in a process of its own, at most ``most`` at once; returns the exit codes."""
+def side_by_side(names: Sequence[str], work: Callable[[str], int]) -> dict[str, int]:
+    """Run ``work`` for each name in a process of its own, at most SIDE_BY_SIDE at once; returns the exit codes."""
     waiting = list(names)
     running: dict[int, str] = {}
     codes: dict[str, int] = {}
     try:
         while waiting or running:
-            while waiting and len(running) < most:
+            while waiting and len(running) < SIDE_BY_SIDE:
                 name = waiting.pop(0)
                 sys.stdout.flush()
                 sys.stderr.flush()
@@ -210,7 +207,7 @@ def side_by_side(names: Sequence[str], work: Callable[[str], int], most: int = S
                     code = 1
                     try:
                         code = work(name)
-                    except BaseException:  # noqa: BLE001  (this process is ours; it must not go on as its parent)
+                    except BaseException:  # noqa: BLE001  (the child must not go on as its parent)
                         traceback.print_exc()
                     finally:
                         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Questions to the index, and their answers as text for people and as JSON for programs.
+"""Lists and sums out of the index, as text for operators and as JSON for programs.
 
 Everything shown on a terminal goes through ``text.clean``: a subject can't move the cursor, end a line or hide.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from mf import text
 
@@ -16,83 +16,57 @@ from .database import Database
 from .schema import COLUMNS
 
 
-class Wanted:
-    """Which messages: ``start`` and ``end`` are bounds for ids, texts are searched for, "" and 0 ask for nothing."""
+class Filter(NamedTuple):
+    """Which messages to list. ``start``, ``end`` and ``before`` are bounds of ids, ``sender``, ``recipient`` and
+    ``subject`` parts of the text; "" and 0 are no condition.
+    """
 
-    def __init__(
-        self,
-        domain: str = "",
-        start: str = "",
-        end: str = "",
-        mx: str = "",
-        sender: str = "",
-        recipient: str = "",
-        subject: str = "",
-        before: str = "",
-        limit: int = 0,
-        plugin: str = "",
-    ) -> None:
-        self.domain = domain
-        self.start = start
-        self.end = end
-        self.mx = mx
-        self.sender = sender
-        self.recipient = recipient
-        self.subject = subject
-        self.before = before
-        self.limit = limit
-        self.plugin = plugin
+    domain: str = ""
+    start: str = ""
+    end: str = ""
+    before: str = ""
+    mx: str = ""
+    plugin: str = ""
+    sender: str = ""
+    recipient: str = ""
+    subject: str = ""
+    limit: int = 0
 
 
-def select(wanted: Wanted) -> tuple[str, list[object]]:
-    """The statement and its values. With a domain it is a range of the primary key, otherwise one of the ledger's."""
-    bounds = "message" if wanted.domain else "ledger"
-    conditions: list[str] = []
-    values: list[object] = []
+def select(chosen: Filter) -> tuple[str, list[object]]:
+    """The statement, newest first, and its values.
 
-    def add(condition: str, value: object) -> None:
-        conditions.append(condition)
-        values.append(value)
-
-    if wanted.domain:
-        source = "message"
-        add("message.domain = %s", wanted.domain)
-    else:
-        # ids sort by time, so the newest of all domains are at the end of the ledger
-        source = "ledger STRAIGHT_JOIN message ON message.domain = ledger.domain AND message.id = ledger.id"
-        add("ledger.state = %s", "kept")
-    if wanted.start:
-        add(f"{bounds}.id >= %s", wanted.start)
-    if wanted.end:
-        add(f"{bounds}.id < %s", wanted.end)
-    if wanted.before:
-        add(f"{bounds}.id < %s", wanted.before)
-    if wanted.mx:
-        add("message.mx = %s", wanted.mx)
-    if wanted.plugin:
-        add("message.plugin = %s", wanted.plugin)
-    for column, word in (("sender", wanted.sender), ("recipients", wanted.recipient), ("subject", wanted.subject)):
-        if word:
-            add(f"message.{column} LIKE %s", f"%{_literal(word)}%")
-    columns = ", ".join(f"message.{column}" for column in COLUMNS)
-    sql = f"SELECT {columns} FROM {source} WHERE {' AND '.join(conditions)} ORDER BY {bounds}.id DESC"
-    if wanted.limit:
-        sql += " LIMIT %s"
-        values.append(wanted.limit)
-    return sql, values
+    With a domain it is a range of the primary key, otherwise one of the ledger's.
+    """
+    bounds = "message" if chosen.domain else "ledger"
+    conditions = {
+        "message.domain = %s": chosen.domain,
+        "ledger.state = %s": "" if chosen.domain else "kept",
+        f"{bounds}.id >= %s": chosen.start,
+        # whichever is earlier: the end of the time, or the last id of the page before
+        f"{bounds}.id < %s": min(filter(None, (chosen.end, chosen.before)), default=""),
+        "message.mx = %s": chosen.mx,
+        "message.plugin = %s": chosen.plugin,
+        "message.sender LIKE %s": _containing(chosen.sender),
+        "message.recipients LIKE %s": _containing(chosen.recipient),
+        "message.subject LIKE %s": _containing(chosen.subject),
+    }
+    given: dict[str, object] = {condition: value for condition, value in conditions.items() if value}
+    # ids sort by time, so the newest of all domains are at the end of the ledger
+    join = "ledger STRAIGHT_JOIN message ON message.domain = ledger.domain AND message.id = ledger.id"
+    source = "message" if chosen.domain else join
+    sql = f"SELECT {COLUMNS} FROM {source} WHERE {' AND '.join(given)} ORDER BY {bounds}.id DESC"
+    return (f"{sql} LIMIT %s", [*given.values(), chosen.limit]) if chosen.limit else (sql, [*given.values()])
 
 
-def _literal(word: str) -> str:
-    return word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-
-
-def messages(index: Database, wanted: Wanted) -> Iterator[dict[str, Any]]:
-    """The rows, newest first, as they come."""
-    yield from index.stream(*select(wanted))
+def _containing(text: str) -> str:
+    """The pattern of LIKE for a text anywhere in a column; "" for no text."""
+    literal = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{literal}%" if text else ""
 
 
 def as_json(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row for programs: times in ISO 8601, ``recipients`` as the index has them, separated by blanks."""
+    """The row of a message or a handover for programs: times in ISO 8601, ``recipients`` separated by blanks."""
     record = {
         key: value.isoformat(timespec="microseconds") + "Z" if isinstance(value, dt.datetime) else value
         for key, value in row.items()
@@ -106,20 +80,15 @@ def as_json(row: Mapping[str, Any]) -> dict[str, Any]:
     return record
 
 
-def release_as_json(handover: Mapping[str, Any]) -> dict[str, Any]:
-    """A handover for programs."""
-    return {key: as_json({key: value})[key] for key, value in handover.items() if key != "id"}
-
-
 def line(row: Mapping[str, Any], width: int) -> str:
-    """A message in one line; the id last, so that it can be picked up. ``width`` 0: nothing is cut."""
+    """A message in one line, its id last, where it is easily copied. ``width`` 0: nothing is cut."""
     flags = ("L" if row["lost"] else "-") + ("T" if row["truncated"] else "-")
     fixed = f"{row['received']:%Y-%m-%d %H:%M:%S}  {row['mx']:<8}  {amount(row['size']):>9}  {flags}  "
-    who = f"{text.clean(row['sender'], 60) or '<>'} > {text.clean(row['recipients'], 60)}"
-    words = f"{who}  {text.clean(row['subject'], 80)!r}"
+    addresses = f"{text.clean(row['sender'], 60) or '<>'} > {text.clean(row['recipients'], 60)}"
+    variable = f"{addresses}  {text.clean(row['subject'], 80)!r}"
     if width:
-        words = words[: max(20, width - len(fixed) - len(row["id"]) - 2)]
-    return f"{fixed}{words}  {row['id']}"
+        variable = variable[: max(20, width - len(fixed) - len(row["id"]) - 2)]
+    return f"{fixed}{variable}  {row['id']}"
 
 
 def page(row: Mapping[str, Any], full: Mapping[str, Any], header: bytes, handover: Mapping[str, Any] | None) -> str:
@@ -129,7 +98,7 @@ def page(row: Mapping[str, Any], full: Mapping[str, Any], header: bytes, handove
         f"rejected    {row['received']:%Y-%m-%d %H:%M:%S} UTC by {row['mx']}, plugin {text.clean(row['plugin'])}",
         f"reason      {text.clean(row['reason'], 300)}",
         f"sender      {text.clean(row['sender'], 320) or '<>'}",
-        *(f"recipient   {text.clean(str(one), 320)}" for one in full.get("recipients", [row["recipients"]])),
+        *(f"recipient   {text.clean(str(address), 320)}" for address in full.get("recipients", [row["recipients"]])),
         f"client      {text.clean(str(full.get('client_ip', '')))}, HELO {text.clean(str(full.get('helo', '')))}",
         f"subject     {text.clean(row['subject'], 300)}",
         f"size        {amount(row['size'])}"
@@ -143,14 +112,12 @@ def page(row: Mapping[str, Any], full: Mapping[str, Any], header: bytes, handove
             f" at {handover['began']:%Y-%m-%d %H:%M:%S} UTC to {handover['mx']}: {text.clean(handover['answer'], 200)}"
         )
     lines.append("")
-    lines += [f"    {text.clean(one, 500)}" for one in header.split(b"\n")[:200]]
+    lines += [f"    {text.clean(field, 500)}" for field in header.split(b"\n")[:200]]
     return "\n".join(lines)
 
 
 def stats(index: Database, domain: str = "", days: int = 0) -> dict[str, Any]:
-    """``{schema, rows, bytes, imported, expired, newest, released, domains: [...], mx: [...]}`` out of the
-    sums.
-    """
+    """``{schema, rows, bytes, imported, expired, newest, released, domains: [...], mx: [...]}``, from the tally."""
     conditions: list[str] = []
     values: list[object] = []
     if domain:
@@ -165,60 +132,58 @@ def stats(index: Database, domain: str = "", days: int = 0) -> dict[str, Any]:
         " COALESCE(SUM(imported), 0), COALESCE(SUM(expired), 0)"
     )
     keys = ("rows", "bytes", "imported", "expired")
-    found: dict[str, Any] = {"schema": index.version()}
-    found.update(zip(keys, map(int, index.rows(f"SELECT {sums} FROM tally{where}", values)[0]), strict=True))
+    figures: dict[str, Any] = {"schema": index.version()}
+    figures.update(zip(keys, map(int, index.rows(f"SELECT {sums} FROM tally{where}", values)[0]), strict=True))
     newest = index.rows("SELECT id FROM ledger WHERE state = 'kept' ORDER BY id DESC LIMIT 1")
-    found["newest"] = {"id": newest[0][0], "received": _iso(newest[0][0])} if newest else None
-    for name in ("domain", "mx"):
-        rows = index.rows(f"SELECT {name}, {sums} FROM tally{where} GROUP BY {name} ORDER BY 4 DESC, 1", values)
-        found[f"{name}s" if name == "domain" else name] = [
-            {name: row[0], **dict(zip(keys, map(int, row[1:]), strict=True))} for row in rows
-        ]
-    found["released"] = {
-        str(state): int(count) for state, count in index.rows("SELECT state, COUNT(*) FROM handover GROUP BY state")
-    }
-    return found
+    figures["newest"] = {"id": newest[0][0], "received": _iso(newest[0][0])} if newest else None
+    for column, key in (("domain", "domains"), ("mx", "mx")):
+        rows = index.rows(f"SELECT {column}, {sums} FROM tally{where} GROUP BY {column} ORDER BY 4 DESC, 1", values)
+        figures[key] = [{column: row[0], **dict(zip(keys, map(int, row[1:]), strict=True))} for row in rows]
+    figures["released"] = count_states(index, "handover")
+    return figures
+
+
+def count_states(index: Database, table: str) -> dict[str, int]:
+    """How many rows of a table are in each ``state``."""
+    return dict(index.rows(f"SELECT state, COUNT(*) FROM {table} GROUP BY state"))
 
 
 def _iso(ident: str) -> str:
     return f"{ident[:4]}-{ident[4:6]}-{ident[6:11]}:{ident[11:13]}:{ident[13:22]}Z"
 
 
-def stats_page(found: Mapping[str, Any]) -> str:
-    """The sums for people."""
-    newest = found["newest"]["received"] if found["newest"] else "none"
-    lines = [
-        (
-            f"{found['rows']} messages, {amount(found['bytes'])}; imported {found['imported']},"
-            f" expired {found['expired']}; newest {newest}"
-        )
-    ]
-    if "counted" in found:
-        lines.append(f"{found['counted']} rows counted")
-    if found["released"]:
-        lines.append("released: " + ", ".join(f"{count} {state}" for state, count in sorted(found["released"].items())))
+def stats_page(figures: Mapping[str, Any]) -> str:
+    """The sums for operators."""
+    newest = figures["newest"]["received"] if figures["newest"] else "none"
+    total = f"{figures['rows']} messages, {amount(figures['bytes'])}"
+    lines = [f"{total}; imported {figures['imported']}, expired {figures['expired']}; newest {newest}"]
+    if "counted" in figures:
+        lines.append(f"{figures['counted']} rows counted")
+    if figures["released"]:
+        released = sorted(figures["released"].items())
+        lines.append("released: " + ", ".join(f"{count} {state}" for state, count in released))
     lines += ["", f"{'domain':<40} {'messages':>10} {'bytes':>10} {'expired':>10}"]
     lines += [
-        f"{one['domain']:<40} {one['rows']:>10} {amount(one['bytes']):>10} {one['expired']:>10}"
-        for one in found["domains"][:30]
+        f"{sums['domain']:<40} {sums['rows']:>10} {amount(sums['bytes']):>10} {sums['expired']:>10}"
+        for sums in figures["domains"][:30]
     ]
-    if len(found["domains"]) > 30:
-        lines.append(f"and {len(found['domains']) - 30} more; --domain or --json shows them")
+    if len(figures["domains"]) > 30:
+        lines.append(f"and {len(figures['domains']) - 30} more; --domain or --json shows them")
     lines += ["", f"{'MX':<20} {'imported':>10} {'still there':>12}  state"]
-    imported = {one["mx"]: one["imported"] for one in found["mx"]}
-    for source in found["sources"]:
+    imported = {sums["mx"]: sums["imported"] for sums in figures["mx"]}
+    for source in figures["sources"]:
         listed = source["listed"]
-        told = "never listed" if listed is None else f"listed {text.span(max(0.0, time.time() - listed))} ago"
+        status = "never listed" if listed is None else f"listed {text.span(max(0.0, time.time() - listed))} ago"
         if source["bad"]:
-            told += f"; {source['bad']} can't be imported and lie in bad/{source['mx']}"
+            status += f"; {source['bad']} can't be imported and lie in bad/{source['mx']}"
         if source["error"]:
-            told += f"; {text.clean(source['error'], 200)}"
-        lines.append(f"{source['mx']:<20} {imported.get(source['mx'], 0):>10} {source['unpulled']:>12}  {told}")
+            status += f"; {text.clean(source['error'], 200)}"
+        lines.append(f"{source['mx']:<20} {imported.get(source['mx'], 0):>10} {source['unpulled']:>12}  {status}")
     return "\n".join(lines)
 
 
 def amount(size: float) -> str:
-    """Bytes as people say them: ``512 B``, ``12.3 kB``, ``4.0 MB``."""
+    """Bytes with a unit: ``512 B``, ``12.3 kB``, ``4.0 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

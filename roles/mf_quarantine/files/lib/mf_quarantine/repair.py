@@ -1,8 +1,8 @@
-"""After a restore, or whenever in doubt: store, index and MXs are held against each other, and what can be mended is.
+"""After a restore, or whenever in doubt: compare store, index and MXs with each other, and repair the differences.
 
-* A file without a row is indexed again, unless the ledger says that its time was over: then it goes.
-* A row without a file gets it again from an MX that still has it; otherwise the row is marked as lost, and shown so.
-* Then the whole window of each MX is pulled, as by ``pull --sweep``: what the index forgot comes again, once.
+* A file without a row is indexed again; it is removed if it has expired by the ledger.
+* A row without a file gets it again from an MX that still has it; otherwise the row is marked as lost.
+* Then all days of each MX are pulled, as by ``pull --sweep``: messages that the index lost are imported again, once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Container, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from mf import text
 
@@ -28,27 +28,16 @@ class Outcome:
 
     damaged: int = 0
     fetched: int = 0
-    found: int = 0  # files of rows that were called lost
+    found: int = 0  # files of rows that were marked as lost
     indexed: int = 0
     lost: int = 0  # rows whose file no MX has
-    lost_before: int = 0  # those of which an earlier repair reported so
+    lost_before: int = 0  # rows that an earlier repair has marked as lost
     lost_ids: list[str] = field(default_factory=list)
     removed: int = 0
 
-    def as_json(self) -> dict[str, object]:
-        """All of it by name."""
-        return asdict(self)
-
-
-def _folders(path: str) -> list[str]:
-    try:
-        return sorted(os.listdir(path))
-    except FileNotFoundError:
-        return []
-
 
 def _has(file: File, wanted: Container[str], shared: Container[str]) -> bool:
-    """Whether a listed file is one of the wanted, or may have a copy that is."""
+    """Whether a listed file is wanted, or may have a copy that is."""
     return file.name in wanted or (file.name in shared and file.path.endswith(f"/{layout.SHARED}/new/{file.name}"))
 
 
@@ -76,11 +65,11 @@ class Repair:
         self._given_up: set[str] = set()
 
     def compare(self) -> None:
-        """Files against rows, a domain's day at a time. Imports go on meanwhile; what they have in hand is left."""
+        """Compare files with rows, a domain's day at a time. Imports go on meanwhile; their files are left alone."""
         seen: set[tuple[str, str]] = set()
-        for day in _folders(self._layout.mail):
+        for day in layout.names(self._layout.mail):
             self._progress(f"files of {text.clean(day, 12)}")
-            for domain in _folders(f"{self._layout.mail}/{day}"):
+            for domain in layout.names(f"{self._layout.mail}/{day}"):
                 if layout.is_domain(domain):
                     seen.add((domain, day))
                     self._compare_day(domain, day)
@@ -92,7 +81,7 @@ class Repair:
 
     def _compare_day(self, domain: str, day: str) -> None:
         folder = f"{self._layout.mail}/{day}/{domain}"
-        there = {name for name in _folders(folder) if layout.is_id(name) and layout.day(name) == day}
+        there = {name for name in layout.names(folder) if layout.is_id(name) and layout.day(name) == day}
         rows = self._index.idents(domain, day)
         strays = sorted(there - rows.keys())
         for start in range(0, len(strays), BATCH):
@@ -103,13 +92,13 @@ class Repair:
             for ident in found:
                 self._index.mark(domain, ident, lost=False)
         cutoff = self._settings.cutoff(domain, self._clock())
-        # what is about to expire needs no file any more
+        # a message that expires anyway needs no file any more
         missing = [ident for ident in rows if ident not in there and ident >= cutoff]
         self._missing.update(dict.fromkeys(missing, domain))
         self._given_up.update(ident for ident in missing if rows[ident])
 
     def _in_hand(self, domain: str, day: str, name: str) -> bool:
-        """Whether an importer has linked this file into the store and not finished with it."""
+        """Whether an importer has linked this file into the store and not yet removed it from ``incoming``."""
         try:
             if os.lstat(f"{self._layout.mail}/{day}/{domain}/{name}").st_nlink == 1:
                 return False
@@ -122,7 +111,7 @@ class Repair:
     def _strays(self, domain: str, day: str, names: list[str]) -> None:
         folder = f"{self._layout.mail}/{day}/{domain}"
         names = [name for name in names if not self._in_hand(domain, day, name)]
-        # asked after the files were looked at: what an importer has let go of has its row by now
+        # asked after the files were checked: what an importer has finished has its row by now
         appeared = self._index.idents(domain, day) if names else {}
         names = [name for name in names if name not in appeared]
         over = self._index.over(names)
@@ -141,7 +130,7 @@ class Repair:
                 kept.append(envelope.one_of(copies, domain, name))
                 siblings += [(path, copy) for copy in copies if copy.domain not in (domain, "")]
             except (envelope.DamagedError, OSError):
-                # not whole and in no index: half of an import, most likely; the MX has it whole
+                # damaged and without a row: half of an import, most likely; the MX has it whole
                 self.outcome.damaged += 1
                 if not self._dry_run:
                     store.put_aside(path, f"{self._layout.bad}/store/{name}")
@@ -154,7 +143,7 @@ class Repair:
     def _siblings(self, siblings: list[tuple[str, envelope.Message]]) -> None:
         """Index the copies for other domains of strays, ``(file, copy)``, where neither ledger nor store has them.
 
-        No pull would: an MX isn't asked for a message whose first copy is known.
+        No pull would: a message whose first copy is in the ledger isn't fetched.
         """
         known = self._index.known([copy.id for _, copy in siblings]) if siblings else set()
         for path, copy in siblings:
@@ -181,10 +170,9 @@ class Repair:
         return kept
 
     def fetch(self, remotes: Iterable[tuple[str, Remote | None]]) -> list[str]:
-        """Get missing files from MXs that still have them; what none has is lost. Returns what went wrong, by MX.
+        """Fetch missing files from MXs that still have them; what none has is lost. Returns the problems, by MX.
 
-        ``remotes`` yields one MX at a time, with its lock held until the next is asked for; None for one that a pull
-        holds for too long.
+        ``remotes`` yields one MX at a time, with its lock held until the next; None where a pull holds it for too long.
         """
         problems: list[str] = []
         for mx, remote in remotes:
@@ -202,7 +190,7 @@ class Repair:
         self.outcome.lost = len(lost)
         self.outcome.lost_ids = lost[:100]
         self.outcome.lost_before = len(self._missing) - len(lost)
-        # an MX that can't be asked may have them: only when all were asked is a file called lost
+        # an MX that can't be asked may have them: mark files as lost only when all MXs were asked
         if not self._dry_run and not problems:
             for ident, domain in self._missing.items():
                 self._index.mark(domain, ident, lost=True)
@@ -225,7 +213,7 @@ class Repair:
             self._take(mx)
 
     def _take(self, mx: str) -> None:
-        """Put fetched files of rows that miss theirs into the store; the importer does the rest."""
+        """Link fetched files into the store for rows without a file; the importer does the rest."""
         shared = {layout.first_copy(ident) for ident in self._missing}
         for path, domain, ident in layout.waiting(self._layout.incoming(mx)):
             if self._missing.get(ident) != domain and not (domain == layout.SHARED and ident in shared):

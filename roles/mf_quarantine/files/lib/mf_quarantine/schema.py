@@ -1,6 +1,4 @@
-"""The schema of the index: its version, and the files that lead there. Reads files only; ``migration.migrate``
-runs them.
-"""
+"""The schema of the index: its version and its migrations' files. Runs nothing: ``migration.migrate`` does."""
 
 from __future__ import annotations
 
@@ -13,27 +11,15 @@ SCHEMA = 1
 """The version of the schema that this code works with: the number of the newest file in MIGRATIONS."""
 MIGRATIONS = os.path.join(os.path.dirname(__file__), "schema")
 COLUMNS = (
-    "domain",
-    "id",
-    "received",
-    "mx",
-    "sender",
-    "recipients",
-    "subject",
-    "plugin",
-    "reason",
-    "size",
-    "kept",
-    "truncated",
-    "lost",
-    "path",
-    "sha256",
+    "message.domain, message.id, message.received, message.mx, message.sender, message.recipients, message.subject,"
+    " message.plugin, message.reason, message.size, message.kept, message.truncated, message.lost, message.path,"
+    " message.sha256"
 )
-"""Of the table ``message``."""
+"""The columns of the table ``message``, for a SELECT."""
 
 
 class SchemaError(QuarantineError):
-    """The schema, or what leads to it, isn't of the version that this code knows."""
+    """The schema or its migrations aren't of this code's version."""
 
 
 def judge(there: int, name: str) -> None:
@@ -51,17 +37,17 @@ def judge(there: int, name: str) -> None:
 
 def migrations(folder: str) -> dict[int, str]:
     """Version -> text of its file ``NNNN_what.sql``. Raises SchemaError unless they are 1 to SCHEMA without a gap."""
-    found: dict[int, str] = {}
+    texts: dict[int, str] = {}
     try:
         for name in sorted(os.listdir(folder)):
             if match := re.fullmatch(r"(\d{4})_[a-z0-9_]+\.sql", name):
                 with open(os.path.join(folder, name), encoding="utf-8") as file:
-                    found[int(match[1])] = file.read()
+                    texts[int(match[1])] = file.read()
     except OSError as error:
         raise SchemaError(f"{folder}: {error.strerror}; deploy again with playbooks/site.yml") from None
-    if sorted(found) != list(range(1, SCHEMA + 1)):
-        raise SchemaError(f"{folder} has versions {sorted(found)}, this release needs 1 to {SCHEMA}; deploy again")
-    return found
+    if sorted(texts) != list(range(1, SCHEMA + 1)):
+        raise SchemaError(f"{folder} has versions {sorted(texts)}, this release needs 1 to {SCHEMA}; deploy again")
+    return texts
 
 
 def statements(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""How far the fetching from an MX is: ``state/<mx>.json``, written at each step of a pull and judged by the check::
+"""How far the pull from an MX has come: ``state/<mx>.json``, written at each step of a pull, judged by the check::
 
     {"mx", "since": first attempt, "attempted", "error": "" or one line, "listed": last complete listing or null,
      "swept": last listing of all days or null, "unpulled": known and not imported yet, there or fetched already,
@@ -13,53 +13,53 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from mf import state
 
 CANARY = "canary-"
-"""What the names of files begin with that lie beside the records (see ``canaries``)."""
+"""Prefix of the canaries' records, which lie beside these (see ``canaries``)."""
 
 
+@dataclass
 class Source:
-    """The record of one MX; keys that are missing or of another type count as unknown."""
+    """The record of one MX, its keys in the order of the file."""
 
-    def __init__(self, mx: str, record: Mapping[str, Any]) -> None:
-        error = record.get("error")
-        self.mx = mx
-        self.since = _number(record, "since")
-        self.attempted = _number(record, "attempted")
-        self.error = error if isinstance(error, str) else ""
-        self.listed = _number(record, "listed")
-        self.swept = _number(record, "swept")
-        self.unpulled = int(_number(record, "unpulled") or 0)
-        self.oldest = _number(record, "oldest")
-        self.imported = int(_number(record, "imported") or 0)
-        self.foreign = int(_number(record, "foreign") or 0)
-        self.ahead = int(_number(record, "ahead") or 0)
+    mx: str
+    since: float | None = None
+    attempted: float | None = None
+    error: str = ""
+    listed: float | None = None
+    swept: float | None = None
+    unpulled: int = 0
+    oldest: float | None = None
+    imported: int = 0
+    foreign: int = 0
+    ahead: int = 0
+
+    @classmethod
+    def parse(cls, mx: str, record: Mapping[str, Any]) -> Source:
+        """The record of an MX from its file's content; a key that is missing is unknown or 0."""
+        names = {field.name for field in fields(cls)}
+        return cls(**{key: value for key, value in record.items() if key in names} | {"mx": mx})
 
     def lag(self, now: float) -> float:
-        """Seconds: everything that the MX kept before that long ago is here. Never smaller than what is known to be
-        missing.
-        """
+        """Seconds: what the MX kept before that long ago is here. Not less than the age of what is missing."""
         covered = self.listed if self.listed is not None else self.since if self.since is not None else now
         if self.unpulled and self.oldest is not None:
             covered = min(covered, self.oldest)
         return max(0.0, now - covered)
 
-    def as_json(self) -> dict[str, Any]:
-        """The record as it is written."""
-        return dict(vars(self))
-
     def save(self, folder: str, now: float) -> None:
-        """Write the record with the time of this attempt; readers never see half of it."""
+        """Write the record with the time of this attempt, atomically."""
         self.attempted = now
-        state.write_atomic(f"{folder}/{self.mx}.json", json.dumps(self.as_json()).encode() + b"\n", 0o644)
+        state.write_atomic(f"{folder}/{self.mx}.json", json.dumps(vars(self)).encode() + b"\n", 0o644)
 
 
 def load(folder: str, mx: str, now: float) -> Source:
-    """The record of an MX; a new one when there is none, or none that is whole."""
-    source = Source(mx, state.decode(state.read_bytes(f"{folder}/{mx}.json")) or {})
+    """The record of an MX; a new one when there is none, or its file is damaged."""
+    source = Source.parse(mx, state.decode(state.read_bytes(f"{folder}/{mx}.json")) or {})
     source.since = source.since or now
     source.attempted = source.attempted or now
     return source
@@ -69,8 +69,3 @@ def names(folder: str) -> list[str]:
     """MXs that have a record. Raises OSError."""
     records = (name for name in sorted(os.listdir(folder)) if not name.startswith(CANARY))
     return [name.removesuffix(".json") for name in records if name.endswith(".json")]
-
-
-def _number(record: Mapping[str, Any], key: str) -> float | None:
-    value = record.get(key)
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None

@@ -1,4 +1,4 @@
-"""The quarantine's files: put in, taken out, made durable. Links and unlinks only, so nothing is ever half there."""
+"""The quarantine's files: add, remove, make durable. By links and unlinks only, so no file is ever half there."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from collections.abc import Iterable
 
 
 def keep(source: str, target: str) -> None:
-    """Give a file its place in the store as well, by a hard link. What else is there (half of it, from before a power
-    cut) is replaced.
-    """
+    """Hard-link a file into the store. Another file there (half of it, from before a power cut) is replaced."""
     for _ in range(3):
         try:
             os.link(source, target)
@@ -32,7 +30,7 @@ def keep(source: str, target: str) -> None:
 
 
 def put_aside(source: str, target: str) -> None:
-    """Give what can't be imported its place in ``bad``. A folder can't be linked: it moves."""
+    """Link what can't be imported into ``bad``. A folder can't be linked: it is moved."""
     folder = stat.S_ISDIR(os.lstat(source).st_mode)
     if folder or os.path.isdir(target):
         discard(target)
@@ -44,7 +42,7 @@ def put_aside(source: str, target: str) -> None:
 
 
 def discard(path: str) -> bool:
-    """Remove what lies in ``bad``, a folder with all that is in it; False when nothing does."""
+    """Remove a file, or a folder with its content, from ``bad``; False when there was none."""
     try:
         return drop(path)
     except IsADirectoryError:
@@ -62,7 +60,7 @@ def drop(path: str) -> bool:
 
 
 def prune(folders: Iterable[str]) -> None:
-    """Remove folders that are empty, and those above them that become so, up to two levels."""
+    """Remove those of the folders that are empty, and the one above each if that becomes empty."""
     for folder in sorted(folders, reverse=True):
         for path in (folder, os.path.dirname(folder)):
             try:
@@ -72,9 +70,7 @@ def prune(folders: Iterable[str]) -> None:
 
 
 def sync(folder: str) -> None:
-    """All that was written to this file system is on disk when this returns (man syncfs): one wait for a whole
-    batch.
-    """
+    """Write this file system's changes to disk (man syncfs): one wait for a whole batch."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if _libc.syncfs(descriptor) != 0:
@@ -87,16 +83,8 @@ def sync(folder: str) -> None:
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def free_percent(folder: str) -> float:
-    """What is free of the file system's space or inodes, whichever is less, in percent."""
-    figures = os.statvfs(folder)
-    space = 100.0 * figures.f_bavail / figures.f_blocks if figures.f_blocks else 100.0
-    inodes = 100.0 * figures.f_favail / figures.f_files if figures.f_files else 100.0
-    return min(space, inodes)
-
-
 def sweep_temporary(folder: str) -> None:
-    """Remove what a killed rsync left behind: its unfinished files begin with a dot."""
+    """Remove the unfinished files of a killed rsync: their names begin with a dot."""
     for path, _, names in os.walk(folder):
         for name in names:
             if name.startswith("."):

@@ -1,4 +1,4 @@
-"""quarantine expire: let go of messages whose retention is over."""
+"""quarantine expire: remove messages whose retention is over."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ THROTTLE_LIMIT = 600.0  # seconds that a run waits for the throttle before it go
 
 
 def run(args: argparse.Namespace, context: Context) -> int:
-    """Expire messages until none is left whose time is over, or for ``--max``."""
+    """Expire messages until none is left to expire, or for ``--max``."""
     with context.layout.lock("expire") as held:
         if not held:
             return report(args, {"running": True}, "an expire is under way already")
@@ -42,4 +42,4 @@ def run(args: argparse.Namespace, context: Context) -> int:
     message = f"{verb}: {outcome.messages} messages, {query.amount(outcome.bytes)}"
     if not outcome.finished:
         message += "; time is up, the next run goes on"
-    return report(args, outcome.as_json(), message)
+    return report(args, vars(outcome), message)

@@ -86,11 +86,11 @@ def pull_mx(context: Context, mx: str, *, sweep: bool, as_json: bool = False, ch
         if error and error != before:
             decisions.journal(f"quarantine: {mx}: {error}", {"PRIORITY": "4"})
         if as_json:
-            print(json.dumps(state.as_json() | {"now": counts.as_json()}))
+            print(json.dumps(vars(state) | {"now": vars(counts)}))
         elif error:
             fail(f"{mx}: {error}")
         elif chatty or sys.stdout.isatty():
-            news = ", ".join(f"{value} {name}" for name, value in counts.as_json().items() if value) or "nothing new"
+            news = ", ".join(f"{value} {name}" for name, value in vars(counts).items() if value) or "nothing new"
             print(f"{mx}: {news}; {state.unpulled} still there")
     return FAILED if error else DONE
 

@@ -1,4 +1,4 @@
-"""quarantine repair: hold files, index and MXs against each other, then pull from every MX."""
+"""quarantine repair: compare files, index and MXs with each other, then pull from every MX."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .pull import pull_mx, remote_of
 
 
 def run(args: argparse.Namespace, context: Context) -> int:
-    """Mend what can be mended and report what is lost."""
+    """Repair differences and report what is lost."""
     terminal = sys.stderr.isatty()
 
     def progress(message: str) -> None:
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace, context: Context) -> int:
         parts.append(f"{outcome.lost_before} were called lost before")
     if outcome.damaged:
         parts.append(f"{outcome.damaged} damaged files {verb} put aside in bad/store")
-    code = report(args, outcome.as_json() | {"problems": problems}, "; ".join(parts))
+    code = report(args, vars(outcome) | {"problems": problems}, "; ".join(parts))
     return FAILED if problems or outcome.lost else code
 
 

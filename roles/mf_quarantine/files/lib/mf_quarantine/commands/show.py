@@ -14,7 +14,7 @@ _GONE = {"expired": "its time is over", "canary": "it was a canary", "bad": "it 
 
 
 def run(args: argparse.Namespace, context: Context) -> int:
-    """Print what is kept of a message."""
+    """Print a message's row, envelope and header."""
     row = context.index.find(args.id)
     if row is None:
         raise QuarantineError(f"no message {args.id} ever came here")
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace, context: Context) -> int:
             "client_ip": full.get("client_ip", ""),
             "helo": full.get("helo", ""),
             "header": envelope.header(head).decode("latin-1"),
-            "release": query.release_as_json(handover) if handover else None,
+            "release": query.as_json(handover) if handover else None,
         }
         print(json.dumps(record))
     else:
