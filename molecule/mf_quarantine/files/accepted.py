@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Give the queue, as the SMTP service in front does, mail that a customer's server may refuse.
+"""Hand the queue mail that a customer's server may refuse, as the SMTP service in front does.
 
     accepted.py          prints {"X-Lab-Id": {"sha256": ..., "sender": ...}}
 
-The hash is over the message as it was given, so below all Received lines: what arrives must have the same.
+The hash is over the message as it was sent, without any Received line. The delivered message must have the same hash.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ MESSAGES = {
     "accepted-odd": ("a@world.example", ["gone@customer.example"], ODD),
     "accepted-bounce": ("", ["gone@customer.example"], b"a bounce from outside\r\n"),
     "accepted-two": ("a@world.example", ["gone@customer.example", "here@customer.example"], b"to two\r\n"),
-    # the largest there may be
+    # the largest size that is accepted
     "accepted-huge": ("a@world.example", ["gone@customer.example"], (b"h" * 998 + b"\r\n") * 52000),
 }
 
 
 def main() -> None:
-    """Send all."""
+    """Send all messages and print their hashes."""
     told = {}
     for name, (sender, recipients, body) in MESSAGES.items():
         message = f"Subject: accepted\r\nX-Lab-Id: {name}\r\n\r\n".encode() + body

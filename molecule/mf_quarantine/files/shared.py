@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""One large spam to many domains: on the internet's side, and what control has of it.
+"""Send one large spam to many domains from the internet, and examine control's copies.
 
     shared.py send ADDRESS COUNT BYTES      from `world`: one message to u@many1.example, u@many2.example, …
-    shared.py judge COUNT                   on control, as root, with cron's pulls going on
+    shared.py judge COUNT                   on control, as root, while cron's pulls go on
 
-Prints one JSON object of what was found; the scenario judges it.
+Prints the results as one JSON object; the scenario judges them.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ ROOT = Path("/mf/var/quarantine")
 SETTINGS = Path("/mf/etc/mf.json")
 COMMAND = "/mf/bin/quarantine"
 SENDER = "many@world.example"
-LIMIT = 120.0  # seconds for a pull that is under way to end, and the next
+LIMIT = 120.0  # seconds for a pull that is running to end, and for the next one
 
 
 def domains(count: int) -> list[str]:
-    """The domains that have a copy."""
+    """Return the domains that get a copy."""
     return [f"many{number}.example" for number in range(1, count + 1)]
 
 
 def send(address: str, count: int, size: int) -> dict[str, Any]:
-    """Have one message refused."""
+    """Send the message, which is to be refused."""
     body = f"Subject: many\r\nX-Lab-Id: verify-many\r\n\r\n{GTUBE}\r\n" + ("y" * 70 + "\r\n") * (size // 72)
     with smtplib.SMTP(address, 25, timeout=60) as link:
         link.helo("world.example")
@@ -45,19 +45,19 @@ def send(address: str, count: int, size: int) -> dict[str, Any]:
 
 
 def run(*words: str) -> subprocess.CompletedProcess[bytes]:
-    """One command of the quarantine."""
+    """Run a command of the quarantine."""
     return subprocess.run([COMMAND, *words], capture_output=True, check=False)
 
 
 def rows(domain: str = "") -> list[dict[str, Any]]:
-    """What is listed of the message."""
+    """Return the listed copies of the message."""
     where = ("--domain", domain) if domain else ()
     done = run("list", *where, "--sender", SENDER, "--limit", "0", "--json")
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def pulled(count: int) -> list[dict[str, Any]]:
-    """The rows when there are that many, or as many as come in time."""
+    """Return the rows as soon as there are that many, or those that came in time."""
     end = time.monotonic() + LIMIT
     while len(found := rows()) < count and time.monotonic() < end:
         run("pull")
@@ -65,7 +65,7 @@ def pulled(count: int) -> list[dict[str, Any]]:
 
 
 def disk(wanted: list[dict[str, Any]]) -> dict[str, int]:
-    """How many names the messages have on this disk, how many files these are, and what they take."""
+    """Count the messages' names on this disk, the files behind them, and the bytes that these take."""
     files = [path.stat() for row in wanted for path in (ROOT / "mail").glob(row["path"])]
     waiting = [path.stat() for path in (ROOT / "incoming").rglob("*") if path.is_file()]
     once = {one.st_ino: one.st_blocks * 512 for one in files + [one for one in waiting if one.st_size > 100000]}
@@ -73,20 +73,20 @@ def disk(wanted: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def whole(row: dict[str, Any]) -> bool:
-    """Whether a copy can be shown: its own recipient only, and all of the bytes."""
+    """Return whether a copy is shown with its own recipient only and all of the bytes."""
     shown = json.loads(run("show", row["id"], "--json").stdout or "{}")
     raw = run("show", "--raw", row["id"]).stdout
     return bool(shown.get("recipients") == [f"u@{row['domain']}"] and hashlib.sha256(raw).hexdigest() == row["sha256"])
 
 
 def intact(row: dict[str, Any]) -> bool:
-    """Whether a copy's file has all of the bytes."""
+    """Return whether a copy's file has all of the bytes."""
     _, _, body = (ROOT / "mail" / row["path"]).read_bytes().partition(b"\n")
     return bool(hashlib.sha256(body).hexdigest() == row["sha256"])
 
 
 def redated(row: dict[str, Any], days: float) -> None:
-    """The MX's file once more, as if it had come some days ago: the copies' ids follow from the file's name."""
+    """Put the MX's file there again as one of some days ago; the copies' ids derive from the file's name."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(time.time() - days * 86400))
     name = stamp + row["id"].rpartition(".")[0][15:] + ".0"
     folder = ROOT / "incoming/mx1" / time.strftime("%Y-%m-%d", time.strptime(stamp[:8], "%Y%m%d")) / "_shared/new"
@@ -99,7 +99,7 @@ def redated(row: dict[str, Any], days: float) -> None:
 
 
 def judge(count: int) -> dict[str, Any]:
-    """All copies, then those of an older message while one domain's time is over."""
+    """Examine all copies, then those of an older message of which one domain's copy expires."""
     new = pulled(count)
     found: dict[str, Any] = {
         "rows": len(new),
@@ -133,7 +133,7 @@ def judge(count: int) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> int:
-    """Do one part."""
+    """Run the part that is named."""
     print(json.dumps(send(argv[1], int(argv[2]), int(argv[3])) if argv[0] == "send" else judge(int(argv[1]))))
     return 0
 
