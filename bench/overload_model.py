@@ -36,7 +36,7 @@ WEIGHT = math.exp(-STEP / 60.0)
 
 PERIOD, JITTER, MISSED = 120.0, 1.0, 0.01
 HIGH, LOW, LEASE = 5.0, 4.0, 300.0
-TAKING = 0.2  # from having looked to refusing
+TAKING = 0.2  # from the end of the survey to refusing
 
 TRIES = 3  # MXs a sender goes through before it comes again later
 COME_AGAIN = (300.0, 600.0, 1200.0, 2400.0)
@@ -90,7 +90,7 @@ class Host:
         self.fleet: dict[str, Any] = {}
 
     def greets(self) -> bool:
-        """Whether it greets within the time a look takes."""
+        """Whether it greets within the time a survey takes."""
         return not self.refusing and self.queue < SLOTS + peers.PATIENCE * CAPACITY
 
     def room(self) -> int:
@@ -253,10 +253,10 @@ class Simulation:
         if host.holding == load.REFUSE:
             self._begin(host, renewal=True)
         else:
-            self._at(self.now + budget.turn(host.name, host.fleet), partial(self._begin, host, renewal=False))
+            self._at(self.now + budget.delay(host.name, host.fleet), partial(self._begin, host, renewal=False))
 
     def _begin(self, host: Host, *, renewal: bool) -> None:
-        first, takes = self._look(host)
+        first, takes = self._survey(host)
         if not budget.is_enough(first, self.case.minimum):
             self._at(self.now + takes, partial(self._hold, host, load.MARK))
             return
@@ -266,8 +266,8 @@ class Simulation:
                 self.now + takes + TAKING + budget.settle(host.fleet), partial(self._settle, host, first, last=False)
             )
 
-    def _settle(self, host: Host, first: peers.Sight, *, last: bool) -> None:
-        second, takes = self._look(host, first.asked)
+    def _settle(self, host: Host, first: peers.Survey, *, last: bool) -> None:
+        second, takes = self._survey(host, first.asked)
         if budget.is_enough(second, self.case.minimum):
             return
         if last or budget.must_yield(host.name, first, second, self.case.minimum):
@@ -275,8 +275,8 @@ class Simulation:
         else:
             self._at(self.now + takes + budget.settle(host.fleet), partial(self._settle, host, first, last=True))
 
-    def _look(self, host: Host, only: Collection[str] | None = None) -> tuple[peers.Sight, float]:
-        """What the host sees, and how long it looks: an MX that is silent costs the whole time, a refusal none."""
+    def _survey(self, host: Host, only: Collection[str] | None = None) -> tuple[peers.Survey, float]:
+        """The host's survey, and how long it takes: an MX that is silent costs the whole time, a refusal none."""
         takes = 0.0
 
         def ask(addresses: Sequence[tuple[str, int]], seconds: float) -> Mapping[tuple[str, int], bool]:
@@ -286,7 +286,7 @@ class Simulation:
                 takes = seconds
             return {address: one.greets() for address, one in asked}
 
-        return peers.look(host.fleet, ask, self._chance.sample, only), takes
+        return peers.survey(host.fleet, ask, self._chance.sample, only), takes
 
     def _hold(self, host: Host, want: str) -> None:
         """Take or renew the lease, or with NONE give it back."""

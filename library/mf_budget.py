@@ -96,8 +96,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def judge(accepting: bool, others: peers.Sight, minimum: int) -> dict[str, Any]:
-    """The module's result, from one look at this MX and one at the others."""
+def judge(accepting: bool, others: peers.Survey, minimum: int) -> dict[str, Any]:
+    """The module's result, from one probe of this MX and a survey of the others."""
     if not accepting:
         return {"msg": "this MX accepts no mail now, so touching it takes nothing from the fleet", "accepting": False}
     number = others.estimate()
@@ -132,7 +132,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     fleet = {"peers": module.params["peers"], "patience": module.params["patience"]}
     accepting = accepts(module.params["address"], module.params["port"], module.params["patience"])
-    others = peers.look(fleet) if accepting else peers.Sight(0, (), ())
+    others = peers.survey(fleet) if accepting else peers.Survey(0, (), ())
     result = judge(accepting, others, module.params["min_accepting"] or 0)
     if result.pop("failed", False):
         module.fail_json(**result)

@@ -163,14 +163,14 @@ def wanted_seconds(params: Mapping[str, Any]) -> float | None:
         raise RefusedError(f"ttl: {error}".replace("--hold", "hold=true")) from None
 
 
-def look_without(leaving: Collection[str]) -> Any:
-    """A look at the peers that counts those ``leaving`` as refusing already, whatever they do at this moment."""
+def survey_without(leaving: Collection[str]) -> Any:
+    """A survey of the peers that counts those ``leaving`` as refusing already, whatever they do at this moment."""
 
-    def look(fleet: Mapping[str, Any], **options: Any) -> peers.Sight:
-        sight = peers.look(fleet, **options)
-        return peers.Sight(sight.total, sight.asked, sight.accepting - frozenset(leaving))
+    def probe(fleet: Mapping[str, Any], **options: Any) -> peers.Survey:
+        survey = peers.survey(fleet, **options)
+        return peers.Survey(survey.total, survey.asked, survey.accepting - frozenset(leaving))
 
-    return look
+    return probe
 
 
 def change(params: Mapping[str, Any], places: state.Places, *, check: bool, **parts: Any) -> control.Outcome:
@@ -179,14 +179,14 @@ def change(params: Mapping[str, Any], places: state.Places, *, check: bool, **pa
     Raises RefusedError.
     """
     seconds = wanted_seconds(params)
-    look = look_without(params["leaving"])
+    survey = survey_without(params["leaving"])
     try:
         settings = config.load(places)
-        throttle = control.Control(places, settings, dry_run=check, **{"look": look, **parts})
+        throttle = control.Control(places, settings, dry_run=check, **{"survey": survey, **parts})
         if params["state"] == "absent":
             return throttle.off(params["owner"])
         if seconds is None and params["refuse"] and throttle.can_refuse and not params["force"]:
-            hold_within_budget(params, places, settings, parts.get("look", look))
+            hold_within_budget(params, places, settings, parts.get("survey", survey))
         return throttle.on(params["owner"], params["reason"], seconds, refuse=params["refuse"], force=params["force"])
     except control.OverBudgetError as error:
         raise RefusedError(over_budget(str(error).partition(". ")[0], params["leaving"])) from None
@@ -194,14 +194,14 @@ def change(params: Mapping[str, Any], places: state.Places, *, check: bool, **pa
         raise RefusedError(str(error)) from None
 
 
-def hold_within_budget(params: Mapping[str, Any], places: state.Places, settings: Mapping[str, Any], look: Any) -> None:
+def hold_within_budget(params: Mapping[str, Any], places: state.Places, settings: Mapping[str, Any], ask: Any) -> None:
     """Raise RefusedError when a new hold would leave too few. (The package lets every hold pass, as a deploy needs.)"""
     own = lease.find(marker.current(places).leases, params["owner"])
     minimum = settings["fleet"]["min_accepting"] if "fleet" in settings else 0
     if minimum > 0 and not (own is not None and own.refuse):
-        sight = look(settings["fleet"])
-        if not budget.is_enough(sight, minimum):
-            raise RefusedError(over_budget(f"over budget: {sight.words(minimum)}", params["leaving"]))
+        survey = ask(settings["fleet"])
+        if not budget.is_enough(survey, minimum):
+            raise RefusedError(over_budget(f"over budget: {survey.describe(minimum)}", params["leaving"]))
 
 
 def over_budget(why: str, leaving: Sequence[str]) -> str:
@@ -252,10 +252,10 @@ def main() -> None:
         "diff": {"before": shown(before), "after": shown(after)},
     }
     if refuses_in_vain(module.params, after):
-        module.fail_json(msg=after.words(), **result)
+        module.fail_json(msg=after.describe(), **result)
     if outcome.unmarked:
-        module.fail_json(msg=f"{after.words()}, but {'; '.join(outcome.warnings)}", **result)
-    module.exit_json(msg=not_an_owner(module.params, before) or after.words(), **result)
+        module.fail_json(msg=f"{after.describe()}, but {'; '.join(outcome.warnings)}", **result)
+    module.exit_json(msg=not_an_owner(module.params, before) or after.describe(), **result)
 
 
 if __name__ == "__main__":

@@ -62,11 +62,11 @@ def test_the_check_reads_the_record_and_says_when_it_is_torn(places: state.Place
     kept = record.Record(places)
     kept.past("dump").succeeded = kept.past("full").succeeded = 9e9
     kept.save()
-    result = check.look(places, VALUES)
+    result = check.probe(places, VALUES)
     assert isinstance(result, state.Result)
     assert "in the future" in result.summary
     Path(places.persistent, "backup.json").write_text("{")
-    result = check.look(places, VALUES)
+    result = check.probe(places, VALUES)
     assert isinstance(result, state.Result)
     assert result.status == state.UNKNOWN
 
@@ -79,10 +79,10 @@ def test_a_full_disk_is_said_by_the_check_as_no_failure_can_be_recorded(
     figures = list(real)
     figures[3] = check.ROOM // real.f_frsize - 1  # f_bfree: what root may still use
     monkeypatch.setattr("os.statvfs", lambda _: os.statvfs_result(figures))
-    result = check.look(places, VALUES)
+    result = check.probe(places, VALUES)
     assert isinstance(result, state.Result)
     assert (result.status, "no room to put anything on record" in result.summary) == (state.CRITICAL, True)
     figures[3] += 2
-    result = check.look(places, VALUES)
+    result = check.probe(places, VALUES)
     assert isinstance(result, state.Result)
     assert "no room" not in result.summary

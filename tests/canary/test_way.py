@@ -274,13 +274,13 @@ def test_it_reads_the_notes_of_both(tmp_path: Path) -> None:
         ("ham-mx2.json", {"since": now - 10}),
     ):
         (tmp_path / name).write_text(json.dumps(record))
-    result = check.look(state.Places(), values)
+    result = check.probe(state.Places(), values)
     assert isinstance(result, state.Result)
     assert result.status == state.OK
     assert result.metrics["mx1_spam_seconds"] == 7
     for damage in ("", "[", '{"sent": "x"}', '{"sent": NaN}', '{"sent": true, "imported": -1}'):
         (tmp_path / "canary-mx1.json").write_text(damage)
-        assert isinstance(check.look(state.Places(), values), state.Result)
+        assert isinstance(check.probe(state.Places(), values), state.Result)
 
 
 def test_every_host_sends_them_every_10_minutes() -> None:

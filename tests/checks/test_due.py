@@ -37,12 +37,12 @@ Round = Callable[..., int]
 
 @pytest.fixture
 def round_of(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> Round:
-    """Run a round of made-up checks, ``name=look function``, in a process of its own so that forks are its."""
+    """Run a round of made-up checks, ``name=probe function``, in a process of its own so that forks are its."""
 
-    def go(everything: bool = True, **looks: run.Look) -> int:
-        monkeypatch.setattr(due, "ORDER", tuple(looks))
-        monkeypatch.setattr(due, "_check", lambda name, _: run.Check(name, looks[name], {}))
-        values: dict[str, dict[str, Any]] = {name: {"period": 60, "deadline": 1} for name in looks}
+    def go(everything: bool = True, **probes: run.Probe) -> int:
+        monkeypatch.setattr(due, "ORDER", tuple(probes))
+        monkeypatch.setattr(due, "_check", lambda name, _: run.Check(name, probes[name], {}))
+        values: dict[str, dict[str, Any]] = {name: {"period": 60, "deadline": 1} for name in probes}
         child = os.fork()
         if child == 0:
             code = 99
@@ -68,11 +68,11 @@ def broken(*_: object) -> state.Result:
     raise RuntimeError("broken")
 
 
-def odd(status: str = state.WARNING, name: str = "smtp") -> run.Look:
-    def look(*_: object) -> run.Diagnosis:
+def odd(status: str = state.WARNING, name: str = "smtp") -> run.Probe:
+    def probe(*_: object) -> run.Diagnosis:
         return lambda dry_run: state.Result(name, status, "diagnosed")
 
-    return look
+    return probe
 
 
 def test_all_fine(round_of: Round, places: state.Places) -> None:
@@ -100,10 +100,10 @@ def test_a_slow_diagnosis_delays_nobody(round_of: Round, places: state.Places) -
 
         return diagnose
 
-    def look(*_: object) -> state.Result:
+    def probe(*_: object) -> state.Result:
         return state.Result("load", state.OK, str(time.monotonic()))
 
-    assert round_of(processes=slow, load=look) == 0
+    assert round_of(processes=slow, load=probe) == 0
     assert float(stored(places, "load")["summary"]) < float(stored(places, "processes")["summary"])
 
 
@@ -146,17 +146,17 @@ def test_a_diagnosis_that_dies_is_reported(round_of: Round, places: state.Places
 def test_a_diagnosis_that_cannot_publish_is_reported(
     round_of: Round, places: state.Places, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def look(*_: object) -> run.Diagnosis:
+    def probe(*_: object) -> run.Diagnosis:
         return lambda dry_run: state.Result("smtp", "FINE", "no such status")
 
-    assert round_of(smtp=look, load=fine) == 3
+    assert round_of(smtp=probe, load=fine) == 3
     assert stored(places, "smtp")["summary"] == "the check ended without a result"
     assert "smtp: the result can't be published: KeyError: 'FINE'" in capfd.readouterr().err
     assert stored(places, "load")["status"] == "OK"
 
 
 def test_no_descriptor_is_needed_to_wait(round_of: Round, places: state.Places) -> None:
-    def look(*_: object) -> run.Diagnosis:
+    def probe(*_: object) -> run.Diagnosis:
         # its lock is open already; not one more from here to the diagnosis
         free = os.dup(0)
         os.close(free)
@@ -169,12 +169,12 @@ def test_no_descriptor_is_needed_to_wait(round_of: Round, places: state.Places) 
 
         return diagnose
 
-    assert round_of(smtp=look) == 0
+    assert round_of(smtp=probe) == 0
     assert stored(places, "smtp")["summary"] == "diagnosed False"
 
 
 def test_a_diagnosis_may_wait_for_children_of_its_own(round_of: Round, places: state.Places) -> None:
-    def look(*_: object) -> run.Diagnosis:
+    def probe(*_: object) -> run.Diagnosis:
         def diagnose(dry_run: bool) -> state.Result:
             del dry_run
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -182,7 +182,7 @@ def test_a_diagnosis_may_wait_for_children_of_its_own(round_of: Round, places: s
 
         return diagnose
 
-    round_of(smtp=look)
+    round_of(smtp=probe)
     assert stored(places, "smtp")["summary"] == "blocked: []"
 
 
@@ -209,7 +209,7 @@ def test_a_running_check_that_hangs_is_unknown(
 
 
 def test_the_lock_of_a_diagnosis_is_held_until_its_end(round_of: Round, places: state.Places) -> None:
-    def look(*_: object) -> run.Diagnosis:
+    def probe(*_: object) -> run.Diagnosis:
         def diagnose(dry_run: bool) -> state.Result:
             del dry_run
             time.sleep(0.3)  # by now the parent has closed its own descriptor
@@ -218,7 +218,7 @@ def test_the_lock_of_a_diagnosis_is_held_until_its_end(round_of: Round, places: 
 
         return diagnose
 
-    round_of(smtp=look)
+    round_of(smtp=probe)
     assert stored(places, "smtp")["summary"] == "free: False"
 
 

@@ -99,7 +99,7 @@ def check(host: Host, one: float, *, dry_run: bool = False, **values: Any) -> st
     host.set_load(one)
     host.clock.sleep(120)
     settings = {**host.settings["checks"]["load"], **values}
-    found = load.look(host.places, settings)
+    found = load.probe(host.places, settings)
     if not isinstance(found, state.Result):
         found = found(dry_run)
     if not dry_run:
@@ -109,7 +109,7 @@ def check(host: Host, one: float, *, dry_run: bool = False, **values: Any) -> st
 
 def test_the_healthy_path_is_hot(host: Host) -> None:
     check(host, 0.1)
-    assert isinstance(load.look(host.places, host.settings["checks"]["load"]), state.Result)
+    assert isinstance(load.probe(host.places, host.settings["checks"]["load"]), state.Result)
 
 
 def waiting(path: Path) -> None:
@@ -138,7 +138,7 @@ def waiting(path: Path) -> None:
 def test_anything_odd_is_cold(host: Host, disturb: Callable[[Host], object]) -> None:
     check(host, 0.1)
     disturb(host)
-    assert not isinstance(load.look(host.places, host.settings["checks"]["load"]), state.Result)
+    assert not isinstance(load.probe(host.places, host.settings["checks"]["load"]), state.Result)
 
 
 def test_overload_and_back(host: Host) -> None:
@@ -255,7 +255,7 @@ def test_a_hold_whose_marker_and_file_are_lost_is_ended_by_the_next_run(host: Ho
     assert check(host, 0.1).status == state.WARNING
     assert host.kernel.refused == []
     assert check(host, 0.1).status == state.OK
-    assert isinstance(load.look(host.places, host.settings["checks"]["load"]), state.Result)
+    assert isinstance(load.probe(host.places, host.settings["checks"]["load"]), state.Result)
 
 
 def test_a_hold_whose_marker_is_lost_is_put_back_by_the_next_run(host: Host) -> None:
@@ -290,7 +290,7 @@ def test_an_operators_lease_ends_in_its_own_time(host: Host) -> None:
 def test_no_loadavg_touches_no_lease(host: Host) -> None:
     check(host, 9)
     (host.root / "proc/loadavg").write_bytes(b"")
-    result = load.look(host.places, host.settings["checks"]["load"])
+    result = load.probe(host.places, host.settings["checks"]["load"])
     assert isinstance(result, state.Result)
     assert result.status == state.UNKNOWN
     assert marker.current(host.places).throttled

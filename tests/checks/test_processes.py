@@ -29,7 +29,7 @@ def test_without_psutil_nothing_is_judged_and_that_is_said(
     monkeypatch.setitem(sys.modules, "psutil", None)
     for module in ("processes_diagnose", "process_evidence"):
         monkeypatch.delitem(sys.modules, f"mf_checks.{module}", raising=False)
-    diagnose = check.look(places, {})
+    diagnose = check.probe(places, {})
     assert not isinstance(diagnose, state.Result)
     result = diagnose(False)
     assert result.status == state.UNKNOWN

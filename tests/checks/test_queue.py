@@ -256,7 +256,7 @@ def test_any_memory_gives_an_age(memory: object, arrivals: list[int]) -> None:
 
 def looked(path: str, port: int, places: state.Places | None = None) -> state.Result | Any:
     places = places or state.Places("/none")
-    return queue.look(places, {**VALUES, "spool": path, "port": port, "free_warning": 0, "free_critical": 0})
+    return queue.probe(places, {**VALUES, "spool": path, "port": port, "free_warning": 0, "free_critical": 0})
 
 
 def test_the_look(tmp_path: Path) -> None:

@@ -86,8 +86,8 @@ def test_outcomes(behaviour: Behaviour, outcome: str, stage: str, code: int) -> 
     dialogue = held(behaviour)
     assert (dialogue.outcome, dialogue.stage, dialogue.code) == (outcome, stage, code)
     assert stage in dialogue.timings
-    assert dialogue.words().isascii()
-    assert dialogue.words().isprintable()
+    assert dialogue.describe().isascii()
+    assert dialogue.describe().isprintable()
 
 
 def test_nobody_listens() -> None:
@@ -112,7 +112,7 @@ def test_a_client_without_descriptors_blames_no_server() -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert (dialogue.outcome, dialogue.text) == (smtp.UNTRIED, "Too many open files")
-    assert dialogue.words() == "this host can't ask at connect: Too many open files"
+    assert dialogue.describe() == "this host can't ask at connect: Too many open files"
 
 
 class Failing:
@@ -228,7 +228,7 @@ def test_any_bytes_make_a_result_in_time(said: list[bytes]) -> None:
 def test_any_greeting_over_the_wire(greeting: bytes) -> None:
     dialogue = held(lambda connection: connection.sendall(greeting), 0.3)
     assert dialogue.outcome != smtp.ACCEPTED
-    assert dialogue.words().isascii()
+    assert dialogue.describe().isascii()
 
 
 def test_greeting_only() -> None:

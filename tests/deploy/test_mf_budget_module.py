@@ -32,11 +32,11 @@ def budget(monkeypatch: pytest.MonkeyPatch, run_module: Callable[..., dict[str, 
         )
         monkeypatch.setattr(health, "collect", lambda _: SimpleNamespace(accepting=silent == "full"))
 
-        def look(fleet: dict[str, Any]) -> Any:
+        def survey(fleet: dict[str, Any]) -> Any:
             names = [peer["name"] for peer in fleet["peers"]]
-            return peers.Sight(len(names), names, [name for name in names if name in accepting])
+            return peers.Survey(len(names), names, [name for name in names if name in accepting])
 
-        monkeypatch.setattr(peers, "look", look)
+        monkeypatch.setattr(peers, "survey", survey)
         leases = [lease.Lease("load", "", 0.0, 9e9, True)] if refusing else []
         monkeypatch.setattr(marker, "current", lambda _: marker.Status(leases, refusing, 1.0))
         return run_module(mf_budget, **{"peers": PEERS, "min_accepting": 2, **options})
@@ -74,7 +74,7 @@ def test_an_mx_whose_slots_are_all_taken_is_one_that_the_fleet_needs(budget: Cal
 def test_what_a_check_said_counts_only_for_one_that_is_silent(
     budget: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped since the last look of its check: refused connections leave no doubt."""
+    """Stopped since the last run of its check: refused connections leave no doubt."""
     monkeypatch.setattr(health, "collect", lambda _: SimpleNamespace(accepting=True))
     assert budget("mx2")["exit_code"] == 0
 

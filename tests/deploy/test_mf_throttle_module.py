@@ -38,11 +38,11 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
 def fleet(monkeypatch: pytest.MonkeyPatch, *accepting: str, names: Iterable[str] = ("mx2", "mx3")) -> None:
     """Let the host see these peers accept mail."""
 
-    def look(_settings: object, only: Iterable[str] | None = None) -> object:
+    def survey(_settings: object, only: Iterable[str] | None = None) -> object:
         asked = [name for name in names if only is None or name in only]
-        return peers.Sight(len(list(names)), asked, [name for name in asked if name in accepting])
+        return peers.Survey(len(list(names)), asked, [name for name in asked if name in accepting])
 
-    monkeypatch.setattr(peers, "look", look)
+    monkeypatch.setattr(peers, "survey", survey)
 
 
 @pytest.fixture

@@ -177,7 +177,7 @@ def files(folder: str, _port: int) -> Iterator[float]:
         disk = mangled(dice, kept)
         watch = Stopwatch()
         status = marker.current(places)
-        assert status.words().isascii()
+        assert status.describe().isascii()
         lease.from_disk(disk, now, 1e9, "b")
         breaker.load(places, "q.service")
         maintenance.active(places)

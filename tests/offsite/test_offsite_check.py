@@ -25,9 +25,9 @@ LIMITS = {
 
 
 def examine(places: state.Places, folder: str, **changes: Any) -> state.Result:
-    look = check.look(places, {**LIMITS, "repository": folder, "lock": folder, "deadline": 60, **changes})
-    assert callable(look)
-    return look(False)
+    diagnosis = check.probe(places, {**LIMITS, "repository": folder, "lock": folder, "deadline": 60, **changes})
+    assert callable(diagnosis)
+    return diagnosis(False)
 
 
 @pytest.mark.parametrize(

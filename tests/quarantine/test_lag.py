@@ -44,8 +44,8 @@ def test_the_check_sees_the_room_itself(room: Room) -> None:
     values = VALUES | {"folder": room.layout.state, "mx": "", "free_percent": 0}
     figures = os.statvfs(room.layout.state)
     assert layout.free_percent(room.layout.state) == pytest.approx(100 * figures.f_bavail / figures.f_blocks, abs=1)
-    assert check.look(room.places, values).status == "OK"
-    assert "is left there" in check.look(room.places, values | {"free_percent": 101}).summary
+    assert check.probe(room.places, values).status == "OK"
+    assert "is left there" in check.probe(room.places, values | {"free_percent": 101}).summary
 
 
 def test_all_is_well() -> None:
@@ -84,12 +84,12 @@ def test_what_was_put_aside_is_said_until_it_is_gone(room: Room) -> None:
     put(str(room.mx.root), ident(3), kept(ident(3)))
     room.now = time.time()
     room.pull()
-    result = check.look(room.places, values)
+    result = check.probe(room.places, values)
     assert (result.status, result.metrics["bad"]) == ("WARNING", 2)
     assert f"2 messages can't be imported and lie in {room.layout.bad}/mx1" in result.summary
     for path in Path(room.layout.bad, "mx1").iterdir():
         path.unlink()
-    result = check.look(room.places, values)
+    result = check.probe(room.places, values)
     assert (result.status, result.metrics["bad"]) == ("OK", 0)
 
 
@@ -127,5 +127,5 @@ def test_the_check_reads_what_the_puller_writes(room: Room) -> None:
     assert found["mx1"] is not None
     assert found["mx1"].lag(room.now + 100) == 100
     values = VALUES | {"folder": room.layout.state, "mx": "mx1"}
-    result = check.look(room.places, values)
+    result = check.probe(room.places, values)
     assert "mx2: its state is not whole" in result.summary

@@ -239,10 +239,10 @@ def test_the_check_reads_what_is_there(root: Path, places: state.Places) -> None
     keep(root, "2025-11-25", "1")
     values = {**SETTINGS, "root": str(root)}
     assert run.wrong_setting(values, check.RULES) is None
-    result = check.look(places, values)
+    result = check.probe(places, values)
     assert isinstance(result, state.Result)
     assert result.metrics["days"] == 1
-    gone = check.look(places, {**values, "root": str(root / "none")})
+    gone = check.probe(places, {**values, "root": str(root / "none")})
     assert isinstance(gone, state.Result)
     assert gone.status == state.CRITICAL
 

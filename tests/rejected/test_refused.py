@@ -321,11 +321,11 @@ def values(places: state.Places) -> run.Values:
 def test_the_check_tells_until_somebody_has_decided(
     places: state.Places, root: Path, folder: Path, tmp_path: Path
 ) -> None:
-    assert check.look(places, values(places)).status == state.OK
+    assert check.probe(places, values(places)).status == state.OK
     (first,) = keep(root, folder)
     keep(root, folder, bounce(b"Subject: 2\n\n", failed("a@shop.example", "500 Line too long")))
     (third,) = keep(root, folder, bounce(b"Subject: 3\n\n"))
-    found = check.look(places, values(places))
+    found = check.probe(places, values(places))
     assert (found.status, found.metrics) == (state.CRITICAL, {"waiting": 3})
     assert found.summary.startswith(
         "3 messages refused for good by customers' servers, kept: customer.example 2 since "
@@ -336,10 +336,10 @@ def test_the_check_tells_until_somebody_has_decided(
     (tmp_path / "releases").mkdir()
     (tmp_path / "releases" / first).write_text("accepted OK id=1\n")
     (tmp_path / "releases" / third).write_text("refused 550 no\n")
-    assert check.look(places, values(places)).metrics == {"waiting": 2}
+    assert check.probe(places, values(places)).metrics == {"waiting": 2}
     assert command.main(["forget", third], places) == 0
     assert command.main(["forget", "--domain", "Shop.Example"], places) == 0
-    assert check.look(places, values(places)).status == state.OK
+    assert check.probe(places, values(places)).status == state.OK
     assert len(files(root)) == 3
 
 
@@ -348,7 +348,7 @@ def test_a_note_that_says_nonsense_harms_nobody(places: state.Places, folder: Pa
         (b"", b"[]", b'{"domain": "../../etc", "reason": 5}', b'{"domain": "a", "reason": "\\u001b[2J"}')
     ):
         (folder / LONG.replace("070b", f"{number:04d}")).write_bytes(words)
-    found = check.look(places, values(places))
+    found = check.probe(places, values(places))
     assert found.metrics == {"waiting": 4}
     assert "\x1b" not in found.summary
     assert refused.read(str(folder), LONG.replace("070b", "0002")) == {"domain": "", "reason": "", "recipients": ""}

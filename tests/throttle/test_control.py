@@ -15,7 +15,7 @@ from mf import claims, decisions, state
 from mf.command import throttle as command
 from mf.throttle import control, firewall, marker, storage
 from mf.throttle.budget import SPREAD, settle
-from mf.throttle.peers import Sight
+from mf.throttle.peers import Survey
 from throttle_support import Clock, Host
 
 DOWN = firewall.FirewallError("/usr/sbin/nft can't be run: it is missing; install the package nftables")
@@ -63,7 +63,7 @@ def test_on_and_off(host: Host) -> None:
         "operator takes a lease that refuses mail",
         "refuse new connections to port 25 for 15 min",
     ]
-    assert status(host).words() == "throttled, refusing new mail: operator (disk swap, 15 min left)"
+    assert status(host).describe() == "throttled, refusing new mail: operator (disk swap, 15 min left)"
     sound(host)
     outcome = controller(host).off("operator")
     assert outcome.actions == ["operator gives its lease back", "accept new connections again"]
@@ -305,7 +305,7 @@ def test_a_clock_step_changes_nothing(host: Host, step: float) -> None:
     host.clock.epoch_offset += step
     assert not controller(host).reconcile().changed
     assert status(host).leases[0].left(host.clock.boot) == 900
-    # not even when the marker is lost in that very moment, or the host reboots after one look
+    # not even when the marker is lost in that very moment, or the host reboots after one read
     host.marker.unlink()
     controller(host).reconcile()
     assert status(host).leases[0].left(host.clock.boot) == 900
@@ -433,7 +433,7 @@ def test_off_that_the_firewall_does_not_hear_is_told_and_tried_again(host: Host)
     host.kernel.stuck = DOWN
     outcome = controller(host).off("operator")
     assert outcome.after.wrong
-    assert status(host).words() == "not throttled, but STILL refusing new mail"
+    assert status(host).describe() == "not throttled, but STILL refusing new mail"
     host.kernel.stuck = None
     assert controller(host).reconcile().actions == ["accept new connections again"]
     sound(host)
@@ -543,17 +543,17 @@ def test_somebody_else_at_work(host: Host) -> None:
 
 
 class Fleet:
-    """Peers as one host sees them: the sights of its looks, in order; the last one stays."""
+    """Peers as one host sees them: the surveys it gets, in order; the last one stays."""
 
-    def __init__(self, *sights: Collection[str], total: int = 2) -> None:
-        self.sights = list(sights)
+    def __init__(self, *surveys: Collection[str], total: int = 2) -> None:
+        self.surveys = list(surveys)
         self.total = total
-        self.looks = 0
+        self.asked = 0
 
-    def look(self, fleet: Any, only: Collection[str] | None = None) -> Sight:
-        self.looks += 1
-        seen = self.sights.pop(0) if len(self.sights) > 1 else self.sights[0]
-        return Sight(self.total, [f"mx{number}" for number in range(2, self.total + 2)], seen)
+    def survey(self, fleet: Any, only: Collection[str] | None = None) -> Survey:
+        self.asked += 1
+        seen = self.surveys.pop(0) if len(self.surveys) > 1 else self.surveys[0]
+        return Survey(self.total, [f"mx{number}" for number in range(2, self.total + 2)], seen)
 
 
 BOTH, ONE, NOBODY = ("mx2", "mx3"), ("mx3",), ()
@@ -568,9 +568,9 @@ def member(host: Host) -> Host:
 def test_budget_left(member: Host) -> None:
     fleet = Fleet(BOTH)
     start = member.clock.boot
-    outcome = controller(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True)
+    outcome = controller(member, survey=fleet.survey).on("load", "load 9", 300, mark_instead=True)
     assert outcome.after.refusing
-    assert fleet.looks == 2
+    assert fleet.asked == 2
     assert member.clock.boot - start == settle({})
 
 
@@ -579,15 +579,15 @@ def test_load_waits_for_its_turn_and_a_renewal_does_not(member: Host) -> None:
     member.settings["fleet"]["peers"] = [{"name": name, "address": "192.0.2.1", "port": 25} for name in ("mx3", "mx1")]
     fleet = Fleet(BOTH)
     start = member.clock.boot
-    controller(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True)
+    controller(member, survey=fleet.survey).on("load", "load 9", 300, mark_instead=True)
     assert member.clock.boot - start == pytest.approx(SPREAD / 3 + settle({}))
     start = member.clock.boot
-    controller(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True)
+    controller(member, survey=fleet.survey).on("load", "load 9", 300, mark_instead=True)
     assert member.clock.boot == start
 
 
 def test_over_budget_load_only_marks(member: Host) -> None:
-    outcome = controller(member, look=Fleet(ONE).look).on("load", "load 9", 300, mark_instead=True)
+    outcome = controller(member, survey=Fleet(ONE).survey).on("load", "load 9", 300, mark_instead=True)
     assert outcome.after.throttled
     assert not outcome.after.refusing
     assert outcome.over_budget == "over budget: 1 of 2 peers accept mail; 2 must"
@@ -596,16 +596,16 @@ def test_over_budget_load_only_marks(member: Host) -> None:
 
 def test_over_budget_an_operator_is_told_and_nothing_changes(member: Host) -> None:
     with pytest.raises(control.OverBudgetError, match="--force"):
-        controller(member, look=Fleet(ONE).look).on("operator", "", 900)
+        controller(member, survey=Fleet(ONE).survey).on("operator", "", 900)
     assert not member.marker.exists()
 
 
-@pytest.mark.parametrize("sights", [(ONE,), (BOTH, ONE, ONE)])
-def test_over_budget_an_operators_own_mark_stays_as_it_was(member: Host, sights: tuple[Any, ...]) -> None:
-    controller(member, look=Fleet(NOBODY).look).on("operator", "disk swap", 900, refuse=False)
+@pytest.mark.parametrize("surveys", [(ONE,), (BOTH, ONE, ONE)])
+def test_over_budget_an_operators_own_mark_stays_as_it_was(member: Host, surveys: tuple[Any, ...]) -> None:
+    controller(member, survey=Fleet(NOBODY).survey).on("operator", "disk swap", 900, refuse=False)
     before = marker.current(member.places).leases
     with pytest.raises(control.OverBudgetError):
-        controller(member, look=Fleet(*sights).look).on("operator", "all of it", 60)
+        controller(member, survey=Fleet(*surveys).survey).on("operator", "all of it", 60)
     assert [(one.owner, one.reason, one.refuse, one.until) for one in marker.current(member.places).leases] == [
         (one.owner, one.reason, one.refuse, one.until) for one in before
     ]
@@ -616,13 +616,13 @@ def test_over_budget_an_operators_own_mark_stays_as_it_was(member: Host, sights:
 @pytest.mark.parametrize("options", [{"force": True, "ttl": 900.0}, {"ttl": None}, {"refuse": False, "ttl": 900.0}])
 def test_force_a_hold_and_a_mere_mark_ask_nobody(member: Host, options: dict[str, Any]) -> None:
     fleet = Fleet(NOBODY)
-    controller(member, look=fleet.look).on("operator", "", **options)
-    assert fleet.looks == 0
+    controller(member, survey=fleet.survey).on("operator", "", **options)
+    assert fleet.asked == 0
 
 
 def test_two_at_once_the_lower_rank_yields(member: Host) -> None:
     fleet = Fleet(BOTH, ONE)
-    outcome = controller(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True)
+    outcome = controller(member, survey=fleet.survey).on("load", "load 9", 300, mark_instead=True)
     assert outcome.over_budget
     assert member.kernel.refused == []
     assert status(member).throttled
@@ -632,31 +632,31 @@ def test_two_at_once_the_lower_rank_yields(member: Host) -> None:
 def test_two_at_once_the_higher_rank_stays_when_the_other_has_yielded(member: Host) -> None:
     member.settings["host"] = "mx9"
     fleet = Fleet(BOTH, ONE, BOTH)
-    assert controller(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True).after.refusing
-    assert fleet.looks == 3
+    assert controller(member, survey=fleet.survey).on("load", "load 9", 300, mark_instead=True).after.refusing
+    assert fleet.asked == 3
 
 
 def test_the_higher_rank_yields_when_the_other_has_died(member: Host) -> None:
     member.settings["host"] = "mx9"
-    outcome = controller(member, look=Fleet(BOTH, ONE, ONE).look).on("load", "load 9", 300, mark_instead=True)
+    outcome = controller(member, survey=Fleet(BOTH, ONE, ONE).survey).on("load", "load 9", 300, mark_instead=True)
     assert outcome.over_budget
     assert member.kernel.refused == []
 
 
 def test_an_operator_that_yields_gives_the_lease_back(member: Host) -> None:
     with pytest.raises(control.OverBudgetError):
-        controller(member, look=Fleet(BOTH, ONE).look).on("operator", "", 900)
+        controller(member, survey=Fleet(BOTH, ONE).survey).on("operator", "", 900)
     sound(member)
     assert not status(member).throttled
 
 
 def test_a_renewal_by_load_looks_once_and_yields_whatever_its_rank(member: Host) -> None:
     member.settings["host"] = "mx9"
-    controller(member, look=Fleet(BOTH).look).on("load", "load 9", 300, mark_instead=True)
+    controller(member, survey=Fleet(BOTH).survey).on("load", "load 9", 300, mark_instead=True)
     fleet = Fleet(BOTH)
-    controller(member, look=fleet.look).on("load", "load 9", 300, mark_instead=True)
-    assert fleet.looks == 1
-    outcome = controller(member, look=Fleet(ONE).look).on("load", "load 9", 300, mark_instead=True)
+    controller(member, survey=fleet.survey).on("load", "load 9", 300, mark_instead=True)
+    assert fleet.asked == 1
+    outcome = controller(member, survey=Fleet(ONE).survey).on("load", "load 9", 300, mark_instead=True)
     assert outcome.over_budget
     assert member.kernel.refused == []
 

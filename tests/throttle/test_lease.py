@@ -160,7 +160,7 @@ def test_hostile_bytes_give_a_sound_marker_or_none(data: bytes) -> None:
         assert one.since <= NOW + 1
     # and it is fit to be shown and stored again
     status = marker.Status(found.leases, found.refusing, NOW)
-    assert status.words().isprintable()
+    assert status.describe().isprintable()
     json.dumps(status.as_json(), allow_nan=False)
     assert marker.parse(marker.Marker(found.leases, found.refusing).encode(NOW), NOW) == found
 

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from mf.throttle import budget, firewall, peers
-from mf.throttle.peers import Sight
+from mf.throttle.peers import Survey
 from smtp_support import server
 
 from action_plugins import mf_inventory
@@ -50,42 +50,42 @@ def test_who_greets_counts_and_nobody_else() -> None:
         assert limit == peers.PATIENCE
         return {targets[0]: True, targets[1]: False}
 
-    sight = peers.look(fleet(3), ask)
-    assert (sight.total, sight.asked, sight.accepting) == (3, frozenset(names(1, 2, 3)), frozenset(names(1)))
+    survey = peers.survey(fleet(3), ask)
+    assert (survey.total, survey.asked, survey.accepting) == (3, frozenset(names(1, 2, 3)), frozenset(names(1)))
 
 
 def test_a_large_fleet_is_sampled_and_the_same_are_asked_again() -> None:
     chosen = random.Random(1)
-    first = peers.look(fleet(1000), lambda targets, _: dict.fromkeys(targets, True), chosen.sample)
+    first = peers.survey(fleet(1000), lambda targets, _: dict.fromkeys(targets, True), chosen.sample)
     assert len(first.asked) == peers.SAMPLE
-    again = peers.look(fleet(1000), lambda targets, _: {}, only=first.asked)
+    again = peers.survey(fleet(1000), lambda targets, _: {}, only=first.asked)
     assert again.asked == first.asked
     assert not again.accepting
 
 
 def test_no_peers_is_nobody() -> None:
-    assert peers.look({}, lambda *_: {}).estimate() == 0
+    assert peers.survey({}, lambda *_: {}).estimate() == 0
 
 
 @pytest.mark.parametrize(("accepting", "minimum", "enough"), [(2, 2, True), (1, 2, False), (0, 0, True), (0, 1, False)])
 def test_a_small_fleet_is_counted(accepting: int, minimum: int, enough: bool) -> None:
-    sight = Sight(2, names(1, 2), names(1, 2)[:accepting])
-    assert budget.is_enough(sight, minimum) is enough
+    survey = Survey(2, names(1, 2), names(1, 2)[:accepting])
+    assert budget.is_enough(survey, minimum) is enough
 
 
 def test_a_sample_is_believed_at_its_lower_end() -> None:
     everyone = [str(number) for number in range(30)]
-    assert Sight(999, everyone, everyone).estimate() == 885
-    assert Sight(999, everyone, everyone[:15]).estimate() == 331
-    assert Sight(999, everyone, []).estimate() == 0
+    assert Survey(999, everyone, everyone).estimate() == 885
+    assert Survey(999, everyone, everyone[:15]).estimate() == 331
+    assert Survey(999, everyone, []).estimate() == 0
 
 
 @given(st.integers(1, 2000), st.integers(0, 30), st.integers(0, 30))
 def test_an_estimate_is_never_more_than_proportion_nor_less_than_seen(total: int, asked: int, accepting: int) -> None:
     asked = min(asked, total)
     accepting = min(accepting, asked)
-    sight = Sight(total, [str(one) for one in range(asked)], [str(one) for one in range(accepting)])
-    assert accepting <= sight.estimate() <= max(accepting, total * accepting / max(1, asked))
+    survey = Survey(total, [str(one) for one in range(asked)], [str(one) for one in range(accepting)])
+    assert accepting <= survey.estimate() <= max(accepting, total * accepting / max(1, asked))
 
 
 @given(st.integers(2, 8), st.data())
@@ -100,7 +100,7 @@ def test_hosts_that_refuse_at_once_leave_the_minimum_and_no_more_yield_than_must
     yielded = set()
     for host in eager:
         others = [name for name in everyone if name != host]
-        first, second = Sight(len(others), others, others), Sight(len(others), others, staying)
+        first, second = Survey(len(others), others, others), Survey(len(others), others, staying)
         if budget.must_yield(host, first, second, minimum):
             yielded.add(host)
     accepting = len(staying | yielded)
@@ -110,34 +110,34 @@ def test_hosts_that_refuse_at_once_leave_the_minimum_and_no_more_yield_than_must
 
 
 def test_the_lower_rank_yields() -> None:
-    before, after = Sight(2, names(2, 3), names(2, 3)), Sight(2, names(2, 3), names(3))
+    before, after = Survey(2, names(2, 3), names(2, 3)), Survey(2, names(2, 3), names(3))
     assert budget.must_yield("mx1", before, after, 2)
     assert not budget.must_yield("mx9", before, after, 2)
 
 
 def test_who_was_down_before_has_no_rank() -> None:
-    before, after = Sight(3, names(1, 2, 4), names(2, 4)), Sight(3, names(1, 2, 4), names(2))
+    before, after = Survey(3, names(1, 2, 4), names(2, 4)), Survey(3, names(1, 2, 4), names(2))
     assert budget.must_yield("mx3", before, after, 2)
     assert not budget.must_yield("mx5", before, after, 2)
 
 
 def test_of_a_sample_the_same_share_yields() -> None:
     everyone = [f"mx{number:02}" for number in range(30)]
-    before, after = Sight(999, everyone, everyone), Sight(999, everyone, [])
+    before, after = Survey(999, everyone, everyone), Survey(999, everyone, [])
     yielding = sum(budget.must_yield(f"mx{number:02}x", before, after, 700) for number in range(30))
     assert 20 <= yielding <= 23
 
 
-def test_words() -> None:
-    assert Sight(2, names(1, 2), names(1)).words(2) == "1 of 2 peers accept mail; 2 must"
-    assert "so of all 999 at least 0" in Sight(999, names(1), []).words(2)
+def test_description() -> None:
+    assert Survey(2, names(1, 2), names(1)).describe(2) == "1 of 2 peers accept mail; 2 must"
+    assert "so of all 999 at least 0" in Survey(999, names(1), []).describe(2)
 
 
-def test_turns_follow_the_names_and_fit_into_the_spread() -> None:
+def test_delays_follow_the_names_and_fit_into_the_spread() -> None:
     names = ["mx1", "mx2", "mx3", "mx4"]
-    turns = [budget.turn(one, {"peers": [{"name": name} for name in names if name != one]}) for one in names]
-    assert turns == [0.0, budget.SPREAD / 4, budget.SPREAD / 2, budget.SPREAD * 3 / 4]
-    assert budget.turn("mx1", {}) == 0.0
+    delays = [budget.delay(one, {"peers": [{"name": name} for name in names if name != one]}) for one in names]
+    assert delays == [0.0, budget.SPREAD / 4, budget.SPREAD / 2, budget.SPREAD * 3 / 4]
+    assert budget.delay("mx1", {}) == 0.0
 
 
 def test_a_whole_settling_fits_into_the_deadline_of_the_load_check() -> None:
@@ -157,7 +157,7 @@ def test_a_look_is_as_patient_as_the_settings_say_and_no_slower_than_the_slowest
     """A real server that greets late, as `earlytalker` has it do."""
     with server(late(0.6)) as port, server(late(0.1)) as other:
         both = {"peers": [{"name": f"mx{one}", "address": "127.0.0.1", "port": one} for one in (port, other)]}
-        assert peers.look({**both, "patience": 0.3}).accepting == {f"mx{other}"}
+        assert peers.survey({**both, "patience": 0.3}).accepting == {f"mx{other}"}
         began = time.monotonic()
-        assert peers.look(both).accepting == {f"mx{port}", f"mx{other}"}
+        assert peers.survey(both).accepting == {f"mx{port}", f"mx{other}"}
         assert 0.6 <= time.monotonic() - began < peers.PATIENCE / 2

@@ -137,7 +137,7 @@ class Kernel:
 
 
 class Host:
-    """A host's directories, settings and kernel; ``peers`` is what its look at the fleet sees (None: no peers)."""
+    """A host's directories, settings and kernel; ``peers`` is what its survey of the fleet finds (None: no peers)."""
 
     def __init__(
         self, root: Path, clock: Clock, name: str = "mx1", minimum: int = 0, ports: tuple[int, ...] = (25,)

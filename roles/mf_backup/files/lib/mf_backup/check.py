@@ -74,7 +74,7 @@ def decide(record: Mapping[str, Any], values: run.Values, now: float, since: flo
     return state.Result(NAME, state.worst(statuses), summary, metrics)
 
 
-def look(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
+def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
     """Judge the record: UNKNOWN when it is damaged, CRITICAL when the disk is too full to write the next one."""
     if not room(places.persistent):
         return state.Result(
@@ -109,4 +109,4 @@ def _since(places: state.Places, now: float) -> float:
         return now
 
 
-CHECK = run.Check(NAME, look, RULES)
+CHECK = run.Check(NAME, probe, RULES)

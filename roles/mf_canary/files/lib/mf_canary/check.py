@@ -94,7 +94,7 @@ def decide(
     return result
 
 
-def look(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
+def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
     """Judge the notes of importer and sink."""
     del places
     now = time.time()
@@ -121,4 +121,4 @@ def _number(record: Mapping[str, object] | None, key: str) -> float | None:
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e11 else None
 
 
-CHECK = run.Check(NAME, look, RULES)
+CHECK = run.Check(NAME, probe, RULES)

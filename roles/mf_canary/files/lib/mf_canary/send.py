@@ -48,10 +48,10 @@ def _send(chosen: argparse.Namespace, places: state.Places) -> int:
     except ValueError as error:
         raise Failure(str(error)) from None
     if chosen.json:
-        print(state.encode({kind: end.words() for kind, end in ends.items()}))
+        print(state.encode({kind: end.describe() for kind, end in ends.items()}))
     wrong = [kind for kind, end in ends.items() if (end.outcome, end.stage) != EXPECTED[kind]]
     for kind in wrong:
-        print(f"send-canary: {kind}: {ends[kind].words()}", file=sys.stderr)
+        print(f"send-canary: {kind}: {ends[kind].describe()}", file=sys.stderr)
     return cli.FAILED if wrong else 0
 
 

@@ -76,7 +76,7 @@ def round_of(
         except OSError as error:
             codes.append(check_run.publish(check_run.unknown(f"no lock in {places.locks}: {error.strerror}")))
             continue
-        outcome = check_run.look()
+        outcome = check_run.probe()
         if isinstance(outcome, state.Result):
             codes.append(check_run.publish(outcome))
         else:

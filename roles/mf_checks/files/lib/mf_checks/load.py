@@ -26,7 +26,7 @@ CALM_RUNS = 2  # runs below ``low`` before the lease is given back
 NONE, MARK, REFUSE = "none", "mark", "refuse"  # what the lease of load asks for
 
 
-def look(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
+def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
     """The fast path; anything else is left to ``diagnose``."""
     try:
         one, five, fifteen = parse(state.read_bytes(places.proc + "/loadavg", 128) or b"")
@@ -118,7 +118,7 @@ def report(
     status = state.OK
     if after.throttled:
         status = state.WARNING
-        parts.append(after.words())
+        parts.append(after.describe())
     if outcome.over_budget:
         status = state.WARNING
         parts.append(outcome.over_budget)
@@ -126,7 +126,7 @@ def report(
         status = state.WARNING
         parts.extend(outcome.warnings)
     if after.wrong and not after.throttled:
-        parts.append(after.words())
+        parts.append(after.describe())
     if after.held or (after.wrong and can_refuse):
         status = state.CRITICAL
     figures = {**figures, "leases": len(after.leases), "refusing": int(after.refusing)}
@@ -161,4 +161,4 @@ def _at_rest(places: state.Places) -> bool:
 
 
 RULES: run.Rules = {"high": (0.1, 10000), "low": (0.1, 10000)}
-CHECK = run.Check("load", look, RULES)
+CHECK = run.Check("load", probe, RULES)

@@ -82,7 +82,7 @@ class Verdict:
             return f"{self.process.stat.cpu / TICK:.0f} s of CPU and not a byte moved for {self.quiet:.0f} s"
         return f"no progress for {self.quiet:.0f} s"
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """What is reported of a process that isn't killed."""
         where = f" (in {self.process.waits})" if self.kind == BLOCKED and self.process.waits else ""
         return f"{self.kind}: {self.process.stat.pid}{where}"

@@ -32,7 +32,7 @@ RULES: run.Rules = {
 }
 
 
-def look(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
+def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
     """One scan of /proc."""
     known = recall(places)
     if known is not None:
@@ -56,7 +56,7 @@ def _diagnose(places: state.Places, values: run.Values, dry_run: bool) -> state.
     return Diagnosis(places, values, dry_run).result()
 
 
-CHECK = run.Check(NAME, look, RULES)
+CHECK = run.Check(NAME, probe, RULES)
 
 
 def recall(places: state.Places) -> tuple[int, int, int] | None:

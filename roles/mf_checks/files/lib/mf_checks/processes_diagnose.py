@@ -72,7 +72,7 @@ class Diagnosis:
         parts = [f"the unit is {unit.active}"] if unit.active != "active" else []
         if reported := [verdict for verdict in verdicts if verdict.report and not verdict.kill]:
             result.status = state.WARNING
-            parts += [verdict.words() for verdict in reported[:5]]
+            parts += [verdict.describe() for verdict in reported[:5]]
         if doomed := [verdict for verdict in verdicts if verdict.kill]:
             parts.append(self.kill(doomed, result))
         elif watched:

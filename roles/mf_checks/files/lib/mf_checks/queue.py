@@ -183,7 +183,7 @@ def decide(queue: Queue, waited: float, free: float, inodes: float, values: run.
     return status, words
 
 
-def look(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
+def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
     """Exim's greeting, its spool and the room it has."""
     greeting = smtp.greeting(values["address"], values["port"], GREETING)
     boottime, epoch = state.boottime(), time.time()
@@ -223,8 +223,8 @@ def _without_exim(values: run.Values, result: state.Result, greeting: smtp.Dialo
     except systemd.ServiceError as error:
         how = str(error)
     result.status = state.CRITICAL
-    result.summary = f"Exim doesn't answer ({greeting.words()}), {how}; {result.summary}"
+    result.summary = f"Exim doesn't answer ({greeting.describe()}), {how}; {result.summary}"
     return result
 
 
-CHECK = run.Check(NAME, look, RULES)
+CHECK = run.Check(NAME, probe, RULES)

@@ -33,7 +33,7 @@ RULES: run.Rules = {
 }
 
 
-def look(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
+def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
     """One dialogue over IPv4, one greeting over IPv6."""
     begun = time.monotonic()
     first = smtp.transaction(
@@ -80,7 +80,7 @@ def tls_good_until(places: state.Places, start: str, now: float) -> float:
     return until if good else 0.0
 
 
-CHECK = run.Check(NAME, look, RULES)
+CHECK = run.Check(NAME, probe, RULES)
 
 
 def session_of(values: run.Values) -> Callable[[str], bool | None]:

@@ -101,9 +101,9 @@ class Diagnosis:
         try:
             return self.judged(first)
         except systemd.ServiceError as error:
-            why = f"{first.words()}; what stands behind can't be seen: {error}"
+            why = f"{first.describe()}; what stands behind can't be seen: {error}"
         except run.DeadlinePassed:
-            why = f"did not finish within {self.values['deadline']:g} s; {first.words()}"
+            why = f"did not finish within {self.values['deadline']:g} s; {first.describe()}"
         result = report(state.UNKNOWN, UNKNOWN, why, first)
         result.metrics.update(self.remembered(BUSY_SINCE, UNCURED))
         return result
@@ -186,7 +186,7 @@ class Diagnosis:
         result = self.reported(finding, dialogue, view)
         evidence = {
             "class": kind,
-            "dialogue": dialogue.words(),
+            "dialogue": dialogue.describe(),
             "seconds": round(dialogue.seconds(), 2),
             "session": dialogue.session,
             **view.evidence(),
@@ -220,7 +220,7 @@ class Diagnosis:
                 done.metrics["breaker"] = breaker.CLOSED
                 done.actions.append(f"{action}ed {unit}: {why}")
                 return done
-            problem = f"still not working after it: {again.words()}"
+            problem = f"still not working after it: {again.describe()}"
             if action == RESTART:
                 result.metrics[UNCURED] = self.case(finding, dialogue, view)
         healer.log("failed", f"{why}; {problem}")

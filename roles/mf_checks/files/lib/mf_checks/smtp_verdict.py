@@ -78,7 +78,7 @@ class Finding:
 
 def classify(dialogue: smtp.Dialogue, view: View, children_max: int) -> Finding:
     """What one dialogue and the view behind the port come to."""
-    words = dialogue.words()
+    words = dialogue.describe()
     if dialogue.outcome == smtp.ACCEPTED:
         return Finding(OK, words)
     if dialogue.outcome == smtp.UNTRIED:
@@ -114,7 +114,7 @@ def _nobody_listens(view: View) -> Finding:
 
 def _refused(dialogue: smtp.Dialogue, view: View) -> Finding:
     """A verdict, unless the service isn't the one that this release means: then a restart makes it that."""
-    words = dialogue.words()
+    words = dialogue.describe()
     if view.outdated:
         return Finding(REFUSED, f"{words}; the service runs older files than the release", RESTART)
     if dialogue.stage == "rcpt" and NOBODYS in dialogue.text:

@@ -60,7 +60,7 @@ def attempt(address: str, port: int, limit: float, *, hello: str = "localhost") 
         line.send(b"QUIT\r\n")
     except smtp.EndedError as why:
         end = smtp.Dialogue(stage, why.outcome, why.code, why.text)
-        result.problem = f"{why.text} at {stage}" if why.outcome == FAILED else end.words()
+        result.problem = f"{why.text} at {stage}" if why.outcome == FAILED else end.describe()
         result.timings[stage] = time.monotonic() - begun
         if stage not in ("starttls", "tls"):
             end.timings = result.timings

@@ -74,7 +74,7 @@ def decide(
     return state.worst(statuses), problems
 
 
-def look(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
+def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
     """Leave an attended command alone; all else is on the slow path, for it runs every ten minutes."""
     with places.lock(ATTENDED) as free:
         if not free:
@@ -151,4 +151,4 @@ def remembered(data: bytes | None) -> segment_log.Scan:
     return segment_log.Scan(**numbers, ahead=read) if len(numbers) == 5 else segment_log.Scan()
 
 
-CHECK = run.Check(NAME, look, RULES)
+CHECK = run.Check(NAME, probe, RULES)

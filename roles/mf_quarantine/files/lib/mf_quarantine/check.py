@@ -129,7 +129,7 @@ def _bad(folder: str) -> str:
     return folder.rpartition("/")[0] + "/bad"
 
 
-def look(places: state.Places, values: run.Values) -> state.Result:
+def probe(places: state.Places, values: run.Values) -> state.Result:
     """Read and judge the records, the file system and ``bad``."""
     try:
         records = read(values["folder"])
@@ -143,4 +143,4 @@ def look(places: state.Places, values: run.Values) -> state.Result:
     return decide(records, values["mx"].split(), time.time(), values, released, free, count_bad(_bad(values["folder"])))
 
 
-CHECK = run.Check(NAME, look, RULES)
+CHECK = run.Check(NAME, probe, RULES)

@@ -87,7 +87,7 @@ def room(root: str) -> float:
     return min(space, 100.0 * figures.f_favail / figures.f_files) if figures.f_files else space
 
 
-def look(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
+def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
     """Judge the record, the days that are there, and the free space."""
     record = purge_record.read(places)
     try:
@@ -112,4 +112,4 @@ def look(places: state.Places, values: run.Values) -> state.Result | run.Diagnos
     return result
 
 
-CHECK = run.Check(NAME, look, RULES)
+CHECK = run.Check(NAME, probe, RULES)

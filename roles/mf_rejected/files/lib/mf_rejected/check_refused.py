@@ -40,7 +40,7 @@ def decide(count: int, groups: Sequence[tuple[str, int, str, str]]) -> tuple[str
     return state.CRITICAL, f"{number} refused for good by customers' servers, kept: {domains}; see refused list"
 
 
-def look(places: state.Places, values: run.Values) -> state.Result:
+def probe(places: state.Places, values: run.Values) -> state.Result:
     """Judge the notes."""
     try:
         waiting = refused.waiting(values["folder"], values["releases"])
@@ -51,4 +51,4 @@ def look(places: state.Places, values: run.Values) -> state.Result:
     return result
 
 
-CHECK = run.Check(NAME, look, RULES)
+CHECK = run.Check(NAME, probe, RULES)

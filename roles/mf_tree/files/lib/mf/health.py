@@ -125,7 +125,7 @@ def judge_throttle(throttle: marker.Status, said: str) -> list[tuple[str, str]]:
         status = state.CRITICAL
     elif throttle.throttled:
         status = state.WARNING
-    return [(status, throttle.words())] if state.SEVERITY[status] > state.SEVERITY[said] else []
+    return [(status, throttle.describe())] if state.SEVERITY[status] > state.SEVERITY[said] else []
 
 
 def line(health: Health) -> str:

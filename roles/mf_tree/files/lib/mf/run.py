@@ -3,14 +3,14 @@
 A check is a module of a role's package with these::
 
     RULES = {"high": (0.1, 10000), "address": str}      # its own settings: lowest and highest number, or str
-    def look(places, values):                           # the fast path: reads, acts on nothing
+    def probe(places, values):                          # the fast path: reads, acts on nothing
         ...
         return Result("load", OK, "0.12 ...", {...})    # healthy: that was all
         return lambda dry_run: diagnose(...)            # anything odd: the slow path, may import what it likes
-    CHECK = run.Check("load", look, RULES)
+    CHECK = run.Check("load", probe, RULES)
 
 and a launcher that calls ``run.main(load.CHECK, sys.argv[1:], generation="...", period=120, high=5.0, ...)``.
-``look`` finds its settings in ``values`` (complete, of the right kind, in range; ``period`` and ``deadline`` too).
+``probe`` finds its settings in ``values`` (complete, of the right kind, in range; ``period`` and ``deadline`` too).
 The slow path gets ``dry_run`` and returns a Result; with ``dry_run`` it lists in ``actions`` what it would do, does
 nothing, stores nothing. It may run until the deadline, then ``DeadlinePassed`` is raised in it.
 Under run-checks the fast paths of all checks share one process and each slow path gets a process of its own.
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     Values: TypeAlias = Mapping[str, Any]
     Diagnosis: TypeAlias = Callable[[bool], state.Result]
-    Look: TypeAlias = Callable[[state.Places, Values], "state.Result | Diagnosis"]
+    Probe: TypeAlias = Callable[[state.Places, Values], "state.Result | Diagnosis"]
     Rules: TypeAlias = Mapping[str, "tuple[float, float] | type[str]"]
 else:
     import _signal
@@ -45,18 +45,18 @@ class DeadlinePassed(BaseException):
 
 
 class Check:
-    """A check's name, its look and the rules for its settings."""
+    """A check's name, its fast path and the rules for its settings."""
 
-    __slots__ = ("look", "name", "rules")
+    __slots__ = ("name", "probe", "rules")
 
-    def __init__(self, name: str, look: Look, rules: Rules) -> None:
+    def __init__(self, name: str, probe: Probe, rules: Rules) -> None:
         self.name = name
-        self.look = look
+        self.probe = probe
         self.rules = rules
 
 
 class Run:
-    """One run of one check. Use in this order: ``start``, ``look``, then ``diagnose`` if need be, then ``publish``."""
+    """One run of one check. Use in this order: ``start``, ``probe``, then ``diagnose`` if need be, then ``publish``."""
 
     __slots__ = (
         "_give_up",
@@ -107,13 +107,13 @@ class Run:
         """Give the lock back, here; a forked child that shares it still holds it."""
         self._lock.__exit__()
 
-    def look(self) -> state.Result | Diagnosis:
+    def probe(self) -> state.Result | Diagnosis:
         """The fast path. Whatever goes wrong becomes a result."""
         trouble = self._trouble()
         if trouble is not None:
             return trouble
         self._give_up = time.monotonic() + self.values["deadline"]
-        return self._guarded(lambda: self.check.look(self.places, self.values))
+        return self._guarded(lambda: self.check.probe(self.places, self.values))
 
     def diagnose(self, function: Diagnosis) -> state.Result:
         """The slow path, within what is left of the deadline."""
@@ -217,7 +217,7 @@ def execute(run: Run) -> int:
             return run.left_alone()
     except OSError as error:
         return run.publish(run.unknown(f"no lock in {run.places.locks}: {error.strerror}"))
-    outcome = run.look()
+    outcome = run.probe()
     if not isinstance(outcome, state.Result):
         outcome = run.diagnose(outcome)
     code = run.publish(outcome)

@@ -65,7 +65,7 @@ class Dialogue:
         """Seconds spent in the stage it ended in."""
         return self.timings.get(self.stage, 0.0)
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """The outcome in a few words, for example ``450 at rcpt: try later``."""
         if self.outcome in (TEMPORARY, REFUSED):
             return f"{self.code} at {self.stage}: {self.text}"

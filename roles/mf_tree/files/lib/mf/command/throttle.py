@@ -65,7 +65,7 @@ def wait(
         if terminal is not None:
             shown = True
             waited = f"waiting {text.span(seconds - (end - now))} of {text.span(seconds)}"
-            print(f"\r\033[K{waited}; {found.words()[:100]}", end="", file=terminal, flush=True)
+            print(f"\r\033[K{waited}; {found.describe()[:100]}", end="", file=terminal, flush=True)
         sleep(min(POLL, end - now))
 
 
@@ -116,7 +116,7 @@ def _do(chosen: argparse.Namespace, places: state.Places, act: Callable[[control
     if chosen.dry_run and not outcome.actions:
         print("would change nothing")
     if not chosen.dry_run:
-        print(outcome.after.words())
+        print(outcome.after.describe())
     return cli.FAILED if outcome.unmarked or (outcome.after.wrong and throttle.can_refuse) else FREE
 
 
@@ -124,7 +124,7 @@ def _status(chosen: argparse.Namespace, places: state.Places) -> int:
     now = state.boottime()
     reading = marker.read(places, now)
     found, lost = reading.status(now), reading.lost
-    print(state.encode(found.as_json()) if chosen.json else found.words())
+    print(state.encode(found.as_json()) if chosen.json else found.describe())
     if lost:
         print(f"throttle: the marker is lost, the host was {lost}; throttle reconcile puts it right", file=sys.stderr)
     if found.refusing or found.should_refuse or lost == marker.REFUSING:
@@ -143,7 +143,7 @@ def _run(chosen: argparse.Namespace, places: state.Places) -> int:
         raise Failure("run needs a command: throttle run -- CMD", cli.MISUSE)
     found = wait(places, chosen.max, terminal=sys.stderr if sys.stderr.isatty() else None)
     if found.throttled:
-        print(f"throttle: {found.words()}. Running all the same after {text.span(chosen.max)}", file=sys.stderr)
+        print(f"throttle: {found.describe()}. Running all the same after {text.span(chosen.max)}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     try:

@@ -69,8 +69,8 @@ class Outcome:
 class Control:
     """Commands on the throttle of one host. ``settings`` is mf.json, already verified.
 
-    ``patience``: seconds it waits for other commands. Everything it touches is a parameter, for tests: the ``look`` at
-    peers, ``sleep``, ``epoch`` (time.time).
+    ``patience``: seconds it waits for other commands. Everything it touches is a parameter, for tests: ``survey`` of
+    the peers, ``sleep``, ``epoch`` (time.time).
     """
 
     def __init__(
@@ -81,13 +81,13 @@ class Control:
         check: str = "throttle",
         dry_run: bool = False,
         patience: float = LOCK_WAIT,
-        look: Callable[..., peers.Sight] = peers.look,
+        survey: Callable[..., peers.Survey] = peers.survey,
         sleep: Callable[[float], None] = time.sleep,
         epoch: Callable[[], float] = time.time,
     ) -> None:
         self._places = places
         self._ports: list[int] = list(settings.get("throttle", {}).get("ports", []))
-        self._budget = Budget(str(settings.get("host", "")), settings.get("fleet", {}), look, sleep)
+        self._budget = Budget(str(settings.get("host", "")), settings.get("fleet", {}), survey, sleep)
         self._storage = Storage(places, dry_run=dry_run)
         self._check = check
         self._dry_run = dry_run
@@ -122,16 +122,16 @@ class Control:
         asks = refuse and not force and ttl is not None and self._budget.applies
         if not asks or (renewal and owner != claims.LOAD):
             return self._take(owner, reason, ttl, refuse)
-        sight = self._budget.look(in_turn=owner == claims.LOAD and not renewal and not self._dry_run)
-        if self._budget.allows(sight):
+        survey = self._budget.survey(delayed=owner == claims.LOAD and not renewal and not self._dry_run)
+        if self._budget.allows(survey):
             outcome = self._take(owner, reason, ttl, refuse)
-            second = None if renewal or self._dry_run else self._budget.contest(sight)
+            second = None if renewal or self._dry_run else self._budget.contest(survey)
             if second is None:
                 return outcome
-            sight = second
+            survey = second
             if not mark_instead:
                 self._give_way(owner, own)
-        over = self._budget.words(sight)
+        over = self._budget.describe(survey)
         if not mark_instead:
             raise OverBudgetError(
                 f"{over}. Nothing is refused; mark only (--mark-only), or refuse all the same (--force)"
@@ -271,7 +271,7 @@ def _evidence(outcome: Outcome) -> dict[str, state.Json]:
     return {
         "actions": [text.clean(action, 300) for action in outcome.actions],
         "warnings": [text.clean(warning, 300) for warning in outcome.warnings],
-        "leases": [text.clean(marker.words(item, after.now), 200) for item in after.leases],
+        "leases": [text.clean(marker.describe_lease(item, after.now), 200) for item in after.leases],
         "refusing": after.refusing,
     }
 

@@ -83,8 +83,8 @@ class Status:
             ],
         }
 
-    def words(self) -> str:
-        """One line for people."""
+    def describe(self) -> str:
+        """One line for the operator."""
         if not self.leases:
             return "not throttled, but STILL refusing new mail" if self.refusing else "not throttled"
         if self.refusing:
@@ -93,11 +93,11 @@ class Status:
             mode = "throttled, but NOT refusing new mail as it should"
         else:
             mode = "throttled, accepting mail"
-        return f"{mode}: " + "; ".join(words(item, self.now) for item in self.leases)
+        return f"{mode}: " + "; ".join(describe_lease(item, self.now) for item in self.leases)
 
 
-def words(item: Lease, now: float) -> str:
-    """A lease in a few words."""
+def describe_lease(item: Lease, now: float) -> str:
+    """Owner, reason and time left of a lease."""
     until = "on hold" if item.until is None else f"{text.span(max(0.0, item.until - now))} left"
     return f"{item.owner} ({text.clean(item.reason, 80)}, {until})" if item.reason else f"{item.owner} ({until})"
 
@@ -133,7 +133,7 @@ class Reading:
 def read(places: state.Places, now: float) -> Reading:
     """Read the marker and, when it isn't whole, the stamp. Needs no privilege, never raises."""
     reading = _read(places, now)
-    # the stamp is written after the marker, removed before it: a lease taken just now has a marker at the second look
+    # the stamp is written after the marker and removed before it: a lease taken just now has a marker by then
     return _read(places, now) if reading.lost else reading
 
 

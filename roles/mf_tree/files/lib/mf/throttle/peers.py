@@ -1,8 +1,8 @@
 """The other MXs of the fleet: how many of them accept mail now? What follows from it is in ``budget``.
 
-A peer counts as accepting when it greets with a 220 within the fleet's patience; whatever can't be known counts as not
-accepting. At most SAMPLE peers are asked, chosen anew each time; of a larger fleet the lower end of what such a sample
-allows (Wilson score interval, 95 %) is believed.
+A peer counts as accepting when it greets with a 220 within the fleet's patience; any other outcome counts as not
+accepting. At most SAMPLE peers are asked, chosen anew each time; for a larger fleet the lower bound of the sample's
+confidence interval (Wilson score, 95 %) counts.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from .. import smtp
 Ask: TypeAlias = Callable[[Sequence[tuple[str, int]], float], Mapping[tuple[str, int], bool]]
 
 SAMPLE = 30  # peers asked at most
-PATIENCE = 5.0  # seconds a peer may take to greet, so a look at most; mf_greeting_patience, unless the settings lack it
+PATIENCE = 5.0  # seconds a peer may take to greet, and a survey; mf_greeting_patience, unless the settings lack it
 _Z2 = 1.96**2  # of the 95 % interval
 
 
-class Sight:
-    """What one look saw: ``total`` peers there are, names of those ``asked`` and of those ``accepting`` among them."""
+class Survey:
+    """A survey of the peers: ``total`` of them, the names of those ``asked``, of these the ones ``accepting``."""
 
     def __init__(self, total: int, asked: Collection[str], accepting: Collection[str]) -> None:
         self.total = total
@@ -39,8 +39,8 @@ class Sight:
         lower = max(0.0, (middle - spread) / (1 + _Z2 / asked))
         return max(accepting, int(lower * self.total))
 
-    def words(self, minimum: int) -> str:
-        """For people: ``1 of 2 peers accept mail, at least 2 must``."""
+    def describe(self, minimum: int) -> str:
+        """One line: ``1 of 2 peers accept mail; 2 must``."""
         seen = f"{len(self.accepting)} of {len(self.asked)} peers accept mail"
         if len(self.asked) < self.total:
             seen += f", so of all {self.total} at least {self.estimate()}"
@@ -48,20 +48,20 @@ class Sight:
 
 
 def patience(fleet: Mapping[str, Any]) -> float:
-    """Seconds that a peer may take to greet. One value for the whole fleet, for settling needs that of the others."""
+    """Seconds that a peer may take to greet. One value for the whole fleet: settling depends on that of the others."""
     return float(fleet.get("patience", PATIENCE))
 
 
-def look(
+def survey(
     fleet: Mapping[str, Any],
     ask: Ask | None = None,
     choose: Callable[[Sequence[Mapping[str, Any]], int], Sequence[Mapping[str, Any]]] = random.sample,
     only: Collection[str] | None = None,
-) -> Sight:
+) -> Survey:
     """Ask the peers in ``fleet`` (settings: ``peers`` of name, numeric address, port) for their greeting.
 
-    ``only``: names to ask again, so that two looks can be compared. Never raises; takes as long as the slowest of them
-    does to greet, the fleet's patience at most.
+    ``only``: names to ask again, so that two surveys can be compared. Never raises; takes as long as the slowest of
+    them does to greet, the fleet's patience at most.
     """
     peers: list[Mapping[str, Any]] = list(fleet.get("peers", ()))
     if only is not None:
@@ -69,7 +69,7 @@ def look(
     else:
         asked = peers if len(peers) <= SAMPLE else choose(peers, SAMPLE)
     if not asked:
-        return Sight(len(peers), (), ())
+        return Survey(len(peers), (), ())
     greeted = (ask or smtp.greeting_many)([(peer["address"], peer["port"]) for peer in asked], patience(fleet))
     accepting = [peer["name"] for peer in asked if greeted.get((peer["address"], peer["port"]), False)]
-    return Sight(len(peers), [peer["name"] for peer in asked], accepting)
+    return Survey(len(peers), [peer["name"] for peer in asked], accepting)

@@ -23,20 +23,20 @@ from smtp_support import server, silent, talking
 
 def test_the_hot_look(places: state.Places) -> None:
     with server(PLAIN) as port:
-        result = hot.look(places, {**VALUES, "port": port})
+        result = hot.probe(places, {**VALUES, "port": port})
     assert isinstance(result, state.Result)
     assert result.status == state.OK
     assert result.metrics["starttls"] == 0
     assert {stage + "_seconds" for stage in smtp.STAGES} <= set(result.metrics)
     with server(silent) as port:
-        rest = hot.look(places, {**VALUES, "port": port, "dialogue": 0.3})
+        rest = hot.probe(places, {**VALUES, "port": port, "dialogue": 0.3})
     assert not isinstance(rest, state.Result)
 
 
 def test_a_slow_filter_is_waited_for_and_only_a_warning(places: state.Places) -> None:
     values = {**VALUES, "dialogue": 0.3, "patience": 5.0}
     with server(talking(late=("dot", 0.6), EHLO=b"250 here\r\n")) as port:
-        result = hot.look(places, {**values, "port": port})
+        result = hot.probe(places, {**values, "port": port})
     assert isinstance(result, state.Result)
     assert (result.status, result.metrics["class"]) == (state.WARNING, OK)
     assert result.summary.startswith("slow: canary accepted in 0.")
@@ -45,10 +45,10 @@ def test_a_slow_filter_is_waited_for_and_only_a_warning(places: state.Places) ->
 
 def test_starttls_that_is_configured_must_be_offered(places: state.Places) -> None:
     with server(PLAIN) as port:
-        result = hot.look(places, {**VALUES, "port": port})
+        result = hot.probe(places, {**VALUES, "port": port})
         assert isinstance(result, state.Result)
         assert result.status == state.OK
-        rest = hot.look(places, {**VALUES, "port": port, "starttls": 1})
+        rest = hot.probe(places, {**VALUES, "port": port, "starttls": 1})
     assert not isinstance(rest, state.Result)
     assert rest(False).status == state.CRITICAL
 
@@ -69,7 +69,7 @@ def test_a_good_handshake_counts_for_a_while(
         values = {**VALUES, "port": port}
 
         def one() -> state.Result:
-            outcome = hot.look(places, values)
+            outcome = hot.probe(places, values)
             result = outcome if isinstance(outcome, state.Result) else outcome(False)
             state.write_result(places, result, generation="a", started=1.0, period=60, slack=70)
             return result
@@ -96,7 +96,7 @@ def test_a_broken_handshake_is_tried_again_each_run(places: state.Places, monkey
     monkeypatch.setattr(Evidence, "handshake", lambda _: attempt("silence at tls"))
     with server(talking()) as port:
         for _ in range(2):
-            outcome = hot.look(places, {**VALUES, "port": port})
+            outcome = hot.probe(places, {**VALUES, "port": port})
             assert not isinstance(outcome, state.Result)
             result = outcome(False)
             assert result.status == state.CRITICAL
@@ -107,13 +107,13 @@ def test_a_broken_handshake_is_tried_again_each_run(places: state.Places, monkey
 def test_the_deadline_counts_from_the_first_look(places: state.Places) -> None:
     with server(silent) as port:
         begun = time.monotonic()
-        rest = hot.look(places, {**VALUES, "port": port, "dialogue": 0.3})
+        rest = hot.probe(places, {**VALUES, "port": port, "dialogue": 0.3})
         assert not isinstance(rest, state.Result)
     diagnosed: list[smtp_diagnose.Diagnosis] = []
 
     def result(self: smtp_diagnose.Diagnosis, first: Dialogue) -> state.Result:
         diagnosed.append(self)
-        return state.Result("smtp", state.OK, first.words())
+        return state.Result("smtp", state.OK, first.describe())
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(smtp_diagnose.Diagnosis, "result", result)
