@@ -1,5 +1,5 @@
 #!/bin/sh
-# What control does with its two keys, and what it must not be able to do with them. $1: the MX's address
+# Use control's two keys as control does, then try what they must not allow. $1: the MX's address
 ssh="ssh -F none -o BatchMode=yes -o UserKnownHostsFile=/run/mx.known_hosts"
 pull="$ssh -i /run/pull.key mf-pull@$1" release="$ssh -i /run/release.key mf-release@$1"
 say() { printf '%s: ' "$1"; shift; "$@" 2>&1 | tr '\n' ' '; echo; }

@@ -1,6 +1,6 @@
-"""Ask for paths over TLS exactly as they are written, and say what came: ``ask.py ADDRESS NAME CAFILE PATH…``.
+"""Request paths over TLS exactly as they are written, and print the answers: ``ask.py ADDRESS NAME CAFILE PATH…``.
 
-NAME is what the certificate must be for; an empty CAFILE trusts any. Prints ``{path: {"status": 200, header: …}}``.
+The certificate must be for NAME; with an empty CAFILE any is trusted. Prints ``{path: {"status": 200, header: …}}``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 
 
 def main() -> int:
-    """Ask, one connection a path."""
+    """Request each path on a connection of its own."""
     address, name, cafile, *paths = sys.argv[1:]
     context = ssl.create_default_context(cafile=cafile or None)
     if not cafile:
