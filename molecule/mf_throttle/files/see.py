@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""What a sender sees of port 25 at each address given: ``open``, ``refused`` by a reset, or the error's name."""
+"""Print how port 25 at each address answers a sender: ``open``, ``refused`` by a reset, or the error's name."""
 
 import socket
 import sys
 
 
 def see(address: str) -> str:
-    """One attempt."""
+    """Return the result of one connection."""
     try:
         socket.create_connection((address, 25), timeout=4).close()
     except ConnectionRefusedError:
