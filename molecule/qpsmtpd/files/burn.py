@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Send an MX what would burn its CPU and memory, from the MX itself; print as JSON what that cost and what it answered.
+"""Attack an MX's CPU and memory, from the MX itself; print the cost and the answers as JSON.
 
     burn.py ADDRESS RECIPIENT ID
 
 cpu: seconds that the sessions used; memory: the highest private memory of one session, MiB; answers: by attack; left:
-sessions that are still there. ID is the X-Lab-Id of the message of carriage returns, which is to be delivered.
+sessions that are still running. ID is the X-Lab-Id of the message of carriage returns, which is to be delivered.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def reply(lines: socket.SocketIO) -> str:
 
 
 def talk(address: str, *steps: bytes) -> str:
-    """Say `steps` and QUIT; return the answer to the last of them."""
+    """Send `steps` and QUIT; return the reply to the last step."""
     with socket.create_connection((address, 25), PATIENCE) as connection:
         lines = connection.makefile("rb", buffering=0)
         said = reply(lines)
@@ -87,7 +87,7 @@ def talk(address: str, *steps: bytes) -> str:
 
 
 def flood(address: str, pid: int, *steps: bytes) -> float:
-    """Say `steps`, then send a line without an end, until the other side has had enough; return its highest memory."""
+    """Send `steps`, then a line without an end until the server closes; return the highest memory of a session."""
     highest = 0.0
     with socket.create_connection((address, 25), PATIENCE) as connection:
         lines = connection.makefile("rb", buffering=0)
@@ -105,7 +105,7 @@ def flood(address: str, pid: int, *steps: bytes) -> float:
 
 
 def main(address: str, recipient: str, identifier: str) -> None:
-    """Attack and print."""
+    """Run all attacks and print the result."""
     pid = master()
     before = cpu(pid)
     begin = (HELLO, b"MAIL FROM:<a@world.example>", f"RCPT TO:<{recipient}>".encode(), b"DATA")

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Measure how long greetings take while the host's DNS server takes questions and never answers.
+"""Measure how long greetings take while the host's DNS server takes queries and never answers.
 
     dead_dns.py ADDRESS...
 
-Connects to port 25 at each address with /etc/resolv.conf naming a socket of this script, and puts that file back.
-Prints JSON: {"seconds": {ADDRESS: time until the 220, null if it didn't come}, "questions": how many were asked}.
+Connects to port 25 at each address while /etc/resolv.conf names a socket of this script; restores that file.
+Prints JSON: {"seconds": {ADDRESS: time until the 220, null without one}, "questions": number of DNS queries}.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SILENT = ("127.0.0.153", 53)
 
 
 def greeting(address: str) -> float | None:
-    """Return the seconds until the service at `address` has greeted; None if it hasn't within ten."""
+    """Return the seconds until the service at `address` greets; None if it doesn't within ten."""
     started = time.monotonic()
     with socket.create_connection((address, 25), 10) as connection:
         try:
@@ -34,7 +34,7 @@ def greeting(address: str) -> float | None:
 
 
 def main(addresses: list[str]) -> None:
-    """Measure and print."""
+    """Measure all addresses and print the result."""
     before = RESOLVER.read_bytes()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(SILENT)

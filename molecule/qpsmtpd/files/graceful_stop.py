@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Stop qpsmtpd while a session is in the middle of its message, and see what becomes of everybody.
+"""Stop qpsmtpd in the middle of a session's message; print what its clients get and what is left of the service.
 
     graceful_stop.py ADDRESS RECIPIENT MESSAGE_ID
 
-Prints JSON: {"newcomer": what somebody who connected during the stop was told ("" is nothing), "answer": the reply to
-the session's final dot, "goodbye": that to its QUIT, "stopped": seconds from the final dot to the end of the stop,
-"unit": ActiveState, "left": how many processes of the service's user there are}. The service stays stopped.
+Prints JSON: {"newcomer": the greeting of a client that connects during the stop ("" without one), "answer": the reply
+to the session's final dot, "goodbye": that to its QUIT, "stopped": seconds from the final dot to the end of the stop,
+"unit": ActiveState, "left": number of processes of the service's user}. The service stays stopped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LIMIT = 15.0  # s for each reply
 
 
 class Session:
-    """A connection on which one says something and hears the answer."""
+    """An SMTP session: a command, then its reply."""
 
     def __init__(self, address: str) -> None:
         self.connection = socket.create_connection((address, 25), LIMIT)
@@ -36,7 +36,7 @@ class Session:
                 return line.strip()
 
     def ask(self, text: str) -> str:
-        """Say `text` and return the reply."""
+        """Send `text` and return the reply."""
         self.connection.sendall(text.encode("ascii") + b"\r\n")
         return self.hear()
 
@@ -48,7 +48,7 @@ def show(unit_property: str) -> str:
 
 
 def wait_until_frozen(pid: str) -> None:
-    """Wait until the master is frozen, at most 8 s; then the newcomer shows what that means."""
+    """Wait until the master is frozen, at most 8 s; the newcomer then shows the effect."""
     deadline = time.monotonic() + 8
     status = Path("/proc", pid, "status")
     while status.exists() and "\nState:\tT" not in status.read_text(encoding="ascii") and time.monotonic() < deadline:
@@ -56,7 +56,7 @@ def wait_until_frozen(pid: str) -> None:
 
 
 def newcomer(address: str) -> str:
-    """Connect; return what is heard within a second."""
+    """Connect; return the bytes that come within a second."""
     with socket.create_connection((address, 25), LIMIT) as connection:
         connection.settimeout(1.0)
         try:
@@ -66,7 +66,7 @@ def newcomer(address: str) -> str:
 
 
 def main(address: str, recipient: str, identifier: str) -> None:
-    """Stop the service and print what happened."""
+    """Stop the service and print the result."""
     master = show("MainPID")
     session = Session(address)
     session.hear()

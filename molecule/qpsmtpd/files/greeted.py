@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Wait until a server's greeting has a code.
+"""Wait until a server greets with a certain code.
 
     greeted.py ADDRESS PORT CODE SECONDS
 
-Exit codes: 0 it has, 1 not within so many seconds. Prints the last greeting and when it came.
+Exit codes: 0 it does, 1 not within SECONDS. Prints the last greeting and the time until it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 
 
 def main(address: str, port: str, code: str, seconds: str) -> int:
-    """Look until it says so; return the exit code."""
+    """Connect until the greeting has the code; return the exit code."""
     begun = time.monotonic()
     while True:
         try:

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Send what real senders send through an MX, and hold what the customer got against it, byte for byte.
+"""Send unusual mail of real senders through an MX; compare it with what the customer gets, byte for byte.
 
     odd_mail.py ADDRESS DOMAIN [FLEET_NAME ...]
 
 Runs on `world`, where the customer's server keeps the messages whose X-Lab-Id begins with "bytes-". ADDRESS is the MX,
 DOMAIN one of the customer's, FLEET_NAMEs the names under which the fleet writes Authentication-Results.
 
-Above what was sent there must be the fleet's own lines and nothing else: two Received, one Authentication-Results.
-Exit codes: 0 all as expected, 1 not; prints what differs.
+Above a message there must be the fleet's own fields and nothing else: two Received, one Authentication-Results.
+Exit codes: 0 all as expected, 1 not; prints the differences.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 STATE = Path("/var/lib/world")
-LIMIT = 30.0  # s until the last one is there
+LIMIT = 30.0  # s until the last message has arrived
 OURS = re.compile(rb"(?:(Received|Authentication-Results): [^\n]*\r\n(?:[ \t][^\n]*\r\n)*)")
 
 SRS = "SRS0=fGv9=BC=a.ccdefghijklmn.com=bounce-4IDNASXYtY_FG21s4IoV1XzCfCtHkb2RZY_qdGZ8Q-6A@email.sender.example"
@@ -30,7 +30,7 @@ PLAIN = "sender@world.example"
 
 
 class Odd(NamedTuple):
-    """A message: what is said, and what the customer must get (the same, unless it says otherwise)."""
+    """A message: its envelope, its bytes as sent, and as the customer must get them (empty: the same)."""
 
     name: str
     sender: str
@@ -40,7 +40,7 @@ class Odd(NamedTuple):
 
 
 def messages(names: list[str]) -> list[Odd]:
-    """All of them."""
+    """Return all messages."""
     body = b"\r\nbody \r\n.dot\r\n..\r\n\t\r\n\xe9\xff\x00\r\n" + b"y" * 2000 + b"\r\n \r\n\r\n"
     common = {
         "long-sender": b"Subject: x\r\n",
@@ -55,7 +55,7 @@ def messages(names: list[str]) -> list[Odd]:
             b"..X-Dot: y\r\n!#$%&'*+-/=?^_`{|}~: odd name\r\n" + b"n" * 2000 + b": a long name\r\n"
         )
         + (b"x-long: " + b"z" * 2000 + b"\r\nX-Words: " + b"word " * 400 + b"\r\n"),
-        # what a server in the middle has no business with (RFC 5321, 4.4)
+        # fields that a relay must not touch (RFC 5321, 4.4)
         "trace": (
             b"Return-Path: <r@b.example>\r\nEnvelope-To: u@customer.example\r\n"
             b"Delivery-Date: Mon, 2 Nov 2026 10:00:00 +0100\r\n"
@@ -73,14 +73,14 @@ def messages(names: list[str]) -> list[Odd]:
     for name, lines in common.items():
         sender, local = envelopes.get(name, (PLAIN, "user"))
         found.append(Odd(name, sender, local, b"X-Lab-Id: bytes-" + name.encode() + b"\r\n" + lines + body))
-    # Exim drops such lines at the end of a field (no option keeps them), but all that follows stays where it is
+    # Exim drops such lines at the end of a field (no option keeps them), but the following fields stay in the header
     first, end, rest = (
         b"X-Lab-Id: bytes-fold-end\r\nSubject: a\r\n",
         b" \r\n\t\r\n",
         b"From: a@b.example\r\nX-Last: 1\r\n" + body,
     )
     found.append(Odd("fold-end", PLAIN, "user", first + end + rest, first + rest))
-    # a line of an mbox is no field, and the queue would begin the body there
+    # an mbox separator is no field, and the queue would begin the body there
     rest = b"X-Lab-Id: bytes-mbox\r\nSubject: x\r\n" + body
     line = b"From a@b.example Mon Nov  2 10:00:00 2026\r\n"
     found.append(Odd("mbox", PLAIN, "user", line + rest, b"Mail-" + line.replace(b"From ", b"From: ", 1) + rest))
@@ -88,7 +88,7 @@ def messages(names: list[str]) -> list[Odd]:
 
 
 def forged(names: list[str], body: bytes) -> Odd:
-    """The results of checks that claim to be the fleet's, and some that don't."""
+    """Return a message with results of checks that claim to be the fleet's, and some that don't."""
     field, claim = b"Authentication-Results", b"; dkim=pass header.d=bank.example\r\n"
     ours = []
     for name in (one.encode() for one in names):
@@ -116,7 +116,7 @@ def forged(names: list[str], body: bytes) -> Odd:
 
 
 def send(address: str, domain: str, odd: Odd) -> str:
-    """Hand over one message; returns what the MX objects to, "" for nothing."""
+    """Send one message; return the MX's refusal, "" without one."""
     with smtplib.SMTP(address, 25, "my_host.example", timeout=15) as link:
         for say in ("EHLO my_host.example", f"MAIL FROM:<{odd.sender}>", f"RCPT TO:<{odd.local}@{domain}>", "DATA"):
             code, answer = link.docmd(say)
@@ -128,7 +128,7 @@ def send(address: str, domain: str, odd: Odd) -> str:
 
 
 def compare(odd: Odd, domain: str) -> str:
-    """What is wrong with what the customer has, "" for nothing; raises FileNotFoundError until it is there."""
+    """Return how the customer's copy differs, "" when it doesn't; raise FileNotFoundError until it has arrived."""
     got = (STATE / "kept" / f"bytes-{odd.name}").read_bytes()
     right = odd.right or odd.sent
     if not got.endswith(right):
@@ -146,7 +146,7 @@ def compare(odd: Odd, domain: str) -> str:
 
 
 def main(address: str, domain: str, *names: str) -> int:
-    """Send all, then wait for all; return the exit code."""
+    """Send all messages, then compare each; return the exit code."""
     odd = messages([*names])
     wrong = {one.name: problem for one in odd if (problem := send(address, domain, one))}
     deadline = time.monotonic() + LIMIT

@@ -3,9 +3,9 @@ r"""Hold an SMTP session and compare each reply with what is expected.
 
     talk.py ADDRESS PORT '[["EHLO a.example", "250"], ["RCPT TO:<b@c.example>", "550 5\\.7\\.1"]]'
 
-A step is what to say and a regular expression that the last line of the reply must match from its beginning. Each "\n"
-goes out as CRLF; a step with "\r" in it goes out as it is, for what no mail server would send. An expression "-" stands
-for a connection that is closed without a reply. The greeting must be a 220.
+A step is a text to send and a regular expression that the last line of the reply must match from its beginning. Each
+"\n" is sent as CRLF; a text with "\r" in it is sent as it is, for input that no mail server would send. The expression
+"-" stands for a connection that is closed without a reply. The greeting must be a 220.
 
 Exit codes: 0 all as expected, 1 not. Prints each step and its reply up to there.
 """
@@ -34,7 +34,7 @@ def reply(lines: socket.SocketIO) -> str:
 
 
 def wire(text: str) -> bytes:
-    """Return the bytes that say `text`."""
+    """Return `text` as the bytes to send."""
     if "\r" not in text:
         text = text.replace("\n", "\r\n") + "\r\n"
     return text.encode("latin-1")

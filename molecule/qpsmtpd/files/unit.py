@@ -20,7 +20,7 @@ def lines(*command: str) -> list[str]:
 
 
 def main(unit: str) -> None:
-    """Look and print."""
+    """Print the unit's state."""
     show = dict(line.split("=", 1) for line in lines("systemctl", "show", unit))
     status: dict[str, str] = {}
     if show["MainPID"] != "0":
