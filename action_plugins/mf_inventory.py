@@ -6,15 +6,19 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from ansible.errors import AnsibleError
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 GROUP = "mx"
+MONITOR = "roles/mf_monitor/meta/argument_specs.yml"
 
 # RFC 1035 2.3.1 with RFC 1123 2.1; two labels at least, for a mail domain or a server of one
 PATIENCE = (2, 8)
@@ -51,6 +55,16 @@ def former_names(names: Iterable[str]) -> Iterator[str]:
             head, found, tail = name.partition(former)
             if found and not head.strip("_"):
                 yield f"{name} is now called {head}{now}{tail}: change its name in the inventory"
+
+
+def refusals(hosts: Mapping[str, Mapping[str, Any]], spec: Mapping[str, Any]) -> Iterator[str]:
+    """What the argument_specs of the monitor refuse in variables of hosts."""
+    refused: dict[str, list[str]] = {}
+    for name, variables in hosts.items():
+        for message in ArgumentSpecValidator(spec).validate(variables).error_messages:
+            refused.setdefault(message.rstrip("."), []).append(name)
+    for message, names in refused.items():
+        yield f"{', '.join(names)}: {MONITOR} refuses: {message}"
 
 
 def _addresses(machines: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -152,20 +166,24 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         task_vars = task_vars or {}
         self.validate_argument_spec({})
-        names: Sequence[str] = task_vars["groups"].get(GROUP, [])
-        machines: dict[str, dict[str, Any]] = {}
-        hosts = task_vars["groups"]["all"]
-        found = list(former_names(key for name in hosts for key in task_vars["hostvars"][name]))
-        for name in names:
-            variables = task_vars["hostvars"][name]
-            machines[name] = {}
-            for key in self.NEEDED:
+        groups, hostvars = task_vars["groups"], task_vars["hostvars"]
+        names: Sequence[str] = groups.get(GROUP, [])
+        found = list(former_names(key for name in groups["all"] for key in hostvars[name]))
+
+        def chosen(hosts: Iterable[str], keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+            values: dict[str, dict[str, Any]] = {name: {} for name in hosts}
+            for name, key in ((name, key) for name in hosts for key in keys if key in hostvars[name]):
                 try:
-                    if key in variables:
-                        machines[name][key] = variables[key]
+                    values[name][key] = hostvars[name][key]
                 except AnsibleError as error:  # a template in the inventory that doesn't work
                     found.append(f"{name}: {key} can't be worked out: {str(error)[:200]}")
+            return values
+
+        machines = chosen(names, self.NEEDED)
         found.extend(one for one in problems(machines) if one not in found)
+        specs = yaml.safe_load((Path(__file__).resolve().parents[1] / MONITOR).read_text())["argument_specs"]
+        for entry, hosts in (("services", groups["all"]), ("main", groups.get("monitor", ()))):
+            found.extend(refusals(chosen(hosts, specs[entry]["options"]), specs[entry]["options"]))
         if found:
             head = "The inventory can't work, so nothing was changed:"
             return {"failed": True, "msg": "\n".join([head, *(f"  - {one}" for one in found)]), "problems": found}

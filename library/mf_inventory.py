@@ -12,7 +12,8 @@ description:
   - Looks at all MX machines (group C(mx)) at once and reports everything that is wrong, each with what to do.
   - Runs on the controller alone; no host is touched, none needs to be reachable.
   - "Checked: there are MX machines, each with an address of its own; every domain has a route to its mail server;
-    ports are ports; fewer MX machines must accept mail than there are. No host has a variable under its former name."
+    ports are ports; fewer MX machines must accept mail than there are. No host has a variable under its former name.
+    Every host's services, and the variables of the monitor, have the options and types that its role takes."
 version_added: "0.1.0"
 options: {}
 attributes:

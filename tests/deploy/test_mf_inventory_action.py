@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 from typing import Any
 
 import pytest
+import yaml
+from deploy_support import ROOT
 
 from action_plugins import mf_inventory as plugin
 
@@ -102,3 +107,57 @@ def test_one_budget_for_the_whole_fleet() -> None:
     assert plugin.problems(machines) == [
         "mf_min_accepting differs between MX machines: set it once, for the whole fleet"
     ]
+
+
+SPECS = yaml.safe_load((ROOT / plugin.MONITOR).read_text())["argument_specs"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "variables", "message"),
+    [
+        ("services", {"mf_services": [{"kind": "ssh", "colour": 1}]}, "mf_services.colour. Supported parameters"),
+        ("services", {"mf_services": [{"kind": "telnet"}]}, "kind must be one of: tcp, ssh"),
+        ("services", {"mf_services": [{"kind": "tcp"}]}, "kind is tcp but all of the following are missing: port"),
+        ("services", {"mf_services": [{"kind": "ssh", "port": "ssh"}]}, "'port' is of type str"),
+        ("services", {"mf_services": {"kind": "ssh"}}, "cannot be converted to a list"),
+        ("main", {"mf_monitor_channels": [{"name": "sms"}]}, "missing required arguments: url"),
+        (
+            "main",
+            {"mf_monitor_channels": [{"name": "a", "url": "x", "severities": ["page"]}]},
+            "Got no match for: page",
+        ),
+        ("main", {"mf_monitor_channels": [{"name": "a", "url": "x", "to": 1}]}, "mf_monitor_channels.to. Supported"),
+        ("main", {"mf_monitor_cert_notice_days": ["soon"]}, "unable to convert to float"),
+    ],
+)
+def test_wrong_variables_of_the_monitor_are_one_line(entry: str, variables: dict[str, Any], message: str) -> None:
+    (line,) = plugin.refusals({"mx1": variables, "mx2": variables, "mx3": {}}, SPECS[entry]["options"])
+    assert line.startswith(f"mx1, mx2: {plugin.MONITOR} refuses: ")
+    assert message in line
+    assert "\n" not in line
+
+
+def test_right_variables_of_the_monitor_pass() -> None:
+    services = [{"kind": "smtp", "starttls": False}, {"kind": "https", "status": 401, "interval": 5}]
+    assert not list(plugin.refusals({"mx1": {"mf_services": services}}, SPECS["services"]["options"]))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("mf_services", [{"kind": "ssh", "colour": 1}]),
+        ("mf_monitor_channels", [{"name": "a", "url": "x", "colour": 1}]),
+    ],
+)
+def test_an_unknown_option_is_refused_before_any_host_is_touched(variable: str, value: object) -> None:
+    done = subprocess.run(
+        ["ansible-playbook", "-i", "inventory/example", "playbooks/site.yml", "-e", json.dumps({variable: value})],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LC_ALL": "C.UTF-8", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_TIMEOUT": "1"},
+    )
+    assert done.returncode == 2, done.stdout
+    assert f"{variable}.colour. Supported parameters include" in done.stdout
+    assert "PLAY [Rehearse" not in done.stdout

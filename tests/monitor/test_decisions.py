@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import monitor_support
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from mf_monitor import settings, texts
+from mf_monitor import rules, settings, texts
 from mf_monitor.incidents import fresh_alert
 from mf_monitor.judging import complaints, problems, states
 from mf_monitor.judging.states import DOWN, REFUSED, SILENT, THROTTLED, UNKNOWN, UP, WARNING, ProbeResult, SubjectState
@@ -20,6 +22,7 @@ from mf_monitor.notifying.alerts import Alert, Incident
 from mf_monitor.settings import MonitorSettingsError, Settings
 
 RULES = monitor_support.settings()
+ROLE = Path(__file__).resolve().parents[2] / "roles/mf_monitor"
 NOW = 1_790_000_000.0
 
 
@@ -970,6 +973,7 @@ def test_the_tail_stays_when_titles_are_cut() -> None:
         ({"channels": [{"name": "sms", "url": "x", "second": "sms"}]}, "which is itself"),
         ({"channels": [{"name": "sms", "url": "x", "severities": ["loud"]}]}, "unknown severity, 'loud'"),
         ({"channels": [{"name": "sms", "url": "x", "severities": []}]}, "channel 'sms' would tell nothing"),
+        ({"channels": [{"name": "sms", "url": "x", "severities": ["page"]}]}, "unknown severity, 'page'; there are"),
         ({"hosts": [{"name": "a", "adress": "192.0.2.1"}]}, "'adress' is nothing a host has"),
         ({"hosts": [{"name": "a", "services": [{"kind": "ssh"}]}]}, "it has no address"),
         ({"hosts": [{"name": "a", "address6": "nowhere"}]}, "is not an IP address"),
@@ -992,6 +996,18 @@ def test_wrong_settings_are_one_clear_line(changed: dict[str, Any], said: str) -
         settings.parse(monitor_support.raw_settings(**changed))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_ansible_knows_the_options_of_a_service_and_of_a_channel() -> None:
+    specs = yaml.safe_load((ROLE / "meta/argument_specs.yml").read_text())["argument_specs"]
+    service = specs["services"]["options"]["mf_services"]["options"]
+    # the DNS is asked for mf_domains: no service of a host
+    kinds = {kind: options for kind, options in rules.KINDS.items() if kind != "mx"}
+    assert set(service["kind"]["choices"]) == set(kinds)
+    assert set(service) == {"kind", "name", "address", "interval"}.union(*kinds.values())
+    channel = specs["main"]["options"]["mf_monitor_channels"]["options"]
+    assert set(channel) == {field.name for field in dataclasses.fields(settings.Channel)}
+    assert channel["severities"]["choices"] == list(settings.SEVERITIES)
 
 
 def test_services_by_role_where_none_are_said() -> None:

@@ -38,7 +38,7 @@ from .rules import (
 )
 
 DEFAULT_PATH = "/mf/etc/monitor/settings.json"
-SEVERITIES = ("urgent", "notice", "page")
+SEVERITIES = ("urgent", "notice")  # of messages; what is for the page only sends none
 SELDOM = ("relay", "mx")  # kinds whose result does not show whether their host is there
 RELAY_EVERY = 10  # intervals
 _ADVICE = "correct the inventory, then run playbooks/site.yml"
