@@ -122,7 +122,7 @@ def accepts(address: str, port: int, patience: float) -> bool:
     said = smtp.greeting("127.0.0.1", port, patience)
     if said.outcome == smtp.SILENT:
         # all slots are taken, or it is frozen: its check knows more of what stands behind the port
-        return bool(health.collect(places).accepting)
+        return bool(health.collect(places)["accepting"])
     # the way to its own address may not exist (NAT): nothing but a 421 counts
     return said.outcome == smtp.ACCEPTED and (not address or smtp.greeting(address, port, OWN_LOOK).code != 421)
 

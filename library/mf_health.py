@@ -158,13 +158,11 @@ version:
   type: str
 """
 
-from dataclasses import replace
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mf import health, state
+from ansible.module_utils.mf import health, health_record, state
 from ansible.module_utils.mf.command import health as command
-from ansible.module_utils.mf.health_record import Health
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "refresh": {"type": "bool", "default": False},
@@ -175,17 +173,17 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def look(places: state.Places, broken: str | None) -> Health:
+def look(places: state.Places, broken: str | None) -> health_record.Health:
     """The host's health; with what is ``broken`` about its own command among the problems.
 
     Without settings all is broken, and that is said already.
     """
     record = health.collect(places)
-    if broken and record.generation:
-        problems = [*record.problems, f"{broken}; deploy again with playbooks/site.yml"]
-        record = replace(record, problems=problems, status=state.worst([record.status, state.UNKNOWN]))
-        record = replace(record, line=health.line(record))
-    return record
+    if broken and record["generation"]:
+        record["problems"].append(f"{broken}; deploy again with playbooks/site.yml")
+        record["status"] = state.worst([record["status"], state.UNKNOWN])
+        record["line"] = health.line(record)
+    return health_record.parse(record)
 
 
 def main() -> None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mf import config, decisions, health, maintenance, state
+from mf import config, decisions, health, health_record, maintenance, state
 from mf.command import health as command
-from mf.health_record import Check
 from mf.throttle import control, firewall
 from throttle_support import Clock, Host
 
@@ -59,7 +57,9 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
 
 
 def collect(host: Host) -> dict[str, Any]:
-    return health.collect(host.places).as_json()
+    record = health.collect(host.places)
+    assert health_record.parse(record).as_json() == record  # what a host writes is what its readers expect
+    return record
 
 
 def report(host: Host, name: str, status: str = state.OK, summary: str = "fine", **metrics: float) -> None:
@@ -166,7 +166,7 @@ records = st.fixed_dictionaries(
 @settings(max_examples=500)
 @given(records)
 def test_hostile_results(record: dict[str, Any]) -> None:
-    found = asdict(health.judge(record, GENERATION, 5000.0))
+    found = health.judge(record, GENERATION, 5000.0)
     assert found["status"] in state.SEVERITY
     assert found["summary"].isprintable()
     assert found["summary"].isascii()
@@ -353,7 +353,7 @@ def test_settings_error_is_the_same_behind_both_doors(host: Host) -> None:
 
 
 def takes_mail(status: str, metrics: dict[str, float | str]) -> bool:
-    return health.takes_mail(Check(status, "", 1.0, None, 0.0, metrics))
+    return health.takes_mail({"status": status, "metrics": metrics})
 
 
 def test_an_mx_whose_slots_senders_have_taken_takes_mail() -> None:

@@ -1,4 +1,4 @@
-"""The hot path: what a healthy minute on an MX loads, and what such a module may cost."""
+"""The hot paths, a healthy minute on an MX and /mf/bin/health: what they load, and what such a module may cost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from smtp_support import server, talking
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = sorted(map(str, ROOT.glob("roles/*/files/lib")))
 # Only these write `TYPE_CHECKING = False`, and `posix` instead of `os`; all others are plain Python.
-HOT = {
+CHECKS = {
     "mf/__init__.py",
     "mf/run.py",
     "mf/smtp.py",
@@ -33,6 +33,20 @@ HOT = {
     "mf_rejected/check_refused.py",
     "mf_rejected/purge_record.py",
     "mf_rejected/refused.py",
+}
+HEALTH = {
+    "mf/__init__.py",
+    "mf/claims.py",
+    "mf/command/__init__.py",
+    "mf/command/health.py",
+    "mf/config.py",
+    "mf/health.py",
+    "mf/maintenance.py",
+    "mf/state.py",
+    "mf/text.py",
+    "mf/throttle/__init__.py",
+    "mf/throttle/lease.py",
+    "mf/throttle/marker.py",
 }
 # Each of these costs more than a whole check.
 DEAR = {
@@ -53,16 +67,35 @@ DEAR = {
 }
 
 MINUTE = """
-import sys
-sys.path[:0] = {libraries!r}
 from mf import run, state
 from mf_checks import due
 run.Run.diagnose = lambda self, function: self.unknown("slow path")
 due.round_of({checks!r}, "abc", state.Places({root!r}), everything=True)
+"""
+LAUNCH_HEALTH = """
+from mf import state
+from mf.command import health
+health.main(["--json"], state.Places({root!r}))
+"""
+
+
+def loaded(code: str) -> tuple[list[str], dict[str, str]]:
+    """The lines that some code prints in an interpreter like a launcher's, and the names and files of its modules."""
+    code = f"""import sys
+sys.path[:0] = {LIBRARIES!r}
+{code}
 loaded = dict(sys.modules)
 import json
-print(json.dumps({{name: getattr(module, "__file__", None) or "" for name, module in loaded.items()}}))
-"""
+print(json.dumps({{name: getattr(module, "__file__", None) or "" for name, module in loaded.items()}}))"""
+    done = subprocess.run([sys.executable, "-IS", "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert not done.stderr
+    *lines, modules = done.stdout.splitlines()
+    return lines, dict(json.loads(modules))
+
+
+def own(modules: dict[str, str]) -> set[str]:
+    """The files of ours among some modules."""
+    return {file.rpartition("/files/lib/")[2] for file in modules.values() if "/files/lib/" in file}
 
 
 def minute(root: Path, port: int) -> dict[str, str]:
@@ -133,19 +166,35 @@ def minute(root: Path, port: int) -> dict[str, str]:
             "releases": str(root / "release"),
         },
     }
-    code = MINUTE.format(libraries=LIBRARIES, checks=checks, root=str(root))
-    done = subprocess.run([sys.executable, "-IS", "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    *lines, modules = done.stdout.splitlines()
+    lines, modules = loaded(MINUTE.format(checks=checks, root=str(root)))
     # there is no qpsmtpd here, so that check alone goes on to diagnose
-    assert [line for line in lines if " OK - " not in line] == ["PROCESSES UNKNOWN - slow path"], (lines, done.stderr)
+    assert [line for line in lines if " OK - " not in line] == ["PROCESSES UNKNOWN - slow path"], lines
     assert len(lines) == len(checks)
-    return dict(json.loads(modules))
+    return modules
 
 
 def test_a_healthy_minute_loads_what_is_listed(tmp_path: Path) -> None:
     with server(talking(EHLO=b"250-here\r\n250 PIPELINING\r\n")) as port:
         modules = minute(tmp_path, port)
-    assert {file.rpartition("/files/lib/")[2] for file in modules.values() if "/files/lib/" in file} == HOT
+    assert own(modules) == CHECKS
+    assert not DEAR & set(modules)
+
+
+def test_health_loads_what_is_listed(tmp_path: Path) -> None:
+    """With a lease and maintenance in force too: a host in trouble is asked as often."""
+    now = state.boottime()
+    claim = {"owner": "operator", "reason": "disk", "since": now - 1, "until": now + 900}
+    for name, content in {
+        "mf/etc/mf.json": {"generation": "abc", "host": "mx1", "checks": {"smtp": {"period": 60, "offset": 0}}},
+        "run/mf/throttled": {"leases": [{**claim, "refuse": True}], "refusing": True},
+        "run/mf/maintenance": claim,
+        "run/mf/state/smtp.json": {"status": "CRITICAL"},
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content))
+    (line,), modules = loaded(LAUNCH_HEALTH.format(root=str(tmp_path)))
+    assert "throttled by operator and refusing mail, maintenance by operator" in json.loads(line)["line"]
+    assert own(modules) == HEALTH
     assert not DEAR & set(modules)
 
 
@@ -172,4 +221,4 @@ def test_without_json_what_is_no_json_is_refused_all_the_same() -> None:
 def test_all_others_are_plain_python() -> None:
     files = {str(path).rpartition("/files/lib/")[2]: path for path in ROOT.glob("roles/*/files/lib/**/*.py")}
     frugal = re.compile(r"^\s*TYPE_CHECKING = False|^\s*import posix$", re.MULTILINE)
-    assert [name for name in sorted(set(files) - HOT) if frugal.search(files[name].read_text())] == []
+    assert [name for name in sorted(set(files) - CHECKS - HEALTH) if frugal.search(files[name].read_text())] == []

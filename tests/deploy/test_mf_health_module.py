@@ -55,7 +55,7 @@ def health(host: Host, run_module: Callable[..., dict[str, Any]]) -> Health:
 
 def answer(host: Host) -> str:
     """What the host's own /mf/bin/health --json prints."""
-    return json.dumps(package.collect(host.places).as_json())
+    return json.dumps(package.collect(host.places))
 
 
 def check(**changed: Any) -> dict[str, Any]:

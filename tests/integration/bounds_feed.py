@@ -182,7 +182,7 @@ def files(folder: str, _port: int) -> Iterator[float]:
         breaker.load(places, "q.service")
         maintenance.active(places)
         entry = health.judge_file(places, "smtp", "0123456789ab", now)
-        assert entry.status in state.SEVERITY
+        assert entry["status"] in state.SEVERITY
         try:
             config.load(places)
         except config.SettingsError as error:

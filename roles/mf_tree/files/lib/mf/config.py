@@ -6,10 +6,12 @@ Slow path only: on its fast path a check takes its few values from its launcher 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NoReturn
-
 from . import Failure, state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, NoReturn
 
 
 class SettingsError(Failure):
@@ -36,7 +38,7 @@ _EVERY_CHECK: dict[str, tuple[tuple[type, ...], float, float]] = {
 }
 
 
-class Section(dict[str, Any]):
+class Section(dict[str, "Any"]):
     """Settings, or a part of them, of which a missing key is a SettingsError that names it."""
 
     def __init__(self, values: Mapping[str, Any], source: str, path: str = "") -> None:

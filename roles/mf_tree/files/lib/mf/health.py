@@ -1,26 +1,30 @@
 """How this host is: its checks' results, judged for freshness, and what holds right now. Reads only; never raises.
 
+The monitor has this run on every host each minute, so it makes the JSON object that ``health_record`` describes and
+imports nothing dear: dataclasses alone would cost four times all of this.
+
 A check counts as UNKNOWN when it never ran, is past its ``next_due`` (on CLOCK_BOOTTIME: a wall clock that was set
 changes nothing), left something unreadable, or comes from a release that is no longer the current one.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+import posix
 
 from . import VERSION, config, maintenance, state, text
-from .health_record import MAX_METRICS, Check, Health, Lease, Maintenance
-from .throttle import lease as lease_
 from .throttle import marker
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+MAX_METRICS = 100  # of a check
 _LONGEST = 2 * 86400.0  # seconds; a result that claims to hold longer is not ours
 _HAND_OVER = 60.0  # seconds after a release during which a check of the former one may still end
 
 
-def collect(places: state.Places) -> Health:
+def collect(places: state.Places) -> dict[str, Any]:
     """The host's health."""
     now = state.boottime()
     problems: list[tuple[str, str]] = []
@@ -38,38 +42,37 @@ def collect(places: state.Places) -> Health:
     elif not throttle.throttled and "load" in checks:
         checks["load"] = _without_lease(checks["load"])
     for name, check in checks.items():
-        if check.status != state.OK:
-            problems.append((check.status, f"{name} {check.status}: {check.summary}"))
-    problems.extend(judge_throttle(throttle, checks["load"].status if "load" in checks else state.OK))
+        if check["status"] != state.OK:
+            problems.append((check["status"], f"{name} {check['status']}: {check['summary']}"))
+    problems.extend(judge_throttle(throttle, checks["load"]["status"] if "load" in checks else state.OK))
     refusing = throttle.refusing or lost == marker.REFUSING
     load1 = _first_number(f"{places.proc}/loadavg")
     if load1 is None:
         problems.append((state.UNKNOWN, f"{places.proc}/loadavg can't be read"))
-    ages = [check.age_seconds for check in checks.values() if check.age_seconds is not None]
-    health = Health(
-        host=str(settings.get("host") or os.uname().nodename),
-        type=str(settings.get("type", "")),
-        status=state.worst([status for status, _ in problems]),
-        line="",
-        load1=load1,
-        uptime_seconds=_first_number(f"{places.proc}/uptime"),
-        throttled=throttle.throttled,
-        refusing=throttle.refusing,
-        held=throttle.held,
-        leases=[_lease(lease, now) for lease in throttle.leases],
-        maintenance=_maintenance(places, now),
-        oldest_result_seconds=max(ages, default=None),
-        queue=checks["queue"].metric("messages") if "queue" in checks else None,
-        accepting=takes_mail(checks["smtp"]) and not refusing if "smtp" in checks else None,
-        problems=[problem for _, problem in sorted(problems, key=lambda entry: -state.SEVERITY[entry[0]])],
-        checks=checks,
-        generation=generation,
-        version=VERSION,
-    )
-    return replace(health, line=line(health))
+    ages = [check["age_seconds"] for check in checks.values() if check["age_seconds"] is not None]
+    queue = checks["queue"]["metrics"].get("messages") if "queue" in checks else None
+    health: dict[str, Any] = {
+        "host": str(settings.get("host") or posix.uname().nodename),
+        "type": str(settings.get("type", "")),
+        "status": state.worst([status for status, _ in problems]),
+        "line": "",
+        "load1": load1,
+        "uptime_seconds": _first_number(f"{places.proc}/uptime"),
+        **throttle.as_json(),
+        "maintenance": _maintenance(places, now),
+        "oldest_result_seconds": max(ages, default=None),
+        "queue": queue if _is(queue, float) else None,
+        "accepting": takes_mail(checks["smtp"]) and not refusing if "smtp" in checks else None,
+        "problems": [problem for _, problem in sorted(problems, key=lambda entry: -state.SEVERITY[entry[0]])],
+        "checks": checks,
+        "generation": generation,
+        "version": VERSION,
+    }
+    health["line"] = line(health)
+    return health
 
 
-def judge_file(places: state.Places, name: str, generation: str, now: float) -> Check:
+def judge_file(places: state.Places, name: str, generation: str, now: float) -> dict[str, Any]:
     """One check's entry, from its result file."""
     data, damage = state.read_plain(f"{places.results}/{name}.json")
     if damage:
@@ -79,7 +82,9 @@ def judge_file(places: state.Places, name: str, generation: str, now: float) -> 
     return judge(state.decode(data), generation, now, _released(places))
 
 
-def judge(record: Mapping[str, Any] | None, generation: str, now: float, released: float | None = None) -> Check:
+def judge(
+    record: Mapping[str, Any] | None, generation: str, now: float, released: float | None = None
+) -> dict[str, Any]:
     """One check's entry, from its stored result (see ``state.write_result``).
 
     ``now`` is CLOCK_BOOTTIME; ``released`` is when the current release became current, in epoch seconds.
@@ -100,22 +105,23 @@ def judge(record: Mapping[str, Any] | None, generation: str, now: float, release
         foreign = text.clean(str(record.get("generation")), 20)
         status, summary = state.UNKNOWN, f"comes from release {foreign}, current is {generation}; deploy again"
     since = record.get("since")
-    return Check(
-        status=status,
-        summary=summary,
-        age_seconds=round(max(0.0, age), 1),
-        since=since if _is(since, float) else None,
-        overdue_seconds=round(overdue, 1),
-        metrics=_metrics(record.get("metrics")),
-    )
+    return {
+        "status": status,
+        "summary": summary,
+        "age_seconds": round(max(0.0, age), 1),
+        "since": since if _is(since, float) else None,
+        "overdue_seconds": round(overdue, 1),
+        "metrics": _metrics(record.get("metrics")),
+    }
 
 
-def takes_mail(smtp: Check) -> bool:
+def takes_mail(smtp: Mapping[str, Any]) -> bool:
     """Whether the SMTP check says that mail is accepted. A certificate that ends soon is only a warning; a service that
     has given all slots to senders, and works, takes mail."""
-    warned = smtp.status == state.WARNING and smtp.metrics.get("class") == state.OK
-    full = smtp.status in (state.WARNING, state.CRITICAL) and smtp.metrics.get("full") == 1
-    return smtp.status == state.OK or warned or full
+    status, metrics = smtp["status"], smtp["metrics"]
+    warned = status == state.WARNING and metrics.get("class") == state.OK
+    full = status in (state.WARNING, state.CRITICAL) and metrics.get("full") == 1
+    return bool(status == state.OK or warned or full)
 
 
 def judge_throttle(throttle: marker.Status, said: str) -> list[tuple[str, str]]:
@@ -128,45 +134,48 @@ def judge_throttle(throttle: marker.Status, said: str) -> list[tuple[str, str]]:
     return [(status, throttle.describe())] if state.SEVERITY[status] > state.SEVERITY[said] else []
 
 
-def line(health: Health) -> str:
+def line(health: Mapping[str, Any]) -> str:
     """One line for people; what is wrong comes last."""
-    parts = [f"load {'unknown' if health.load1 is None else f'{health.load1:g}'}"]
-    if not health.throttled:
+    load1, oldest, active = health["load1"], health["oldest_result_seconds"], health["maintenance"]
+    parts = ["load unknown" if load1 is None else f"load {load1:g}"]
+    if not health["throttled"]:
         parts.append("not throttled")
     else:
-        owners = ", ".join(lease.owner for lease in health.leases)
-        mode = "refusing mail" if health.refusing else "accepting mail"
-        parts.append(f"{'on hold' if health.held else 'throttled'} by {owners} and {mode}")
-    if health.maintenance:
-        left = text.span(health.maintenance.left_seconds)
-        parts.append(f"maintenance by {text.clean(health.maintenance.owner, 32)} for {left} more")
-    oldest = health.oldest_result_seconds
+        owners = ", ".join(lease["owner"] for lease in health["leases"])
+        mode = "refusing mail" if health["refusing"] else "accepting mail"
+        parts.append(f"{'on hold' if health['held'] else 'throttled'} by {owners} and {mode}")
+    if active:
+        parts.append(f"maintenance by {text.clean(active['owner'], 32)} for {text.span(active['left_seconds'])} more")
     parts.append("no results" if oldest is None else f"oldest result {text.span(oldest)}")
-    if health.queue is not None:
-        parts.append(f"queue {health.queue:g}")
-    shown = f"{text.clean(health.host, 64)} {health.status} " + ", ".join(parts)
-    return shown + (": " + "; ".join(health.problems) if health.problems else "")
+    if health["queue"] is not None:
+        parts.append(f"queue {health['queue']:g}")
+    shown = f"{text.clean(health['host'], 64)} {health['status']} " + ", ".join(parts)
+    return shown + (": " + "; ".join(health["problems"]) if health["problems"] else "")
 
 
-def _entry(status: str, summary: str) -> Check:
-    return Check(status, summary, age_seconds=None, since=None, overdue_seconds=None, metrics={})
+def _entry(status: str, summary: str) -> dict[str, Any]:
+    return {
+        "status": status,
+        "summary": summary,
+        "age_seconds": None,
+        "since": None,
+        "overdue_seconds": None,
+        "metrics": {},
+    }
 
 
-def _without_lease(check: Check) -> Check:
+def _without_lease(check: dict[str, Any]) -> dict[str, Any]:
     """The load check's entry when no lease is left: what it said about leases has passed, and live facts are newer."""
-    if check.status in (state.WARNING, state.CRITICAL) and check.metrics.get("leases"):
-        return replace(check, status=state.OK, summary="was throttled; the lease has been given back since")
+    if check["status"] in (state.WARNING, state.CRITICAL) and check["metrics"].get("leases"):
+        return {**check, "status": state.OK, "summary": "was throttled; the lease has been given back since"}
     return check
 
 
-def _lease(lease: lease_.Lease, now: float) -> Lease:
-    left = None if lease.until is None else round(lease.until - now, 1)
-    return Lease(lease.owner, lease.reason, lease.refuse, round(now - lease.since, 1), left)
-
-
-def _maintenance(places: state.Places, now: float) -> Maintenance | None:
+def _maintenance(places: state.Places, now: float) -> dict[str, Any] | None:
     active = maintenance.active(places, now)
-    return None if active is None else Maintenance(active.owner, active.reason, round(active.until - now, 1))
+    if active is None:
+        return None
+    return {"owner": active.owner, "reason": active.reason, "left_seconds": round(active.until - now, 1)}
 
 
 def _metrics(found: object) -> dict[str, float | str]:
@@ -196,6 +205,6 @@ def _first_number(path: str) -> float | None:
 def _released(places: state.Places) -> float | None:
     """When the current release became current (epoch seconds): the age of the link itself."""
     try:
-        return os.lstat(places.current).st_mtime
+        return posix.lstat(places.current).st_mtime
     except OSError:
         return None

@@ -1,7 +1,7 @@
-"""The health of a host as dataclasses, and the one parser of it.
+"""The health of a host as its readers have it: dataclasses, and their one parser.
 
-``health.collect`` makes a ``Health``; ``/mf/bin/health --json`` and the module mf_health answer with its JSON object;
-the action plugins, the monitor and mf_report read that again with ``decode`` or ``parse``. The object::
+``health.collect``, ``/mf/bin/health --json`` and the module mf_health answer with a JSON object; the action plugins,
+the monitor and mf_report read it with ``decode`` or ``parse``. The object::
 
     {"host": "mx1", "type": "mx",
      "status": "OK",                  OK WARNING CRITICAL UNKNOWN: the most urgent of checks and live facts
@@ -34,13 +34,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
 from . import state, text
+from .health import MAX_METRICS
 from .maintenance import MAX_TTL
 
 MAX_BYTES = 256 * 1024  # of an answer
 MAX_CHECKS = 50
 MAX_LEASES = 20
 MAX_PROBLEMS = 50
-MAX_METRICS = 100
 
 
 class HealthRecordError(Exception):

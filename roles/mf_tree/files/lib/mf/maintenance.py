@@ -8,13 +8,15 @@ in between. Within one boot its ``until`` counts, after a reboot ``until_epoch``
 
 from __future__ import annotations
 
-import os
+import posix
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TypeGuard
 
-from . import Failure, claims, decisions, state, text
+from . import Failure, claims, state, text
+from .claims import is_time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MAX_TTL = 7 * 86400.0  # seconds
 LOCK_WAIT = 60.0  # seconds; a restart with its second look and its test takes no longer than a check's deadline
@@ -30,14 +32,16 @@ class UnderWayError(MaintenanceError):
     code = 4
 
 
-@dataclass(frozen=True)
-class Maintenance:
+class Maintenance(claims.Record):
     """Maintenance that is on; times in CLOCK_BOOTTIME seconds."""
 
-    owner: str
-    reason: str
-    since: float
-    until: float
+    __slots__ = ("owner", "reason", "since", "until")
+
+    def __init__(self, owner: str, reason: str, since: float, until: float) -> None:
+        self.owner = owner
+        self.reason = reason
+        self.since = since
+        self.until = until
 
 
 def active(places: state.Places, now: float | None = None, epoch: float | None = None) -> Maintenance | None:
@@ -61,6 +65,8 @@ def on(places: state.Places, owner: str, reason: str, ttl: float, *, dry_run: bo
 
     From the marker on no check begins an action; one under way holds the action lock, and is waited for.
     """
+    from . import decisions
+
     claims.check_owner(owner)
     claims.check_reason(reason)
     claims.check_ttl(ttl)
@@ -68,7 +74,12 @@ def on(places: state.Places, owner: str, reason: str, ttl: float, *, dry_run: bo
         return []
     now, epoch = state.boottime(), time.time()
     warnings = []
-    marker = asdict(Maintenance(owner, reason, round(now, 3), round(now + ttl, 3)))
+    marker: dict[str, state.Json] = {
+        "owner": owner,
+        "reason": reason,
+        "since": round(now, 3),
+        "until": round(now + ttl, 3),
+    }
     try:
         _write(places.maintenance, marker)
     except OSError as error:
@@ -94,12 +105,14 @@ def on(places: state.Places, owner: str, reason: str, ttl: float, *, dry_run: bo
 
 def off(places: state.Places, *, dry_run: bool = False) -> bool:
     """End maintenance, whoever began it. Returns whether there was any. Raises MaintenanceError."""
+    from . import decisions
+
     before = active(places)
     if dry_run:
         return before is not None
     for path in (_kept(places), places.maintenance):
         try:
-            os.unlink(path)
+            posix.unlink(path)
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -117,11 +130,11 @@ def _valid(data: bytes | None, now: float) -> Maintenance | None:
 def _plausible(record: Mapping[str, object], now: float) -> Maintenance | None:
     owner, reason = record.get("owner"), record.get("reason", "")
     since, until = record.get("since"), record.get("until")
-    if not isinstance(owner, str) or not isinstance(reason, str) or not _is_number(until):
+    if not isinstance(owner, str) or not isinstance(reason, str) or not is_time(until):
         return None
     if not owner or len(owner) > 32 or len(reason) > 1000 or not now < until <= now + MAX_TTL + 1:
         return None
-    begun = float(since) if _is_number(since) and since <= now + 1 else now
+    begun = float(since) if is_time(since) and since <= now + 1 else now
     return Maintenance(owner, reason, begun, float(until))
 
 
@@ -131,16 +144,12 @@ def _from_disk(data: bytes, now: float, epoch: float, boot: str) -> Maintenance 
         return None
     if not boot or record.get("boot") != boot:
         until, written = record.get("until_epoch"), record.get("written_epoch")
-        if not _is_number(until) or not _is_number(written):
+        if not is_time(until) or not is_time(written):
             return None
         # a clock that went backwards doesn't lengthen it
         left = min(until - epoch, until - written)
         record = {**record, "since": now, "until": now + left}
     return _plausible(record, now)
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e12 < value < 1e12
 
 
 def _write(path: str, record: Mapping[str, state.Json], *, durable: bool = False) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
 from .. import health, state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 RUN_CHECKS = "/mf/bin/run-checks"
 REFRESH_LIMIT = 90.0  # seconds all checks together may take
@@ -35,8 +38,8 @@ def main(argv: Sequence[str] | None = None, places: state.Places | None = None) 
         if "--refresh" in words:
             refresh()
         record = health.collect(places or state.Places())
-        answer = state.encode(record.as_json()) if "--json" in words else record.line
-        return _say(answer, state.EXIT_CODES[record.status])
+        answer = state.encode(record) if "--json" in words else record["line"]
+        return _say(answer, state.EXIT_CODES[record["status"]])
     except KeyboardInterrupt:
         return 130
 

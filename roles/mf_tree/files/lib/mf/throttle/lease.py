@@ -10,27 +10,29 @@ safe because what matters is kept twice (operators' leases on disk, refusals in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import TypeGuard
-
 from .. import state
-from ..claims import LOAD, MAX_TTL, LeaseError, check_owner, check_reason, check_ttl
+from ..claims import LOAD, MAX_TTL, LeaseError, Record, check_owner, check_reason, check_ttl, is_time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 DAMAGED = "damaged"  # the owner of a hold whose owner can't be read
 MAX_LEASES = 32
 MAX_BYTES = 65536  # of a marker
 
 
-@dataclass(frozen=True)
-class Lease:
+class Lease(Record):
     """One owner's lease. ``since`` and ``until`` are CLOCK_BOOTTIME seconds; ``until`` None is a hold."""
 
-    owner: str
-    reason: str
-    since: float
-    until: float | None
-    refuse: bool
+    __slots__ = ("owner", "reason", "refuse", "since", "until")
+
+    def __init__(self, owner: str, reason: str, since: float, until: float | None, refuse: bool) -> None:
+        self.owner = owner
+        self.reason = reason
+        self.since = since
+        self.until = until
+        self.refuse = refuse
 
     def as_json(self) -> dict[str, state.Json]:
         """The lease as it stands in the marker."""
@@ -72,7 +74,7 @@ def put(leases: Iterable[Lease], new: Lease, now: float) -> tuple[Lease, ...]:
     kept = valid(leases, now)
     former = find(kept, new.owner)
     if former is not None:
-        new = replace(new, since=former.since)
+        new = Lease(new.owner, new.reason, former.since, new.until, new.refuse)
     others = tuple(lease for lease in kept if lease.owner != new.owner)
     if len(others) >= MAX_LEASES:
         raise LeaseError(f"{MAX_LEASES} leases are held already; give one back first (throttle status shows them)")
@@ -136,9 +138,9 @@ def _parse(item: object, now: float) -> Lease:
         raise LeaseError("not an object")
     fields: Mapping[str, object] = item
     since, until = fields.get("since"), fields.get("until")
-    if not _is_time(since) or float(since) > now + 1:
+    if not is_time(since) or float(since) > now + 1:
         raise LeaseError("since must be a time that has passed")
-    if until is not None and (not _is_time(until) or float(until) > now + MAX_TTL + 1):
+    if until is not None and (not is_time(until) or float(until) > now + MAX_TTL + 1):
         raise LeaseError("until must be a time within 7 d, or null")
     if not isinstance(fields.get("refuse"), bool):
         raise LeaseError("refuse must be true or false")
@@ -149,10 +151,6 @@ def _parse(item: object, now: float) -> Lease:
         None if until is None else float(until),
         fields["refuse"] is True,
     )
-
-
-def _is_time(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e12 < value < 1e12
 
 
 def to_disk(leases: Iterable[Lease], now: float, epoch: float, boot: str) -> dict[str, state.Json]:
@@ -186,7 +184,7 @@ def from_disk(
         return None
     kept = record.get("leases")
     written = record.get("written_epoch")
-    if not isinstance(kept, list) or not _is_time(written):
+    if not isinstance(kept, list) or not is_time(written):
         return None
     same_boot = bool(boot) and record.get("boot") == boot
     since_then = max(epoch, written) if limit else epoch
@@ -221,7 +219,7 @@ def _on_this_boot(item: object, now: float, epoch: float, since_then: float) -> 
     if not isinstance(item, dict):
         return item
     until, since = item.get("until_epoch"), item.get("since_epoch")
-    if not _is_time(since) or not (until is None or _is_time(until)):
+    if not is_time(since) or not (until is None or is_time(until)):
         raise LeaseError("since_epoch must be a time, until_epoch one or null")
     left = None if until is None else until - since_then
     return {**item, "since": min(now, now + since - epoch), "until": None if left is None else now + left}

@@ -6,22 +6,26 @@ whose leases have all expired counts as absent, and so does one that isn't whole
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from .. import state, text
+from .. import claims, state, text
 from . import lease
-from .lease import Lease
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .lease import Lease
 
 REFUSING, THROTTLED, NOTHING = "refusing", "throttled", "nothing"  # what the stamp says is in force
 
 
-@dataclass(frozen=True)
-class Marker:
+class Marker(claims.Record):
     """The marker's content: the leases, and whether the firewall was really refusing when it was written."""
 
-    leases: tuple[Lease, ...] = ()
-    refusing: bool = False
+    __slots__ = ("leases", "refusing")
+
+    def __init__(self, leases: tuple[Lease, ...] = (), refusing: bool = False) -> None:
+        self.leases = leases
+        self.refusing = refusing
 
     def encode(self, now: float) -> bytes:
         """The bytes of /run/mf/throttled; ``now`` is CLOCK_BOOTTIME."""
@@ -113,16 +117,18 @@ def parse(data: bytes | None, now: float) -> Marker | None:
     return None if leases is None else Marker(leases, record["refusing"] is True)
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(claims.Record):
     """The marker as it was read: None when it isn't whole. ``damage`` is what is wrong with it, "" when there is none.
 
     ``lost``: what was in force, REFUSING or THROTTLED, when the marker went missing or was spoilt; "" otherwise.
     """
 
-    marker: Marker | None
-    damage: str = ""
-    lost: str = ""
+    __slots__ = ("damage", "lost", "marker")
+
+    def __init__(self, marker: Marker | None, damage: str = "", lost: str = "") -> None:
+        self.marker = marker
+        self.damage = damage
+        self.lost = lost
 
     def status(self, now: float) -> Status:
         """The throttle as the marker shows it."""
