@@ -1,7 +1,7 @@
-"""Which messages are our own end-to-end canaries: recorded as seen, then removed, and counted nowhere (see mf.canary).
+"""Our own end-to-end canaries among the messages: recorded as seen, then removed, and not counted (see mf.canary).
 
 ``state/canary-<mx>.json`` has the newest of an MX: ``{"sent", "received", "imported": epoch seconds, "id", "seen":
-[[nonce, sent, id]]}``. An id that was seen may come again: the index may be older than this, from a dump."""
+[[nonce, sent, id]]}``. An id that was seen may be imported again: the index may be older than this, from a dump."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .source import CANARY
 
 
 class Canaries:
-    """What recognises canaries with the fleet's key, and writes down which were seen in ``folder``."""
+    """Verifies canaries with the fleet's key, and records those seen in ``folder``."""
 
     def __init__(self, key: bytes, folder: str) -> None:
         self._key = key
@@ -25,8 +25,9 @@ class Canaries:
         self._ids: dict[str, str] = {}
 
     def recognise(self, message: Message) -> canary.Tag | None:
-        """The tag of a genuine canary: to the domain that only an MX can send to, from that MX, for the first time (or
-        the very message of that time).
+        """The tag of a genuine canary; None for other mail, and for a replay.
+
+        It is to the domain that only an MX can send to, from that MX, and its nonce is new or this message's own.
         """
         if message.domain != canary.DOMAIN:
             return None
@@ -43,7 +44,7 @@ class Canaries:
         return tag if self._ids.get(tag.nonce) == message.id else None
 
     def note(self, tag: canary.Tag, message: Message, now: float) -> None:
-        """Write down that it was seen."""
+        """Record a canary as seen."""
         before = self._read(tag.host)
         record: dict[str, Any] = {
             "sent": tag.time,
@@ -52,7 +53,7 @@ class Canaries:
             "id": message.id,
         }
         sent = before.get("sent")
-        # one that was late may be imported after a newer one, and one that came again isn't news
+        # a late canary may be imported after a newer one, and a repeated one is not newer
         if isinstance(sent, (int, float)) and sent >= tag.time:
             record = {key: before.get(key) for key in record}
         record["seen"] = [(nonce, when, self._ids[nonce]) for nonce, when in self._seen[tag.host].items()]

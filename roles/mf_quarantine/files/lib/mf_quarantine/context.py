@@ -1,4 +1,4 @@
-"""What the commands of the quarantine share: who called them, settings, folders, the index, locks, and how they end."""
+"""Shared by the commands of the quarantine: their caller, settings, folders, the index, locks, and their output."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def drop_root(account: str = USER) -> None:
 
 
 def caller() -> str:
-    """The name of the person who called this command: ask before ``drop_root``."""
+    """The name of the user who called this command; call it before ``drop_root``."""
     uid = os.getuid()
     name = os.environ.get("SUDO_USER", "") if uid == 0 else ""
     with contextlib.suppress(KeyError):
@@ -47,11 +47,11 @@ def caller() -> str:
 
 
 class Context:
-    """What a command works with; the index is connected when it is first asked for. Raises config.SettingsError."""
+    """Settings, folders and index of a command; the index is connected on first use. Raises config.SettingsError."""
 
-    def __init__(self, host: state.Places, who: str) -> None:
+    def __init__(self, host: state.Places, caller: str) -> None:
         self.host = host
-        self.who = who
+        self.caller = caller
         self.settings = settings.load(host)
         self.layout = layout.Layout()
         self._index: dict[int, Index] = {}
@@ -60,7 +60,7 @@ class Context:
     def index(self) -> Index:
         """This process's connection to the index, schema checked. Raises DatabaseError.
 
-        A child has a connection of its own: on a shared one, the statements of two would mix in one transaction.
+        A child has its own: on a shared connection, the statements of two processes would mix in one transaction.
         """
         process = os.getpid()
         if process not in self._index:
@@ -69,7 +69,7 @@ class Context:
 
 
 def report(args: argparse.Namespace, record: dict[str, Any], message: str) -> int:
-    """Print the outcome, for a program or for a person; returns the exit code."""
+    """Print the outcome, as JSON or as text; returns the exit code."""
     print(json.dumps(record) if args.json else message)
     return DONE
 

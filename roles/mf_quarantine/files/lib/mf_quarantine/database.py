@@ -1,6 +1,6 @@
 """A connection to MariaDB by its unix socket, and the ways to run a statement.
 
-No password exists: MariaDB asks the kernel who is at the other end of its socket (its plugin ``unix_socket``).
+There is no password: MariaDB gets the user at the other end of its socket from the kernel (plugin ``unix_socket``).
 All statements run at READ COMMITTED: a batch of deletes locks the rows it deletes and no gap beside them.
 """
 
@@ -29,7 +29,7 @@ _TRIES = 5
 
 
 class DatabaseError(QuarantineError):
-    """MariaDB doesn't do what it should."""
+    """MariaDB refuses a connection or a statement, or fails."""
 
 
 class Database:
@@ -42,7 +42,7 @@ class Database:
                 user=user,
                 database=name or None,
                 charset="utf8mb4",
-                # nothing stays open between two statements: a migration would have to wait for it
+                # no transaction stays open between two statements: a migration would have to wait for it
                 autocommit=True,
                 local_infile=True,
                 connect_timeout=5,
@@ -56,12 +56,12 @@ class Database:
             schema.judge(self.version(), name)
 
     def close(self) -> None:
-        """End the connection; what wasn't committed is undone."""
+        """Close the connection; an open transaction is undone."""
         with contextlib.suppress(pymysql.MySQLError):
             self._connection.close()
 
     def version(self) -> int:
-        """The schema's version; 0 when there is none."""
+        """The schema's version; 0 if there is none."""
         try:
             return int(self.rows("SELECT COALESCE(MAX(version), 0) FROM schema_version")[0][0])
         except DatabaseError as error:
@@ -90,7 +90,7 @@ class Database:
             self._connection.rollback()
 
     def run(self, sql: str, values: Sequence[object] = ()) -> int:
-        """One statement; returns the number of rows it changed. Raises DatabaseError."""
+        """Run a statement; returns the number of rows it changed. Raises DatabaseError."""
         try:
             with self._connection.cursor() as cursor:
                 return int(cursor.execute(sql, values or None))
@@ -98,10 +98,10 @@ class Database:
             raise _error(error) from error
 
     def load(self, table: str, columns: str, rows: Sequence[str]) -> None:
-        """Rows of tab-separated, escaped fields into a table, by LOAD DATA: several times faster than INSERT.
+        """Insert rows of tab-separated, escaped fields by LOAD DATA: several times faster than INSERT.
 
-        LOCAL: the server asks this process for the rows, which are in its memory, and needs no right to read files.
-        It would also skip what is there already, so all rows must have come in. Raises DuplicateError, DatabaseError.
+        LOCAL: the server gets the rows from this process's memory, and needs no right to read files. It skips rows that
+        exist already, so the number of new ones is compared. Raises DuplicateError, DatabaseError.
         """
         with os.fdopen(os.memfd_create(table, os.MFD_CLOEXEC), "w", encoding="utf-8", newline="") as memory:
             memory.write("\n".join(rows) + "\n")
@@ -121,7 +121,7 @@ class Database:
             raise _error(error) from error
 
     def stream(self, sql: str, values: Sequence[object] = ()) -> Iterator[dict[str, Any]]:
-        """The rows of a query one after the other, as they come; nothing else can use the connection meanwhile."""
+        """The rows of a query, unbuffered; the connection can't be used for another statement meanwhile."""
         try:
             with self._connection.cursor(pymysql.cursors.SSDictCursor) as cursor:
                 cursor.execute(sql, values or None)
@@ -130,7 +130,7 @@ class Database:
             raise _error(error) from error
 
     def retried(self, work: Callable[[], Value]) -> Value:
-        """``work`` in a transaction, again if it met a deadlock."""
+        """Run ``work`` in a transaction, again after a deadlock; returns its result. Raises DatabaseError."""
         for left in range(_TRIES - 1, -1, -1):
             try:
                 with self.transaction():

@@ -1,7 +1,7 @@
-"""One kept file: its envelope line, and what the index says about the message that follows. Reads; writes nothing.
+"""One kept file: its envelope line, and the message that follows as the index keeps it. Reads; writes nothing.
 
-The envelope is that of one copy, or of one copy for each of several domains (see Mf/Rejected.pm). Everything in
-it was written by strangers. What isn't as the MX's plugin writes it is refused as ``DamagedError``, never guessed."""
+The envelope is that of one copy, or of one copy for each of several domains (see Mf/Rejected.pm). Its values come
+from strangers. What isn't as the MX's plugin writes it is refused as ``DamagedError``, never guessed."""
 
 from __future__ import annotations
 
@@ -19,32 +19,18 @@ from . import layout
 LINE_MAX = 1 << 20
 """Bytes of an envelope line: a thousand recipients of 320 bytes, escaped, take less than half of it."""
 HEAD_MAX = 65536
-"""Bytes of a message in which its header is looked for."""
+"""Bytes of a message that are searched for its header."""
 _CHUNK = 1 << 20
+# Unfolded by subject(). Blanks before the colon: RFC 5322, 4.5.
+_SUBJECT = re.compile(rb"^subject[ \t]*:((?:[^\n]|\n(?=[ \t])){0,2000})", re.IGNORECASE | re.MULTILINE)
 
 
 class DamagedError(Exception):
-    """The file isn't whole, or isn't one of ours. One line."""
+    """The file is damaged, or isn't one of ours. One line."""
 
 
 class Message:
-    """What the index keeps of a message. Texts are cut to their columns and can be stored as UTF-8."""
-
-    __slots__ = (
-        "domain",
-        "head",
-        "id",
-        "kept",
-        "mx",
-        "plugin",
-        "reason",
-        "recipients",
-        "sender",
-        "sha256",
-        "size",
-        "subject",
-        "truncated",
-    )
+    """A message as the index keeps it. Texts are cut to their columns' sizes, and valid UTF-8."""
 
     def __init__(self, domain: str, envelope: dict[str, Any], head: bytes, kept: int, sha256: bytes) -> None:
         self.id: str = envelope["id"]
@@ -76,26 +62,23 @@ _KINDS: dict[str, type] = {
 
 
 def read(path: str, domain: str, ident: str) -> Message:
-    """One copy of the message in a kept file, its bytes held against the hash in the envelope.
-
-    Raises DamagedError, OSError.
-    """
-    return one_of(copies(path, ident), domain, ident)
+    """One copy of the message in a kept file, checked against the envelope's hash. Raises DamagedError, OSError."""
+    return select(copies(path, ident), domain, ident)
 
 
-def one_of(found: Iterable[Message], domain: str, ident: str) -> Message:
-    """The copy of that id, which must be that domain's. Raises DamagedError."""
-    for one in found:
-        if one.id == ident and one.domain in (domain, ""):
-            one.domain = domain
-            return one
+def select(messages: Iterable[Message], domain: str, ident: str) -> Message:
+    """The copy with that id, which must be that domain's. Raises DamagedError."""
+    for message in messages:
+        if message.id == ident and message.domain in (domain, ""):
+            message.domain = domain
+            return message
     raise DamagedError("its envelope is that of another message")
 
 
 def copies(path: str, ident: str) -> list[Message]:
-    """All copies of the message in a kept file that has ``ident`` for one of them, as ``read``.
+    """All copies of the message in a kept file, ``ident`` among them, as ``read``.
 
-    The envelope of a single one doesn't name its domain: then that is "".
+    The envelope of a single copy doesn't name its domain: then that is "".
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
@@ -116,27 +99,26 @@ def copies(path: str, ident: str) -> list[Message]:
     if checksum.hexdigest() != envelopes[0]["sha256"]:
         raise DamagedError("its bytes are not those that the MX wrote (sha256 differs)")
     head = body[:HEAD_MAX]
-    return [Message(one.get("domain", ""), one, head, kept, checksum.digest()) for one in envelopes]
+    return [Message(copy.get("domain", ""), copy, head, kept, checksum.digest()) for copy in envelopes]
 
 
 def parse(line: bytes, ident: str) -> dict[str, Any]:
-    """The envelope of one copy in a file's first line; nothing of the others is in it. Raises DamagedError."""
-    return next(one for one in parse_all(line, ident) if one["id"] == ident)
+    """The envelope of one copy in a file's first line, without the others. Raises DamagedError."""
+    return next(envelope for envelope in parse_all(line, ident) if envelope["id"] == ident)
 
 
 def alone(line: bytes, ident: str) -> bytes:
-    """A file's first line as it is for one copy: what leaves this host has no other domain's recipients.
+    """A file's first line with one copy only: no other domain's recipients leave this host.
 
-    A line that isn't shared, or is none of ours, stays as it is.
+    A line that isn't shared, or isn't one of ours, is returned as it is.
     """
     try:
-        envelopes = parse_all(line.rstrip(b"\n"), ident)
+        envelope = parse(line.rstrip(b"\n"), ident)
     except DamagedError:
         return line
-    if "domain" not in envelopes[0]:
+    if "domain" not in envelope:
         return line
-    own = next(one for one in envelopes if one["id"] == ident)
-    return json.dumps({key: value for key, value in own.items() if key != "domain"}).encode() + b"\n"
+    return json.dumps({key: value for key, value in envelope.items() if key != "domain"}).encode() + b"\n"
 
 
 def parse_all(line: bytes, ident: str) -> list[dict[str, Any]]:
@@ -158,84 +140,63 @@ def parse_all(line: bytes, ident: str) -> list[dict[str, Any]]:
         raise DamagedError("its envelope has no proper host")
     if not 0 <= envelope["size"] < 1 << 40:
         raise DamagedError("its envelope has no proper size")
-    # a single one has no domain of its own: its folder says it
+    # the domain of a single copy is its folder's name
     envelope.pop("domain", None)
     envelopes = _shared(envelope, ident) if "copies" in envelope else [envelope]
-    for one in envelopes:
-        recipients = one.get("recipients")
+    for copy in envelopes:
+        recipients = copy.get("recipients")
         if not isinstance(recipients, list) or not all(isinstance(address, str) for address in recipients):
             raise DamagedError("its envelope has no proper recipients")
-    # an id that is no text is that of no message
-    if not any(one.get("id") == ident for one in envelopes):
+    if not any(copy["id"] == ident for copy in envelopes):
         raise DamagedError("its envelope is that of another message")
     return envelopes
 
 
 def _shared(envelope: dict[str, Any], ident: str) -> list[dict[str, Any]]:
-    """An envelope for each of the copies, with its ``domain``. Their ids follow from the file's, so none can be that
-    of another message.
+    """An envelope for each of the copies, with its ``domain``. Their ids are derived from the file's, so none can be
+    that of another message.
     """
     entries = envelope["copies"]
-    if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise DamagedError("its envelope has no proper copies")
-    domains = [one.get("domain") for one in entries]
-    if not all(isinstance(one, str) and layout.is_domain(one) for one in domains) or len(set(domains)) != len(domains):
+    domains = [entry.get("domain") for entry in entries]
+    proper = all(isinstance(domain, str) and layout.is_domain(domain) for domain in domains)
+    if not proper or len(set(domains)) != len(domains):
         raise DamagedError("its envelope has no proper copies")
     common = {key: value for key, value in envelope.items() if key != "copies"}
     name = layout.message(ident)
     return [
-        common | {"id": layout.copy(name, number), "domain": one["domain"], "recipients": one.get("recipients")}
-        for number, one in enumerate(entries)
+        common | {"id": layout.copy(name, number), "domain": entry["domain"], "recipients": entry.get("recipients")}
+        for number, entry in enumerate(entries)
     ]
 
 
 def header(head: bytes) -> bytes:
     """The header of a message that begins with these bytes, without the blank line."""
-    if head.startswith(b"\n"):
-        return b""
-    return head.partition(b"\n\n")[0]
-
-
-def field(head: bytes, name: bytes) -> bytes | None:
-    """The first header field of a name, unfolded, at most 2000 bytes; None when there is none."""
-    lines = header(head)
-    # blanks before the colon: RFC 5322, 4.5
-    found = re.search(rb"^" + re.escape(name) + rb"[ \t]*:", lines, re.IGNORECASE | re.MULTILINE)
-    if found is None:
-        return None
-    start = end = found.end()
-    limit = min(len(lines), start + 2000)
-    while True:
-        end = lines.find(b"\n", end, limit)
-        if end < 0:
-            end = limit
-            break
-        if lines[end + 1 : end + 2] not in (b" ", b"\t"):
-            break
-        end += 1
-    return lines[start:end].replace(b"\n", b"").strip()
+    return b"" if head.startswith(b"\n") else head.partition(b"\n\n")[0]
 
 
 def subject(head: bytes) -> str:
     """The Subject, decoded (RFC 2047) where that is possible, as one line of at most 250 characters; "" without any."""
-    raw = field(head, b"subject")
-    if raw is None:
+    match = _SUBJECT.search(header(head))
+    if match is None:
         return ""
+    raw = match[1].replace(b"\n", b"").strip()
     try:
-        words = raw.decode("utf-8")
+        text = raw.decode("utf-8")
     except UnicodeDecodeError:
-        words = raw.decode("latin-1")
-    if "=?" in words:
+        text = raw.decode("latin-1")
+    if "=?" in text:
         try:
-            words = "".join(
+            text = "".join(
                 part if isinstance(part, str) else part.decode(charset or "latin-1", "replace")
-                for part, charset in email.header.decode_header(words)
+                for part, charset in email.header.decode_header(text)
             )
         except (ValueError, LookupError, AttributeError, email.errors.MessageError):
-            pass  # shown as it came
-    return storable(" ".join(words.split()), 250)
+            pass  # shown undecoded
+    return storable(" ".join(text.split()), 250)
 
 
 def storable(text: str, limit: int) -> str:
-    """At most ``limit`` characters, none of them half a surrogate pair, so that UTF-8 can hold them."""
+    """At most ``limit`` characters, valid as UTF-8: half a surrogate pair becomes "?"."""
     return text[:limit].encode("utf-8", "replace").decode("utf-8")

@@ -60,7 +60,7 @@ def run(
         days = (now - layout.received(newest)) / 86400
         raise ClockError(
             f"the clock is {days:.1f} days beyond the newest message, so nothing expires;"
-            " put the clock right, or, if it is right, say: quarantine expire --trust-clock"
+            " put the clock right, or, if it is right, run: quarantine expire --trust-clock"
         )
     for domain in index.domains():
         before = settings.cutoff(domain, now)

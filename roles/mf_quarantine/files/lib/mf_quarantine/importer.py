@@ -1,12 +1,13 @@
 """From ``incoming`` into store and index, each message once, whatever happens in between.
 
-A batch goes: read and verify each file; link it into the store; sync; index and ledger in one transaction; unlink it
-in ``incoming``. Killed before the commit, the next run finds the files in ``incoming`` again and the links already
-made. Killed after it, the ledger knows the ids and only the unlinking is left. So nothing is lost or doubled at any
-step. A message with a copy for several domains is one file, and a link and a row for each of them, in one transaction.
+The steps of a batch: read and verify each file; link it into the store; sync; index and ledger in one transaction;
+unlink it in ``incoming``. After a kill before the commit, the next run finds the files in ``incoming`` again and the
+links already made. After a kill behind it, the ids are in the ledger and only the unlinking is left. So nothing is lost
+or doubled at any step. A message with copies for several domains is one file, with a link and a row for each of them,
+in one transaction.
 
-While the host is throttled (``/run/mf/throttled``) messages go one by one, ``import_throttle_sleep`` seconds apart on
-the whole host: whoever's turn it is holds one flock."""
+While the host is throttled (``/run/mf/throttled``) messages are imported one by one, ``import_throttle_sleep`` seconds
+apart on the whole host, under one flock."""
 
 from __future__ import annotations
 
@@ -28,42 +29,42 @@ from .settings import Settings
 BATCH = 1000
 """Messages of one transaction while the host isn't throttled."""
 BATCH_BYTES = 64 << 20
-PATIENCE = 900.0  # seconds to wait for the pace's lock while throttled, where the caller doesn't say
+PATIENCE = 900.0  # seconds to wait for the pace's lock while throttled, by default
 SETTLE = 0.5  # seconds between two reads of the marker during a pause
 
 
 @dataclass
 class Batch:
-    """One transaction: what is to become of some files, and once it is yielded, what became of them."""
+    """One transaction: the plan for some files, and once it is yielded, the outcome."""
 
     kept: list[envelope.Message] = field(default_factory=list)
     others: list[tuple[str, str, str]] = field(default_factory=list)
-    """For the ledger alone: ``(id, domain, state)``, the state one of expired, canary and bad."""
+    """Entries for the ledger alone: ``(id, domain, state)``; the states are expired, canary and bad."""
     canaries: list[tuple[canary.Tag, envelope.Message]] = field(default_factory=list)
     known: int = 0
-    """Copies that the ledger had already."""
+    """Copies that were in the ledger already."""
     damaged: int = 0
-    """Files that aren't whole here, and will be fetched again."""
+    """Files that are damaged here, and will be fetched again."""
     done: list[str] = field(default_factory=list)
-    """Paths in ``incoming`` that go once the transaction is committed."""
+    """Paths in ``incoming`` to remove once the transaction is committed."""
 
     @property
     def files(self) -> int:
-        """Files of which nothing is missing any more."""
+        """Files that are dealt with and won't be fetched again."""
         return len(self.done) - self.damaged
 
 
 @dataclass
 class Counts:
-    """What an import did. Messages are the index's: a copy for each domain is one, and a file may hold several."""
+    """Counts of an import. A message is one domain's copy, so a file may hold several."""
 
-    bad: int = 0  # not whole on the MX either, or not in our format: put aside
+    bad: int = 0  # damaged on the MX as well, or not in our format: put aside
     canaries: int = 0
-    damaged: int = 0  # not whole here; will be fetched again
-    expired: int = 0  # older than their domain's retention: noted, not kept
-    files: int = 0  # of which nothing is missing any more
+    damaged: int = 0  # damaged here; will be fetched again
+    expired: int = 0  # older than their domain's retention: in the ledger, not kept
+    files: int = 0  # see Batch.files
     imported: int = 0
-    known: int = 0  # the ledger had them: only unlinked
+    known: int = 0  # in the ledger already: only unlinked
 
     def add(self, batch: Batch) -> None:
         """Count a transaction that was committed."""
@@ -80,7 +81,7 @@ class Counts:
 class Importer:
     """Imports for one MX (``mx``), whose lock the caller holds.
 
-    ``canaries`` recognises the fleet's own; without it every message is ordinary mail.
+    ``canaries`` verifies the fleet's own; without it every message is ordinary mail.
     """
 
     def __init__(
@@ -111,10 +112,10 @@ class Importer:
         return marker.current(self._host).throttled
 
     def run(self, *, fresh: bool, patience: Callable[[], float] = lambda: PATIENCE) -> Iterator[Batch]:
-        """Import all that waits; yields each transaction once it is committed and its files are gone.
+        """Import ``incoming``; yields each transaction once it is committed and its files are removed.
 
-        ``fresh``: the files have just come from the MX, so what is damaged is so there, too. ``patience``: for how
-        many seconds to wait for the pace's lock while throttled; then the run ends. Raises DatabaseError, OSError.
+        ``fresh``: the files have just been fetched, so one that is damaged is so on the MX, too. ``patience``: seconds
+        to wait for the pace's lock while throttled; then the run ends. Raises DatabaseError, OSError.
         """
         for files in self._portions(layout.waiting(self._layout.incoming(self._mx))):
             if len(files) > 1 or not self.throttled():
@@ -129,7 +130,7 @@ class Importer:
             yield from batches
 
     def _portions(self, files: Iterable[layout.Waiting]) -> Iterator[list[layout.Waiting]]:
-        """Files for a transaction each; one at a time while the host is throttled."""
+        """The files of each transaction; one at a time while the host is throttled."""
         portion: list[layout.Waiting] = []
         room = BATCH_BYTES
         throttled = self.throttled()
@@ -144,14 +145,14 @@ class Importer:
             yield portion
 
     def _pause(self, end: float) -> None:
-        """Wait for a moment (boot time); cut short when the throttle ends."""
+        """Wait until a moment (boot time), or until the throttle ends."""
         while self.throttled() and (left := end - state.boottime()) > 0:
             self._sleep(min(SETTLE, left))
 
     def batches(self, files: list[layout.Waiting], *, fresh: bool) -> Iterator[Batch]:
         """Import some files in one transaction, or in several if they have very many copies.
 
-        When it raises, index and ledger know nothing of the transaction it was at.
+        If it raises, the open transaction is undone.
         """
         while files:
             batch = Batch()
@@ -170,7 +171,7 @@ class Importer:
             yield batch
 
     def _sort_file(self, file: layout.Waiting, batch: Batch, known: set[str], *, fresh: bool) -> None:
-        """Decide what becomes of a file, and link what is kept into the store."""
+        """Add a file's messages to the batch, and link those that are kept into the store."""
         if file.ident in known:
             batch.known += 1
         else:
@@ -201,8 +202,8 @@ class Importer:
             batch.kept.append(message)
 
     def _copies(self, file: layout.Waiting, known: set[str]) -> list[envelope.Message]:
-        """The messages in a file: one, or one for each domain that has a copy. What the ledger knows of them goes into
-        ``known``: a repair may have found some in the store.
+        """The messages in a file, one for each domain that has a copy. Those in the ledger are added to ``known``: a
+        repair may have indexed some from the store.
         """
         if file.domain != layout.SHARED:
             return [envelope.read(*file)]
@@ -219,7 +220,7 @@ class Importer:
             batch.others.append((file.ident, file.domain, "bad"))
             problem, end = "can't be imported", ""
         else:
-            # left from before a crash or a power cut: the MX has it whole, if it is still there
+            # from before a crash or a power cut: the MX has it whole, if it still exists
             batch.damaged += 1
             self._aside.add(file.ident)
             problem, end = "is damaged", " until the MX gives it again"
@@ -229,7 +230,7 @@ class Importer:
         )
 
     def _commit(self, batch: Batch) -> None:
-        """Into the index, without what a repair has put there since the ledger was asked."""
+        """Add the batch to the index, without messages that a repair has added since the ledger was asked."""
         try:
             self._index.add(batch.kept, batch.others)
         except DuplicateError:
@@ -241,7 +242,7 @@ class Importer:
             self._index.add(batch.kept, batch.others)
 
     def _clear_up(self, batch: Batch) -> None:
-        """Note canaries and remove what the transaction has dealt with."""
+        """Record canaries and remove the transaction's files from ``incoming``."""
         if self._canaries is not None:
             for tag, message in batch.canaries:
                 self._canaries.note(tag, message, self._clock())

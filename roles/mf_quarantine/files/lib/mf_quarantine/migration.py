@@ -1,4 +1,4 @@
-"""Database, account and schema of the index, made or brought up to date by ``quarantine migrate``, as root."""
+"""Create database, account and schema of the index, or bring them up to date: ``quarantine migrate``, as root."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def migrate(
     *,
     dry_run: bool = False,
 ) -> list[str]:
-    """Create database, account and rights, bring the schema to schema.SCHEMA. Returns what was done; [] is nothing.
+    """Create database, account and rights, bring the schema to schema.SCHEMA. Returns the steps that were necessary.
 
-    ``dry_run``: only what would be done.
+    ``dry_run``: change nothing, return the same steps.
 
-    A run that is interrupted can be repeated: a version counts once all its statements are through. Raises
-    DatabaseError, SchemaError."""
+    An interrupted run can be repeated: a version counts once all its statements are done. Raises DatabaseError,
+    SchemaError."""
     files = schema.migrations(folder)
     server = Database(socket, "", user, check=False)
     try:
-        # two at once would both begin the same version
+        # two migrations at once would both begin the same version
         if server.rows("SELECT GET_LOCK('mf_quarantine_migrate', 60)")[0][0] != 1:
             raise DatabaseError("another migration has been running for a minute; see: mysqladmin processlist")
         steps: list[str] = []
@@ -52,7 +52,7 @@ def migrate(
 
 
 def _create(server: Database, name: str, account: str) -> None:
-    """Each statement does nothing where it was done before."""
+    """Each statement may be repeated: then it does nothing."""
     server.run(f"CREATE DATABASE IF NOT EXISTS {name} CHARACTER SET utf8mb4")
     server.run(f"CREATE USER IF NOT EXISTS '{account}'@'localhost' IDENTIFIED VIA unix_socket")
     server.run(f"GRANT {RIGHTS} ON {name}.* TO '{account}'@'localhost'")

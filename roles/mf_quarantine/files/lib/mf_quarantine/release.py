@@ -1,11 +1,11 @@
-"""A message goes back to an MX, whose Exim delivers it: once, and who asked for it is written down.
+"""Hand a message back to an MX, whose Exim delivers it, once, and record the operator who released it.
 
-The row in ``handover`` is committed as ``begun``, with the MX's name, before the first byte goes over. The MX
-remembers the release id (the message's own id) as well, so a message whose answer was lost, or whose row was lost
-with a restored database, isn't delivered again by asking that MX again. What is ``begun`` without an answer is never
-given to another MX by itself.
+The row in ``handover`` is committed as ``begun``, with the MX's name, before the first byte is sent. The MX records
+the release id (the message's own id) as well. So a message whose answer was lost, or whose row was lost with a
+restored database, isn't delivered twice by asking that MX again. A message that is ``begun`` without an answer is never
+handed to another MX, except by force.
 
-The MX's end answers with one line: ``accepted``, ``known``, ``refused``, ``later`` or ``unclear`` and a few words (see
+The MX's end answers with one line: ``accepted``, ``known``, ``refused``, ``later`` or ``unclear``, then a text (see
 docs/architecture.md)."""
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from .database import Database
 LIMIT = 120.0  # seconds for one message to be handed over
 PORT = 22
 CUSTOMER = "customer"  # in place of a plugin: accepted, then refused by the customer's server (mf_rejected/refused.py)
-CONNECT = 3.0  # seconds for an MX to show that its ssh is there
+CONNECT = 3.0  # seconds for a connection to an MX's ssh
 
 ACCEPTED, KNOWN, REFUSED, LATER, LOST = "accepted", "known", "refused", "later", "lost"
 UNSENT = "unsent"
 """There was no session with the MX, so nothing was sent this time."""
 
-# What ssh says (with exit code 255) when it ends before there is a session; openssh-client, ssh.c and sshconnect2.c.
+# ssh's messages (with exit code 255) when it ends before there is a session; openssh-client, ssh.c and sshconnect2.c.
 _NO_SESSION = re.compile(
     r"ssh: (?:connect to host|Could not resolve hostname) .*|Host key verification failed\."
     r"|\S+@\S+: Permission denied \([a-z0-9,-]+\)\.|kex_exchange_identification: .*"
@@ -48,19 +48,19 @@ class ReleaseError(QuarantineError):
 
 
 class LaterError(ReleaseError):
-    """This MX took nothing, so another may be asked."""
+    """This MX didn't take the message, so another may be asked."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An MX's answer: one of the words above, and the rest of its line, made safe."""
+    """An MX's answer: one of the words above, and the rest of its line, safe to print."""
 
     word: str
-    said: str
+    detail: str
 
 
 def over_ssh(command: Sequence[str], address: str, ident: str, path: str) -> Answer:
-    """Hand a kept file to one MX. Any failure whose effect isn't certain is ``LOST``; ``UNSENT`` if none can be."""
+    """Hand a kept file to one MX. ``UNSENT`` if nothing can have arrived, ``LOST`` for any other unclear end."""
     try:
         source = _source(ident, path)
     except OSError as error:
@@ -81,27 +81,27 @@ def over_ssh(command: Sequence[str], address: str, ident: str, path: str) -> Ans
     expected = {ACCEPTED: 0, KNOWN: 0, REFUSED: 1, LATER: 75, "unclear": 70}
     if expected.get(word) == done.returncode:
         return Answer(word if word != "unclear" else LOST, text.clean(rest, 200))
-    lines = [one.strip() for one in (done.stderr or done.stdout).decode("latin-1").strip().splitlines()] or [""]
-    told = next((one for one in lines if _NO_SESSION.fullmatch(one)), None)
-    if told is not None and done.returncode == 255 and not done.stdout:
-        return Answer(UNSENT, text.clean(told, 160))
+    lines = [line.strip() for line in (done.stderr or done.stdout).decode("latin-1").strip().splitlines()] or [""]
+    reason = next((line for line in lines if _NO_SESSION.fullmatch(line)), None)
+    if reason is not None and done.returncode == 255 and not done.stdout:
+        return Answer(UNSENT, text.clean(reason, 160))
     return Answer(LOST, f"ssh ended with {done.returncode}: {text.clean(lines[0], 160)}")
 
 
 def _source(ident: str, path: str) -> BinaryIO:
-    """A kept file at its beginning; one that has copies for several domains as if this were its only one."""
+    """A kept file, at its beginning; of a file with copies for several domains, a file with this copy alone."""
     with contextlib.ExitStack() as opened:
         file: BinaryIO = opened.enter_context(open(path, "rb"))
         first = os.pread(file.fileno(), envelope.LINE_MAX, 0).partition(b"\n")[0] + b"\n"
         own = envelope.alone(first, ident)
         if own is not first:
-            # without a name, on the disk that has the file: it may be large
+            # without a name, on the disk of the file: it may be large
             whole = opened.enter_context(tempfile.TemporaryFile(dir=os.path.dirname(path)))
             whole.write(own)
             file.seek(len(first))
             shutil.copyfileobj(file, whole, 1 << 20)
             whole.flush()
-            # the program that gets it reads from where the descriptor is
+            # ssh reads from the descriptor's position
             os.lseek(whole.fileno(), 0, os.SEEK_SET)
             file.close()
             file = whole
@@ -127,11 +127,11 @@ def choose(
     reachable: Callable[[str], bool] = answers,
     asked: Sequence[str] = (),
 ) -> str:
-    """The MX that gets a message. Raises ReleaseError when it was released, can't be, or only one MX may have it.
+    """The MX to hand a message to. Raises ReleaseError if it was released, can't be, or its only MX can't be asked.
 
-    Pure but for ``reachable``. ``asked``: MXs that took nothing just now. First the MX that rejected it: if an earlier
-    handover was forgotten here, that MX knows; only that one if it had accepted the message. By force the one that may
-    have it comes last: it never delivers twice.
+    Pure but for ``reachable``. ``asked``: MXs that didn't take it just now. The MX that rejected it comes first: it has
+    a record of an earlier handover, even if there is none here; if it had accepted the message, it is the only one. By
+    force, the MX that may have it comes last: it never delivers twice.
     """
     if wanted is not None and wanted not in mx:
         raise ReleaseError(f"no MX is called {text.clean(wanted, 64)}; there are {', '.join(sorted(mx))}")
@@ -148,43 +148,42 @@ def choose(
     only = str(handover["mx"]) if handover is not None and handover["state"] == "begun" else ""
     if handover is not None and only and not force:
         if wanted not in (None, only):
-            raise ReleaseError(f"{only} may have it already ({when(handover)}); ask that one, or say --force")
+            raise ReleaseError(f"{only} may have it already ({when(handover)}); ask that one, or use --force")
         if only not in mx:
             raise ReleaseError(
-                f"{only} may have delivered it and is no longer there ({when(handover)}); to risk a second copy say"
+                f"{only} may have delivered it and is no longer there ({when(handover)}); to risk a second copy use"
                 " --force"
             )
         return only
     origin = str(row["mx"])
     if row.get("plugin") == CUSTOMER and origin in mx and not force:
-        # it was accepted there, and may be sent again from there (/mf/bin/refused), too
+        # it was accepted there, so it may also be sent again from there (/mf/bin/refused)
         if wanted in (None, origin) and origin not in asked and reachable(mx[origin]):
             return origin
         raise ReleaseError(
             f"{origin} accepted it and may send it again as well, so that one is to release it; it "
             + ("isn't the one asked" if wanted not in (None, origin) else "doesn't take it now")
-            + ": run this again later, or say --force and run /mf/bin/refused forget there"
+            + ": run this again later, or use --force and run /mf/bin/refused forget there"
         )
     if wanted is not None:
         return wanted
-    first = [name for name in (str(row["mx"]),) if name in mx]
-    for name in sorted([*first, *sorted(set(mx) - set(first))], key=only.__eq__):
+    for name in sorted(mx, key=lambda name: (name == only, name != origin, name)):
         if name not in asked and reachable(mx[name]):
             return name
     raise ReleaseError("no MX answers on its ssh port; nothing was done")
 
 
 def when(handover: Mapping[str, Any]) -> str:
-    """Who released it, when, and to which MX, in words."""
+    """By whom, when and to which MX a message was released, as text."""
     return f"by {text.clean(handover['who'], 64)} at {handover['began']:%Y-%m-%d %H:%M:%S} UTC to {handover['mx']}"
 
 
 def hand_over(
     index: Database, ident: str, name: str, who: str, send: Callable[[], Answer], *, before: Mapping[str, Any] | None
 ) -> Answer:
-    """Write down who and where, send, write down the answer. Raises ReleaseError unless the MX has it now.
+    """Record operator and MX, send, record the answer. Raises ReleaseError unless the MX has it now.
 
-    ``before``: the handover there was, which didn't end with ``accepted``. The caller has the message's lock.
+    ``before``: an earlier handover, which wasn't ``accepted``. The caller holds the message's lock.
     """
     pinned = before is not None and before["state"] == "begun"
     began = time.time()
@@ -201,7 +200,7 @@ def hand_over(
         )
     )
     answer = send()
-    # that nothing was sent this time says nothing about an earlier time without an answer
+    # nothing was sent this time, but an earlier handover without an answer may have arrived
     unsent = "begun" if pinned else "later"
     state = {ACCEPTED: "accepted", KNOWN: "accepted", REFUSED: "refused", LATER: "later", UNSENT: unsent}.get(
         answer.word, "begun"
@@ -210,20 +209,20 @@ def hand_over(
         lambda: index.run(
             "UPDATE handover SET state = %s, answer = %s, answered = IF(%s = 'begun', NULL, UTC_TIMESTAMP(3))"
             " WHERE id = %s",
-            (state, answer.said[:255], state, ident),
+            (state, answer.detail[:255], state, ident),
         )
     )
     decisions.journal(
-        f"quarantine: release of {ident} by {text.clean(who, 64)} to {name}: {answer.word} {answer.said}",
+        f"quarantine: release of {ident} by {text.clean(who, 64)} to {name}: {answer.word} {answer.detail}",
         {"MF_ACTION": "release"},
     )
     if state == "refused":
-        raise ReleaseError(f"{name} refused it: {answer.said}")
+        raise ReleaseError(f"{name} refused it: {answer.detail}")
     if state == "later":
-        raise LaterError(f"{name} can't take it now: {answer.said}; nothing was delivered, run this again later")
+        raise LaterError(f"{name} can't take it now: {answer.detail}; nothing was delivered, run this again later")
     if state == "begun":
         raise ReleaseError(
-            f"{name} gave no clear answer: {answer.said}; whether it has the message isn't known. Run this again: "
+            f"{name} gave no clear answer: {answer.detail}; whether it has the message isn't known. Run this again: "
             f"{name} is asked once more, and delivers it at most once; --force gives it to another MX, and a second"
             " copy may arrive"
         )

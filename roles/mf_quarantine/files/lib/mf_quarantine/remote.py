@@ -1,4 +1,4 @@
-"""rsync from one MX, over ssh: what it has, and files of it."""
+"""rsync from one MX, over ssh: list its files, fetch some."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RSYNC = "/usr/bin/rsync"
 SILENCE = 900
 """Seconds without a byte after which rsync gives up; the MX's end may wait ten minutes for its throttle."""
 LONGEST = 1800.0
-"""Seconds that one rsync may take, that wait included. What came whole by then stays."""
+"""Seconds that one rsync may take, that wait included. Files that are complete by then are kept."""
 LISTED = re.compile(rb"-[-rwxsStT]{9}[.+@]? +([0-9,.]+) \d{4}/\d\d/\d\d \d\d:\d\d:\d\d (.+)")
 
 
@@ -47,7 +47,7 @@ class Remote:
         self._held = tuple(held)
 
     def listing(self, filters: Sequence[str]) -> Iterator[File | None]:
-        """Every file that passes the filters; None for a line that names no plain file.
+        """Every file that the filters match; None for a line that isn't about a plain file.
 
         Raises PullError when the listing isn't complete.
         """
@@ -80,15 +80,15 @@ class Remote:
             raise PullError(_explain(process.returncode, errors))
 
     def fetch(self, paths: Sequence[str], target: str) -> None:
-        """Copy some files into a folder, their relative names kept. What has vanished meanwhile is left out."""
+        """Copy some files into a folder, with their relative paths; those that have vanished are left out."""
         os.makedirs(target, 0o750, exist_ok=True)
         # each file is renamed into its place when it is whole
         command = [*self._rsync(), "--files-from=-", "--from0", "--chmod=D750,F640", self._place, target + "/"]
         try:
             done = subprocess.run(
                 command,
-                # The last name is ended, too: otherwise rsync 3.2.7 may forget that it asked for it (if the list is
-                # longer than one read) and refuse the whole transfer: "rejecting unrequested file-list name".
+                # The last name is terminated, too: otherwise, if the list is longer than one read, rsync 3.2.7 may
+                # refuse the whole transfer: "rejecting unrequested file-list name".
                 input=b"".join(path.encode("latin-1") + b"\0" for path in paths),
                 capture_output=True,
                 pass_fds=self._held,
@@ -110,8 +110,8 @@ _LATE = f"rsync took longer than {LONGEST / 60:.0f} min and was ended; the next 
 
 
 def _lines(process: subprocess.Popen[bytes], errors: bytearray, end: float) -> Iterator[bytes]:
-    """The lines of a process's stdout; the beginning of its stderr goes into ``errors``, the rest nowhere, so neither
-    pipe is ever full. Raises TimeoutExpired when both aren't at their end by ``end``.
+    """The lines of a process's stdout. The beginning of its stderr is added to ``errors``, the rest is dropped, so
+    neither pipe is ever full. Raises TimeoutExpired unless both are at their end by ``end``.
     """
     pipes = [pipe for pipe in (process.stdout, process.stderr) if pipe is not None]
     rest = b""
@@ -136,16 +136,16 @@ def _lines(process: subprocess.Popen[bytes], errors: bytearray, end: float) -> I
 def _explain(code: int, errors: bytes | bytearray) -> str:
     lines = [line for line in errors.decode("latin-1").splitlines() if line.strip()]
     # ssh's message, or rsync's first, explains more than rsync's last
-    message = text.clean(lines[0], 160) if lines else "no word"
+    message = text.clean(lines[0], 160) if lines else "no message"
     return f"rsync ended with {code}: {message}"
 
 
 EVERYTHING = ("--include=/????-??-??/", "--include=/*/*/", "--include=/*/*/new/", "--include=/*/*/new/*", "--exclude=*")
-"""Filters that pass every file that is complete."""
+"""Filters that match every complete file."""
 
 
 def recent(since: float, now: float) -> list[str]:
-    """Filters that pass files of the hours from ``since`` until after ``now`` (epoch seconds)."""
+    """Filters that match files of the hours from ``since`` until after ``now`` (epoch seconds)."""
     hours = range(int(since // 3600), int(now // 3600) + 2)
     stamps = [layout.bound(hour * 3600.0) for hour in hours]
     days = dict.fromkeys(map(layout.day, stamps))

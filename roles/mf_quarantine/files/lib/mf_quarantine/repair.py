@@ -127,7 +127,7 @@ class Repair:
                 continue
             try:
                 copies = envelope.copies(path, name)
-                kept.append(envelope.one_of(copies, domain, name))
+                kept.append(envelope.select(copies, domain, name))
                 siblings += [(path, copy) for copy in copies if copy.domain not in (domain, "")]
             except (envelope.DamagedError, OSError):
                 # damaged and without a row: half of an import, most likely; the MX has it whole

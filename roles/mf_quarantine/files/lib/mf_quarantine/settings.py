@@ -17,55 +17,53 @@ from . import layout
 
 DAY = 86400.0
 MARGIN = 10
-"""Days that the ledger remembers an id beyond the longest retention and what MXs keep."""
+"""Days that the ledger keeps an id longer than the longest retention and the MXs' own."""
 
 _ADVICE = "deploy again with playbooks/site.yml"
 
 
 class Settings:
-    """``mx`` maps names to numeric addresses; days are whole, ``import_throttle_sleep`` is seconds.
+    """``mx`` maps names to numeric addresses; ``import_throttle_sleep`` is seconds.
 
-    ``mx_keeps_days``: how long the MX that keeps rejected mail the longest does so. The ledger's memory is longer, so
-    nothing that an MX still has is forgotten.
+    ``mx_keeps_days``: the longest time that an MX keeps rejected mail. The ledger keeps ids longer, so it has every
+    message that is still on an MX. Raises config.SettingsError.
     """
 
     def __init__(self, section: Mapping[str, Any]) -> None:
         try:
-            self.mx: dict[str, str] = {one["name"]: one["address"] for one in section["mx"]}
+            self.mx: dict[str, str] = {mx["name"]: mx["address"] for mx in section["mx"]}
             self.retention_days: int = section["retention_days"]
             self.retention: dict[str, int] = dict(section["retention"])
             self.mx_keeps_days: int = section["mx_keeps_days"]
-            self.import_throttle_sleep: float = section["import_throttle_sleep"]
-            self.free_percent: float = section["free_percent"]
+            self.import_throttle_sleep: int = section["import_throttle_sleep"]
+            self.free_percent: int = section["free_percent"]
         except (KeyError, TypeError, ValueError):
             raise config.SettingsError(f"the section quarantine of mf.json is not whole; {_ADVICE}") from None
         for name, address in self.mx.items():
             # an address that begins with a hyphen would be an option of ssh
             if not layout.is_host(name) or not (address[:1].isalnum() or address[:1] == ":"):
                 raise config.SettingsError(f"quarantine.mx: {name!r:.40} with {address!r:.60} can't be; {_ADVICE}")
-        for days in (self.retention_days, *self.retention.values()):
-            if type(days) is not int or not 1 <= days <= 3660:
-                raise config.SettingsError(
-                    f"quarantine.retention: days must be from 1 to 3660, not {days!r:.20}; {_ADVICE}"
-                )
-        if type(self.mx_keeps_days) is not int or not 1 <= self.mx_keeps_days <= 60:
-            raise config.SettingsError(
-                f"quarantine.mx_keeps_days must be from 1 to 60, not {self.mx_keeps_days!r:.20}; {_ADVICE}"
-            )
-        for number in (self.import_throttle_sleep, self.free_percent):
-            if type(number) not in (int, float) or not 0 <= number <= 60:
-                raise config.SettingsError(f"quarantine: a number must be from 0 to 60, not {number!r:.20}; {_ADVICE}")
+        for key, value, least, most in (
+            *(("retention", days, 1, 3660) for days in (self.retention_days, *self.retention.values())),
+            ("mx_keeps_days", self.mx_keeps_days, 1, 60),
+            ("import_throttle_sleep", self.import_throttle_sleep, 0, 60),
+            ("free_percent", self.free_percent, 0, 60),
+        ):
+            # type() and not isinstance(): true is no number
+            if type(value) is not int or not least <= value <= most:
+                problem = f"must be a whole number from {least} to {most}, not {value!r:.20}"
+                raise config.SettingsError(f"quarantine.{key} {problem}; {_ADVICE}")
 
     def days(self, domain: str) -> int:
         """Days that messages of a domain are kept."""
         return self.retention.get(domain, self.retention_days)
 
     def cutoff(self, domain: str, now: float) -> str:
-        """What sorts before this has been kept long enough."""
+        """The bound of a domain's retention: ids that sort before it have expired."""
         return layout.bound(now - self.days(domain) * DAY)
 
     def ledger_cutoff(self, now: float) -> str:
-        """Ids that sort before this may be forgotten: no MX has them and no message is kept so long."""
+        """The bound of the ledger: ids that sort before it are on no MX and not kept any more."""
         longest = max(self.retention_days, *self.retention.values(), self.mx_keeps_days)
         return layout.bound(now - (longest + self.mx_keeps_days + MARGIN) * DAY)
 

@@ -1,4 +1,4 @@
-"""The commands of /mf/bin/quarantine, a module each, with its options already read: ``run(args, context)``.
+"""The commands of /mf/bin/quarantine, a module each, called with its parsed options: ``run(args, context)``.
 
-``cli`` imports a module when its command is called: ``list`` and ``show`` need few others, and an operator waits.
+``cli`` imports a module when its command is called, so that ``list`` and ``show`` start fast.
 """

@@ -1,4 +1,4 @@
-"""quarantine pull: fetch and import what the MXs have, each MX in a process of its own."""
+"""quarantine pull: fetch and import messages from the MXs, each MX in a process of its own."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def run(args: argparse.Namespace, context: Context) -> int:
             raise QuarantineError(f"no MX is called {text.clean(unknown[0], 64)}; there are {there}", MISUSE)
         names = args.mx
     else:
-        # what an MX left here that is gone from the inventory is imported all the same
+        # files that were fetched from an MX that has left the inventory since are imported all the same
         names += [name for name in context.layout.stray() if name not in names]
     if args.dry_run:
         codes = pull.side_by_side(
             [name for name in names if name in context.settings.mx], lambda name: _dry_run(context, name, args)
         )
         return FAILED if any(codes.values()) else DONE
-    # MXs that didn't answer the last time come last: with very many MXs, the others needn't wait for their places
+    # MXs that failed the last time come last: with very many MXs, the others needn't wait for them
     names.sort(key=lambda name: bool(source.load(context.layout.state, name, 0.0).error))
     codes = pull.side_by_side(
-        names, lambda name: pull_mx(context, name, sweep=args.sweep, as_json=args.json, chatty=bool(args.mx))
+        names, lambda name: pull_mx(context, name, sweep=args.sweep, as_json=args.json, verbose=bool(args.mx))
     )
     return FAILED if any(codes.values()) else DONE
 
@@ -44,7 +44,7 @@ def remote_of(context: Context, mx: str, held: Sequence[int] = ()) -> remote.Rem
 
 
 def _dry_run(context: Context, mx: str, args: argparse.Namespace) -> int:
-    """Report what one MX has that isn't here; nothing is changed."""
+    """Report the messages of one MX that are missing here; change nothing."""
     try:
         files, foreign = pull.missing(remote_of(context, mx), context.index, remote.EVERYTHING)
     except (QuarantineError, OSError) as problem:
@@ -54,12 +54,12 @@ def _dry_run(context: Context, mx: str, args: argparse.Namespace) -> int:
     return report(args, record, f"{mx}: would fetch {len(files)} messages, {query.amount(size)}")
 
 
-def pull_mx(context: Context, mx: str, *, sweep: bool, as_json: bool = False, chatty: bool = False) -> int:
-    """Pull from one MX under its lock; returns the exit code. ``chatty``: report also what is no news."""
+def pull_mx(context: Context, mx: str, *, sweep: bool, as_json: bool = False, verbose: bool = False) -> int:
+    """Pull from one MX under its lock; returns the exit code. ``verbose``: print the outcome in any case."""
     lock = context.layout.lock(mx)
     with lock as held:
         if not held:
-            if chatty:
+            if verbose:
                 print(f"{mx}: a pull is under way already")
             return DONE
         folder = context.layout.state
@@ -67,7 +67,7 @@ def pull_mx(context: Context, mx: str, *, sweep: bool, as_json: bool = False, ch
         before, error = state.error, ""
         counts = importer.Counts()
         try:
-            # written before the MX is asked, which may let us wait while it is throttled
+            # before the MX is asked: it may let us wait while it is throttled
             state.save(folder, time.time())
             puller = _puller(context, state)
             counts = puller.counts
@@ -81,7 +81,7 @@ def pull_mx(context: Context, mx: str, *, sweep: bool, as_json: bool = False, ch
         try:
             state.save(folder, time.time())
         except OSError as problem:
-            # a full disk, most likely: check-quarantine sees that for itself
+            # a full disk, most likely: check-quarantine detects that by itself
             error = error or text.clean(str(problem), 300)
         if error and error != before:
             decisions.journal(f"quarantine: {mx}: {error}", {"PRIORITY": "4"})
@@ -89,7 +89,7 @@ def pull_mx(context: Context, mx: str, *, sweep: bool, as_json: bool = False, ch
             print(json.dumps(vars(state) | {"now": vars(counts)}))
         elif error:
             fail(f"{mx}: {error}")
-        elif chatty or sys.stdout.isatty():
+        elif verbose or sys.stdout.isatty():
             news = ", ".join(f"{value} {name}" for name, value in vars(counts).items() if value) or "nothing new"
             print(f"{mx}: {news}; {state.unpulled} still there")
     return FAILED if error else DONE

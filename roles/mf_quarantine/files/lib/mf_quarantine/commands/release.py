@@ -13,15 +13,15 @@ from ..context import DONE, FAILED, KEYS, Context, fail
 
 
 def run(args: argparse.Namespace, context: Context) -> int:
-    """Release each of some messages; one that can't be released doesn't stop the others."""
+    """Release each message; a failure doesn't stop the others."""
     failed = False
     for ident in dict.fromkeys(args.id):
         problem, mx, answer = "", "", None
-        # named by the id's last characters, which are random: two different ids rarely share one of the few files
+        # 64 files for all ids, by their random end: two ids rarely share a lock
         with context.layout.lock(f"release-{sum(ident.encode()) % 64}", wait=release.LIMIT) as held:
             try:
                 if not held:
-                    raise release.ReleaseError("somebody else is releasing it just now")
+                    raise release.ReleaseError("another process is releasing it just now")
                 mx, answer = release_message(context, ident, args)
             except QuarantineError as error:
                 problem, failed = str(error), True
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace, context: Context) -> int:
         elif answer is None:
             print(f"{ident}: would be handed to {mx}")
         else:
-            print(f"{ident}: {answer.word} by {mx}: {answer.said}")
+            print(f"{ident}: {answer.word} by {mx}: {answer.detail}")
     return FAILED if failed else DONE
 
 
@@ -55,7 +55,7 @@ def release_message(context: Context, ident: str, args: argparse.Namespace) -> t
         try:
             mx = release.choose(row, handover, context.settings.mx, args.mx, args.force, asked=list(refusals))
         except release.ReleaseError as error:
-            # no MX is left to ask: the answers of those that were asked explain more
+            # no MX is left to ask: the answers of the others explain more
             raise release.ReleaseError("; ".join(refusals.values()) or str(error)) from None
         if not os.path.exists(path):
             raise release.ReleaseError("its file is gone; run: quarantine repair")
@@ -67,7 +67,7 @@ def release_message(context: Context, ident: str, args: argparse.Namespace) -> t
             return release.over_ssh(command, address, ident, path)
 
         try:
-            return mx, release.hand_over(context.index, ident, mx, args.by or context.who, send, before=handover)
+            return mx, release.hand_over(context.index, ident, mx, args.by or context.caller, send, before=handover)
         except release.LaterError as error:
             refusals[mx] = str(error)
             if args.mx:

@@ -35,13 +35,13 @@ def run(args: argparse.Namespace, context: Context) -> int:
     verb = "would be" if args.dry_run else "were"
     parts = [
         f"{outcome.indexed} files {verb} indexed again",
-        f"{outcome.removed} files whose time was over {verb} removed",
+        f"{outcome.removed} expired files {verb} removed",
         f"{outcome.fetched} missing files {verb} fetched from an MX",
         f"{outcome.lost} rows have no file any more"
         + (", and not every MX could be asked" if problems and outcome.lost else ""),
     ]
     if outcome.lost_before:
-        parts.append(f"{outcome.lost_before} were called lost before")
+        parts.append(f"{outcome.lost_before} were marked as lost before")
     if outcome.damaged:
         parts.append(f"{outcome.damaged} damaged files {verb} put aside in bad/store")
     code = report(args, vars(outcome) | {"problems": problems}, "; ".join(parts))

@@ -10,7 +10,7 @@ import sys
 from .. import QuarantineError, envelope, query
 from ..context import DONE, FAILED, MISUSE, Context, fail
 
-_GONE = {"expired": "its time is over", "canary": "it was a canary", "bad": "it couldn't be imported; see bad/"}
+_GONE = {"expired": "it has expired", "canary": "it was a canary", "bad": "it couldn't be imported; see bad/"}
 
 
 def run(args: argparse.Namespace, context: Context) -> int:
