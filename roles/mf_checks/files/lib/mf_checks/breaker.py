@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mf import state
+from mf import claims, state
 
 LIMITS = ((3, 900.0), (6, 2 * 3600.0))
 MOST = max(limit for limit, _ in LIMITS)  # restarts that need to be remembered
@@ -76,10 +76,7 @@ def load(places: state.Places, unit: str) -> Breaker:
     newest: dict[str, object] = {}
     token, now = state.boot_token(places) or "unknown", state.boottime()
     for path in _paths(places):
-        try:
-            record = (state.decode(state.read_bytes(path, 65536)) or {}).get(unit)
-        except OSError:
-            continue
+        record = state.load(path).get(unit)
         if isinstance(record, dict) and _written(record, token, now) > _written(newest, token, now):
             newest = record
     return parse(newest, token, now, time.time())
@@ -138,7 +135,7 @@ def parse(record: Mapping[str, object], token: str, boottime: float, epoch: floa
     """A stored breaker in terms of this boot's clock. Garbage gives a fresh one: the limit then simply starts anew."""
 
     def number(value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e12:
+        if not claims.is_time(value):
             raise ValueError
         return float(value)
 

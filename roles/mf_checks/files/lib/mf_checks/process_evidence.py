@@ -125,7 +125,4 @@ def open_files(folder: str) -> list[str] | None:
 
 def text_of(path: str) -> str:
     """A file of /proc as text; empty when there is none."""
-    try:
-        return (state.read_bytes(path, 65536) or b"").decode("utf-8", "replace")
-    except OSError:
-        return ""
+    return state.content(path).decode("utf-8", "replace")

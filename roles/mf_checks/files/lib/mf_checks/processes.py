@@ -62,9 +62,9 @@ CHECK = run.Check(NAME, probe, RULES)
 def recall(places: state.Places) -> tuple[int, int, int] | None:
     """The master's (pid, start ticks, uid) as the slow path last found it."""
     try:
-        pid, start, uid = (state.read_bytes(places.results + procfs.MASTER, 100) or b"").split()
+        pid, start, uid = state.content(places.results + procfs.MASTER, 100).split()
         return int(pid), int(start), int(uid)
-    except (OSError, ValueError):
+    except ValueError:
         return None
 
 

@@ -115,10 +115,7 @@ class Memory:
 
     def load(self) -> dict[str, object]:
         """What the run before remembered; empty when it can't be understood."""
-        try:
-            return state.decode(state.read_bytes(self.seen, 1 << 22)) or {}
-        except OSError:
-            return {}
+        return state.load(self.seen, 1 << 22)
 
     def save(self, seen: dict[str, state.Json], master: tuple[int, int, int] | None) -> None:
         """Remember for the next run. Without a memory no process is ever seen without progress twice."""

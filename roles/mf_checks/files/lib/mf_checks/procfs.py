@@ -58,10 +58,7 @@ def parse_stat(line: bytes) -> Stat | None:
 
 def read_stat(pid: int, proc: str = "/proc") -> Stat | None:
     """One process, or None when there is none."""
-    try:
-        return parse_stat(state.read_bytes(f"{proc}/{pid}/stat", 4096) or b"")
-    except OSError:
-        return None
+    return parse_stat(state.content(f"{proc}/{pid}/stat", 4096))
 
 
 def lines(proc: str = "/proc") -> list[bytes]:

@@ -153,14 +153,6 @@ def age(arrivals: Sequence[int], before: object, epoch: float, boottime: float) 
     return boottime - first, f"{known}@{first // 1:.0f}"
 
 
-def room(spool: str) -> tuple[float, float]:
-    """Percent of bytes and of inodes that are free (to others than root); 100 where a file system counts none."""
-    figures = posix.statvfs(spool)
-    free = 100.0 * figures.f_bavail / figures.f_blocks if figures.f_blocks else 100.0
-    inodes = 100.0 * figures.f_favail / figures.f_files if figures.f_files else 100.0
-    return free, inodes
-
-
 def decide(queue: Queue, waited: float, free: float, inodes: float, values: run.Values) -> tuple[str, list[str]]:
     """``(status, what is wrong)``. Pure."""
     status, words = state.OK, []
@@ -189,7 +181,7 @@ def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagno
     boottime, epoch = state.boottime(), time.time()
     try:
         queue = survey(values["spool"], now=epoch)
-        free, inodes = room(values["spool"])
+        free, inodes = state.free_percent(values["spool"])
     except OSError as error:
         return state.Result(NAME, state.CRITICAL, f"Exim's spool {values['spool']} can't be read: {error.strerror}")
     waited, oldest = age(queue.arrivals, run.former(places, NAME)["metrics"].get("oldest"), epoch, boottime)

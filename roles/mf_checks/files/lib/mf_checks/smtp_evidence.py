@@ -40,7 +40,7 @@ class Evidence:
     def greets6(self) -> bool:
         """Whether IPv6 loopback greets; a host without IPv6 has nothing to answer for."""
         values = self.values
-        if not read(self.places.proc + "/net/if_inet6"):
+        if not state.content(self.places.proc + "/net/if_inet6"):
             return True
         greeting = smtp.greeting(values["address6"], values["port"], values["dialogue"])
         return greeting.outcome == smtp.ACCEPTED
@@ -59,7 +59,7 @@ class Evidence:
         owned = [systemd.owns(unit.pid, one, proc) for one in sockets] if unit.pid else [False]
         master = procfs.read_stat(unit.pid, proc) if unit.pid else None
         pulse = systemd.pulse(unit.pid, proc) if unit.pid else systemd.FROZEN
-        plugins = read(f"{self.places.etc}/qpsmtpd/plugins").splitlines()
+        plugins = state.content(f"{self.places.etc}/qpsmtpd/plugins").splitlines()
         return View(
             unit.active,
             pid=unit.pid,
@@ -76,13 +76,5 @@ class Evidence:
 
     def released(self) -> float:
         """When a file of the service's role last changed, on CLOCK_MONOTONIC; 0 when that isn't known."""
-        at = (state.decode(read(self.places.parts)) or {}).get(OUR_PART)
+        at = state.load(self.places.parts).get(OUR_PART)
         return float(at) if isinstance(at, (int, float)) else 0.0
-
-
-def read(path: str) -> bytes:
-    """A small file; empty when it can't be read."""
-    try:
-        return state.read_bytes(path, 65536) or b""
-    except OSError:
-        return b""

@@ -33,13 +33,13 @@ class Attempt:
         self.timings: dict[str, float] = {}
 
 
-def attempt(address: str, port: int, limit: float, *, hello: str = "localhost") -> Attempt:
+def attempt(address: str, port: int, limit: float) -> Attempt:
     """Greeting, EHLO, STARTTLS, handshake, EHLO, QUIT in at most ``limit`` seconds. Never raises."""
     result = Attempt()
     line: _Line | None = None
     stage = "connect"
     begun = time.monotonic()
-    ehlo = b"EHLO %s\r\n" % hello.encode()
+    ehlo = b"EHLO localhost\r\n"
     try:
         line = _Line(address, port, begun + limit)
         for stage, command, good in (

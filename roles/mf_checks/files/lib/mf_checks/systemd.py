@@ -177,9 +177,9 @@ def owns(pid: int, listener: Listener, proc: str = "/proc") -> bool | None:
 def switches(pid: int, proc: str = "/proc") -> int | None:
     """How often a process gave up the CPU by itself (it went to sleep and woke); None when it is gone."""
     try:
-        status = state.read_bytes(f"{proc}/{pid}/status", 65536) or b""
+        status = state.content(f"{proc}/{pid}/status")
         return int(status.partition(b"\nvoluntary_ctxt_switches:")[2].split(None, 1)[0])
-    except (OSError, ValueError, IndexError):
+    except (ValueError, IndexError):
         return None
 
 
@@ -188,7 +188,7 @@ TICKS, FROZEN, BLOCKED, STARVED = "ticks", "is frozen", "waits for a disk", "get
 SPINNING = 0.1  # share of the time on a CPU from which one that never sleeps isn't starved but in an endless loop
 
 
-def pulse(pid: int, proc: str = "/proc", watch: float = 2.5, pause: float = 0.1) -> str:
+def pulse(pid: int, proc: str = "/proc", watch: float = 2.5) -> str:
     """Whether a master lives: its voluntary context switches grow within ``watch`` seconds. If not, why not.
 
     qpsmtpd-forkserver wakes every second even when it has nothing to do, and also while it is at its child limit. A
@@ -200,7 +200,7 @@ def pulse(pid: int, proc: str = "/proc", watch: float = 2.5, pause: float = 0.1)
     states, used = first.state, 0.0
     begun = time.monotonic()
     while time.monotonic() - begun < watch:
-        time.sleep(pause)
+        time.sleep(0.1)
         last, after = procfs.read_stat(pid, proc), switches(pid, proc)
         if last is None or after is None:
             return FROZEN
@@ -258,26 +258,26 @@ def sessions(proc: str = "/proc") -> dict[int, Session]:
     return found
 
 
-def serves(unit: str, far: str, proc: str = "/proc") -> bool | None:
+def serves(unit: str, far: str) -> bool | None:
     """Whether a session of this unit holds the connection with this remote end; None when that can't be known."""
     try:
         master = show(unit).pid
     except ServiceError:
         return None
-    inodes = [inode for inode, session in sessions(proc).items() if inode and session.remote() == far]
+    inodes = [inode for inode, session in sessions().items() if inode and session.remote() == far]
     if not master or not inodes:
         return None
     try:
-        children = [stat for stat in procfs.scan(proc) if stat.parent == master and stat.state not in "ZX"]
+        children = [stat for stat in procfs.scan() if stat.parent == master and stat.state not in "ZX"]
     except OSError:
         return None
     held: list[bool | None] = []
     for child in children:
         try:
-            uid = os.stat(f"{proc}/{child.pid}").st_uid  # where files can't be read, any session will do
+            uid = os.stat(f"/proc/{child.pid}").st_uid  # where files can't be read, any session will do
         except OSError:
             continue
-        held += [owns(child.pid, Listener(inode, uid, 0), proc) for inode in inodes]
+        held += [owns(child.pid, Listener(inode, uid, 0)) for inode in inodes]
     return True if True in held else None if None in held else False
 
 

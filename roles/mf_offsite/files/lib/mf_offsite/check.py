@@ -87,7 +87,7 @@ def _examine(places: state.Places, values: run.Values, dry_run: bool) -> state.R
     end = time.monotonic() + values["deadline"] * 0.7
     known = remembered(state.read_bytes(path))
     try:
-        figures = os.statvfs(os.path.dirname(repository))
+        free, inodes = state.free_percent(os.path.dirname(repository))
         numbers = segment_log.segments(repository) if os.path.isdir(f"{repository}/data") else {}
         if not numbers and state.read_bytes(f"{places.persistent}/{KEPT_CONFIG}") is not None:
             raise segment_log.LogError("it was here, and there is nothing in it")
@@ -102,8 +102,6 @@ def _examine(places: state.Places, values: run.Values, dry_run: bool) -> state.R
         return state.Result(NAME, state.CRITICAL, f"{repository} can't be read: {error}")
     if not dry_run and scan != known:
         state.write_atomic(path, (json.dumps(asdict(scan)) + "\n").encode(), durable=True)
-    free = 100.0 * figures.f_bavail / figures.f_blocks if figures.f_blocks else 100.0
-    inodes = 100.0 * figures.f_favail / figures.f_files if figures.f_files else 100.0
     age = time.time() - newest
     status, problems = decide(used, free, inodes, age, scan.deleted, values, same_key=same_key, spent=spent)
     behind = sum(number > scan.scanned for number in numbers)

@@ -162,8 +162,4 @@ def names(folder: str) -> list[str]:
 
 def free_percent(folder: str) -> float:
     """Percent that is free of a folder's file system, of the scarcer of bytes and inodes; -1 if it is read-only."""
-    figures = os.statvfs(folder)
-    if figures.f_flag & os.ST_RDONLY:
-        return -1.0
-    space = 100.0 * figures.f_bavail / figures.f_blocks if figures.f_blocks else 100.0
-    return min(space, 100.0 * figures.f_favail / figures.f_files) if figures.f_files else space
+    return -1.0 if os.statvfs(folder).f_flag & os.ST_RDONLY else min(state.free_percent(folder))

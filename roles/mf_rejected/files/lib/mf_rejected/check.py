@@ -80,19 +80,12 @@ def _gib(today: purge_record.Record) -> str:
     return f"{today['limit'] / (1 << 30):.3g} GiB"
 
 
-def room(root: str) -> float:
-    """Percent of its file system's bytes or inodes that are free, whichever are scarcer."""
-    figures = posix.statvfs(root)
-    space = 100.0 * figures.f_bavail / figures.f_blocks if figures.f_blocks else 100.0
-    return min(space, 100.0 * figures.f_favail / figures.f_files) if figures.f_files else space
-
-
 def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
     """Judge the record, the days that are there, and the free space."""
     record = purge_record.read(places)
     try:
         days = sorted(name for name in posix.listdir(values["root"]) if purge_record.is_day(name))
-        free = room(values["root"])
+        free = min(state.free_percent(values["root"]))
         now = time.time()
         today = purge_record.today(values["root"], now)
     except OSError as error:

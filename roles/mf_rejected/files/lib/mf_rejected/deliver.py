@@ -226,8 +226,8 @@ def _written(line: bytes) -> float:
         return float("inf")
 
 
-def forget(records: str = RECORDS, now: float | None = None, age: float = FORGET) -> int:
-    """Remove records older than ``age`` seconds; returns how many. No directory, nothing to do. Raises OSError."""
+def forget(records: str, now: float | None = None) -> int:
+    """Remove records older than FORGET; returns how many. No directory, nothing to do. Raises OSError."""
     moment = time.time() if now is None else now
     try:
         folder = os.open(records, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -237,7 +237,7 @@ def forget(records: str = RECORDS, now: float | None = None, age: float = FORGET
         old = [
             name
             for name in os.listdir(folder)
-            if moment - os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime > age
+            if moment - os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime > FORGET
         ]
         for name in old:
             os.unlink(name, dir_fd=folder)

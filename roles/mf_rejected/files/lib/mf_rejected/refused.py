@@ -41,10 +41,7 @@ def noted(folder: str) -> list[str]:
 
 def released(releases: str, ident: str) -> bool:
     """Whether this MX has released it: by control, or by hand."""
-    try:
-        return (state.read_bytes(f"{releases}/{ident}", 16) or b"").startswith((b"accepted ", b"accepted\n"))
-    except OSError:
-        return False
+    return state.content(f"{releases}/{ident}", 16).startswith((b"accepted ", b"accepted\n"))
 
 
 def waiting(folder: str, releases: str) -> list[str]:
@@ -54,10 +51,7 @@ def waiting(folder: str, releases: str) -> list[str]:
 
 def read(folder: str, ident: str) -> dict[str, str]:
     """``domain``, ``reason``, ``recipients`` (separated by blanks) of a note; "" for what isn't in it."""
-    try:
-        note = state.decode(state.read_bytes(f"{folder}/{ident}", 65536)) or {}
-    except OSError:
-        note = {}
+    note = state.load(f"{folder}/{ident}")
     recipients = note.get("recipients")
     record = {key: value if isinstance(value := note.get(key), str) else "" for key in ("domain", "reason")}
     record["recipients"] = " ".join(str(recipient) for recipient in recipients) if isinstance(recipients, list) else ""

@@ -44,7 +44,7 @@ class Maintenance(claims.Record):
         self.until = until
 
 
-def active(places: state.Places, now: float | None = None, epoch: float | None = None) -> Maintenance | None:
+def active(places: state.Places, now: float | None = None) -> Maintenance | None:
     """The maintenance that is on, or None. Expired counts as absent, and so does what can't be read.
 
     Never raises; without maintenance it costs two failed lstat(2).
@@ -57,7 +57,7 @@ def active(places: state.Places, now: float | None = None, epoch: float | None =
     if data is None:
         return None
     boot = state.boot_token(places, make=False)
-    return _from_disk(data, moment, time.time() if epoch is None else epoch, boot)
+    return _from_disk(data, moment, time.time(), boot)
 
 
 def on(places: state.Places, owner: str, reason: str, ttl: float, *, dry_run: bool = False) -> list[str]:

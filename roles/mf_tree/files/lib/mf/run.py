@@ -246,10 +246,7 @@ def overdue(places: state.Places, name: str) -> bool:
 
 def former(places: state.Places, name: str) -> dict[str, Any]:
     """A check's former result, as ``state.write_result`` stored it; without one its ``metrics`` alone, empty."""
-    try:
-        record = state.decode(state.read_bytes(f"{places.results}/{name}.json", 65536)) or {}
-    except OSError:
-        record = {}
+    record = state.load(f"{places.results}/{name}.json")
     if not isinstance(record.get("metrics"), dict):
         record["metrics"] = {}
     return record
@@ -262,11 +259,7 @@ def stamped(places: state.Places, generation: str) -> bool:
     """
     if _stamped == [places.settings, generation]:
         return True
-    try:
-        settings = state.decode(state.read_bytes(places.settings)) or {}
-    except OSError:
-        return False
-    if settings.get("generation") != generation:
+    if state.load(places.settings, 1 << 20).get("generation") != generation:
         return False
     _stamped[:] = [places.settings, generation]
     return True

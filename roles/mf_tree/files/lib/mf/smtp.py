@@ -211,7 +211,6 @@ def transaction(
     limit: float,
     recipient: str,
     *,
-    hello: str = "localhost",
     patience: float = 0.0,
     silence: Callable[[str], bool | None] | None = None,
 ) -> Dialogue:
@@ -222,21 +221,19 @@ def transaction(
     still open. ``address`` is numeric; ``recipient`` an address the server accepts from us and discards. The sender is
     the null sender: whatever happens to the canary, no bounce is ever made of it.
     """
-    steps = _letter("", recipient, canary(recipient, hello), hello)
+    steps = _letter("", recipient, canary(recipient))
     return _dialogue(address, port, limit, steps, patience, silence)
 
 
-def deliver(
-    address: str, port: int, limit: float, sender: str, recipient: str, data: bytes, *, hello: str = "localhost"
-) -> Dialogue:
+def deliver(address: str, port: int, limit: float, sender: str, recipient: str, data: bytes) -> Dialogue:
     """A full dialogue with one message to one recipient. Never raises. ``data`` as on the wire, final dot included."""
-    return _dialogue(address, port, limit, _letter(sender, recipient, data, hello))
+    return _dialogue(address, port, limit, _letter(sender, recipient, data))
 
 
-def _letter(sender: str, recipient: str, data: bytes, hello: str) -> Sequence[tuple[str, bytes]]:
+def _letter(sender: str, recipient: str, data: bytes) -> Sequence[tuple[str, bytes]]:
     return (
         ("greeting", b""),
-        ("ehlo", b"EHLO %s\r\n" % hello.encode()),
+        ("ehlo", b"EHLO localhost\r\n"),
         ("mail", b"MAIL FROM:<%s>\r\n" % sender.encode()),
         ("rcpt", b"RCPT TO:<%s>\r\n" % recipient.encode()),
         ("data", b"DATA\r\n"),
@@ -295,12 +292,12 @@ def _dialogue(
     return end
 
 
-def canary(recipient: str, hello: str) -> bytes:
+def canary(recipient: str) -> bytes:
     """The message check-smtp sends (RFC 5322), its final dot included."""
     date = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime())
     return (
         f"Date: {date}\r\nFrom: <{recipient}>\r\nTo: <{recipient}>\r\nSubject: check-smtp canary\r\n"
-        f"Message-ID: <{time.time_ns()}@{hello}>\r\n\r\nSent by check-smtp; discarded by qpsmtpd.\r\n.\r\n"
+        f"Message-ID: <{time.time_ns()}@localhost>\r\n\r\nSent by check-smtp; discarded by qpsmtpd.\r\n.\r\n"
     ).encode()
 
 

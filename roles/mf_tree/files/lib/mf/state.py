@@ -97,6 +97,29 @@ def read_bytes(path: str, limit: int = 1 << 20) -> bytes | None:
         posix.close(descriptor)
 
 
+def content(path: str, limit: int = 65536) -> bytes:
+    """Up to ``limit`` bytes of a file; empty when there is none or it can't be read."""
+    try:
+        return read_bytes(path, limit) or b""
+    except OSError:
+        return b""
+
+
+def load(path: str, limit: int = 65536) -> dict[str, Any]:
+    """The JSON object in a file; empty when there is none, or it is damaged or can't be read."""
+    return decode(content(path, limit)) or {}
+
+
+def free_percent(path: str) -> tuple[float, float]:
+    """Percent of a file system's bytes and of its inodes that are free, root's reserve left out. Raises OSError.
+
+    100 where a file system counts none.
+    """
+    figures = posix.statvfs(path)
+    space = 100.0 * figures.f_bavail / figures.f_blocks if figures.f_blocks else 100.0
+    return space, 100.0 * figures.f_favail / figures.f_files if figures.f_files else 100.0
+
+
 def write_atomic(path: str, data: bytes, mode: int = 0o644, *, durable: bool = False) -> None:
     """Replace a file in one step: temporary file beside it, then rename. ``durable`` survives a power cut (fsync).
 
@@ -340,10 +363,7 @@ def write_result(
 
 def _since(path: str, status: str, now: float) -> float:
     """Since when the status holds, in epoch seconds: carried over from the former result."""
-    try:
-        before = decode(read_bytes(path, 65536)) or {}
-    except OSError:
-        before = {}
+    before = load(path)
     since = before.get("since")
     if before.get("status") == status and isinstance(since, (int, float)) and 0 < since <= now:
         return since

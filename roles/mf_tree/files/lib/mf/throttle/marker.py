@@ -152,10 +152,10 @@ def _read(places: state.Places, now: float) -> Reading:
     return Reading(None, damage if data is None else "not whole", word if word in (REFUSING, THROTTLED) else "")
 
 
-def current(places: state.Places, now: float | None = None) -> Status:
+def current(places: state.Places) -> Status:
     """The throttle as it stands: one lstat(2) while there is no marker. Needs no privilege, never raises."""
-    moment = state.boottime() if now is None else now
-    return Reading(parse(state.read_plain(places.marker)[0], moment)).status(moment)
+    now = state.boottime()
+    return Reading(parse(state.read_plain(places.marker)[0], now)).status(now)
 
 
 def stamp(places: state.Places) -> str:
