@@ -55,6 +55,14 @@ chmod 755 /run/bench-all /run/bench-minute
 """
 
 
+def number_of_lab(parser: argparse.ArgumentParser) -> int:
+    """MF_LAB, 0 by default; ends with usage when it is no number."""
+    number = os.environ.get("MF_LAB") or "0"
+    if not number.isdecimal():
+        parser.error(f"MF_LAB must be a number, not {number!r}")
+    return int(number)
+
+
 class BenchError(Exception):
     """Something a figure can't be taken without; one line, with the exit code that goes with it."""
 
@@ -282,10 +290,10 @@ def main(argv: Sequence[str]) -> int:
         help="counted runs of each command (default 30, scan 10, restart 5, fleet 7, deploy 3)",
     )
     options = parser.parse_args(argv)
-    lab = int(os.environ.get("MF_LAB", "0"))
+    lab = number_of_lab(parser)
     what = options.what or names
     if unknown := sorted(set(what) - set(names)):
-        parser.error(f"there is no {unknown[0]}; say {', '.join(names)}")
+        parser.error(f"there is no {unknown[0]}; choose from {', '.join(names)}")
     try:
         if "checks" in what:
             bench_checks(lab, options.runs or 30)

@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "lab")]
 
 from mflab import machine
 from mflab.podman import Podman
-from mflab.spec import open_lab
+from mflab.spec import LabError, open_lab
 
 from chaos.scene import Host
 
@@ -120,8 +120,13 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=200_000, help="rows of the table that is dumped (default: 200000)")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each round of the import (default: 5)")
     args = parser.parse_args()
-    lab = open_lab(None)
-    control = Host(Podman(machine.look(lab.home.parent)), lab.host("control1"))
+    try:
+        lab = open_lab(None)
+        control = Host(Podman(machine.look(lab.home.parent)), lab.host("control1"))
+        control.run("test -x /mf/bin/backup")
+    except LabError as error:
+        print(f"bench_backup: {error} (it needs a deployed lab: make demo)", file=sys.stderr)
+        return error.code
     try:
         files(control, args.megabytes)
         imports(control, args.rows, args.seconds)

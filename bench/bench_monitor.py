@@ -328,7 +328,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="rounds (default 5)")
     options = parser.parse_args(argv)
     if unknown := sorted(set(options.what) - set(names)):
-        parser.error(f"there is no {unknown[0]}; say {', '.join(names)}")
+        parser.error(f"there is no {unknown[0]}; choose from {', '.join(names)}")
     chosen = options.what or names
     code = 0
     if "smtp" in chosen:

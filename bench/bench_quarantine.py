@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-from bench import PYTHON, REPO, BenchError, ssh, table
+from bench import PYTHON, REPO, BenchError, number_of_lab, ssh, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,7 +142,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--runs", type=int, default=300, help="of each query (default 300)")
     parser.add_argument("--keep", action="store_true", help="leave the filled database for another run")
     options = parser.parse_args(argv)
-    lab = int(os.environ.get("MF_LAB", "0"))
+    lab = number_of_lab(parser)
     try:
         missed = rates(lab, options.messages, "into an empty index")
         if options.rows:

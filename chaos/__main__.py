@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import signal
 import subprocess
@@ -17,9 +16,9 @@ from types import FrameType
 
 from mflab import machine, ui
 from mflab.podman import Podman
-from mflab.spec import EXIT_INTERRUPTED, EXIT_USAGE, LabError, open_lab
+from mflab.spec import EXIT_INTERRUPTED, EXIT_USAGE, LabError
 
-from chaos import ROOT, scene, site_command
+from chaos import LAB, ROOT, expression, open_lab, scene, site_command
 from chaos.faults import around, backup, breaker, degraded, kills, leases, processes, queue, smtp, throttle
 from chaos.faults import deploy as deploys
 from chaos.outcomes import attribute, document, show
@@ -31,7 +30,6 @@ from chaos.trickle import Trickle
 MODULES = (processes, kills, smtp, breaker, degraded, queue, throttle, leases, around, deploys, backup)
 SYSTEMS = ("processes", "smtp", "queue", "throttle", "around", "deploy", "backup")
 APART = "backup"  # on hosts of its own, without mail: only when it is asked for
-LAB = "3"
 HOSTS = "mx1,mx2,mx3,world"
 QUEUE_LIMIT = 240.0  # s that deliveries may take in the end: Exim retries every minute
 
@@ -72,23 +70,31 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
         prog="chaos",
-        description="Break real lab hosts on purpose; fail when anything but the expected happens, or mail is lost.",
-        epilog=f"The lab is number MF_LAB, or {LAB}: {HOSTS}. It is made and deployed first, and removed in the end "
-        "if it was made here. Exit: 0 all as expected, 1 deviations, 2 usage, 130 interrupted, everything restored.",
+        description="Break real lab hosts on purpose. Fail when anything but the expected happens, or mail is lost.",
+        epilog=f"The lab has the number MF_LAB, or {LAB}, and the hosts {HOSTS}. It is made and deployed first, and "
+        "removed at the end if it was made here. Exit codes: 0 all as expected, 1 deviations, 2 wrong command line, "
+        "130 interrupted, everything restored.",
     )
-    top.add_argument("--list", action="store_true", help="name the faults and what is expected; run nothing")
-    top.add_argument("--only", action="append", default=[], metavar="NAME", help="these faults (part of the name)")
+    top.add_argument("--list", action="store_true", help="list the faults and what is expected; run nothing")
+    top.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        type=expression,
+        metavar="WORD",
+        help="only faults with this in 'SYSTEM: NAME' (regular expression); may be repeated",
+    )
     top.add_argument(
         "--minutes",
         type=float,
         default=1.0,
         metavar="N",
-        help="how long a fault goes on that is about endurance (default 1; the acceptance run takes 10)",
+        help="duration of each fault that tests endurance (default 1; the acceptance run takes 10)",
     )
-    top.add_argument("--json", action="store_true", help="the table for programs")
-    top.add_argument("--table", type=Path, metavar="FILE", help="write the outcomes there, too, as Markdown")
-    top.add_argument("--keep", action="store_true", help="leave the lab as it is in the end")
-    top.add_argument("--no-deploy", action="store_true", help="the lab is up and deployed already")
+    top.add_argument("--json", action="store_true", help="print the outcomes as JSON")
+    top.add_argument("--table", type=Path, metavar="FILE", help="also write the outcomes to FILE, as Markdown")
+    top.add_argument("--keep", action="store_true", help="leave the lab as it is at the end")
+    top.add_argument("--no-deploy", action="store_true", help="use a lab that is up and deployed already")
     return top
 
 
@@ -115,9 +121,7 @@ def main() -> int:
         print(ui.table(("system", "fault", "expected", "needs a person"), rows))
         return 0
     Scene.minutes = args.minutes
-    os.environ.setdefault("MF_LAB", LAB)
-    os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
-    lab = open_lab(None)
+    lab = open_lab("chaos")
     made_here = not lab.home.exists()
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -23,11 +22,11 @@ from typing import Any
 from mflab import machine, mail, ui
 from mflab.podman import Podman
 from mflab.reconcile import Account, reconcile
-from mflab.spec import EXIT_INTERRUPTED, EXIT_USAGE, GROUPS, LabError, open_lab
+from mflab.spec import EXIT_INTERRUPTED, EXIT_USAGE, GROUPS, LabError
 
+from chaos import open_lab
 from chaos.scene import Host
 
-LAB = "3"
 SECONDS = (10, 3600)  # s an attack may last
 ATTACKERS = (201, 202)  # their addresses' last octets: none of the lab's hosts
 BATCH = 20  # messages that are sent together
@@ -217,16 +216,15 @@ def main() -> int:
         epilog="Exit codes: 0 all good mail was delivered once and nothing burns on, 1 not so, 2 wrong command line, "
         "130 interrupted",
     )
-    parser.add_argument("--mx", default="mx1", choices=GROUPS["mx"], help="the MX that is attacked (default mx1)")
-    parser.add_argument("--seconds", type=int, default=300, metavar="N", help="how long, 10 to 3600 (default 300)")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--mx", default="mx1", choices=GROUPS["mx"], help="the MX to attack (default mx1)")
+    parser.add_argument("--seconds", type=int, default=300, metavar="N", help="duration, 10 to 3600 (default 300)")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     args = parser.parse_args()
     if not SECONDS[0] <= args.seconds <= SECONDS[1]:
         print(f"chaos.attack: --seconds takes {SECONDS[0]} to {SECONDS[1]}", file=sys.stderr)
         return EXIT_USAGE
-    os.environ.setdefault("MF_LAB", LAB)
+    lab = open_lab("chaos.attack")
     try:
-        lab = open_lab(None)
         report = attack(Podman(machine.look(lab.home.parent)), lab, args.mx, float(args.seconds))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

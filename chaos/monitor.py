@@ -1,4 +1,4 @@
-"""`python -m chaos.monitor`: break the fleet in front of its monitor, on real clocks; which messages come, and when.
+"""Break the fleet in front of its monitor, on real clocks: which messages come, and when?
 
 Each fault is broken from outside, then taken away. Exactly the expected messages must have reached the SMS gateway of
 the lab's `world`, the first within two intervals and ten seconds of the fault. `monitor status --json` must say the
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -20,14 +19,13 @@ from collections.abc import Generator
 
 from mflab import machine, ui, world
 from mflab.podman import Podman
-from mflab.spec import EXIT_INTERRUPTED, Lab, LabError, open_lab
+from mflab.spec import EXIT_INTERRUPTED, EXIT_USAGE, Lab, LabError
 
-from chaos import ROOT, telling
+from chaos import ROOT, expression, open_lab, telling
 from chaos.scene import Deviation, must
 from chaos.stage import BLOCK, BOUND, CERTIFY, FAULTS, INTERVAL, UNBLOCK, WINDOW, Stage, fault
 from chaos.verdicts import Outcome, play, show
 
-LAB = "3"
 MODULES = (telling,)  # importing it fills FAULTS, too
 
 BREAK_SMTP = """
@@ -309,22 +307,27 @@ def main() -> int:
     """Run the faults; return the exit code."""
     parser = argparse.ArgumentParser(prog="chaos.monitor", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "--only", default="", metavar="WORD", help="faults with this in their name (regular expression)"
+        "--only",
+        default="",
+        type=expression,
+        metavar="WORD",
+        help="only faults with this in their name (regular expression)",
     )
-    parser.add_argument("--list", action="store_true", help="name the faults and their messages; run nothing")
-    parser.add_argument("--no-deploy", action="store_true", help="the lab is up and deployed already")
-    parser.add_argument("--keep", action="store_true", help="leave the lab as it is in the end")
+    parser.add_argument("--list", action="store_true", help="list the faults and the expected messages; run nothing")
+    parser.add_argument("--no-deploy", action="store_true", help="use a lab that is up and deployed already")
+    parser.add_argument("--keep", action="store_true", help="leave the lab as it is at the end")
     parser.add_argument(
         "--gateway-seconds", type=float, default=600, metavar="N", help="how long the gateway is down (default 600)"
     )
     args = parser.parse_args()
     chosen = [one for one in FAULTS if re.search(args.only, one.name)]
-    if args.list or not chosen:
+    if args.list:
         print(ui.table(("fault", "messages"), [(one.name, " | ".join(one.expected) or "(none)") for one in FAULTS]))
-        return 0 if args.list else 2
-    os.environ.setdefault("MF_LAB", LAB)
-    os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
-    lab = open_lab(None)
+        return 0
+    if not chosen:
+        print(f"chaos.monitor: no fault is called {args.only!r}; see --list", file=sys.stderr)
+        return EXIT_USAGE
+    lab = open_lab("chaos.monitor")
     made_here = not lab.home.exists()
     outcomes: list[Outcome] = []
     code = 0

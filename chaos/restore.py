@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -23,13 +22,12 @@ from typing import Any
 from mflab import hosts, machine, mail, quarantine, ui
 from mflab.podman import Podman, PodmanError
 from mflab.reconcile import reconcile
-from mflab.spec import EXIT_INTERRUPTED, EXIT_USAGE, Lab, LabError, open_lab
+from mflab.spec import EXIT_INTERRUPTED, EXIT_USAGE, Lab, LabError
 
-from chaos import ROOT
+from chaos import ROOT, open_lab
 from chaos.__main__ import deploy, lab_tool
 from chaos.scene import CONTROL, MXS, OFFSITE, Deviation, Host, must
 
-LAB = "3"
 SPAM, STRANGERS = 0.6, 0.05
 SENDING, SETTLING = 900.0, 300.0  # s a message may be tried; s until everything must have arrived
 JOB = 900.0  # s
@@ -201,16 +199,14 @@ def main() -> int:
     )
     parser.add_argument("--count", type=int, default=1000, metavar="N", help="messages in each round (default 1000)")
     parser.add_argument("--rounds", type=int, default=2, metavar="N", help="how often control is destroyed (default 2)")
-    parser.add_argument("--json", action="store_true", help="for programs")
-    parser.add_argument("--keep", action="store_true", help="leave the lab as it is in the end")
-    parser.add_argument("--no-deploy", action="store_true", help="the lab is up and deployed already")
+    parser.add_argument("--json", action="store_true", help="print the rounds as JSON")
+    parser.add_argument("--keep", action="store_true", help="leave the lab as it is at the end")
+    parser.add_argument("--no-deploy", action="store_true", help="use a lab that is up and deployed already")
     args = parser.parse_args()
     if args.count < 100 or args.rounds < 1:
         print("chaos.restore: it takes 100 messages or more, and one round or more", file=sys.stderr)
         return EXIT_USAGE
-    os.environ.setdefault("MF_LAB", LAB)
-    os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
-    lab = open_lab(None)
+    lab = open_lab("chaos.restore")
     made_here = not lab.home.exists()
     outcomes: list[Outcome] = []
     code = 1

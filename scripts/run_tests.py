@@ -162,8 +162,11 @@ def link_typing() -> None:
 
 
 def lab(lane: int) -> int:
-    """The number of the lab that a lane uses: MF_LAB or 1, and those that follow."""
-    return (int(os.environ.get("MF_LAB") or 1) + lane) % LABS
+    """The number of the lab that a lane uses: MF_LAB or 1, and the next ones. ValueError when it is no number."""
+    number = os.environ.get("MF_LAB") or "1"
+    if not number.isdecimal():
+        raise ValueError(f"MF_LAB must be a number, not {number!r}")
+    return (int(number) + lane) % LABS
 
 
 def environment(lane: int = 0) -> dict[str, str]:
@@ -340,11 +343,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nargs="*",
         help="a stage (yamllint, mypy, fleet, …) or group (lint, unit, integration, browser, molecule)",
     )
-    parser.add_argument("--list", action="store_true", help="name the stages and run nothing")
+    parser.add_argument("--list", action="store_true", help="list the stages and run nothing")
     options = parser.parse_args(arguments)
     os.chdir(ROOT)
     try:
         chosen = choose(options.stage, stages())
+        lab(0)  # refuse a wrong MF_LAB before anything runs
     except ValueError as error:
         parser.error(str(error))
     if options.list:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -20,14 +19,12 @@ from typing import Any
 from mflab import machine, mail, quarantine, ui
 from mflab.podman import Podman, PodmanError
 from mflab.reconcile import reconcile
-from mflab.spec import EXIT_INTERRUPTED, EXIT_USAGE, LabError, open_lab
+from mflab.spec import EXIT_INTERRUPTED, LabError
 
-from chaos import ROOT
+from chaos import open_lab
 from chaos.quarantine.faults import STORIES
 from chaos.quarantine.stage import SETTLING, Stage
 from chaos.scene import Deviation
-
-LAB = "3"
 
 
 @dataclass
@@ -91,21 +88,22 @@ def main() -> int:
         description=(__doc__ or "").split("\n\n", 1)[1],
         epilog="Exit codes: 0 every message is accounted for, 1 not so, 2 wrong command line, 130 interrupted",
     )
-    parser.add_argument("--only", default="", metavar="WORD", help="faults with this word in their name")
-    parser.add_argument("--count", type=int, default=5000, metavar="N", help="messages in each (default 5000)")
-    parser.add_argument("--down", type=float, default=300, metavar="S", help="how long control is down (default 300)")
+    parser.add_argument("--only", default="", metavar="WORD", help="only faults with this in their name")
+    parser.add_argument("--count", type=int, default=5000, metavar="N", help="messages in each fault (default 5000)")
     parser.add_argument(
-        "--crowd", type=int, default=100_000, metavar="N", help="files in one directory (default 100000)"
+        "--down", type=float, default=300, metavar="S", help="seconds that control is down (default 300)"
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument(
+        "--crowd", type=int, default=100_000, metavar="N", help="files in the crowded directory (default 100000)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the outcomes as JSON")
     args = parser.parse_args()
     names = [name for name in STORIES if args.only in name]
-    if not names or args.count < 10:
-        print("chaos.quarantine: no such fault, or less than 10 messages", file=sys.stderr)
-        return EXIT_USAGE
-    os.environ.setdefault("MF_LAB", LAB)
-    os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
-    lab = open_lab(None)
+    if not names:
+        parser.error(f"no fault is called {args.only!r}; there are: {', '.join(STORIES)}")
+    if args.count < 10:
+        parser.error("--count takes 10 messages or more")
+    lab = open_lab("chaos.quarantine")
     outcomes = []
     try:
         stage = Stage(Podman(machine.look(lab.home.parent)), lab, args.count, args.down, args.crowd)

@@ -58,7 +58,7 @@ class Mailer:
         mxs = [lab.host(name) for name in GROUPS["mx"] if lab.host(name).container in running]
         absent = [name for name in stop if name not in [host.name for host in mxs]]
         if lab.host("world").container not in running or not mxs:
-            raise LabError(f"lab {lab.number} isn't up: run `lab.py up` first")
+            raise LabError(f"lab {lab.number} isn't up: run `lab.py --lab {lab.number} up` first")
         if absent:
             raise LabError(f"{', '.join(absent)} isn't a running MX, so it can't be stopped half way")
         self.run = Run(new_id(), mxs, [lab.host(name) for name in stop])
