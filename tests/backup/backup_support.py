@@ -47,9 +47,7 @@ def fake(tmp_path: Path, places: state.Places, script: str, lock: int | None = N
     program = tmp_path / "borg"
     program.write_text(f"#!/bin/sh\ncd {tmp_path}\n{script}\n")
     program.chmod(0o755)
-    return repository.Borg(
-        SETTINGS, places, etc=str(etc), base=str(tmp_path / "base"), lock=lock, program=[str(program)]
-    )
+    return repository.Borg(SETTINGS, places, etc=str(etc), base=str(tmp_path / "base"), lock=lock, program=str(program))
 
 
 def context(tmp_path: Path, places: state.Places, script: str) -> jobs.Context:

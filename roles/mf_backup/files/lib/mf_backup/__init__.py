@@ -1,4 +1,4 @@
-"""Backups of the control machine: jobs on control, what stands behind them off-site, and restoring.
+"""Backups of the control machine: the jobs, their record, and restoring. The repository is that of mf_offsite.
 
-May use what Debian packages for its hosts (python3-pymysql); the core imports nothing from here.
+May use packages of its hosts (python3-pymysql); the core imports nothing from here.
 """

@@ -1,4 +1,4 @@
-"""check-backup: are the last successes of the backup jobs young enough, and did no job fail since?
+"""check-backup: whether each backup job has succeeded recently, and none has failed since.
 
 It reads one small file, /mf/var/state/backup.json, and starts no borg.
 """
@@ -21,14 +21,14 @@ RULES: run.Rules = {f"{job}_period": (0, 90 * 86400) for job in JOBS}  # seconds
 
 LATE = 1.5  # periods
 TOO_LATE = 3.0
-SKEW = 300.0  # seconds that a success may lie in the future before the clock is doubted
-ROOM = 64 << 10  # bytes: with less the next failure couldn't be put on record
+SKEW = 300.0  # seconds that a success may be in the future before that is a problem
+ROOM = 64 << 10  # bytes: with less free the next failure couldn't be recorded
 
 
 def judge(job: str, past: Past, period: float, now: float, since: float) -> tuple[str, str]:
     """The status of one job, and its problems in one line, "" for none. Pure.
 
-    ``since`` (epoch seconds) is when this machine's backups were set up: a job without a success is late from then on.
+    ``since`` (epoch seconds): when this machine's backups were set up, from which a job without a success has its age.
     """
     age = now - (past.succeeded or since)
     status, problems = state.OK, []
@@ -75,7 +75,7 @@ def decide(record: Mapping[str, Any], values: run.Values, now: float, since: flo
 
 
 def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
-    """Judge the record: UNKNOWN when it is damaged, CRITICAL when the disk is too full to write the next one."""
+    """Judge the record: UNKNOWN if it is damaged, CRITICAL if the disk is too full to write the next one."""
     if not room(places.persistent):
         return state.Result(
             NAME, state.CRITICAL, f"the disk of {places.persistent} is full: no room to put anything on record"
@@ -102,7 +102,7 @@ def room(folder: str) -> bool:
 
 
 def _since(places: state.Places, now: float) -> float:
-    """When this machine's backups were set up: when directories of its first release were last changed."""
+    """When this machine's backups were set up: the last change of directories of its first release."""
     try:
         return min(now, os.stat(places.persistent).st_ctime, os.stat("/mf/var/backup").st_ctime)
     except OSError:

@@ -17,30 +17,30 @@ from mf import Failure, borg, cli, state, text
 from . import jobs, record, repository, restore, schedule, settings, stream
 
 DONE, FAILED, BUSY, DIFFERENT = 0, cli.FAILED, 4, 5
-_WHAT = {"full": "files", "dump": "database"}  # what a job saves
-JOB_WAIT = "2h"  # a job of the plan waits so long for one that an operator began
+_CONTENT = {"full": "files", "dump": "database"}  # of a job's archives
+JOB_WAIT = "2h"  # a scheduled job waits so long for one that an operator began
 
 _EPILOG = """\
 Jobs
   dump     the databases, streamed into the repository, with row counts and checksums of the same moment
-  full     files: the tree, quarantine, configuration, crontabs, and what mf_backup_paths adds
+  full     files: the tree, quarantine, configuration, crontabs, and those of mf_backup_paths
   verify   the repository's own check, and all data of the newest archive and of an older one
   drill    restore the newest dump into a database server of its own, and compare
 
 Exit codes
-  0 done, 1 failed (one line says why and what to do), 2 wrong command line, 4 another job holds the repository lock,
-  5 something isn't as it was recorded
+  0 done, 1 failed (one line: reason, and what to do), 2 wrong command line, 4 another job holds the repository lock,
+  5 differences from the record
 
 Examples
-  backup run dump                   now, whatever the plan says
-  backup list                       what the repository has, beside what this machine recorded
-  backup restore --database         the newest dump into the real server (docs/restore.md)
+  backup run dump                   now, whenever it is due
+  backup list                       compare the repository's archives with this machine's record
+  backup restore --database         restore the newest dump into the real server (docs/restore.md)
 """
 
 
 def main(argv: Sequence[str] | None = None, places: state.Places | None = None) -> int:
     """The command; returns its exit code."""
-    # so that what was begun (a scratch server, a held commit) is ended in order
+    # raise SystemExit: a scratch server and held commits must be ended in order
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     return _parser().main(argv, places)
 
@@ -53,11 +53,11 @@ def _context(places: state.Places, lock: int | None = None) -> jobs.Context:
 
 @contextmanager
 def _locked(chosen: argparse.Namespace, places: state.Places) -> Iterator[jobs.Context]:
-    """Hold the repository lock. Raises Failure when another job does for longer than ``chosen.wait``."""
+    """Hold the repository lock. Raises Failure if another job holds it for longer than ``chosen.wait``."""
     lock = places.lock(jobs.LOCK, chosen.wait)
     with lock as held:
         if not held:
-            raise Failure("another job holds the repository lock; try again later, or say --wait 2h", BUSY)
+            raise Failure("another job holds the repository lock; try again later, or use --wait 2h", BUSY)
         yield _context(places, lock.fileno())
 
 
@@ -74,7 +74,7 @@ def _due(chosen: argparse.Namespace, places: state.Places) -> int:
         if not first:
             return DONE  # jobs are under way, or wait for the throttle to end
         for job in due:
-            # the lock is taken after the wait: until then an operator's command gets it
+            # take the lock after the wait: until then an operator's command can have it
             gently = ["/usr/bin/nice", "-n", "19", "/usr/bin/ionice", "-c", "3"]
             work = [jobs.PROGRAM, "run", job, "--wait", JOB_WAIT]
             wait = ["/mf/bin/throttle", "run", "--max", f"{configured.throttle_wait}s", "--"]
@@ -109,17 +109,17 @@ def _outcome(job: str, past: record.Past) -> str:
     if past.failures:
         return f"{job}: FAILED after {text.span(past.seconds)}: {past.error}"
     figures = past.figures
-    words = [f"{job}: {past.archive or 'done'}", f"took {text.span(past.seconds)}"]
+    parts = [f"{job}: {past.archive or 'done'}", f"took {text.span(past.seconds)}"]
     if "stored_bytes" in figures:
-        words.append(f"{figures['original_bytes'] / 1e6:.1f} MB, {figures['stored_bytes'] / 1e6:.1f} MB of it new")
+        parts.append(f"{figures['original_bytes'] / 1e6:.1f} MB, {figures['stored_bytes'] / 1e6:.1f} MB of it new")
     if "rto_seconds" in figures:
         against = (
             "recorded here" if figures.get("apart") else "recorded in the dump itself (this machine has no record)"
         )
-        words.append(f"{figures['rows']:.0f} rows came back as {against}")
-        words.append(f"recoverable data is {text.span(figures['rpo_seconds'])} old (RPO)")
-        words.append(f"restored in {text.span(figures['rto_seconds'])} (RTO)")
-    return ", ".join(words)
+        parts.append(f"{figures['rows']:.0f} rows came back as {against}")
+        parts.append(f"recoverable data is {text.span(figures['rpo_seconds'])} old (RPO)")
+        parts.append(f"restored in {text.span(figures['rto_seconds'])} (RTO)")
+    return ", ".join(parts)
 
 
 def _list(chosen: argparse.Namespace, places: state.Places) -> int:
@@ -157,7 +157,7 @@ def _status(chosen: argparse.Namespace, places: state.Places) -> int:
 def _restore(chosen: argparse.Namespace, places: state.Places) -> int:
     wanted = [job for job, asked in (("full", chosen.files), ("dump", chosen.database)) if asked]
     if not wanted:
-        raise Failure("say what: --database, --files, or both", cli.MISUSE)
+        raise Failure("use --database, --files, or both", cli.MISUSE)
     with _locked(chosen, places) as context:
         if not (chosen.dry_run or (context.record.adopted and not context.record.restoring)):
             jobs.forget(context)
@@ -173,19 +173,19 @@ def _restore(chosen: argparse.Namespace, places: state.Places) -> int:
             print("\n".join(f"would replace: {loss}" for loss in taken) or "nothing would be replaced")
             return DONE
         if taken and not chosen.replace:
-            raise Failure(f"{'; '.join(taken)}: a restore replaces them. Say --replace if that is what you want")
+            raise Failure(f"{'; '.join(taken)}: a restore replaces them. Use --replace to confirm")
         restored = restore.perform(context, archives)
     same = not any(result.differences for result in restored.values())
     if chosen.json:
-        print(json.dumps({_WHAT[job]: asdict(result) for job, result in restored.items()}))
+        print(json.dumps({_CONTENT[job]: asdict(result) for job, result in restored.items()}))
         return DONE if same else DIFFERENT
     for job in wanted:
         if (result := restored.get(job)) is None:
-            print(f"{_WHAT[job]}: passed over, for no archive has any, or no setting names any")
+            print(f"{_CONTENT[job]}: passed over, for no archive has any, or no setting names any")
             continue
         rows = f", {result.rows} rows" if job == "dump" else ""
         old, took = text.span(result.age), text.span(result.seconds)
-        print(f"{_WHAT[job]}: {result.archive}, {old} old{rows}, restored in {took}")
+        print(f"{_CONTENT[job]}: {result.archive}, {old} old{rows}, restored in {took}")
         for difference in result.differences:
             print(f"backup: {difference}", file=sys.stderr)
     if not same:
@@ -238,7 +238,7 @@ def _key(_: argparse.Namespace, places: state.Places) -> int:
 
 def _stream(chosen: argparse.Namespace, places: state.Places) -> int:
     configured = settings.load(places)
-    taken = stream.dump(configured.socket, configured.databases, dict(configured.newest), sys.stdout.buffer)
+    taken = stream.dump(configured.socket, configured.databases, configured.newest, sys.stdout.buffer)
     if chosen.facts:
         state.make_folder(chosen.facts.rpartition("/")[0], 0o755)
         state.write_atomic(chosen.facts, (json.dumps(taken) + "\n").encode(), durable=True)
@@ -248,32 +248,34 @@ def _stream(chosen: argparse.Namespace, places: state.Places) -> int:
 def _parser() -> cli.Command:
     top = cli.Command("backup", "The backups of this machine, and restoring them.", _EPILOG)
     as_json = "the answer as one JSON object"
-    top.add("due", _due, "run the jobs that are due (cron does, every 10 minutes)", dry_run=True, json=as_json)
+    top.add("due", _due, "run the jobs that are due (run by cron every 10 minutes)", dry_run=True, json=as_json)
     run = top.add("run", _run, "run one job now", dry_run=True, json=as_json)
     run.add_argument("job", choices=settings.JOBS, metavar="JOB", help=", ".join(settings.JOBS))
-    listing = top.add("list", _list, "the repository's archives beside this machine's record", json=as_json)
-    top.add("status", _status, "how each job went last", json=as_json)
-    back = top.add("restore", _restore, "get back what was saved", dry_run=True, json=as_json)
+    listing = top.add("list", _list, "compare the repository's archives with this machine's record", json=as_json)
+    top.add("status", _status, "show the last outcome of each job", json=as_json)
+    back = top.add("restore", _restore, "restore databases or files", dry_run=True, json=as_json)
     back.add_argument("--database", action="store_true", help="the databases of the newest dump")
     back.add_argument("--files", action="store_true", help="the files of the newest full archive")
-    back.add_argument("--archive", default="", metavar="NAME", help="not the newest but this one")
-    back.add_argument("--replace", action="store_true", help="even if databases have rows or files are there now")
-    top.add("after-restore", _after, "run what mf_backup_after_restore lists (restore_control.yml does)")
+    back.add_argument("--archive", default="", metavar="NAME", help="this archive instead of the newest")
+    back.add_argument("--replace", action="store_true", help="even if databases have rows, or files exist")
+    top.add("after-restore", _after, "run the commands of mf_backup_after_restore (run by restore_control.yml)")
     adopt = top.add(
         "adopt",
         _adopt,
-        "take the repository as it is: on a rebuilt machine, or after a rewind off-site",
+        "record the repository as it is: on a rebuilt machine, or after a rewind off-site",
         dry_run=True,
         json=as_json,
     )
-    forget = top.add("forget", _forget, "strike the archives named on stdin off the record (prune_offsite.yml does)")
+    forget = top.add("forget", _forget, "remove the archives on stdin from the record (run by prune_offsite.yml)")
     for parser in (run, listing, back, adopt, forget):
         parser.add_argument(
-            "--wait", type=cli.duration, default=60.0, metavar="TIME", help="for another job's end (default: 1m)"
+            "--wait",
+            type=cli.duration,
+            default=60.0,
+            metavar="TIME",
+            help="wait for another job's end (default: 1m)",
         )
     top.add("key", _key, "print the repository's key for the safe (useless without the passphrase)")
-    dump = top.add("stream", _stream, "the dump itself, on stdout (borg runs this)")
-    dump.add_argument(
-        "--facts", default="", metavar="FILE", help="where to keep what the databases held at that moment"
-    )
+    dump = top.add("stream", _stream, "write the dump to stdout (run by borg)")
+    dump.add_argument("--facts", default="", metavar="FILE", help="write rows and checksums of that moment to a file")
     return top

@@ -1,15 +1,15 @@
-"""What a database holds, exactly: for each table its rows, a checksum over them, and the age of its newest row.
+"""The content of a database: for each table its number of rows, a checksum over them, and the age of its newest row.
 
-Taken twice of the same moment: when a dump is made, in the same snapshot as the dump, and of what came back when it was
-restored. Nothing here depends on the order of rows or on how a server stores them.
+Taken twice: when a dump is made, in the same snapshot as the dump, and of the databases that it was restored to.
+Independent of the order of rows and of a server's storage.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing, contextmanager
 from typing import Any, TypedDict, cast
 
 from mf import Failure
@@ -19,12 +19,12 @@ SESSION = ("SET NAMES utf8mb4", "SET time_zone = '+00:00'", "SET SESSION TRANSAC
 SNAPSHOT = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
 
 PACKET = 1 << 30
-"""Bytes of a statement or a row, at most: MariaDB's own limit. A dump writes bytes as hexadecimal digits, so what
-fitted into the server's packets (Debian: 16 MB) may need larger ones to come back."""
+"""Bytes of a statement or a row, at most: MariaDB's own limit. A dump writes bytes as hexadecimal digits, so a row that
+fitted into the server's packets (Debian: 16 MB) may need larger ones to be restored."""
 
 
 class Table(TypedDict):
-    """A table: number of rows, their checksum, the newest value of the column that tells a row's age ("" for none)."""
+    """A table: number of rows, their checksum, the newest value of the column with a row's age ("" for none)."""
 
     rows: int
     sum: str
@@ -32,7 +32,7 @@ class Table(TypedDict):
 
 
 class Facts(TypedDict, total=False):
-    """What databases held: ``taken`` is epoch seconds, ``databases`` their tables by name. As JSON in a dump."""
+    """Facts of databases: ``taken`` is epoch seconds, ``databases`` their tables by name. As JSON in a dump."""
 
     version: int
     taken: float
@@ -40,7 +40,7 @@ class Facts(TypedDict, total=False):
 
 
 class DatabaseError(Failure):
-    """The database can't be asked. One line."""
+    """A connection or a query failed. One line."""
 
 
 def connect(socket: str) -> Any:
@@ -61,8 +61,20 @@ def ask(connection: Any, query: str, values: Iterable[str] = ()) -> list[tuple[A
         with connection.cursor() as cursor:
             cursor.execute(query, tuple(values))
             return list(cursor.fetchall())
-    except Exception as error:  # noqa: BLE001  (whatever the driver raises means the same here)
+    except Exception as error:  # noqa: BLE001  (all of the driver's exceptions mean the same here)
         raise DatabaseError(f"{error.args[-1] if error.args else error}") from None
+
+
+@contextmanager
+def variable(socket: str, name: str, value: int, after: int | None = None) -> Generator[None]:
+    """Set a global variable of the server meanwhile; then set it to ``after``, or back. Raises DatabaseError."""
+    with closing(connect(socket)) as connection:
+        ((before,),) = ask(connection, f"SELECT @@GLOBAL.{name}")
+        ask(connection, f"SET GLOBAL {name} = {value}")
+        try:
+            yield
+        finally:
+            ask(connection, f"SET GLOBAL {name} = {before if after is None else after}")
 
 
 def quoted(name: str) -> str:
@@ -71,13 +83,12 @@ def quoted(name: str) -> str:
 
 
 def existing(connection: Any) -> set[str]:
-    """Names of the databases there are."""
+    """Names of the server's databases."""
     return {str(row[0]) for row in ask(connection, "SELECT schema_name FROM information_schema.schemata")}
 
 
-def take(connection: Any, databases: Iterable[str], newest: Mapping[str, str], now: float | None = None) -> Facts:
-    """The facts of these databases as the connection's transaction sees them. Raises DatabaseError."""
-    taken = time.time() if now is None else now
+def take(connection: Any, databases: Iterable[str], newest: Mapping[str, str], taken: float) -> Facts:
+    """The facts of these databases in the connection's transaction, which began at ``taken``. Raises DatabaseError."""
     contents: dict[str, dict[str, Table]] = {}
     for database in databases:
         tables = contents.setdefault(database, {})
@@ -123,7 +134,7 @@ def line(facts: Facts) -> bytes:
 
 
 def parse(tail: bytes) -> Facts | None:
-    """The facts at the end of a dump; None when there are none, so it isn't whole or isn't ours."""
+    """The facts at the end of a dump; None if there are none: it isn't whole, or isn't ours."""
     start = tail.rfind(b"\n" + MARK)
     if start < 0 or not tail.endswith(b"\n"):
         return None
@@ -134,13 +145,13 @@ def parse(tail: bytes) -> Facts | None:
 
 
 def checked(document: object) -> Facts | None:
-    """A JSON document as facts; None when it has no databases. What is in them was written here, and is trusted."""
+    """A JSON document as facts; None if it has no databases. Their content was written here, and is trusted."""
     known = isinstance(document, dict) and isinstance(document.get("databases"), dict)
     return cast(Facts, document) if known else None
 
 
 def differences(recorded: Facts, restored: Facts) -> list[str]:
-    """What isn't as it was recorded, one short sentence each; empty when all is the same. Pure."""
+    """The differences between recorded and restored databases, one short sentence each. Pure."""
     sentences = []
     for database, tables in sorted(recorded["databases"].items()):
         there = restored["databases"].get(database)
@@ -162,7 +173,7 @@ def differences(recorded: Facts, restored: Facts) -> list[str]:
 
 
 def mismatches(known: Facts | None, recorded: Facts, restored: Facts) -> list[str]:
-    """How what came back differs from the record that is kept apart from the repository (``known``), or without one
+    """The differences of restored databases from the record kept apart from the repository (``known``), or without one
     from the dump's own facts (``recorded``). Pure."""
     sentences = differences(recorded if known is None else known, restored)
     if known is not None and known["databases"] != recorded["databases"] and not sentences:

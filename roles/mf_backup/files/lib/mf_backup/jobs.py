@@ -1,4 +1,4 @@
-"""The jobs of a host's backups: dump, full, verify, drill. One at a time on a host, each on the record.
+"""The jobs of a host's backups: dump, full, verify, drill. One at a time on a host, each recorded.
 
 The caller holds the repository lock. A job raises Failure; ``perform`` records the outcome for check-backup.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ LOCK = "backup-turn"
 
 
 class JobError(Failure):
-    """A job that failed for a reason of its own. ``kind`` as in borg.BorgError; the text is one line."""
+    """A job failed, and not in borg. ``kind`` as in borg.BorgError; the text is one line."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -41,18 +40,13 @@ class JobError(Failure):
 
 @dataclass
 class Context:
-    """What a job works with."""
+    """Settings, paths, record and repository of a job; ``now`` is epoch seconds."""
 
     settings: Settings
     places: state.Places
     record: Record
     borg: repository.Borg
     now: Callable[[], float] = time.time
-
-    @property
-    def progress(self) -> bool:
-        """Whether to show progress: stderr is a terminal."""
-        return sys.stderr.isatty()
 
 
 def perform(job: str, context: Context) -> Past:
@@ -69,7 +63,7 @@ def perform(job: str, context: Context) -> Past:
         past.kind = getattr(error, "kind", "failed")
         past.error = text.clean(str(error), 300)
         if isinstance(error, borg.BorgError) and past.kind == "absent" and record.archives:
-            # there was a repository
+            # this machine has archives in it
             past.kind, gone = "vanished", f"the repository is gone, or some of its {len(record.archives)} archives"
             past.error = text.clean(f"{gone}: {error}", 300)
     else:
@@ -81,11 +75,11 @@ def perform(job: str, context: Context) -> Past:
 
 
 def ensure_repository(context: Context) -> None:
-    """Make the repository on the first day; refuse one that this machine doesn't know. Raises BorgError, JobError.
+    """Create the repository on the first day; refuse one that isn't on record here. Raises BorgError, JobError.
 
     A machine without a record doesn't write into a repository that has archives of its name: it was rebuilt, and its
-    empty database must not become the newest backup before an operator has restored the last one. Nor does one on
-    which a restore stopped half way.
+    empty database must not become the newest backup before an operator has restored the last one. Nor does a machine
+    on which a restore stopped half way.
     """
     record = context.record
     if record.restoring:
@@ -119,7 +113,7 @@ def identity(context: Context) -> str:
 
 
 def adopt(context: Context) -> Comparison:
-    """Take the repository as it is: forget borg's memory of it, learn its list anew. Returns what that changes."""
+    """Take the repository as it is: drop borg's records of it, record its list anew. Returns the changes."""
     forget(context)
     stored, repository = context.borg.archives(), identity(context)
     change = compare(context.record.archives, stored)
@@ -134,7 +128,7 @@ def adopt(context: Context) -> Comparison:
 
 
 def forget(context: Context) -> None:
-    """Remove borg's memory of the repository, because of which it would refuse an older one."""
+    """Remove borg's own records of the repository, because of which it would refuse an older one."""
     for folder in (".cache/borg", ".config/borg/security"):
         shutil.rmtree(f"{context.borg.env['BORG_BASE_DIR']}/{folder}", ignore_errors=True)
 
@@ -165,7 +159,7 @@ def dump(context: Context) -> tuple[str, dict[str, float]]:
 
 
 def full(context: Context) -> tuple[str, dict[str, float]]:
-    """Everything else: paths of the configuration, by borgmatic. Then the list is held against the record."""
+    """All other files: paths of the configuration, by borgmatic. Then compare the list with the record."""
     name, sequence = _next(context, "full")
     # with --json borgmatic fails when borg only warns, though the archive is made
     done = context.borg.run_other(
@@ -175,14 +169,14 @@ def full(context: Context) -> tuple[str, dict[str, float]]:
     archive, figures = _made(context, "full", sequence, {"archive": answer})
     listed(context)
     if done.messages:
-        # borg goes on past a file that it can't read, and says so only here
+        # borg skips a file that it can't read, and reports it only here
         context.record.past("full").warning = text.clean(done.messages[0], 200)
         figures["warnings"] = len(done.messages)
     return archive, figures
 
 
 def borgmatic(*arguments: str) -> list[str]:
-    """A command line of borgmatic. It has Borg's settings from its own file, which is made of the same variables."""
+    """A command line of borgmatic, whose own file has Borg's settings from the same variables."""
     return [BORGMATIC, "--config", BORGMATIC_YAML, *arguments]
 
 
@@ -209,13 +203,13 @@ def listed(context: Context) -> dict[str, Archive]:
             f"{len(gone)} recorded archives are missing or others, {gone[0]} first; see /mf/bin/backup list",
         )
     for name in difference.unknown:
-        # whole, but made by a run that died before it could say so
+        # whole, but made by a run that was killed before it could record it
         context.record.add(stored[name])
     return stored
 
 
 def drill(context: Context) -> tuple[str, dict[str, float]]:
-    """Restore the newest dump into a server of its own and compare it with what was recorded with it."""
+    """Restore the newest dump into a server of its own and compare it with its recorded facts."""
     began, clock = context.now(), time.monotonic()
     stored = context.borg.archives()
     dumps = [archive for archive in stored.values() if archive.job == "dump"]

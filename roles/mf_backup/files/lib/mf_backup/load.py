@@ -1,10 +1,11 @@
-"""A dump out of the repository and into a database server, and the comparison with what was recorded."""
+"""Load a dump from the repository into a database server, and compare the result with its recorded facts."""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import IO
 
@@ -17,7 +18,7 @@ from .repository import Borg
 DUMP = "dump.sql"  # the one file in an archive of the job dump
 PIECE = 1 << 20
 LIMIT = 12 * 3600.0  # seconds for a whole dump
-TAIL = 8 << 20  # bytes at the end of a dump in which the facts are looked for
+TAIL = 8 << 20  # bytes at the end of a dump that are searched for the facts
 
 
 class LoadError(Failure):
@@ -26,31 +27,15 @@ class LoadError(Failure):
 
 @dataclass(frozen=True)
 class Loaded:
-    """``recorded`` at dump time, ``restored`` after the load, their differences, bytes of SQL.
+    """The facts recorded at dump time, the differences after the load, bytes of SQL.
 
     ``apart``: whether it was compared with this machine's record, not only with the facts in the dump.
     """
 
     recorded: facts.Facts
-    restored: facts.Facts
     differences: tuple[str, ...]
     size: int
     apart: bool = False
-
-
-@contextmanager
-def large_packets(socket: str) -> Generator[None]:
-    """The server takes statements of any size meanwhile: a drill's and the real one, so that both take the same."""
-    connection = facts.connect(socket)
-    try:
-        ((before,),) = facts.ask(connection, "SELECT @@GLOBAL.max_allowed_packet")
-        facts.ask(connection, f"SET GLOBAL max_allowed_packet = {facts.PACKET}")
-        try:
-            yield
-        finally:
-            facts.ask(connection, f"SET GLOBAL max_allowed_packet = {before}")
-    finally:
-        connection.close()
 
 
 def load(
@@ -58,26 +43,24 @@ def load(
 ) -> Loaded:
     """Stream a dump into the server at this socket and compare. Raises LoadError, BorgError, DatabaseError.
 
-    ``known`` is what this machine recorded when the dump was made; without it (it was rebuilt) the dump's own facts do.
-    The server must be one that may lose what it has: a dump drops each of its databases first.
+    ``known`` is this machine's record of the dump; without it (the machine was rebuilt) the dump's own facts are used.
+    The server's databases may be lost: a dump drops each of its databases first.
     """
-    with large_packets(socket):
+    # a drill's server and the real one: so both accept the same
+    with facts.variable(socket, "max_allowed_packet", facts.PACKET):
         tail, size = _pour(repository, archive, socket)
     recorded = facts.parse(tail)
     if recorded is None:
         raise LoadError(f"{archive.name} has no facts at its end: it is not a whole dump of ours")
-    connection = facts.connect(socket)
-    try:
+    with closing(facts.connect(socket)) as connection:
         for query in facts.SESSION:
             facts.ask(connection, query)
-        restored = facts.take(connection, recorded["databases"], newest)
-    finally:
-        connection.close()
-    return Loaded(recorded, restored, tuple(facts.mismatches(known, recorded, restored)), size, known is not None)
+        restored = facts.take(connection, recorded["databases"], newest, time.time())
+    return Loaded(recorded, tuple(facts.mismatches(known, recorded, restored)), size, known is not None)
 
 
 def _pour(repository: Borg, archive: Archive, socket: str) -> tuple[bytes, int]:
-    """Stream the dump into a client; the end of it, and its size. Raises LoadError, BorgError."""
+    """Stream the dump into a client; returns its last bytes, and its size. Raises LoadError, BorgError."""
     client = subprocess.Popen(
         [
             "/usr/bin/mariadb",

@@ -1,8 +1,8 @@
-"""What control remembers of its backups: how each job went last, and every archive that it made.
+"""Control's record of its backups: the last outcome of each job, and every archive that it made.
 
-``/mf/var/state/backup.json``, ``backup-archives.jsonl`` and, for each dump, ``backup-facts/ARCHIVE.json``: what the
-databases held at that moment, apart from the repository's own copy. All survive a reboot. What is there after an
-intruder was on control is worth nothing: that is what /mf/bin/offsite history is for.
+``/mf/var/state/backup.json``, ``backup-archives.jsonl`` and, for each dump, ``backup-facts/ARCHIVE.json``: the facts of
+the databases at that moment, apart from the repository's own copy. All survive a reboot. After an intruder was on
+control, don't trust them: see /mf/bin/offsite history.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .facts import Facts, checked
 
 @dataclass
 class Past:
-    """How a job went. Times are epoch seconds, 0 for never; ``failures`` counts those since the last success."""
+    """The outcomes of a job. Times are epoch seconds, 0 for never; ``failures`` are those since the last success."""
 
     started: float = 0.0
     succeeded: float = 0.0
@@ -31,12 +31,12 @@ class Past:
     kind: str = ""
     error: str = ""
     archive: str = ""
-    warning: str = ""  # of a run that succeeded all the same
+    warning: str = ""  # of a run that succeeded
     figures: dict[str, float] = field(default_factory=dict)
 
 
 class Record:
-    """The files, read when made. A file that is torn counts as absent, and then nothing is known: see ``adopted``."""
+    """The files, read on creation. A damaged file counts as absent: see ``adopted``."""
 
     def __init__(self, places: state.Places) -> None:
         self._state = f"{places.persistent}/backup.json"
@@ -45,19 +45,18 @@ class Record:
         self._restoring = f"{places.persistent}/backup-restoring"
         document: Mapping[str, Any] = state.decode(state.read_bytes(self._state)) or {}
         self.repository = str(document.get("repository", ""))
-        number = document.get("number")
-        self._number = number if isinstance(number, int) else 0
+        self._number = int(document.get("number", 0))
         self.jobs = jobs_of(document)
         self.archives = _archives(state.read_bytes(self._ledger, 1 << 28) or b"")
 
     @property
     def adopted(self) -> bool:
-        """Whether this machine knows the repository: it made it, or took it over when it was restored."""
+        """Whether the repository is on record: this machine created it, or adopted it when it was restored."""
         return bool(self.repository)
 
     @property
     def restoring(self) -> set[str]:
-        """What a restore has begun to bring back and hasn't yet, by the job that saved it: see ``jobs``."""
+        """The jobs whose archives a restore has begun to restore and not finished: see ``jobs``."""
         return set((state.read_bytes(self._restoring) or b"").decode(errors="replace").split())
 
     @restoring.setter
@@ -69,15 +68,15 @@ class Record:
                 os.unlink(self._restoring)
 
     def past(self, job: str) -> Past:
-        """How that job went last."""
+        """The outcomes of a job."""
         return self.jobs.setdefault(job, Past())
 
     def next_sequence(self) -> int:
-        """One more than the highest sequence number of any archive: newest is by number, so no clock can change it."""
+        """One more than the highest sequence number of any archive: the newest is by number, whatever the clocks."""
         return max((self._number, *(archive.sequence for archive in self.archives.values()))) + 1
 
     def take_sequence(self) -> int:
-        """The next number, on disk before an archive is made with it: however that ends, nothing gets it again.
+        """The next number, on disk before an archive is made with it, so that it is never used twice.
 
         Raises OSError.
         """
@@ -98,11 +97,11 @@ class Record:
         return f"{self._facts}/{name}.json"
 
     def facts(self, name: str) -> Facts | None:
-        """What this machine recorded of a dump when it was made; None when it didn't (it was rebuilt)."""
+        """This machine's facts of a dump; None if it has none (it was rebuilt)."""
         return checked(state.decode(state.read_bytes(self.facts_path(name), 1 << 28)))
 
     def tidy(self) -> None:
-        """Remove the facts of dumps that are on record no longer, or never came to their end."""
+        """Remove the facts of dumps that aren't on record any more, or never succeeded."""
         try:
             names = os.listdir(self._facts)
         except FileNotFoundError:
@@ -112,7 +111,7 @@ class Record:
                 os.unlink(f"{self._facts}/{name}")
 
     def forget(self, names: Iterable[str]) -> int:
-        """Strike archives off the ledger; returns how many were on it. Raises OSError."""
+        """Remove archives from the ledger; returns how many were in it. Raises OSError."""
         going = self.archives.keys() & set(names)
         if going:
             self.replace({name: archive for name, archive in self.archives.items() if name not in going})
@@ -147,23 +146,17 @@ class Record:
 
 
 def jobs_of(document: Mapping[str, Any]) -> dict[str, Past]:
-    """How each job went, from the content of backup.json; what is damaged in it counts as absent."""
+    """The outcomes of each job, from the content of backup.json; damaged values count as absent."""
     jobs = document.get("jobs")
     return {name: _past(values) for name, values in jobs.items()} if isinstance(jobs, dict) else {}
 
 
 def _past(values: Any) -> Past:
-    known = Past()
-    if isinstance(values, dict):
-        for name, kind in (("started", float), ("succeeded", float), ("seconds", float), ("failures", int)):
-            value = values.get(name)
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                setattr(known, name, kind(value))
-        for name in ("kind", "error", "archive", "warning"):
-            setattr(known, name, str(values.get(name, "")))
-        if isinstance(figures := values.get("figures"), dict):
-            known.figures = {str(k): v for k, v in figures.items() if isinstance(v, (int, float))}
-    return known
+    defaults = asdict(Past()).items()
+    try:
+        return Past(**{name: type(default)(values[name]) for name, default in defaults if name in values})
+    except (TypeError, ValueError):
+        return Past()
 
 
 def _archives(data: bytes) -> dict[str, Archive]:

@@ -1,7 +1,7 @@
 """Borg on control: its environment, its repository, and a lock left by a crash.
 
-The passphrase never stands in a command line or an environment: borg itself reads it through BORG_PASSCOMMAND from a
-file that only root can read. When a lock is stale: see ``run``.
+The passphrase is in no command line and no environment: borg itself reads it through BORG_PASSCOMMAND from a file that
+only root can read. For stale locks see ``Borg.run``.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from mf.borg import LOCK_WAIT, Archive, BorgError, Done, epoch, explain, spawn
 from .settings import Settings
 
 ETC = "/mf/etc/backup"
-BASE = "/mf/var/backup/borg"  # borg's cache, keys of repositories it has seen, and its memory of them
+BASE = "/mf/var/backup/borg"  # borg's cache, and its keys and records of repositories
 
 
 def environment(settings: Settings, etc: str = ETC, base: str = BASE) -> dict[str, str]:
-    """What borg needs to know, secrets left out (man borg, "Environment Variables")."""
-    # a cut is noticed after a minute; what ssh says of it below ERROR is part of the explanation
+    """Borg's environment variables, without secrets (man borg, "Environment Variables")."""
+    # a cut is detected after a minute; ssh's messages below ERROR are part of the explanation
     rsh = ssh.command(
         f"{etc}/ssh.key", f"{etc}/known_hosts", ConnectTimeout="20", ServerAliveCountMax="4", LogLevel="INFO"
     )
@@ -58,46 +58,42 @@ class Borg:
         etc: str = ETC,
         base: str = BASE,
         lock: int | None = None,
-        program: Sequence[str] = ("/usr/bin/borg",),
+        program: str = "/usr/bin/borg",
     ) -> None:
         self.settings = settings
         self.places = places
         self.etc = etc
         self.lock = lock
         self.env = environment(settings, etc, base)
-        self.program = list(program)
+        self.program = program
 
     def ready(self) -> None:
-        """Raise BorgError when what only deployment brings is missing."""
-        for name in ("passphrase", "ssh.key", "known_hosts"):
+        """Raise BorgError if a secret or the host key, which deployment brings, is missing or empty."""
+        for name, kind in (("passphrase", "passphrase"), ("ssh.key", "key"), ("known_hosts", "host_key")):
             try:
-                empty = os.stat(f"{self.etc}/{name}").st_size == 0
+                problem = "" if os.stat(f"{self.etc}/{name}").st_size else "it is empty"
             except OSError as error:
-                empty, why = True, error.strerror
-            else:
-                why = "it is empty"
-            if empty:
-                kind = {"passphrase": "passphrase", "ssh.key": "key"}.get(name, "host_key")
-                raise BorgError(kind, f"{self.etc}/{name}: {why}; deploy control again with playbooks/site.yml")
+                problem = str(error.strerror)
+            if problem:
+                raise BorgError(kind, f"{self.etc}/{name}: {problem}; deploy control again with playbooks/site.yml")
 
     def run(
         self,
         *arguments: str,
         limit: float | None = None,
-        progress: str = "",
         sink: Callable[[IO[bytes]], None] | None = None,
     ) -> Done:
-        """Run ``borg ARGUMENTS``; ``sink`` reads its stdout instead of it being returned. Raises BorgError.
+        """Run ``borg ARGUMENTS``; a ``sink`` reads its stdout, which is returned otherwise. Raises BorgError.
 
-        A lock of borg's that can't be had is stale: this process holds the host's repository lock, so no other borg of
-        this host runs, and off-site flock(1) lets only one borg serve run at a time, for as long as that lives (the
-        kernel ends a flock with its holder). So it is broken, once, on the record, and the command runs again.
+        If borg can't get its own lock, that is stale: this process holds the host's repository lock, so no other borg
+        of this host runs, and off-site flock(1) lets only one borg serve run at a time, for as long as that lives (the
+        kernel ends a flock with its holder). So it is broken, once and recorded, and the command runs again.
         """
         self.ready()
-        return self._past_a_stale_lock(lambda: self._once(arguments, limit, progress, sink))
+        return self._past_a_stale_lock(lambda: self._spawn(self._borg(*arguments), limit, sink))
 
     def run_other(self, command: Sequence[str], limit: float | None) -> Done:
-        """Run a program that calls borg by itself (borgmatic), with all that ``run`` promises. Raises BorgError.
+        """As ``run``, for a program that calls borg by itself (borgmatic). Raises BorgError.
 
         Its status is 1 for every failure, and 0 when borg only warned.
         """
@@ -113,12 +109,12 @@ class Borg:
             if error.kind != "lock" or self.lock is None:
                 raise
             reason = str(error)
-        self._once(("break-lock",), 120, "", None)
+        self._spawn(self._borg("break-lock"), 120)
         decisions.record(self.places, "backup", "break-lock", self.settings.repository, reason, "done")
         return work()
 
     def _from_ssh(self, cut: BorgError) -> BorgError:
-        """Why there is no connection, from ssh itself: borg may see its end before it reads ssh's message."""
+        """The reason of a cut connection, from ssh itself: borg may see the end before it reads ssh's message."""
         where = urlsplit(self.settings.repository)
         if where.scheme != "ssh":
             return cut
@@ -127,8 +123,8 @@ class Borg:
             asked = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
         except (OSError, subprocess.TimeoutExpired):
             return cut
-        why = explain(asked.stderr.decode(errors="replace").splitlines(), asked.returncode)
-        return why if why.kind in ("key", "host_key", "unreachable") else cut
+        reason = explain(asked.stderr.decode(errors="replace").splitlines(), asked.returncode)
+        return reason if reason.kind in ("key", "host_key", "unreachable") else cut
 
     def archives(self) -> dict[str, Archive]:
         """Our archives in the repository, by name. Raises BorgError."""
@@ -150,27 +146,15 @@ class Borg:
             raise BorgError("failed", f"borg {arguments[0]} printed no JSON object")
         return document
 
-    def command(self, arguments: Sequence[str]) -> list[str]:
-        """The command line of a borg command."""
-        return [*self.program, "--log-json", f"--lock-wait={LOCK_WAIT}", *arguments]
-
-    def _once(
-        self,
-        arguments: Sequence[str],
-        limit: float | None,
-        progress: str,
-        sink: Callable[[IO[bytes]], None] | None,
-    ) -> Done:
-        command = self.command([arguments[0], *(["--progress"] if progress else []), *arguments[1:]])
-        return self._spawn(command, limit, progress, sink)
+    def _borg(self, *arguments: str) -> list[str]:
+        return [self.program, "--log-json", f"--lock-wait={LOCK_WAIT}", *arguments]
 
     def _spawn(
         self,
         command: Sequence[str],
         limit: float | None,
-        progress: str = "",
         sink: Callable[[IO[bytes]], None] | None = None,
         well: Sequence[int] = (0, 1),
     ) -> Done:
         inherited = () if self.lock is None else (self.lock,)
-        return spawn(command, self.env, limit, progress, sink, well, inherited=inherited)
+        return spawn(command, self.env, limit, sink, well, inherited=inherited)

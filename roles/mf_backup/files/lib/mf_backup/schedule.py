@@ -1,8 +1,8 @@
 """When a job is due. Pure: the clock is a parameter.
 
-A period begins at a *slot*, the same for a host and different from its neighbours'. A job is due when its last success
-lies before the newest slot: so what was missed (the machine was off, offsite was down, the throttle was on) is made up
-for at the next look, and is never skipped.
+A period begins at a *slot*, always the same for a host, and another one than that of other hosts. A job is due when its
+last success is before the newest slot: so a missed job (the machine was off, offsite was down, the throttle was on) is
+made up for by the next ``backup due``, and is never skipped.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from . import settings
 from .record import Past
 
-FIRST_RETRY = 300.0  # seconds after the first failure; doubled by each one after it
+FIRST_RETRY = 300.0  # seconds after the first failure; doubled by each further one
 LAST_RETRY = 3600.0
 
 
@@ -24,7 +24,7 @@ def slot(now: float, job: settings.Job) -> float:
 def due(now: float, past: Past, job: settings.Job) -> bool:
     """Whether the job should start now.
 
-    A success or a start in the future means that the clock was set back: such a time is worth nothing, so the job runs.
+    A success or a start in the future means that the clock was set back: such a time is ignored, so the job runs.
     """
     if past.failures:
         pause = min(LAST_RETRY, FIRST_RETRY * 2.0 ** min(past.failures - 1, 10))

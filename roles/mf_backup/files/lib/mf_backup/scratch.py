@@ -1,6 +1,6 @@
-"""A temporary MariaDB server: own data directory and socket, no network, nothing of the real server's.
+"""A temporary MariaDB server with its own data directory and socket, without network, apart from the real server.
 
-A dump carries DROP DATABASE, so it must never come near a server that is in use.
+A dump contains DROP DATABASE, so a drill must never load it into a server that is in use.
 """
 
 from __future__ import annotations
@@ -12,30 +12,29 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
-from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from mf import Failure
 
 from . import facts
 
 FOLDER = "/mf/var/backup/scratch"
+DATA = f"--datadir={FOLDER}/data"
 START_LIMIT = 60.0  # seconds
 STOP_LIMIT = 60.0
 SERVER = "/usr/sbin/mariadbd"
 
 
 class ScratchError(Failure):
-    """The server couldn't be made or started. One line."""
+    """The server couldn't be created or started. One line."""
 
 
 class Scratch:
-    """``with Scratch() as server: server.socket``: an empty server, gone afterwards; leftovers of a killed one, too."""
+    """``with Scratch() as server: server.socket``: an empty server, removed at the end, as is one of a killed run."""
 
-    def __init__(self, folder: str = FOLDER) -> None:
-        self.folder = folder
-        self.socket = f"{folder}/mariadb.sock"
-        self.version = ""
+    socket = f"{FOLDER}/mariadb.sock"
+
+    def __init__(self) -> None:
         self._server: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -44,13 +43,11 @@ class Scratch:
             self._make()
             self._start()
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._server is not None:
             self._server.terminate()
             try:
@@ -59,25 +56,25 @@ class Scratch:
                 self._server.kill()
                 self._server.wait()
             self._server = None
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(FOLDER, ignore_errors=True)
 
     def clear(self) -> None:
-        """End a server that a killed run left behind, and remove its files."""
+        """Kill the server of a killed run, and remove its files."""
         for pid in self._left_behind():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             give_up = time.monotonic() + 10
             while os.path.exists(f"/proc/{pid}") and time.monotonic() < give_up:
                 time.sleep(0.05)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(FOLDER, ignore_errors=True)
 
     def _left_behind(self) -> list[int]:
-        """Servers whose command line names our data directory."""
+        """Process ids of servers with our data directory in their command line."""
         pids = []
         for name in os.listdir("/proc"):
             if name.isdigit():
                 with suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as file:
-                    if f"--datadir={self.folder}/data".encode() in file.read().split(b"\0"):
+                    if DATA.encode() in file.read().split(b"\0"):
                         pids.append(int(name))
         return pids
 
@@ -86,14 +83,14 @@ class Scratch:
             account = pwd.getpwnam("mysql")
         except KeyError:
             raise ScratchError("there is no MariaDB server on this machine (no account mysql)") from None
-        os.makedirs(self.folder, 0o700)
-        os.chown(self.folder, account.pw_uid, account.pw_gid)
+        os.makedirs(FOLDER, 0o700)
+        os.chown(FOLDER, account.pw_uid, account.pw_gid)
         made = subprocess.run(
             [
                 "/usr/bin/mariadb-install-db",
                 "--no-defaults",
                 "--user=mysql",
-                f"--datadir={self.folder}/data",
+                DATA,
                 "--auth-root-authentication-method=socket",
                 "--skip-test-db",
             ],
@@ -107,15 +104,15 @@ class Scratch:
             raise ScratchError(f"mariadb-install-db: {complaint[-1][:200] if complaint else made.returncode}")
 
     def _start(self) -> None:
-        log = f"{self.folder}/error.log"
+        log = f"{FOLDER}/error.log"
         self._server = subprocess.Popen(
             [
                 SERVER,
                 "--no-defaults",
                 "--user=mysql",
-                f"--datadir={self.folder}/data",
+                DATA,
                 f"--socket={self.socket}",
-                f"--pid-file={self.folder}/pid",
+                f"--pid-file={FOLDER}/pid",
                 f"--log-error={log}",
                 "--skip-networking",
                 "--skip-log-bin",
@@ -131,15 +128,12 @@ class Scratch:
             if self._server.poll() is not None:
                 raise ScratchError(f"the scratch server ended with {self._server.returncode}: {_last(log)}")
             try:
-                connection: Any = facts.connect(self.socket)
+                facts.connect(self.socket).close()
+                return
             except facts.DatabaseError as error:
                 if time.monotonic() > give_up:
                     raise ScratchError(f"the scratch server doesn't answer: {error}") from None
                 time.sleep(0.1)
-                continue
-            self.version = str(facts.ask(connection, "SELECT VERSION()")[0][0])
-            connection.close()
-            return
 
 
 def _last(log: str) -> str:

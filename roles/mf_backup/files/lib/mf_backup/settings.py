@@ -1,15 +1,15 @@
-"""Settings of the backups: section ``backup`` of /mf/etc/mf.json, read whole or refused."""
+"""Settings of the backups: section ``backup`` of /mf/etc/mf.json."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mf import borg, config, state
 
 JOBS = ("dump", "full", "verify", "drill")
-"""In the order in which they go when several are due: what loses most by waiting comes first."""
+"""In the order in which they run when several are due: the job that loses most by waiting comes first."""
 
 
 @dataclass(frozen=True)
@@ -22,16 +22,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the jobs need. Times are seconds. ``newest``: ``database.table`` to the column that tells a row's age."""
+    """Times are seconds. ``newest``: ``database.table`` to the column with a row's age."""
 
     prefix: str
     repository: str
     path: str
-    databases: tuple[str, ...]
+    databases: Sequence[str]
     socket: str
     newest: Mapping[str, str]
-    restore_paths: tuple[str, ...]
-    after_restore: tuple[str, ...]
+    restore_paths: Sequence[str]
+    after_restore: Sequence[str]
     throttle_wait: int
     jobs: Mapping[str, Job]
 
@@ -40,7 +40,7 @@ class Settings:
         return f"{self.prefix}-{job}-{sequence:08d}-{stamp}"
 
     def parse(self, name: str) -> tuple[str, int] | None:
-        """The same as ``borg.parse``, for our own archives."""
+        """As ``borg.parse``, for our own archives."""
         return borg.parse(self.prefix, name)
 
 
@@ -50,27 +50,13 @@ def load(places: state.Places) -> Settings:
 
 
 def read(settings: Mapping[str, Any]) -> Settings:
-    """The settings from what mf.json holds. Raises config.SettingsError."""
+    """The settings from mf.json's content. Raises config.SettingsError."""
     section = settings.get("backup")
     if not isinstance(section, dict):
         raise config.SettingsError("this host makes no backups: mf.json has no section backup")
     try:
-        return Settings(
-            prefix=str(section["prefix"]),
-            repository=str(section["repository"]),
-            path=str(section["path"]),
-            databases=tuple(str(name) for name in section["databases"]),
-            socket=str(section["socket"]),
-            newest={str(table): str(column) for table, column in section["newest"].items()},
-            restore_paths=tuple(str(path) for path in section["restore_paths"]),
-            after_restore=tuple(str(command) for command in section["after_restore"]),
-            throttle_wait=int(section["throttle_wait"]),
-            jobs={
-                job: Job(int(values["period"]), int(values["offset"]))
-                for job, values in section["jobs"].items()
-                if job in JOBS
-            },
-        )
+        jobs = {job: Job(**values) for job, values in section["jobs"].items()}
+        return Settings(**section | {"newest": dict(section["newest"]), "jobs": jobs})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise config.SettingsError(
             f"section backup of mf.json is not whole ({error}); deploy again with playbooks/site.yml"

@@ -5,16 +5,14 @@ No secret stands in a command line or an environment: borg reads the passphrase 
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO
 
-from . import Failure, text
+from . import Failure, state, text
 
 LOCK_WAIT = 20  # seconds for borg's own lock; flock(1) waits for the repository lock off-site
 CRITICAL_KINDS = ("corrupt", "hidden", "vanished", "rewound", "mismatch")
@@ -110,7 +108,6 @@ def spawn(
     command: Sequence[str],
     env: Mapping[str, str],
     limit: float | None,
-    progress: str = "",
     sink: Callable[[IO[bytes]], None] | None = None,
     well: Sequence[int] = (0, 1),
     *,
@@ -141,7 +138,7 @@ def spawn(
     out: list[bytes] = []
     assert child.stdout is not None
     assert child.stderr is not None
-    listener = threading.Thread(target=_listen, args=(child.stderr, messages, logged, progress), daemon=True)
+    listener = threading.Thread(target=_listen, args=(child.stderr, messages, logged), daemon=True)
     listener.start()
     killer = threading.Timer(limit, child.terminate) if limit else None
     if killer is not None:
@@ -181,11 +178,11 @@ def epoch(stamp: str) -> float:
     return datetime.fromisoformat(stamp).replace(tzinfo=UTC).timestamp()
 
 
-def _listen(stream: IO[bytes], messages: list[str], logged: list[str], progress: str) -> None:
-    """Collect what is logged (JSON lines of ``--log-json``, and plain ones of ssh); show progress on a terminal."""
+def _listen(stream: IO[bytes], messages: list[str], logged: list[str]) -> None:
+    """Collect the log: JSON lines of ``--log-json``, and plain ones of ssh."""
     for raw in stream:
         line = raw.decode(errors="replace").rstrip()
-        entry = _entry(line)
+        entry = state.decode(line.encode()) if line.startswith("{") else None
         if entry is None:
             messages.append(line)
         elif entry.get("type") == "log_message":
@@ -193,22 +190,7 @@ def _listen(stream: IO[bytes], messages: list[str], logged: list[str], progress:
                 messages.append(f"{entry.get('message', '')} {entry.get('msgid') or ''}".strip())
             else:
                 logged.append(str(entry.get("message", "")))
-        elif progress and entry.get("type") == "archive_progress" and "original_size" in entry:
-            size = entry["original_size"] / 1e6
-            print(f"\r\033[K{progress}: {size:.1f} MB read", end="", file=sys.stderr, flush=True)
         del messages[:-200]
-    if progress:
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-
-def _entry(line: str) -> dict[str, Any] | None:
-    if not line.startswith("{"):
-        return None
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) else None
 
 
 @dataclass(frozen=True)
