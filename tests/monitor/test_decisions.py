@@ -938,10 +938,24 @@ def test_what_does_not_fit_is_counted(many: int, length: int, mark: str) -> None
 
 
 def test_the_tail_stays_when_titles_are_cut() -> None:
-    made = texts.compose("mf", "URGENT", ["x" * 300, "y" * 300], "since 12:03Z #7")
+    made = texts.compose("mf", "URGENT", ["x" * 300, "y" * 300, "z" * 300], "since 12:03Z #7")
     assert made.startswith("mf URGENT: xxx")
     assert made.endswith("since 12:03Z #7")
-    assert "+1 more" in made
+    assert "+2 more" in made
+
+
+def test_hosts_are_named_when_their_titles_do_not_fit() -> None:
+    hosts = ["control1", "offsite1", "mx1", "mx1"]
+    titles = [f"{host} says: {'load UNKNOWN: last ran 5 min ago, then OK; ' * 2}" for host in hosts]
+    made = texts.compose("mf", "", titles, "since 00:56Z #3,#4,#5+", hosts)
+    assert made.endswith("; also offsite1, mx1 since 00:56Z #3,#4,#5+")
+
+
+def test_two_titles_that_fit_when_cut_are_both_there() -> None:
+    titles = [f"{host} {'x' * 70}" for host in ("control1", "offsite1")]
+    made = texts.compose("mf", "", titles, "since 00:56Z #3,#4")
+    assert "; offsite1 xxx" in made
+    assert "more" not in made
 
 
 # --- settings

@@ -288,7 +288,7 @@ class _Planner:
     def _resolve(self, severity: str, chosen: Sequence[Incident], escalation: bool = False) -> None:
         if chosen:
             titles = [_resolution(self.settings, self.incidents, self.alerts, one) for one in chosen]
-            message = texts.compose(self.settings.name, "OK", titles, _numbers(chosen))
+            message = texts.compose(self.settings.name, "OK", titles, _numbers(chosen), _hosts(chosen))
             numbers = tuple(one.number for one in chosen)
             self.result.drafts.append(Draft("closed", severity, message, numbers, escalation))
 
@@ -304,7 +304,8 @@ class _Planner:
     def _draft(self, kind: str, severity: str, chosen: Sequence[Incident], tail: str) -> None:
         """A message about what is wrong."""
         mark = {"reminder": "REMINDER", "escalation": "ESCALATION"}.get(kind, MARKS[severity])
-        message = texts.compose(self.settings.name, mark, [one.title for one in chosen], f"{tail} {_numbers(chosen)}")
+        titles = [one.title for one in chosen]
+        message = texts.compose(self.settings.name, mark, titles, f"{tail} {_numbers(chosen)}", _hosts(chosen))
         numbers = tuple(one.number for one in chosen)
         self.result.drafts.append(Draft(kind, severity, message, numbers, kind == "escalation"))
 
@@ -336,6 +337,11 @@ def _resolution(settings: Settings, incidents: Sequence[Incident], alerts: Mappi
 
 def _subject(one: Incident) -> str:
     return one.key.partition(":")[2].replace("/", " ") or one.key
+
+
+def _hosts(chosen: Sequence[Incident]) -> list[str]:
+    """Of each incident the host, or its key where it has none."""
+    return [one.host or _subject(one) for one in chosen]
 
 
 def _numbers(chosen: Sequence[Incident]) -> str:
