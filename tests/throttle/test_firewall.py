@@ -33,7 +33,7 @@ RECORDED = b"""{"nftables": [{"metainfo":
 
 def test_a_recorded_listing() -> None:
     found = firewall.parse(RECORDED)
-    assert (found.present, found.whole, found.ports) == (True, True, {25: 2.0, 587: None})
+    assert (found.whole, found.ports) == (True, {25: 2.0, 587: None})
     assert found.refuses([25, 587])
     assert not found.refuses([25, 465])
     assert not found.refuses([])
@@ -115,7 +115,7 @@ def test_a_set_of_another_shape_is_replaced_in_one_batch(monkeypatch: pytest.Mon
 def test_no_table_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = Kernel(Clock())
     monkeypatch.setattr(firewall, "_run", kernel.run)
-    assert not firewall.read().present
+    assert firewall.read() == firewall.Table()
 
 
 def script(tmp_path: Path, text: str) -> str:

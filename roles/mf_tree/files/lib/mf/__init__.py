@@ -10,7 +10,7 @@ VERSION = "0.1.0"
 
 
 class Failure(Exception):
-    """What ends a command, or becomes a check's or a module's message. Its text is one line for the operator.
+    """An error that ends a command, or becomes a check's or a module's message. Its text is one line for the operator.
 
     ``code`` is the exit code of the command that it ends (see ``cli.Command.main``); a class may have its own.
     """

@@ -1,4 +1,4 @@
-"""Borg 1.2 as a child process: what control and the off-site machine share. Its messages explained, in one line each.
+"""Borg 1.2 as a child process, on control and on the off-site machine, and an explanation of its messages in one line.
 
 No secret stands in a command line or an environment: borg reads the passphrase through BORG_PASSCOMMAND.
 """
@@ -16,7 +16,7 @@ from . import Failure, state, text
 
 LOCK_WAIT = 20  # seconds for borg's own lock; flock(1) waits for the repository lock off-site
 CRITICAL_KINDS = ("corrupt", "hidden", "vanished", "rewound", "mismatch")
-"""Failures that concern what was saved already, not only the newest run."""
+"""Failures that concern archives made before, not only the newest run."""
 
 # A part of a message of borg or ssh, the kind of failure, and what to do. First match wins.
 EXPLANATIONS: tuple[tuple[str, str, str], ...] = (
@@ -57,7 +57,7 @@ EXPLANATIONS: tuple[tuple[str, str, str], ...] = (
     ("not responding", "cut", "the connection was cut"),
     ("exited with status", "dump", "the database dump failed"),
     # borgmatic may cut off the rest, with the reason in it
-    ("borg/remote.py", "offsite", "borg failed off-site; what check-offsite says there is probably why"),
+    ("borg/remote.py", "offsite", "borg failed off-site; check-offsite there probably gives the reason"),
 )
 
 
@@ -71,7 +71,7 @@ class BorgError(Failure):
 
 @dataclass
 class Done:
-    """How a run of borg went: status (0, 1 for warnings), stdout, its warnings and errors, what else it logged."""
+    """A finished run of borg: status (0, 1 for warnings), stdout, its warnings and errors, its other log lines."""
 
     status: int
     out: str = ""
@@ -81,7 +81,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive that was made: name and id as borg has them, epoch seconds, bytes before and after deduplication."""
+    """An archive: name and id as borg has them, epoch seconds, bytes before and after deduplication."""
 
     name: str
     id: str
@@ -93,7 +93,7 @@ class Archive:
 
 
 def explain(messages: Sequence[str], status: int) -> BorgError:
-    """The failure behind what was logged. Pure."""
+    """The failure behind the messages of a run. Pure."""
     for needle, kind, advice in EXPLANATIONS:
         for message in messages:
             if needle in message:
@@ -116,8 +116,8 @@ def spawn(
 ) -> Done:
     """Run a command of borg's family and wait for it; BorgError when its status isn't ``well``. ``limit`` is seconds.
 
-    A ``sink`` that returns before the end has had enough: the command is ended, and that is no failure of its.
-    ``inherited``: descriptors for the child; ``user``: whom it runs as, with that account's group alone.
+    A ``sink`` that returns before the end of the output needs no more of it: the command is ended, without a failure.
+    ``inherited``: descriptors for the child; ``user``: the account it runs as, with that account's group alone.
     """
     try:
         child = subprocess.Popen(
@@ -150,7 +150,7 @@ def spawn(
             out.append(child.stdout.read())
         else:
             sink(child.stdout)
-            # with its pipe full and nobody reading it would never end
+            # with its pipe full and no reader it would never end
             enough = bool(child.stdout.read(1))
             if enough:
                 child.terminate()
@@ -172,14 +172,14 @@ def spawn(
 
 
 def epoch(stamp: str) -> float:
-    """Epoch seconds of a time as borg prints it in JSON: naive, and UTC because we run it with TZ=UTC."""
+    """Epoch seconds of a time as borg prints it in JSON: naive, and UTC because borg runs with TZ=UTC."""
     from datetime import UTC, datetime
 
     return datetime.fromisoformat(stamp).replace(tzinfo=UTC).timestamp()
 
 
 def _listen(stream: IO[bytes], messages: list[str], logged: list[str]) -> None:
-    """Collect the log: JSON lines of ``--log-json``, and plain ones of ssh."""
+    """Collect log lines: JSON of ``--log-json``, plain text of ssh."""
     for raw in stream:
         line = raw.decode(errors="replace").rstrip()
         entry = state.decode(line.encode()) if line.startswith("{") else None
@@ -195,7 +195,7 @@ def _listen(stream: IO[bytes], messages: list[str], logged: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The repository's list beside the record: names in one of them only, and those whose ids differ."""
+    """The repository's list compared with the record: names in only one of them, and names whose ids differ."""
 
     missing: tuple[str, ...]
     unknown: tuple[str, ...]
@@ -203,16 +203,16 @@ class Comparison:
 
     @property
     def same(self) -> bool:
-        """Whether nothing that was recorded is missing or another one. What is unknown may be a crash's."""
+        """Whether every recorded archive is there, with its id. An unknown archive may come from a crashed run."""
         return not self.missing and not self.changed
 
 
-def compare(recorded: Mapping[str, Archive], found: Mapping[str, Archive]) -> Comparison:
+def compare(recorded: Mapping[str, Archive], listed: Mapping[str, Archive]) -> Comparison:
     """Compare by name and id. Pure."""
     return Comparison(
-        missing=tuple(sorted(set(recorded) - set(found))),
-        unknown=tuple(sorted(set(found) - set(recorded))),
-        changed=tuple(sorted(name for name in recorded if name in found and found[name].id != recorded[name].id)),
+        missing=tuple(sorted(set(recorded) - set(listed))),
+        unknown=tuple(sorted(set(listed) - set(recorded))),
+        changed=tuple(sorted(name for name in recorded if name in listed and listed[name].id != recorded[name].id)),
     )
 
 

@@ -1,4 +1,4 @@
-"""The tag of an end-to-end canary: which message is ours, from whom, when. Nothing else in the fleet can make one.
+"""The tag of an end-to-end canary: it identifies our test message, its host and its time. The key makes it genuine.
 
 Every MX sends itself a spam and a ham through its own front door. The spam must show up in the quarantine, the ham at
 the sink on control; both are recognised by the tag in the header ``X-Mf-Canary`` and count in no statistics::
@@ -7,8 +7,8 @@ the sink on control; both are recognised by the tag in the header ``X-Mf-Canary`
                     host kind time (epoch s)  nonce          HMAC-SHA256 (RFC 2104) over all before it
 
 A tag that is forged, altered, too old or from the future is no tag: its message is ordinary mail. So is a message
-with a genuine tag that isn't for ``DOMAIN``, to which only an MX itself can send; so who should ever see a tag can't
-hide anything behind it. ``Seen`` remembers the nonces that were taken, so that none counts twice.
+with a genuine tag that isn't for ``DOMAIN``, to which only an MX itself can send; so an attacker who sees a tag can't
+hide anything behind it. ``Seen`` keeps the nonces that were taken, so that none counts twice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import NamedTuple
 from . import Failure
 
 HEADER = "X-Mf-Canary"
-DOMAIN = "canary.mf.invalid"  # ".invalid" never exists (RFC 2606), so nobody's mail is mistaken for a canary
+DOMAIN = "canary.mf.invalid"  # ".invalid" never exists (RFC 2606), so no customer's mail is mistaken for a canary
 SPAM, HAM = "spam", "ham"
 
 MAX_AGE = 900.0  # seconds from making to the moment a message was received
@@ -42,7 +42,7 @@ _LONGEST = 256
 
 
 class KeyFileError(Failure):
-    """The key is missing or malformed. One line for people."""
+    """The key is missing or malformed. Its text is one line."""
 
 
 class Tag(NamedTuple):
@@ -81,15 +81,15 @@ def make(key: bytes, host: str, kind: str, now: float | None = None, nonce: str 
 def verify(key: bytes, text: str | bytes, now: float, max_age: float = MAX_AGE) -> Tag | None:
     """The tag in a header's value, if this key made it at most ``max_age`` seconds before ``now``; otherwise None.
 
-    ``now`` is when the message was received (epoch seconds), not when somebody gets round to reading it. Never raises,
-    whatever the text is.
+    ``now`` is when the message was received (epoch seconds), not when it is processed. Never raises, whatever the text
+    is.
     """
     if isinstance(text, bytes):
         text = text[: _LONGEST + 1].decode("latin-1")
-    found = _TAG.fullmatch(text.strip(" \t\r\n")) if len(text) <= _LONGEST else None
-    if found is None or not hmac.compare_digest(_mac(key, found[1]), found["mac"]):
+    match = _TAG.fullmatch(text.strip(" \t\r\n")) if len(text) <= _LONGEST else None
+    if match is None or not hmac.compare_digest(_mac(key, match[1]), match["mac"]):
         return None
-    tag = Tag(found["host"], found["kind"], float(found["time"]), found["nonce"])
+    tag = Tag(match["host"], match["kind"], float(match["time"]), match["nonce"])
     return tag if -SKEW <= now - tag.time <= max_age else None
 
 
@@ -123,14 +123,14 @@ def message(tag: str, kind: str, sender: str, recipient: str, date: str) -> byte
 
 
 class Seen:
-    """Nonces that were taken within the last ``window`` seconds of tags' own time; a second time is a replay."""
+    """Nonces of the last ``window`` seconds, by the time in their tags; a nonce taken again is a replay."""
 
     def __init__(self, taken: Iterable[tuple[str, float]] = (), window: float = 86400.0) -> None:
         self._window = window
         self._taken = dict(taken)
 
     def take(self, tag: Tag) -> bool:
-        """Whether the tag is new; from now on it isn't."""
+        """Whether the tag is new; afterwards it counts as taken."""
         if tag.nonce in self._taken:
             return False
         self._taken[tag.nonce] = tag.time
@@ -139,8 +139,8 @@ class Seen:
         return True
 
     def items(self) -> list[tuple[str, float]]:
-        """What to keep for the next time, oldest first."""
-        return sorted(self._taken.items(), key=lambda one: one[1])
+        """Nonces and times to store for the next run, oldest first."""
+        return sorted(self._taken.items(), key=lambda item: item[1])
 
 
 def _mac(key: bytes, text: str) -> str:

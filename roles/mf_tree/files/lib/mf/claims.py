@@ -1,4 +1,4 @@
-"""What an operator claims a host with: an owner, a reason, a time. Shared by the throttle's leases and maintenance."""
+"""Owner, reason and duration of a claim on a host. Shared by the throttle's leases and maintenance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NAME = _LETTERS | frozenset("0123456789_.-")
 
 
 class LeaseError(Failure, ValueError):
-    """A lease that can't be: its text is one line that says what is wrong and what would be right."""
+    """An invalid lease: its text is one line with the mistake and the correct form."""
 
 
 def check_owner(owner: object, *, reserved: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""Command lines: subcommands, arguments that are checked, and the one place where a command's exception ends it."""
+"""Command lines: subcommands, checked arguments, and the one place where an exception ends a command."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ FAILED, MISUSE, INTERRUPTED = 1, 2, 130
 class Command(argparse.ArgumentParser):
     """The command line of a command, or of one of its subcommands; ``work(chosen, places)`` carries it out.
 
-    A wrong one gets one line on stderr and exit code ``misuse``. ``dry_run`` and ``json`` add these options; a text is
-    the option's help.
+    A wrong command line gets one line on stderr and exit code ``misuse``. ``dry_run`` and ``json`` add these options; a
+    text is the option's help.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class Command(argparse.ArgumentParser):
 
 
 def checked(read: Callable[[str], Value]) -> Callable[[str], Value]:
-    """Make an argument's type of a function that raises ValueError with a sentence for the operator."""
+    """An argparse type from a function that raises ValueError with a sentence for the operator."""
 
-    def argument(word: str) -> Value:
+    def argument(value: str) -> Value:
         try:
-            return read(word)
+            return read(value)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -101,7 +101,7 @@ def checked(read: Callable[[str], Value]) -> Callable[[str], Value]:
 
 
 duration = checked(text.seconds)
-ttl = checked(lambda word: claims.check_ttl(text.seconds(word)))
+ttl = checked(lambda value: claims.check_ttl(text.seconds(value)))
 owner = checked(claims.check_owner)
-any_owner = checked(lambda word: claims.check_owner(word, reserved=True))
+any_owner = checked(lambda value: claims.check_owner(value, reserved=True))
 reason = checked(claims.check_reason)

@@ -1,4 +1,4 @@
-"""The host's settings, /mf/etc/mf.json: read whole, checked whole, or refused in one line.
+"""The host's settings, /mf/etc/mf.json: read and verified as a whole, or refused in one line.
 
 Slow path only: on its fast path a check takes its few values from its launcher and compares the generation alone (see
 ``run``).
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class SettingsError(Failure):
-    """Settings are missing or malformed. Its text is one line that says which, and what to do. Exit code 3."""
+    """Settings are missing or malformed. Its text is one line with the setting and what to do. Exit code 3."""
 
 
 _ADVICE = "deploy again with playbooks/site.yml"
@@ -39,7 +39,7 @@ _EVERY_CHECK: dict[str, tuple[tuple[type, ...], float, float]] = {
 
 
 class Section(dict[str, "Any"]):
-    """Settings, or a part of them, of which a missing key is a SettingsError that names it."""
+    """Settings, or a part of them, in which a missing key is a SettingsError that names the key."""
 
     def __init__(self, values: Mapping[str, Any], source: str, path: str = "") -> None:
         super().__init__(values)

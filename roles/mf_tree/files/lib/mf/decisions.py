@@ -1,4 +1,4 @@
-"""The decision log: what was done to a host, or refused, and on what evidence."""
+"""The decision log: the actions taken on a host, or refused, with their evidence."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def record(
 ) -> None:
     """Append one JSON line to /mf/var/log/decisions.jsonl and send one line to the journal. Never raises.
 
-    ``action`` is a verb such as kill, restart, throttle, release, refuse; ``outcome`` says begun, done, failed,
-    refused. A log that can't be written must not stop a machine from healing, so failures go to stderr only.
+    ``action`` is a verb such as kill, restart, throttle, release, refuse; ``outcome`` is begun, done, failed or
+    refused. A log that can't be written must not stop a repair, so failures go to stderr only.
     Texts from outside must have gone through ``text.clean``.
     """
     entry: dict[str, state.Json] = {

@@ -6,7 +6,7 @@ A check is a module of a role's package with these::
     def probe(places, values):                          # the fast path: reads, acts on nothing
         ...
         return Result("load", OK, "0.12 ...", {...})    # healthy: that was all
-        return lambda dry_run: diagnose(...)            # anything odd: the slow path, may import what it likes
+        return lambda dry_run: diagnose(...)            # anything odd: the slow path, which may import any module
     CHECK = run.Check("load", probe, RULES)
 
 and a launcher that calls ``run.main(load.CHECK, sys.argv[1:], generation="...", period=120, high=5.0, ...)``.
@@ -96,10 +96,10 @@ class Run:
         return self._lock.__enter__()
 
     def left_alone(self) -> int:
-        """The exit code when ``start`` found another run under way: that one will tell, unless it hangs."""
+        """The exit code when ``start`` found another run under way: that run reports, unless it hangs."""
         if not overdue(self.places, self.check.name):
             return 0
-        # said, not stored: the run under way may still have something to say
+        # printed, not stored: the run under way may still store its result
         self._store = False
         return self.publish(self.unknown("another run is under way, and the last result is missing or past its time"))
 
@@ -108,15 +108,15 @@ class Run:
         self._lock.__exit__()
 
     def probe(self) -> state.Result | Diagnosis:
-        """The fast path. Whatever goes wrong becomes a result."""
-        trouble = self._trouble()
-        if trouble is not None:
-            return trouble
+        """The fast path. Every failure becomes a result."""
+        problem = self._problem()
+        if problem is not None:
+            return problem
         self._give_up = time.monotonic() + self.values["deadline"]
         return self._guarded(lambda: self.check.probe(self.places, self.values))
 
     def diagnose(self, function: Diagnosis) -> state.Result:
-        """The slow path, within what is left of the deadline."""
+        """The slow path, in the rest of the deadline."""
         outcome = self._guarded(lambda: function(self.dry_run))
         return outcome if isinstance(outcome, state.Result) else self.unknown("a bug: the diagnosis gave no result")
 
@@ -152,7 +152,7 @@ class Run:
         return state.EXIT_CODES[result.status]
 
     def unknown(self, summary: str) -> state.Result:
-        """A result that says why nothing is known."""
+        """An UNKNOWN result with its reason."""
         return state.Result(self.check.name, state.UNKNOWN, summary)
 
     def time_left(self) -> float:
@@ -162,7 +162,7 @@ class Run:
     def _guarded(self, function: Callable[[], state.Result | Diagnosis]) -> state.Result | Diagnosis:
         try:
             _signal.signal(_signal.SIGALRM, _alarm)
-            # again each second, in case the first one falls into a place that can't pass it on
+            # again each second, in case the first signal arrives where its exception is swallowed
             _signal.setitimer(_signal.ITIMER_REAL, max(0.001, self.time_left()), 1.0)
             try:
                 return function()
@@ -173,8 +173,8 @@ class Run:
         except Exception as error:  # noqa: BLE001  (the last line of defence: it becomes a result)
             return self.unknown(_explain(self.check.name, error))
 
-    def _trouble(self) -> state.Result | None:
-        """What forbids this run: settings of another release, torn or out of range. None when all is well."""
+    def _problem(self) -> state.Result | None:
+        """The obstacle to this run: settings of another release, torn or out of range. None without any."""
         problem = wrong_setting(self.values, _EVERY) or wrong_setting(self.values, self.check.rules)
         if problem is not None:
             problem = f"setting {problem}; deploy again with playbooks/site.yml"
@@ -185,13 +185,13 @@ class Run:
         from . import config
 
         try:
-            there = config.load(self.places)["generation"]
+            current = config.load(self.places)["generation"]
         except config.SettingsError as error:
             complain(f"{self.check.name}: {error}")
             return self.unknown(str(error))
-        problem = f"this launcher is of release {self.generation}, {self.places.settings} of {there}"
+        problem = f"this launcher is of release {self.generation}, {self.places.settings} of {current}"
         if overtaken(self.places, self.generation):
-            # a deploy finished while this run began: the next run, of the new release, will say how things are
+            # a deploy finished while this run began: the next run, of the new release, reports the state
             self._store = False
             return self.unknown(f"{problem}: a deploy overtook this run")
         return self.unknown(f"{problem}; deploy again with playbooks/site.yml")
@@ -200,7 +200,7 @@ class Run:
 def main(check: Check, argv: Sequence[str], *, generation: str, **values: Any) -> NoReturn:
     """Run one check and end the process with its exit code: 0 1 2 3.
 
-    While another run is under way: 0 and no word, as long as the last result holds.
+    While another run is under way: 0 and no output, as long as the last result is in time.
     """
     dry_run = as_json = False
     if argv:
@@ -226,7 +226,7 @@ def execute(run: Run) -> int:
 
 
 def wrong_setting(values: Values, rules: Rules) -> str | None:
-    """The first setting that is missing, of the wrong kind or out of range, in words; None when there is none."""
+    """A message on the first setting that is missing, of the wrong kind or out of range; None when there is none."""
     for name, rule in rules.items():
         value = values.get(name)
         if isinstance(rule, tuple):
@@ -255,7 +255,7 @@ def former(places: state.Places, name: str) -> dict[str, Any]:
 def stamped(places: state.Places, generation: str) -> bool:
     """Whether mf.json is whole and of this generation.
 
-    Remembered when it is, for a round of checks asks several times within milliseconds.
+    A positive answer is kept, because a round of checks asks several times within milliseconds.
     """
     if _stamped == [places.settings, generation]:
         return True
@@ -277,7 +277,7 @@ def overtaken(places: state.Places, generation: str) -> bool:
 
 
 def say(descriptor: int, line: str) -> None:
-    """Write a line to stdout (1) or stderr (2); nobody listening is no error."""
+    """Write a line to stdout (1) or stderr (2); a closed descriptor is no error."""
     try:
         posix.write(descriptor, (line + "\n").encode(errors="backslashreplace"))
     except OSError:

@@ -2,7 +2,7 @@
 
 One monotonic deadline for the whole dialogue, a cap on the bytes read, raw non-blocking sockets. smtplib has neither:
 a dripped greeting holds it far beyond its timeout, an endless ``220-`` fills the memory. Nothing here raises because
-of what a server says or does.
+of what a server sends or does.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     Address = tuple[str, int]
 
 CAP = 65536  # bytes read in one dialogue
-NEVER_SAID = 0  # the code when there was no reply
+NO_REPLY = 0  # the code when there was no reply
 
-# what became of a dialogue
+# outcomes of a dialogue
 ACCEPTED = "accepted"  # 250 after the final dot
 TEMPORARY = "temporary"  # a 4xx
 REFUSED = "refused"  # a 5xx, or another code that has no place there
 GARBAGE = "garbage"  # not SMTP, or more than CAP
 CLOSED = "closed"  # the server closed or reset the connection
 SILENT = "silent"  # the deadline passed
-UNREACHABLE = "unreachable"  # nobody listens there
-UNTRIED = "untried"  # this end couldn't (no descriptors, ports, memory; no route): says nothing of the server
+UNREACHABLE = "unreachable"  # nothing listens there
+UNTRIED = "untried"  # this end failed (no descriptors, ports, memory; no route): no evidence on the server
 
-_THEIRS = (errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT)  # what a server's end can cause here
+_REMOTE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT)  # errors that a server can cause here
 
 STAGES = ("connect", "greeting", "ehlo", "mail", "rcpt", "data", "message", "quit")
 _GOOD = {"greeting": 220, "ehlo": 250, "mail": 250, "rcpt": 250, "data": 354, "message": 250}
@@ -41,14 +41,14 @@ _GOOD = {"greeting": 220, "ehlo": 250, "mail": 250, "rcpt": 250, "data": 354, "m
 class Dialogue:
     """One dialogue: ``outcome`` at ``stage`` with the reply's ``code`` (0: none) and ``text`` (safe to show).
 
-    ``timings`` maps each stage that was begun to its seconds; ``starttls`` says whether the server offers it.
-    ``session``: when it ended in silence after the greeting, whether a process of the server still held it; None when
-    that isn't known.
+    ``timings`` maps each stage that was begun to its seconds; ``starttls``: whether the server offers it.
+    ``session``: for a dialogue that ended in silence after the greeting, whether a process of the server still held it;
+    None when unknown.
     """
 
     __slots__ = ("code", "outcome", "session", "stage", "starttls", "text", "timings")
 
-    def __init__(self, stage: str = "connect", outcome: str = SILENT, code: int = NEVER_SAID, text: str = "") -> None:
+    def __init__(self, stage: str = "connect", outcome: str = SILENT, code: int = NO_REPLY, text: str = "") -> None:
         self.stage = stage
         self.outcome = outcome
         self.code = code
@@ -66,24 +66,23 @@ class Dialogue:
         return self.timings.get(self.stage, 0.0)
 
     def describe(self) -> str:
-        """The outcome in a few words, for example ``450 at rcpt: try later``."""
+        """The outcome as text, for example ``450 at rcpt: try later``."""
         if self.outcome in (TEMPORARY, REFUSED):
             return f"{self.code} at {self.stage}: {self.text}"
-        said = {
+        return {
             ACCEPTED: "accepted",
             GARBAGE: f"no SMTP at {self.stage}: {self.text}",
             CLOSED: f"the connection was closed at {self.stage}",
             SILENT: f"silence at {self.stage}",
             UNREACHABLE: f"nothing answers: {self.text}",
             UNTRIED: f"this host can't ask at {self.stage}: {self.text}",
-        }
-        return said[self.outcome]
+        }[self.outcome]
 
 
 class EndedError(Exception):
-    """A dialogue is over before its time: what became of it, the reply's code, and words that are safe to show."""
+    """A dialogue ended early: its outcome, the reply's code, and a text that is safe to show."""
 
-    def __init__(self, outcome: str, code: int = NEVER_SAID, text: str = "") -> None:
+    def __init__(self, outcome: str, code: int = NO_REPLY, text: str = "") -> None:
         self.outcome = outcome
         self.code = code
         self.text = text
@@ -108,26 +107,26 @@ class Line:
             failure = error.errno or errno.EIO
         if failure:
             self.close()
-            raise EndedError(UNREACHABLE if failure in _THEIRS else UNTRIED, text=posix.strerror(failure))
+            raise EndedError(UNREACHABLE if failure in _REMOTE else UNTRIED, text=posix.strerror(failure))
 
     def close(self) -> None:
-        """End the connection; fine when there is none."""
+        """End the connection, if there is one."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
     def extend(self, give_up: float) -> None:
-        """Another deadline."""
+        """Set another deadline."""
         self._give_up = give_up
 
-    def here(self) -> str:
-        """This end, as the other one sees it: ``127.0.0.1:25000``."""
+    def local(self) -> str:
+        """The local address and port: ``127.0.0.1:25000``."""
         assert self._socket is not None
         name = self._socket.getsockname()
         return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
 
     def send(self, data: bytes) -> None:
-        """Send all of it; a server that has closed is found out by the next reply."""
+        """Send all of it; the next reply shows a server that has closed."""
         assert self._socket is not None
         while data:
             try:
@@ -135,8 +134,8 @@ class Line:
             except BlockingIOError:
                 self._wait(select.POLLOUT)
             except OSError as error:
-                # what the server said before it closed is worth more than the broken pipe
-                self._ours(error)
+                # the server's reply before it closed is worth more than the broken pipe
+                self._raise_local(error)
                 return
 
     def reply(self) -> tuple[int, list[bytes]]:
@@ -161,7 +160,7 @@ class Line:
             except BlockingIOError:
                 continue
             except OSError as error:
-                self._ours(error)
+                self._raise_local(error)
                 chunk = b""
             if not chunk:
                 raise EndedError(CLOSED)
@@ -170,9 +169,9 @@ class Line:
                 raise EndedError(GARBAGE, text=f"more than {CAP} bytes")
             return chunk
 
-    def _ours(self, error: OSError) -> None:
-        """End it here if an error can't be the server's doing."""
-        if error.errno not in _THEIRS:
+    def _raise_local(self, error: OSError) -> None:
+        """Raise EndedError for an error that a server can't cause."""
+        if error.errno not in _REMOTE:
             raise EndedError(UNTRIED, text=posix.strerror(error.errno or errno.EIO))
 
     def _line(self) -> bytes:
@@ -216,10 +215,10 @@ def transaction(
 ) -> Dialogue:
     """A full dialogue with a canary message, in at most ``limit`` seconds. Never raises.
 
-    With ``patience`` the limit is that of the greeting, and once greeted it may take so many seconds in all: a filter
-    is slow after the final dot. ``silence`` is asked for the dialogue's ``session``, with our end of it, while it is
-    still open. ``address`` is numeric; ``recipient`` an address the server accepts from us and discards. The sender is
-    the null sender: whatever happens to the canary, no bounce is ever made of it.
+    With ``patience`` the limit is that of the greeting, and after it the dialogue may take so many seconds in all: a
+    filter is slow after the final dot. ``silence``, called with the local address while the connection is still open,
+    gives the dialogue's ``session``. ``address`` is numeric; the server accepts ``recipient`` from us and discards the
+    message. The sender is the null sender, so no bounce is ever made of the canary.
     """
     steps = _letter("", recipient, canary(recipient))
     return _dialogue(address, port, limit, steps, patience, silence)
@@ -272,20 +271,20 @@ def _dialogue(
             if stage == "greeting" and patience:
                 line.extend(first + patience)
             if stage == "ehlo":
-                end.starttls = any(word.strip().upper() == b"STARTTLS" for word in texts)
+                end.starttls = any(line_text.strip().upper() == b"STARTTLS" for line_text in texts)
         end.outcome = ACCEPTED
         # accepted is accepted: a server that is slow or rude at QUIT has still done its work
         begun = time.monotonic()
         line.send(b"QUIT\r\n")
         line.reply()
         end.timings["quit"] = time.monotonic() - begun
-    except EndedError as why:
+    except EndedError as ended:
         if end.outcome != ACCEPTED:
-            greeted = end.code != NEVER_SAID
-            end.outcome, end.code, end.text = why.outcome, why.code, why.text
+            greeted = end.code != NO_REPLY
+            end.outcome, end.code, end.text = ended.outcome, ended.code, ended.text
             end.timings[end.stage] = time.monotonic() - begun
             if line is not None and silence is not None and greeted and end.outcome == SILENT:
-                end.session = silence(line.here())
+                end.session = silence(line.local())
     finally:
         if line is not None:
             line.close()
@@ -308,15 +307,15 @@ def _clean(text: bytes, limit: int) -> str:
 
 
 def greets(address: str, port: int, limit: float) -> bool:
-    """Whether a server there says 220 within ``limit`` seconds."""
+    """Whether a server there greets with a 220 within ``limit`` seconds."""
     return greeting_many([(address, port)], limit)[address, port]
 
 
 def greeting_many(servers: Iterable[Address], limit: float) -> dict[Address, bool]:
-    """Which of many servers say 220 within ``limit`` seconds, asked all at once in one poll loop. Never raises.
+    """Which of many servers greet with a 220 within ``limit`` seconds, all in one poll loop. Never raises.
 
     Only the first bytes count (``220`` and a space or hyphen); each connection is closed as soon as they are there.
-    What can't be known (no answer, no route, not a numeric address) is False.
+    Any failure (no answer, no route, not a numeric address) is False.
     """
     give_up = time.monotonic() + limit
     answers: dict[Address, bool] = {}
@@ -333,18 +332,18 @@ def greeting_many(servers: Iterable[Address], limit: float) -> dict[Address, boo
             poll.register(channel.fileno(), select.POLLIN)
         while open_ and (left := give_up - time.monotonic()) > 0:
             for descriptor, _ in poll.poll(left * 1000):
-                server, channel, heard = open_[descriptor]
+                server, channel, received = open_[descriptor]
                 try:
-                    chunk = channel.recv(4 - len(heard))
+                    chunk = channel.recv(4 - len(received))
                 except BlockingIOError:
                     continue
                 except OSError:
                     chunk = b""
-                heard += chunk
-                if chunk and len(heard) < 4:
-                    open_[descriptor] = (server, channel, heard)
+                received += chunk
+                if chunk and len(received) < 4:
+                    open_[descriptor] = (server, channel, received)
                     continue
-                answers[server] = heard in (b"220 ", b"220-")
+                answers[server] = received in (b"220 ", b"220-")
                 poll.unregister(descriptor)
                 del open_[descriptor]
                 channel.close()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 
 def command(key: str, known_hosts: str, **options: str) -> list[str]:
-    """``ssh`` without its destination: one key, pinned host keys, no question, an end when the other end is gone.
+    """``ssh`` without its destination: one key, pinned host keys, no prompt, an end when the other end is gone.
 
-    Configuration, agent and known hosts of the account or the machine don't count. ``options`` (ssh_config(5)) are
+    Configuration, agent and known hosts of the account and the machine are ignored. ``options`` (ssh_config(5)) are
     added to the others, or replace them.
     """
     everything = {
@@ -24,7 +24,7 @@ def command(key: str, known_hosts: str, **options: str) -> list[str]:
         "LogLevel": "ERROR",
         **options,
     }
-    words = ["/usr/bin/ssh", "-F", "none", "-T", "-i", key]
+    arguments = ["/usr/bin/ssh", "-F", "none", "-T", "-i", key]
     for name, value in everything.items():
-        words += ["-o", f"{name}={value}"]
-    return words
+        arguments += ["-o", f"{name}={value}"]
+    return arguments

@@ -6,7 +6,7 @@ Fast path: every check imports this module each minute, on machines that may be 
 subject into six, the import took 9.5 ms of CPU instead of 9.0 (150 runs in turn), so 0.1 ms a file and minute.
 
 Clocks: freshness and leases are judged on CLOCK_BOOTTIME (man clock_gettime: seconds since boot, counting suspend,
-never stepped), so setting the wall clock changes nothing. Epoch seconds are kept beside it for people.
+never stepped), so setting the wall clock changes nothing. Epoch seconds are kept beside it for display.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SEVERITY = {OK: 0, WARNING: 1, UNKNOWN: 2, CRITICAL: 3}
 
 
 class Places:
-    """Directories and files of one host. ``root`` and ``proc`` let a test live in a directory of its own."""
+    """Directories and files of one host. ``root`` and ``proc`` let a test use a directory of its own."""
 
     __slots__ = (
         "boot",
@@ -79,7 +79,7 @@ def read_bytes(path: str, limit: int = 1 << 20) -> bytes | None:
     """Up to ``limit`` bytes of a file, or None when there is none. Other errors are raised as OSError.
 
     Files in /proc have no size, hence the loop. A symbolic link as last component is refused (ELOOP): everything
-    read through here lies in directories only root writes to.
+    read by it lies in directories that only root writes to.
     """
     try:
         descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW)
@@ -164,7 +164,7 @@ def put(path: str, data: bytes, mode: int = 0o644, *, durable: bool = False) -> 
 
 
 def read_plain(path: str, limit: int = 65536) -> tuple[bytes | None, str]:
-    """The bytes of a plain file, one more than ``limit`` at most, and what is wrong with it. (None, "") without one."""
+    """The bytes of a plain file, one more than ``limit`` at most, and what is wrong with it. (None, "") for none."""
     try:
         # this also keeps us from waiting for ever on a FIFO
         if posix.lstat(path).st_mode & 0o170000 != 0o100000:
@@ -177,7 +177,7 @@ def read_plain(path: str, limit: int = 65536) -> tuple[bytes | None, str]:
 
 
 def boot_token(places: Places, *, make: bool = True) -> str:
-    """What tells this boot from others: 16 letters on tmpfs, made when missing; "" when they can't be."""
+    """A token of this boot: 16 letters on tmpfs, made when missing; "" when it can't be made."""
     token = (read_plain(places.boot)[0] or b"").strip().decode("ascii", "replace")
     if len(token) == 16 and token.isalnum():
         return token
@@ -205,7 +205,7 @@ def make_folder(path: str, mode: int = 0o755) -> None:
 
 
 class _Scanning:
-    """What json.JSONDecoder tells its scanner."""
+    """The options that json.JSONDecoder gives its scanner."""
 
     strict = True
     object_hook = object_pairs_hook = None
@@ -213,7 +213,7 @@ class _Scanning:
 
 
 def _plain(value: Any) -> Json:
-    """A mapping or a sequence of another type as one that the encoder knows."""
+    """A mapping or a sequence of another type as a dict or a list, which the encoder accepts."""
     return dict(value) if hasattr(value, "items") else list(value)
 
 
@@ -246,7 +246,7 @@ def decode(data: bytes | None) -> dict[str, Any] | None:
         text = (data or b"").decode().strip(" \t\r\n")
         value, end = _scan(text, 0)
     except (StopIteration, ValueError, RecursionError, SystemError):
-        # SystemError: what is wrong would be a JSONDecodeError, were json there
+        # SystemError: the scanner's JSONDecodeError, which it can't raise while json isn't imported
         return None
     return value if isinstance(value, dict) and end == len(text) else None
 
@@ -292,7 +292,7 @@ class Lock:
             time.sleep(min(0.05, left))
 
     def fileno(self) -> int:
-        """Its descriptor, for a child to inherit: then the lock ends with the last of both. -1 while it isn't held."""
+        """The descriptor, for a child to inherit: then the lock ends with the last of both. -1 while it isn't held."""
         return self._descriptor
 
     def __exit__(self, *_: object) -> None:
@@ -305,9 +305,9 @@ ACTION = "action"
 
 
 class Result:
-    """What one run of a check found: a status word, one line for people, numbers for graphs, what it did.
+    """The result of one run of a check: status, one line for the operator, numbers for graphs, actions taken.
 
-    ``metrics`` maps names to numbers or short strings. A name says its unit by its last word: ``_seconds``,
+    ``metrics`` maps names to numbers or short strings. The last word of a name is its unit: ``_seconds``,
     ``_bytes``, ``_percent``; all others are counts. ``actions`` are short sentences, newest last.
     """
 
@@ -322,13 +322,13 @@ class Result:
 
     def line(self) -> str:
         """One Nagios plugin line with performance data (Monitoring Plugins Development Guidelines, 2.6)."""
-        words = [
+        figures = [
             f"{name}={round(value, 6):g}{_UNITS.get(name.rpartition('_')[2], '')}"
             for name, value in self.metrics.items()
             if not isinstance(value, str)
         ]
         text = f"{self.check.upper()} {self.status} - {self.summary}".replace("|", "/")
-        return text + (" | " + " ".join(words) if words else "")
+        return text + (" | " + " ".join(figures) if figures else "")
 
 
 _UNITS = {"seconds": "s", "bytes": "B", "percent": "%"}

@@ -6,7 +6,7 @@ from __future__ import annotations
 def clean(text: str | bytes, limit: int = 120) -> str:
     """Printable ASCII of at most ``limit`` characters: everything else becomes an escape such as ``\\x1b``.
 
-    What comes out can't move a cursor, end a line, or start a new field in a log. Cut text ends in ``...``.
+    The result can't move a cursor, end a line, or start a new field in a log. Text that was cut ends in ``...``.
     """
     if isinstance(text, bytes):
         text = text[: 4 * limit].decode("latin-1")
@@ -24,9 +24,9 @@ def _escape(letter: str) -> str:
 def seconds(text: str) -> float:
     """``90``, ``90s``, ``15m``, ``2h`` or ``1d`` in seconds. Raises ValueError, in one clear line."""
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    word = text.strip()
-    unit = units.get(word[-1:].lower(), 0)
-    number = word[:-1] if unit else word
+    duration = text.strip()
+    unit = units.get(duration[-1:].lower(), 0)
+    number = duration[:-1] if unit else duration
     if not (number.isascii() and number.replace(".", "", 1).isdigit()):
         raise ValueError(f"{clean(text, 40)!r} is not a duration; say for example 90s, 15m, 2h or 1d")
     value = float(number) * (unit or 1)
@@ -36,7 +36,7 @@ def seconds(text: str) -> float:
 
 
 def span(value: float) -> str:
-    """Seconds as people say them: ``45 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
+    """Seconds in a readable unit: ``45 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
     if value < 90:
         return f"{value:.0f} s"
     if value < 5400:

@@ -27,25 +27,25 @@ Exit code: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN (also for a wrong command line
 
 def main(argv: Sequence[str] | None = None, places: state.Places | None = None) -> int:
     """The command; returns its exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if "--help" in words or "-h" in words:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--help" in arguments or "-h" in arguments:
         return _say(USAGE, 0)
-    unknown = [word for word in words if word not in ("--json", "--refresh")]
+    unknown = [argument for argument in arguments if argument not in ("--json", "--refresh")]
     if unknown:
         print(f"health: unknown argument {unknown[0][:40]!a}; see health --help", file=sys.stderr)
         return state.EXIT_CODES[state.UNKNOWN]
     try:
-        if "--refresh" in words:
+        if "--refresh" in arguments:
             refresh()
         record = health.collect(places or state.Places())
-        answer = state.encode(record) if "--json" in words else record["line"]
+        answer = state.encode(record) if "--json" in arguments else record["line"]
         return _say(answer, state.EXIT_CODES[record["status"]])
     except KeyboardInterrupt:
         return 130
 
 
 def refresh(command: str = RUN_CHECKS) -> None:
-    """Run all checks of this host; what they say is read from their results, so their output and exit code are not."""
+    """Run all checks of this host. Their output and exit code are ignored: their results are read afterwards."""
     import subprocess
 
     try:
@@ -63,10 +63,10 @@ def refresh(command: str = RUN_CHECKS) -> None:
         print(f"health: {command} did not finish within {REFRESH_LIMIT:g} s", file=sys.stderr)
 
 
-def _say(words: str, code: int) -> int:
+def _say(text: str, code: int) -> int:
     try:
-        print(words, flush=True)
+        print(text, flush=True)
     except BrokenPipeError:
-        # nobody listens any more; keep the interpreter from complaining when it closes stdout
+        # the reader is gone; keep the interpreter from complaining when it closes stdout
         sys.stdout = None
     return code

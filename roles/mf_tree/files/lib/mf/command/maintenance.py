@@ -1,4 +1,4 @@
-"""/mf/bin/maintenance: tell the checks to look and not act while somebody is at work on the host."""
+"""/mf/bin/maintenance: keep the checks from acting while an operator works on the host."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _on(chosen: argparse.Namespace, places: state.Places) -> int:
     if chosen.dry_run:
         print(f"would begin maintenance by {chosen.owner} for {text.span(chosen.ttl)}")
         return 0
-    print(_words(places))
+    print(_describe(maintenance.active(places)))
     return 0
 
 
@@ -45,26 +45,24 @@ def _off(chosen: argparse.Namespace, places: state.Places) -> int:
 
 
 def _status(chosen: argparse.Namespace, places: state.Places) -> int:
-    found = maintenance.active(places)
+    active = maintenance.active(places)
     if chosen.json:
-        now = state.boottime()
-        shown: dict[str, state.Json] = {"maintenance": found is not None}
-        if found is not None:
-            left = round(found.until - now, 1)
-            shown.update({"owner": found.owner, "reason": found.reason, "left_seconds": left})
+        shown: dict[str, state.Json] = {"maintenance": active is not None}
+        if active is not None:
+            left = round(active.until - state.boottime(), 1)
+            shown.update({"owner": active.owner, "reason": active.reason, "left_seconds": left})
         print(state.encode(shown))
     else:
-        print(_words(places))
-    return 0 if found is None else 1
+        print(_describe(active))
+    return 0 if active is None else 1
 
 
-def _words(places: state.Places) -> str:
-    found = maintenance.active(places)
-    if found is None:
+def _describe(active: maintenance.Maintenance | None) -> str:
+    if active is None:
         return "no maintenance"
-    left = text.span(found.until - state.boottime())
-    reason = f" ({text.clean(found.reason)})" if found.reason else ""
-    return f"maintenance by {text.clean(found.owner, 32)}{reason}, {left} left: checks look and don't act"
+    left = text.span(active.until - state.boottime())
+    reason = f" ({text.clean(active.reason)})" if active.reason else ""
+    return f"maintenance by {text.clean(active.owner, 32)}{reason}, {left} left: checks look and don't act"
 
 
 def _parser() -> cli.Command:

@@ -1,4 +1,4 @@
-"""/mf/bin/throttle: the throttle for people and for jobs."""
+"""/mf/bin/throttle: the throttle for operators and for jobs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FREE, STILL_THROTTLED = 0, 4
 DEFAULT_TTL = 900.0  # seconds
-POLL = 2.0  # seconds between two looks at the marker
+POLL = 2.0  # seconds between two reads of the marker
 
 _EPILOG = """\
 Durations: 90s 15m 2h 1d.
@@ -49,23 +49,23 @@ def wait(
     clock: Callable[[], float] = state.boottime,
     terminal: TextIO | None = None,
 ) -> marker.Status:
-    """Wait until the host isn't throttled, at most that many seconds; returns how it stands then.
+    """Wait until the host isn't throttled, at most that many seconds; returns its state then.
 
-    A look costs one lstat(2) while there is no marker. ``terminal`` gets a line that shows the progress.
+    A read costs one lstat(2) while there is no marker. ``terminal`` gets a line that shows the progress.
     """
     end = clock() + seconds
     shown = False
     while True:
         now = clock()
-        found = marker.current(places)
-        if not found.throttled or now >= end:
+        status = marker.current(places)
+        if not status.throttled or now >= end:
             if shown and terminal is not None:
                 print("\r\033[K", end="", file=terminal, flush=True)
-            return found
+            return status
         if terminal is not None:
             shown = True
             waited = f"waiting {text.span(seconds - (end - now))} of {text.span(seconds)}"
-            print(f"\r\033[K{waited}; {found.describe()[:100]}", end="", file=terminal, flush=True)
+            print(f"\r\033[K{waited}; {status.describe()[:100]}", end="", file=terminal, flush=True)
         sleep(min(POLL, end - now))
 
 
@@ -123,36 +123,39 @@ def _do(chosen: argparse.Namespace, places: state.Places, act: Callable[[control
 def _status(chosen: argparse.Namespace, places: state.Places) -> int:
     now = state.boottime()
     reading = marker.read(places, now)
-    found, lost = reading.status(now), reading.lost
-    print(state.encode(found.as_json()) if chosen.json else found.describe())
+    status, lost = reading.status(now), reading.lost
+    print(state.encode(status.as_json()) if chosen.json else status.describe())
     if lost:
         print(f"throttle: the marker is lost, the host was {lost}; throttle reconcile puts it right", file=sys.stderr)
-    if found.refusing or found.should_refuse or lost == marker.REFUSING:
+    if status.refusing or status.should_refuse or lost == marker.REFUSING:
         return 2
-    return 1 if found.throttled or lost else 0
+    return 1 if status.throttled or lost else 0
 
 
 def _wait(chosen: argparse.Namespace, places: state.Places) -> int:
-    found = wait(places, chosen.max, terminal=sys.stderr if sys.stderr.isatty() else None)
-    return STILL_THROTTLED if found.throttled else FREE
+    return STILL_THROTTLED if _waited(chosen, places).throttled else FREE
+
+
+def _waited(chosen: argparse.Namespace, places: state.Places) -> marker.Status:
+    return wait(places, chosen.max, terminal=sys.stderr if sys.stderr.isatty() else None)
 
 
 def _run(chosen: argparse.Namespace, places: state.Places) -> int:
-    words = chosen.cmd[1:] if chosen.cmd[:1] == ["--"] else chosen.cmd
-    if not words:
+    command = chosen.cmd[1:] if chosen.cmd[:1] == ["--"] else chosen.cmd
+    if not command:
         raise Failure("run needs a command: throttle run -- CMD", cli.MISUSE)
-    found = wait(places, chosen.max, terminal=sys.stderr if sys.stderr.isatty() else None)
-    if found.throttled:
-        print(f"throttle: {found.describe()}. Running all the same after {text.span(chosen.max)}", file=sys.stderr)
+    status = _waited(chosen, places)
+    if status.throttled:
+        print(f"throttle: {status.describe()}. Running all the same after {text.span(chosen.max)}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     try:
         # the command takes this process's place, so signals and its exit code go straight through
-        os.execvp(words[0], words)
+        os.execvp(command[0], command)
     except FileNotFoundError:
-        raise Failure(f"{text.clean(words[0])}: no such command", 127) from None
+        raise Failure(f"{text.clean(command[0])}: no such command", 127) from None
     except OSError as error:
-        raise Failure(f"{text.clean(words[0])} can't be run: {error.strerror}", 126) from None
+        raise Failure(f"{text.clean(command[0])} can't be run: {error.strerror}", 126) from None
 
 
 def _parser() -> cli.Command:

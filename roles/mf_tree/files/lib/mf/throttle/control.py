@@ -1,13 +1,13 @@
 """The throttle: leases on this host, shown by the marker and enforced by the firewall.
 
-What is true is the set of valid leases. It is kept in the marker (/run/mf/throttled, which also says whether refusal is
-really in force), operators' leases also on disk (/mf/var/state/leases.json). Firewall and files are brought into line
-with it, in an order that leaves something sound behind wherever the program is killed:
+The source of truth is the set of valid leases. It is kept in the marker (/run/mf/throttled, with a flag for a refusal
+that is really in force), operators' leases also on disk (/mf/var/state/leases.json). Firewall and files are brought
+into line with it, in an order that leaves a sound state wherever the program is killed:
 
 1. the marker, so that local IO work backs off even if nft fails;
 2. the firewall, one atomic batch, the kernel's own timeout in it;
-3. the marker again, with what the firewall really does;
-4. the file on disk; and when nothing is left to say, the marker goes.
+3. the marker again, with the firewall's real state;
+4. the file on disk; and when no lease and no refusal is left, the marker is removed.
 
 An ``off`` that died half way is finished, not undone, by the next ``reconcile``, which check-load does whenever it sees
 a marker.
@@ -44,11 +44,11 @@ class OverBudgetError(ThrottleError):
 
 @dataclass
 class Outcome:
-    """What a command did, or with ``dry_run`` would do.
+    """The effect of a command, or with ``dry_run`` its plan.
 
-    ``actions`` are sentences in order; ``warnings`` say what didn't work out; ``changed`` leaves mere renewals out;
-    ``over_budget`` says why a lease only marks, when it was to refuse; ``unmarked``: the marker couldn't be written,
-    so local jobs don't know.
+    ``actions`` are sentences in order; ``warnings`` are failures; ``changed`` is false for a mere renewal;
+    ``over_budget``: why a lease only marks that was to refuse; ``unmarked``: the marker couldn't be written, so local
+    jobs don't wait.
     """
 
     before: marker.Status
@@ -60,7 +60,7 @@ class Outcome:
     unmarked: bool = False
 
     def warn(self, warning: str) -> bool:
-        """Note what went wrong, once; returns whether anything did."""
+        """Add a failure, once; returns whether there was one."""
         if warning and warning not in self.warnings:
             self.warnings.append(warning)
         return bool(warning)
@@ -115,12 +115,12 @@ class Control:
         it raises OverBudgetError and nothing has changed, or with ``mark_instead`` only marks. Also raises
         LeaseError and ThrottleError.
         """
-        lease.make(owner, reason, 0.0, ttl, refuse)  # refuse nonsense before any waiting
+        lease.make(owner, reason, 0.0, ttl, refuse)  # validate before any wait
         refuse = refuse and self.can_refuse
         own = lease.find(marker.current(self._places).leases, owner)
         renewal = own is not None and own.refuse
-        asks = refuse and not force and ttl is not None and self._budget.applies
-        if not asks or (renewal and owner != claims.LOAD):
+        budgeted = refuse and not force and ttl is not None and self._budget.applies
+        if not budgeted or (renewal and owner != claims.LOAD):
             return self._take(owner, reason, ttl, refuse)
         survey = self._budget.survey(delayed=owner == claims.LOAD and not renewal and not self._dry_run)
         if self._budget.allows(survey):
@@ -148,10 +148,6 @@ class Control:
     def reconcile(self, *, ensure_table: bool = False) -> Outcome:
         """Bring marker, disk and firewall into line with the leases that are valid. Raises ThrottleError."""
         return self._change(lambda held, now: held, "repair", "throttle", "reconcile", ensure_table=ensure_table)
-
-    def firewall(self) -> firewall.Found:
-        """What the kernel has. Raises FirewallError."""
-        return firewall.read() if self._ports else firewall.Found()
 
     def remove(self) -> Outcome:
         """Take everything away: all leases, marker, table (the role is being removed). Raises ThrottleError."""
@@ -190,9 +186,9 @@ class Control:
                     )
                 outcome = self._settle(edit, ensure_table)
                 if outcome.changed:
-                    how = "failed" if outcome.after.wrong else "done"
+                    result = "failed" if outcome.after.wrong else "done"
                     why = text.clean(reason, claims.MAX_REASON)
-                    decisions.record(self._places, self._check, action, target, why, how, _evidence(outcome))
+                    decisions.record(self._places, self._check, action, target, why, result, _evidence(outcome))
                 return outcome
         except OSError as error:
             advice = "; run this as root" if isinstance(error, PermissionError) else ""
@@ -223,8 +219,8 @@ class Control:
         if not wanted and not refusing and disk_right:
             outcome.warn(self._storage.remove_marker())
         if reading.lost and not reading.damage:
-            what = "; ".join(outcome.actions) or "nothing is in force any more"
-            outcome.warnings.insert(0, f"the marker {self._places.marker} was lost: {what}")
+            effect = "; ".join(outcome.actions) or "nothing is in force any more"
+            outcome.warnings.insert(0, f"the marker {self._places.marker} was lost: {effect}")
 
         outcome.after = marker.Status(wanted, refusing, now)
         outcome.changed = bool(outcome.actions)
@@ -266,7 +262,7 @@ class Control:
 
 
 def _evidence(outcome: Outcome) -> dict[str, state.Json]:
-    """What the decision log keeps of a transaction."""
+    """A transaction's evidence for the decision log."""
     after = outcome.after
     return {
         "actions": [text.clean(action, 300) for action in outcome.actions],
@@ -277,7 +273,7 @@ def _evidence(outcome: Outcome) -> dict[str, state.Json]:
 
 
 def _repairs(kept: Kept) -> list[str]:
-    """What a transaction puts right before it changes anything, in sentences."""
+    """The repairs that a transaction begins with, in sentences."""
     reading, repairs = kept.reading, []
     if reading.damage:
         repairs.append(f"replace the marker, which was {reading.damage}")

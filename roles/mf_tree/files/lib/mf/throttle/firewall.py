@@ -1,13 +1,14 @@
 """Refusing new SMTP connections with nftables, in table ``inet mf`` and nowhere else.
 
-The ports to refuse lie in a set whose elements have timeouts, so the kernel itself ends a refusal when nobody renews
-it. Every change is one atomic ``nft -f -`` batch that states the whole table and flushes and refills the set: the
+The ports to refuse lie in a set whose elements have timeouts, so the kernel itself ends a refusal that is not
+renewed. Every change is one atomic ``nft -f -`` batch that states the whole table and flushes and refills the set: the
 kernel carries out all of it or none, at once. That renews a timeout (re-adding an element need not, depending on the
 kernel), doesn't stumble over an element that has just expired (a bare ``delete`` would), and mends a table that
-somebody changed. The chain runs before the usual filter chains (priority -10) and only ever says *reject* or nothing:
-``accept`` in one base chain doesn't overrule another's drop (man nft), so ufw, firewalld and Docker keep their say.
+another program changed. The chain runs before the usual filter chains (priority -10) and only rejects or passes:
+``accept`` in one base chain doesn't overrule another's drop (man nft), so rules of ufw, firewalld and Docker still
+apply.
 
-A new connection is told by its TCP flags, not by connection tracking, which may not know sessions older than itself;
+A new connection is recognised by its TCP flags, not by connection tracking, which may lack sessions older than itself;
 a session under way is never cut. Loopback alone is exempt.
 """
 
@@ -42,15 +43,14 @@ class FirewallError(Failure):
 
 
 class RefusedError(FirewallError):
-    """nft ran and said no."""
+    """nft ran and failed."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the kernel has: ``ports`` maps each refused port to its seconds left (None: no end); ``whole`` says that
-    table, set, chain and both rules are as we make them (without that nothing is refused)."""
+class Table:
+    """The table in the kernel: ``ports`` maps each refused port to its seconds left (None: no end); ``whole``: table,
+    set, chain and both rules are as ``batch`` makes them (otherwise nothing is refused)."""
 
-    present: bool = False
     whole: bool = False
     ports: Mapping[int, float | None] = field(default_factory=dict)
 
@@ -60,7 +60,7 @@ class Found:
         return self.whole and bool(ports) and all(port in self.ports for port in ports)
 
     def agrees(self, refused: Mapping[int, float | None]) -> bool:
-        """Whether exactly these ports are refused, each for as long as it should."""
+        """Whether exactly these ports are refused, each for the right time."""
         if not refused:
             return not self.ports
         if not self.whole or set(self.ports) != set(refused):
@@ -81,7 +81,7 @@ def batch(refused: Mapping[int, float | None]) -> str:
 
 
 def apply(refused: Mapping[int, float | None]) -> None:
-    """Refuse exactly these ports from now on. Raises FirewallError; the kernel then has what it had before."""
+    """Refuse exactly these ports from now on. Raises FirewallError; the kernel's table is then unchanged."""
     try:
         _run([NFT, "-f", "-"], batch(refused))
     except RefusedError:
@@ -90,34 +90,32 @@ def apply(refused: Mapping[int, float | None]) -> None:
 
 
 def remove() -> None:
-    """Take our table away, with everything in it. Raises FirewallError."""
+    """Delete the table, with everything in it. Raises FirewallError."""
     _run([NFT, "-f", "-"], _REMOVE)
 
 
-def read() -> Found:
-    """What is in force. Raises FirewallError."""
+def read() -> Table:
+    """The table in force. Raises FirewallError."""
     try:
         return parse(_run([NFT, "-j", "list", "table", "inet", "mf"], ""))
     except RefusedError as error:
         if "No such file or directory" in str(error):
-            return Found()
+            return Table()
         raise
 
 
-def parse(listing: bytes) -> Found:
+def parse(listing: bytes) -> Table:
     """The table in the output of ``nft -j list table inet mf``. Raises FirewallError when that isn't one."""
     answer = state.decode(listing)
     items = answer.get("nftables") if answer is not None else None
     if not isinstance(items, list):
         raise FirewallError("nft gave no JSON; is the package nftables complete?")
-    present = hooked = timed = False
+    hooked = timed = False
     ports: dict[int, float | None] = {}
     comments = []
     for item in items:
         if not isinstance(item, dict):
             continue
-        if "table" in item:
-            present = True
         part = item.get("set")
         if isinstance(part, dict) and part.get("name") == "refused_ports":
             flags = part.get("flags")
@@ -129,11 +127,11 @@ def parse(listing: bytes) -> Found:
         part = item.get("rule")
         if isinstance(part, dict) and part.get("chain") == "smtp_in":
             comments.append(part.get("comment"))
-    return Found(present, hooked and timed and comments == [LOOPBACK, REFUSE], ports)
+    return Table(hooked and timed and comments == [LOOPBACK, REFUSE], ports)
 
 
-def _elements(found: object) -> Iterable[tuple[int, float | None]]:
-    for item in found if isinstance(found, list) else []:
+def _elements(listed: object) -> Iterable[tuple[int, float | None]]:
+    for item in listed if isinstance(listed, list) else []:
         inner = item.get("elem") if isinstance(item, dict) else None
         if isinstance(inner, dict) and isinstance(inner.get("val"), int):
             left = inner.get("expires", inner.get("timeout"))

@@ -1,11 +1,11 @@
-"""Leases: who wants this host throttled, why, until when. Pure functions; nothing here touches the host.
+"""Leases: owner, reason and end of each request to throttle this host. Pure functions; nothing here touches the host.
 
 A lease asks for local restraint (IO-heavy jobs wait) and, with ``refuse``, for new SMTP connections to be refused.
 The throttle is on while any lease is valid. Several owners hold one lease each. Deadlines are CLOCK_BOOTTIME
 seconds (see ``state.boottime``), so a step of the wall clock changes nothing; no deadline at all is a *hold*.
 
-What is read back is hostile until proved otherwise: a marker with anything wrong in it counts as no marker. That is
-safe because what matters is kept twice (operators' leases on disk, refusals in the kernel with their own timeouts).
+Stored leases are hostile until they are verified: a marker with anything wrong in it counts as absent. That is safe
+because the important part is kept twice (operators' leases on disk, refusals in the kernel with their own timeouts).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def make(owner: str, reason: str, now: float, ttl: float | None, refuse: bool) -
 
 
 def valid(leases: Iterable[Lease], now: float) -> tuple[Lease, ...]:
-    """Those that still hold."""
+    """The leases that have not ended."""
     return tuple(lease for lease in leases if lease.is_valid(now))
 
 
@@ -82,7 +82,7 @@ def put(leases: Iterable[Lease], new: Lease, now: float) -> tuple[Lease, ...]:
 
 
 def without(leases: Iterable[Lease], owner: str, now: float) -> tuple[Lease, ...]:
-    """The valid leases of everybody else."""
+    """The valid leases of all other owners."""
     return tuple(lease for lease in valid(leases, now) if lease.owner != owner)
 
 
@@ -92,7 +92,7 @@ def find(leases: Iterable[Lease], owner: str) -> Lease | None:
 
 
 def differences(before: Iterable[Lease], after: Iterable[Lease]) -> list[str]:
-    """What changes between two sets of leases, in sentences; a renewal is no change."""
+    """The changes between two sets of leases, in sentences; a renewal is no change."""
     sentences = []
     for new in after:
         former = find(before, new.owner)
@@ -110,19 +110,19 @@ def differences(before: Iterable[Lease], after: Iterable[Lease]) -> list[str]:
 
 
 def refusal(leases: Iterable[Lease], now: float) -> float | None:
-    """For how many seconds new connections are to be refused: 0 not at all, None without end."""
+    """Seconds for which new connections are to be refused: 0 not at all, None without end."""
     left = [lease.left(now) for lease in leases if lease.refuse and lease.is_valid(now)]
     if None in left:
         return None
     return max((seconds for seconds in left if seconds is not None), default=0.0)
 
 
-def parse_leases(found: object, now: float) -> tuple[Lease, ...] | None:
+def parse_leases(stored: object, now: float) -> tuple[Lease, ...] | None:
     """Leases read from JSON, all of them or None; expired ones are among them."""
-    if not isinstance(found, list) or len(found) > MAX_LEASES:
+    if not isinstance(stored, list) or len(stored) > MAX_LEASES:
         return None
     leases: dict[str, Lease] = {}
-    for item in found:
+    for item in stored:
         try:
             lease = _parse(item, now)
         except (LeaseError, TypeError, OverflowError):
@@ -154,7 +154,7 @@ def _parse(item: object, now: float) -> Lease:
 
 
 def to_disk(leases: Iterable[Lease], now: float, epoch: float, boot: str) -> dict[str, state.Json]:
-    """Operators' leases as they are kept across a reboot: with deadlines in epoch seconds as well.
+    """Operators' leases as stored across a reboot: with deadlines in epoch seconds as well.
 
     ``boot`` is a token of the present boot. Within that boot ``until`` counts; after a reboot ``until_epoch`` does,
     for across a reboot the wall clock is all there is. ``check-load``'s own lease is left out: it ends with a reboot.
@@ -171,11 +171,11 @@ def to_disk(leases: Iterable[Lease], now: float, epoch: float, boot: str) -> dic
 def from_disk(
     data: bytes | None, now: float, epoch: float, boot: str, *, limit: bool = True, dropped: list[str] | None = None
 ) -> tuple[Lease, ...] | None:
-    """The leases that still hold of those ``to_disk`` kept, on this boot's clock. None when they can't be read.
+    """The stored leases (see ``to_disk``) that have not ended, on this boot's clock. None when they can't be read.
 
     A wall clock that went backwards never lengthens a lease: none gets more than it had left when it was written
-    (``limit``). An implausible lease is left out, but a hold is kept whatever is wrong with the rest of it, for only a
-    person may end it; either is told in ``dropped``.
+    (``limit``). An implausible lease is left out, but a hold is kept with any damage, because only an operator
+    may end it; ``dropped`` gets a sentence for either.
     """
     if data is None or len(data) > MAX_BYTES:
         return None
@@ -188,7 +188,7 @@ def from_disk(
         return None
     same_boot = bool(boot) and record.get("boot") == boot
     since_then = max(epoch, written) if limit else epoch
-    said = [] if dropped is None else dropped
+    sentences = [] if dropped is None else dropped
     leases: dict[str, Lease] = {}
     for item in kept:
         ends = [item.get("until", 0), item.get("until_epoch", 0)] if isinstance(item, dict) else []
@@ -198,10 +198,10 @@ def from_disk(
             lease = _parse(item if same_boot else _on_this_boot(item, now, epoch, since_then), now)
         except (LeaseError, TypeError, OverflowError) as error:
             if not isinstance(item, dict) or None not in ends:
-                said.append(f"a lease on disk was left out: {error}")
+                sentences.append(f"a lease on disk was left out: {error}")
                 continue
             lease = _mended(item, now)
-            said.append(f"a hold on disk was damaged ({error}): kept for {lease.owner}")
+            sentences.append(f"a hold on disk was damaged ({error}): kept for {lease.owner}")
         former = leases.get(lease.owner)
         if former is None or former.until is not None:
             leases[lease.owner] = lease
@@ -226,7 +226,7 @@ def _on_this_boot(item: object, now: float, epoch: float, since_then: float) -> 
 
 
 def _mended(item: Mapping[str, object], now: float) -> Lease:
-    """A hold of which something is wrong: what is missing is taken as it is safest."""
+    """A damaged hold: each missing value is replaced by the safest."""
     try:
         owner = check_owner(item.get("owner"))
     except LeaseError:

@@ -1,4 +1,4 @@
-"""The marker /run/mf/throttled: what readers see of the throttle. Light enough for every job and for health.
+"""The marker /run/mf/throttled: the throttle's state for readers. Light enough for every job and for health.
 
 ``{"leases": [...], "refusing": true|false, "written": boottime}``; it lies in a directory of root's on tmpfs. A marker
 whose leases have all expired counts as absent, and so does one that isn't whole: see ``lease`` for why that is safe.
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .lease import Lease
 
-REFUSING, THROTTLED, NOTHING = "refusing", "throttled", "nothing"  # what the stamp says is in force
+REFUSING, THROTTLED, NOTHING = "refusing", "throttled", "nothing"  # the states in the stamp
 
 
 class Marker(claims.Record):
@@ -40,13 +40,13 @@ class Marker(claims.Record):
 class Status:
     """The throttle as the marker shows it: valid ``leases``, and whether new connections are really refused.
 
-    ``refusing`` without any lease that asks for it: the firewall couldn't be told to stop.
+    ``refusing`` without any lease that asks for it: the firewall's refusal couldn't be ended.
     """
 
     def __init__(self, leases: Sequence[Lease], refusing: bool, now: float) -> None:
         self.leases = lease.valid(leases, now)
         self.now = now
-        # an expired lease's refusal was ended by the kernel; one whose lease is gone already wasn't ended yet
+        # an expired lease's refusal was ended by the kernel; one without a lease in the marker wasn't yet
         self.refusing = refusing and (self.should_refuse or not any(item.refuse for item in leases))
 
     @property
@@ -148,8 +148,8 @@ def _read(places: state.Places, now: float) -> Reading:
     marker = parse(data, now)
     if marker is not None:
         return Reading(marker)
-    word = (state.read_plain(stamp(places))[0] or b"").decode("ascii", "replace").partition(" ")[0]
-    return Reading(None, damage if data is None else "not whole", word if word in (REFUSING, THROTTLED) else "")
+    stamped = (state.read_plain(stamp(places))[0] or b"").decode("ascii", "replace").partition(" ")[0]
+    return Reading(None, damage if data is None else "not whole", stamped if stamped in (REFUSING, THROTTLED) else "")
 
 
 def current(places: state.Places) -> Status:
@@ -159,7 +159,7 @@ def current(places: state.Places) -> Status:
 
 
 def stamp(places: state.Places) -> str:
-    """The file that says what was in force when marker and firewall were last compared, and when that was.
+    """The file with the state that was in force when marker and firewall were last compared, and the time of it.
 
     One line, ``nothing 5123.250``: REFUSING, THROTTLED or NOTHING, and seconds of CLOCK_BOOTTIME.
     """

@@ -1,7 +1,7 @@
 """Where a host keeps its leases: the marker and its stamp on tmpfs, operators' leases on disk, the boot token.
 
-A whole marker wins over the disk; without one (deleted, garbage, reboot) the disk is what is left. Nothing here raises
-for a file that can't be written: the caller gets a sentence, because a full disk must not keep a host from throttling.
+A whole marker wins over the disk; without a marker (deleted, garbage, reboot) the disk counts. Nothing here raises for
+a file that can't be written: the caller gets a sentence, because a full disk must not keep a host from throttling.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DRIFT = 60.0  # seconds the wall clock may move before deadlines on disk are rew
 
 @dataclass
 class Kept:
-    """What a command finds: ``leases`` still hold, ``now`` is CLOCK_BOOTTIME, ``epoch`` seconds of the wall clock.
+    """The stored state as a command reads it: valid ``leases``, ``now`` on CLOCK_BOOTTIME, ``epoch`` seconds.
 
     ``disk`` is the content of the file of operators' leases and ``disk_damage`` what is wrong with it; ``dropped`` are
     sentences about leases in it that were left out.
@@ -70,10 +70,10 @@ class Storage:
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
-                # the old one must not go on saying what is no longer so: the next reconcile would believe it
+                # the old marker must not stay as it is: the next reconcile would trust it
                 try:
                     if os.lstat(self.marker).st_size > lease.MAX_BYTES:
-                        # no marker of ours, and perhaps it is what fills the disk
+                        # no marker of ours; it may be what fills the disk
                         _unlink(self.marker)
                         _replace(self.marker, data)
                     else:
@@ -94,7 +94,7 @@ class Storage:
         return ""
 
     def stamp(self, in_force: str, now: float) -> str:
-        """Note that marker and firewall were compared just now, and what is in force; returns what went wrong."""
+        """Store that marker and firewall were compared now, and what is in force; returns what went wrong."""
         if self._dry_run:
             return ""
         try:
