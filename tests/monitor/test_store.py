@@ -23,7 +23,7 @@ def test_time_over_midnight_belongs_to_both_days(tmp_path: Path) -> None:
     midnight = float(20000 * DAY)
     with store.writing():
         store.history.add_time([("mx1", midnight + 10, "down", 40.0, None), ("mx1", midnight + 70, "up", 60.0, 12.0)])
-    before, after = store.history.days(19999, 20000, "mx1")["mx1"]
+    before, after = store.history.days(19999, 20000)["mx1"]
     assert (before["down"], before["up"]) == (30.0, 0.0)
     assert (after["down"], after["up"], after["ms"], after["timed"]) == (10.0, 60.0, 12.0, 1)
 

@@ -212,7 +212,7 @@ def test_what_the_release_before_knew_of_checks_is_known_by_its_new_name(tmp_pat
     for _ in range(2):
         asyncio.run(monitor.recorder.stored(monitor.restore))
         assert set(monitor.incidents.open) == {"check:control1/backup", "check:mx1/queue", "health:mx2", "health:mx3"}
-    assert all(one.acked for one in monitor.incidents.open.values())
+    assert all(one.acked_at for one in monitor.incidents.open.values())
     assert monitor.incidents.open["check:mx1/queue"].service == "queue"
     view = problems.judge(rules, monitor.subjects.states, {}, monitor.incidents.open, NOW)
     assert not view.behind

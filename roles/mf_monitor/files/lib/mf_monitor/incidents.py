@@ -11,43 +11,19 @@ from . import journal, texts
 from .judging.problems import View
 from .judging.severity import NOTICE, Problem
 from .notifying import alerts, queue
-from .notifying.alerts import Alert
+from .notifying.alerts import Alert, Incident
 from .settings import Settings
 from .store import Store
 
 END_IS_NEWS = 86400.0  # seconds; a monitor that was away for longer doesn't notify of ends from before
 
 
-@dataclass(slots=True)
-class Record:
-    """An incident as it is stored, its alert decoded. Times are epoch seconds."""
-
-    number: int
-    key: str
-    kind: str
-    host: str
-    severity: str
-    title: str
-    opened: float
-    alert: Alert
-    service: str = ""
-    closed: float | None = None
-    acked: float | None = None
-    ack_until: float | None = None
-
-    @staticmethod
-    def of(row: dict[str, Any]) -> Record:
-        """From the store."""
-        names = ("key", "kind", "host", "severity", "title", "opened", "service", "closed", "acked", "ack_until")
-        return Record(row["id"], alert=Alert.of(row["alert"]), **{name: row[name] for name in names})
-
-
 @dataclass(frozen=True, slots=True)
 class Update:
     """What a transaction leaves: open incidents, those of which the end is still to be notified, whether it queued."""
 
-    open: dict[str, Record]
-    ended: list[Record]
+    open: dict[str, Incident]
+    ended: list[Incident]
     queued: bool
 
 
@@ -56,13 +32,13 @@ class Incidents:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.open: dict[str, Record] = {}
-        self.ended: list[Record] = []
+        self.open: dict[str, Incident] = {}
+        self.ended: list[Incident] = []
         self.silences: list[dict[str, Any]] = []
 
     def load(self, store: Store, now: float) -> None:
         """Read them as they are on disk: an operator may have changed them."""
-        records = [Record.of(row) for row in store.incidents.load(since=now - END_IS_NEWS)]
+        records = [Incident.of(row) for row in store.incidents.load(since=now - END_IS_NEWS)]
         self.open = {record.key: record for record in records if record.closed is None}
         self.ended = [one for one in records if one.closed is not None and not one.alert.resolution_notified]
         self.silences = store.incidents.silences(now)
@@ -105,7 +81,7 @@ class Incidents:
         """Take over what was committed."""
         self.open, self.ended = update.open, update.ended
 
-    def _reconcile(self, store: Store, view: View, records: dict[str, Record], now: float) -> set[str]:
+    def _reconcile(self, store: Store, view: View, records: dict[str, Incident], now: float) -> set[str]:
         """Open, change and close ``records``; the keys of those that flap."""
         for key, problem in view.problems.items():
             if key not in records:
@@ -126,43 +102,31 @@ class Incidents:
                 journal.log(f"#{record.number} over: {record.title}")
         return {key for key, problem in view.problems.items() if problem.flapping}
 
-    def _open(self, store: Store, problem: Problem, now: float) -> Record:
+    def _open(self, store: Store, problem: Problem, now: float) -> Incident:
         key, kind, host, severity, title = problem.key, problem.kind, problem.host, problem.severity, problem.title
         opened = problem.since or now
         number = store.incidents.open(key, kind, host, problem.service, severity, title, opened)
         store.incidents.add_event(number, now, "opened", title)
         journal.log(f"#{number} {severity}: {title}")
-        return Record(number, key, kind, host, severity, title, opened, Alert(noticed=now), problem.service)
+        return Incident(number, key, kind, host, severity, title, opened, Alert(noticed=now), problem.service)
 
     def _notify(
-        self, store: Store, records: list[Record], flapping: set[str], behind: frozenset[str], now: float
+        self, store: Store, records: list[Incident], flapping: set[str], behind: frozenset[str], now: float
     ) -> bool:
-        """Queue what is due, and change the records accordingly; whether anything was queued."""
-        incidents = [
-            alerts.Incident(
-                record.number,
-                record.key,
-                record.kind,
-                record.host,
-                record.severity,
-                record.title,
-                record.opened,
-                record.closed,
-                record.acked is not None and (record.ack_until is None or record.ack_until > now),
-                record.closed is None and record.key in flapping,
-                record.alert,
-                record.closed is None and record.key in behind,
-                record.ack_until if record.ack_until is not None and record.ack_until <= now else 0.0,
-            )
-            for record in records
-        ]
-        plan = alerts.plan(self._settings, incidents, self.silences, now)
+        """Queue what is due, and change the incidents accordingly; whether anything was queued."""
+        for record in records:
+            until, is_open = record.ack_until, record.closed is None
+            record.acked = record.acked_at is not None and (until is None or until > now)
+            record.ack_ended = until if until is not None and until <= now else 0.0
+            record.flapping = is_open and record.key in flapping
+            record.behind = is_open and record.key in behind
+        plan = alerts.plan(self._settings, records, self.silences, now)
         for record in records:
             if record.number in plan.alerts:
                 record.alert = plan.alerts[record.number]
                 store.incidents.set(record.number, record.severity, record.title, record.alert.as_json())
             if record.number in plan.void:
-                record.acked = record.ack_until = None
+                record.acked_at = record.ack_until = None
                 store.incidents.end_acknowledgement(record.number)
                 store.incidents.add_event(record.number, now, "unacked", "it has grown worse")
         for draft in plan.drafts:

@@ -71,10 +71,13 @@ _KEYS = {  # in the store, where they differ
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Incident:
-    """An incident as the planner sees it. ``behind``: another one hides it, and nothing better was seen of it yet;
-    ``ack_ended``: when an acknowledgement ran out."""
+    """An incident: what is stored of it, and below what holds at the moment of a plan. Times are epoch seconds.
+
+    ``behind``: another one hides it, and nothing better was seen of it yet; ``ack_ended``: when an acknowledgement ran
+    out.
+    """
 
     number: int
     key: str
@@ -83,12 +86,23 @@ class Incident:
     severity: str
     title: str
     opened: float
-    closed: float | None
-    acked: bool
-    flapping: bool
     alert: Alert
+    service: str = ""
+    closed: float | None = None
+    acked_at: float | None = None
+    ack_until: float | None = None
+
+    acked: bool = False
+    flapping: bool = False
     behind: bool = False
     ack_ended: float = 0.0
+
+    @staticmethod
+    def of(row: Mapping[str, Any]) -> Incident:
+        """From the store."""
+        names = ("key", "kind", "host", "severity", "title", "opened", "service", "closed", "ack_until")
+        values = {name: row[name] for name in names}
+        return Incident(row["id"], alert=Alert.of(row["alert"]), acked_at=row["acked"], **values)
 
 
 @dataclass(frozen=True, slots=True)

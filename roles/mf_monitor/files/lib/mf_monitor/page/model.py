@@ -10,7 +10,7 @@ unknown, whatever it was; so is everything while the monitor is offline or makes
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -80,11 +80,11 @@ class Health:
     throttled: bool = False
     refusing: bool = False
     held: bool = False
-    leases: list[Lease] = field(default_factory=list)
+    leases: Sequence[Lease] = ()
     queue: float | None = None
     accepting: bool | None = None
     uptime_seconds: float | None = None
-    problems: list[str] = field(default_factory=list)
+    problems: Sequence[str] = ()
     checks: list[Check] = field(default_factory=list)
 
 

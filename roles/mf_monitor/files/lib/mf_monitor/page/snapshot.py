@@ -16,6 +16,7 @@ from .. import settings as settings_
 from .. import store as store_
 from .. import texts
 from ..judging import states
+from ..store.history import STATES
 from . import model
 
 HISTORY_DAYS = 90
@@ -23,6 +24,8 @@ LATENCY_SPAN = 86400
 RECENT = 14 * 86400
 # What a day is called after, gravest first, and from how many seconds on: a lost packet doesn't colour a day.
 GRAVE = (("down", 60.0), ("throttled", 60.0), ("warning", 600.0), ("maintenance", 60.0))
+# what a host's health and the page call alike
+OWN_WORD = ("load1", "throttled", "refusing", "held", "leases", "queue", "accepting", "uptime_seconds", "problems")
 BACKUP_CHECK, CANARY_CHECK = "backup", "canary"
 
 
@@ -220,12 +223,7 @@ def _day(row: Any, now: float) -> model.Day | None:
         day=time.strftime("%Y-%m-%d", time.gmtime(row["day"] * store_.DAY)),
         state=next((name for name, least in GRAVE if row[name] >= least), "up" if known else "unknown"),
         up=round(1 - row["down"] / known, 5) if known else None,
-        up_seconds=round(row["up"]),
-        down_seconds=round(row["down"]),
-        throttled_seconds=round(row["throttled"]),
-        warning_seconds=round(row["warning"]),
-        maintenance_seconds=round(row["maintenance"]),
-        unknown_seconds=round(row["unknown"]),
+        **{f"{state}_seconds": round(row[state]) for state in STATES},
         unmeasured_seconds=max(0, round(so_far - known - row["maintenance"])),
         mean_ms=round(row["ms"] / row["timed"], 2) if row["timed"] else None,
     )
@@ -247,15 +245,7 @@ def _health(stored: Mapping[str, Any] | None, now: float, interval: float) -> mo
         ok=stored["ok"],
         words=stored["words"],
         status=record.status if fresh else UNKNOWN,
-        load1=record.load1,
-        throttled=record.throttled,
-        refusing=record.refusing,
-        held=record.held,
-        leases=list(record.leases),
-        queue=record.queue,
-        accepting=record.accepting,
-        uptime_seconds=record.uptime_seconds,
-        problems=list(record.problems),
+        **{name: getattr(record, name) for name in OWN_WORD},
         checks=[
             model.Check(
                 name=name,
@@ -312,22 +302,11 @@ def _older(age: float | None, check: model.Check) -> float | None:
 def _incident(
     entry: Mapping[str, Any], timeline: Iterable[Mapping[str, Any]], silences: Iterable[model.Silence], now: float
 ) -> model.Incident:
-    return model.Incident(
-        id=entry["id"],
-        key=entry["key"],
-        kind=entry["kind"],
-        host=entry["host"],
-        service=entry["service"],
-        severity=entry["severity"],
-        title=entry["title"],
-        opened=entry["opened"],
-        closed=entry["closed"],
-        acked_by=entry["acked_by"],
-        ack_until=entry["ack_until"],
-        acked=entry["acked"] is not None and (entry["ack_until"] is None or entry["ack_until"] > now),
-        silenced=any(fnmatch.fnmatchcase(entry["key"], silence.pattern) for silence in silences),
-        timeline=[model.Event(event["at"], event["what"], event["words"]) for event in timeline],
-    )
+    acked = entry["acked"] is not None and (entry["ack_until"] is None or entry["ack_until"] > now)
+    silenced = any(fnmatch.fnmatchcase(entry["key"], silence.pattern) for silence in silences)
+    events = [model.Event(**event) for event in timeline]
+    kept = {key: value for key, value in entry.items() if key != "alert"}
+    return model.Incident(**{**kept, "acked": acked, "silenced": silenced, "timeline": events})
 
 
 def _heartbeat(stored: str) -> model.Sent | None:

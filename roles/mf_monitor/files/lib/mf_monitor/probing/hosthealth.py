@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -133,20 +134,9 @@ class Reader:
         at = argv.index("--")
 
         async def leave() -> None:
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    *argv[:at],
-                    "-O",
-                    "exit",
-                    *argv[at : at + 2],
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.DEVNULL,
-                    stderr=asyncio.subprocess.DEVNULL,
-                )
+            with suppress(OSError, TimeoutError):
                 async with asyncio.timeout(5):
-                    await process.wait()
-            except (OSError, TimeoutError):
-                pass
+                    await ask([*argv[:at], "-O", "exit", *argv[at : at + 2]])
 
         self._leaving = asyncio.create_task(leave())
 

@@ -38,21 +38,15 @@ async def _fetch_service(service: Service, world: World, places: Sequence[str]) 
     expires: float | None = None
     for _ in range(MOST_REDIRECTS + 1):
         status, where, body, der = await fetch(target, world.strict if verify else world.context, places)
-        if der:
-            found = certificate.outcome(der, world, "")
-            if found.reason == EXPIRED:
-                raise Ended(EXPIRED, found.message)
-            expires = found.expires if expires is None else expires
-            warning = found if found.state == WARNING else None
-        else:
-            warning = None
+        dated = certificate.outcome(der, world, "") if der else Outcome("")
+        if dated.reason == EXPIRED:
+            raise Ended(EXPIRED, dated.message)
+        expires = dated.expires if expires is None else expires
         wanted = options["status"]
-        if (wanted and status == wanted) or (not wanted and 200 <= status < 300):
-            if options["contains"] and options["contains"].encode() not in body:
+        if status == wanted if wanted else 200 <= status < 300:
+            if options["contains"].encode() not in body:
                 raise Ended(WRONG, f"{status}, but without the expected text")
-            if warning is not None:
-                return warning
-            return Outcome(f"HTTP {status}", expires=expires)
+            return dated if dated.state == WARNING else Outcome(f"HTTP {status}", expires=expires)
         if not (300 <= status < 400 and where):
             raise Ended(WRONG, f"HTTP {status}")
         target = target.redirected(where)

@@ -31,25 +31,17 @@ async def probe(service: Service, world: World) -> ProbeResult:
     """One probe. Never raises, except for cancellation."""
     began, started = world.clocks.wall(), world.clocks.monotonic()
     try:
-        found = await PROBES[service.kind](service, world)
-        state, message, reason, expires = found.state, found.message, found.reason, found.expires
+        outcome = await PROBES[service.kind](service, world)
     except Ended as end:
-        state, message, reason, expires = DOWN, end.message, end.reason, None
+        outcome = Outcome(end.message, DOWN, end.reason)
     except TimeoutError:
-        state, message, reason, expires = DOWN, "no answer in time", SILENT, None
+        outcome = Outcome("no answer in time", DOWN, SILENT)
     except OSError as error:
         broken = addresses.of_error(error)
-        state, message, reason, expires = DOWN, broken.message, broken.reason, None
+        outcome = Outcome(broken.message, DOWN, broken.reason)
     except Exception as error:  # noqa: BLE001  (a bug in a probe must not stop the others; it is shown as unknown)
-        state, message, reason, expires = (
-            UNKNOWN,
-            f"a bug: {type(error).__name__}: {text.clean(str(error), 60)}",
-            OWN,
-            None,
-        )
-    if reason == OWN:
-        state = UNKNOWN
+        outcome = Outcome(f"a bug: {type(error).__name__}: {text.clean(str(error), 60)}", UNKNOWN, OWN)
+    state = UNKNOWN if outcome.reason == OWN else outcome.state
     latency = None if state in (DOWN, UNKNOWN) else round((world.clocks.monotonic() - started) * 1000, 3)
-    return ProbeResult(
-        service.subject, began, world.clocks.wall(), state, text.clean(message, 100), reason, latency, expires
-    )
+    finished, message = world.clocks.wall(), text.clean(outcome.message, 100)
+    return ProbeResult(service.subject, began, finished, state, message, outcome.reason, latency, outcome.expires)

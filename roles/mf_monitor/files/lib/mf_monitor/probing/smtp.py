@@ -27,63 +27,46 @@ def smtp_script(
     """An SMTP dialogue (RFC 5321, 3207): greeting, EHLO, STARTTLS if it is offered, a whole transaction, QUIT.
 
     ``starttls`` is ``off``, ``optional`` or ``required``; ``message`` is sender, recipient and the message itself, dot
-    included. Returns ``(greeting, STARTTLS offered, certificate in DER or b"", reply to the final dot or b"")``.
+    included. Returns whether STARTTLS was offered, and the certificate in DER or b"".
     """
-    code, said = yield ("greeting", b"")
-    if code != 220:
-        raise _refused("greeting", code, said)
-    greeting = said
-    code, said = yield ("EHLO", b"EHLO %b\r\n" % hello)
-    if code != 250:
-        raise _refused("EHLO", code, said)
+    yield from _expect("greeting", b"", 220)
+    said = yield from _expect("EHLO", b"EHLO %b\r\n" % hello, 250)
     offered = b"STARTTLS" in said.upper()
     der = b""
     if starttls != "off" and offered and context is not None:
-        code, said = yield ("STARTTLS", b"STARTTLS\r\n")
-        if code != 220:
-            raise _refused("STARTTLS", code, said)
+        yield from _expect("STARTTLS", b"STARTTLS\r\n", 220)
         der = yield wire.StartTls(context, name)
-        code, said = yield ("EHLO", b"EHLO %b\r\n" % hello)
-        if code != 250:
-            raise _refused("EHLO", code, said)
+        yield from _expect("EHLO", b"EHLO %b\r\n" % hello, 250)
     elif starttls == "required":
         raise Ended(WRONG, "offers no STARTTLS")
-    answer = b""
     if message is not None:
         sender, recipient, body = message
-        for stage, data, wanted in (
-            ("MAIL", b"MAIL FROM:<%b>\r\n" % sender, 250),
-            ("RCPT", b"RCPT TO:<%b>\r\n" % recipient, 250),
-            ("DATA", b"DATA\r\n", 354),
-            ("message", body, 250),
-        ):
-            code, said = yield (stage, data)
-            if code != wanted:
-                raise _refused(stage, code, said)
-        answer = said
+        yield from _expect("MAIL", b"MAIL FROM:<%b>\r\n" % sender, 250)
+        yield from _expect("RCPT", b"RCPT TO:<%b>\r\n" % recipient, 250)
+        yield from _expect("DATA", b"DATA\r\n", 354)
+        yield from _expect("message", body, 250)
     # a server that is rude at QUIT has done its work, but one that says nothing at all holds the connection
     yield ("QUIT", b"QUIT\r\n")
-    return greeting, offered, der, answer
+    return offered, der
 
 
 def relay_script(hello: bytes, sender: bytes, recipient: bytes) -> Script:
     """Ask whether strangers may send mail to strangers (an open relay). Returns the code and text of the refusal."""
-    for stage, data, wanted in (
-        ("greeting", b"", 220),
-        ("EHLO", b"EHLO %b\r\n" % hello, 250),
-        ("MAIL", b"MAIL FROM:<%b>\r\n" % sender, 250),
-    ):
-        code, said = yield (stage, data)
-        if code != wanted:
-            raise _refused(stage, code, said)
+    yield from _expect("greeting", b"", 220)
+    yield from _expect("EHLO", b"EHLO %b\r\n" % hello, 250)
+    yield from _expect("MAIL", b"MAIL FROM:<%b>\r\n" % sender, 250)
     answer = yield ("RCPT", b"RCPT TO:<%b>\r\n" % recipient)
     # never DATA: nothing is sent even where it could be
     yield ("QUIT", b"RSET\r\nQUIT\r\n")
     return answer
 
 
-def _refused(stage: str, code: int, said: bytes) -> Ended:
-    return Ended(WRONG, f"{code} at {stage}: {_first(said)}")
+def _expect(stage: str, data: bytes, wanted: int) -> Script:
+    """One command and the text of its reply; another code than the wanted one raises Ended."""
+    code, said = yield (stage, data)
+    if code != wanted:
+        raise Ended(WRONG, f"{code} at {stage}: {_first(said)}")
+    return said
 
 
 def _first(said: bytes, limit: int = 60) -> str:
@@ -103,7 +86,7 @@ async def probe(service: Service, world: World) -> Outcome:
             name=service.tls_name or service.host,
             message=_canary(options["canary"], world) if options["canary"] else None,
         )
-        (_, offered, der, _), _ = await wire.converse(address, service.port, limit, script, wire.reply)
+        offered, der = await wire.converse(address, service.port, limit, script, wire.reply)
         said = "accepts mail" if options["canary"] else "greets"
         if not offered or options["starttls"] == "off":
             return Outcome(said)
@@ -141,8 +124,7 @@ async def probe_relay(service: Service, world: World) -> Outcome:
 
         async def act(address: str, limit: float, sender: str = sender) -> tuple[int, bytes]:
             script = relay_script(hello, sender.encode(), recipient.encode())
-            answer: tuple[int, bytes]
-            answer, _ = await wire.converse(address, service.port, limit, script, wire.reply)
+            answer: tuple[int, bytes] = await wire.converse(address, service.port, limit, script, wire.reply)
             return answer
 
         left = (give_up - world.clocks.monotonic()) / (len(senders) - number)

@@ -43,8 +43,7 @@ async def probe_ssh(service: Service, world: World) -> Outcome:
     """Probe a service; raises what ``probes.probe`` makes a result of."""
 
     async def act(address: str, limit: float) -> Outcome:
-        found: Outcome
-        found, _ = await wire.converse(address, service.port, limit, _ssh_script(), wire.line)
-        return found
+        outcome: Outcome = await wire.converse(address, service.port, limit, _ssh_script(), wire.line)
+        return outcome
 
     return await addresses.each(service, world.clocks, world.settings.timeout, act)

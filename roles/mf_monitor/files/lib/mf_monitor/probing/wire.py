@@ -15,8 +15,8 @@ import asyncio
 import errno
 import os
 import ssl
-import time
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from mf import text
@@ -40,20 +40,16 @@ class Ended(Exception):
         self.message = message
 
 
+@dataclass(frozen=True, slots=True)
 class StartTls:
     """Yielded by a script: speak TLS from here on. The script gets the peer's certificate (DER) for it."""
 
-    __slots__ = ("context", "name")
-
-    def __init__(self, context: ssl.SSLContext, name: str) -> None:
-        self.context = context
-        self.name = name
+    context: ssl.SSLContext
+    name: str
 
 
 class Tls:
     """TLS between buffers: what the peer sent is fed, what is to be sent to it is returned."""
-
-    __slots__ = ("_incoming", "_object", "_outgoing", "shaking")
 
     def __init__(self, order: StartTls) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -108,23 +104,6 @@ def _failure(error: OSError, where: str) -> Ended:
 class Conversation:
     """One conversation. Make it, then await ``done``: the script's result, or Ended."""
 
-    __slots__ = (
-        "_buffer",
-        "_fd",
-        "_left",
-        "_loop",
-        "_out",
-        "_parse",
-        "_script",
-        "_socket",
-        "_timer",
-        "_tls",
-        "done",
-        "seconds",
-        "started",
-        "where",
-    )
-
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -133,19 +112,16 @@ class Conversation:
         limit: float,
         script: Script,
         parse: Parse,
-        cap: int = CAP,
     ) -> None:
         self._loop = loop
         self._script = script
         self._parse = parse
         self._buffer = b""
         self._out = b""
-        self._left = cap
+        self._left = CAP
         self._tls: Tls | None = None
         self.where = "connect"
         self.done: asyncio.Future[Any] = loop.create_future()
-        self.started = time.perf_counter()
-        self.seconds = 0.0
         self._timer = loop.call_later(limit, self._expire)
         self._socket: _socket.socket | None = None
         try:
@@ -298,7 +274,6 @@ class Conversation:
                 self._loop.remove_writer(self._fd)
             self._socket.close()
             self._socket = None
-            self.seconds = time.perf_counter() - self.started
         self._script.close()
 
     def cancel(self) -> None:
@@ -307,15 +282,13 @@ class Conversation:
         self.done.cancel()
 
 
-async def converse(
-    address: str, port: int, limit: float, script: Script, parse: Parse, cap: int = CAP
-) -> tuple[Any, float]:
-    """Hold one conversation with a numeric address; its result and its seconds. Raises Ended."""
-    one = Conversation(asyncio.get_running_loop(), address, port, limit, script, parse, cap)
+async def converse(address: str, port: int, limit: float, script: Script, parse: Parse) -> Any:
+    """Hold one conversation with a numeric address; the script's result. Raises Ended."""
+    conversation = Conversation(asyncio.get_running_loop(), address, port, limit, script, parse)
     try:
-        return await one.done, one.seconds
+        return await conversation.done
     except asyncio.CancelledError:
-        one.cancel()
+        conversation.cancel()
         raise
 
 

@@ -130,6 +130,13 @@ class Connection:
         """All rows of a query."""
         return self._connection.execute(query, values).fetchall()
 
+    def by_name(self, query: str, *values: Any) -> dict[str, list[sqlite3.Row]]:
+        """Rows of a query, by their subject's ``name``."""
+        grouped: dict[str, list[sqlite3.Row]] = {}
+        for row in self.rows(query, *values):
+            grouped.setdefault(row["name"], []).append(row)
+        return grouped
+
     def execute(self, query: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         """Run a statement."""
         return self._connection.execute(query, values)

@@ -30,14 +30,11 @@ class Current:
         row = next(iter(self._db.rows(query, name)), None)
         return (row["state"], row["since"]) if row else None
 
-    def set(self, rows: Iterable[tuple[str, str, float, float, float | None, str, Mapping[str, Any]]]) -> None:
-        """Store subjects' states: ``(name, state, since, checked, latency, words, memory)``."""
+    def set(self, rows: Iterable[Row]) -> None:
+        """Store subjects' states."""
         self._db.executemany(
             "INSERT OR REPLACE INTO current VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [
-                (self._db.subject(name), state, since, checked, latency, words, json.dumps(memory))
-                for name, state, since, checked, latency, words, memory in rows
-            ],
+            [(self._db.subject(name), *columns, json.dumps(memory)) for name, *columns, memory in rows],
         )
 
     def forget(self, names: Iterable[str]) -> None:
@@ -63,12 +60,6 @@ class Current:
     def health(self) -> dict[str, dict[str, Any]]:
         """By host: ``{"tried", "read" (null: never), "ok", "words", "record" (null: never)}``."""
         return {
-            row["host"]: {
-                "tried": row["tried"],
-                "read": row["read"],
-                "ok": bool(row["ok"]),
-                "words": row["words"],
-                "record": json.loads(row["record"]) if row["record"] else None,
-            }
-            for row in self._db.rows("SELECT * FROM health")
+            row["host"]: {**row, "ok": bool(row["ok"]), "record": json.loads(row["record"] or "null")}
+            for row in map(dict, self._db.rows("SELECT * FROM health"))
         }

@@ -12,7 +12,6 @@ STATES = ("up", "warning", "throttled", "maintenance", "down", "unknown")
 BUCKET = 300
 KEEP_BUCKETS = 8 * DAY
 
-Result: TypeAlias = tuple[str, float, bool, float | None]  # subject, at, bad, latency
 Time: TypeAlias = tuple[str, float, str, float, float | None]  # subject, until, state, seconds, latency
 
 
@@ -33,8 +32,8 @@ class History:
             ],
         )
 
-    def add_time(self, rows: Iterable[tuple[str, float, str, float, float | None]]) -> None:
-        """Count time: ``(subject, until, state, seconds, latency)`` each; over midnight it belongs to both days."""
+    def add_time(self, rows: Iterable[Time]) -> None:
+        """Count time; over midnight it belongs to both days."""
         parts = []
         for name, until, state, seconds, latency in rows:
             number, end, left, timed = self._db.subject(name), until, seconds, latency
@@ -51,28 +50,22 @@ class History:
             parts,
         )
 
-    def days(self, first: int, last: int, subject: str = "") -> dict[str, list[sqlite3.Row]]:
-        """Days ``first`` to ``last`` (epoch days) by subject, oldest first; ``subject`` chooses one."""
-        query = "SELECT name, days.* FROM days JOIN subjects ON subjects.id = days.subject WHERE day BETWEEN ? AND ?"
-        if subject:
-            found = self._db.rows(f"{query} AND name = ? ORDER BY day", first, last, subject)
-        else:
-            found = self._db.rows(f"{query} ORDER BY subject, day", first, last)
-        by: dict[str, list[sqlite3.Row]] = {}
-        for row in found:
-            by.setdefault(row["name"], []).append(row)
-        return by
+    def days(self, first: int, last: int) -> dict[str, list[sqlite3.Row]]:
+        """Days ``first`` to ``last`` (epoch days) by subject, oldest first."""
+        return self._db.by_name(
+            "SELECT name, days.* FROM days JOIN subjects ON subjects.id = days.subject WHERE day BETWEEN ? AND ? "
+            "ORDER BY subject, day",
+            first,
+            last,
+        )
 
     def latency(self, since: float) -> dict[str, list[sqlite3.Row]]:
         """Buckets from ``since`` on by subject: ``start looks bad timed ms ms_max``."""
-        query = (
+        return self._db.by_name(
             "SELECT name, buckets.* FROM buckets JOIN subjects ON subjects.id = buckets.subject WHERE start >= ? "
-            "ORDER BY subject, start"
+            "ORDER BY subject, start",
+            int(since // BUCKET * BUCKET),
         )
-        by: dict[str, list[sqlite3.Row]] = {}
-        for row in self._db.rows(query, int(since // BUCKET * BUCKET)):
-            by.setdefault(row["name"], []).append(row)
-        return by
 
     def prune(self, now: float) -> None:
         """Drop what is older than it is kept."""
