@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import random
 import time
 import typing
@@ -374,10 +375,16 @@ def snapshot(raw: Raw) -> model.Snapshot:
     return made
 
 
+_hints = functools.cache(typing.get_type_hints)
+
+
 def _build(kind: Any, raw: Any) -> Any:
     """``raw`` as the annotation ``kind`` says: its objects become dataclasses."""
+    if not isinstance(raw, (dict, list)):
+        return raw
     if dataclasses.is_dataclass(kind) and isinstance(raw, dict):
-        hints, make = typing.get_type_hints(kind), typing.cast(Callable[..., Any], kind)
+        make = typing.cast(Callable[..., Any], kind)
+        hints = _hints(make)
         return make(**{key: _build(hints[key], value) for key, value in raw.items()})
     inner = next(iter(typing.get_args(kind)), Any)
     if isinstance(raw, list):
