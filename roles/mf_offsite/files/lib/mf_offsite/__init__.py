@@ -1,1 +1,1 @@
-"""The repository of the backups, on the machine that keeps it; it can't decrypt anything."""
+"""The repository of the backups, on the machine that keeps it and can't decrypt it."""

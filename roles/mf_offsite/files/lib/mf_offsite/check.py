@@ -1,6 +1,6 @@
-"""check-offsite: the backups, seen from where they are kept: room, age, and deletions that no operator made.
+"""check-offsite, on the machine that keeps the backups: room, age, and deletions that no operator made.
 
-Nothing here can decrypt anything, and nothing here trusts the machine that writes the backups.
+It can't decrypt anything, and doesn't trust the machine that writes the backups.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import os
 import time
 from dataclasses import asdict
+from typing import Any
 
 from mf import run, state
 from mf.text import span
@@ -27,9 +28,9 @@ RULES: run.Rules = {
     "quiet": (600, 90 * 86400),  # seconds without anything new
 }
 REMEMBERED = "offsite.json"
-SKEW = 300.0  # seconds that the newest transaction may lie in the future before the clock is doubted
-ATTENDED = "offsite-attended"  # the lock of a command that an operator runs here, and that may delete
-KEPT_CONFIG = "offsite-config"  # the repository's config as it was first seen, out of the writer's reach
+SKEW = 300.0  # seconds that the newest transaction may be in the future before that is a problem
+ATTENDED = "offsite-attended"  # the lock of an operator's command that may delete
+KEPT_CONFIG = "offsite-config"  # a copy of the repository's first config, out of the writer's reach
 
 
 def decide(
@@ -45,7 +46,7 @@ def decide(
 ) -> tuple[str, list[str]]:
     """The status, and its problems. Pure. ``age`` is that of the newest transaction, or of the account, in seconds.
 
-    ``spent``: the cipher's counter is where no backup can go on.
+    ``spent``: the cipher's counter is used up, so no further backup is possible.
     """
     statuses, problems = [state.OK], []
     share = 100.0 * used / values["quota_bytes"]
@@ -75,7 +76,7 @@ def decide(
 
 
 def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
-    """Leave an attended command alone; all else is on the slow path, for it runs every ten minutes."""
+    """Skip the check during an attended command; all else is on the slow path, as it runs every ten minutes."""
     with places.lock(ATTENDED) as free:
         if not free:
             return state.Result(NAME, state.OK, "an attended prune, rewind or compaction is under way")
@@ -96,7 +97,7 @@ def _examine(places: state.Places, values: run.Values, dry_run: bool) -> state.R
         # before the first backup: when the account was made
         same_key = not numbers or keep_config(places, repository, dry_run)
         spent = os.path.lexists(f"{repository}/nonce") and segment_log.nonce(repository) >= segment_log.NONCE_LIMIT
-        # by number, as no clock can change that
+        # the newest by number, which no clock can change
         newest = os.stat(numbers[max(numbers)] if numbers else values["lock"]).st_mtime
     except (OSError, segment_log.LogError) as error:
         return state.Result(NAME, state.CRITICAL, f"{repository} can't be read: {error}")
@@ -123,30 +124,24 @@ def _examine(places: state.Places, values: run.Values, dry_run: bool) -> state.R
 
 
 def keep_config(places: state.Places, repository: str, dry_run: bool = False) -> bool:
-    """Keep id and key as first seen; returns whether they are the same now. Raises OSError, segment_log.LogError."""
+    """Keep the first id and key; returns whether they are the same now. Raises OSError, segment_log.LogError."""
     path = f"{places.persistent}/{KEPT_CONFIG}"
-    now = segment_log.identity(repository)
-    if not now or dry_run or state.read_bytes(path) is not None:
-        kept = state.read_bytes(path)
-        return kept is None or not now or segment_log.identity_of(kept.decode(errors="replace")) == now
-    state.write_atomic(path, state.read_bytes(f"{repository}/config") or b"", 0o600, durable=True)
-    return True
+    kept, now = state.read_bytes(path), segment_log.identity(repository)
+    if kept is None and now and not dry_run:
+        state.write_atomic(path, state.read_bytes(f"{repository}/config") or b"", 0o600, durable=True)
+    return kept is None or not now or segment_log.identity_of(kept.decode(errors="replace")) == now
 
 
 def remembered(data: bytes | None) -> segment_log.Scan:
-    """What the last run counted; an empty Scan when its file is damaged."""
+    """The last run's counts; an empty Scan if its file is damaged."""
     values = state.decode(data) or {}
-    numbers = {
-        name: value
-        for name in ("baseline", "scanned", "deleted", "first", "manifest")
-        if isinstance(value := values.get(name), int) and not isinstance(value, bool)
-    }
-    ahead = values.get("ahead")
+    numbers: dict[str, Any] = {key: values.get(key) for key in ("baseline", "scanned", "deleted", "first", "manifest")}
     try:
-        read = tuple(segment_log.Segment(**segment) for segment in ahead) if isinstance(ahead, list) else ()
+        ahead = tuple(segment_log.Segment(**segment) for segment in values.get("ahead", ()))
     except TypeError:
         return segment_log.Scan()
-    return segment_log.Scan(**numbers, ahead=read) if len(numbers) == 5 else segment_log.Scan()
+    whole = {type(number) for number in numbers.values()} == {int}
+    return segment_log.Scan(**numbers, ahead=ahead) if whole else segment_log.Scan()
 
 
 CHECK = run.Check(NAME, probe, RULES)

@@ -19,16 +19,16 @@ from . import prune, rewind, segment_log
 from .check import ATTENDED, KEPT_CONFIG, REMEMBERED, keep_config, remembered
 
 DONE = 0
-ACCOUNT = "mf-offsite"
-LEFT = "offsite-left.json"  # what the last prune left
+LEFT = "offsite-left.json"  # see prune.Left
 
 _EPILOG = """\
-Exit codes: 0 done, 1 failed (one line says why), 2 wrong command line, 4 a backup is under way, 5 prune refuses
+Exit codes: 0 done, 1 failed (with one line about the reason), 2 wrong command line, 4 a backup is under way, 5 prune
+refused
 
 Examples
-  offsite history                 every transaction: when, how much, and how many objects it deleted
-  offsite rewind --to 41          the repository as it was after transaction 41; what is there now is kept beside it
-  offsite compact                 what an interrupted prune left to do: make its deletions final, get their room back
+  offsite history                 every transaction: time, bytes, and number of deleted objects
+  offsite rewind --to 41          restore the repository as of transaction 41; the current one is kept beside it
+  offsite compact                 finish an interrupted prune: make its deletions final, free their room
 """
 
 
@@ -38,24 +38,24 @@ def main(argv: Sequence[str] | None = None, places: state.Places | None = None) 
 
 
 def _repository(places: state.Places) -> str:
-    """Where it is, from the settings. Raises config.SettingsError."""
+    """Its path, from the settings. Raises config.SettingsError."""
     return str(config.load(places).section("offsite")["repository"])
 
 
 @contextmanager
 def _locked(places: state.Places, wait: float = 30.0) -> Iterator[str]:
-    """The repository, under its lock, while check-offsite doesn't count what we delete. Raises rewind.BusyError."""
+    """The repository, under its lock, without check-offsite counting our deletions. Raises rewind.BusyError."""
     section = config.load(places).section("offsite")
     with rewind.quiet(section["lock"], wait), places.lock(ATTENDED, 5.0) as held:
         if not held:
             raise rewind.BusyError("another offsite command is under way; try again when it has ended")
         with places.lock("offsite", 120.0):
-            pass  # a check that had begun before has ended
+            pass  # wait for a check that is running
         yield str(section["repository"])
 
 
 def _transactions(repository: str) -> list[dict[str, Any]]:
-    """What each transaction did, as ``history --json`` prints it. Raises segment_log.LogError."""
+    """Each transaction, as ``history --json`` prints it. Raises segment_log.LogError."""
     numbers = segment_log.segments(repository)
     rows: list[dict[str, Any]] = []
     before, listed = -1, 0
@@ -69,7 +69,7 @@ def _transactions(repository: str) -> list[dict[str, Any]]:
                 "time": transaction.time,
                 "bytes": sum(segment.size for segment in inside),
                 "written": sum(segment.written for segment in inside),
-                # the first begins the repository, or is what a prune left, which may hold on to its deletions
+                # the first begins the repository, or is that of a prune, and may still hold its deletions
                 "deleted": sum(segment.deleted for segment in inside) if rows else 0,
                 "list_bytes": manifest,
                 "list_shorter": manifest <= listed - segment_log.ARCHIVE_ID,
@@ -128,7 +128,7 @@ def _prune(chosen: argparse.Namespace, places: state.Places) -> int:
         before = segment_log.size(repository)
         account.prune(plan.going)
         prune.begin_anew(repository)
-        prune.Left.of(archive for name, archive in plan.found.items() if name not in plan.going).save(left)
+        prune.Left.of(archive for name, archive in plan.archives.items() if name not in plan.going).save(left)
         _forget(places, repository)
     freed = before - segment_log.size(repository)
     decisions.record(places, "offsite", "prune", repository, f"{len(plan.going)} archives, {freed} bytes freed", "done")
@@ -145,7 +145,7 @@ def _compact(chosen: argparse.Namespace, places: state.Places) -> int:
         return DONE
     with _locked(places):
         done = subprocess.run(
-            ["/usr/sbin/runuser", "-u", ACCOUNT, "--", "/usr/bin/borg", "compact", repository],
+            ["/usr/sbin/runuser", "-u", prune.ACCOUNT, "--", "/usr/bin/borg", "compact", repository],
             env={"PATH": "/usr/bin:/bin", "HOME": os.path.dirname(repository), "LC_ALL": "C.UTF-8"},
             stdin=subprocess.DEVNULL,
             check=False,
@@ -173,7 +173,8 @@ def _accept(_: argparse.Namespace, places: state.Places) -> int:
 def _forget(places: state.Places, repository: str) -> None:
     """Count deletions from now on; the list of archives may only grow from the next backup on.
 
-    A prune packs that list with lz4, and a backup with zstd: after a prune it's shorter with an archive more in it.
+    A prune packs that list with lz4, and a backup with zstd: so the first list after a prune may be shorter although it
+    has an archive more.
     """
     numbers = segment_log.segments(repository)
     last = max(numbers, default=-1)
@@ -184,13 +185,13 @@ def _forget(places: state.Places, repository: str) -> None:
 
 def _parser() -> cli.Command:
     top = cli.Command("offsite", "The repository of the backups, where it is kept.", _EPILOG)
-    top.add("history", _history, "every transaction, and what it deleted", json="as one JSON object")
-    back = top.add("rewind", _rewind, "make the repository what it was; nothing is lost by it", dry_run=True)
+    top.add("history", _history, "list every transaction with its deletions", json="as one JSON object")
+    back = top.add("rewind", _rewind, "restore the repository as of a transaction, keep the current one", dry_run=True)
     back.add_argument("--to", type=int, required=True, metavar="N", help="the last transaction to keep")
     attended = "(attended: playbooks/prune_offsite.yml)"
-    as_json = "what would go, as one JSON object"
-    old = top.add("prune", _prune, f"forget old archives {attended}", dry_run=True, json=as_json)
-    old.add_argument("--wait", type=cli.duration, default=30.0, metavar="TIME", help="for a backup's end")
+    as_json = "the archives to delete, as one JSON object"
+    old = top.add("prune", _prune, f"delete old archives {attended}", dry_run=True, json=as_json)
+    old.add_argument("--wait", type=cli.duration, default=30.0, metavar="TIME", help="wait for a backup's end")
     top.add("compact", _compact, f"make deletions final {attended}", dry_run=True)
-    top.add("accept", _accept, "deletions up to now were ours: no alarm for them")
+    top.add("accept", _accept, "accept the deletions up to now: no alarm for them")
     return top

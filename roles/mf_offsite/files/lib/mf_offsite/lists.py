@@ -1,10 +1,11 @@
-"""Archives that were listed once and are not any more: every list that the log still holds, compared with the newest.
+"""Archives that were listed once and aren't any more: compare every list in the log with the newest.
 
-An archive that is left out of the list isn't deleted, so the log has no entry for it, and its data can be freed: by a
-prune of an archive that names the same data. But over append-only the earlier lists stay where they are.
+An archive that is left out of the list isn't deleted, so the log has no entry for it, and its data can be freed by a
+prune of another archive with the same data. But an append-only account can't remove the earlier lists.
 
-To read them takes the passphrase and Borg's own modules, which Debian's borgbackup has. So this runs in a process of
-its own, as the account, with the passphrase from a pipe and little memory: what it unpacks, control may have made up.
+Reading them takes the passphrase and Borg's own modules, which Debian's borgbackup has. So this runs in a process of
+its own, as the account, with the passphrase from a pipe and little memory: an attacker on control may have made up the
+data.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ MEMORY = 1 << 30  # bytes; Borg's largest list is below 21 MB
 
 
 def unlisted(lists: Iterable[tuple[int, Mapping[bytes, Mapping[bytes, bytes]]]]) -> list[tuple[bytes, bytes, int]]:
-    """Archives that a list has and the last one hasn't, with that id and time: name, id, the last with it. Pure."""
+    """Archives (by name, id and time) of any list but the last: name, id, the last segment with it. Pure."""
     ever: dict[tuple[bytes, bytes, bytes], int] = {}
     now: set[tuple[bytes, bytes, bytes]] = set()
     for segment, archives in lists:
@@ -30,14 +31,14 @@ def unlisted(lists: Iterable[tuple[int, Mapping[bytes, Mapping[bytes, bytes]]]])
 
 
 def main(path: str) -> None:
-    """Print them as JSON, for the repository in ``path``."""
+    """Print the unlisted archives of the repository in ``path`` as JSON."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     try:
         from borg.crypto.key import key_factory
         from borg.logger import setup_logging
         from borg.repository import Repository
     except ImportError as error:
-        sys.exit(f"Borg's Python modules can't be had ({error}), and without them no earlier list of archives be read")
+        sys.exit(f"Borg's Python modules are missing ({error}); without them no earlier list of archives can be read")
     setup_logging(level="error")
     with Repository(path, lock=False) as repository:
         key = key_factory(repository, next(segment_log.lists(path))[1])

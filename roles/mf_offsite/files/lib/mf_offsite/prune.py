@@ -1,9 +1,9 @@
-"""Prune old archives, attended, where they are kept: compared with control's record, shown, then deleted.
+"""Prune old archives, attended, where they are kept: compare them with control's record, show the plan, delete.
 
 The passphrase comes with the order, on stdin; Borg reads it from a pipe. It is in no file here, no argument, no
-environment. An attacker on control can't prune: what is deleted from there is only hidden (see ``segment_log``), and
-this refuses while anything is. Nor do archives with wrong times bring it about, nor a list that leaves some out: see
-``doubts``, ``hidden``.
+environment. An attacker on control can't prune: deletions from there only hide archives (see ``segment_log``), and this
+refuses while any is hidden. Archives with wrong times don't cause a prune either, nor does a list that leaves some out:
+see ``doubts``, ``hidden``.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from . import segment_log
 ACCOUNT = "mf-offsite"
 JOBS = ("dump", "full")
 OPTIONS = ("within", "daily", "weekly", "monthly", "yearly")
-CHECKPOINT = re.compile(r"\.checkpoint(\.[0-9]+)?$")  # what borg adds to the name of a backup that isn't finished
+CHECKPOINT = re.compile(r"\.checkpoint(\.[0-9]+)?$")  # borg's suffix for a backup that isn't finished
 LIBRARY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LISTS = "import sys; sys.path.insert(0, sys.argv[1]); from mf_offsite import lists; lists.main(sys.argv[2])"
-SKEW = 3600.0  # seconds by which an archive's time may be beside the clock, or its neighbour's, before it is doubted
+SKEW = 3600.0  # seconds by which an archive's time may be beside the clock, or its neighbour's
 
 
 class PruneError(Failure):
@@ -40,7 +40,7 @@ class PruneError(Failure):
 
 @dataclass(frozen=True)
 class Order:
-    """What the operator sends. ``approved``: what may go, as a dry run said; None in a dry run."""
+    """The operator's order. ``approved``: the archives that a dry run showed and that may go; None in a dry run."""
 
     passphrase: str = field(repr=False)
     prefix: str
@@ -51,26 +51,26 @@ class Order:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the repository has, how it compares with control's record, what is doubtful, and what would go."""
+    """The repository's archives, their comparison with control's record, doubts about them, and those to delete."""
 
-    found: Mapping[str, Archive]
+    archives: Mapping[str, Archive]
     difference: Comparison
     doubtful: Sequence[str]
     going: Sequence[str]
 
     def lines(self) -> list[str]:
-        """For the operator: each archive, oldest first, and what becomes of it."""
+        """For the operator: each archive, oldest first, and whether it goes."""
         marks = dict.fromkeys(self.going, "goes")
         marks |= dict.fromkeys(self.difference.unknown, "NOT on control's record")
         marks |= dict.fromkeys(self.difference.changed, "ANOTHER one than control recorded")
         marks |= dict.fromkeys(self.difference.missing, "MISSING here, and on control's record")
-        names = sorted({*self.found, *self.difference.missing})
+        names = sorted({*self.archives, *self.difference.missing})
         lines = [f"{text.clean(name, 120)}  {marks.get(name, 'stays')}" for name in names]
-        return [*lines, *self.doubtful, f"{len(self.going)} of {len(self.found)} archives go"]
+        return [*lines, *self.doubtful, f"{len(self.going)} of {len(self.archives)} archives go"]
 
 
 def read(data: bytes) -> Order:
-    """The order from what came on stdin. Raises PruneError; the text has nothing of what was read."""
+    """The order from stdin. Raises PruneError, whose text has nothing of the input: it holds the passphrase."""
     try:
         given: dict[str, Any] = json.loads(data)
         archives = [Archive(**json.loads(line)) for line in str(given["record"]).splitlines()]
@@ -90,7 +90,7 @@ def read(data: bytes) -> Order:
 
 
 def arguments(rules: Mapping[str, str]) -> list[str]:
-    """borg prune's options for one job's retention. Pure. Raises PruneError for what isn't one of ours, or nothing."""
+    """borg prune's options for one job's retention. Pure. Raises PruneError for another option, or for none."""
     if not rules or set(rules) - set(OPTIONS):
         raise PruneError(f"mf_backup_keep says of each kind of archive what to keep: {', '.join(OPTIONS)}")
     return [f"--keep-{name}={rules[name]}" for name in OPTIONS if name in rules]
@@ -98,7 +98,7 @@ def arguments(rules: Mapping[str, str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Left:
-    """What the last prune left: the highest number, and the ids of all archives. Kept here, out of control's reach."""
+    """The archives after the last prune: highest number, and all ids. Kept here, out of control's reach."""
 
     highest: int = 0
     ids: frozenset[str] = frozenset()
@@ -112,7 +112,7 @@ class Left:
 
     @classmethod
     def load(cls, path: str) -> Left:
-        """From its file; nothing before the first prune. Raises PruneError when it isn't whole."""
+        """From its file; empty before the first prune. Raises PruneError if it is damaged."""
         data = state.read_bytes(path, 1 << 26)
         if data is None:
             return cls()
@@ -129,21 +129,21 @@ class Left:
 
 
 def foreign(prefix: str, names: Iterable[str]) -> list[str]:
-    """Names that borg's prune would count among a job's archives, or call like one, and that aren't ours. Pure."""
+    """Names that borg's prune would count among a job's archives, and that aren't ours. Pure."""
     heads = tuple(f"{prefix}-{job}-" for job in JOBS)
     wrong = [name for name in names if name.startswith(heads) and not parse(prefix, CHECKPOINT.sub("", name))]
     return [f"{text.clean(name, 120)} is a name that no backup of control's has" for name in wrong]
 
 
-def doubts(found: Mapping[str, Archive], now: float, left: Left) -> list[str]:
-    """Archives that can't be what they say, a sentence each. Pure.
+def doubts(archives: Mapping[str, Archive], now: float, left: Left) -> list[str]:
+    """Archives whose times or numbers are impossible, a sentence each. Pure.
 
-    Which archives go is decided by their times, and control sets those: made-up ones could push out every true one. But
-    numbers only grow. So an archive is older than what has a higher one, none is of the future, no number is there
-    twice, and none came since the last prune with a number from before it.
+    Times decide which archives go, and control sets those: archives with made-up times could push out every true one.
+    But numbers only grow. So an archive with a higher number is newer, none is of the future, each number is unique,
+    and none came since the last prune with a number from before it.
     """
     sentences, latest = [], now
-    ordered = sorted(found.values(), key=lambda each: (each.sequence, each.time), reverse=True)
+    ordered = sorted(archives.values(), key=lambda each: (each.sequence, each.time), reverse=True)
     for newer, archive in zip([None, *ordered], ordered, strict=False):
         why = ""
         if archive.time > latest + SKEW:
@@ -161,7 +161,7 @@ def doubts(found: Mapping[str, Archive], now: float, left: Left) -> list[str]:
 def hidden(gone: Iterable[tuple[str, str, int]], path: str) -> list[str]:
     """Archives that were listed once and aren't any more (see ``lists``), a sentence each. Raises segment_log.LogError.
 
-    Not those that were deleted, for that is in the log, and an alarm; nor backups that never came to their end.
+    Without deleted archives, which are in the log and an alarm, and without unfinished backups.
     """
     ours = [(name, bytes.fromhex(ident), segment) for name, ident, segment in gone if not CHECKPOINT.search(name)]
     idents = {ident for _, ident, _ in ours}
@@ -177,7 +177,7 @@ def hidden(gone: Iterable[tuple[str, str, int]], path: str) -> list[str]:
 
 
 class Repository:
-    """The repository here, as its own account sees it. ``with Repository(…) as it``: it leaves nothing behind."""
+    """Borg on the repository, as its own account. ``with Repository(…)``: no files of the run are left behind."""
 
     def __init__(self, path: str, order: Order) -> None:
         self.path = path
@@ -197,15 +197,15 @@ class Repository:
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.base, ignore_errors=True)
 
-    def run(self, *words: str) -> borg.Done:
-        """``borg WORDS`` on this repository. Raises borg.BorgError."""
-        return self._spawn("/usr/bin/borg", "--log-json", f"--lock-wait={borg.LOCK_WAIT}", "--umask=0077", *words)
+    def run(self, *arguments: str) -> borg.Done:
+        """``borg ARGUMENTS`` on this repository. Raises borg.BorgError."""
+        return self._spawn("/usr/bin/borg", "--log-json", f"--lock-wait={borg.LOCK_WAIT}", "--umask=0077", *arguments)
 
     def _spawn(self, *command: str, well: tuple[int, ...] = (0, 1)) -> borg.Done:
         reading, writing = os.pipe()
         try:
             with os.fdopen(writing, "w", encoding="utf-8") as into:
-                into.write(self.order.passphrase)  # below a pipe's 64 KiB, so nobody need be reading yet
+                into.write(self.order.passphrase)  # below a pipe's 64 KiB, so it doesn't wait for a reader
             env = {
                 "PATH": "/usr/bin:/bin",
                 "LC_ALL": "C.UTF-8",
@@ -221,27 +221,27 @@ class Repository:
             os.close(reading)
 
     def plan(self, now: float, left: Left) -> Plan:
-        """What would go, and what speaks against it. Raises borg.BorgError, segment_log.LogError."""
+        """The plan: archives to delete, and doubts. Raises borg.BorgError, segment_log.LogError."""
         gone = json.loads(self._spawn("/usr/bin/python3", "-I", "-c", LISTS, LIBRARY, self.path, well=(0,)).out)
         listed = state.decode(self.run("list", "--json", "--consider-checkpoints", "::").out.encode()) or {}
-        archives = listed.get("archives")
-        found: dict[str, Archive] = {}
+        entries = listed.get("archives")
+        archives: dict[str, Archive] = {}
         names: list[str] = []
-        for entry in archives if isinstance(archives, list) else []:
+        for entry in entries if isinstance(entries, list) else []:
             try:
                 name, ident, stamp = (str(entry[key]) for key in ("name", "id", "time"))
             except (KeyError, TypeError):
                 raise borg.BorgError("failed", "borg listed an archive without name, id or time") from None
             names.append(name)
             if parsed := parse(self.order.prefix, name):
-                found[name] = Archive(name, ident, *parsed, borg.epoch(stamp))
-        going = [name for job in JOBS for name in self._going(job, found)]
-        doubtful = [*hidden(gone, self.path), *foreign(self.order.prefix, names), *doubts(found, now, left)]
-        return Plan(found, compare(self.order.recorded, found), doubtful, going)
+                archives[name] = Archive(name, ident, *parsed, borg.epoch(stamp))
+        going = [name for job in JOBS for name in self._going(job, archives)]
+        doubtful = [*hidden(gone, self.path), *foreign(self.order.prefix, names), *doubts(archives, now, left)]
+        return Plan(archives, compare(self.order.recorded, archives), doubtful, going)
 
-    def _going(self, job: str, found: Mapping[str, Archive]) -> list[str]:
-        """What the retention lets go of a job's archives; never its newest, whatever the rules say."""
-        ours = {archive.id: archive for archive in found.values() if archive.job == job}
+    def _going(self, job: str, archives: Mapping[str, Archive]) -> list[str]:
+        """The archives of a job that its retention doesn't keep; never its newest."""
+        ours = {archive.id: archive for archive in archives.values() if archive.job == job}
         if not ours:
             return []
         pattern = f"--glob-archives={self.order.prefix}-{job}-*"
@@ -250,20 +250,22 @@ class Repository:
         return [ours[ident].name for ident in pruned(done.logged) if ident in ours and ident != newest]
 
     def prune(self, going: Sequence[str]) -> None:
-        """Delete these and make it final. Raises borg.BorgError."""
+        """Delete these archives, and make all deletions final. Raises borg.BorgError."""
         if going:
             self.run("delete", "::", *going)
         self.run("compact", "::")
 
 
 def pruned(logged: Sequence[str]) -> list[str]:
-    """Ids of the archives that ``borg prune --dry-run --list`` would delete: each line's end, whatever the name."""
+    """Ids of the archives that ``borg prune --dry-run --list`` would delete: from each line's end, as a name may hold
+    anything.
+    """
     ends = (re.search(r"\[([0-9a-f]{64})\]$", line.rstrip()) for line in logged if line.startswith("Would prune:"))
     return [end[1] for end in ends if end]
 
 
 def refuse(plan: Plan, order: Order) -> None:
-    """Raise PruneError when this must not be done. Pure."""
+    """Raise PruneError if the plan must not be carried out. Pure."""
     wrong = [*plan.difference.missing, *plan.difference.changed]
     if wrong:
         raise PruneError(
@@ -280,7 +282,7 @@ def refuse(plan: Plan, order: Order) -> None:
 
 
 def untouched(repository: str, known: segment_log.Scan, *, same_key: bool) -> None:
-    """Raise PruneError when somebody deleted anything since the last prune, or changed the key; counted afresh."""
+    """Raise PruneError if anything was deleted since the last prune, or the key changed; all is scanned again."""
     deleted = segment_log.scan(repository, segment_log.Scan(known.baseline, known.baseline)).deleted
     if deleted or not same_key:
         what = f"{deleted} objects were deleted, and nobody pruned" if deleted else "the key is another one"
@@ -291,7 +293,7 @@ def untouched(repository: str, known: segment_log.Scan, *, same_key: bool) -> No
 
 
 def begin_anew(repository: str) -> int:
-    """What can be got back begins here: earlier transactions are compacted away. Returns the last segment's number."""
+    """Begin history here, as earlier transactions are compacted away. Returns the last segment's number."""
     last = max(segment_log.segments(repository), default=-1)
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S.000000", time.gmtime())
     owner = os.stat(repository)

@@ -1,4 +1,4 @@
-"""Restore the repository's history where it is kept: make it what it was at an earlier transaction.
+"""Rewind the repository, where it is kept, to an earlier transaction.
 
 Borg never changes a segment that it has committed, and over the append-only account it never removes one. So the
 repository of transaction N is the segments up to N, without index and hints, which Borg makes anew (documentation of
@@ -39,10 +39,10 @@ def quiet(lock: str, wait: float = 30.0) -> Generator[None]:
 
 
 def rewind(repository: str, to: int, stamp: str, config: bytes) -> str:
-    """Make the repository what it was at transaction ``to``; returns where the one that was there is kept.
+    """Restore the repository as of transaction ``to``; returns where the replaced repository is kept.
 
-    ``config`` is the content of the file of that name, from where the writer can't have changed it. The caller is in
-    ``quiet``. Raises RewindError, segment_log.LogError, OSError, with everything as it was.
+    ``config`` is the content of the file of that name, from out of the writer's reach. The caller is in ``quiet``.
+    Raises RewindError, segment_log.LogError, OSError, with nothing changed.
     """
     if to not in {transaction.segment for transaction in segment_log.transactions(repository)}:
         raise RewindError(f"there is no transaction {to}; /mf/bin/offsite history lists them")

@@ -1,16 +1,16 @@
-"""What a Borg 1.2 repository says of its own past, read without Borg and without its passphrase.
+"""The history of a Borg 1.2 repository from its own log, read without Borg and without its passphrase.
 
 A repository is a log: numbered segment files below ``data``, each a magic and entries ``crc32, size, tag``
 (little-endian, "<IIB"), then for PUT (0) and DELETE (1) a key of 32 bytes; COMMIT (2) ends a transaction (Borg's "Data
 structures and file formats", "Repository"). Over an append-only account ``transactions`` gets a line for each commit.
 To write its manifest, the list of archives, which has the key 0, Borg deletes the old one; a deletion of anything else,
-or a list that becomes shorter, means that an archive was taken away (or a checkpoint, of a first backup that took very
-long). So whoever can't decrypt a word can still see history being deleted.
+or a list that becomes shorter, means that an archive was removed (or a checkpoint, of a first backup that took very
+long). So deletions can be detected without decrypting anything.
 
 ``config`` has the repository's id and its key, encrypted with the passphrase. Borg changes neither by itself, but a
-client may, over an append-only account too, and without the key nothing can be read. ``identity`` is what must stay.
+client may, over an append-only account too, and without the key nothing can be read. So ``identity`` must not change.
 
-What is read here was written by a machine that may be broken into: sizes are checked, symbolic links aren't followed.
+An attacker on control may have written these files: sizes are checked, symbolic links aren't followed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _LINE = re.compile(r"^transaction (\d+), UTC time (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\
 
 
 class LogError(Failure):
-    """This isn't a repository, or not one that can be read. One line."""
+    """This isn't a repository, or it can't be read. One line."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class Segment:
     committed: bool = False
     whole: bool = True
     manifest: int = 0  # bytes of the last list of archives in it, encrypted; 0 for none
-    changed: int = 0  # when the file was, in ns: its ctime, which whoever writes it can't set
+    changed: int = 0  # when the file was, in ns: its ctime, which its writer can't set
 
 
 @dataclass(frozen=True)
 class Transaction:
-    """One commit: the number of its last segment, its time (UTC, ISO 8601; what the clock off-site said)."""
+    """One commit: the number of its last segment, its time (UTC, ISO 8601; by the clock off-site)."""
 
     segment: int
     time: str
@@ -75,18 +75,18 @@ class Place:
 
 def segments(repository: str) -> dict[int, str]:
     """Numbers and paths of the segment files. Raises LogError."""
-    found = {}
+    paths = {}
     try:
         for folder in os.scandir(f"{repository}/data"):
             if folder.is_dir(follow_symlinks=False):
-                for one in os.scandir(folder.path):
-                    if one.name.isdigit() and one.is_file(follow_symlinks=False):
-                        found[int(one.name)] = one.path
+                for file in os.scandir(folder.path):
+                    if file.name.isdigit() and file.is_file(follow_symlinks=False):
+                        paths[int(file.name)] = file.path
     except FileNotFoundError:
         raise LogError(f"there is no repository in {repository}") from None
     except OSError as error:
         raise LogError(f"{repository} can't be read: {error.strerror}") from None
-    return dict(sorted(found.items()))
+    return dict(sorted(paths.items()))
 
 
 def size(repository: str) -> int:
@@ -102,19 +102,14 @@ def size(repository: str) -> int:
 
 def identity(repository: str) -> str:
     """The repository's id and encrypted key as one text, "" before there is a repository. Raises LogError."""
-    try:
-        with open(
-            os.open(f"{repository}/config", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), encoding="utf-8"
-        ) as file:
-            return identity_of(file.read(1 << 20))
-    except FileNotFoundError:
+    if not os.path.lexists(f"{repository}/config"):
         return ""
-    except (OSError, UnicodeError) as error:
-        raise LogError(f"{repository}/config can't be read: {type(error).__name__}") from None
+    with _open(f"{repository}/config") as file:
+        return identity_of(file.read(1 << 20).decode(errors="replace"))
 
 
 def identity_of(config: str) -> str:
-    """The same of a config file's text. Pure; a text that is none has neither."""
+    """The same from a config file's text. Pure; "damaged" for any other text."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read_string(config)
@@ -125,7 +120,7 @@ def identity_of(config: str) -> str:
 
 
 def nonce(repository: str) -> int:
-    """The cipher's counter, which a client may put up as it likes; NONCE_LIMIT for what is none. Raises LogError."""
+    """The cipher's counter, which a client may raise as it likes; NONCE_LIMIT if it is no number. Raises LogError."""
     try:
         with _open(f"{repository}/nonce") as file:
             return int.from_bytes(bytes.fromhex(file.read(64).decode("ascii", "replace")))
@@ -134,16 +129,12 @@ def nonce(repository: str) -> int:
 
 
 def transactions(repository: str) -> list[Transaction]:
-    """The commits that the append-only log has. Raises LogError."""
-    try:
-        descriptor = os.open(f"{repository}/transactions", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
+    """The commits in the append-only log. Raises LogError."""
+    if not os.path.lexists(f"{repository}/transactions"):
         return []
-    except OSError as error:
-        raise LogError(f"{repository}/transactions can't be read: {error.strerror}") from None
-    with open(descriptor, encoding="ascii", errors="replace") as file:
-        matches = [_LINE.match(line) for line in file]
-    return [Transaction(int(one[1]), one[2]) for one in matches if one]
+    with _open(f"{repository}/transactions") as file:
+        matches = [_LINE.match(line.decode("ascii", "replace")) for line in file]
+    return [Transaction(int(match[1]), match[2]) for match in matches if match]
 
 
 def _open(path: str) -> BinaryIO:
@@ -156,7 +147,7 @@ def _open(path: str) -> BinaryIO:
 def entries(file: BinaryIO, length: int) -> Iterator[tuple[int, int, int, bytes]]:
     """Offset, size, tag and key of each entry of a segment: its head is read, its data skipped.
 
-    Where it is torn or no segment, that ends with the tag DAMAGED.
+    A damaged segment, or another file, ends with the tag DAMAGED.
     """
     at = len(MAGIC)
     if file.read(at) != MAGIC:
@@ -174,7 +165,7 @@ def entries(file: BinaryIO, length: int) -> Iterator[tuple[int, int, int, bytes]
 
 
 def read(number: int, path: str) -> Segment:
-    """What a segment holds: entries are counted. Raises LogError."""
+    """A segment with its entries counted. Raises LogError."""
     written = deleted = manifest = 0
     committed, whole = False, True
     with _open(path) as file:
@@ -212,7 +203,7 @@ def committed(repository: str, wanted: Callable[[int, bytes], bool]) -> Iterator
 
 
 def lists(repository: str) -> Iterator[tuple[int, bytes]]:
-    """Every list of archives, its segment and bytes, oldest first: that with which history begins, and all since."""
+    """Every list of archives, its segment and bytes, oldest first: the list that history begins with, and all since."""
     begun = _begun(repository)
 
     def is_list(tag: int, key: bytes) -> bool:
@@ -223,7 +214,7 @@ def lists(repository: str) -> Iterator[tuple[int, bytes]]:
         for number, path in reversed(segments(repository).items())
         if number <= begun
     )
-    first = next((found[-1:] for found in earlier if found), [])
+    first = next((places[-1:] for places in earlier if places), [])
     for place in itertools.chain(first, committed(repository, is_list)):
         with _open(place.path) as file:
             file.seek(place.at + ENTRY.size + KEY_SIZE)
@@ -231,17 +222,17 @@ def lists(repository: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _begun(repository: str) -> int:
-    """The segment with the first transaction: the repository's own, or what the last compaction left."""
-    return next((one.segment for one in transactions(repository)), -1)
+    """The segment with the first transaction: the repository's own, or that of the last compaction."""
+    return next((transaction.segment for transaction in transactions(repository)), -1)
 
 
 @dataclass
 class Scan:
-    """What was seen: segments up to ``scanned``, objects deleted since ``baseline``, the first segment with one.
+    """What was scanned: segments up to ``scanned``, objects deleted since ``baseline``, the first segment with one.
 
     ``manifest`` is the size of the newest list of archives. Each name in it has an id of 32 random bytes, which don't
-    compress: a list that is shorter by as much has lost one, whatever else it has, and that counts as a deletion.
-    Negative: a size that the next list isn't held against, since another program packed it.
+    compress: a list that is shorter by as much has lost an archive, and that counts as a deletion. Negative: a size
+    that the next list isn't compared with, since another program packed it.
 
     ``ahead`` are the segments read after that, of a transaction that has no commit yet: they count when it has one.
     """
@@ -257,20 +248,20 @@ class Scan:
 def scan(repository: str, known: Scan, go_on: Callable[[], bool] = lambda: True) -> Scan:
     """Count deletions in segments that are new since ``known``. Raises LogError.
 
-    ``go_on`` is asked before each file, so a run with a deadline takes up where the last one stopped. What has no
-    commit goes again when its transaction is given up, and Borg uses its numbers again; so the newest segment, which
-    may still be written, is read again next time, and others are unless they are the same file, unchanged.
+    ``go_on`` is asked before each file, so a run with a deadline goes on where the last one stopped. Segments without a
+    commit are removed when their transaction is given up, and Borg uses their numbers again. So the newest segment,
+    which may still be written, is read again next time, and others are unless the same file is unchanged.
     """
     numbers = segments(repository)
     last = max(numbers, default=-1)
-    found, before = replace(known, ahead=()), {one.number: one for one in known.ahead}
-    if found.scanned > last:
-        # rewound or rebuilt: nothing that is remembered is worth anything
-        found = Scan(baseline=-1 if known.baseline > last else known.baseline)
-        found.scanned = found.baseline
+    scanned, before = replace(known, ahead=()), {segment.number: segment for segment in known.ahead}
+    if scanned.scanned > last:
+        # rewound or rebuilt: the known counts are of no use
+        scanned = Scan(baseline=-1 if known.baseline > last else known.baseline)
+        scanned.scanned = scanned.baseline
     ahead: list[Segment] = []
     for number, path in numbers.items():
-        if number <= max(found.scanned, found.baseline):
+        if number <= max(scanned.scanned, scanned.baseline):
             continue
         if not go_on():
             break
@@ -278,22 +269,22 @@ def scan(repository: str, known: Scan, go_on: Callable[[], bool] = lambda: True)
             changed = os.stat(path, follow_symlinks=False).st_ctime_ns
         except FileNotFoundError:
             break  # given up just now
-        one = before.get(number)
-        if one is None or one.changed != changed:
-            one = read(number, path)
-        ahead.append(one)
-        if one.committed:
-            for each in ahead:
-                _count(found, each)
+        segment = before.get(number)
+        if segment is None or segment.changed != changed:
+            segment = read(number, path)
+        ahead.append(segment)
+        if segment.committed:
+            for committed in ahead:
+                _count(scanned, committed)
             ahead = []
-    found.ahead = tuple(one for one in ahead if one.number != last)
-    return found
+    scanned.ahead = tuple(segment for segment in ahead if segment.number != last)
+    return scanned
 
 
-def _count(found: Scan, one: Segment) -> None:
-    lost = int(0 < one.manifest <= found.manifest - ARCHIVE_ID)
-    found.deleted += one.deleted + lost
-    found.manifest = one.manifest or found.manifest
-    if (one.deleted or lost) and found.first < 0:
-        found.first = one.number
-    found.scanned = one.number
+def _count(scanned: Scan, segment: Segment) -> None:
+    lost = int(0 < segment.manifest <= scanned.manifest - ARCHIVE_ID)
+    scanned.deleted += segment.deleted + lost
+    scanned.manifest = segment.manifest or scanned.manifest
+    if (segment.deleted or lost) and scanned.first < 0:
+        scanned.first = segment.number
+    scanned.scanned = segment.number
