@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The controller's half of mf_budget: it knows the fleet from the inventory. Documented in library/mf_budget.py."""
+"""Controller's half of mf_budget: takes the fleet from the inventory. Documented in library/mf_budget.py."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Controller's half of mf_deploy: gathers and renders what the roles of a play bring to a host.
+"""Controller's half of mf_deploy: gathers and renders the files, settings, packages and units of a play's roles.
 
-The module of the same name in library/ carries the documentation; what roles contribute by which names is described in
-roles/mf_tree/README.md. Everything is settled here, before the first remote execution: a missing variable or two roles
-that want the same path are refused with nothing changed.
+Documented in library/mf_deploy.py; roles/mf_tree/README.md has the names by which roles contribute. All is checked
+here, before the first remote execution: a missing variable or two roles with the same path change nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from mf_plugins.content import (
 SETTINGS = "etc/mf.json"
 EXCEPTIONS = frozenset({"mode", "owner", "group", "validate", "present", "secret"})
 VALIDATORS = {"/etc/ssh/sshd_config.d/": "/usr/sbin/sshd -t -f %s"}
-"""Directory -> how its files are checked, unless the role says otherwise."""
+"""Directory -> the command that validates its files, unless the role has its own."""
 
 
 class ActionModule(ActionBase):
@@ -75,7 +74,7 @@ class ActionModule(ActionBase):
         try:
             release = self.gather(str(arguments["host"]), str(arguments["type"]), variables)
         except AnsibleError:
-            # a value that a role's preflight knows to be wrong is better said by that
+            # a role's preflight has the better message for a wrong value
             refused = self._preflight(None, variables)
             if refused:
                 return refused
@@ -91,7 +90,7 @@ class ActionModule(ActionBase):
             return result
         look, before = result.pop("look"), result.pop("before", None)
         missing, lacking = list(look["missing"]), result.pop("needed", [])
-        # an untouched host that already is as it should be was held against the same values when it became so
+        # an unchanged host passed its preflight with the same values when it was deployed
         full = bool(result["changed"] or missing)
         refused = self._preflight(look, variables, full=full)
         if refused:
@@ -113,7 +112,7 @@ class ActionModule(ActionBase):
     def _preflight(
         self, look: dict[str, Any] | None, variables: dict[str, Any], *, full: bool = True
     ) -> dict[str, Any] | None:
-        """The failure that mf_preflight finds, or None."""
+        """Return the failure that mf_preflight finds, or None."""
         result = run_action(self, "mf_preflight", {"look": look or {}, "roles": full}, variables)
         return result if result.get("failed") else None
 
@@ -133,7 +132,7 @@ class ActionModule(ActionBase):
         return result
 
     def packages(self, variables: dict[str, Any]) -> list[str]:
-        """Debian packages that the roles of the play need."""
+        """Return the Debian packages that the roles of the play need."""
         return sorted(
             {str(name) for role in self.roles() for name in self._contribution(role, "packages", list, variables)}
         )
@@ -146,7 +145,7 @@ class ActionModule(ActionBase):
         return answer
 
     def roles(self) -> list[Role]:
-        """All roles of the play with their dependencies, sorted by name."""
+        """Return all roles of the play with their dependencies, sorted by name."""
         play = self._task.get_play()
         found = {}
         for role in play.roles:
@@ -161,7 +160,7 @@ class ActionModule(ActionBase):
         return [Role(name, path) for name, path in sorted(found.items())]
 
     def gather(self, host: str, kind: str, variables: dict[str, Any]) -> Release:
-        """The release that the play's roles make for this host. Raises AnsibleActionFail."""
+        """Return the release of the play's roles for this host. Raises AnsibleActionFail."""
         entries: list[Entry] = []
         parts: dict[str, Mapping[str, Any]] = {}
         units: dict[str, list[str]] = {}
@@ -180,7 +179,7 @@ class ActionModule(ActionBase):
         return assemble(entries, parts, units)
 
     def _contribution(self, role: Role, what: str, kind: type, variables: dict[str, Any]) -> Any:
-        """The value of ``__<role>_<what>``, plain JSON; empty when the role has none."""
+        """Return the value of ``__<role>_<what>`` as plain JSON; empty when the role has none."""
         name = f"__{role.name}_{what}"
         if name not in variables:
             return kind()
@@ -225,7 +224,7 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(f"{where} names what the role doesn't bring: {', '.join(sorted(unused))}")
 
     def _content(self, source: Source, role: Role, variables: dict[str, Any]) -> bytes:
-        """A file's content; a template is rendered as ansible.builtin.template would."""
+        """Return a file's content; a template is rendered as by ansible.builtin.template."""
         if not source.template:
             with open(source.origin, "rb") as file:
                 return file.read()
@@ -249,7 +248,7 @@ class ActionModule(ActionBase):
 
 
 def _validator(path: str) -> str:
-    """The command that checks files of this place, unless the role names its own."""
+    """Return the command that validates a file of this path, unless the role has its own."""
     return next((command for folder, command in VALIDATORS.items() if path.startswith(folder)), "")
 
 
@@ -264,7 +263,7 @@ def _mode(value: Any, where: str) -> int:
 
 
 def _reason(error: AnsibleError) -> str:
-    """The innermost message: what is wrong, without Ansible's frames around it."""
+    """Return the innermost message, without Ansible's frames around it."""
     cause: BaseException = error
     while isinstance(cause.__cause__, AnsibleTemplateError):
         cause = cause.__cause__

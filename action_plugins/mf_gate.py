@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The gate of a deploy: is mail accepted, and is anything worse than before? Documented in library/mf_gate.py."""
+"""The gate of a deployment: is mail accepted, and is anything worse than before? Documented in library/mf_gate.py."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 class Verdict(NamedTuple):
-    """What one look means: ``wrong`` keeps a host from passing, ``remarks`` don't.
+    """The meaning of one health record: ``wrong`` keeps a host from passing, ``remarks`` don't.
 
-    ``full``: all slots of the service are taken and it works. ``busy``: it is at work or starting, and may be well
-    soon. ``stuck``: it had a slot for the canary, and left it without an answer. ``as_before``: what is wrong is that
-    it accepts no mail, in the same way as before the change, and nothing else is worse.
+    ``full``: the service works and all its slots are taken. ``busy``: it works or starts, and may be OK soon.
+    ``stuck``: it had a slot for the canary, and gave no answer. ``as_before``: the only problem is that it accepts no
+    mail, in the same way as before the change.
     """
 
     wrong: Sequence[str]
@@ -50,10 +50,10 @@ class Verdict(NamedTuple):
 
 
 def judge(now: Mapping[str, Any], before: Mapping[str, Any], checks: Sequence[str] = CHECKS) -> Verdict:
-    """Hold what mf_health says of a host against what it said ``before`` the change. Pure.
+    """Compare a host's health with its health ``before`` the change. Pure.
 
-    Of a check that the host didn't have before nothing can be worse than a warning. One whose result is ``stale`` has
-    yet to say how it is now.
+    A check that the host didn't have before is worse from UNKNOWN on, not by a warning. A check whose result is
+    ``stale`` has no result since the change yet.
     """
     wrong, remarks = [], []
     as_before = False
@@ -89,17 +89,17 @@ def judge(now: Mapping[str, Any], before: Mapping[str, Any], checks: Sequence[st
 
 
 def stale(checks: Mapping[str, Any], seconds: float) -> list[str]:
-    """Checks whose result is older than the look that was to bring a new one. Pure.
+    """Return the checks whose result is older than the refresh that should have renewed it. Pure.
 
     A run that cron began holds the check's lock, and may take longer than mf_health tries. Until it ends, the result on
-    disk is one from before, perhaps from before the change.
+    disk is an earlier one, perhaps from before the change.
     """
     ages = {name: checks[name].get("age_seconds") for name in CHECKS if name in checks}
     return [name for name, age in ages.items() if age is not None and age > seconds + 1]
 
 
 def _words(name: str, check: Mapping[str, Any]) -> str:
-    """A check's state for people, on one line, with nothing that moves the cursor or hides."""
+    """Return a check's state on one line, without characters that move the cursor or hide text."""
     words = " ".join(f"{name} {check['status']}: {check['summary']}".split())[:400]
     return "".join(letter if unicodedata.category(letter)[0] != "C" else "?" for letter in words)
 
@@ -111,7 +111,7 @@ def watch(
     pause: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Verdict:
-    """Look until the host passes, or has had its chances."""
+    """Read the health until the host passes, or its tries are used up."""
     give_up = clock() + BUSY_WAIT
     tries, stuck = 0, False
     while True:
@@ -124,21 +124,21 @@ def watch(
             break
         pause(BUSY_PAUSE if at_work else PAUSE)
     if verdict.full and stuck:
-        # what has the slots may be what left the canary without an answer while there was room
+        # the sessions that hold the slots may be of the kind that left the canary without an answer
         hangs = "sessions don't end: first one had no answer, now they have all slots"
         return verdict._replace(wrong=[*verdict.wrong, hangs], as_before=False)
     return verdict
 
 
 class ActionModule(ActionBase):
-    """Run mf_health until that is decided."""
+    """Run mf_health until the host passes or fails."""
 
     _supports_check_mode = True
     _supports_diff = False
     TRANSFERS_FILES = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return what was found. An unreachable host is Ansible's business."""
+        """Return the verdict. Ansible itself handles an unreachable host."""
         super().run(tmp, task_vars)
         variables = task_vars or {}
         _, arguments = self.validate_argument_spec(ARGUMENTS)
@@ -155,7 +155,7 @@ class ActionModule(ActionBase):
         }
 
     def _look(self, variables: dict[str, Any]) -> dict[str, Any]:
-        """All that mf_health says, the checks having been run just now."""
+        """Run the checks and return the details of mf_health."""
         began = time.monotonic()
         found = run_action(self, "mf_health", {"refresh": True, "details": True}, variables)
         if "checks" not in found:

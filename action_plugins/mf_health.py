@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The fast door of mf_health: the host's own command, one ssh execution. Documented in library/mf_health.py.
+"""The fast way of mf_health: the host's own command, one ssh execution. Documented in library/mf_health.py.
 
-A shipped module costs its host some 140 ms of CPU, the command 15. What comes back is hostile until proved otherwise:
-anything but the object that was expected, whole and of the right kinds, is as good as no answer. Then the module goes
-to the host and looks for itself.
+A module that is sent costs its host some 140 ms of CPU, the command 15. The answer is not trusted: anything but the
+expected object, complete and of the right types, counts as no answer. Then the module is sent to the host instead.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 class NotUnderstoodError(Exception):
-    """An answer that isn't one. Its text says why, in a few words."""
+    """The answer is invalid. The text is the reason, in a few words."""
 
 
 def understand(answer: str, exit_code: int) -> health_record.Health:
-    """The health in the output of ``health --json``. Raises NotUnderstoodError."""
+    """Return the health in the output of ``health --json``. Raises NotUnderstoodError."""
     if exit_code in {126, 127}:
         raise NotUnderstoodError("can't be run")
     try:
@@ -50,19 +49,19 @@ def understand(answer: str, exit_code: int) -> health_record.Health:
 
 
 def is_fresh(record: health_record.Health, seconds: float) -> bool:
-    """Whether every check that left a result did so within the last ``seconds``."""
+    """Return whether every result of a check is from the last ``seconds``."""
     return all(check.age_seconds is None or check.age_seconds <= seconds + 1 for check in record.checks.values())
 
 
 class ActionModule(ActionBase):
-    """Ask the host's command; ship the module when that gives no proper answer."""
+    """Run the host's command; send the module when its answer is invalid."""
 
     _supports_check_mode = True
     _supports_diff = False
     TRANSFERS_FILES = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the line and status, with ``details`` everything. An unreachable host is Ansible's business."""
+        """Return the line and status, with ``details`` everything. Ansible itself handles an unreachable host."""
         super().run(tmp, task_vars)
         _, arguments = self.validate_argument_spec(ARGUMENTS)
         try:

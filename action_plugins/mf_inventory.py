@@ -22,16 +22,16 @@ MONITOR = "roles/mf_monitor/meta/argument_specs.yml"
 
 # RFC 1035 2.3.1 with RFC 1123 2.1; two labels at least, for a mail domain or a server of one
 PATIENCE = (2, 8)
-"""Seconds: check-smtp waits for a greeting as long as the highest; and up to that check-load settles in time."""
+"""Seconds. check-smtp waits for a greeting as long as the highest, with which check-load still settles in time."""
 RENAMED = {"mf_watched_": "mf_health_access_"}
-"""How the names of variables began -> how they begin now; a role's own begin with two underscores more."""
+"""Former prefix of variables -> the prefix now; a role's internal variables have two underscores before it."""
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})+")
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 
 
 def problems(machines: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Everything wrong with a fleet, in one sentence each; an empty list when nothing is.
+    """Return the problems of a fleet, in one sentence each; an empty list without any.
 
     ``machines`` maps the name of each MX to its variables: mf_address, mf_domains, mf_greeting_patience,
     mf_min_accepting, mf_smtp_port.
@@ -49,7 +49,7 @@ def problems(machines: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def former_names(names: Iterable[str]) -> Iterator[str]:
-    """What is wrong with variables that have another name now."""
+    """Yield a problem for each variable that has another name now."""
     for name in sorted(set(names)):
         for former, now in RENAMED.items():
             head, found, tail = name.partition(former)
@@ -129,7 +129,7 @@ def _route(domain: str, route: object) -> Iterator[str]:
 
 
 def _is_ipv6(host: str) -> bool:
-    """Whether it is an IPv6 address in brackets."""
+    """Return whether the text is an IPv6 address in brackets."""
     try:
         return host[:1] == "[" and host[-1:] == "]" and ipaddress.ip_address(host[1:-1]).version == 6
     except ValueError:
@@ -152,7 +152,7 @@ def _shown(value: object) -> str:
 
 
 class ActionModule(ActionBase):
-    """Look at all MX machines of the inventory, whatever the play's hosts are."""
+    """Check all MX machines of the inventory, whatever the play's hosts are."""
 
     _supports_check_mode = True
     _supports_diff = False

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Controller's work of mf_preflight: hold every role's preflight against the variables of a host, in one task.
+"""Check the variables of a host by every role's preflight, in one task. Documented in library/mf_preflight.py.
 
-The module of the same name in library/ carries the documentation. Roles write plain assert tasks into
-tasks/preflight.yml; run one by one, those would cost each host a second in every run. The ranges of numbers are
-``__<role>_ranges`` and ``__<role>_order``.
+Roles write plain assert tasks into tasks/preflight.yml. Run one by one, they would cost each host a second in every
+run. The ranges of numbers are ``__<role>_ranges`` and ``__<role>_order``.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ FREE_MIB = 64
 
 
 def host_problems(look: dict[str, Any], host: str) -> Iterator[str]:
-    """What stands against a deployment on a host, by what mf_deploy saw there (module_utils/mf_deploy/look.py)."""
+    """Yield what prevents a deployment on a host, from the facts of mf_deploy (module_utils/mf_deploy/look.py)."""
     if look["system"] not in SYSTEMS:
         yield (
             f"{host} runs {look['system']}, and this needs {' or '.join(SYSTEMS)}: "
@@ -56,7 +55,7 @@ def host_problems(look: dict[str, Any], host: str) -> Iterator[str]:
 def range_problems(
     ranges: Mapping[str, Sequence[float]], order: Mapping[str, str], values: Mapping[str, Any], host: str
 ) -> Iterator[str]:
-    """Which numbers are out of range or out of order.
+    """Yield a problem for each number out of range or out of order.
 
     ``ranges``: variable -> lowest and highest value; two whole numbers ask for a whole one. ``order``: variable -> the
     one that it must not be above.
@@ -83,7 +82,7 @@ class ActionModule(ActionBase):
     _VALID_ARGS = frozenset({"look", "roles"})
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Entry point: all that is wrong, in one message."""
+        """Entry point: report all problems in one message."""
         variables = task_vars or {}
         super().run(tmp, variables)
         _, arguments = self.validate_argument_spec(
@@ -94,14 +93,14 @@ class ActionModule(ActionBase):
         for name, path in self._roles().items() if arguments["roles"] else ():
             found += self._out_of_range(name, host, variables)
             found += self._problems(f"roles/{name}/tasks/preflight.yml", f"{path}/tasks/preflight.yml", variables)
-        # each says so, and once is enough
+        # each text has the promise; the message gives it once
         texts = [" ".join(text.replace(PROMISE, "").split()) for text in dict.fromkeys(found)]
         if texts:
             return {"failed": True, "changed": False, "msg": f"{PROMISE} {' '.join(texts)}"}
         return {"changed": False, "msg": "nothing stands against it"}
 
     def _roles(self) -> dict[str, str]:
-        """The roles of the play and their directories, in order; without the one that asks."""
+        """Return the roles of the play and their directories, in order, without the role of this task."""
         mine = self._task._role
         roles = {
             role.get_name(): role.get_role_path()
@@ -134,7 +133,7 @@ class ActionModule(ActionBase):
         return found
 
     def _findings(self, task: dict[str, Any], variables: dict[str, Any]) -> Iterator[str]:
-        """What an assert task, maybe with ``when`` and ``loop``, would fail with."""
+        """Yield the messages with which an assert task, maybe with ``when`` and ``loop``, would fail."""
         check = task.get("ansible.builtin.assert")
         if not isinstance(check, dict) or set(task) - KNOWN:
             raise ValueError(f"only ansible.builtin.assert with name, when and loop is run here, not {sorted(task)}")
@@ -148,6 +147,6 @@ class ActionModule(ActionBase):
 
 
 def _all(templar: Templar, conditions: Any) -> bool:
-    """Whether a condition holds, or every one in a list."""
+    """Return whether a condition holds, or every condition in a list."""
     each = conditions if isinstance(conditions, list) else [conditions]
     return all(templar.evaluate_conditional(condition) for condition in each)

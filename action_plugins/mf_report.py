@@ -36,7 +36,7 @@ WIDTH = 120
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A host in the table; ``health`` is None when it gave no answer, ``door`` is which way the answer came."""
+    """A host in the table; ``health`` is None without an answer, ``door`` is the way of the answer (see mf_health)."""
 
     name: str
     status: str
@@ -46,14 +46,14 @@ class Report:
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Report:
-        """A report from its JSON form (``as_json``). Raises HealthRecordError."""
+        """Parse a report from its JSON form (``as_json``). Raises HealthRecordError."""
         if "checks" not in entry:
             return cls(entry["name"], entry["status"], entry["problems"])
         health = health_record.parse({"line": "", **entry})
         return cls(entry["name"], health.status, health.problems, health, str(entry.get("door", "")))
 
     def as_json(self) -> dict[str, Any]:
-        """The host in ``json_file``: the health record, or status and problems alone."""
+        """Return the host's object in ``json_file``: the health record, or status and problems alone."""
         if self.health is None:
             return {"name": self.name, "status": self.status, "problems": list(self.problems)}
         record = self.health.as_json()
@@ -62,7 +62,7 @@ class Report:
 
 
 def judge(host: str, result: object) -> Report:
-    """What is known of a host, from what mf_health registered there."""
+    """Return the report of a host from its registered result of mf_health."""
     if not isinstance(result, dict):
         return Report(host, state.UNKNOWN, ["no answer: it was not looked at"])
     why = str(result.get("msg", ""))
@@ -77,7 +77,7 @@ def judge(host: str, result: object) -> Report:
 
 
 def table(fleet: Sequence[Report]) -> str:
-    """The fleet for people: a row for each host, columns aligned, what is wrong below."""
+    """Return the fleet as a table: a row for each host, columns aligned, the problems below."""
     rows = [HEAD, *(_row(report) for report in fleet)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -109,7 +109,7 @@ def _mail(health: health_record.Health) -> str:
     if health.refusing:
         return "on hold" if health.held else "refused"
     if smtp is not None and smtp.status == state.UNKNOWN:
-        return "unknown"  # its result is overdue, say: that doesn't mean that mail isn't accepted
+        return "unknown"  # an overdue result, for example, doesn't mean that mail isn't accepted
     if health.accepting is not None:
         return "accepted" if health.accepting else "not accepted"
     return "-" if health.checks else "unknown"  # without settings a host doesn't know whether it has SMTP
@@ -126,13 +126,13 @@ def _span(value: float | None) -> str:
 
 
 def clean(text: object) -> str:
-    """Text from a host, made safe for a terminal: one line, nothing that moves the cursor or hides."""
+    """Return text from a host, safe for a terminal: one line, no characters that move the cursor or hide text."""
     words = " ".join(str(text).split())[:1000]
     return "".join(letter if unicodedata.category(letter)[0] != "C" else "?" for letter in words)
 
 
 def verdict(fleet: Sequence[Report]) -> str:
-    """One line on the whole fleet."""
+    """Return one line on the whole fleet."""
     bad = [f"{clean(report.name)} is {report.status}" for report in fleet if report.status != state.OK]
     good = len(fleet) - len(bad)
     if not bad:

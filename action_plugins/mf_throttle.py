@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The controller's half of mf_throttle: it alone knows which hosts are throttled together.
+"""Controller's half of mf_throttle: adds the names of the hosts that are throttled together.
 
-Each host looks at its peers before it refuses mail. Hosts of one run act at the same moment, so none of them would see
-the others refuse; therefore each is told which others leave with it, and counts those as gone. So all of them come to
-the same answer: a run that would leave too few is refused whole. Documented in library/mf_throttle.py.
+Each host probes its peers before it refuses mail. Hosts of one run act at the same moment, so none of them would see
+the others refuse. Therefore each gets the names of the others and counts them as refusing. All of them come to the same
+result: a run that would leave too few is refused whole. Documented in library/mf_throttle.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ GROUP = "mx"
 
 
 def leaving_with(host: str, machines: Sequence[str], batch: Collection[str]) -> list[str]:
-    """The other MX machines that are throttled at the same moment."""
+    """Return the other MX machines that are throttled at the same moment."""
     return [name for name in machines if name in batch and name != host]
 
 

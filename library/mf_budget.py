@@ -11,10 +11,10 @@ short_description: Refuse to touch an MX that the fleet can't spare
 description:
   - "If this MX accepts mail now, at least C(mf_min_accepting) others must accept it too, or it isn't touched."
   - An MX that accepts no mail takes nothing from the fleet when it is touched, so it may always be repaired.
-  - One that is silent because senders have all its slots accepts mail; what its SMTP check found last tells it from a
-    frozen one.
-  - An MX counts as accepting when it greets with a 220 within C(mf_greeting_patience) seconds. Of more than 30 others a
-    sample is asked.
+  - An MX that is silent because senders hold all its slots accepts mail. The last result of its SMTP check tells it
+    from a frozen one.
+  - An MX counts as accepting when it greets with a 220 within C(mf_greeting_patience) seconds. Of more than 30 others
+    a sample is probed.
 version_added: "0.1.0"
 options:
   min_accepting:
@@ -23,7 +23,7 @@ options:
   address:
     description:
       - This MX's own address. The action plugin takes it from C(mf_address).
-      - Loopback is greeted even while the queue behind takes no mail and everybody else gets a 421.
+      - Loopback is greeted even while the queue behind takes no mail and all other clients get a 421.
     type: str
     default: ""
   port:
@@ -37,7 +37,7 @@ options:
   peers:
     description:
       - The other MX machines, each with name, address and port.
-      - The action plugin takes them from the inventory, for what a host knows of its fleet may be older.
+      - The action plugin takes them from the inventory, since a host's own settings may be older.
     type: list
     elements: dict
     default: []
@@ -65,7 +65,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 msg:
-  description: One line for people.
+  description: One line for operators.
   returned: always
   type: str
   sample: this MX accepts mail, and so do 2 of 2 others; 2 must
@@ -115,7 +115,7 @@ def judge(accepting: bool, others: peers.Survey, minimum: int) -> dict[str, Any]
 
 
 def accepts(address: str, port: int, patience: float) -> bool:
-    """Whether this MX takes mail from others. Loopback is exempt from a refusal and from a 421."""
+    """Return whether this MX accepts mail from outside. Loopback is exempt from a refusal and from a 421."""
     places = state.Places()
     if marker.current(places).refusing:
         return False

@@ -1,30 +1,30 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bring a release of the /mf tree to a host."""
+"""Deploy a release of the /mf tree to a host."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
 module: mf_deploy
-short_description: Release the /mf tree, atomically
+short_description: Deploy the /mf tree, atomically
 description:
-  - Gathers the files, settings, packages and units of all roles of the play, renders them for the host, and brings
-    them there as one release that takes effect by one rename.
+  - Gathers the files, settings, packages and units of all roles of the play, renders them for the host, and deploys
+    them as one release that takes effect by one rename.
   - A release is complete, compiled and validated on disk before it becomes current. When anything fails, everything
     is as it was before.
-  - What was changed by hand is found and repaired.
-  - The first remote execution looks at the host and carries hashes only. When they say that all is as it should be,
-    that was all. Otherwise C(tasks/preflight.yml) of all roles are held against the variables (see M(mf_preflight)),
-    missing packages are installed, and a second execution brings the contents that the host lacks.
+  - Manual changes are found and repaired.
+  - The first remote execution examines the host and sends hashes only. When nothing differs, it is the only one.
+    Otherwise the variables are checked by C(tasks/preflight.yml) of all roles (see M(mf_preflight)), missing packages
+    are installed, and a second execution sends the contents that the host lacks.
 version_added: "0.1.0"
 options:
   state:
     description:
-      - V(present) has the release of this play in force, whole and untouched.
-      - V(rolled_back) goes back to the release that was current before.
-      - V(settled) ends the maintenance that a release began (the checks act again).
-      - V(absent) stops and disables the units, and removes all of our files, C(/mf/var) and what lies in it included.
+      - V(present) makes the release of this play current, complete and without manual changes.
+      - V(rolled_back) goes back to the previous release.
+      - V(settled) ends the maintenance that a release began, so that the checks act again.
+      - V(absent) stops and disables the units, and removes all of our files, C(/mf/var) with all data included.
     type: str
     choices: [present, rolled_back, settled, absent]
     default: present
@@ -35,18 +35,18 @@ options:
     description: The host's type in its settings (mx, control, ...). Needed with O(state=present).
     type: str
   manifest:
-    description: Made by the action plugin; not for people. What the release consists of.
+    description: Set by the action plugin; not for playbooks. The parts of the release.
     type: str
   content:
-    description: Made by the action plugin; not for people. Contents that the host lacks.
+    description: Set by the action plugin; not for playbooks. Contents that the host lacks.
     type: str
   packages:
-    description: Made by the action plugin; not for people. Packages that the roles need.
+    description: Set by the action plugin; not for playbooks. Packages that the roles need.
     type: list
     elements: str
     default: []
   roles:
-    description: Made by the action plugin; not for people. Roles of the play.
+    description: Set by the action plugin; not for playbooks. Roles of the play.
     type: list
     elements: str
     default: []
@@ -59,11 +59,11 @@ options:
 attributes:
   check_mode:
     description: >-
-      Says what would change without changing it. The release is built and validated in a temporary directory, as far as
-      the validating programs are installed.
+      Reports what would change without changing it. The release is built and validated in a temporary directory, as
+      far as the validating programs are installed.
     support: full
   diff_mode:
-    description: Shows files before and after, except those that not everybody may read.
+    description: Shows files before and after, except those that aren't world-readable.
     support: full
   platform:
     description: Debian with systemd.
@@ -79,13 +79,13 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Bring the tree to the host
+- name: Deploy the tree
   mf_deploy:
     host: "{{ inventory_hostname }}"
     type: mx
   register: mf_tree__result
 
-- name: Go back to the release before
+- name: Go back to the previous release
   mf_deploy:
     state: rolled_back
 
@@ -96,12 +96,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 generation:
-  description: The release in force, 12 hex digits; null when there is none.
+  description: The current release, 12 hex digits; null when there is none.
   returned: success
   type: str
   sample: 3f2a9c01b7de
 previous:
-  description: The release that was in force before.
+  description: The release that was current before.
   returned: success
   type: str
 changed_paths:
@@ -110,7 +110,7 @@ changed_paths:
   type: list
   elements: str
 changed_parts:
-  description: Roles of which files or settings changed.
+  description: Roles whose files or settings changed.
   returned: success
   type: list
   elements: str
@@ -121,8 +121,8 @@ packages:
   elements: str
 units:
   description: >-
-    State of the units that roles registered. C(stale) says that a unit runs since before a file of its role changed
-    and must be restarted, also when an earlier run was interrupted.
+    State of the units that roles registered. C(stale) means that a unit was started before a file of its role changed
+    and must be restarted, also after an interrupted run.
   returned: success
   type: dict
   sample: {"qpsmtpd.service": {"exists": true, "active": true, "enabled": true, "stale": false}}
@@ -155,7 +155,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def bring(module: AnsibleModule, layout: Layout, run: host.Run) -> dict[str, Any]:
-    """Do what the parameters say. Raises ReleaseError, OSError."""
+    """Bring the host to the state of the parameters. Raises ReleaseError, OSError."""
     state, check = module.params["state"], module.check_mode
     if state == "rolled_back":
         return release.rolled_back(layout, run, check=check)
@@ -168,7 +168,7 @@ def bring(module: AnsibleModule, layout: Layout, run: host.Run) -> dict[str, Any
     content = module.params["content"]
     found = {} if content else {"look": look.look(module.params["packages"], run, check=check)}
     if found and (not found["look"]["root"] or sys.version_info < (3, 11)):
-        # it can't go on, and the controller says why
+        # it can't go on; the controller gives the reason
         return {"changed": False, **found}
     current = layout.generation()
     has = stored(layout, current) if current else None
@@ -198,7 +198,7 @@ def main() -> None:
     try:
         result = bring(module, layout, host.run)
     except ReleaseError as error:
-        # still on when what failed came after the release took effect: a restart is owed then
+        # still on when the failure came after the release took effect: a restart is still due
         module.fail_json(msg=str(error), maintenance=guard.ours(layout))
     except OSError as error:
         module.fail_json(msg=f"{error.filename or 'this host'}: {error.strerror or error}. Nothing was changed.")

@@ -7,19 +7,19 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: mf_gate
-short_description: Decide whether a host may stay as a deploy left it
+short_description: Decide whether a host passes after its deployment
 description:
-  - "Runs the host's checks and asks two things: does it accept mail, and is anything worse than before the change?"
-  - "Worse: SMTP by any degree; processes or the queue UNKNOWN or CRITICAL and not as bad before. Whatever else is wrong
-    is a remark: it is shown, and keeps no host from passing."
-  - A busy host is waited for, up to a minute. An MX whose slots are all taken and that works accepts mail, so it passes
-    then, with a remark; unless it had a slot for the check since the change and left it without an answer.
+  - "Runs the host's checks and decides two things: does it accept mail, and is anything worse than before the change?"
+  - "Worse: SMTP by any degree; processes or the queue UNKNOWN or CRITICAL and not as bad before. All other problems are
+    remarks: they are shown, and the host passes."
+  - A busy host gets up to a minute. After that an MX that works and whose slots are all taken passes with a remark, for
+    it accepts mail; unless it had a slot for the check since the change and gave no answer.
 version_added: "0.1.0"
 options:
   before:
     description:
-      - What M(mf_health) with C(details=true) said of the host before the change.
-      - Without it everything that is wrong counts as new.
+      - The result of M(mf_health) with C(details=true) before the change.
+      - Without it every problem counts as new.
     type: dict
     default: {}
   checks:
@@ -47,35 +47,35 @@ author:
 """
 
 EXAMPLES = r"""
-- name: How it is before
+- name: Record the health before the change
   mf_health:
     details: true
   register: mf_before
 
-- name: Decide
+- name: Check that the host accepts mail and nothing is worse than before
   mf_gate:
     before: "{{ mf_before }}"
 """
 
 RETURN = r"""
 msg:
-  description: One line that says why it didn't pass, or that it did.
+  description: One line with the reason why the host didn't pass, or that it did.
   returned: always
   type: str
   sample: it accepts mail, and nothing is worse than before
 wrong:
-  description: What keeps it from passing.
+  description: The problems that keep the host from passing.
   returned: always
   type: list
   elements: str
 worse:
   description: >-
-    Whether what keeps it from passing is worse than before the change. A host that accepts no mail, and accepted none
-    before for the same reason, doesn't pass and isn't worse.
+    Whether one of these is worse than before the change. A host that accepts no mail, and accepted none before for the
+    same reason, doesn't pass and isn't worse.
   returned: always
   type: bool
 remarks:
-  description: What is wrong besides, and needn't be mended for this.
+  description: Other problems, with which the host passes.
   returned: always
   type: list
   elements: str

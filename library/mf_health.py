@@ -1,46 +1,46 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Say how a host is: one line for people, data for playbooks."""
+"""Report a host's health: one line for operators, data for playbooks."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
 module: mf_health
-short_description: Say how a host is
+short_description: Report a host's health
 description:
   - "One line a host: its status, load, whether it is throttled, age of its oldest check result, mail in its queue, and
-    what is wrong."
+    its problems."
   - A check result that is overdue counts as UNKNOWN, so a host on which nothing runs any more is never OK.
   - An unhealthy host is no failure of this module, unless O(fail_at) says so.
-  - Works on a host where C(/mf) is broken or missing too, and says so.
+  - Works on a host where C(/mf) is broken or missing, too, and reports that.
 version_added: "0.1.0"
 options:
   refresh:
     description:
-      - Run the host's checks now, instead of telling what cron's last run found. Needs root.
+      - Run the host's checks now, instead of reading the results of cron's last run. Needs root.
       - They act as they do under cron. In check mode they are not run.
     type: bool
     default: false
   checks:
     description:
-      - Let only these checks decide for O(fail_at), not everything that is known of the host.
+      - Let only these checks decide for O(fail_at), instead of all problems of the host.
       - Any check that the host has, such as V(smtp), V(quarantine) or V(backup); O(details) lists them.
       - A name that the host doesn't have fails, whatever O(fail_at) says. On a host that reports no check at all, each
         counts as UNKNOWN.
     type: list
     elements: str
   fail_at:
-    description: Fail when the host is that bad, or worse. UNKNOWN ranks between WARNING and CRITICAL.
+    description: Fail when the host has this status, or a worse one. UNKNOWN ranks between WARNING and CRITICAL.
     type: str
     choices: [never, warning, unknown, critical]
     default: never
   details:
-    description: Return all that is known, not only the line and the status.
+    description: Return all data, not only the line and the status.
     type: bool
     default: false
   broken:
-    description: Made by the action plugin; not for people. What is wrong with the host's own C(/mf/bin/health).
+    description: Set by the action plugin; not for playbooks. The error of the host's own C(/mf/bin/health).
     type: str
 attributes:
   check_mode:
@@ -54,8 +54,8 @@ attributes:
     support: full
     platforms: debian
 notes:
-  - "It has two doors to a host: the action plugin runs the host's own C(/mf/bin/health), one command over ssh; where
-    that is missing or answers nonsense, the module is shipped to the host instead. Both run the same code."
+  - "It reaches a host in two ways: the action plugin runs the host's own C(/mf/bin/health), one command over ssh; where
+    that is missing or its answer is invalid, the module is sent to the host instead. Both run the same code."
 seealso:
   - module: mf_throttle
 author:
@@ -67,7 +67,7 @@ EXAMPLES = r"""
 # ansible mx -m mf_health -a refresh=true
 # ansible mx -m mf_health -a details=true
 
-- name: Stop unless this host takes mail
+- name: Stop unless this host accepts mail
   mf_health:
     refresh: true
     checks: [smtp]
@@ -76,7 +76,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 msg:
-  description: One line for people; what is wrong comes last.
+  description: One line for operators; the problems come last.
   returned: always
   type: str
   sample: mx1 OK load 0.12, not throttled, oldest result 34 s, queue 0
@@ -91,7 +91,7 @@ door:
   type: str
   sample: command
 problems:
-  description: What is wrong, the worst first.
+  description: The problems, the worst first.
   returned: with O(details)
   type: list
   elements: str
@@ -121,7 +121,7 @@ leases:
   type: list
   elements: dict
 maintenance:
-  description: The maintenance that is on, with owner, reason and left_seconds; null without.
+  description: The maintenance in force, with owner, reason and left_seconds; null without.
   returned: with O(details)
   type: dict
 load1:
@@ -149,7 +149,7 @@ type:
   returned: with O(details)
   type: str
 generation:
-  description: The release in force on the host; empty when unknown.
+  description: The host's current release; empty when unknown.
   returned: with O(details)
   type: str
 version:
@@ -174,9 +174,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def look(places: state.Places, broken: str | None) -> health_record.Health:
-    """The host's health; with what is ``broken`` about its own command among the problems.
+    """Return the host's health; ``broken``, the error of its own command, is one of the problems.
 
-    Without settings all is broken, and that is said already.
+    A host without settings reports that already, so the error is left out.
     """
     record = health.collect(places)
     if broken and record["generation"]:

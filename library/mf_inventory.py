@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: mf_inventory
 short_description: Refuse an inventory that can't work, before anything is changed
 description:
-  - Looks at all MX machines (group C(mx)) at once and reports everything that is wrong, each with what to do.
+  - Checks all MX machines (group C(mx)) at once and reports every problem with its remedy.
   - Runs on the controller alone; no host is touched, none needs to be reachable.
   - "Checked: there are MX machines, each with an address of its own; every domain has a route to its mail server;
     ports are ports; fewer MX machines must accept mail than there are. No host has a variable under its former name.
@@ -41,12 +41,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 msg:
-  description: One line that says what the fleet consists of, or everything that is wrong.
+  description: One line that sums up the fleet, or all problems.
   returned: always
   type: str
   sample: 3 MX machines, 2 must accept mail, 2 domains
 problems:
-  description: What is wrong, one entry each.
+  description: The problems, one entry each.
   returned: failure
   type: list
   elements: str

@@ -7,17 +7,17 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: mf_preflight
-short_description: Refuse what can't work, before anything is changed
+short_description: Refuse invalid settings and hosts, before anything is changed
 description:
   - Evaluates C(tasks/preflight.yml) of every role of the play for a host, in one task and on the controller.
   - Such a file holds C(ansible.builtin.assert) tasks only, each maybe with C(when) and C(loop).
-  - Numbers are held against the roles' C(__<role>_ranges) and C(__<role>_order).
-  - Fails with all that is wrong in one message.
+  - Numbers are compared with the roles' C(__<role>_ranges) and C(__<role>_order).
+  - Fails with all problems in one message.
   - M(mf_deploy) does this by itself before it changes anything.
 version_added: "0.1.0"
 options:
   look:
-    description: What M(mf_deploy) saw of the host; without it, only the roles' own conditions are evaluated.
+    description: The host's facts from M(mf_deploy); without them, only the roles' own conditions are evaluated.
     type: dict
     default: {}
   roles:
@@ -43,13 +43,13 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Refuse what can't work
+- name: Refuse invalid settings
   mf_preflight:
 """
 
 RETURN = r"""
 msg:
-  description: All that is wrong and what to do about it.
+  description: All problems and their remedies.
   returned: always
   type: str
 """

@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The former name of mf_deploy: refuses, and says so."""
+"""Refuse a play that calls mf_deploy by its former name."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ DOCUMENTATION = r"""
 module: mf_report
 short_description: Show the health of a fleet as a table
 description:
-  - Prints one line a host, aligned, and below the table what is wrong.
-  - Takes what M(mf_health) with C(details=true) registered on each host.
-  - A host without it, unreachable for example, is shown too.
+  - Prints one line a host, aligned, and the problems below the table.
+  - Takes the result that M(mf_health) with C(details=true) registered on each host.
+  - A host without a result, unreachable for example, is shown, too.
   - Runs on the controller alone.
 version_added: "0.1.0"
 options:
@@ -33,7 +33,7 @@ options:
     default: false
 attributes:
   check_mode:
-    description: Prints the same. The file of O(json_file) is written, for it is what was asked for.
+    description: Prints the same. The file of O(json_file) is written, too.
     support: full
   diff_mode:
     description: There is nothing to show.
@@ -49,7 +49,7 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Look at each host
+- name: Read the health of each host
   mf_health:
     details: true
   ignore_unreachable: true

@@ -20,7 +20,7 @@ options:
   state:
     description:
       - V(present) takes or renews the lease of O(owner).
-      - V(absent) gives it back. Leases of other owners, check-load's for one, stay in force.
+      - V(absent) releases it. Leases of other owners, check-load's for example, stay in force.
     type: str
     choices: [present, absent]
     default: present
@@ -55,13 +55,13 @@ options:
     default: false
   leaving:
     description:
-      - Made by the action plugin; not for people. Names of the MX machines that are throttled in the same run.
+      - Set by the action plugin; not for playbooks. Names of the MX machines that are throttled in the same run.
     type: list
     elements: str
     default: []
 attributes:
   check_mode:
-    description: Asks the other MX machines too, and says what would change without changing it.
+    description: Probes the other MX machines, too, and reports what would change without changing it.
     support: full
   diff_mode:
     description: Shows the leases and whether mail is refused, before and after.
@@ -81,12 +81,12 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Have the disk of this host swapped
+- name: Throttle the host during a disk swap
   mf_throttle:
     ttl: 15m
     reason: disk swap
 
-- name: Make jobs wait, but keep accepting mail
+- name: Make jobs wait while mail is accepted
   mf_throttle:
     ttl: 2h
     reason: array is rebuilding
@@ -97,7 +97,7 @@ EXAMPLES = r"""
     hold: true
     reason: memory errors, new module is ordered
 
-- name: Put it back
+- name: Put it back into service
   mf_throttle:
     state: absent
 
@@ -107,7 +107,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 msg:
-  description: One line for people.
+  description: One line for operators.
   returned: always
   type: str
   sample: "throttled, refusing new mail: operator (disk swap, 15 min left)"
@@ -145,7 +145,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 class RefusedError(Exception):
-    """What was asked for can't be. Its text is one line that says what to do."""
+    """The request can't be fulfilled. The text is one line with the remedy."""
 
 
 def wanted_seconds(params: Mapping[str, Any]) -> float | None:
@@ -205,7 +205,7 @@ def hold_within_budget(params: Mapping[str, Any], places: state.Places, settings
 
 
 def over_budget(why: str, leaving: Sequence[str]) -> str:
-    """The message for a lease that the fleet can't spare a host for."""
+    """Return the message for a lease with which too few MXs would accept mail."""
     together = f" ({', '.join(leaving[:5])}{' ...' if len(leaving) > 5 else ''} would be throttled in the same run)"
     return (
         f"{why}{together if leaving else ''}. Nothing was changed: {'name fewer hosts at once, ' if leaving else ''}"
@@ -214,7 +214,7 @@ def over_budget(why: str, leaving: Sequence[str]) -> str:
 
 
 def shown(status: marker.Status) -> dict[str, Any]:
-    """What a diff shows; times are left out, for they differ in each run."""
+    """Return the state for a diff, without times, which differ in each run."""
     return {
         "refusing": status.refusing,
         "leases": {
@@ -224,12 +224,12 @@ def shown(status: marker.Status) -> dict[str, Any]:
 
 
 def refuses_in_vain(params: Mapping[str, Any], after: marker.Status) -> bool:
-    """Whether mail was to be refused and isn't: the lease marks, but the firewall didn't follow."""
+    """Return whether mail should be refused and isn't: the lease is recorded, but not in the firewall."""
     return params["state"] == "present" and params["refuse"] and after.should_refuse and not after.refusing
 
 
 def not_an_owner(params: Mapping[str, Any], before: marker.Status) -> str:
-    """The message for an owner that releases a lease it never held while others hold some; empty otherwise."""
+    """Return the message for an owner without a lease to release while others hold some; empty otherwise."""
     if params["state"] == "present" or not before.leases or lease.find(before.leases, params["owner"]) is not None:
         return ""
     return f"{params['owner']} holds no lease here; held by: {', '.join(one.owner for one in before.leases)}"
