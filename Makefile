@@ -67,10 +67,10 @@ attack: venv ## attack mx1 of a lab that is up and deployed while good mail goes
 chaos-restore: venv ## destroy control twice while mail goes on, restore it each time: is each message there once? 10 minutes (N=1000)
 	python -m chaos.restore $(if $(filter command line,$(origin N)),--count $(N))
 
-chaos-monitor: venv ## break the fleet in front of its monitor: which messages come, and when, 40 minutes (ONLY=flap: that one)
+chaos-monitor: venv ## break the fleet in front of its monitor: which messages come, and when? 40 minutes (ONLY=flap: that one)
 	python -m chaos.monitor $(if $(ONLY),--only '$(ONLY)')
 
-kill-monitor: venv ## kill -9 the monitor 50 times at random while services break: is each outage one incident, told once? 4 minutes
+kill-monitor: venv ## kill -9 the monitor 50 times at random while services break: is each outage one incident, notified once? 4 minutes
 	MF_KILLS=$(or $(KILLS),50) pytest -q tests/integration/test_monitor_engine.py -k killed
 
 chaos-quarantine: venv ## mail while the way to the quarantine is broken: is each message there once? (N=5000 ONLY='disk full')

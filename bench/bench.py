@@ -64,7 +64,7 @@ def number_of_lab(parser: argparse.ArgumentParser) -> int:
 
 
 class BenchError(Exception):
-    """Something a figure can't be taken without; one line, with the exit code that goes with it."""
+    """A figure can't be measured; one line, with its exit code."""
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
@@ -111,7 +111,7 @@ def install_peers(lab: int) -> None:
 
 
 def by_program(lab: int, what: str, number: int) -> dict[str, Any]:
-    """What bench/on_host.py says on mx1."""
+    """The figures of bench/on_host.py on mx1."""
     program = (REPO / "bench" / "on_host.py").read_text(encoding="utf-8")
     command = f"{PYTHON} -I -c {shlex.quote(program)} {what} {number}"
     answer = subprocess.run(ssh(lab, MX1, command), capture_output=True, text=True, check=False)
@@ -122,7 +122,7 @@ def by_program(lab: int, what: str, number: int) -> dict[str, Any]:
 
 
 def bench_scan(lab: int, runs: int) -> None:
-    """check-processes beside pgrep and check_procs while 100, 1,000 and 5,000 other processes stand about."""
+    """Time check-processes beside pgrep and check_procs while 100, 1,000 and 5,000 other processes exist."""
     install_peers(lab)
     commands = {
         "check-processes": CHECKS["check-processes"],
@@ -184,7 +184,7 @@ def bench_checks(lab: int, runs: int) -> None:
 
 
 def bench_restart(lab: int, runs: int) -> None:
-    """How long mail is away when qpsmtpd is restarted, and when check-smtp finds it dead."""
+    """Time without mail when qpsmtpd is restarted, and when check-smtp finds it dead."""
     found = by_program(lab, "restart", runs)
     names = {"restart": "systemctl restart qpsmtpd", "heal": "master killed, check-smtp started"}
     rows = [
@@ -279,7 +279,7 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
 
 
 def main(argv: Sequence[str]) -> int:
-    """Parse the command line, run what was asked for."""
+    """Parse the command line, run the chosen parts."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__.splitlines()[0] if __doc__ else None)
     names = ["checks", "scan", "restart", "fleet", "deploy"]
     parser.add_argument("what", nargs="*", metavar="WHAT", help=f"{', '.join(names)}; default: all of them")

@@ -272,7 +272,7 @@ MaxStartups 1000
 
 @contextlib.contextmanager
 def door(sshd: str, folder: str) -> Iterator[None]:
-    """An sshd that tells the health in ``folder`` to whoever has the key there."""
+    """An sshd that answers with the health in ``folder`` to a client with the key there."""
     for name in ("host", "key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{folder}/{name}"], check=True)
     key = Path(folder, "host.pub").read_text().rsplit(maxsplit=1)[0]
@@ -318,14 +318,14 @@ def bench_health(readings: int) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run what was asked for."""
+    """Run the chosen parts."""
     parser = argparse.ArgumentParser(prog="bench_monitor", description=(__doc__ or "").partition("\n")[0])
     names = ("smtp", "fleet", "dead", "health")
     parser.add_argument("what", nargs="*", metavar="WHAT", help=f"{', '.join(names)}; default: all")
     parser.add_argument("--hosts", type=int, default=1000, help="hosts of the large fleet (default 1000)")
-    parser.add_argument("--seconds", type=float, default=120, help="how long it is watched (default 120)")
+    parser.add_argument("--seconds", type=float, default=120, help="duration of the large fleet's run (default 120)")
     parser.add_argument("--dialogues", type=int, default=6000, help="SMTP dialogues in a round (default 6000)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds (default 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the dialogues (default 5)")
     options = parser.parse_args(argv)
     if unknown := sorted(set(options.what) - set(names)):
         parser.error(f"there is no {unknown[0]}; choose from {', '.join(names)}")

@@ -37,7 +37,7 @@ A_MONTH = 6_900_000 / 30 / 86400  # messages a second of the size to hold
 
 
 def on_control(lab: int, *words: str) -> dict[str, Any]:
-    """Have control1 measure one thing; what it says on its way is shown."""
+    """Have control1 measure one thing; show its progress."""
     parts = [(name, (REPO / "bench" / f"{name}.py").read_text(encoding="utf-8")) for name in PARTS]
     answer = subprocess.run(
         ssh(lab, CONTROL1, f"{PYTHON} -I - {shlex.join(words)}"),
@@ -53,14 +53,14 @@ def on_control(lab: int, *words: str) -> dict[str, Any]:
 
 
 def percentile(sorted_: Sequence[float], share: float) -> float:
-    """The nearest rank. BenchError without any: nobody got an answer."""
+    """The nearest rank. BenchError without any value: no query got an answer."""
     if not sorted_:
         raise BenchError("a reader got no answer at all")
     return sorted_[min(len(sorted_) - 1, int(share * len(sorted_)))]
 
 
 def rates(lab: int, count: int, where: str) -> list[str]:
-    """Import beside its floors; returns what missed its aim."""
+    """Measure the import beside its floors; return each missed aim."""
     found = on_control(lab, "import", str(count))["rates"]
     rows = [
         [
@@ -90,13 +90,13 @@ def rates(lab: int, count: int, where: str) -> list[str]:
 
 
 def slow(what: str, ms: Sequence[float]) -> list[str]:
-    """What to say when sorted times miss their aim."""
+    """The message when sorted times miss their aim."""
     most = percentile(ms, 0.95)
     return [f"{what} takes {most:.0f} ms at the 95th percentile, {AIM_LIST:.0f} is the aim"] if most > AIM_LIST else []
 
 
 def full(lab: int, count: int, runs: int) -> list[str]:
-    """Size, queries and expiry with many rows; returns what missed its aim."""
+    """Measure size, queries and expiry with many rows; return each missed aim."""
     filled = on_control(lab, "fill", str(count))
     sizes = filled["bytes"]
     table(
@@ -131,7 +131,7 @@ def full(lab: int, count: int, runs: int) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Parse the command line, run what was asked for."""
+    """Parse the command line, run the chosen parts."""
     parser = argparse.ArgumentParser(prog="bench_quarantine", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
         "--rows", type=int, default=ROWS, help=f"messages in the index (default {ROWS:,}; 0: only import)"
@@ -139,7 +139,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--import", type=int, default=20000, dest="messages", help="messages to import (default 20,000)"
     )
-    parser.add_argument("--runs", type=int, default=300, help="of each query (default 300)")
+    parser.add_argument("--runs", type=int, default=300, help="runs of each query (default 300)")
     parser.add_argument("--keep", action="store_true", help="leave the filled database for another run")
     options = parser.parse_args(argv)
     lab = number_of_lab(parser)

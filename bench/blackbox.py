@@ -36,7 +36,7 @@ modules:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
+    """Ports without a listener."""
     held = [socket.socket() for _ in range(count)]
     for one in held:
         one.bind(("127.0.0.1", 0))
@@ -47,7 +47,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def wait_for(port: int, place: str = "127.0.0.1") -> None:
-    """Until somebody listens there."""
+    """Wait until a server listens there."""
     give_up = time.monotonic() + 20
     while time.monotonic() < give_up:
         with contextlib.suppress(OSError), socket.create_connection((place, port), 1):

@@ -86,7 +86,7 @@ def until_accepted(begun: float) -> float:
 
 
 def restart(runs: int) -> dict[str, list[float]]:
-    """How long mail is away, again and again; without cron, whose check would heal in between."""
+    """Time without mail, again and again; without cron, whose check would heal in between."""
     found: dict[str, list[float]] = {"restart": [], "heal": []}
     subprocess.run(["systemctl", "stop", "cron.service"], check=True)
     try:

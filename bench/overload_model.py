@@ -196,7 +196,7 @@ class Simulation:
         return arrived
 
     def _deliver(self, messages: int, rooms: list[int]) -> int:
-        """Let senders go through their MXs, which have these ``rooms``; how many messages nobody took."""
+        """Let senders go through their MXs, which have these ``rooms``; return how many messages no MX took."""
         if not messages or not any(rooms):
             return messages
         chance, fleet = self._chance.random, len(rooms)

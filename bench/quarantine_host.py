@@ -167,7 +167,7 @@ def bench_fill(count: int) -> dict[str, Any]:
 
 
 def bench_query(runs: int) -> dict[str, Any]:
-    """What people and programs ask, each time of another domain, day or message; milliseconds, sorted."""
+    """The queries of people and programs, each time for another domain, day or message; milliseconds, sorted."""
     index = connect()
     dice = random.Random(7)
     idents = [row[0] for row in index.rows("SELECT id FROM ledger ORDER BY RAND(7) LIMIT %s", (runs,))]

@@ -138,14 +138,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         description="Simulate overloaded fleets of MXs: no throttling, naive throttling, throttling under the budget.",
         epilog="The model, and where it is crude, is described at the head of this file.",
     )
-    parser.add_argument("--fleet", type=int, action="append", metavar="N", help="MXs; may be repeated (3, 30 and 1000)")
+    parser.add_argument("--fleet", type=int, action="append", metavar="N", help="MXs; may be repeated (3, 30, 1000)")
     parser.add_argument("--min-accepting", type=int, metavar="N", help="the budget's minimum (two thirds, and 2)")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="another one, another course of chance (1)")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the random numbers (default 1)")
     parser.add_argument(
-        "--cost", type=float, default=100 * COST, metavar="PERCENT", help=f"of each session beyond {EASY} (%(default)g)"
+        "--cost",
+        type=float,
+        default=100 * COST,
+        metavar="PERCENT",
+        help=f"cost of sessions beyond {EASY} (%(default)g)",
     )
-    parser.add_argument("--json", action="store_true", help="results as JSON")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the course of it there, as SVG")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the course as SVG into FILE")
     options = parser.parse_args(argv)
     fleets = options.fleet or list(FLEETS)
     if min(fleets) < 2 or max(fleets) > 5000:

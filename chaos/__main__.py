@@ -1,4 +1,4 @@
-"""`python -m chaos`: break the lab in every way of the list, and say what came of it. See --help."""
+"""Break lab hosts in every way of the list and report each outcome. See `python -m chaos --help`."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def deploy(limit: str, **settings: object) -> int:
 
 
 def choose(only: Sequence[str]) -> list[Fault]:
-    """The faults of which system or name fits one of `only` (a regular expression); all when there is none.
+    """The faults whose "SYSTEM: NAME" fits a regular expression of `only`; without any, all faults.
 
-    Raises ValueError for one that fits nothing.
+    Raises ValueError for an expression that fits nothing.
     """
     faults = sorted(FAULTS, key=lambda fault: SYSTEMS.index(fault.system))
     if not only:
@@ -149,7 +149,7 @@ def main() -> int:
 
 
 def without_mail(args: argparse.Namespace, fleet: dict[str, Host], faults: Sequence[Fault], started: float) -> int:
-    """Faults of hosts that take no mail. First each job runs once, as on a machine that has been there for a while."""
+    """Run faults on hosts without mail. First run each backup job once, as on a machine that is in service already."""
     fleet[CONTROL].ask("/mf/bin/backup due", limit=900)
     suite = Suite(fleet, quiet=args.json)
     try:
@@ -170,7 +170,7 @@ def without_mail(args: argparse.Namespace, fleet: dict[str, Host], faults: Seque
 def work(
     args: argparse.Namespace, fleet: dict[str, Host], trickle: Trickle, faults: Sequence[Fault], started: float
 ) -> int:
-    """Faults and mail at once, then the account of both."""
+    """Run faults and mail at the same time, then report both."""
     for name in MXS:
         fleet[name].load(0.2)
     suite = Suite(fleet, quiet=args.json)

@@ -1,9 +1,9 @@
-"""`python -m chaos.attack`: one MX of the lab is attacked for a while; what becomes of the good mail.
+"""Attack one MX of the lab (`python -m chaos.attack`), and account for the good mail meanwhile.
 
-Ten connections from two addresses of `world` (an MX takes fifteen, five from each) send what burns CPU and memory:
-lines of carriage returns, addresses and parameters of absurd length, lines without an end before EHLO and in a message,
-bursts of commands. Good mail goes on from a third address, and every message is accounted for. The lab has to be up and
-deployed.
+Ten connections from two addresses of `world` (an MX takes fifteen, five from each) send input that burns CPU and
+memory: lines of carriage returns, addresses and parameters of absurd length, lines without an end before EHLO and in a
+message, bursts of commands. Good mail goes on from a third address, and every message is accounted for. The lab has to
+be up and deployed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ while True:
 
 @dataclass
 class Report:
-    """What came of it. Memory in MiB (private memory of the service's processes), CPU in seconds."""
+    """The figures of one attack. Memory in MiB (private memory of the service's processes), CPU in seconds."""
 
     mx: str
     seconds: float
@@ -86,7 +86,7 @@ class Report:
 
 
 class Gauge:
-    """Looks at the service on `host` each second."""
+    """Reads the service's memory, sessions, load and CPU on `host` each second."""
 
     def __init__(self, host: Host) -> None:
         self.looks: list[tuple[float, dict[str, Any]]] = []
@@ -108,14 +108,14 @@ class Gauge:
             self.looks.append((time.monotonic(), json.loads(line)))
 
     def end(self) -> None:
-        """Stop looking."""
+        """End the readings."""
         self._process.kill()
         self._process.wait()
         self._thread.join(5)
 
 
 def used(looks: list[tuple[float, dict[str, Any]]]) -> float:
-    """CPU seconds between the first and the last look; what a process used after its own last look is missing."""
+    """CPU seconds between the first and the last reading; use after a process's own last reading is missing."""
     if not looks:
         return 0.0
     first = looks[0][1]["cpu"]
@@ -144,7 +144,7 @@ class Good:
 
 
 def attack(podman: Podman, lab: Any, name: str, seconds: float) -> Report:
-    """Attack the MX `name`, send good mail meanwhile, and return what came of it."""
+    """Attack the MX `name`, send good mail meanwhile, and return the figures."""
     mx, world = Host(podman, lab.host(name)), Host(podman, lab.host("world"))
     sources = [f"{world.address.rpartition('.')[0]}.{octet}" for octet in ATTACKERS]
     device = world.run("ip -o -4 address show | awk -v want=\"$1/\" 'index($4, want) == 1 {print $2}'", world.address)

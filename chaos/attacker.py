@@ -1,4 +1,4 @@
-"""What `chaos.attack` runs on `world`: clients that burn an MX's CPU and memory. Arguments: ADDRESS SECONDS SOURCE...
+"""Clients that burn an MX's CPU and memory; `chaos.attack` runs them on `world`. Arguments: ADDRESS SECONDS SOURCE...
 
 Each source address holds five connections (as many as an MX lets one client have), each of which goes through the
 attacks again and again and gives up on an answer after a while, as an attacker would. Ends by itself. Prints a JSON
@@ -129,7 +129,7 @@ ATTACKS: tuple[Callable[[Line], str], ...] = (
 
 
 class Attack:
-    """Counts what was done; `run` is one connection after the other."""
+    """Counts attacks and answers; `run` makes one connection after the other."""
 
     def __init__(self, address: str, deadline: float) -> None:
         self.address = address
@@ -173,7 +173,7 @@ class Attack:
 
 
 def main(address: str, seconds: str, *sources: str) -> None:
-    """Attack, then print what was done."""
+    """Attack, then print the counts."""
     attack = Attack(address, time.monotonic() + float(seconds))
     threads = [threading.Thread(target=attack.run, args=(one,), daemon=True) for one in sources * PER_SOURCE]
     for thread in threads:

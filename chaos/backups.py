@@ -46,14 +46,14 @@ def offsite(scene: Scene) -> Host:
 
 
 def run(scene: Scene, job: str, limit: float = 240) -> dict[str, Any]:
-    """Run a job; what it left on record."""
+    """Run a job; return its record."""
     _, out = scene.host.ask(f"{BACKUP} run {job} --json --wait 3m 2>/dev/null", limit=limit)
     found = json.loads(out)
     return found if isinstance(found, dict) else {}
 
 
 def alarm(scene: Scene, host: Host, check: str, status: str, words: str) -> str:
-    """The check must say so, and mf_health of the host as well; returns it for the table."""
+    """Require the alarm from the check and from the host's mf_health; return it for the table."""
     result = host.check(check)
     said = f"check-{check} says {result.get('status')}: {result.get('summary')}"
     must(result.get("status") == status and words in str(result.get("summary")), f"{said}, not {status} with {words!r}")
@@ -70,7 +70,7 @@ def alarm(scene: Scene, host: Host, check: str, status: str, words: str) -> str:
 
 
 def well(scene: Scene) -> None:
-    """Nothing is wrong any more, neither here nor off-site; then it is healed."""
+    """Require that no alarm is left, here or off-site; note the time to heal."""
     for host, check in ((scene.host, "backup"), (offsite(scene), "offsite")):
         result = host.check(check)
         must(result.get("status") == "OK", f"check-{check} still says {result.get('summary')}")
@@ -78,21 +78,21 @@ def well(scene: Scene) -> None:
 
 
 def succeeds(scene: Scene, job: str, limit: float = 240) -> None:
-    """The job must work; then all is well again."""
+    """Require that the job succeeds and that no alarm is left."""
     past = run(scene, job, limit)
     must(not past["failures"], f"{job} still fails: {past['error']}")
     well(scene)
 
 
 def fails(scene: Scene, job: str, kinds: tuple[str, ...], status: str = "WARNING", limit: float = 240) -> str:
-    """The job must fail for one of these reasons, and that must be seen; returns where."""
+    """Require that the job fails for one of these reasons and that the checks report it; return which."""
     past = run(scene, job, limit)
     must(past["failures"] and past["kind"] in kinds, f"{job}: {past['kind'] or 'no failure'}: {past['error']}")
     return alarm(scene, scene.host, "backup", status, f"{job} failed")
 
 
 def due(scene: Scene) -> None:
-    """What cron does every ten minutes; its own run may have been first."""
+    """Run the due jobs as cron does every ten minutes; cron's own run may have been first."""
     scene.host.ask(f"{BACKUP} due; flock --wait 300 /run/mf/lock/backup-due.lock true", limit=600)
 
 
@@ -114,21 +114,21 @@ def kill(host: Host, found: list[int]) -> None:
 
 
 def load(scene: Scene, megabytes: int) -> str:
-    """Have that much more to save; its SHA-256."""
+    """Add that much data to save; return its SHA-256."""
     scene.undo(f"rm -rf {LOAD}")
     scene.host.run(f"mkdir -p {LOAD}; head -c {megabytes}M /dev/urandom > {LOAD}/random")
     return scene.host.run(f"sha256sum < {LOAD}/random").split()[0]
 
 
 def saved(scene: Scene, digest: str) -> None:
-    """The newest daily archive has the load, bit for bit."""
+    """Require that the newest daily archive has the load, bit for bit."""
     archive = json.loads(scene.host.run(f"cat {RECORD}"))["jobs"]["full"]["archive"]
     out = scene.host.run(f"{BY_HAND} borg extract --stdout ::{archive} {LOAD[1:]}/random | sha256sum", limit=240)
     must(out.split()[0] == digest, f"{archive} has another content")
 
 
 def nothing_half(scene: Scene) -> None:
-    """The repository has those of our archives that are on record and no other, and no checkpoint."""
+    """Require that the repository has exactly the recorded archives, and no checkpoint."""
     code, out = scene.host.ask(f"{BACKUP} list --json --wait 3m", limit=300)
     listed = json.loads(out) if code == 0 else {}
     must(listed and not listed["missing"] + listed["unknown"] + listed["changed"], f"backup list: {out[-200:]}")

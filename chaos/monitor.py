@@ -1,10 +1,10 @@
 """Break the fleet in front of its monitor, on real clocks: which messages come, and when?
 
 Each fault is broken from outside, then taken away. Exactly the expected messages must have reached the SMS gateway of
-the lab's `world`, the first within two intervals and ten seconds of the fault. `monitor status --json` must say the
-same, and so must the page that nginx serves: its details (HTML and JSON, behind the password) and its public summary.
-The lab's monitor looks every 10 seconds instead of every 60; nothing else is shortened but by --gateway-seconds. While
-an MX has no network a browser looks at the page too (tests/browser/test_live.py), if there is a Chromium.
+the lab's `world`, the first within two intervals and ten seconds of the fault. `monitor status --json` must agree, and
+so must the page that nginx serves: its details (HTML and JSON, behind the password) and its public summary. The lab's
+monitor probes every 10 seconds instead of every 60; nothing else is shortened but by --gateway-seconds. While an MX has
+no network a browser opens the page too (tests/browser/test_live.py), if there is a Chromium.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ systemctl start mf-exim.service
 
 @fault("an MX without network", "mx2 does not answer", "OK: mx2 well again")
 def network(stage: Stage) -> Generator[None, None, None]:
-    """Its interface is taken down."""
+    """Take its interface down."""
     # after a fault that closed its ssh, a second outage within the window would be told as flapping
     stage.until("mx2 has been calm for long", lambda: not stage.recent("mx2", "ssh", WINDOW), WINDOW + 30)
     way = stage.hosts["mx2"].run("ip route show default").strip()
@@ -75,7 +75,7 @@ def network(stage: Stage) -> Generator[None, None, None]:
 
 @fault("qpsmtpd killed, and its check can't start it", "mx1 smtp: connection refused", "OK: mx1 smtp well again")
 def killed(stage: Stage) -> Generator[None, None, None]:
-    """SIGKILL, and whoever starts it gets an error."""
+    """SIGKILL, and every start fails."""
     stage.undo("mx1", MEND_SMTP)
     stage.hosts["mx1"].run(BREAK_SMTP)
     stage.broke()
@@ -97,7 +97,7 @@ def port(stage: Stage) -> Generator[None, None, None]:
 
 @fault("a certificate expires", "control1 panel: certificate expired", "OK: control1 panel well again")
 def certificate(stage: Stage) -> Generator[None, None, None]:
-    """One that was valid until yesterday."""
+    """Serve a certificate that was valid until yesterday."""
     stage.until("control1 has been calm for long", lambda: not stage.recent("control1", "panel", WINDOW), WINDOW + 30)
     stage.undo("control1", CERTIFY, "-days 100", "")
     stage.hosts["control1"].run(CERTIFY, "-days 1", "faketime -f -2d")
@@ -116,7 +116,7 @@ def certificate(stage: Stage) -> Generator[None, None, None]:
     loose=True,
 )
 def disk(stage: Stage) -> Generator[None, None, None]:
-    """A small file system in its place: who can't keep mail greets nobody."""
+    """Mount a small file system in its place: an MX that can't keep mail greets no client."""
     # a second outage within the window would be told as flapping
     stage.until("mx1 has been calm for long", lambda: not stage.recent("mx1", "smtp", WINDOW), WINDOW + 30)
     stage.undo("mx1", EMPTY)
@@ -142,7 +142,7 @@ def throttled(stage: Stage) -> Generator[None, None, None]:
     "all MXs throttled", "URGENT: 0 of 3 MX accept mail, 2 must|URGENT: 1 of 3 MX accept mail", "OK: enough MX accept"
 )
 def throttled_all(stage: Stage) -> Generator[None, None, None]:
-    """Forced, against the fleet's budget."""
+    """Force it, against the fleet's budget."""
     for name in ("mx1", "mx2", "mx3"):
         stage.undo(name, "/mf/bin/throttle off")
         stage.hosts[name].run("/mf/bin/throttle on --ttl 10m --reason chaos --force")
@@ -154,7 +154,7 @@ def throttled_all(stage: Stage) -> Generator[None, None, None]:
 
 @fault("the monitor's uplink", "monitor1 was offline for")
 def uplink(stage: Stage) -> Generator[None, None, None]:
-    """Everything to and from it is dropped; it can only tell afterwards."""
+    """Drop all its packets; it can only report that afterwards."""
     stage.undo("monitor1", UNBLOCK)
     stage.hosts["monitor1"].run(BLOCK, 'iifname != "lo"')
     stage.until("it knows that it is offline", lambda: stage.status().get("uplink", {}).get("state") == "down", BOUND)
@@ -170,7 +170,7 @@ def uplink(stage: Stage) -> Generator[None, None, None]:
 
 @fault("the prober killed")
 def prober(stage: Stage) -> Generator[None, None, None]:
-    """SIGKILL; systemd starts it again, and it remembers."""
+    """SIGKILL; systemd starts it again, with the state it had."""
     before = {one["name"]: one["since"] for one in stage.status()["hosts"]}
     stage.hosts["monitor1"].run("systemctl kill --signal=KILL mf-monitor.service")
     stage.broke()
@@ -188,7 +188,7 @@ def prober(stage: Stage) -> Generator[None, None, None]:
 
 @fault("the prober stays dead")
 def dead(stage: Stage) -> Generator[None, None, None]:
-    """It can't tell; the dead man's switch hears nothing any more, and the page is older than it says it may be."""
+    """No message can leave; the dead man's switch gets no heartbeat, and the page is older than its own limit."""
 
     def beats() -> list[float]:
         found = world.gateway_record(stage.podman, stage.lab, 8026)
@@ -217,7 +217,7 @@ def dead(stage: Stage) -> Generator[None, None, None]:
     "OK: mx3 smtp well again",
 )
 def flap(stage: Stage) -> Generator[None, None, None]:
-    """Three times away and back; then it is calm."""
+    """Close and open the port three times; then leave it open."""
     stage.until("mx3 has been calm for long", lambda: not stage.recent("mx3", "smtp", WINDOW), WINDOW + 30)
     stage.undo("mx3", UNBLOCK)
     for turn in range(3):
@@ -240,7 +240,7 @@ def flap(stage: Stage) -> Generator[None, None, None]:
     within=float("inf"),
 )
 def gateway(stage: Stage) -> Generator[None, None, None]:
-    """The second channel has it in time, the SMS comes when the gateway is back."""
+    """The second channel gets the message in time; the SMS comes when the gateway is back."""
     stage.undo("mx2", MEND_SMTP)
     stage.undo("world", "systemctl start world-gateway@8025.service")
     stage.hosts["world"].run("systemctl stop world-gateway@8025.service")
@@ -270,7 +270,7 @@ def gateway(stage: Stage) -> Generator[None, None, None]:
     loose=True,
 )
 def queues(stage: Stage) -> Generator[None, None, None]:
-    """They greet nobody, so nobody says that incoming mail works."""
+    """The MXs greet no client, so the page must not report that incoming mail works."""
     names = ("mx1", "mx2", "mx3")
     stage.until(
         "the MXs have been calm for long",

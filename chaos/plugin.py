@@ -1,4 +1,4 @@
-"""A plugin more for qpsmtpd: how faults have the real service misbehave."""
+"""An additional plugin for qpsmtpd, with which faults make the real service misbehave."""
 
 from __future__ import annotations
 

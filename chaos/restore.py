@@ -1,9 +1,10 @@
-"""`python -m chaos.restore`: control is destroyed and made anew from its backups; what becomes of each message.
+"""Destroy control, restore it from its backups, and account for each message (`python -m chaos.restore`).
 
 In every round real mail, most of it spam, goes through the MXs: some before the daily archive, some between it and the
-dump, some that control has fetched and not saved, some while there is no control, some while it is being restored. Its
-container is removed, a bare one takes its place, and playbooks/restore_control.yml does the rest. Judged by the ids of
-all messages since the beginning: sent = delivered + quarantined + refused before DATA, each once, each with its file.
+dump, some that control has fetched and not saved, some while there is no control, some while it is being restored. The
+container of control is removed, a bare one takes its place, and playbooks/restore_control.yml does the rest. The ids of
+all messages since the beginning decide: sent = delivered + quarantined + refused before DATA, each once, each with its
+file.
 """
 
 from __future__ import annotations
@@ -77,13 +78,13 @@ class Stage:
         return mailer
 
     def fetched(self, moment: str) -> mail.Mailer:
-        """The same, and wait until the quarantine has what it should."""
+        """Send as `send` does, and wait until the quarantine has every message it should have."""
         mailer = self.send(moment)
         mailer.wait_for_quarantine(SETTLING)
         return mailer
 
     def job(self, name: str) -> dict[str, Any]:
-        """Run a job of the backups; its record. Deviation when it fails."""
+        """Run a backup job; return its record. Deviation when it fails."""
         found: dict[str, Any] = json.loads(
             self.control.ask(f"/mf/bin/backup run {name} --json --wait 10m", limit=JOB)[1]
         )
@@ -91,12 +92,12 @@ class Stage:
         return found
 
     def destroy(self) -> float:
-        """Control is gone, whatever it was doing, and all it had; when that was (epoch seconds)."""
+        """Remove control with all its data, in the middle of its work; return the time (epoch seconds)."""
         hosts.remove(self.podman, [self.control.place.container])
         return time.time()
 
     def restore(self) -> tuple[float, str]:
-        """A bare machine, and the playbook on it; seconds, and what it said."""
+        """Make a bare machine and run the playbook on it; return seconds and output."""
         must(not lab_tool("up", "--only", CONTROL), "no new container")
         log = ROOT / "build/chaos-restore.log"
         words = ["ansible-playbook", str(ROOT / "playbooks/restore_control.yml"), "--limit", "localhost,control"]
@@ -110,7 +111,7 @@ class Stage:
         return time.monotonic() - began, said
 
     def account(self, outcome: Outcome) -> None:
-        """Hold every message ever sent against both ends."""
+        """Compare every message ever sent with both ends."""
         for mailer, record in self.mail:
             mailer.wait_for_quarantine(SETTLING)
             account = reconcile(mailer.run.ends, record, stopped=False, kept=mailer.run.kept)
@@ -158,7 +159,7 @@ def _perform(stage: Stage, outcome: Outcome) -> None:
 
 
 def _healthy(stage: Stage) -> None:
-    """The new machine goes on where the old one ended: its list agrees, its newest dump comes back, no alarm."""
+    """Require that the new machine continues: its list agrees, its newest dump comes back, no alarm."""
     code, _ = stage.control.ask("/mf/bin/backup list --wait 10m", limit=JOB)
     must(code == 0, f"backup list ended with {code}")
     stage.job("full")

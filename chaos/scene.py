@@ -45,7 +45,7 @@ except OSError as error:
 
 
 class Deviation(Exception):
-    """What happened isn't what was expected; the message says what happened."""
+    """The outcome isn't the expected one; the message describes it."""
 
 
 class Host:
@@ -71,7 +71,7 @@ class Host:
         return self.podman.run("exec", self.place.container, "/usr/bin/python3", "-c", program, *words, limit=limit)[1]
 
     def checks(self) -> None:
-        """Run all checks now, as cron would, whatever they say; after a run of cron's, which began before the fault."""
+        """Run all checks now as cron would, whatever their status; first wait for an earlier run of cron's."""
         self.ask(f"{AFTER_CRON} exec /mf/bin/run-checks --all", *OWN_CHECKS, limit=210)
 
     def check(self, name: str) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class Scene:
         self.seen = len(self.host.decisions())
 
     def undo(self, script: str, host: Host | None = None) -> None:
-        """Have this shell script run on the host in the end; its failure is no news, it may be done already."""
+        """Run this shell script on the host at the end; it may fail, for instance when it was run already."""
         where = host or self.host
 
         def restore() -> None:
@@ -167,7 +167,7 @@ class Scene:
         self.stack.callback(restore)
 
     def later(self, function: Callable[[], object]) -> None:
-        """Have this called in the end."""
+        """Call this at the end."""
         self.stack.callback(function)
 
     def sessions(self, on: Host | None = None) -> Sessions:
@@ -185,7 +185,7 @@ class Scene:
         self.heal = time.monotonic() - self.broken_at
 
     def sees(self, host: Host | None = None) -> str:
-        """What a sender outside sees of the host: "220", another code, "refused", "closed", "TimeoutError"."""
+        """The answer to a sender outside: "220", another code, "refused", "closed", "TimeoutError"."""
         return self.world.python(SEE, (host or self.host).address, "25").strip()
 
     def until(

@@ -110,11 +110,11 @@ class Sessions:
         self.process.stdin.flush()
 
     def open(self, name: str, address: str, stage: str, drip: float = 0.0) -> None:
-        """Begin a session; `answer` says how far it came."""
+        """Begin a session; `answer` returns its progress."""
         self._tell(f"open {name} {address} {stage} {drip}")
 
     def answer(self, name: str, limit: float = 40.0) -> str:
-        """What the server said last to this session; "silence" when it said nothing within `limit` seconds."""
+        """The server's last reply to this session; "silence" without a reply within `limit` seconds."""
         try:
             return self._box(name).get(timeout=limit)
         except queue.Empty:

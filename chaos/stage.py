@@ -85,7 +85,7 @@ class Stage:
         self.state = ""
 
     def undo(self, host: str, script: str, *words: str) -> None:
-        """Have this run in the end, whatever happens."""
+        """Run this at the end, whatever happens."""
         self.stack.callback(lambda: self.hosts[host].ask(script, *words))
 
     def broke(self) -> None:
@@ -101,7 +101,7 @@ class Stage:
     before: frozenset[str] = frozenset()
 
     def settle(self, limit: float) -> None:
-        """Wait until everything was looked at and no message waits; what is only for the page may stay wrong."""
+        """Wait until everything was probed and no message waits; problems that are only for the page may stay."""
 
         def settled() -> bool:
             found = self.status()
@@ -155,7 +155,7 @@ class Stage:
         )
 
     def shows(self, host: str, state: str, limit: float = BOUND, visitor: str = "world") -> None:
-        """Wait until the monitor and its page show a host so; what they show goes into the table."""
+        """Wait until the monitor and its page show a host in this state; their state goes into the table."""
 
         def shown() -> bool:
             return any(one["name"] == host and one["state"] == state for one in self.status().get("hosts", ()))
@@ -165,7 +165,7 @@ class Stage:
         self.state = f"{self.state}, {host} {state}".strip(", ")
 
     def answers(self, visitor: str = "world") -> dict[str, str]:
-        """What the page's server says to a host that asks for everything (see VISIT), over TLS that is verified."""
+        """The answers of the page's server to a host that requests every address (see VISIT), over verified TLS."""
         monitor = self.hosts["monitor1"]
         secret = yaml.safe_load((self.lab.home / "secrets.yml").read_text())["mf_secrets"]["page"]
         order = {
@@ -208,7 +208,7 @@ class Stage:
             raise Deviation(f"{error}: {wrong}".rstrip(": ")) from None
 
     def browse(self, host: str, state: str) -> None:
-        """Look at the page with a browser, if there is one."""
+        """Open the page in a browser, if there is one."""
         if not shutil.which("chromium"):
             self.state += ", no Chromium"
             return

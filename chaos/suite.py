@@ -79,7 +79,7 @@ class Suite:
                 pass
 
     def lane(self, faults: Sequence[Fault], name: str = "") -> None:
-        """Faults of the host `name`, one group after the other; then those that any host will do for."""
+        """Run the faults of the host `name`, one group after the other; then those that any host will do for."""
         done: set[str] = set()
         try:
             for fault in faults:
@@ -151,7 +151,7 @@ class Suite:
         outcome.heal = scene_.heal
 
     def prepare(self, hosts: set[str]) -> str:
-        """Forget former restarts; what is wrong with a host before anything was broken, or nothing."""
+        """Forget former restarts; return the problem of a host before anything is broken, or nothing."""
         for name in sorted(hosts):
             self.fleet[name].ask(CLEAN)
         trouble = self.recover(hosts - self.sound)
@@ -159,7 +159,7 @@ class Suite:
         return trouble
 
     def recover(self, hosts: set[str]) -> str:
-        """Wait until the hosts are well by themselves; else mend them and say so."""
+        """Wait until the hosts are well by themselves; otherwise mend them and report that."""
         unwell = []
         for name in sorted(hosts):
             host = self.fleet[name]
@@ -174,13 +174,13 @@ class Suite:
 
     @staticmethod
     def well(host: Host) -> bool:
-        """Whether services run, nothing throttles and the SMTP check says OK."""
+        """Whether services run, no lease is in force and the SMTP check is OK."""
         if host.name == CONTROL:
             return host.ask("/mf/bin/throttle status")[0] == 0 and host.check("backup").get("status") == "OK"
         return host.ask(WELL)[0] == 0 and host.check("smtp").get("status") == "OK"
 
     def tell(self, outcome: Outcome) -> None:
-        """One line as soon as a fault is over."""
+        """Print one line as soon as a fault is over."""
         with self.guard:
             self.outcomes.append(outcome)
             if not self.quiet:

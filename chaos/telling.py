@@ -1,4 +1,4 @@
-"""Faults that nobody outside sees: what matters must reach a person all the same. See ``chaos.monitor``."""
+"""Faults that no probe from outside shows: the operator must be notified all the same. See ``chaos.monitor``."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ CLEAR = f"umount /mf/var/rejected 2> /dev/null; /mf/bin/purge-rejected; {LOOK}"
 
 
 def ends(days: int, seen: dict[str, Any]) -> bool:
-    """Whether the page knows that the panel's certificate ends in so many days."""
+    """Whether the page shows that the panel's certificate ends in so many days."""
     services = next(one["services"] for one in seen["hosts"] if one["name"] == "control1")
     at = next(one["expires"] for one in services if one["name"] == "panel") or 0.0
     return bool(abs(at - time.time() - days * 86400) < 3600)
 
 
 def table() -> str:
-    """What `make check` says of the fleet."""
+    """The output of `make check`."""
     command = ["ansible-playbook", "-i", "inventory/lab", "playbooks/check_fleet.yml"]
     return subprocess.run(
         command, cwd=ROOT, env={**os.environ, "NO_COLOR": "1"}, capture_output=True, text=True, check=False, timeout=120
@@ -49,7 +49,7 @@ def table() -> str:
 
 @fault("cron dies on an MX", "mx2 says: .* is cron running", "OK: mx2 well again", within=OVERDUE + NOT_KNOWN + 60)
 def cron(stage: Stage) -> Generator[None, None, None]:
-    """It takes mail as before; its results grow old. The table for people doesn't know whether it accepts mail."""
+    """The MX takes mail as before; its results grow old. In the table of `make check` its mail is unknown."""
     stage.undo("mx2", START_CRON)
     stage.hosts["mx2"].run(STOP_CRON)
     stage.broke()
@@ -81,7 +81,7 @@ def cron(stage: Stage) -> Generator[None, None, None]:
     loose=True,
 )
 def crons(stage: Stage) -> Generator[None, None, None]:
-    """Each is told once, control urgently however many of its checks are concerned; the monitor sees its own, too."""
+    """One message for each host, the monitor too; control's is urgent, however many of its checks are unknown."""
     names = ("control1", "offsite1", "monitor1")
     for name in names:
         stage.undo(name, START_CRON)
@@ -127,7 +127,7 @@ def tamper(stage: Stage) -> Generator[None, None, None]:
     "OK: mx3 smtp well again",
 )
 def flaps_down(stage: Stage) -> Generator[None, None, None]:
-    """Five times away and back, then away: that is told when it has lasted longer than the turns before."""
+    """Close and open the port five times, then close it: notified when it lasts longer than the times before."""
     stage.until("mx3 has been calm for long", lambda: not stage.recent("mx3", "smtp", WINDOW), WINDOW + 30)
     stage.undo("mx3", UNBLOCK)
     for turn in range(5):
@@ -187,7 +187,7 @@ def second(stage: Stage) -> Generator[None, None, None]:
 
 @fault("sshd dead on an MX", "mx2 ssh: connection refused", "OK: mx2 ssh well again")
 def sshd(stage: Stage) -> Generator[None, None, None]:
-    """It goes on taking mail, and nobody can read its health any more."""
+    """The MX goes on taking mail, but the monitor can't read its health."""
     stage.undo("mx2", "systemctl start ssh")
     stage.hosts["mx2"].run("systemctl stop ssh ssh.socket 2> /dev/null || systemctl stop ssh")
     stage.broke()
@@ -205,7 +205,7 @@ def sshd(stage: Stage) -> Generator[None, None, None]:
     "OK: control1 panel well again",
 )
 def certificate_ends(stage: Stage) -> Generator[None, None, None]:
-    """Twelve days left, then nine, eight, two and one, by as many certificates: told at ten and at three."""
+    """Certificates with twelve, nine, eight, two and one days left: notified at ten and at three."""
     stage.until("control1 has been calm for long", lambda: not stage.recent("control1", "panel", WINDOW), WINDOW + 30)
     stage.undo("control1", CERTIFY, "-days 100", "")
     for days in (12, 9, 8, 2, 1):

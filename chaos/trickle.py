@@ -18,7 +18,7 @@ SPAM = 0.17
 
 
 class Trickle:
-    """Sends a small batch every few seconds until told to stop."""
+    """Sends a small batch every few seconds until it is stopped."""
 
     def __init__(self, podman: Podman, lab: Lab) -> None:
         self.podman = podman
@@ -45,13 +45,13 @@ class Trickle:
             self._stop.wait(PAUSE)
 
     def abandon(self) -> None:
-        """Stop sending at once; nobody will account for what is under way."""
+        """Stop sending at once; messages under way are not accounted for."""
         self._stop.set()
         self.podman.run("exec", self.lab.host("world").container, "systemctl", "stop", "mf-send-*", check=False)
         self._thread.join(20)
 
     def finish(self, limit: float) -> Account:
-        """Stop sending, wait until what was accepted has arrived (at most `limit` seconds), and account for all."""
+        """Stop sending, wait until accepted messages have arrived (at most `limit` seconds), and account for all."""
         self._stop.set()
         self._thread.join(PATIENCE)
         give_up = time.monotonic() + limit
@@ -62,11 +62,11 @@ class Trickle:
             time.sleep(2)
 
     def ends(self) -> list[dict[str, Any]]:
-        """How each message ended, as the sender knows it."""
+        """The outcome of each message in the sender's record."""
         return [end for run in list(self.runs) for end in list(run.ends)]
 
     def record(self) -> list[dict[str, Any]]:
-        """What the customer has of it."""
+        """The customer's record of this mail."""
         found = []
         for run in self.runs:
             found += parse_lines(world.recorded(self.podman, self.lab, run.id))

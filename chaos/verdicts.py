@@ -19,7 +19,7 @@ QUIET = 8.0  # seconds without a further message until a fault is over
 
 @dataclass
 class Outcome:
-    """One row: what was expected, what came, seconds from the fault to the first message."""
+    """One row: expected messages, messages that came, seconds from the fault to the first."""
 
     name: str
     expected: tuple[str, ...]
@@ -30,7 +30,7 @@ class Outcome:
 
 
 def play(stage: Stage, fault_: Fault) -> Outcome:
-    """Break it, take it away, hold what came against what was expected."""
+    """Inject the fault, take it away, compare the messages with the expected ones."""
     outcome = Outcome(fault_.name, fault_.expected)
     stage.began = time.time()
     stage.state = ""

@@ -1,4 +1,4 @@
-"""What senders see of several hosts at once, many times a second: a fall of a moment shows as well."""
+"""Greetings of several hosts at once, many times a second, so that a fall of a moment shows as well."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def fewest(looks: Sequence[tuple[float, str, bool]], minimum: int) -> tuple[int,
 
 
 class Watch:
-    """Looks from `world` at `hosts` until `end`."""
+    """Probes `hosts` from `world` until `end`."""
 
     def __init__(self, world: Host, hosts: Sequence[Host]) -> None:
         self.looks: list[tuple[float, str, bool]] = []
@@ -85,7 +85,7 @@ class Watch:
             self.looks.append((float(begun), address, word == "220"))
 
     def end(self) -> list[tuple[float, str, bool]]:
-        """Stop looking; all looks in the order in which they were begun."""
+        """End the probes; return all of them in the order in which they began."""
         self.ended = self.ended or time.monotonic()  # the containers' clock too
         if self._process.stdin is not None and not self._process.stdin.closed:
             self._process.stdin.close()
@@ -99,7 +99,7 @@ class Watch:
 
 
 def steady(looks: Sequence[tuple[float, str, bool]], ended: float) -> float:
-    """The longest time without a look at one of the hosts, up to the end: what a fall must last to be seen surely."""
+    """The longest time without a probe of one of the hosts: a fall that lasts longer is certain to be seen."""
     last: dict[str, float] = {}
     longest = 0.0
     for moment, name, _ in looks:

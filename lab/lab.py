@@ -32,8 +32,8 @@ EPILOG = """\
 Labs are numbered (--lab or MF_LAB, 0 to 249, default 0) and don't touch each other: lab N has the network
 10.111.N.0/24, ssh ports from 2200 + 100 N on 127.0.0.1, and its keys in .lab/N.
 
-exit status: 0 done; 1 something failed; 2 wrong usage; 3 a program is missing and can't be installed, or
-the user's rights don't suffice; 130 interrupted (the next `up` mends what was left half-made).
+exit status: 0 done; 1 failed; 2 wrong usage; 3 a program is missing and can't be installed, or the user's
+rights don't suffice; 130 interrupted (the next `up` completes a half-made lab).
 """
 
 
@@ -46,7 +46,7 @@ def one_host(args: argparse.Namespace, lab: Lab) -> Host:
 
 
 def prepare(lab: Lab, show: bool = True) -> Podman:
-    """See that this machine has what a lab needs; return podman as it is called here."""
+    """Check that this machine has everything a lab needs; return podman as it is called here."""
     if not show:
         found = machine.look(lab.home.parent)
         machine.provide(found)
@@ -215,7 +215,7 @@ def do_load(args: argparse.Namespace, lab: Lab) -> int:
 
 
 def do_customer(args: argparse.Namespace, lab: Lab) -> int:
-    """Tell the customer's mail server how to behave."""
+    """Set the behaviour of the customer's mail server."""
     podman = prepare(lab, show=False)
     world.set_customer(podman, hosts.running(podman, lab, lab.host("world")), args.mode)
     return 0
@@ -238,7 +238,7 @@ def do_sms(args: argparse.Namespace, lab: Lab) -> int:
 
 
 def do_mail(args: argparse.Namespace, lab: Lab) -> int:
-    """Send mail and account for it; 1 if something went wrong with any message."""
+    """Send mail and account for it; return 1 if any message went wrong."""
     stop = parse_hosts(args.stop) if args.stop else []
     mailer = mail.Mailer(prepare(lab, show=False), lab, stop, args.kill, show=not args.json)
     mailer.send(args.count, args.spam, args.strangers, args.deadline)
@@ -285,13 +285,13 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="verb", metavar="COMMAND", required=True)
 
     up = commands.add_parser("up", help="bring the lab up: make what is missing, start what is stopped, mend the rest")
-    up.add_argument("--only", "--hosts", metavar="HOST,HOST", help=f"only these, of {','.join(OCTETS)}")
+    up.add_argument("--only", "--hosts", metavar="HOST,HOST", help=f"only these hosts, of {','.join(OCTETS)}")
     up.set_defaults(work=do_up)
     down = commands.add_parser("down", help="remove what this lab made, and nothing else")
-    down.add_argument("--image", action="store_true", help="the base image too")
+    down.add_argument("--image", action="store_true", help="remove the base image too")
     down.set_defaults(work=do_down)
     status = commands.add_parser("status", help="show the hosts; exit 1 unless all answer")
-    status.add_argument("--json", action="store_true", help="for programs")
+    status.add_argument("--json", action="store_true", help="print the answer as JSON")
     status.set_defaults(work=do_status)
     build = commands.add_parser("image", help="build the base image unless it is there")
     build.add_argument("--rebuild", action="store_true", help="build it in any case (newer packages)")
@@ -302,7 +302,7 @@ def parser() -> argparse.ArgumentParser:
     run.set_defaults(work=do_exec)
     stop = commands.add_parser("stop", help="shut hosts down")
     stop.add_argument("host", metavar="HOST[,HOST]")
-    stop.add_argument("--kill", action="store_true", help="as if the power failed")
+    stop.add_argument("--kill", action="store_true", help="cut their power")
     stop.set_defaults(work=do_stop)
     start = commands.add_parser("start", help="start hosts again (up --only)")
     start.add_argument("host", metavar="HOST[,HOST]")
@@ -310,11 +310,11 @@ def parser() -> argparse.ArgumentParser:
     restart = commands.add_parser("restart", help="reboot hosts")
     restart.add_argument("host", metavar="HOST[,HOST]")
     restart.set_defaults(work=do_restart)
-    fake = commands.add_parser("load", help="fake a host's load average: load HOST 9.0, and back: load HOST off")
+    fake = commands.add_parser("load", help="fake a host's load average: load HOST 9.0; end that: load HOST off")
     fake.add_argument("host", metavar="HOST")
     fake.add_argument("value", metavar="NUMBER|off")
     fake.set_defaults(work=do_load)
-    customer = commands.add_parser("customer", help="tell the customer's mail server how to behave")
+    customer = commands.add_parser("customer", help="set the behaviour of the customer's mail server")
     customer.add_argument("mode", choices=world.MODES, help="accept mail; 4xx; 5xx; don't answer at all")
     customer.set_defaults(work=do_customer)
     sms = commands.add_parser("sms", help="show the messages that the monitor sent to people")
@@ -333,14 +333,14 @@ def parser() -> argparse.ArgumentParser:
         "--strangers",
         type=number(float, 0.0, 1.0),
         default=0.05,
-        help="share for a domain that isn't ours (default 0.05)",
+        help="share of mail to a foreign domain (default 0.05)",
     )
     send.add_argument("--stop", metavar="HOST[,HOST]", help="stop these MXs half way, start them again at the end")
-    send.add_argument("--kill", action="store_true", help="with --stop: as if the power failed")
+    send.add_argument("--kill", action="store_true", help="with --stop: cut their power")
     seconds = number(float, 0.0, 86_400.0)
-    send.add_argument("--deadline", type=seconds, default=300, metavar="S", help="for sending (default 300)")
-    send.add_argument("--wait", type=seconds, default=180, metavar="S", help="for deliveries (default 180)")
-    send.add_argument("--json", action="store_true", help="for programs")
+    send.add_argument("--deadline", type=seconds, default=300, metavar="S", help="seconds for sending (default 300)")
+    send.add_argument("--wait", type=seconds, default=180, metavar="S", help="seconds for deliveries (default 180)")
+    send.add_argument("--json", action="store_true", help="print the answer as JSON")
     send.set_defaults(work=do_mail)
     return top
 

@@ -34,7 +34,7 @@ def freeze(scene: Scene) -> None:
 
 
 def die(scene: Scene) -> None:
-    """Kill the master: something to heal, found sooner than one that says nothing."""
+    """Kill the master: something to heal, noticed sooner than a silent master."""
     scene.host.run(f"kill -9 {scene.host.master()}")
     scene.broken()
 
@@ -166,7 +166,7 @@ def cron_missed(scene: Scene) -> Generator[None, None, str]:
 
 @fault("around", "checks killed in the middle", "next run heals, no lock left", LANE, seconds=35)
 def killed(scene: Scene) -> Generator[None, None, str]:
-    """SIGKILL, as the kernel does when memory is short: parent and children, while they look at a frozen service."""
+    """SIGKILL, as the kernel does when memory is short: parent and children, while they diagnose a frozen service."""
     freeze(scene)
     yield
     round_ = threading.Thread(target=scene.host.checks, daemon=True)
@@ -219,7 +219,7 @@ print(count, limit, done.returncode, done.stdout.replace("\n", "; "))
 
 @fault("around", "OOM kill of a check", "said UNKNOWN or by its age; next run heals, no lock left", LANE, seconds=35)
 def out_of_memory(scene: Scene) -> Generator[None, None, str]:
-    """The kernel's own, while the check looks behind a frozen service."""
+    """The kernel's own OOM kill, while the check diagnoses a frozen service."""
     scene.undo(
         "rmdir /run/chaos-memory/*/*/chaos /run/chaos-memory/*/chaos; umount /run/chaos-memory; rmdir /run/chaos-memory"
     )

@@ -88,7 +88,7 @@ def down(scene: Scene) -> Generator[None, None, str]:
     CONTROL,
 )
 def cut(scene: Scene) -> Generator[None, None, str]:
-    """Packets vanish without a word while files are on their way."""
+    """Packets vanish without an error while files are on their way."""
     digest = load(scene, 40)
     back = f"ip route del blackhole {scene.host.address}"
     scene.undo(back, offsite(scene))
@@ -186,7 +186,7 @@ def full_here(scene: Scene) -> Generator[None, None, str]:
 
 @fault("backup", "two backups at once", "the second is told, or waits; both whole", CONTROL)
 def two(scene: Scene) -> Generator[None, None, str]:
-    """A person starts one while cron's is under way."""
+    """An operator starts one while cron's is under way."""
     digest = load(scene, 20)
     under_way(scene, f"{BACKUP} run full --json", size(scene))
     scene.broken()
@@ -251,7 +251,7 @@ def killed(scene: Scene) -> Generator[None, None, str]:
 
 @fault("backup", "lock of a living holder", "never broken: the next run is told, or waits", CONTROL)
 def living(scene: Scene) -> Generator[None, None, str]:
-    """A job dies and its Borg lives on; then a person's Borg, outside the plan, has the repository."""
+    """A job dies and its Borg lives on; then an operator's own Borg has the repository."""
     load(scene, 30)
     pid = under_way(scene, f"{BACKUP} run full", size(scene))
     kill(scene.host, [pid])
@@ -328,7 +328,7 @@ def quota(scene: Scene) -> Generator[None, None, str]:
 
 
 def room(scene: Scene) -> None:
-    """An attended prune that a person says yes to: all daily archives of today but the newest go."""
+    """An attended prune that the operator confirms: it deletes all daily archives of today but the newest."""
     before = size(scene)
     command = ["ansible-playbook", str(ROOT / "playbooks/prune_offsite.yml"), "-e", "prune=yes"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

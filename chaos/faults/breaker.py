@@ -32,7 +32,7 @@ def attempts(scene: Scene) -> int:
 
 
 def says(scene: Scene, words: str) -> bool:
-    """Whether check-smtp's last result is CRITICAL and says so."""
+    """Whether check-smtp's last result is CRITICAL with this text."""
     result = scene.host.result("smtp")
     return words in str(result.get("summary")) and result.get("status") == "CRITICAL"
 
@@ -77,7 +77,7 @@ def restart_never_works(scene: Scene) -> Generator[None, None, str]:
 
 @fault("smtp", "reboot with an open breaker", "still open, no restart; half-opens, heals, closes", "mx3", seconds=60)
 def reboot_open(scene: Scene) -> Generator[None, None, str]:
-    """Three restarts didn't help, and somebody boots the machine: the counters must know of them."""
+    """Three restarts didn't help, and the machine is rebooted: the counters must survive that."""
     replace(scene, "garbage", "/etc/systemd/system", "/var/tmp")
     scene.broken()
     yield

@@ -1,4 +1,4 @@
-"""Faults during a deploy: what the gate and the budget make of a host that is full, or that was unwell before."""
+"""Faults during a deploy: the verdict of gate and budget on a host that is full, or that was unwell before."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ sub hook_connect { select undef, undef, undef, %s; return DECLINED }
 
 
 def command(*words: str) -> tuple[int, str]:
-    """Run a program of Ansible's; its exit status and all it said."""
+    """Run a program of Ansible's; return its exit status and output."""
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ)
     return done.returncode, done.stdout + done.stderr
 
 
 def deploy(scene: Scene, **settings: object) -> str:
-    """Deploy the scene's host with other settings; what was said. A Deviation when it doesn't pass."""
+    """Deploy the scene's host with other settings; return the output. A Deviation when it doesn't pass."""
     code, said = command(*site_command(scene.host.name, **settings))
     must(code == 0, f"the deploy ended with {code}: {last_failure(said)}")
     return said
 
 
 def last_failure(said: str) -> str:
-    """The last line that tells of a failure."""
+    """The last line that reports a failure."""
     lines = [line for line in said.splitlines() if "did not pass" in line or "fatal:" in line]
     return lines[-1][-300:] if lines else said[-300:]
 
@@ -109,7 +109,7 @@ def certificate(scene: Scene) -> Generator[None, None, str]:
     seconds=90,
 )
 def late_greeting(scene: Scene) -> Generator[None, None, str]:
-    """Nobody is ill: they take their time, as filters at connect do."""
+    """No MX is broken: each greets late, as with filters at connect."""
     as_it_was(scene)
     for name in MXS:
         other = Scene(scene.fleet, name, scene.stop)

@@ -105,7 +105,7 @@ def orphan(scene: Scene) -> Generator[None, None, str]:
 
 @fault("processes", "more stuck than the cap", "5 killed, CRITICAL; the rest in the next run", "any", seconds=130)
 def many_stuck(scene: Scene) -> Generator[None, None, str]:
-    """Eight at once: something else is wrong, and that is said. Without cron, whose run would come in between."""
+    """Eight at once: something else is wrong, and the check reports that. Without cron, whose run would interfere."""
     scene.undo("systemctl start cron.service")
     scene.host.run("systemctl stop cron.service; flock /run/mf/lock/processes.lock true")
     clients = scene.sessions(scene.host)

@@ -109,7 +109,7 @@ def reboot_operator(scene: Scene) -> Generator[None, None, str]:
 
 @fault("throttle", "reboot while throttled by load", "lease gone, mail flows", "fleet", host="mx3")
 def reboot_load(scene: Scene) -> Generator[None, None, str]:
-    """A lease of load speaks of a machine that isn't so any more."""
+    """A lease of load describes a machine before its reboot."""
     scene.later(lambda: scene.host.load(0.2))
     scene.host.load(9.0)
     scene.until("it refuses", lambda: scene.sees() == "refused", 130, lambda: load_check(scene))
@@ -163,7 +163,7 @@ subprocess.run(["/mf/bin/check-load"])
 
 @fault("throttle", "all MXs at load 50 at once", f"at least {ENOUGH} accept all along", "fleet", host="mx1")
 def all_overloaded(scene: Scene) -> Generator[None, None, str]:
-    """The fleet's budget: three hosts decide in the same second. Senders look all the while, also while it settles."""
+    """The fleet's budget: three hosts decide in the same second. Senders probe all the while, in the settling too."""
     mxs = [scene.fleet[name] for name in MXS]
     watch = Watch(scene.world, mxs)
     scene.later(watch.end)

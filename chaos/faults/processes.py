@@ -1,4 +1,4 @@
-"""Faults of processes: who may be killed, who must live. The lab's session limit is 60 s instead of 1800."""
+"""Faults of processes: which may be killed, which must live. The lab's session limit is 60 s instead of 1800."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def hostile_names(scene: Scene) -> Generator[None, None, str]:
 
 @fault("processes", "zombie", "reported, never killed; nothing else touched", LANE, together=AGED)
 def zombie(scene: Scene) -> Generator[None, None, str]:
-    """A process of qpsmtpd's user that nobody reaps."""
+    """A process of qpsmtpd's user that its parent doesn't reap."""
     parent = start(scene.host, UNREAPED, name="chaos-zombie")
     scene.undo(f"kill {parent}")
     yield

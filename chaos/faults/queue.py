@@ -1,4 +1,4 @@
-"""Faults of the queue behind: dead, frozen, without room. Who can't hand mail on greets nobody."""
+"""Faults of the queue behind: dead, frozen, without room. An MX that can't hand mail on greets no client."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LETTERS = 4  # messages of a sender that tries until they are taken
 
 
 def turned_away(scene: Scene, why: str, master: int) -> str:
-    """Await that everybody sees the queue's fault: senders get a 421, the canary hears why, nothing is restarted."""
+    """Wait until the queue's fault shows: senders get a 421, the canary gets the reason, nothing is restarted."""
     scene.until("a sender outside gets a 421", lambda: scene.sees() == "421", 30)
     found: dict[str, Any] = {}
 
@@ -84,7 +84,7 @@ def exim_dead(scene: Scene) -> Generator[None, None, str]:
 
 @fault("queue", "Exim frozen", "421 instead of a greeting, BUSY, no restart; greeted again at once", LANE)
 def exim_frozen(scene: Scene) -> Generator[None, None, str]:
-    """SIGSTOP: the kernel goes on to connect, and nobody speaks."""
+    """SIGSTOP: the kernel goes on to accept connections, and no greeting comes."""
     master = scene.host.master()
     pid = scene.host.run("systemctl show --value --property MainPID mf-exim.service").strip()
     scene.undo(f"kill -CONT {pid}")
@@ -124,7 +124,7 @@ def spool_full(scene: Scene) -> Generator[None, None, str]:
     "queue", "Exim stopped on all MXs", "421 from all, nobody counts as accepting, no throttle; greeted again", "fleet"
 )
 def exim_stopped_everywhere(scene: Scene) -> Generator[None, None, str]:
-    """What asks the fleet must hear that nobody takes mail: senders, the table, the budgets of throttle and deploy."""
+    """Senders, the table, the budgets of throttle and deploy must all find that no MX takes mail."""
     mxs = [scene.fleet[name] for name in MXS]
     for host in mxs:
         scene.undo("systemctl start mf-exim.service", host)
@@ -150,7 +150,7 @@ def exim_stopped_everywhere(scene: Scene) -> Generator[None, None, str]:
 
 
 def ansible(*words: str) -> str:
-    """What ansible-playbook says, or ansible where the first word is an option."""
+    """The output of ansible-playbook, or of ansible where the first word is an option."""
     program = "ansible" if words[0].startswith("-") else "ansible-playbook"
     command = [str(Path(sys.executable).with_name(program)), *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120).stdout

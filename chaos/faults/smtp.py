@@ -1,4 +1,4 @@
-"""Faults of SMTP: dead, frozen, busy, stopped, taken; who may restart, who must not, and who comes back."""
+"""Faults of SMTP: dead, frozen, busy, stopped, taken; which must be restarted and which must not."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def busy_with_churn(scene: Scene) -> Generator[None, None, str]:
 
 @fault("smtp", "all slots taken and the master stopped", "WEDGED, restarted within the deadline", LANE, seconds=45)
 def busy_and_wedged(scene: Scene) -> Generator[None, None, str]:
-    """Looks like BUSY, but nobody will ever accept again."""
+    """It resembles BUSY, but no connection will ever be accepted again."""
     # a run of cron's would heal as well, and leave nothing that says how long it took
     scene.undo("systemctl start cron.service")
     scene.host.run("systemctl stop cron.service; flock /run/mf/lock/smtp.lock true")
@@ -331,7 +331,7 @@ def unit_failed(scene: Scene) -> Generator[None, None, str]:
 
 @fault("smtp", "unit stopped by an operator", "alarm, no action", LANE, hand="start it again")
 def unit_stopped(scene: Scene) -> Generator[None, None, str]:
-    """Somebody wanted that."""
+    """An operator stopped it on purpose."""
     scene.undo("systemctl start qpsmtpd.service")
     scene.host.run("systemctl stop qpsmtpd.service")
     yield
@@ -363,7 +363,7 @@ def tarpit(scene: Scene) -> Generator[None, None, str]:
 
 @fault("smtp", "port taken by another program", "FOREIGN, alarm; healed when the port is free", LANE)
 def port_taken(scene: Scene) -> Generator[None, None, str]:
-    """qpsmtpd can't bind; nothing of somebody else's is touched."""
+    """qpsmtpd can't bind; the other program is not touched."""
     scene.undo("kill $(cat /run/chaos-thief); rm -f /run/chaos-thief /run/chaos-impostor.py")
     scene.host.run("cat > /run/chaos-impostor.py", text=IMPOSTOR)
     scene.host.run(

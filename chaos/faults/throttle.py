@@ -42,7 +42,7 @@ def refuse(scene: Scene, ttl: str = "5m") -> None:
 
 
 def agree(host: Host) -> bool:
-    """Whether marker and firewall say the same."""
+    """Whether marker and firewall agree."""
     return bool(host.status().get("refusing")) == host.refused_ports()
 
 
@@ -71,7 +71,7 @@ def killed_before(scene: Scene) -> Generator[None, None, str]:
 
 @fault("throttle", "killed between firewall and marker", "refusing; marker follows at the next check", LANE)
 def killed_after(scene: Scene) -> Generator[None, None, str]:
-    """SIGKILL after nft ran, before the marker says so."""
+    """SIGKILL after nft ran, before the marker records it."""
     scene.undo(OFF)
     deadly(scene, "after")
     code, _ = scene.host.ask(f"{ON} --ttl 5m")
@@ -122,7 +122,7 @@ def cron_dead(scene: Scene) -> Generator[None, None, str]:
 
 @fault("throttle", "nft flushed", "refusing again after the next check", LANE)
 def nft_flushed(scene: Scene) -> Generator[None, None, str]:
-    """Somebody loads a ruleset of his own."""
+    """Another program loads a ruleset of its own."""
     refuse(scene)
     scene.host.run("nft flush ruleset")
     scene.broken()
@@ -233,7 +233,7 @@ def hold_full_disk(scene: Scene) -> Generator[None, None, str]:
 
 @fault("throttle", "marker and file of a hold deleted", "the refusal ends at the next check, said", LANE)
 def hold_deleted(scene: Scene) -> Generator[None, None, str]:
-    """Nothing but the kernel knows of it, and there it has no end."""
+    """Only the kernel has it, and there it has no end."""
     scene.undo("systemctl start cron.service")
     scene.undo("/mf/bin/throttle off --owner chaos-hold")
     scene.host.run(

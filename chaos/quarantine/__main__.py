@@ -1,7 +1,7 @@
-"""`python -m chaos.quarantine`: mail while the way to the quarantine is broken; what becomes of each message.
+"""Break the way to the quarantine under mail, and account for each message (`python -m chaos.quarantine`).
 
-In every fault real mail, most of it spam, goes through the MXs while something is broken; then it is put right, and
-cron and the puller do the rest. Judged by the messages' ids over both ends: sent = delivered + quarantined + refused
+In every fault real mail, most of it spam, goes through the MXs while something is broken. Then the fault is taken away,
+and cron and the puller do the rest. The messages' ids at both ends decide: sent = delivered + quarantined + refused
 before DATA, nothing doubled, and every row of the index has its file. The lab needs the MXs, `control1` and `world`,
 deployed.
 """

@@ -36,14 +36,14 @@ def story(name: str) -> Callable[[Story], Story]:
 
 @story("nothing broken")
 def nothing(stage: Stage) -> Generator[mail.Mailer, None, str]:
-    """The measure of the others."""
+    """The figures to compare the others with."""
     yield stage.send()
     return ""
 
 
 @story("control down")
 def control_down(stage: Stage) -> Generator[mail.Mailer, None, str]:
-    """The whole machine is gone for a while: MXs keep, nothing is asked twice."""
+    """The whole machine is gone for a while: MXs keep the mail, nothing is fetched twice."""
     stage.stack.callback(lambda: stage.podman.run("start", stage.control.place.container, check=False))
     stage.podman.run("kill", stage.control.place.container)
     started = time.monotonic()
@@ -101,7 +101,7 @@ def database_stopped(stage: Stage) -> Generator[mail.Mailer, None, str]:
 
 @story("unknown schema version")
 def schema_unknown(stage: Stage) -> Generator[mail.Mailer, None, str]:
-    """The index is of a newer release: nobody touches it."""
+    """The index is of a newer release: no command touches it."""
     stage.undo(stage.control, "mariadb mf_quarantine -e 'DELETE FROM schema_version WHERE version = 99'")
     stage.sql("INSERT INTO schema_version VALUES (99, UTC_TIMESTAMP())")
     mailer = stage.send(most=300)
@@ -187,7 +187,7 @@ def mx_gone(stage: Stage) -> Generator[mail.Mailer, None, str]:
 
 @story("expired, and its MX still has it")
 def expired(stage: Stage) -> Generator[mail.Mailer, None, str]:
-    """What has expired is left on its MX for days, and isn't imported again."""
+    """An expired message stays on its MX for days and isn't imported again."""
     mx, domain, count = stage.mxs[0], f"old{stage.choice.randrange(10**9)}.example", 20
     restore = f"/usr/bin/python3 -c '{RETENTION}'"
     stage.undo(stage.control, restore)
@@ -215,7 +215,7 @@ def expired(stage: Stage) -> Generator[mail.Mailer, None, str]:
 
 @story("bad input")
 def bad_input(stage: Stage) -> Generator[mail.Mailer, None, str]:
-    """Hostile mail through an MX's front door, damaged files in its folder: kept as it is, or put aside, and said."""
+    """Hostile mail through an MX's front door, damaged files in its folder: kept, or put aside and reported."""
     mx = stage.mxs[0]
     run = f"bad{stage.choice.randrange(10**9)}"
     sent = json.loads(stage.world.python(HOSTILE, stage.lab.host(mx).address, run, limit=300))

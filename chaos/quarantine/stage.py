@@ -47,7 +47,7 @@ class Stage:
         return Host(self.podman, self.lab.host(name))
 
     def undo(self, host: Host, script: str) -> None:
-        """Have this run in the end, whatever happens; that it was done already is no news."""
+        """Run this at the end, whatever happens; it may have been run already."""
         self.stack.callback(lambda: host.ask(script))
 
     def send(self, most: int = 1_000_000, least: int = 0) -> mail.Mailer:
@@ -57,7 +57,7 @@ class Stage:
         return mailer
 
     def sending(self) -> Sending:
-        """The same beside other things."""
+        """Send as `send` does, in the background."""
         return Sending(self)
 
     def pulling(self) -> threading.Thread:
@@ -107,7 +107,7 @@ class Stage:
         every: float = 1.0,
         instead: Callable[[], str] = lambda: "",
     ) -> float:
-        """Wait for a condition; returns the seconds taken. ``instead`` says what there is when it doesn't come."""
+        """Wait for a condition; return the seconds taken. ``instead`` describes the state when it doesn't come."""
         started = time.monotonic()
         while not condition():
             if time.monotonic() - started > limit:

@@ -1,4 +1,4 @@
-"""Real mail from `world` through the MXs to the customer, and what became of it."""
+"""Real mail from `world` through the MXs to the customer, and its account."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUEUED = "find /var/spool/exim4/input -name '*-H' 2>/dev/null | wc -l"
 
 @dataclass
 class Run:
-    """One run of mail: what was asked for, and what came of it."""
+    """One run of mail: its order and its outcome."""
 
     id: str
     mxs: list[Host]

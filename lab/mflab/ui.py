@@ -24,7 +24,7 @@ def duration(seconds: int) -> str:
 
 
 class Phase:
-    """One step that is being shown: `note` says what came of it."""
+    """One step that is being shown: `note` records its outcome."""
 
     def __init__(self, title: str, live: bool) -> None:
         self.title = title
@@ -32,12 +32,12 @@ class Phase:
         self.outcome = "done"
 
     def update(self, words: str) -> None:
-        """Say what is going on, for a step that takes long."""
+        """Show the progress of a step that takes long."""
         line = f"{self.title:<12} {words} ..."
         print(f"\r\033[K{line}" if self.live else line, end="" if self.live else "\n", flush=True)
 
     def note(self, outcome: str) -> None:
-        """Say what came of the step."""
+        """Record the outcome of the step."""
         self.outcome = outcome
 
 

@@ -40,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(400)
 
     def take(self, text: str) -> None:
-        """Write it down, then say so."""
+        """Write it down, then answer."""
         if MODE.exists() and MODE.read_text(encoding="ascii").strip() == "refuse":
             self.send_error(503)
             return
@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class calls it so)
-        """Nothing: the record says it all."""
+        """Nothing: the record has everything."""
 
 
 def main() -> None:
