@@ -96,7 +96,7 @@ def _lines(shot: model.Snapshot, now: float) -> list[str]:
 def _ack(chosen: argparse.Namespace, _: state.Places) -> int:
     now = time.time()
     with _Opened() as opened:
-        known = {one["id"]: one for one in opened.store.incidents.load()}
+        known = {row["id"]: row for row in opened.store.incidents.load()}
         wanted = list(known) if chosen.incident == "all" else [int(chosen.incident)]
         missing = [number for number in wanted if number not in known]
         if missing or not wanted:
@@ -105,31 +105,31 @@ def _ack(chosen: argparse.Namespace, _: state.Places) -> int:
             return cli.FAILED
         until = now + chosen.ttl if chosen.ttl else None
         for number in wanted:
-            words = f"by {chosen.by}" + (f", for {text.span(chosen.ttl)}" if chosen.ttl else "")
+            note = f"by {chosen.by}" + (f", for {text.span(chosen.ttl)}" if chosen.ttl else "")
             if not chosen.dry_run:
                 with opened.store.writing():
                     opened.store.incidents.acknowledge(number, now, chosen.by, until)
-                    opened.store.incidents.add_event(number, now, "acked", words)
+                    opened.store.incidents.add_event(number, now, "acked", note)
             verb = "would be acknowledged" if chosen.dry_run else "acknowledged"
-            print(f"#{number} {verb} {words}: {text.clean(known[number]['title'])}")
+            print(f"#{number} {verb} {note}: {text.clean(known[number]['title'])}")
     return 0
 
 
 def _silence(chosen: argparse.Namespace, _: state.Places) -> int:
     now = time.time()
-    words = f"{text.clean(chosen.pattern, 60)} for {text.span(chosen.ttl)}"
+    silenced = f"{text.clean(chosen.pattern, 60)} for {text.span(chosen.ttl)}"
     if chosen.dry_run:
-        print(f"would silence {words}")
+        print(f"would silence {silenced}")
         return 0
     with _Opened() as opened, opened.store.writing():
         number = opened.store.incidents.add_silence(chosen.pattern, now + chosen.ttl, chosen.reason, chosen.by, now)
-    print(f"silence {number}: {words}")
+    print(f"silence {number}: {silenced}")
     return 0
 
 
 def _unsilence(chosen: argparse.Namespace, _: state.Places) -> int:
     with _Opened() as opened:
-        ended = any(one["id"] == chosen.silence for one in opened.store.incidents.silences(time.time()))
+        ended = any(silence["id"] == chosen.silence for silence in opened.store.incidents.silences(time.time()))
         if not chosen.dry_run:
             with opened.store.writing():
                 ended = opened.store.incidents.end_silence(chosen.silence)
@@ -141,9 +141,9 @@ def _unsilence(chosen: argparse.Namespace, _: state.Places) -> int:
 def _test(chosen: argparse.Namespace, _: state.Places) -> int:
     now = time.time()
     with _Opened() as opened:
-        channels = [one.name for one in opened.settings.channels if chosen.channel in ("", one.name)]
+        channels = [channel.name for channel in opened.settings.channels if chosen.channel in ("", channel.name)]
         if not channels:
-            known = ", ".join(one.name for one in opened.settings.channels) or "none is set"
+            known = ", ".join(channel.name for channel in opened.settings.channels) or "none is set"
             print(
                 f"monitor: there is no channel {text.clean(chosen.channel, 40)!r}; there are: {known}", file=sys.stderr
             )
@@ -151,21 +151,23 @@ def _test(chosen: argparse.Namespace, _: state.Places) -> int:
         if chosen.dry_run:
             print(f"would send a test message to {', '.join(channels)}")
             return 0
-        words = texts.compose(opened.settings.name, "TEST", [f"a test by {chosen.by}; all is well if you read it"], "")
+        message = texts.compose(
+            opened.settings.name, "TEST", [f"a test by {chosen.by}; all is well if you read it"], ""
+        )
         with opened.store.writing():
-            numbers = [opened.store.messages.enqueue(now, channel, "test", "notice", words) for channel in channels]
+            numbers = [opened.store.messages.enqueue(now, channel, "test", "notice", message) for channel in channels]
         print(f"queued for {', '.join(channels)}", flush=True)
         if not chosen.wait:
             return 0
         give_up = time.monotonic() + chosen.wait
         while True:
-            rows = [one for one in opened.store.messages.newest(200) if one["id"] in numbers]
-            if all(one["status"] == store.SENT for one in rows):
-                print("taken by " + ", ".join(one["channel"] for one in rows))
+            rows = [row for row in opened.store.messages.newest(200) if row["id"] in numbers]
+            if all(row["status"] == store.SENT for row in rows):
+                print("taken by " + ", ".join(row["channel"] for row in rows))
                 return 0
             if time.monotonic() > give_up:
                 bad = [
-                    f"{one['channel']}: {one['error'] or one['status']}" for one in rows if one["status"] != store.SENT
+                    f"{row['channel']}: {row['error'] or row['status']}" for row in rows if row["status"] != store.SENT
                 ]
                 print(f"monitor: not taken: {text.clean('; '.join(bad), 300)}", file=sys.stderr)
                 return cli.FAILED

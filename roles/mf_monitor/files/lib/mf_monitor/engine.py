@@ -101,7 +101,9 @@ class Engine:
         """Work until cancelled."""
         try:
             await self.recorder.stored(self.restore)
-            self.schedule.start({"uplink", *(name for name, one in self.subjects.states.items() if one.pending)})
+            self.schedule.start(
+                {"uplink", *(name for name, current in self.subjects.states.items() if current.pending)}
+            )
             works = (self.schedule.run(self._probe), self._evaluate_forever(), self.outbox.run())
             tasks = [asyncio.create_task(work) for work in works]
             self.ready("READY=1")

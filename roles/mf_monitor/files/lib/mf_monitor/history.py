@@ -20,13 +20,13 @@ LATE = 60.0  # seconds more than that the hosts' time isn't counted
 
 def rows(subjects: Mapping[str, SubjectState], names: Iterable[str]) -> list[Row]:
     """States of subjects as they are stored."""
-    found: list[Row] = []
+    stored: list[Row] = []
     for name in names:
         current = subjects[name]
         since = current.since or current.checked
         message = current.message
-        found.append((name, current.state, since, current.checked, current.latency, message, current.as_json()))
-    return found
+        stored.append((name, current.state, since, current.checked, current.latency, message, current.as_json()))
+    return stored
 
 
 class History:
@@ -54,7 +54,7 @@ class History:
         """Seconds by state since each subject was last counted."""
         settings = self._settings
         most = 3 * settings.interval + settings.timeout
-        found: list[Time] = []
+        times: list[Time] = []
         for result in results:
             name, at = result.subject, result.finished
             interval = self._intervals.get(name, settings.interval)
@@ -67,15 +67,15 @@ class History:
                 state = states.shown(subjects.states[name], at, states.patience(interval, settings.timeout))[0]
             if name.partition("/")[0] in subjects.maintenance and state == DOWN:
                 state = problems.MAINTENANCE
-            found.append((name, at, state, at - last, result.latency))
+            times.append((name, at, state, at - last, result.latency))
         span = now - self._hosts_at
         if span >= min(60.0, settings.interval):
             if self._hosts_at and span <= most + LATE:
                 hosts = view.hosts.items()
-                found += [(name, now, UNKNOWN if subjects.offline else host.state, span, None) for name, host in hosts]
-                found.append(("fleet", now, view.state, span, None))
+                times += [(name, now, UNKNOWN if subjects.offline else host.state, span, None) for name, host in hosts]
+                times.append(("fleet", now, view.state, span, None))
             self._hosts_at = now
-        return found
+        return times
 
     def store(self, store: Store, batch: Batch, view: View, subjects: Mapping[str, SubjectState], now: float) -> None:
         """Write a batch, and what is shown of hosts and fleet."""
@@ -95,7 +95,7 @@ class History:
 
     def _views(self, store: Store, view: View, now: float) -> list[Row]:
         """Hosts and fleet of which the state, the words, the maintenance or the number of accepting MXs changed."""
-        found: list[Row] = []
+        changed: list[Row] = []
         offline = view.state == UNKNOWN and "uplink" in view.problems
         fleet = HostView(view.state, view.sentence, None, None)
         for name, host in [*view.hosts.items(), ("fleet", fleet)]:
@@ -112,5 +112,5 @@ class History:
                 since = stored[1]
             self._shown[name] = (key, since)
             details = {"maintenance": host.maintenance, "accepting": view.accepting}
-            found.append((name, state, since, now, None, host.message, details))
-        return found
+            changed.append((name, state, since, now, None, host.message, details))
+        return changed

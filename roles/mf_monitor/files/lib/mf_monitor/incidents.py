@@ -40,14 +40,18 @@ class Incidents:
         """Read them as they are on disk: an operator may have changed them."""
         records = [Incident.of(row) for row in store.incidents.load(since=now - END_IS_NEWS)]
         self.open = {record.key: record for record in records if record.closed is None}
-        self.ended = [one for one in records if one.closed is not None and not one.alert.resolution_notified]
+        self.ended = [
+            incident for incident in records if incident.closed is not None and not incident.alert.resolution_notified
+        ]
         self.silences = store.incidents.silences(now)
 
     def refill(self, store: Store) -> None:
         """Begin anew in a new file: silences are kept, incidents are opened again."""
         self.open, self.ended = {}, []
-        for one in self.silences:
-            store.incidents.add_silence(one["pattern"], one["until"], one["reason"], one["by"], one["created"])
+        for silence in self.silences:
+            store.incidents.add_silence(
+                silence["pattern"], silence["until"], silence["reason"], silence["by"], silence["created"]
+            )
 
     def note_damage(self, store: Store, now: float) -> None:
         """Notify of a file that was moved aside: an incident that has begun and ended."""
@@ -73,7 +77,7 @@ class Incidents:
         queued = self._notify(store, everything, flapping, view.behind, now)
         return Update(
             {record.key: record for record in everything if record.closed is None},
-            [one for one in everything if one.closed is not None and not one.alert.resolution_notified],
+            [record for record in everything if record.closed is not None and not record.alert.resolution_notified],
             queued,
         )
 

@@ -93,11 +93,13 @@ class Schedule:
 def intervals(settings: Settings) -> dict[str, float]:
     """Everything that is probed in turn, and how often, in the order in which it is spread."""
     services = [service for host in settings.hosts for service in host.services]
-    found = {service.subject: service.interval for service in sorted(services, key=lambda one: share(one.subject))}
-    found["uplink"] = settings.interval
+    names = {
+        service.subject: service.interval for service in sorted(services, key=lambda service: share(service.subject))
+    }
+    names["uplink"] = settings.interval
     if settings.health:
-        found |= {f"{host.name}/health": settings.interval for host in settings.hosts if host.health}
-    return found
+        names |= {f"{host.name}/health": settings.interval for host in settings.hosts if host.health}
+    return names
 
 
 def share(name: str) -> float:
@@ -122,11 +124,11 @@ def related(
     one root cause, to be notified in one message.
     """
     host = next(host for host in settings.hosts if host.name == service.host)
-    others = [one for one in host.services if one.tells] if result.state == DOWN else []
+    others = [service for service in host.services if service.tells] if result.state == DOWN else []
     if service.tells:
-        peers = [one for one in settings.hosts if one.role == host.role and one is not host]
-        peers.sort(key=lambda one: one.provider != host.provider)
-        others += [one for peer in peers[:PEERS] for one in peer.services if one.kind == service.kind]
+        peers = [peer for peer in settings.hosts if peer.role == host.role and peer is not host]
+        peers.sort(key=lambda peer: peer.provider != host.provider)
+        others += [near for peer in peers[:PEERS] for near in peer.services if near.kind == service.kind]
     names = []
     for other in others:
         current = subjects.get(other.subject, SubjectState())

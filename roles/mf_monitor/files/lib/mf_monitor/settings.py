@@ -223,7 +223,7 @@ def _parse(data: Any) -> Settings:
 
 def _check(values: Mapping[str, Any], kind: type, where: str, unknown: str) -> None:
     """Hold an object against the rules of a dataclass's fields."""
-    rules = {one.name: one.metadata.get("rule") for one in fields(kind)}
+    rules = {item.name: item.metadata.get("rule") for item in fields(kind)}
     for key, value in values.items():
         if key not in rules:
             raise WrongError(f"{where}{key!r:.40} is {unknown}")
@@ -235,7 +235,7 @@ def _check(values: Mapping[str, Any], kind: type, where: str, unknown: str) -> N
 def _health(access: Any) -> HealthAccess | None:
     if not access:
         return None
-    names = {one.name for one in fields(HealthAccess)}
+    names = {item.name for item in fields(HealthAccess)}
     if not isinstance(access, dict) or set(access) != names or not all(map(TEXT.fits, access.values())):
         raise WrongError(f"health must have the texts {', '.join(sorted(names))}")
     return HealthAccess(**access)
@@ -306,7 +306,7 @@ def _by_role(role: str, port: int, interval: float) -> list[dict[str, Any]]:
     return [{"kind": "ssh"}]
 
 
-_HOST = {one.name for one in fields(Host)} | {"address6", "mx_name"}
+_HOST = {item.name for item in fields(Host)} | {"address6", "mx_name"}
 
 
 def _host(entry: dict[str, Any], interval: float) -> Host:

@@ -53,7 +53,7 @@ class Subjects:
         known = self._known_checks.setdefault(name, set())
         results = hosthealth.results(reading, hosthealth.vital(self._settings, self._hosts[name]), known)
         prefix = hosthealth.check_subject(name, "")
-        known.update(one.subject.removeprefix(prefix) for one in results if one.subject.startswith(prefix))
+        known.update(result.subject.removeprefix(prefix) for result in results if result.subject.startswith(prefix))
         if record is not None:
             self.maintenance.pop(name, None)
             if at_work := record.maintenance:
@@ -63,7 +63,7 @@ class Subjects:
 
     def end_maintenance(self, now: float) -> None:
         """Drop what has run out."""
-        self.maintenance = {host: one for host, one in self.maintenance.items() if one["until"] > now}
+        self.maintenance = {host: work for host, work in self.maintenance.items() if work["until"] > now}
 
     def advance(self, result: ProbeResult, offline: bool) -> tuple[SubjectState, ProbeResult]:
         """Advance a subject's state; the state before, and the result as it counts: nothing is seen while offline."""

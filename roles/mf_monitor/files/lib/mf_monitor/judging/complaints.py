@@ -43,13 +43,13 @@ class Near:
         )
 
 
-def checks(host: Host, settings: Settings, found: Mapping[str, SubjectState], near: Near) -> list[Problem]:
+def checks(host: Host, settings: Settings, checked: Mapping[str, SubjectState], near: Near) -> list[Problem]:
     """What a host's checks say, each by itself: one that has been bad for weeks, or flaps, hides no other.
 
     CRITICAL is notified, whatever the check and the role of the host (see ``hosthealth`` for what isn't).
     """
     problems = []
-    for name, current in found.items():
+    for name, current in checked.items():
         flaps = states.wavers(current)
         if not (flaps or current.state in (DOWN, WARNING)) or _unread(host, name, current, near):
             continue
@@ -59,12 +59,12 @@ def checks(host: Host, settings: Settings, found: Mapping[str, SubjectState], ne
         severity = PAGE if not flaps and current.state == WARNING else URGENT if urgent else NOTICE
         if severity != URGENT and near.hides(severity, name):
             continue
-        said = " WARNING" if current.state == WARNING else " CRITICAL"
+        word = " WARNING" if current.state == WARNING else " CRITICAL"
         if current.flapping is not None:
-            said = flapping(current) if flaps else f" stays{said} after flapping"
+            word = flapping(current) if flaps else f" stays{word} after flapping"
         elif urgent:
-            said = ""
-        title = f"{host.name} {'' if urgent or flaps else 'says: '}{name}{said}: {current.message}"
+            word = ""
+        title = f"{host.name} {'' if urgent or flaps else 'says: '}{name}{word}: {current.message}"
         since = current.flapping if flaps and current.flapping is not None else current.since
         problems.append(Problem(_key(host, name), "check", host.name, name, severity, title, since, flaps))
     return problems
@@ -82,31 +82,31 @@ def _key(host: Host, name: str) -> str:
 
 
 def health(
-    host: Host, settings: Settings, said: SubjectState, found: Mapping[str, SubjectState], near: Near
+    host: Host, settings: Settings, own: SubjectState, checked: Mapping[str, SubjectState], near: Near
 ) -> list[Problem]:
     """What isn't known of a host, in one problem, and that it is held."""
-    key, since = f"health:{host.name}", said.since
+    key, since = f"health:{host.name}", own.since
     # whoever watches the control machine's data can't wait
-    unread = {name: current for name, current in found.items() if _unread(host, name, current, near)}
+    unread = {name: current for name, current in checked.items() if _unread(host, name, current, near)}
     if unread:
         first = min(unread, key=lambda name: unread[name].since)
         rest = f" (and {len(unread) - 1} more)" if len(unread) > 1 else ""
         title = f"{host.name} {first}: {unread[first].message}{rest}"
         return [Problem(key, "health", host.name, "", URGENT, title, unread[first].since)]
-    flaps = states.wavers(said)
-    if said.state not in (DOWN, WARNING) and not flaps:
+    flaps = states.wavers(own)
+    if own.state not in (DOWN, WARNING) and not flaps:
         return []
     # what was not known for a moment (a boot, a deployment) is no news; nor is what was, before this monitor was away
-    lasts = said.seen - said.since >= NOT_KNOWN * settings.interval
-    severity = severity_of("health", host) if flaps or said.state == DOWN or lasts else PAGE
-    if lasts and said.reason == UNREAD and vital(settings, host):
+    lasts = own.seen - own.since >= NOT_KNOWN * settings.interval
+    severity = severity_of("health", host) if flaps or own.state == DOWN or lasts else PAGE
+    if lasts and own.reason == UNREAD and vital(settings, host):
         severity = URGENT
     # a hold has no end of its own, so it is notified even though the throttle that it is shows already
-    if said.reason != HELD and near.hides(severity):
+    if own.reason != HELD and near.hides(severity):
         return []
-    title = f"{host.name}: {said.message}" if said.reason == UNREAD else f"{host.name} says: {said.message}"
+    title = f"{host.name}: {own.message}" if own.reason == UNREAD else f"{host.name} says: {own.message}"
     if flaps:
-        title, since = f"{host.name} health{flapping(said)}: {said.message}", said.flapping or since
+        title, since = f"{host.name} health{flapping(own)}: {own.message}", own.flapping or since
     return [Problem(key, "health", host.name, "", severity, title, since, flaps)]
 
 

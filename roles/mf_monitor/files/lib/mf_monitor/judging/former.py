@@ -23,7 +23,7 @@ _CHECK = re.compile(r"([\w-]{1,40}) (?:CRITICAL|WARNING): (.*)", re.DOTALL)
 def adopt(store: Store, settings: Settings) -> None:
     """Rename it, inside a transaction. What has its new name already stays."""
     rows = store.current.load()
-    services = {one.subject for host in settings.hosts for one in host.services}
+    services = {service.subject for host in settings.hosts for service in host.services}
     for host in settings.hosts:
         for name in settings.urgent_checks:
             former = f"{host.name}/{name}"
@@ -33,10 +33,10 @@ def adopt(store: Store, settings: Settings) -> None:
         if former not in rows:
             continue
         current = SubjectState.of(json.loads(rows[former]["memory"]))
-        found = _CHECK.fullmatch(current.message)
-        if found and current.state in (DOWN, WARNING) and not current.reason:
-            name = found[1]
-            if _move(store, rows, host, name, former, replace(current, message=found[2])):
+        match = _CHECK.fullmatch(current.message)
+        if match and current.state in (DOWN, WARNING) and not current.reason:
+            name = match[1]
+            if _move(store, rows, host, name, former, replace(current, message=match[2])):
                 store.incidents.rename(f"health:{host.name}", f"check:{host.name}/{name}", "check", name)
 
 

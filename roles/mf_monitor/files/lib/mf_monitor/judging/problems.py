@@ -69,24 +69,24 @@ def judge(
     hosts: dict[str, HostView] = {}
     checks = _by_host(subjects)
     for host in settings.hosts:
-        found, view = _host(
+        own, view = _host(
             host, settings, subjects, checks.get(host.name, {}), maintenance.get(host.name), open_keys, now
         )
         hosts[host.name] = view
-        problems.update({problem.key: problem for problem in found})
-    believed = sum(hosts[host.name].accepts is True for host in settings.mxs)
+        problems.update({problem.key: problem for problem in own})
+    confirmed = sum(hosts[host.name].accepts is True for host in settings.mxs)
     accepting = sum(hosts[host.name].accepts is True and hosts[host.name].known for host in settings.mxs)
     state, sentence = _sentence(settings, hosts, accepting)
-    if believed < settings.min_accepting and settings.mxs:
-        fleet = _fleet(settings, hosts, problems, believed, now)
+    if confirmed < settings.min_accepting and settings.mxs:
+        fleet = _fleet(settings, hosts, problems, confirmed, now)
         problems[fleet.key] = fleet
-    elif unseen := _unseen(settings, subjects, hosts, believed):
+    elif unseen := _unseen(settings, subjects, hosts, confirmed):
         problems[unseen.key] = unseen
     if uplink.state == DOWN:
         message = "this monitor is offline; nothing is known of the fleet"
         problem = Problem("uplink", "uplink", "", "", NOTICE, f"monitor {settings.host} is offline", uplink.since)
         # what was open before stays open: nobody can say that it is over
-        kept = {key: one for key, one in problems.items() if key in open_keys}
+        kept = {key: problem for key, problem in problems.items() if key in open_keys}
         problems, state, sentence = {**kept, problem.key: problem}, UNKNOWN, message[0].upper() + message[1:] + "."
     behind = {key for key in open_keys if key not in problems and not _over(key, settings, subjects, accepting)}
     return View(hosts, problems, accepting, state, sentence, frozenset(behind))
@@ -94,12 +94,12 @@ def judge(
 
 def _by_host(subjects: Mapping[str, SubjectState]) -> dict[str, dict[str, SubjectState]]:
     """The confirmed states of checks, by host, then check."""
-    found: dict[str, dict[str, SubjectState]] = {}
+    by_host: dict[str, dict[str, SubjectState]] = {}
     for name, current in subjects.items():
         host, _, rest = name.partition("/")
         if rest.startswith(CHECK):
-            found.setdefault(host, {})[rest.removeprefix(CHECK)] = current
-    return found
+            by_host.setdefault(host, {})[rest.removeprefix(CHECK)] = current
+    return by_host
 
 
 def _over(key: str, settings: Settings, subjects: Mapping[str, SubjectState], accepting: int) -> bool:
@@ -110,7 +110,7 @@ def _over(key: str, settings: Settings, subjects: Mapping[str, SubjectState], ac
     if kind == "throttled":
         # what else of its SMTP is down (IPv6, another port) has an incident of its own, and may have for weeks
         front = [service for host in settings.hosts if host.name == about for service in host.front]
-        return all(subjects.get(one.subject, NEVER_PROBED).state not in (DOWN, THROTTLED) for one in front)
+        return all(subjects.get(service.subject, NEVER_PROBED).state not in (DOWN, THROTTLED) for service in front)
     if kind == "check":
         host_name, _, check = about.partition("/")
         about = check_subject(host_name, check)
@@ -140,23 +140,29 @@ def _host(
     key = f"host:{host.name}"
     # every one of them silent, and one of them for long enough; what is asked seldom has no say in it
     telling = [current for service, current in services.items() if service.tells]
-    silent = [one for one in telling if one.silent and DOWN in (one.state, one.pending)]
-    dead = bool(telling) and len(silent) == len(telling) and any(one.state == DOWN for one in silent)
+    silent = [current for current in telling if current.silent and DOWN in (current.state, current.pending)]
+    dead = bool(telling) and len(silent) == len(telling) and any(current.state == DOWN for current in silent)
     down = dead or (key in open_keys and _returning(telling, settings, now))
-    began = [one.flapping for one in telling if one.flapping is not None and states.wavers(one)]
+    began = [current.flapping for current in telling if current.flapping is not None and states.wavers(current)]
     # begun: all of it goes and comes together; gone on with: the others have calmed down already
-    together = dead and all(_flaps(one, settings, now) for one in telling)
+    together = dead and all(_flaps(current, settings, now) for current in telling)
     goes_on = key in open_keys and all(
-        _flaps(one, settings, now) or not (one.changes or one.bad or one.state == DOWN) for one in telling
+        _flaps(current, settings, now) or not (current.changes or current.bad or current.state == DOWN)
+        for current in telling
     )
     severity = severity_of("host", host)
     rest = services
     if began and (together or goes_on):
-        title = f"{host.name} is flapping, {max(max(len(one.changes), len(one.turns)) for one in telling)} changes"
+        most = max(max(len(current.changes), len(current.turns)) for current in telling)
+        title = f"{host.name} is flapping, {most} changes"
         problems.append(Problem(key, "host", host.name, "", severity, title, min(began), True))
-        rest = {one: current for one, current in services.items() if not states.wavers(current) and not current.silent}
+        rest = {
+            service: current
+            for service, current in services.items()
+            if not states.wavers(current) and not current.silent
+        }
     elif down:
-        since = min((one.since if one.state == DOWN else one.first for one in silent), default=now)
+        since = min((current.since if current.state == DOWN else current.first for current in silent), default=now)
         problems.append(Problem(key, "host", host.name, "", severity, f"{host.name} does not answer", since))
     if not down:
         problems.extend(_services(host, settings, rest, open_keys, now))
@@ -183,9 +189,9 @@ def _flaps(current: SubjectState, settings: Settings, now: float) -> bool:
 
 def _returning(subjects: Collection[SubjectState], settings: Settings, now: float) -> bool:
     """Whether a host that was down isn't wholly back yet, and hasn't had long enough for it."""
-    if all(one.state not in (DOWN, UNKNOWN) for one in subjects):
+    if all(current.state not in (DOWN, UNKNOWN) for current in subjects):
         return False
-    back = [one.since for one in subjects if one.state in (UP, WARNING, THROTTLED)]
+    back = [current.since for current in subjects if current.state in (UP, WARNING, THROTTLED)]
     return not back or now - min(back) < settings.interval
 
 
@@ -235,16 +241,19 @@ def _unknown(
 
 
 def _unseen(
-    settings: Settings, subjects: Mapping[str, SubjectState], hosts: Mapping[str, HostView], believed: int
+    settings: Settings, subjects: Mapping[str, SubjectState], hosts: Mapping[str, HostView], confirmed: int
 ) -> Problem | None:
     """A monitor that can't see whether enough MXs accept mail has to say so."""
     since: dict[str, float] = {}
     for host in settings.mxs:
-        found = [states.blind(subjects.get(one.subject, NEVER_PROBED), _patience(settings, one)) for one in host.front]
-        vain = [at for at in found if at is not None]
-        if hosts[host.name].accepts and len(vain) == len(found):
+        blind_since = [
+            states.blind(subjects.get(service.subject, NEVER_PROBED), _patience(settings, service))
+            for service in host.front
+        ]
+        vain = [at for at in blind_since if at is not None]
+        if hosts[host.name].accepts and len(vain) == len(blind_since):
             since[host.name] = max(vain)
-    if not since or believed - len(since) >= settings.min_accepting:
+    if not since or confirmed - len(since) >= settings.min_accepting:
         return None
     title = f"monitor {settings.host} can't see whether enough MX accept mail: not known of {', '.join(since)}"
     return Problem("unknown:fleet", "unknown", "", "", NOTICE, title, max(since.values()))
@@ -252,7 +261,7 @@ def _unseen(
 
 def _waits(current: SubjectState, services: Mapping[Any, SubjectState]) -> bool:
     """Whether the host's other services must be probed first: silence may be the host's."""
-    return current.silent and any(one.checked < current.since for service, one in services.items() if service.tells)
+    return current.silent and any(other.checked < current.since for service, other in services.items() if service.tells)
 
 
 def _view(
@@ -268,9 +277,9 @@ def _view(
     smtp = {service: services[service] for service in host.front}
     # not probed yet is not "doesn't accept": nobody is woken by a start of the monitor. What flaps isn't relied on
     # until it is calm, otherwise the fleet's alarm would flap with it.
-    steady = any(one.state in (UP, WARNING, UNKNOWN) and one.flapping is None for one in smtp.values())
+    steady = any(current.state in (UP, WARNING, UNKNOWN) and current.flapping is None for current in smtp.values())
     accepts = steady and not down if smtp else None
-    seen = {service: states.shown(one, now, _patience(settings, service)) for service, one in services.items()}
+    seen = {service: states.shown(current, now, _patience(settings, service)) for service, current in services.items()}
     good = [state in (UP, WARNING) if accepts else state != UNKNOWN for state, _ in (seen[service] for service in smtp)]
     known = not smtp or any(good)
     state, message = _worst(settings, services, seen, [("health", health), *checks.items()], down, known)
@@ -290,7 +299,7 @@ def _worst(
     known: bool,
 ) -> tuple[str, str]:
     """State and words of a host. ``seen``: services as they may be shown; ``known``: whether its SMTP is."""
-    telling = {service: one for service, one in seen.items() if service.tells} or seen
+    telling = {service: shown for service, shown in seen.items() if service.tells} or seen
     gone = [(service, message) for service, (state, message) in telling.items() if state == UNKNOWN]
     if seen and len(gone) == len(telling):
         return UNKNOWN, gone[0][1]
@@ -301,14 +310,14 @@ def _worst(
             if state == bad:
                 return state, message if state == THROTTLED else f"{service.name}: {message}"
     if not known:
-        return UNKNOWN, next(f"{one.name}: {message}" for one, message in gone if one.kind == "smtp")
+        return UNKNOWN, next(f"{service.name}: {message}" for service, message in gone if service.kind == "smtp")
     for service, (state, message) in seen.items():
         vain = state == UNKNOWN and states.blind(services[service], _patience(settings, service)) is not None
         if state == WARNING or services[service].flapping or vain:
             return WARNING, f"{service.name}: {message}"
-    for name, one in rest:
-        if one.state in (WARNING, DOWN) or one.flapping:
-            return WARNING, f"{name}: {one.message}"
+    for name, current in rest:
+        if current.state in (WARNING, DOWN) or current.flapping:
+            return WARNING, f"{name}: {current.message}"
     return UP, "all well"
 
 
@@ -316,16 +325,16 @@ def _fleet(
     settings: Settings, hosts: Mapping[str, HostView], problems: Mapping[str, Problem], accepting: int, now: float
 ) -> Problem:
     lost = [host.name for host in settings.mxs if not hosts[host.name].accepts]
-    smtp = {(host.name, one.name) for host in settings.mxs for one in host.services if one.kind == "smtp"}
+    smtp = {(host.name, service.name) for host in settings.mxs for service in host.services if service.kind == "smtp"}
     about = tuple(
         key
-        for key, one in problems.items()
+        for key, problem in problems.items()
         if (
-            one.host in lost
-            and (one.kind in ("host", "throttled", "health", "check") or (one.host, one.service) in smtp)
+            problem.host in lost
+            and (problem.kind in ("host", "throttled", "health", "check") or (problem.host, problem.service) in smtp)
         )
         # no canary goes through while nobody takes mail
-        or (not accepting and one.kind == "check" and one.service == CANARY)
+        or (not accepting and problem.kind == "check" and problem.service == CANARY)
     )
     said = ", ".join(f"{name} {_short(hosts[name].state)}" for name in lost)
     since = max((problems[key].since for key in about), default=now)

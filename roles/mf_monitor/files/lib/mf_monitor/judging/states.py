@@ -71,9 +71,9 @@ class SubjectState:
         return stored(self, _KEYS)
 
     @staticmethod
-    def of(found: Mapping[str, Any]) -> SubjectState:
+    def of(row: Mapping[str, Any]) -> SubjectState:
         """From the store."""
-        return restored(SubjectState, {"seen": found.get("checked", 0.0), **found}, _KEYS)
+        return restored(SubjectState, {"seen": row.get("checked", 0.0), **row}, _KEYS)
 
 
 _KEYS = {"message": "words", "reason": "why", "turns": "looks"}  # in the store, where they differ
@@ -84,10 +84,10 @@ def stored(value: Any, keys: Mapping[str, str]) -> dict[str, Any]:
     return {keys.get(name, name): field for name, field in asdict(value).items()}
 
 
-def restored(kind: type[T], found: Mapping[str, Any], keys: Mapping[str, str]) -> T:
+def restored(kind: type[T], row: Mapping[str, Any], keys: Mapping[str, str]) -> T:
     """An object of a dataclass from its JSON; a field without a key there gets its default."""
     names = {keys.get(one.name, one.name): one.name for one in fields(kind)}  # type: ignore[arg-type]
-    return kind(**{names[key]: tuple(v) if isinstance(v, list) else v for key, v in found.items() if key in names})
+    return kind(**{names[key]: tuple(v) if isinstance(v, list) else v for key, v in row.items() if key in names})
 
 
 def needed(confirmed: str, result: ProbeResult, rules: Settings) -> int:

@@ -52,9 +52,9 @@ class Alert:
     seen: str = ""  # the severity at the last plan
 
     @staticmethod
-    def of(found: Mapping[str, Any]) -> Alert:
+    def of(row: Mapping[str, Any]) -> Alert:
         """From the store."""
-        return restored(Alert, found, _KEYS)
+        return restored(Alert, row, _KEYS)
 
     def as_json(self) -> dict[str, Any]:
         """For the store."""
@@ -127,17 +127,17 @@ class Plan:
 
 def plan(settings: Settings, incidents: Sequence[Incident], silences: Iterable[Mapping[str, Any]], now: float) -> Plan:
     """What to send now. ``incidents``: all open ones, and closed ones of which the end wasn't notified yet."""
-    return _Planner(settings, incidents, [str(one["pattern"]) for one in silences], now).plan()
+    return _Planner(settings, incidents, [str(silence["pattern"]) for silence in silences], now).plan()
 
 
 def _fell(alert: Alert) -> bool:
     return alert.level is not None and alert.notified_level is not None and alert.level < alert.notified_level
 
 
-def severity_now(settings: Settings, one: Incident, now: float) -> str:
+def severity_now(settings: Settings, incident: Incident, now: float) -> str:
     """Its severity by now: an MX that refuses mail for very long is worth a message."""
-    refuses = one.kind == "throttled" and one.severity == PAGE and one.alert.held_since > 0
-    return NOTICE if refuses and now - one.alert.held_since >= settings.throttled_after else one.severity
+    refuses = incident.kind == "throttled" and incident.severity == PAGE and incident.alert.held_since > 0
+    return NOTICE if refuses and now - incident.alert.held_since >= settings.throttled_after else incident.severity
 
 
 class _Planner:
@@ -145,219 +145,225 @@ class _Planner:
 
     def __init__(self, settings: Settings, incidents: Sequence[Incident], patterns: Sequence[str], now: float) -> None:
         self.settings = settings
-        self.incidents = list(incidents)
+        self.before = incidents
+        self.incidents = [replace(incident) for incident in incidents]
+        self.open = [incident for incident in self.incidents if incident.closed is None]
         self.now = now
-        self.alerts = {one.number: one.alert for one in incidents}
         self.silenced = {
-            one.number for one in incidents if any(fnmatch.fnmatchcase(one.key, pattern) for pattern in patterns)
+            incident.number
+            for incident in incidents
+            if any(fnmatch.fnmatchcase(incident.key, pattern) for pattern in patterns)
         }
         self.result = Plan()
 
     def plan(self) -> Plan:
         """All of it."""
         self._renew()
-        self._cover()
+        self._suppress()
         for severity in (URGENT, NOTICE):
             self._begin(severity)
         self._escalate()
         self._remind()
         self._end()
         self.result.alerts = {
-            one.number: self.alerts[one.number] for one in self.incidents if self.alerts[one.number] != one.alert
+            incident.number: incident.alert
+            for incident, before in zip(self.incidents, self.before, strict=True)
+            if incident.alert != before.alert
         }
         return self.result
 
-    def _change(self, one: Incident, **values: Any) -> None:
-        self.alerts[one.number] = replace(self.alerts[one.number], **values)
+    def _change(self, incident: Incident, **values: Any) -> None:
+        incident.alert = replace(incident.alert, **values)
 
     def _renew(self) -> None:
         """What has grown worse is news, whoever has taken care of less: fewer MXs still, or a higher severity."""
-        for number, one in enumerate(self.incidents):
-            if one.closed is not None:
-                continue
-            alert = self.alerts[one.number]
+        for incident in self.open:
+            alert = incident.alert
             fell = _fell(alert)
             if fell:
-                self._change(one, notified="", notified_level=None, noticed=self.now)
-            rose = RANK[one.severity] > max(RANK[alert.seen or one.severity], RANK.get(alert.notified, 0))
-            if one.acked and (fell or rose):
-                self.result.void.add(one.number)
-                self.incidents[number] = replace(one, acked=False)
-            if alert.seen != one.severity:
-                if alert.notified == URGENT and one.severity == URGENT and alert.seen:
-                    self._change(one, notified_at=self.now)  # who is woken again has as long again
-                self._change(one, seen=one.severity)
+                self._change(incident, notified="", notified_level=None, noticed=self.now)
+            rose = RANK[incident.severity] > max(RANK[alert.seen or incident.severity], RANK.get(alert.notified, 0))
+            if incident.acked and (fell or rose):
+                self.result.void.add(incident.number)
+                incident.acked = False
+            if alert.seen != incident.severity:
+                if alert.notified == URGENT and incident.severity == URGENT and alert.seen:
+                    self._change(incident, notified_at=self.now)  # who is woken again has as long again
+                self._change(incident, seen=incident.severity)
 
-    def _cover(self) -> None:
+    def _suppress(self) -> None:
         """What the fleet's incident speaks for; only what speaks can speak for others."""
-        fleet = next((one for one in self.incidents if one.key == "fleet" and one.closed is None), None)
+        fleet = next((incident for incident in self.open if incident.key == "fleet"), None)
         if fleet is None or fleet.acked or fleet.number in self.silenced:
             return
-        for one in self.incidents:
-            if one.key in fleet.alert.about and one.closed is None and not self.alerts[one.number].notified:
-                self._change(one, suppressed=True)
+        for incident in self.open:
+            if incident.key in fleet.alert.about and not incident.alert.notified:
+                self._change(incident, suppressed=True)
 
     def _begin(self, severity: str) -> None:
         fresh, turned, stays = [], [], []
-        for one in self.incidents:
-            alert = self.alerts[one.number]
-            # a monitor that is offline can't say so; it does afterwards
-            if one.closed is not None or one.number in self.silenced or one.acked or one.kind == "uplink" or one.behind:
+        for incident in self.open:
+            alert = incident.alert
+            # a monitor that is offline can't send that; it does afterwards
+            if incident.number in self.silenced or incident.acked or incident.kind == "uplink" or incident.behind:
                 continue
-            if severity_now(self.settings, one, self.now) != severity or alert.suppressed:
+            if severity_now(self.settings, incident, self.now) != severity or alert.suppressed:
                 continue
             if RANK[severity] > RANK.get(alert.notified, 0):
-                fresh.append(one)
-            elif one.flapping and not alert.flapping:
-                turned.append(one)
+                fresh.append(incident)
+            elif incident.flapping and not alert.flapping:
+                turned.append(incident)
             elif alert.stays_since and not alert.stays_notified:
-                stays.append(one)
+                stays.append(incident)
         # the eldest has waited for the others: those that have come since go with it, however young
         patience = AT_ONCE if severity == URGENT else GROUP
-        if not any(self.now - self.alerts[one.number].noticed >= patience for one in fresh):
+        if not any(self.now - incident.alert.noticed >= patience for incident in fresh):
             fresh = []
         for kind, chosen in (("opened", fresh), ("flapping", turned), ("stays", stays)):
             if not chosen:
                 continue
-            began = min(self.alerts[one.number].stays_since if kind == "stays" else one.opened for one in chosen)
+            began = min(incident.alert.stays_since if kind == "stays" else incident.opened for incident in chosen)
             self._draft(kind, severity, chosen, f"since {texts.clock(began)}")
-            for one in chosen:
-                alert = self.alerts[one.number]
+            for incident in chosen:
+                alert = incident.alert
                 self._change(
-                    one,
+                    incident,
                     notified=severity,
                     notified_level=alert.level,
                     notified_at=self.now if kind == "opened" else alert.notified_at,
                     reminded_at=self.now,
-                    flapping=one.flapping or kind == "stays",
+                    flapping=incident.flapping or kind == "stays",
                     stays_notified=alert.stays_since > 0,
                 )
-            spoken = {key for one in chosen for key in one.alert.about}
-            for one in self.incidents:
-                if one.key in spoken and one.closed is None:
-                    self._change(one, suppressed=True)
+            spoken = {key for incident in chosen for key in incident.alert.about}
+            for incident in self.open:
+                if incident.key in spoken:
+                    self._change(incident, suppressed=True)
 
     def _unanswered(self) -> list[Incident]:
         """Urgent ones that were notified, still are (no maintenance), and that nobody has acknowledged."""
         return [
-            one
-            for one in self.incidents
-            if one.closed is None
-            and one.number not in self.silenced
-            and not one.acked
-            and not one.behind
-            and one.severity == URGENT
-            and self.alerts[one.number].notified == URGENT
+            incident
+            for incident in self.open
+            if incident.number not in self.silenced
+            and not incident.acked
+            and not incident.behind
+            and incident.severity == URGENT
+            and incident.alert.notified == URGENT
         ]
 
     def _escalate(self) -> None:
         late = []
-        for one in self._unanswered():
-            alert = self.alerts[one.number]
-            begun = max(alert.notified_at, one.ack_ended)
+        for incident in self._unanswered():
+            alert = incident.alert
+            begun = max(alert.notified_at, incident.ack_ended)
             if alert.escalated_at < begun <= self.now - self.settings.escalate_after:
-                late.append((begun, one))
+                late.append((begun, incident))
         if late and any(channel.escalation for channel in self.settings.channels):
-            chosen = [one for _, one in late]
+            chosen = [incident for _, incident in late]
             waited = text.span(self.now - min(begun for begun, _ in late))
             self._draft("escalation", URGENT, chosen, f"nobody acknowledged for {waited}")
-            for one in chosen:
-                self._change(one, escalated_at=self.now)
+            for incident in chosen:
+                self._change(incident, escalated_at=self.now)
 
     def _remind(self) -> None:
         again = [
-            one
-            for one in self._unanswered()
-            if self.now - self.alerts[one.number].reminded_at >= self.settings.reminder
+            incident
+            for incident in self._unanswered()
+            if self.now - incident.alert.reminded_at >= self.settings.reminder
         ]
         if again:
-            began = min(one.opened for one in again)
+            began = min(incident.opened for incident in again)
             self._draft("reminder", URGENT, again, f"still, for {text.span(self.now - began)}")
-            for one in again:
-                self._change(one, reminded_at=self.now)
+            for incident in again:
+                self._change(incident, reminded_at=self.now)
 
     def _end(self) -> None:
         """Recoveries. What the fleet's message spoke for is over with it, or has messages of its own from then on."""
         over = [
-            one for one in self.incidents if one.closed is not None and not self.alerts[one.number].resolution_notified
+            incident
+            for incident in self.incidents
+            if incident.closed is not None and not incident.alert.resolution_notified
         ]
-        loud = [one for one in over if self._end_severity(one)]
-        back = {one.key for one in self.incidents if one.closed is None}
+        loud = [incident for incident in over if self._end_severity(incident)]
+        back = {incident.key for incident in self.open}
         # good news waits for more of it, unless bad news of the same is about to overtake it
-        if not any(self.now - (one.closed or 0.0) >= GROUP or one.key in back for one in loud):
-            over = [one for one in over if one not in loud]
+        if not any(self.now - (incident.closed or 0.0) >= GROUP or incident.key in back for incident in loud):
+            over = [incident for incident in over if incident not in loud]
             loud = []
         for severity in (URGENT, NOTICE):
-            self._resolve(severity, [one for one in loud if self._end_severity(one) == severity])
-        self._resolve(URGENT, [one for one in loud if self.alerts[one.number].escalated_at], escalation=True)
-        for one in over:
-            self._change(one, resolution_notified=True)
-        if any(one.key == "fleet" for one in over):
-            for one in self.incidents:
-                if one.closed is None and self.alerts[one.number].suppressed:
+            self._resolve(severity, [incident for incident in loud if self._end_severity(incident) == severity])
+        self._resolve(URGENT, [incident for incident in loud if incident.alert.escalated_at], escalation=True)
+        for incident in over:
+            self._change(incident, resolution_notified=True)
+        if any(incident.key == "fleet" for incident in over):
+            for incident in self.open:
+                if incident.alert.suppressed:
                     # named in the fleet's recovery as still wrong: so it was notified
-                    notified = one.severity if one.severity != PAGE else ""
-                    self._change(one, suppressed=False, notified=notified, notified_at=self.now, reminded_at=self.now)
+                    notified = incident.severity if incident.severity != PAGE else ""
+                    self._change(
+                        incident, suppressed=False, notified=notified, notified_at=self.now, reminded_at=self.now
+                    )
 
     def _resolve(self, severity: str, chosen: Sequence[Incident], escalation: bool = False) -> None:
         if chosen:
-            titles = [_resolution(self.settings, self.incidents, self.alerts, one) for one in chosen]
+            titles = [_resolution(self.settings, self.open, incident) for incident in chosen]
             message = texts.compose(self.settings.name, "OK", titles, _numbers(chosen), _hosts(chosen))
-            numbers = tuple(one.number for one in chosen)
+            numbers = tuple(incident.number for incident in chosen)
             self.result.drafts.append(Draft("closed", severity, message, numbers, escalation))
 
-    def _end_severity(self, one: Incident) -> str:
+    def _end_severity(self, incident: Incident) -> str:
         """The severity at which an incident's end is notified, or nothing."""
-        if one.number in self.silenced:
+        if incident.number in self.silenced:
             return ""
         # who sees again sees that too few accept mail: that is a message by itself
-        if one.key == "unknown:fleet" and any(other.key == "fleet" and not other.closed for other in self.incidents):
+        if incident.key == "unknown:fleet" and any(other.key == "fleet" for other in self.open):
             return ""
-        return self.alerts[one.number].notified or (NOTICE if one.kind == "uplink" else "")
+        return incident.alert.notified or (NOTICE if incident.kind == "uplink" else "")
 
     def _draft(self, kind: str, severity: str, chosen: Sequence[Incident], tail: str) -> None:
         """A message about what is wrong."""
         mark = {"reminder": "REMINDER", "escalation": "ESCALATION"}.get(kind, MARKS[severity])
-        titles = [one.title for one in chosen]
+        titles = [incident.title for incident in chosen]
         message = texts.compose(self.settings.name, mark, titles, f"{tail} {_numbers(chosen)}", _hosts(chosen))
-        numbers = tuple(one.number for one in chosen)
+        numbers = tuple(incident.number for incident in chosen)
         self.result.drafts.append(Draft(kind, severity, message, numbers, kind == "escalation"))
 
 
-def _resolution(settings: Settings, incidents: Sequence[Incident], alerts: Mapping[int, Alert], one: Incident) -> str:
+def _resolution(settings: Settings, still: Sequence[Incident], incident: Incident) -> str:
     """An incident that is over, in words: well again, or what is still wrong there."""
-    lasted = text.span(max(0.0, (one.closed or one.opened) - one.opened))
-    still = [other for other in incidents if other.closed is None]
-    if one.kind == "uplink":
+    lasted = text.span(max(0.0, (incident.closed or incident.opened) - incident.opened))
+    if incident.kind == "uplink":
         return f"{settings.host} was offline for {lasted} and saw nothing meanwhile"
-    if one.kind == "fleet":
-        left = dict.fromkeys(other.host for other in still if alerts[other.number].suppressed)
+    if incident.kind == "fleet":
+        left = dict.fromkeys(other.host for other in still if other.alert.suppressed)
         rest = f", still wrong: {', '.join(left)}" if left else ""
         return f"enough MX accept mail again after {lasted}{rest}"
-    if one.kind == "unknown":
+    if incident.kind == "unknown":
         return f"{settings.host} sees again after {lasted} that enough MX accept mail"
-    if one.kind == "internal":
+    if incident.kind == "internal":
         return f"{settings.host} keeps up again after {lasted}"
     # a host that answers may have a service that doesn't, and a service that answers another fault
-    subject = one.key.partition(":")[2]
-    watched = {host.name for host in settings.hosts} | {one.subject for host in settings.hosts for one in host.services}
-    if one.kind != "check" and subject not in watched:
-        return f"{_subject(one)} is watched no more"
+    subject = incident.key.partition(":")[2]
+    watched = {service.subject for host in settings.hosts for service in host.services}
+    watched.update(host.name for host in settings.hosts)
+    if incident.kind != "check" and subject not in watched:
+        return f"{_subject(incident)} is watched no more"
     loud = [other for other in still if other.severity != PAGE]
     well = all(subject not in (other.host, other.key.partition(":")[2]) for other in loud)
-    rest = "answers again" if one.kind == "host" else "better"
-    return f"{_subject(one)} {'well again' if well else rest} after {lasted}"
+    rest = "answers again" if incident.kind == "host" else "better"
+    return f"{_subject(incident)} {'well again' if well else rest} after {lasted}"
 
 
-def _subject(one: Incident) -> str:
-    return one.key.partition(":")[2].replace("/", " ") or one.key
+def _subject(incident: Incident) -> str:
+    return incident.key.partition(":")[2].replace("/", " ") or incident.key
 
 
 def _hosts(chosen: Sequence[Incident]) -> list[str]:
     """Of each incident the host, or its key where it has none."""
-    return [one.host or _subject(one) for one in chosen]
+    return [incident.host or _subject(incident) for incident in chosen]
 
 
 def _numbers(chosen: Sequence[Incident]) -> str:
-    shown = [f"#{one.number}" for one in chosen[:3]]
+    shown = [f"#{incident.number}" for incident in chosen[:3]]
     return ",".join(shown) + ("+" if len(chosen) > 3 else "")

@@ -49,12 +49,12 @@ async def resolve(name: str, port: int) -> list[str]:
     except ValueError:
         pass
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
+        places = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
     except UnicodeError:
         raise socket.gaierror(socket.EAI_NONAME, "not a name") from None
-    six = [str(place[4][0]) for place in found if place[0] == socket.AF_INET6]
-    four = [str(place[4][0]) for place in found if place[0] == socket.AF_INET]
-    mixed = [one for pair in zip(six, four, strict=False) for one in pair]
+    six = [str(place[4][0]) for place in places if place[0] == socket.AF_INET6]
+    four = [str(place[4][0]) for place in places if place[0] == socket.AF_INET]
+    mixed = [address for pair in zip(six, four, strict=False) for address in pair]
     rest = [*six, *four]
     return list(dict.fromkeys([*mixed, *rest]))[:MOST]
 

@@ -204,8 +204,8 @@ def results(reading: Reading, chosen: tuple[str, ...], known: Collection[str]) -
         return [ProbeResult(f"{name}/health", began, at, WARNING, message, UNREAD)]
     result, unsure = [], []
     room = health_record.MAX_CHECKS - len(known)
-    for check, one in record.checks.items():
-        status, message, reason = one.status, one.summary, ""
+    for check, last in record.checks.items():
+        status, message, reason = last.status, last.summary, ""
         if status == state.UNKNOWN:
             unsure.append(f"{check} UNKNOWN: {message}")
         # a lease has a colour of its own and is no complaint, and a hold comes below
@@ -214,7 +214,7 @@ def results(reading: Reading, chosen: tuple[str, ...], known: Collection[str]) -
         if status == state.UNKNOWN and check in chosen:
             word, reason = DOWN, UNREAD
         elif check == CANARY and word == DOWN:
-            word, reason = _canary(one)
+            word, reason = _canary(last)
         if check not in known and check not in chosen:
             if word in (UP, UNKNOWN) or room <= 0:
                 continue
@@ -231,7 +231,7 @@ def results(reading: Reading, chosen: tuple[str, ...], known: Collection[str]) -
         else:
             result.append(ProbeResult(check_subject(name, check), began, at, WARNING, "not among its checks any more"))
     # what none of its checks says, nor the throttle: settings that can't be read, a marker that is lost
-    checks = [one.status for one in record.checks.values()]
+    checks = [check.status for check in record.checks.values()]
     said = state.worst([*checks, state.WARNING if record.throttled else state.OK])
     word, message, reason = UP, "says OK", ""
     if unsure:

@@ -138,13 +138,13 @@ async def fetch(target: Target, context: ssl.SSLContext, places: Sequence[str]) 
     message = first.split(None, 2)
     if len(message) < 2 or not message[0].startswith(b"HTTP/1.") or not message[1].isdigit() or len(message[1]) != 3:
         raise Ended(WRONG, f"no HTTP: {text.clean(first, 60)}" if data else "connection closed without an answer")
-    location = next((one.partition(b":")[2] for one in lines if one.lower().startswith(b"location:")), b"")
+    location = next((line.partition(b":")[2] for line in lines if line.lower().startswith(b"location:")), b"")
     return int(message[1]), location.strip().decode("latin-1"), body, der or b""
 
 
 def _complete(head: bytes, body: bytes) -> bool:
-    for one in head.split(b"\r\n"):
-        if one.lower().startswith(b"content-length:"):
-            size = one.partition(b":")[2].strip()
+    for line in head.split(b"\r\n"):
+        if line.lower().startswith(b"content-length:"):
+            size = line.partition(b":")[2].strip()
             return size.isdigit() and len(size) < 10 and len(body) >= int(size)
     return False

@@ -48,19 +48,19 @@ async def _records(resolver: Any, domain: str, expect: Mapping[str, Sequence[str
     """The comparison. Raises Ended and what the resolver raises."""
     import dns.resolver
 
-    names = {str(one.exchange).rstrip(".").lower() for one in await resolver.resolve(domain, "MX")}
+    names = {str(record.exchange).rstrip(".").lower() for record in await resolver.resolve(domain, "MX")}
     missing, foreign = sorted(set(expect) - names), sorted(names - set(expect))
     if missing or foreign:
         said = [f"{name} is missing" for name in missing] + [f"{name} is not ours" for name in foreign]
         raise Ended(WRONG, f"MX of {domain}: {', '.join(said)}")
     for name in sorted(expect):
-        found: set[str] = set()
+        answers: set[str] = set()
         for kind in ("A", "AAAA"):
             try:
-                found |= {str(one) for one in await resolver.resolve(name, kind)}
+                answers |= {str(record) for record in await resolver.resolve(name, kind)}
             except dns.resolver.NoAnswer:
                 pass
-        if found != {str(ipaddress.ip_address(one)) for one in expect[name]}:
-            said_ = ", ".join(sorted(found)[: addresses.MOST]) or "no address"
+        if answers != {str(ipaddress.ip_address(address)) for address in expect[name]}:
+            said_ = ", ".join(sorted(answers)[: addresses.MOST]) or "no address"
             raise Ended(WRONG, f"{name} has {said_}, not {', '.join(expect[name])}")
     return Outcome(f"{len(expect)} MX records as in the inventory")

@@ -163,9 +163,9 @@ class Conversation:
         try:
             if self._tls is not None:
                 chunk = self._decrypt(chunk)
-            elif not self._buffer and (found := self._parse(chunk)) is not None and not found[1]:
+            elif not self._buffer and (cut := self._parse(chunk)) is not None and not cut[1]:
                 # nearly always: the packet is one whole reply
-                self._step(found[0])
+                self._step(cut[0])
                 return
             self._buffer = self._buffer + chunk if self._buffer else chunk
             self._take()
@@ -189,12 +189,12 @@ class Conversation:
 
     def _take(self) -> None:
         while self._buffer and self._socket is not None and not (self._tls is not None and self._tls.shaking):
-            found = self._parse(self._buffer)
-            if found is None:
+            cut = self._parse(self._buffer)
+            if cut is None:
                 if len(self._buffer) > LONGEST:
                     raise Ended(WRONG, f"a line without end at {self.where}: {text.clean(self._buffer, 40)}")
                 return
-            item, self._buffer = found
+            item, self._buffer = cut
             self._step(item)
 
     def _step(self, item: Item) -> None:

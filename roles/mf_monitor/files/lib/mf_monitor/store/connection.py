@@ -58,9 +58,9 @@ class Connection:
 
     def _connect(self, name: str, *, uri: bool = False) -> sqlite3.Connection:
         # The engine uses it from one thread that isn't the one it was opened in, never from two at once.
-        found = sqlite3.connect(name, timeout=BUSY, isolation_level=None, check_same_thread=False, uri=uri)
-        found.row_factory = sqlite3.Row
-        return found
+        connection = sqlite3.connect(name, timeout=BUSY, isolation_level=None, check_same_thread=False, uri=uri)
+        connection.row_factory = sqlite3.Row
+        return connection
 
     def _open(self) -> sqlite3.Connection:
         connection = self._connect(self.path)
@@ -151,8 +151,8 @@ class Connection:
 
     def get(self, key: str, default: str = "") -> str:
         """A value of ``meta``."""
-        found = self.rows("SELECT value FROM meta WHERE key = ?", key)
-        return str(found[0]["value"]) if found else default
+        rows = self.rows("SELECT value FROM meta WHERE key = ?", key)
+        return str(rows[0]["value"]) if rows else default
 
     def put(self, key: str, value: str) -> None:
         """Set a value of ``meta``."""

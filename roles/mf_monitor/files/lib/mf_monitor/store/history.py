@@ -40,7 +40,7 @@ class History:
             while left > 0:
                 day = int((end - 1e-6) // DAY)
                 here = min(left, end - day * DAY)
-                parts.append((number, day, *(here if state == one else 0.0 for one in STATES), timed))
+                parts.append((number, day, *(here if state == kind else 0.0 for kind in STATES), timed))
                 timed, end, left = None, day * DAY, left - here
         self._db.executemany(
             "INSERT INTO days VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 IS NOT NULL, coalesce(?9, 0), "

@@ -57,8 +57,8 @@ class Incidents:
     def load(self, *, since: float | None = None) -> list[dict[str, Any]]:
         """Open incidents, and with ``since`` also those that closed after it; newest first, ``alert`` decoded."""
         query = "SELECT * FROM incidents WHERE closed IS NULL OR closed >= ? ORDER BY opened DESC, id DESC"
-        found = self._db.rows(query, 1e18 if since is None else since)
-        return [{**dict(row), "alert": json.loads(row["alert"])} for row in found]
+        rows = self._db.rows(query, 1e18 if since is None else since)
+        return [{**dict(row), "alert": json.loads(row["alert"])} for row in rows]
 
     def add_event(self, incident: int, at: float, what: str, words: str) -> None:
         """A line of an incident's timeline."""

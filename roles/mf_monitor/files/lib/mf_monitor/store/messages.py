@@ -93,8 +93,8 @@ class Messages:
 
     def newest(self, limit: int = 50) -> list[dict[str, Any]]:
         """The newest messages, ``incidents`` decoded."""
-        found = self._db.rows("SELECT * FROM messages ORDER BY id DESC LIMIT ?", limit)
-        return [{**dict(row), "incidents": json.loads(row["incidents"])} for row in found]
+        rows = self._db.rows("SELECT * FROM messages ORDER BY id DESC LIMIT ?", limit)
+        return [{**dict(row), "incidents": json.loads(row["incidents"])} for row in rows]
 
     def sent_since(self, channel: str, since: float) -> int:
         """How many messages were queued for a channel since then, held back ones left out."""
