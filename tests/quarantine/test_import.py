@@ -190,7 +190,7 @@ def test_while_throttled_messages_go_one_by_one(room: Room, monkeypatch: pytest.
 
     now = [0.0]
     monkeypatch.setattr(work, "batches", batches)
-    monkeypatch.setattr(work, "_sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr(work, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
     real = state.boottime
     monkeypatch.setattr(state, "boottime", lambda: real() + now[0])
     total(work.run(fresh=True))
@@ -203,7 +203,7 @@ def test_the_pause_ends_with_the_throttle(room: Room) -> None:
     put(room.incoming, ident(), kept(ident()))
     throttle(room)
     work = room.importer()
-    work._sleep = lambda _: Path(room.places.marker).unlink()
+    work.sleep = lambda _: Path(room.places.marker).unlink()
     before = state.boottime()
     assert total(work.run(fresh=True)).imported == 1
     assert state.boottime() - before < 2

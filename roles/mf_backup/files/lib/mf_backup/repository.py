@@ -10,6 +10,7 @@ import os
 import shlex
 import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import IO, Any
 from urllib.parse import urlsplit
 
@@ -44,28 +45,22 @@ def environment(settings: Settings, etc: str = ETC, base: str = BASE) -> dict[st
     }
 
 
+@dataclass
 class Borg:
     """Runs borg for one repository.
 
     ``lock`` is the descriptor of the host's repository lock: children inherit it, so it ends with the last of them.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        places: state.Places,
-        *,
-        etc: str = ETC,
-        base: str = BASE,
-        lock: int | None = None,
-        program: str = "/usr/bin/borg",
-    ) -> None:
-        self.settings = settings
-        self.places = places
-        self.etc = etc
-        self.lock = lock
-        self.env = environment(settings, etc, base)
-        self.program = program
+    settings: Settings
+    places: state.Places
+    lock: int | None = None
+    etc: str = ETC
+    base: str = BASE
+    program: str = "/usr/bin/borg"
+
+    def __post_init__(self) -> None:
+        self.env = environment(self.settings, self.etc, self.base)
 
     def ready(self) -> None:
         """Raise BorgError if a secret or the host key, which deployment brings, is missing or empty."""

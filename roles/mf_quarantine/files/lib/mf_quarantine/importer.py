@@ -78,38 +78,29 @@ class Counts:
         self.known += batch.known
 
 
+@dataclass
 class Importer:
     """Imports for one MX (``mx``), whose lock the caller holds.
 
     ``canaries`` verifies the fleet's own; without it every message is ordinary mail.
     """
 
-    def __init__(
-        self,
-        index: Index,
-        places: layout.Layout,
-        settings: Settings,
-        mx: str,
-        *,
-        host: state.Places | None = None,
-        canaries: Canaries | None = None,
-        clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._index = index
-        self._layout = places
-        self._settings = settings
-        self._mx = mx
-        self._host = host or state.Places()
-        self._canaries = canaries
-        self._clock = clock
-        self._sleep = sleep
+    index: Index
+    places: layout.Layout
+    settings: Settings
+    mx: str
+    host: state.Places = field(default_factory=state.Places)
+    canaries: Canaries | None = None
+    clock: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+
+    def __post_init__(self) -> None:
         # put aside as damaged, by this run or an earlier one: removed when it is fetched again, whole
-        self._aside = set(layout.names(f"{places.bad}/{mx}"))
+        self._aside = set(layout.names(f"{self.places.bad}/{self.mx}"))
 
     def throttled(self) -> bool:
         """Whether the host's marker is on now."""
-        return marker.current(self._host).throttled
+        return marker.current(self.host).throttled
 
     def run(self, *, fresh: bool, patience: Callable[[], float] = lambda: PATIENCE) -> Iterator[Batch]:
         """Import ``incoming``; yields each transaction once it is committed and its files are removed.
@@ -117,16 +108,16 @@ class Importer:
         ``fresh``: the files have just been fetched, so one that is damaged is so on the MX, too. ``patience``: seconds
         to wait for the pace's lock while throttled; then the run ends. Raises DatabaseError, OSError.
         """
-        for files in self._portions(layout.waiting(self._layout.incoming(self._mx))):
+        for files in self._portions(layout.waiting(self.places.incoming(self.mx))):
             if len(files) > 1 or not self.throttled():
                 yield from self.batches(files, fresh=fresh)
                 continue
-            with self._layout.lock("pace", wait=patience()) as held:
+            with self.places.lock("pace", wait=patience()) as held:
                 if not held:
                     return
                 started = state.boottime()
                 batches = list(self.batches(files, fresh=fresh))
-                self._pause(started + self._settings.import_throttle_sleep)
+                self._pause(started + self.settings.import_throttle_sleep)
             yield from batches
 
     def _portions(self, files: Iterable[layout.Waiting]) -> Iterator[list[layout.Waiting]]:
@@ -147,7 +138,7 @@ class Importer:
     def _pause(self, end: float) -> None:
         """Wait until a moment (boot time), or until the throttle ends."""
         while self.throttled() and (left := end - state.boottime()) > 0:
-            self._sleep(min(SETTLE, left))
+            self.sleep(min(SETTLE, left))
 
     def batches(self, files: list[layout.Waiting], *, fresh: bool) -> Iterator[Batch]:
         """Import some files in one transaction, or in several if they have very many copies.
@@ -156,7 +147,7 @@ class Importer:
         """
         while files:
             batch = Batch()
-            known = self._index.known([file.ident for file in files])
+            known = self.index.known([file.ident for file in files])
             count = 0
             for file in files:
                 if len(batch.kept) + len(batch.others) >= BATCH:
@@ -165,7 +156,7 @@ class Importer:
                 count += 1
             files = files[count:]
             if batch.kept or batch.others:
-                store.sync(self._layout.root)
+                store.sync(self.places.root)
                 self._commit(batch)
             self._clear_up(batch)
             yield batch
@@ -191,14 +182,14 @@ class Importer:
             batch.known += 1
             return
         known.add(message.id)
-        tag = self._canaries.recognise(message) if self._canaries is not None else None
+        tag = self.canaries.recognise(message) if self.canaries is not None else None
         if tag is not None:
             batch.canaries.append((tag, message))
             batch.others.append((message.id, message.domain, "canary"))
-        elif message.id < self._settings.cutoff(message.domain, self._clock()):
+        elif message.id < self.settings.cutoff(message.domain, self.clock()):
             batch.others.append((message.id, message.domain, "expired"))
         else:
-            store.keep(path, self._layout.path(message.domain, message.id))
+            store.keep(path, self.places.path(message.domain, message.id))
             batch.kept.append(message)
 
     def _copies(self, file: layout.Waiting, known: set[str]) -> list[envelope.Message]:
@@ -210,11 +201,11 @@ class Importer:
         copies = envelope.copies(file.path, file.ident)
         if not copies[0].domain:
             raise envelope.DamagedError("its envelope names no copies")
-        known |= self._index.known([message.id for message in copies])
+        known |= self.index.known([message.id for message in copies])
         return copies
 
     def _put_aside(self, file: layout.Waiting, reason: str, batch: Batch, *, fresh: bool) -> None:
-        target = f"{self._layout.bad}/{self._mx}/{file.ident}"
+        target = f"{self.places.bad}/{self.mx}/{file.ident}"
         store.put_aside(file.path, target)
         if fresh:
             batch.others.append((file.ident, file.domain, "bad"))
@@ -225,30 +216,30 @@ class Importer:
             self._aside.add(file.ident)
             problem, end = "is damaged", " until the MX gives it again"
         decisions.journal(
-            f"quarantine: {file.ident} from {self._mx} {problem}: {text.clean(reason)}; put aside as {target}{end}",
+            f"quarantine: {file.ident} from {self.mx} {problem}: {text.clean(reason)}; put aside as {target}{end}",
             {"PRIORITY": "4"},
         )
 
     def _commit(self, batch: Batch) -> None:
         """Add the batch to the index, without messages that a repair has added since the ledger was asked."""
         try:
-            self._index.add(batch.kept, batch.others)
+            self.index.add(batch.kept, batch.others)
         except DuplicateError:
             idents = [message.id for message in batch.kept] + [ident for ident, _, _ in batch.others]
-            known = self._index.known(idents)
+            known = self.index.known(idents)
             batch.kept = [message for message in batch.kept if message.id not in known]
             batch.others = [entry for entry in batch.others if entry[0] not in known]
             batch.known += len(known)
-            self._index.add(batch.kept, batch.others)
+            self.index.add(batch.kept, batch.others)
 
     def _clear_up(self, batch: Batch) -> None:
         """Record canaries and remove the transaction's files from ``incoming``."""
-        if self._canaries is not None:
+        if self.canaries is not None:
             for tag, message in batch.canaries:
-                self._canaries.note(tag, message, self._clock())
+                self.canaries.note(tag, message, self.clock())
         for path in batch.done:
             store.drop(path)
         for message in batch.kept:
             if message.id in self._aside:
-                store.discard(f"{self._layout.bad}/{self._mx}/{message.id}")
+                store.discard(f"{self.places.bad}/{self.mx}/{message.id}")
         store.prune({os.path.dirname(path) for path in batch.done})

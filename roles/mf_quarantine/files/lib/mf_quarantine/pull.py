@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from mf import state
 from mf.throttle import marker
@@ -65,30 +66,22 @@ def missing(
     return sorted(files, key=lambda file: file.name), foreign
 
 
+@dataclass
 class Puller:
     """One run for one MX, whose lock is held. ``counts``: its imports so far."""
 
-    def __init__(
-        self,
-        index: Index,
-        places: layout.Layout,
-        settings: Settings,
-        importer: Importer,
-        source: Source,
-        *,
-        host: state.Places,
-        clock: Callable[[], float] = time.time,
-        limit: float = RUN_LIMIT,
-    ) -> None:
-        self.counts = Counts()
-        self._index = index
-        self._layout = places
-        self._settings = settings
-        self._importer = importer
-        self._source = source
-        self._host = host
-        self._clock = clock
-        self._end = state.boottime() + limit
+    index: Index
+    places: layout.Layout
+    settings: Settings
+    importer: Importer
+    source: Source
+    host: state.Places
+    clock: Callable[[], float] = time.time
+    limit: float = RUN_LIMIT
+    counts: Counts = field(default_factory=Counts)
+
+    def __post_init__(self) -> None:
+        self._end = state.boottime() + self.limit
 
     def run(self, remote: Remote, *, sweep: bool = False) -> None:
         """Import ``incoming``, list the MX, fetch and import what is missing. Raises QuarantineError, OSError.
@@ -96,14 +89,14 @@ class Puller:
         Mail that is rejected meanwhile is left to the next run, within a minute: so a run ends however fast the MX
         rejects.
         """
-        store.sweep_temporary(self._layout.incoming(self._source.mx))
+        store.sweep_temporary(self.places.incoming(self.source.mx))
         if not self._import(fresh=False):
             return
         files = self._list(remote, sweep=sweep)
         listed = [file.name for file in files]
         if not self._fetch(remote, files):
             return
-        left = set(listed) - self._index.known(listed)
+        left = set(listed) - self.index.known(listed)
         # purged there meanwhile, or unreadable: list again to find out
         if left and (count := sum(file.name in left for file in self._list(remote, sweep=sweep))):
             raise PullError(f"{count} messages are listed and can't be fetched; may mf-pull read them on the MX?")
@@ -111,19 +104,19 @@ class Puller:
     def finish(self) -> None:
         """Import what was fetched from an MX that has left the inventory: it is neither asked again nor listed."""
         self._import(fresh=False)
-        self._source.unpulled = max(0, self._source.unpulled - self.counts.damaged)
-        if not self._source.unpulled:
-            self._source.oldest = None
+        self.source.unpulled = max(0, self.source.unpulled - self.counts.damaged)
+        if not self.source.unpulled:
+            self.source.oldest = None
 
     def _list(self, remote: Remote, *, sweep: bool) -> list[File]:
         """List what is missing, and record it."""
-        source = self._source
-        started = self._clock()
+        source = self.source
+        started = self.clock()
         # files still missing may be older than the hours of the last listing
         start = min(source.listed or 0.0, source.oldest or started, started) - OVERLAP
         # a clock that was ahead may have recorded a time in the future
         full = sweep or not 0 <= started - (source.swept or 0.0) < SWEEP or started - start > DAY
-        files, source.foreign = missing(remote, self._index, EVERYTHING if full else recent(start, started))
+        files, source.foreign = missing(remote, self.index, EVERYTHING if full else recent(start, started))
         source.listed = started
         source.error = ""
         limit = layout.bound(started + AHEAD)
@@ -137,13 +130,13 @@ class Puller:
     def _fetch(self, remote: Remote, files: list[File]) -> bool:
         """Fetch and import missing files, a portion at a time; False when time is up."""
         while files:
-            if layout.free_percent(self._layout.root) < self._settings.free_percent:
+            if layout.free_percent(self.places.root) < self.settings.free_percent:
                 raise PullError(
-                    f"less than {self._settings.free_percent:g}% of space or inodes is free at {self._layout.root}; "
+                    f"less than {self.settings.free_percent:g}% of space or inodes is free at {self.places.root}; "
                     "nothing is fetched until there is more (the MXs keep it for some days)"
                 )
             portion = self._portion(files)
-            remote.fetch([file.path for file in portion], self._layout.incoming(self._source.mx))
+            remote.fetch([file.path for file in portion], self.places.incoming(self.source.mx))
             del files[: len(portion)]
             in_time = self._import(fresh=True)
             self._note_missing(files)
@@ -153,8 +146,8 @@ class Puller:
 
     def _portion(self, files: list[File]) -> list[File]:
         most = FETCH
-        if marker.current(self._host).throttled:
-            most = max(1, int(60 / max(self._settings.import_throttle_sleep, 0.03)))
+        if marker.current(self.host).throttled:
+            most = max(1, int(60 / max(self.settings.import_throttle_sleep, 0.03)))
         room = FETCH_BYTES
         portion: list[File] = []
         for file in files[:most]:
@@ -166,7 +159,7 @@ class Puller:
 
     def _import(self, *, fresh: bool) -> bool:
         """Import ``incoming``; False when time is up."""
-        for batch in self._importer.run(fresh=fresh, patience=self._time_left):
+        for batch in self.importer.run(fresh=fresh, patience=self._time_left):
             self._count(batch)
             if not self._time_left():
                 break
@@ -175,20 +168,20 @@ class Puller:
     def _count(self, batch: Batch) -> None:
         """Add a committed batch to the counts and to the record: the one place that counts."""
         self.counts.add(batch)
-        self._source.imported += len(batch.kept)
-        self._source.unpulled = max(0, self._source.unpulled - batch.files)
-        self._source.save(self._layout.state, self._clock())
+        self.source.imported += len(batch.kept)
+        self.source.unpulled = max(0, self.source.unpulled - batch.files)
+        self.source.save(self.places.state, self.clock())
 
     def _time_left(self) -> float:
         return max(0.0, self._end - state.boottime())
 
     def _note_missing(self, files: list[File]) -> None:
         """Record what is missing: these files, and those fetched and not imported."""
-        fetched = [ident for _, _, ident in layout.waiting(self._layout.incoming(self._source.mx))]
-        self._source.unpulled = len(files) + len(fetched)
+        fetched = [ident for _, _, ident in layout.waiting(self.places.incoming(self.source.mx))]
+        self.source.unpulled = len(files) + len(fetched)
         oldest = min([file.name for file in files[:1]] + fetched, default=None)
-        self._source.oldest = layout.received(oldest) if oldest else None
-        self._source.save(self._layout.state, self._clock())
+        self.source.oldest = layout.received(oldest) if oldest else None
+        self.source.save(self.places.state, self.clock())
 
 
 def side_by_side(names: Sequence[str], work: Callable[[str], int]) -> dict[str, int]:

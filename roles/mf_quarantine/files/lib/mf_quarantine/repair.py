@@ -41,57 +41,50 @@ def _has(file: File, wanted: Container[str], shared: Container[str]) -> bool:
     return file.name in wanted or (file.name in shared and file.path.endswith(f"/{layout.SHARED}/new/{file.name}"))
 
 
+@dataclass
 class Repair:
     """One repair. ``dry_run`` counts and changes nothing."""
 
-    def __init__(
-        self,
-        index: Index,
-        places: layout.Layout,
-        settings: Settings,
-        *,
-        dry_run: bool = False,
-        progress: Callable[[str], None] = lambda _: None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self.outcome = Outcome()
-        self._index = index
-        self._layout = places
-        self._settings = settings
-        self._dry_run = dry_run
-        self._progress = progress
-        self._clock = clock
+    index: Index
+    places: layout.Layout
+    settings: Settings
+    dry_run: bool = False
+    progress: Callable[[str], None] = lambda _: None
+    clock: Callable[[], float] = time.time
+    outcome: Outcome = field(default_factory=Outcome)
+
+    def __post_init__(self) -> None:
         self._missing: dict[str, str] = {}
         self._given_up: set[str] = set()
 
     def compare(self) -> None:
         """Compare files with rows, a domain's day at a time. Imports go on meanwhile; their files are left alone."""
         seen: set[tuple[str, str]] = set()
-        for day in layout.names(self._layout.mail):
-            self._progress(f"files of {text.clean(day, 12)}")
-            for domain in layout.names(f"{self._layout.mail}/{day}"):
+        for day in layout.names(self.places.mail):
+            self.progress(f"files of {text.clean(day, 12)}")
+            for domain in layout.names(f"{self.places.mail}/{day}"):
                 if layout.is_domain(domain):
                     seen.add((domain, day))
                     self._compare_day(domain, day)
-        for domain in self._index.domains():
-            self._progress(f"rows of {domain}")
-            for day in self._index.days(domain):
+        for domain in self.index.domains():
+            self.progress(f"rows of {domain}")
+            for day in self.index.days(domain):
                 if (domain, day) not in seen:
                     self._compare_day(domain, day)
 
     def _compare_day(self, domain: str, day: str) -> None:
-        folder = f"{self._layout.mail}/{day}/{domain}"
+        folder = f"{self.places.mail}/{day}/{domain}"
         there = {name for name in layout.names(folder) if layout.is_id(name) and layout.day(name) == day}
-        rows = self._index.idents(domain, day)
+        rows = self.index.idents(domain, day)
         strays = sorted(there - rows.keys())
         for start in range(0, len(strays), BATCH):
             self._strays(domain, day, strays[start : start + BATCH])
         found = [ident for ident, lost in rows.items() if lost and ident in there]
         self.outcome.found += len(found)
-        if not self._dry_run:
+        if not self.dry_run:
             for ident in found:
-                self._index.mark(domain, ident, lost=False)
-        cutoff = self._settings.cutoff(domain, self._clock())
+                self.index.mark(domain, ident, lost=False)
+        cutoff = self.settings.cutoff(domain, self.clock())
         # a message that expires anyway needs no file any more
         missing = [ident for ident in rows if ident not in there and ident >= cutoff]
         self._missing.update(dict.fromkeys(missing, domain))
@@ -100,29 +93,29 @@ class Repair:
     def _in_hand(self, domain: str, day: str, name: str) -> bool:
         """Whether an importer has linked this file into the store and not yet removed it from ``incoming``."""
         try:
-            if os.lstat(f"{self._layout.mail}/{day}/{domain}/{name}").st_nlink == 1:
+            if os.lstat(f"{self.places.mail}/{day}/{domain}/{name}").st_nlink == 1:
                 return False
         except FileNotFoundError:
             return True  # expired meanwhile
         paths = (f"{day}/{domain}/new/{name}", f"{day}/{layout.SHARED}/new/{layout.first_copy(name)}")
-        folders = list(map(self._layout.incoming, self._layout.stray()))
+        folders = list(map(self.places.incoming, self.places.stray()))
         return any(os.path.lexists(f"{folder}/{path}") for folder in folders for path in paths)
 
     def _strays(self, domain: str, day: str, names: list[str]) -> None:
-        folder = f"{self._layout.mail}/{day}/{domain}"
+        folder = f"{self.places.mail}/{day}/{domain}"
         names = [name for name in names if not self._in_hand(domain, day, name)]
         # asked after the files were checked: what an importer has finished has its row by now
-        appeared = self._index.idents(domain, day) if names else {}
+        appeared = self.index.idents(domain, day) if names else {}
         names = [name for name in names if name not in appeared]
-        over = self._index.over(names)
-        cutoff = self._settings.cutoff(domain, self._clock())
+        over = self.index.over(names)
+        cutoff = self.settings.cutoff(domain, self.clock())
         kept: list[envelope.Message] = []
         siblings: list[tuple[str, envelope.Message]] = []
         for name in names:
             path = f"{folder}/{name}"
             if name in over or name < cutoff:
                 self.outcome.removed += 1
-                if not self._dry_run:
+                if not self.dry_run:
                     store.drop(path)
                 continue
             try:
@@ -132,10 +125,10 @@ class Repair:
             except (envelope.DamagedError, OSError):
                 # damaged and without a row: half of an import, most likely; the MX has it whole
                 self.outcome.damaged += 1
-                if not self._dry_run:
-                    store.put_aside(path, f"{self._layout.bad}/store/{name}")
+                if not self.dry_run:
+                    store.put_aside(path, f"{self.places.bad}/store/{name}")
                     store.drop(path)
-        if kept and not self._dry_run:
+        if kept and not self.dry_run:
             kept = self._index_again(domain, day, kept)
         self.outcome.indexed += len(kept)
         self._siblings(siblings)
@@ -145,28 +138,28 @@ class Repair:
 
         No pull would: a message whose first copy is in the ledger isn't fetched.
         """
-        known = self._index.known([copy.id for _, copy in siblings]) if siblings else set()
+        known = self.index.known([copy.id for _, copy in siblings]) if siblings else set()
         for path, copy in siblings:
-            target = self._layout.path(copy.domain, copy.id)
-            over = copy.id < self._settings.cutoff(copy.domain, self._clock())
+            target = self.places.path(copy.domain, copy.id)
+            over = copy.id < self.settings.cutoff(copy.domain, self.clock())
             if copy.id in known or over or os.path.lexists(target):
                 continue
-            if self._dry_run:
+            if self.dry_run:
                 self.outcome.indexed += 1
                 continue
             store.keep(path, target)
-            store.sync(self._layout.root)
+            store.sync(self.places.root)
             self.outcome.indexed += len(self._index_again(copy.domain, layout.day(copy.id), [copy]))
 
     def _index_again(self, domain: str, day: str, kept: list[envelope.Message]) -> list[envelope.Message]:
         """Index strays; returns those that no other process has indexed meanwhile."""
         try:
-            self._index.index_again(kept)
+            self.index.index_again(kept)
         except DuplicateError:
-            appeared = self._index.idents(domain, day)
+            appeared = self.index.idents(domain, day)
             kept = [message for message in kept if message.id not in appeared]
             if kept:
-                self._index.index_again(kept)
+                self.index.index_again(kept)
         return kept
 
     def fetch(self, remotes: Iterable[tuple[str, Remote | None]]) -> list[str]:
@@ -178,7 +171,7 @@ class Repair:
         for mx, remote in remotes:
             if not self._missing:
                 break
-            self._progress(f"{len(self._missing)} files from {mx}")
+            self.progress(f"{len(self._missing)} files from {mx}")
             if remote is None:
                 problems.append(f"{mx}: is being pulled for longer than a minute; run this again")
                 continue
@@ -191,17 +184,17 @@ class Repair:
         self.outcome.lost_ids = lost[:100]
         self.outcome.lost_before = len(self._missing) - len(lost)
         # an MX that can't be asked may have them: mark files as lost only when all MXs were asked
-        if not self._dry_run and not problems:
+        if not self.dry_run and not problems:
             for ident, domain in self._missing.items():
-                self._index.mark(domain, ident, lost=True)
+                self.index.mark(domain, ident, lost=True)
         return problems
 
     def _fetch_from(self, mx: str, remote: Remote) -> None:
         wanted = frozenset(self._missing)
         shared = frozenset(map(layout.first_copy, wanted))
-        files, _ = pull.missing(remote, self._index, EVERYTHING, wanted | shared)
+        files, _ = pull.missing(remote, self.index, EVERYTHING, wanted | shared)
         files = [file for file in files if _has(file, wanted, shared)]
-        if self._dry_run:
+        if self.dry_run:
             there = {file.name for file in files}
             for ident in wanted:
                 if ident in there or layout.first_copy(ident) in there:
@@ -209,13 +202,13 @@ class Repair:
                     del self._missing[ident]
             return
         for start in range(0, len(files), pull.FETCH):
-            remote.fetch([file.path for file in files[start : start + pull.FETCH]], self._layout.incoming(mx))
+            remote.fetch([file.path for file in files[start : start + pull.FETCH]], self.places.incoming(mx))
             self._take(mx)
 
     def _take(self, mx: str) -> None:
         """Link fetched files into the store for rows without a file; the importer does the rest."""
         shared = {layout.first_copy(ident) for ident in self._missing}
-        for path, domain, ident in layout.waiting(self._layout.incoming(mx)):
+        for path, domain, ident in layout.waiting(self.places.incoming(mx)):
             if self._missing.get(ident) != domain and not (domain == layout.SHARED and ident in shared):
                 continue
             try:
@@ -225,8 +218,8 @@ class Repair:
             for copy in copies:
                 owner = copy.domain or domain
                 if self._missing.get(copy.id) == owner:
-                    store.keep(path, self._layout.path(owner, copy.id))
-                    self._index.mark(owner, copy.id, lost=False)
+                    store.keep(path, self.places.path(owner, copy.id))
+                    self.index.mark(owner, copy.id, lost=False)
                     del self._missing[copy.id]
                     self.outcome.fetched += 1
-        store.sync(self._layout.root)
+        store.sync(self.places.root)
