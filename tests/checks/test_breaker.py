@@ -22,7 +22,7 @@ def used(count: int, first: float = NOW, step: float = 60.0, healed: bool = Fals
     for number in range(count):
         allowed, one = breaker.ask(one, first + number * step)
         assert allowed
-        one = breaker.told(one, first + number * step, healed)
+        one = breaker.after_restart(one, first + number * step, healed)
     return one
 
 
@@ -54,7 +54,7 @@ def test_restarts_that_heal_and_relapse_open_it_too(minutes: int) -> None:
             allowed, one = breaker.ask(one, now)
             if not allowed:
                 break
-            one = breaker.told(one, now, healed=True)
+            one = breaker.after_restart(one, now, healed=True)
             now += step
         assert one.until is not None
         lengths.append(one.until - now)
@@ -76,7 +76,7 @@ def test_half_open_allows_one_and_failure_doubles_the_back_off() -> None:
     assert one.phase(later) == breaker.HALF_OPEN
     allowed, one = breaker.ask(one, later)
     assert allowed
-    one = breaker.told(one, later, healed=False)
+    one = breaker.after_restart(one, later, healed=False)
     assert one.phase(later + 1) == breaker.OPEN
     assert one.until == later + 2 * breaker.BACKOFF
     assert not breaker.ask(one, later + 2 * breaker.BACKOFF - 1)[0]
@@ -85,7 +85,7 @@ def test_half_open_allows_one_and_failure_doubles_the_back_off() -> None:
 def test_half_open_success_closes() -> None:
     _, one = breaker.ask(used(3), NOW + 180)
     later = NOW + 181 + breaker.BACKOFF
-    one = breaker.told(one, later, healed=True)
+    one = breaker.after_restart(one, later, healed=True)
     assert one.phase(later) == breaker.CLOSED
     assert breaker.ask(one, later + 60)[0]
 
@@ -97,7 +97,7 @@ def test_flapping_after_a_success_backs_off_longer_each_time() -> None:
             allowed, one = breaker.ask(one, now)
             if not allowed:
                 break
-            one = breaker.told(one, now, healed=True)
+            one = breaker.after_restart(one, now, healed=True)
             now += 60
         assert one.until is not None
         lengths.append(one.until - now)
@@ -119,7 +119,7 @@ def test_never_more_than_the_limit_in_a_window(events: list[tuple[float, bool]])
         allowed, one = breaker.ask(one, now)
         if allowed:
             done.append(now)
-            one = breaker.told(one, now, healed)
+            one = breaker.after_restart(one, now, healed)
     for at in done:
         # the limit while closed, and the one that a half-open breaker allows
         limit, window = breaker.LIMITS[0]
@@ -202,7 +202,7 @@ records = st.dictionaries(
 def test_garbage_makes_a_breaker_that_works(record: dict[str, object]) -> None:
     one = breaker.parse(record, "same", NOW, 1e9)
     allowed, after = breaker.ask(one, NOW)
-    breaker.told(after, NOW, allowed)
+    breaker.after_restart(after, NOW, allowed)
     assert len(one.restarts) <= breaker.MOST
     assert one.until is None or one.until <= NOW + breaker.LONGEST
 

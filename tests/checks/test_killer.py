@@ -62,7 +62,7 @@ def test_a_real_fire_is_seen_and_ended(places: state.Places, monkeypatch: pytest
             while (now := verdict(fire.pid).process).stat.cpu - before.stat.cpu < 0.2 * procfs.TICK:
                 before = before if now.moved == before.moved else now
                 time.sleep(0.02)
-            memory = orphans.remember([before], {}, 40)
+            memory = orphans.progress_of([before], {}, 40)
             assert orphans.burns_for(now, memory, 100) == 60
             assert orphans.quiet_for(now, memory, 100) == 0
             # it uses more CPU until the signal comes, which spares no one that burns

@@ -93,7 +93,7 @@ BEFORE, HOT = int(70 * procfs.TICK), int(100 * procfs.TICK)
 
 
 def test_a_session_that_burns_dies() -> None:
-    before = orphans.remember([a(11, progress=(BEFORE, 500, 0))], {}, NOW - 60)
+    before = orphans.progress_of([a(11, progress=(BEFORE, 500, 0))], {}, NOW - 60)
     burning = a(11, progress=(HOT, 500, 0))
     assert judged(burning, before=before) == [(11, BURNING, True, True)]
     (found,) = orphans.decide([BOSS, burning], MASTER, before, NOW, (LIMIT, CPU))
@@ -113,19 +113,19 @@ def test_a_session_that_burns_dies() -> None:
     ],
 )
 def test_a_session_that_used_much_cpu_and_moves_or_waits_lives(progress: tuple[int, ...]) -> None:
-    before = orphans.remember([a(11, progress=(BEFORE, 500, 0))], {}, NOW - 60)
+    before = orphans.progress_of([a(11, progress=(BEFORE, 500, 0))], {}, NOW - 60)
     assert judged(a(11, progress=progress), before=before) == [(11, BURNING, False, False)]
 
 
 def test_cpu_up_to_the_limit_is_progress() -> None:
-    before = orphans.remember([a(11, progress=(100, 500, 0))], {}, NOW - 60)
+    before = orphans.progress_of([a(11, progress=(100, 500, 0))], {}, NOW - 60)
     assert judged(a(11, progress=(int(CPU * procfs.TICK), 500, 0)), before=before) == []
 
 
 def test_one_look_or_two_within_a_minute_prove_no_fire() -> None:
     burning = a(11, progress=(HOT, 500, 0))
     assert judged(burning, before={}) == [(11, BURNING, False, False)]
-    before = orphans.remember([a(11, progress=(BEFORE, 500, 0))], {}, NOW - 44)
+    before = orphans.progress_of([a(11, progress=(BEFORE, 500, 0))], {}, NOW - 44)
     assert judged(burning, before=before) == [(11, BURNING, False, False)]
 
 
@@ -136,7 +136,7 @@ def test_a_fire_with_little_of_the_cpu_is_seen_in_the_end() -> None:
     for minute in range(6):
         one = a(11, progress=(BEFORE + int(0.3 * minute * procfs.TICK), 500, 0))
         kills += [verdict.kill for verdict in orphans.decide([BOSS, one], MASTER, memory, NOW, (LIMIT, CPU))]
-        memory = orphans.remember([one], memory, NOW - 3600 + 60 * minute)
+        memory = orphans.progress_of([one], memory, NOW - 3600 + 60 * minute)
     assert kills == [False, False, False, False, True, True]
 
 
@@ -194,10 +194,10 @@ def test_the_quietest_come_first() -> None:
 
 def test_memory_keeps_since_while_nothing_moves() -> None:
     one = a(11)
-    first = orphans.remember([one], {}, NOW)
-    later = orphans.remember([one], first, NOW + 60)
+    first = orphans.progress_of([one], {}, NOW)
+    later = orphans.progress_of([one], first, NOW + 60)
     assert later[one.key]["since"] == NOW  # type: ignore[index, call-overload]
-    moved = orphans.remember([a(11, progress=(9, 9, 9))], later, NOW + 120)
+    moved = orphans.progress_of([a(11, progress=(9, 9, 9))], later, NOW + 120)
     assert moved[one.key]["since"] == NOW + 120  # type: ignore[index, call-overload]
 
 

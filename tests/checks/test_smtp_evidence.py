@@ -60,13 +60,12 @@ def test_what_is_seen_of_configuration_and_release(places: state.Places, monkeyp
 
 def test_a_session_held_by_no_child_of_the_master_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[bool | None] = []
-    look = hot.session_of(VALUES)
 
-    def ask(here: str) -> bool | None:
+    def ask(local: str) -> bool | None:
         for pid in (os.getppid(), os.getpid(), 0):
             monkeypatch.setattr(systemd, "show", lambda _, pid=pid: systemd.Unit("active", pid=pid))
-            found.append(look(here))
-        found.append(look("127.0.0.1:1"))
+            found.append(hot.serves(VALUES["unit"], local))
+        found.append(hot.serves(VALUES["unit"], "127.0.0.1:1"))
         return None
 
     with server(talking(late=("RCPT", 60))) as port:

@@ -261,4 +261,4 @@ def test_full_is_who_works_and_has_no_slot_left(dialogue: Dialogue, view: View, 
 
 def test_the_plugin_says_what_the_check_listens_for() -> None:
     plugins = Path(__file__).parents[2] / "roles/qpsmtpd/files/lib/qpsmtpd/plugins"
-    assert f"return DENY, '{smtp_verdict.NOBODYS}' unless" in (plugins / "mf_domains").read_text()
+    assert f"return DENY, '{smtp_verdict.NO_DOMAIN}' unless" in (plugins / "mf_domains").read_text()

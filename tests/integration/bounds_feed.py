@@ -143,7 +143,7 @@ def names(folder: str, _port: int) -> Iterator[float]:
                 seen.append(process)
                 state.encode(process.evidence())
         yield watch.seconds()
-    orphans.decide(seen, (7, 1), orphans.remember(seen, {}, 1.0), 100.0, (60.0, 60.0))
+    orphans.decide(seen, (7, 1), orphans.progress_of(seen, {}, 1.0), 100.0, (60.0, 60.0))
 
 
 def files(folder: str, _port: int) -> Iterator[float]:

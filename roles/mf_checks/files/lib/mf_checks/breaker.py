@@ -1,13 +1,13 @@
 """The circuit breaker of automatic restarts: a repair that keeps failing must stop by itself, and try again by itself.
 
 Closed: restarts are allowed, up to each of ``LIMITS``: so many in so many seconds, whether they helped or not. The
-second finds what heals and relapses, too slowly for the first. One more opens it: no restart for a back-off that
+second limit catches a service that heals and relapses slowly. One more opens it: no restart for a back-off that
 doubles each time it opens again (``BACKOFF`` to ``LONGEST``). Then it is half-open: one restart is allowed; if that
 heals, the breaker closes, if not, it opens again at once. After ``CALM`` seconds without a restart the back-off
 starts small again. The terms are those of M. Nygard, "Release It!".
 
 Times are CLOCK_BOOTTIME seconds, so a clock step changes nothing; across a reboot they are shifted by the wall clock
-(never into the future). boot_id can't tell a reboot of a container, so a token on tmpfs does.
+(never into the future). boot_id stays the same when a container reboots, so a token on tmpfs identifies the boot.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from mf import claims, state
 
 LIMITS = ((3, 900.0), (6, 2 * 3600.0))
-MOST = max(limit for limit, _ in LIMITS)  # restarts that need to be remembered
+MOST = max(limit for limit, _ in LIMITS)  # restarts that need to be stored
 BACKOFF = 900.0
 LONGEST = 4 * 3600.0
 CALM = 2 * 3600.0
@@ -55,8 +55,8 @@ def ask(breaker: Breaker, now: float) -> tuple[bool, Breaker]:
     return False, _open(breaker, now)
 
 
-def told(breaker: Breaker, now: float, healed: bool) -> Breaker:
-    """The breaker after a restart that did heal, or didn't."""
+def after_restart(breaker: Breaker, now: float, healed: bool) -> Breaker:
+    """The breaker after a restart that healed, or did not."""
     kept = (*breaker.restarts, now)[-MOST:]
     after = Breaker(kept, breaker.opened, breaker.until)
     if breaker.until is None:
@@ -72,7 +72,7 @@ def _open(breaker: Breaker, now: float) -> Breaker:
 
 
 def load(places: state.Places, unit: str) -> Breaker:
-    """The stored breaker of a unit; a fresh one when there is none or it can't be understood."""
+    """The stored breaker of a unit; a new one when there is none or it is damaged."""
     newest: dict[str, object] = {}
     token, now = state.boot_token(places) or "unknown", state.boottime()
     for path in _paths(places):
@@ -108,7 +108,7 @@ def _paths(places: state.Places) -> tuple[str, str]:
 
 
 def _written(record: Mapping[str, object], token: str, now: float) -> tuple[bool, float]:
-    """When a record was written, to compare: within this boot by its clock, which nobody sets; before, by the other."""
+    """When a record was written, to compare: by this boot's clock, which can't be set, else by the wall clock."""
 
     def number(key: str) -> float:
         value = record.get(key)
@@ -132,7 +132,7 @@ def form(breaker: Breaker, token: str, boottime: float, epoch: float) -> dict[st
 
 
 def parse(record: Mapping[str, object], token: str, boottime: float, epoch: float) -> Breaker:
-    """A stored breaker in terms of this boot's clock. Garbage gives a fresh one: the limit then simply starts anew."""
+    """A stored breaker in terms of this boot's clock. Garbage gives a new one: the limit then starts anew."""
 
     def number(value: object) -> float:
         if not claims.is_time(value):

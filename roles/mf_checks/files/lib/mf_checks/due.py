@@ -1,4 +1,4 @@
-"""run-checks: cron's one entry. Which checks are due this minute, all of them in one interpreter.
+"""run-checks: cron's one entry. It runs the checks that are due this minute in one interpreter.
 
 A start of Python costs 6 ms of CPU, a fork 1 ms: so the fast paths of all checks run one after the other in this
 process, each with its own lock, deadline and result, and only a diagnosis gets a process of its own, which can be slow
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 else:
     import _signal
 
-# the order in which they run: what waits for others comes last
+# the order in which they run: a check that waits for other programs comes last
 ORDER = ("load", "processes", "queue", "smtp")
 MERCY = 3.0  # seconds a diagnosis may overrun its deadline before it is killed
 SIGKILL = 9
@@ -29,7 +29,7 @@ _ENDED = (_signal.SIGCHLD,)
 
 
 def due(minute: int, offset: int, period: float) -> bool:
-    """Whether a check with this period (seconds) and offset (minutes) has its turn in a minute since the epoch."""
+    """Whether a check with this period (seconds) and offset (minutes) is due in a minute since the epoch."""
     return (minute - offset) % max(1, round(period / 60)) == 0
 
 
@@ -41,10 +41,10 @@ def main(argv: Sequence[str], *, generation: str, checks: Mapping[str, Mapping[s
 
         dry_run, everything = command.due(argv)
     else:
-        rest = posix.environ.get(b"MF_SPLAY", b"")
-        if rest.isdigit():
+        splay = posix.environ.get(b"MF_SPLAY", b"")
+        if splay.isdigit():
             # only cron's file sets it: hosts of a fleet don't all begin at second 0
-            time.sleep(min(50, int(rest)))
+            time.sleep(min(50, int(splay)))
     posix._exit(round_of(checks, generation, state.Places(), dry_run=dry_run, everything=everything))
 
 
@@ -56,7 +56,7 @@ def round_of(
     dry_run: bool = False,
     everything: bool = False,
 ) -> int:
-    """Run what is due; returns the most urgent exit code."""
+    """Run the checks that are due; returns the most urgent exit code."""
     minute = int(time.time()) // 60
     codes = [0]
     diagnoses: dict[int, tuple[run.Run, float]] = {}
@@ -80,12 +80,12 @@ def round_of(
         if isinstance(outcome, state.Result):
             codes.append(check_run.publish(outcome))
         else:
-            # how one learns of a child's end without a descriptor for it; it stays blocked in this process
+            # blocked, so that _wait can take it as the sign of a child's end without a descriptor for it
             _signal.pthread_sigmask(_signal.SIG_BLOCK, _ENDED)
             try:
                 child = posix.fork()
             except OSError as error:
-                # no memory, no process numbers left: say so, and let the others run
+                # no memory, no process numbers left: report it, and let the others run
                 codes.append(check_run.publish(check_run.unknown(f"no process for the diagnosis: {error.strerror}")))
                 check_run.release()
                 continue
@@ -99,7 +99,7 @@ def round_of(
                 finally:
                     posix._exit(code)
             diagnoses[child] = (check_run, check_run.time_left())
-        # a child that was forked still holds it
+        # a forked child still holds the lock
         check_run.release()
     codes += _wait(diagnoses)
     return max(codes, key=_URGENCY.__getitem__)
@@ -109,7 +109,7 @@ _URGENCY = {code: state.SEVERITY[word] for word, code in state.EXIT_CODES.items(
 
 
 def _wait(diagnoses: dict[int, tuple[run.Run, float]]) -> list[int]:
-    """Wait for the diagnoses; what doesn't end in time is killed and reported for it."""
+    """Wait for the diagnoses; kill the ones that don't end in time, and report for them."""
     codes = []
     begun = time.monotonic()
     limits = {child: begun + left + MERCY for child, (_, left) in diagnoses.items()}
@@ -126,9 +126,9 @@ def _wait(diagnoses: dict[int, tuple[run.Run, float]]) -> list[int]:
             if code in _URGENCY:
                 codes.append(code)
                 continue
-            how = "ended without a result" if code >= 0 else f"was killed by signal {-code}"
-            how = "hung past its deadline and was killed" if late else how
-            codes.append(check_run.publish(check_run.unknown(f"the check {how}")))
+            end = "ended without a result" if code >= 0 else f"was killed by signal {-code}"
+            end = "hung past its deadline and was killed" if late else end
+            codes.append(check_run.publish(check_run.unknown(f"the check {end}")))
         if diagnoses:
             _signal.sigtimedwait(_ENDED, max(0.0, min(limits[child] for child in diagnoses) - time.monotonic()))
     return codes
@@ -138,7 +138,7 @@ def _check(name: str, values: Mapping[str, Any]) -> run.Check:
     try:
         check: run.Check = __import__(values["module"], fromlist=["CHECK"]).CHECK
     except Exception as error:  # noqa: BLE001  (whatever a broken module does when it is loaded)
-        # a broken release: the other checks still run, and this one says so
+        # a broken release: the other checks still run, and this one reports it
         problem = f"check {name} can't be loaded: {error}"
 
         def broken(*_: object) -> state.Result:

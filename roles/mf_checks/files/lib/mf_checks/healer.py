@@ -1,4 +1,4 @@
-"""A repair of a systemd unit: what may forbid it, and the count that is kept of it. Slow path."""
+"""A repair of a systemd unit: its obstacles, and the count of repairs. Slow path."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from mf import decisions, state
 from mf.maintenance import Maintenance
 from mf.text import clean
 
-from .breaker import Breaker, ask, save, told
+from .breaker import Breaker, after_restart, ask, save
 
-LEAST = 5.0  # seconds: an action that could be waited for no longer than that isn't begun
+LEAST = 5.0  # seconds of the deadline that must be left for an action to begin
 
 
 @dataclass
 class Healer:
     """One action on a unit, which maintenance, the host's action lock and the circuit breaker may forbid.
 
-    ``breaker``: as it is stored; afterwards as it is once it was asked. ``maintenance``: its marker, if there is one.
+    ``breaker``: the stored one, then its state after ``ask``. ``maintenance``: the active one, if any.
     ``locked``: whether this run holds the action lock. ``evidence`` goes into each line of the decision log.
     """
 
@@ -36,9 +36,9 @@ class Healer:
         self.allowed, self.breaker = ask(self.breaker, self.now)
 
     def obstacle(self, *, uncured: bool, left: float) -> str:
-        """What forbids the action; empty when nothing does.
+        """The obstacle to the action; empty when there is none.
 
-        ``uncured``: a restart left the same symptom before, and nothing has changed since. ``left``: seconds for it.
+        ``uncured``: an earlier restart left the same symptom, and nothing has changed since. ``left``: seconds left.
         """
         if self.maintenance is not None:
             return f"maintenance ({clean(self.maintenance.reason, 60)})"
@@ -53,18 +53,18 @@ class Healer:
         return "too little of this run's time is left" if left < LEAST else ""
 
     def count(self, obstacle: str) -> str:
-        """Store the breaker before anything is done, the attempt counted as failed; returns what forbids it now."""
+        """Store the breaker before the action, the attempt counted as failed; returns the obstacle to it now."""
         if self.maintenance is not None or not self.locked:
             return obstacle
-        unkept = self.keep(self.breaker if obstacle else told(self.breaker, self.now, healed=False))
-        return obstacle or unkept
+        unstored = self.keep(self.breaker if obstacle else after_restart(self.breaker, self.now, healed=False))
+        return obstacle or unstored
 
     def healed(self) -> None:
-        """Count the attempt as one that helped."""
-        self.keep(told(self.breaker, self.now, healed=True))
+        """Count the attempt as a success."""
+        self.keep(after_restart(self.breaker, self.now, healed=True))
 
     def keep(self, breaker: Breaker) -> str:
-        """Store the breaker; what went wrong, or nothing. One that can't remember would let restarts go on for ever."""
+        """Store the breaker; returns the error, or nothing. Without a stored breaker restarts would go on for ever."""
         try:
             save(self.places, self.unit, breaker)
         except OSError as error:

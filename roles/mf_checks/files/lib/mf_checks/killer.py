@@ -1,4 +1,4 @@
-"""Ends processes that a verdict has condemned, as many as one run may. Slow path.
+"""End the processes whose verdict is to kill, up to the limit of one run. Slow path.
 
 A pidfd holds each process before it is verified a last time, so no signal meets another process with the same number.
 """
@@ -16,7 +16,7 @@ from mf import decisions, maintenance, state
 from .orphans import Verdict
 
 GRACE = 3.0  # seconds between TERM and KILL
-LAST = 2.0  # seconds a killed process has to be gone
+LAST = 2.0  # seconds after KILL in which a process has to end
 LOCK_WAIT = 3.0
 
 TERM, KILL, SURVIVED, SPARED, OUT_OF_REACH = "TERM", "KILL", "survived", "spared", "out of reach"
@@ -37,7 +37,7 @@ class Killer:
         self.outcomes: list[Outcome] = []
 
     def kill(self, doomed: Sequence[Verdict], cap: int, result: state.Result) -> str:
-        """Kill up to the cap, or report what forbids it; returns the summary's part."""
+        """Kill up to the cap, or report the obstacle; returns the summary's part."""
         victims = doomed[:cap]
         with self.places.lock(state.ACTION, LOCK_WAIT) as locked:
             if maintenance.active(self.places) is not None:  # it may have begun during the wait
@@ -52,8 +52,8 @@ class Killer:
             result.actions.append(f"refused to kill {names(victims)}: {obstacle}")
             return f"not killed ({obstacle}): {names(victims)}"
         result.actions += [
-            f"{outcome}: {one.kind} {one.process.stat.pid}, {one.process.age:.0f} s old, {one.why()}"
-            for one, outcome in outcomes
+            f"{outcome}: {victim.kind} {victim.process.stat.pid}, {victim.process.age:.0f} s old, {victim.why()}"
+            for victim, outcome in outcomes
         ]
         result.metrics["killed"] = sum(outcome in (TERM, KILL) for _, outcome in outcomes)
         status, summary = report(outcomes, len(doomed) - len(victims), cap)
@@ -65,7 +65,7 @@ class Killer:
         try:
             for victim in victims:
                 self.hold(victim)
-            # a stopped process takes its TERM only when it runs again
+            # a stopped process handles its TERM only when it runs again
             self.send(signal.SIGTERM, signal.SIGCONT)
             self.finish(self.ended(GRACE), TERM)
             self.send(signal.SIGKILL)
@@ -135,23 +135,23 @@ class Killer:
 
 def names(verdicts: Iterable[Verdict]) -> str:
     """``orphan 12, stuck 13``."""
-    return ", ".join(f"{one.kind} {one.process.stat.pid}" for one in verdicts)
+    return ", ".join(f"{verdict.kind} {verdict.process.stat.pid}" for verdict in verdicts)
 
 
 def report(outcomes: Iterable[Outcome], left: int, cap: int) -> tuple[str, str]:
     """``(status, summary)`` of a run's kills, with ``left`` processes beyond the cap. Pure."""
-    by: dict[str, list[Verdict]] = {}
+    by_outcome: dict[str, list[Verdict]] = {}
     for victim, outcome in outcomes:
-        by.setdefault(KILL if outcome == TERM else outcome, []).append(victim)
-    parts = ["killed " + (names(by.get(KILL, [])) or "none")]
-    if SPARED in by:
-        parts.append(f"{len(by[SPARED])} spared: moved or gone at the last moment")
+        by_outcome.setdefault(KILL if outcome == TERM else outcome, []).append(victim)
+    parts = ["killed " + (names(by_outcome.get(KILL, [])) or "none")]
+    if SPARED in by_outcome:
+        parts.append(f"{len(by_outcome[SPARED])} spared: moved or gone at the last moment")
     failures = []
-    if OUT_OF_REACH in by:
-        failures.append(f"{len(by[OUT_OF_REACH])} out of reach: the kernel gives no pidfd")
-    if SURVIVED in by:
-        failures.append(f"{len(by[SURVIVED])} survived KILL")
+    if OUT_OF_REACH in by_outcome:
+        failures.append(f"{len(by_outcome[OUT_OF_REACH])} out of reach: the kernel gives no pidfd")
+    if SURVIVED in by_outcome:
+        failures.append(f"{len(by_outcome[SURVIVED])} survived KILL")
     if left > 0:
         failures.append(f"kill limit reached ({cap} per run), {left} left; investigate what creates them")
-    status = state.CRITICAL if failures else state.WARNING if KILL in by else state.OK
+    status = state.CRITICAL if failures else state.WARNING if KILL in by_outcome else state.OK
     return status, ", ".join(parts + failures)

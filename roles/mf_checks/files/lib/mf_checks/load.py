@@ -1,8 +1,8 @@
-"""check-load: is this machine overloaded? If so it takes the throttle's lease ``load``, and later gives it back.
+"""check-load: take the throttle's lease ``load`` while this machine is overloaded, and give it back afterwards.
 
 Load is the one-minute average in /proc/loadavg (man proc), the figure uptime shows. At or above ``high`` the lease
 marks and refuses new mail (marks only on a host without SMTP, or when the fleet can't spare it); below ``low`` for two
-runs it is given back; in between things stay as they are. With ``mark``, a lower threshold, the lease first marks only.
+runs it is given back; in between nothing changes. With ``mark``, a lower threshold, the lease first marks only.
 ``per_core`` counts thresholds per processor. The lease is renewed by each run and ends by itself if runs stop.
 
 The fast path reads three facts and ends: load below every threshold, no marker and no leases on disk, marker and
@@ -23,43 +23,43 @@ if TYPE_CHECKING:
 RECONCILE_EVERY = 600.0  # seconds between two comparisons of marker and firewall while nothing is throttled
 CALM_RUNS = 2  # runs below ``low`` before the lease is given back
 
-NONE, MARK, REFUSE = "none", "mark", "refuse"  # what the lease of load asks for
+NONE, MARK, REFUSE = "none", "mark", "refuse"  # the kinds of the lease of load
 
 
 def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
     """The fast path; anything else is left to ``diagnose``."""
     try:
-        one, five, fifteen = parse(state.read_bytes(places.proc + "/loadavg", 128) or b"")
+        load1, load5, load15 = parse(state.read_bytes(places.proc + "/loadavg", 128) or b"")
     except (OSError, ValueError):
-        # no lease is touched: what is in force runs out by itself, or a person's lease goes on
+        # no lease is touched: the check's own runs out by itself, an operator's goes on
         return state.Result("load", state.UNKNOWN, f"{places.proc}/loadavg can't be read")
     scale = (posix.cpu_count() or 1) if values.get("per_core") else 1
     high, mark = values["high"] * scale, values.get("mark")
     limit = min(high, mark * scale) if isinstance(mark, (int, float)) else high
-    metrics = {"load1": one, "load5": five, "load15": fifteen}
-    throttled = _there(places.marker) or _there(places.persistent + "/leases.json")
-    if one < limit and not throttled and _at_rest(places):
-        return state.Result("load", state.OK, f"load {one:g}", metrics)
+    metrics = {"load1": load1, "load5": load5, "load15": load15}
+    throttled = _exists(places.marker) or _exists(places.persistent + "/leases.json")
+    if load1 < limit and not throttled and _reconciled(places):
+        return state.Result("load", state.OK, f"load {load1:g}", metrics)
     return lambda dry_run: diagnose(places, values, scale, metrics, dry_run)
 
 
 def parse(loadavg: bytes) -> tuple[float, float, float]:
     """The three averages in /proc/loadavg: ``0.20 0.18 0.12 1/80 11206``. Raises ValueError."""
-    words = loadavg.split(None, 3)
-    if len(words) < 4:
+    fields = loadavg.split(None, 3)
+    if len(fields) < 4:
         raise ValueError("no load averages")
-    one, five, fifteen = float(words[0]), float(words[1]), float(words[2])
-    if not (0 <= one < 1e9 and 0 <= five < 1e9 and 0 <= fifteen < 1e9):
+    load1, load5, load15 = float(fields[0]), float(fields[1]), float(fields[2])
+    if not (0 <= load1 < 1e9 and 0 <= load5 < 1e9 and 0 <= load15 < 1e9):
         raise ValueError("no load averages")
-    return one, five, fifteen
+    return load1, load5, load15
 
 
 def decide(
     load: float, holding: str, calm_runs: int, *, high: float, low: float, mark: float | None
 ) -> tuple[str, int]:
-    """What the lease should ask for, and for how many runs in a row the load has been low enough to give it back.
+    """The kind of lease to hold, and for how many runs in a row the load has been low enough to give it back.
 
-    ``holding`` is what it asks for now. Hysteresis: a load that swings between ``low`` and ``high`` changes nothing.
+    ``holding`` is its kind now. Hysteresis: a load that swings between ``low`` and ``high`` changes nothing.
     """
     if load >= high:
         return REFUSE, 0
@@ -77,7 +77,7 @@ def decide(
 def diagnose(
     places: state.Places, values: run.Values, scale: float, metrics: dict[str, float], dry_run: bool
 ) -> state.Result:
-    """The slow path: decide, take, renew or give back, and reconcile what is there."""
+    """The slow path: decide, take, renew or give back the lease, and reconcile the throttle."""
     from mf import Failure, claims, config
     from mf.throttle import control, lease, marker
 
@@ -92,7 +92,7 @@ def diagnose(
     own = lease.find(marker.current(places).leases, claims.LOAD)
     holding = NONE if own is None else REFUSE if own.refuse else MARK
     want, calm_runs = decide(load, holding, _calm_runs(places), high=high, low=low, mark=mark)
-    # what comes after the wait, nft above all, has to fit into the deadline too
+    # the work after the wait, nft above all, has to fit into the deadline too
     patience = values["deadline"] / 4
     throttle = control.Control(places, settings, check="load", dry_run=dry_run, patience=patience)
     reason = f"load {load:g}, limit {high:g}"
@@ -141,7 +141,7 @@ def _calm_runs(places: state.Places) -> int:
     return count if isinstance(count, int) and 0 <= count < CALM_RUNS else 0
 
 
-def _there(path: str) -> bool:
+def _exists(path: str) -> bool:
     try:
         posix.lstat(path)
     except OSError as error:
@@ -149,7 +149,7 @@ def _there(path: str) -> bool:
     return True
 
 
-def _at_rest(places: state.Places) -> bool:
+def _reconciled(places: state.Places) -> bool:
     """Whether marker and firewall were compared lately and nothing was in force (see ``marker.stamp``)."""
     try:
         stamp = state.read_plain(places.marker.rpartition("/")[0] + "/reconciled", 64)[0] or b""

@@ -12,12 +12,12 @@ from .procfs import QUIET, TICK, Stat
 
 @dataclass
 class Process:
-    """One process of qpsmtpd's user with its evidence. ``None`` means: could not be known.
+    """One process of qpsmtpd's user with its evidence. ``None``: unknown.
 
     ``ours``: is it a qpsmtpd; ``in_unit``: in the unit's cgroup; ``listens``: holds a listening socket. ``progress``
     is a tuple of counters; as long as they stay the same the process did nothing. ``peer`` is the TCP state of its
-    session, ``address`` the session's remote end. ``waits`` is where it sleeps in the kernel, ``stack`` how it came
-    there (innermost first; empty where that is root's secret), ``syscall`` the number of the call it is in.
+    session, ``address`` the session's remote end. ``waits`` is the kernel function in which it sleeps, ``stack`` its
+    callers (innermost first; empty where only root may read it), ``syscall`` the number of its system call.
     """
 
     stat: Stat
@@ -40,7 +40,7 @@ class Process:
 
     @property
     def key(self) -> str:
-        """Its identity: the number alone is re-used."""
+        """Its identity: the process number alone is re-used."""
         return f"{self.stat.pid}:{self.stat.start}"
 
     def evidence(self) -> dict[str, state.Json]:
@@ -65,7 +65,7 @@ class Process:
 
 @dataclass
 class Verdict:
-    """What is thought of one process. ``kill``: it has to go; otherwise it is reported, or watched (no ``report``).
+    """The verdict on one process. ``kill``: end it; otherwise it is reported, or watched (no ``report``).
 
     ``quiet``: seconds without progress.
     """
@@ -77,13 +77,13 @@ class Verdict:
     report: bool = True
 
     def why(self) -> str:
-        """The evidence in a few words."""
+        """The evidence, in short."""
         if self.kind == BURNING:
             return f"{self.process.stat.cpu / TICK:.0f} s of CPU and not a byte moved for {self.quiet:.0f} s"
         return f"no progress for {self.quiet:.0f} s"
 
     def describe(self) -> str:
-        """What is reported of a process that isn't killed."""
+        """The report of a process that isn't killed."""
         where = f" (in {self.process.waits})" if self.kind == BLOCKED and self.process.waits else ""
         return f"{self.kind}: {self.process.stat.pid}{where}"
 
@@ -100,11 +100,11 @@ ORPHAN, STUCK, BURNING, ZOMBIE, BLOCKED, FOREIGN, UNREADABLE = (
 
 
 SUSPECTS = (ORPHAN, STUCK, BURNING)
-BURNT = 1.0  # seconds of CPU without a byte moved, at least: one that waits for its client uses none
+BURNT = 1.0  # seconds of CPU without a byte moved, at least: a process that waits for its client uses none
 
 
 def recognised(processes: Iterable[Process], master: tuple[int, int]) -> bool:
-    """Whether the unit's main process is a qpsmtpd: if not, its children aren't known as such either. Pure."""
+    """Whether the unit's main process is a qpsmtpd: if not, its children can't be recognised either. Pure."""
     return any(process.ours for process in processes if (process.stat.pid, process.stat.start) == master)
 
 
@@ -118,7 +118,7 @@ def quiet_for(process: Process, seen: Mapping[str, object], now: float) -> float
 
 
 def burns_for(process: Process, seen: Mapping[str, object], now: float) -> float:
-    """Seconds this process is known to have used CPU and moved no byte; 0 for process that used none. Pure."""
+    """Seconds this process is known to have used CPU and moved no byte; 0 for a process that used none. Pure."""
     before = seen.get(process.key)
     if not isinstance(before, dict) or before.get("moved") != list(process.moved):
         return 0.0
@@ -128,25 +128,25 @@ def burns_for(process: Process, seen: Mapping[str, object], now: float) -> float
     return max(0.0, now - still)
 
 
-def remember(processes: Iterable[Process], seen: Mapping[str, object], now: float) -> dict[str, state.Json]:
-    """What the next run has to know: per identity its progress and since when it is the same; and since when it moved
-    no byte (``still``), with the CPU that it had used until then.
+def progress_of(processes: Iterable[Process], seen: Mapping[str, object], now: float) -> dict[str, state.Json]:
+    """For the next run: per identity its progress and since when it is the same; and since when it moved no byte
+    (``still``), with the CPU that it had used until then.
     """
-    memory: dict[str, state.Json] = {}
+    stored: dict[str, state.Json] = {}
     for process in processes:
         before = seen.get(process.key)
         still: state.Json = round(now, 1)
         cpu: state.Json = process.stat.cpu
         if isinstance(before, dict) and before.get("moved") == list(process.moved) and "still" in before:
             still, cpu = before["still"], before.get("cpu")
-        memory[process.key] = {
+        stored[process.key] = {
             "progress": list(process.progress),
             "since": round(now - quiet_for(process, seen, now), 1),
             "moved": list(process.moved),
             "still": still,
             "cpu": cpu,
         }
-    return memory
+    return stored
 
 
 def decide(
@@ -157,13 +157,13 @@ def decide(
     limits: tuple[float, float],
     lasting: Collection[str] = (),
 ) -> list[Verdict]:
-    """Who is orphaned, stuck or odd, most quiet first. ``master`` is (pid, start ticks). Pure.
+    """The verdicts on orphaned, stuck and odd processes, longest without progress first. Pure.
 
-    ``limits``: seconds of age, seconds of CPU. Orphan: a qpsmtpd whose parent is not one. Stuck: older than its limit.
-    Either is killed only when it also made no progress for QUIET seconds. Burning: used more CPU than its limit, and
-    went on so for QUIET seconds in which it moved no byte; otherwise CPU is progress. An orphan that listens is a
-    master, of whatever service, and never killed. Zombies and processes blocked in the kernel can't be killed; they are
-    reported when their key is in ``lasting``.
+    ``master``: (pid, start ticks). ``limits``: seconds of age, seconds of CPU. Orphan: a qpsmtpd whose parent is not
+    one. Stuck: older than its limit. Either is killed only when it also made no progress for QUIET seconds. Burning:
+    used more CPU than its limit, and more of it for QUIET seconds in which it moved no byte; otherwise CPU is progress.
+    An orphan that listens is the master of some service, and never killed. Zombies and processes blocked in the kernel
+    can't be killed; they are reported when their key is in ``lasting``.
     """
     family = {process.stat.pid for process in processes if process.ours}
     verdicts = []

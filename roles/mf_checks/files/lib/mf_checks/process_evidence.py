@@ -1,12 +1,12 @@
-"""The evidence on qpsmtpd's processes: from psutil, and from /proc what psutil hasn't got. Slow path.
+"""The evidence on qpsmtpd's processes: from psutil, and from /proc where psutil lacks it. Slow path.
 
 How qpsmtpd 0.94 looks: the master's comm is ``qpsmtpd-forkser``; a child writes ``/usr/bin/qpsmtpd-forkserver [ip :
-host : time]`` over its arguments, with what the client's DNS says as host, so names and arguments prove nothing. What
-does: the uid, the executable (perl) and the script, which perl keeps open as a file because it ends in ``__END__``,
+host : time]`` over its arguments, with the host name from the client's DNS, so names and arguments prove nothing. These
+do: the uid, the executable (perl) and the script, which perl keeps open as a file because it ends in ``__END__``,
 or, where other users' files can't be read (no CAP_SYS_PTRACE), the unit's cgroup together with the arguments.
 
 Open files are read here, for ``psutil.Process.open_files`` leaves out deleted ones: a session from before an upgrade
-of qpsmtpd has such a script open. Wait channel, kernel stack, system call and unsent bytes it doesn't know.
+of qpsmtpd has such a script open. psutil has no wait channel, kernel stack, system call or unsent bytes.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def of_user(pid: int, uid: int, proc: str = "/proc") -> bool:
 def evidence(
     stat: procfs.Stat, values: run.Values, sockets: Mapping[int, systemd.Session], proc: str = "/proc"
 ) -> Process | None:
-    """Everything that is known of one process; None when it has ended meanwhile.
+    """All evidence on one process; None when it has ended meanwhile.
 
-    What can't be read is None or ``unknown``, never guessed.
+    A value that can't be read is None or ``unknown``, never guessed.
     """
     folder = f"{proc}/{stat.pid}"
     in_unit = any(
@@ -62,7 +62,7 @@ def evidence(
         with process.oneshot():
             arguments = process.cmdline()
             files = open_files(folder)
-            # for what has no executable psutil takes its first argument; what lets us see its files shows that, too
+            # without an executable psutil takes the first argument; who may read its files may read that, too
             perl = files is not None and os.path.basename(process.exe()).startswith("perl")
             moved = moved_by(process)
     except FAILURES:
@@ -101,7 +101,7 @@ def evidence(
 
 
 def moved_by(process: psutil.Process) -> int:
-    """A counter of the bytes that it read and wrote; where those are secret, of the times that it went to sleep."""
+    """A counter of the bytes that it read and wrote; where that can't be read, of the times that it went to sleep."""
     try:
         counters = process.io_counters()
         return counters.read_chars + counters.write_chars
@@ -110,7 +110,7 @@ def moved_by(process: psutil.Process) -> int:
 
 
 def open_files(folder: str) -> list[str] | None:
-    """What a process has open, deleted files and sockets too; None when that can't be read."""
+    """The open files of a process, deleted files and sockets too; None when they can't be read."""
     try:
         names = []
         for name in os.listdir(folder + "/fd"):

@@ -1,7 +1,7 @@
 """check-processes: finds orphaned and stuck qpsmtpd processes, and kills those that make no progress.
 
-The fast path reads every /proc/PID/stat once: the master is the one known from before, its children are young, and
-there is no stranger. Everything else is judged on evidence (``process_evidence``, ``orphans``): a process is killed
+The fast path reads every /proc/PID/stat once: the master is the one of the last run, its children are young,
+and there is no stranger. Everything else is judged on evidence (``process_evidence``, ``orphans``): a process is killed
 only when it is a qpsmtpd and either is orphaned or older than the session limit and did nothing since the run before,
 or used more CPU than any mail needs and moved nothing by it. A master of another service, a process that can't be
 identified, zombies and processes blocked in the kernel are reported, never killed.
@@ -34,7 +34,7 @@ RULES: run.Rules = {
 
 def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
     """One scan of /proc."""
-    known = recall(places)
+    known = last_master(places)
     if known is not None:
         survey = procfs.survey(procfs.lines(places.proc), known[0])
         now = state.boottime()
@@ -59,7 +59,7 @@ def _diagnose(places: state.Places, values: run.Values, dry_run: bool) -> state.
 CHECK = run.Check(NAME, probe, RULES)
 
 
-def recall(places: state.Places) -> tuple[int, int, int] | None:
+def last_master(places: state.Places) -> tuple[int, int, int] | None:
     """The master's (pid, start ticks, uid) as the slow path last found it."""
     try:
         pid, start, uid = state.content(places.results + procfs.MASTER, 100).split()
@@ -98,7 +98,7 @@ def odd(
 
 
 def healthy(survey: procfs.Survey, asleep: Mapping[str, float]) -> state.Result:
-    """Nothing odd."""
+    """The result when nothing is odd."""
     count = sum(1 for child in survey.children if child.state not in "ZX")
     result = state.Result(
         NAME,

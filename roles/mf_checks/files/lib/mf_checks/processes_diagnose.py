@@ -54,7 +54,7 @@ class Diagnosis:
     def judged(
         self, unit: systemd.Unit, processes: Sequence[orphans.Process], master: tuple[int, int] | None, uid: int
     ) -> state.Result:
-        """The verdicts, and what follows from them."""
+        """The result from the verdicts; kills included."""
         now = state.boottime()
         seen = self.memory.load()
         before = run.former(self.places, NAME)["metrics"].get("asleep")
@@ -63,7 +63,7 @@ class Diagnosis:
         limits = self.values["session_limit"], self.values["session_cpu"]
         verdicts = orphans.decide(processes, master, seen, now, limits, lasting)
         if not self.dry_run:
-            self.memory.save(orphans.remember(processes, seen, now), (*master, uid) if master else None)
+            self.memory.save(orphans.progress_of(processes, seen, now), (*master, uid) if master else None)
         watched = sum(not verdict.report and verdict.kind in orphans.SUSPECTS for verdict in verdicts)
         metrics = {"children": len(processes), "processes": self.scanned, "suspects": watched, "killed": 0}
         result = state.Result(NAME, state.OK, "", metrics)
@@ -81,7 +81,7 @@ class Diagnosis:
         return result
 
     def kill(self, doomed: Sequence[orphans.Verdict], result: state.Result) -> str:
-        """Kill up to the cap; returns the summary's part. A dry run only says whom."""
+        """Kill up to the cap; returns the summary's part. A dry run only lists them."""
         cap = self.values["kill_cap"]
         if not self.dry_run:
             return killer.Killer(self.places, NAME, self.unchanged).kill(doomed, cap, result)
@@ -106,7 +106,7 @@ class Diagnosis:
 
 
 class Memory:
-    """What one run leaves to the next: the progress of each process, and for the fast path the master."""
+    """The files for the next run: the progress of each process, and for the fast path the master."""
 
     def __init__(self, places: state.Places) -> None:
         self.folder = places.results
@@ -114,11 +114,11 @@ class Memory:
         self.master = places.results + procfs.MASTER
 
     def load(self) -> dict[str, object]:
-        """What the run before remembered; empty when it can't be understood."""
+        """The progress that the run before stored; empty when it is damaged."""
         return state.load(self.seen, 1 << 22)
 
     def save(self, seen: dict[str, state.Json], master: tuple[int, int, int] | None) -> None:
-        """Remember for the next run. Without a memory no process is ever seen without progress twice."""
+        """Store for the next run. Without it no lack of progress is ever noticed."""
         try:
             state.make_folder(self.folder)
             state.write_atomic(self.seen, state.encode(seen).encode())
@@ -130,7 +130,7 @@ class Memory:
             run.complain(f"processes: {self.folder}: {error.strerror}")
 
     def forget_master(self) -> None:
-        """Leave the fast path no master: then it leaves the next run to the slow one."""
+        """Remove the master for the fast path: then the next run takes the slow path."""
         try:
             os.unlink(self.master)
         except FileNotFoundError:

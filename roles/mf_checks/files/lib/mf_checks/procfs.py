@@ -1,4 +1,4 @@
-"""Processes as /proc shows them (man 5 proc): one scan, and what in it needs a diagnosis. Fast path.
+"""Processes in /proc (man 5 proc): one scan, and the processes in it that need a diagnosis. Fast path.
 
 Which processes are judged, and on what evidence, is in ``mf_checks.orphans`` and ``mf_checks.process_evidence``.
 """
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 QUIET = 45.0  # seconds without progress, at least, between two runs: cron's minute less its jitter
-MASTER = "/service.master"  # below places.results: "PID START UID" of the master, left to the fast path by the slow one
+MASTER = "/service.master"  # below places.results: "PID START UID" of the master, for the fast path
 TICK = posix.sysconf("SC_CLK_TCK")  # clock ticks a second in /proc/*/stat
 
 
@@ -63,8 +63,8 @@ def read_stat(pid: int, proc: str = "/proc") -> Stat | None:
 
 def lines(proc: str = "/proc") -> list[bytes]:
     """The first bytes of every /proc/PID/stat. Fast path: one open, read and close a process and nothing else."""
-    found: list[bytes] = []
-    add, open_, read, close = found.append, posix.open, posix.read, posix.close
+    stats: list[bytes] = []
+    add, open_, read, close = stats.append, posix.open, posix.read, posix.close
     folder = open_(proc, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
     try:
         for name in posix.listdir(folder):
@@ -82,7 +82,7 @@ def lines(proc: str = "/proc") -> list[bytes]:
                 close(descriptor)
     finally:
         close(folder)
-    return found
+    return stats
 
 
 def scan(proc: str = "/proc") -> list[Stat]:
@@ -91,7 +91,7 @@ def scan(proc: str = "/proc") -> list[Stat]:
 
 
 class Survey:
-    """What the fast path sees: is the master there, its children, and strangers to diagnose."""
+    """The fast path's scan: the master if it is there, its children, and strangers to diagnose."""
 
     __slots__ = ("children", "master", "strangers", "total")
 
@@ -102,17 +102,17 @@ class Survey:
         self.strangers = strangers
 
 
-def survey(found: Sequence[bytes], master: int) -> Survey:
+def survey(stats: Sequence[bytes], master: int) -> Survey:
     """Sort the lines of /proc: few of them are parsed.
 
     A stranger is neither the master nor its child nor its grandchild, and is named like qpsmtpd or perl or has been
-    reparented to process 1: the caller looks at whose it is.
+    reparented to process 1: the caller checks its user.
     """
     parent = b" %d " % master
-    boss = None
+    running = None
     children = []
     others = []
-    for line in found:
+    for line in stats:
         end = line.rfind(b")")
         # ") S 1 " : state at end + 2, the parent's number from end + 4
         if line.startswith(parent, end + 3):
@@ -124,22 +124,22 @@ def survey(found: Sequence[bytes], master: int) -> Survey:
             if other is None:
                 continue
             if other.pid == master:
-                boss = other
+                running = other
             else:
                 others.append(other)
     family = {child.pid for child in children}
-    return Survey(len(found), boss, children, [one for one in others if one.parent not in family])
+    return Survey(len(stats), running, children, [other for other in others if other.parent not in family])
 
 
-def sleeping(found: Sequence[Stat], before: object, now: float) -> dict[str, float]:
+def sleeping(processes: Sequence[Stat], before: object, now: float) -> dict[str, float]:
     """Zombies and processes in D-state, ``{pid:start: boot-time seconds of first sight}``.
 
     Both are normal for a moment (the master reaps once a second). First sights are carried from result to result in
-    the metric ``asleep``, words of the form ``pid:start@seconds``; ``before`` is that of the former result.
+    the metric ``asleep``, items of the form ``pid:start@seconds``; ``before`` is that of the former result.
     """
     asleep = {}
-    seen = dict([word.split("@", 1) for word in str(before).split() if "@" in word])
-    for process in found:
+    seen = dict([item.split("@", 1) for item in str(before).split() if "@" in item])
+    for process in processes:
         if process.state in "DZ":
             key = f"{process.pid}:{process.start}"
             try:
@@ -151,5 +151,5 @@ def sleeping(found: Sequence[Stat], before: object, now: float) -> dict[str, flo
 
 
 def sleepers(asleep: Mapping[str, float]) -> str:
-    """The metric ``asleep``; a few are enough to see that something is."""
+    """The metric ``asleep``, of 50 processes at most."""
     return " ".join([f"{key}@{first:.0f}" for key, first in asleep.items()][:50])

@@ -1,15 +1,15 @@
-"""check-queue: what stands behind qpsmtpd: Exim and its queue. It only watches.
+"""check-queue: Exim and its queue behind qpsmtpd. It takes no action.
 
 Exim's spool is read without Exim (specification, chapter "Format of spool files"): each message has a file
 ``input/[X/]ID-H``, X being one character when the spool is split. The first six characters of an ID are its time of
 arrival, seconds since the epoch in base 62, in the short IDs of old as in the long ones since Exim 4.97. A frozen
 message has a line ``-frozen TIME`` among the options at the start of its -H file. A bounce of Exim's own that lies
-there for minutes holds what a customer's server refused and couldn't be kept (``mf_rejected.keeper``).
+there for minutes holds a message that a customer's server refused and that couldn't be kept (``mf_rejected.keeper``).
 
-That time is the wall clock's, which may be set. So the oldest message is remembered from result to result with its
-arrival on the boot-time clock (see ``age``): it ages by that clock, and nobody is taken for older. What remains: a
-message whose date lies in the future when it becomes the oldest counts from its first sight; and at the first run after
-a boot the wall clock is all there is.
+That time is the wall clock's, which may be set. So each result stores the oldest message with its arrival on the
+boot-time clock (see ``age``): it ages by that clock, and no message counts as older. Two limits remain: a message
+whose date lies in the future when it becomes the oldest counts from its first sight; and at the first run after a boot
+only the wall clock is known.
 """
 
 from __future__ import annotations
@@ -38,13 +38,11 @@ RULES: run.Rules = {
 
 READ = 1000  # -H files read in one run to count the frozen, oldest first
 GREETING = 10.0  # seconds
-UNKEPT = (
-    600.0  # seconds after which a refused message should have been kept; a first failure is tried again in a minute
-)
+UNKEPT = 600.0  # seconds after which a refused message should have been kept; a failure is tried again in a minute
 
 
 class Queue:
-    """What the spool holds: ``arrivals`` (epoch seconds, oldest first); of ``read`` messages ``frozen``, ``unkept``."""
+    """The spool's content: ``arrivals`` (epoch seconds, oldest first); of ``read`` messages ``frozen``, ``unkept``."""
 
     __slots__ = ("arrivals", "frozen", "read", "unkept")
 
@@ -74,7 +72,7 @@ def arrival(name: str) -> int | None:
 
 
 def is_frozen(head: bytes) -> bool:
-    """Whether the beginning of a -H file says that its message is frozen.
+    """Whether the beginning of a -H file marks its message as frozen.
 
     The options follow the envelope, each on a line that begins with a hyphen; a header or an address further down that
     looks like one doesn't count.
@@ -91,8 +89,8 @@ def is_frozen(head: bytes) -> bool:
 def is_unkept(head: bytes) -> bool:
     """Whether the beginning of a -H file is that of a bounce made here whose message wasn't kept yet.
 
-    With a route for bounces it may wait for that only: then who keeps is among those that have it already, lines of a
-    binary tree such as ``NN refused@keep.mf.invalid``.
+    With a route for bounces it may wait for that only: then the keeper's address is among the delivered ones, lines of
+    a binary tree such as ``NN refused@keep.mf.invalid``.
     """
     lines = head.partition(b"\n\n")[0].split(b"\n")
     return (
@@ -106,16 +104,16 @@ def survey(spool: str, limit: int = READ, now: float = 0.0) -> Queue:
     """Read a spool; ``now``: epoch seconds. Raises OSError when there is none."""
     folder = spool + "/input"
     names = posix.listdir(folder)
-    found = [f"{folder}/{name}" for name in names if name.endswith("-H")]
+    heads = [f"{folder}/{name}" for name in names if name.endswith("-H")]
     for name in names:
         if len(name) == 1 and name.isalnum():
             try:
-                found += [
+                heads += [
                     f"{folder}/{name}/{entry}" for entry in posix.listdir(f"{folder}/{name}") if entry.endswith("-H")
                 ]
             except OSError:
                 continue
-    dated = [(when, path) for path in found if (when := arrival(path.rpartition("/")[2])) is not None]
+    dated = [(when, path) for path in heads if (when := arrival(path.rpartition("/")[2])) is not None]
     if not dated:
         return Queue()
     dated.sort()
@@ -133,7 +131,7 @@ def survey(spool: str, limit: int = READ, now: float = 0.0) -> Queue:
 
 
 def age(arrivals: Sequence[int], before: object, epoch: float, boottime: float) -> tuple[float, str]:
-    """``(seconds the oldest message has waited, what the next run must know)``. Pure.
+    """``(seconds the oldest message has waited, the metric ``oldest`` for the next run)``. Pure.
 
     ``before`` is the former result's metric ``oldest``, ``ARRIVAL@BOOTTIME``: the arrival in epoch seconds of the
     message that was the oldest, -1 for none, and since when on the boot-time clock none can have waited longer.
@@ -154,25 +152,22 @@ def age(arrivals: Sequence[int], before: object, epoch: float, boottime: float) 
 
 
 def decide(queue: Queue, waited: float, free: float, inodes: float, values: run.Values) -> tuple[str, list[str]]:
-    """``(status, what is wrong)``. Pure."""
-    status, words = state.OK, []
+    """``(status, problems)``. Pure."""
+    problems: list[tuple[str, str]] = []
     if waited >= values["age_warning"]:
-        status = state.CRITICAL if waited >= values["age_critical"] else state.WARNING
         from mf.text import span
 
-        words.append(f"oldest message {span(waited)}")
+        status = state.CRITICAL if waited >= values["age_critical"] else state.WARNING
+        problems.append((status, f"oldest message {span(waited)}"))
     if queue.unkept:
-        status = state.CRITICAL
-        words.append(f"{queue.unkept} refused by a customer's server can't be kept")
+        problems.append((state.CRITICAL, f"{queue.unkept} refused by a customer's server can't be kept"))
     if queue.frozen >= values["frozen_warning"]:
-        status = state.worst([status, state.WARNING])
-        words.append(f"{queue.frozen} frozen")
+        problems.append((state.WARNING, f"{queue.frozen} frozen"))
     for amount, of in ((free, "space"), (inodes, "inodes")):
         if amount < values["free_warning"]:
-            critical = amount < values["free_critical"]
-            status = state.worst([status, state.CRITICAL if critical else state.WARNING])
-            words.append(f"{amount:.0f}% of the spool's {of} free")
-    return status, words
+            status = state.CRITICAL if amount < values["free_critical"] else state.WARNING
+            problems.append((status, f"{amount:.0f}% of the spool's {of} free"))
+    return state.worst([status for status, _ in problems]), [problem for _, problem in problems]
 
 
 def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
@@ -185,9 +180,9 @@ def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagno
     except OSError as error:
         return state.Result(NAME, state.CRITICAL, f"Exim's spool {values['spool']} can't be read: {error.strerror}")
     waited, oldest = age(queue.arrivals, run.former(places, NAME)["metrics"].get("oldest"), epoch, boottime)
-    status, words = decide(queue, waited, free, inodes, values)
+    status, problems = decide(queue, waited, free, inodes, values)
     messages = len(queue.arrivals)
-    result = state.Result(NAME, status, ", ".join([f"{messages} message{'' if messages == 1 else 's'}", *words]))
+    result = state.Result(NAME, status, ", ".join([f"{messages} message{'' if messages == 1 else 's'}", *problems]))
     result.metrics = {
         "messages": messages,
         "oldest_seconds": round(waited),
@@ -206,7 +201,7 @@ def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagno
 
 
 def _without_exim(values: run.Values, result: state.Result, greeting: smtp.Dialogue) -> state.Result:
-    """Exim doesn't answer: say how its unit is."""
+    """The result when Exim doesn't answer, with the state of its unit."""
     from . import systemd
 
     try:

@@ -1,8 +1,9 @@
 """check-smtp: a full SMTP transaction with qpsmtpd on loopback; busy is not dead.
 
-The fast path is one dialogue. What else can be seen, and what is done then, is in ``smtp_diagnose``. Where STARTTLS
-is offered, one run in fifteen minutes also shakes hands (``starttls``), and so does the first one after each start of
-the service and each while it is broken: the fast path itself can't, for ``import ssl`` costs more than all of it.
+The fast path is one dialogue. All further evidence, and the actions, are in ``smtp_diagnose``. Where STARTTLS is
+offered, one run in fifteen minutes also makes a handshake (``starttls``), and so does the first run after each start of
+the service and each run while it is broken: the fast path itself can't, because ``import ssl`` costs more than all of
+it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from mf import run, smtp, state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .smtp_diagnose import Diagnosis
 
 NAME = "smtp"
@@ -31,7 +30,7 @@ RULES: run.Rules = {
     "starttls": (0, 1),  # 1: it must be offered
     "certificate_days": (0, 365),  # before its end from which a certificate is warned of
 }
-OK = "OK"  # the class; the others are the slow path's
+OK = "OK"  # the class; the other classes are the slow path's
 TLS_EVERY = 900.0  # seconds between two handshakes, while they succeed
 # the metrics that a good handshake leaves for the runs after it: until when, and for which start of the service
 TLS_GOOD, TLS_START = "tls_good_until_boottime", "tls_start"
@@ -47,7 +46,7 @@ def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagno
         values["dialogue"],
         values["canary"],
         patience=values["patience"],
-        silence=session_of(values),
+        silence=lambda local: serves(values["unit"], local),
     )
     if first.outcome == smtp.ACCEPTED:
         sixth = smtp.greeting(values["address6"], values["port"], 3.0) if values["address6"] else None
@@ -76,8 +75,8 @@ def _diagnose(places: state.Places, values: run.Values, dry_run: bool, begun: fl
 def tls_good_until(places: state.Places, start: str, now: float) -> float:
     """Until when the last handshake still counts, in boot-time seconds; 0 when it doesn't.
 
-    Read from the former result. One with another start of the service counts for nothing, nor does any that the slow
-    path left after it healed or found something: then the next run shakes hands.
+    Read from the former result. It doesn't count when the service was started anew since, or when the slow path acted
+    or reported a problem: then the next run makes a handshake.
     """
     before = run.former(places, NAME)["metrics"]
     until = before.get(TLS_GOOD)
@@ -86,7 +85,7 @@ def tls_good_until(places: state.Places, start: str, now: float) -> float:
 
 
 def service_start(unit: str) -> str:
-    """What tells one start of a unit from another; empty when systemd doesn't say."""
+    """The id of a unit's latest start; empty when systemd has none."""
     try:
         return posix.readlink(STARTS + unit)
     except OSError:
@@ -116,15 +115,11 @@ def report(status: str, kind: str, summary: str, dialogue: smtp.Dialogue) -> sta
     return result
 
 
+def serves(unit: str, local: str) -> bool | None:
+    """Whether a session's process still holds our connection. Asked, and imported, only after a silence."""
+    from . import systemd
+
+    return systemd.serves(unit, local)
+
+
 CHECK = run.Check(NAME, probe, RULES)
-
-
-def session_of(values: run.Values) -> Callable[[str], bool | None]:
-    """What tells whether a session's process still holds our connection, should it fall silent. Only then imported."""
-
-    def look(here: str) -> bool | None:
-        from . import systemd
-
-        return systemd.serves(values["unit"], here)
-
-    return look

@@ -1,13 +1,13 @@
-"""check-smtp's slow path: look behind the port, decide (``mf_checks.smtp_verdict``), act, test again.
+"""check-smtp's slow path: collect evidence, decide (``mf_checks.smtp_verdict``), act, test again.
 
-A broken STARTTLS is CRITICAL and gets no action either: a restart mends no certificate. Mail still gets in from senders
-that go on without. What ends before STARTTLS is said is a dialogue like any other, and judged as one.
+A broken STARTTLS is CRITICAL and gets no action: a restart mends no certificate. Mail still gets in from senders that
+go on without TLS. A dialogue that ends before STARTTLS is judged like any other.
 
-An action needs the same class in a second look of the same run, taken under the host's action lock; the circuit
-breaker's consent; no maintenance; time enough (``mf_checks.healer``). It is logged before it begins. After it the check
-tests again before it says that it works, and time for that is kept. A restart that did not cure a symptom is not tried
-again for the same one before something has changed: it worked in between, or the service was started by somebody else,
-or another release.
+An action needs the same class in a second dialogue of the same run, under the host's action lock; a circuit breaker
+that allows it; no maintenance; enough time (``mf_checks.healer``). It is logged before it begins. After it the check
+tests again before it reports a success, and time for that is reserved. A restart that did not cure a symptom is not
+tried again for the same symptom before something has changed: it worked in between, another program started the
+service, or there is another release.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from .smtp_verdict import (
 
 # metrics that are carried from result to result
 BUSY_SINCE = "busy_since_boottime"
-UNCURED = "uncured"  # a symptom that a restart left as it was, with what has to change before the next one
+UNCURED = "uncured"  # a symptom that a restart left as it was, with the start and the release it belongs to
 LOCK_WAIT = 3.0
 CONFIRM = 4.0  # seconds for the second dialogue with a frozen master, or a session whose process is gone
-SPARE = 1.0  # seconds kept for writing down what came of it all
+SPARE = 1.0  # seconds reserved for storing the result
 RETEST = 10.0  # seconds after an action in which the service has to work
 
 
 class Diagnosis:
-    """Looks behind the port, looks again, decides, acts, tests again.
+    """Collects evidence twice, decides, acts, tests again.
 
-    ``begun``: when the run did, on the monotonic clock, for its deadline counts from there.
+    ``begun``: when the run began, on the monotonic clock: its deadline counts from there.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Diagnosis:
         self.evidence = evidence or Evidence(values, places, self.give_up)
 
     def result(self, first: smtp.Dialogue) -> state.Result:
-        """The check's result, with everything that was done."""
+        """The check's result, with all actions."""
         if first.outcome != smtp.ACCEPTED:
             return self.diagnosed(first)
         if self.evidence.greets6():
@@ -77,7 +77,7 @@ class Diagnosis:
         return self.secured(result, offered=first.starttls) if wanted else result
 
     def secured(self, result: state.Result, *, offered: bool) -> state.Result:
-        """A good result with what STARTTLS adds to it."""
+        """A good result, completed by the verdict on STARTTLS."""
         start = service_start(self.values["unit"])
         attempt = self.evidence.handshake() if offered else None
         if attempt is not None and attempt.before is not None:
@@ -97,7 +97,7 @@ class Diagnosis:
         return result
 
     def diagnosed(self, first: smtp.Dialogue) -> state.Result:
-        """judged(), and where it can't be, UNKNOWN."""
+        """The result of ``judged``; UNKNOWN when the evidence can't be collected."""
         try:
             return self.judged(first)
         except systemd.ServiceError as error:
@@ -105,11 +105,11 @@ class Diagnosis:
         except run.DeadlinePassed:
             why = f"did not finish within {self.values['deadline']:g} s; {first.describe()}"
         result = report(state.UNKNOWN, UNKNOWN, why, first)
-        result.metrics.update(self.remembered(BUSY_SINCE, UNCURED))
+        result.metrics.update(self.carried(BUSY_SINCE, UNCURED))
         return result
 
     def judged(self, first: smtp.Dialogue) -> state.Result:
-        """Look behind the port; if that calls for an action, look again under the action lock. Raises ServiceError."""
+        """Classify; for a class with an action, confirm it under the action lock. Raises ServiceError."""
         view = self.evidence.view()
         finding = classify(first, view, self.values["children_max"])
         if not finding.action:
@@ -124,7 +124,7 @@ class Diagnosis:
         return self.confirm(finding, limit, locked)
 
     def confirm(self, first: Finding, limit: float, locked: bool) -> state.Result:
-        """The second look, and what follows from it. Raises ServiceError."""
+        """The second dialogue, and the action if it confirms the first. Raises ServiceError."""
         second = self.evidence.transaction(limit)
         view = self.evidence.view()
         finding = confirmed(first, classify(second, view, self.values["children_max"]))
@@ -136,7 +136,7 @@ class Diagnosis:
         """The result of a finding that gets no action."""
         now = state.boottime()
         kind = finding.kind
-        since = self.remembered(BUSY_SINCE) if kind in (BUSY, UNKNOWN) else {}
+        since = self.carried(BUSY_SINCE) if kind in (BUSY, UNKNOWN) else {}
         if kind == BUSY:
             since = since or {BUSY_SINCE: round(now, 1)}
         began = since.get(BUSY_SINCE, now)
@@ -147,21 +147,21 @@ class Diagnosis:
         result = report(status_of(kind, busy_for), kind, summary, dialogue)
         result.metrics.update(since)
         if kind != OK:
-            result.metrics.update(self.remembered(UNCURED))
+            result.metrics.update(self.carried(UNCURED))
         result.metrics["children"] = view.children
         result.metrics["waiting"] = view.waiting
         result.metrics["full"] = int(is_full(dialogue, view, self.values["children_max"]))
         return result
 
-    def remembered(self, *names: str) -> dict[str, float | str]:
-        """Metrics of the former result that are carried on: since when, on the boot-time clock, it has been BUSY, and
-        what a restart didn't cure. Each lasts as long as results that aren't OK follow each other (BUSY: no other than
-        BUSY and UNKNOWN, which says nothing about how it was).
+    def carried(self, *names: str) -> dict[str, float | str]:
+        """Metrics carried over from the former result: since when, on the boot-time clock, it has been BUSY, and the
+        symptom that a restart didn't cure. Each lasts as long as results that aren't OK follow each other (BUSY: no
+        other than BUSY and UNKNOWN, which is no evidence).
         """
         now = state.boottime()
         before = run.former(self.places, NAME)
         metrics, due = before["metrics"], before.get("next_due_boottime")
-        # a result that is long past its time says nothing about the minutes between
+        # a result that is long past its time is no evidence on the minutes between
         if not isinstance(due, (int, float)) or now >= due + 600:
             return {}
         kept: dict[str, float | str] = {}
@@ -181,7 +181,7 @@ class Diagnosis:
         return f"{symptom(finding, dialogue, view)}; {service_start(self.values['unit'])}; {release}"
 
     def heal(self, finding: Finding, dialogue: smtp.Dialogue, view: View, locked: bool) -> state.Result:
-        """Act, or say what forbids it."""
+        """Act, or report the obstacle."""
         unit, kind, why, action = self.values["unit"], finding.kind, finding.why, finding.action
         result = self.reported(finding, dialogue, view)
         evidence = {
@@ -194,7 +194,7 @@ class Diagnosis:
         stored, marker = breaker.load(self.places, unit), maintenance.active(self.places)
         healer = Healer(self.places, NAME, unit, action, stored, marker, locked, evidence)
         result.metrics["breaker"] = healer.breaker.phase(healer.now)
-        uncured = self.remembered(UNCURED).get(UNCURED) == self.case(finding, dialogue, view)
+        uncured = self.carried(UNCURED).get(UNCURED) == self.case(finding, dialogue, view)
         obstacle = healer.obstacle(uncured=uncured, left=self.left())
         if self.dry_run:
             result.actions.append(

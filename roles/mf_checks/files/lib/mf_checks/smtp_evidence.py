@@ -1,4 +1,4 @@
-"""What check-smtp can see beyond its first dialogue: the unit behind the port, IPv6, TLS. Slow path."""
+"""check-smtp's evidence beyond its first dialogue: the unit behind the port, IPv6, TLS. Slow path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OUR_PART = "qpsmtpd"  # the role whose files the service reads when it starts
 
 
 class Evidence:
-    """Looks at the service, until ``give_up`` on the monotonic clock at the latest."""
+    """Evidence on the service, until ``give_up`` on the monotonic clock at the latest."""
 
     def __init__(self, values: run.Values, places: state.Places, give_up: float) -> None:
         self.values = values
@@ -25,7 +25,7 @@ class Evidence:
         self.give_up = give_up
 
     def transaction(self, limit: float = 0.0) -> smtp.Dialogue:
-        """A dialogue, in the seconds that the settings allow, or fewer."""
+        """A dialogue, in the seconds of the settings, or fewer."""
         values = self.values
         left = max(1.0, self.give_up - time.monotonic())
         return smtp.transaction(
@@ -34,11 +34,11 @@ class Evidence:
             min(limit or values["dialogue"], left),
             values["canary"],
             patience=min(limit or values["patience"], left),
-            silence=lambda here: systemd.serves(values["unit"], here),
+            silence=lambda local: systemd.serves(values["unit"], local),
         )
 
     def greets6(self) -> bool:
-        """Whether IPv6 loopback greets; a host without IPv6 has nothing to answer for."""
+        """Whether IPv6 loopback greets; a host without IPv6 needs no greeting."""
         values = self.values
         if not state.content(self.places.proc + "/net/if_inet6"):
             return True
@@ -46,7 +46,7 @@ class Evidence:
         return greeting.outcome == smtp.ACCEPTED
 
     def handshake(self) -> starttls.Attempt:
-        """STARTTLS, in earnest. Imports ssl, which is slow, only now."""
+        """A TLS handshake. Imports ssl, which is slow, only now."""
         from . import starttls
 
         return starttls.attempt(self.values["address"], self.values["port"], self.values["dialogue"])
@@ -56,7 +56,7 @@ class Evidence:
         proc = self.places.proc
         unit = systemd.show(self.values["unit"])
         sockets = systemd.listeners(self.values["address"], self.values["port"], proc)
-        owned = [systemd.owns(unit.pid, one, proc) for one in sockets] if unit.pid else [False]
+        owned = [systemd.owns(unit.pid, listener, proc) for listener in sockets] if unit.pid else [False]
         master = procfs.read_stat(unit.pid, proc) if unit.pid else None
         pulse = systemd.pulse(unit.pid, proc) if unit.pid else systemd.FROZEN
         plugins = state.content(f"{self.places.etc}/qpsmtpd/plugins").splitlines()
@@ -68,13 +68,13 @@ class Evidence:
             children=sum(stat.parent == unit.pid for stat in procfs.scan(proc)) if unit.pid else 0,
             listening=bool(sockets),
             ours=None if None in owned else any(owned),
-            waiting=sum(one.waiting for one in sockets),
+            waiting=sum(listener.waiting for listener in sockets),
             age=round(master.age(state.boottime()), 1) if master is not None else 0.0,
             outdated=0 < unit.started < self.released(),
             configured=any(line.split()[:1] == [b"mf_canary"] for line in plugins),
         )
 
     def released(self) -> float:
-        """When a file of the service's role last changed, on CLOCK_MONOTONIC; 0 when that isn't known."""
-        at = state.load(self.places.parts).get(OUR_PART)
-        return float(at) if isinstance(at, (int, float)) else 0.0
+        """When a file of the service's role last changed, on CLOCK_MONOTONIC; 0 when unknown."""
+        changed = state.load(self.places.parts).get(OUR_PART)
+        return float(changed) if isinstance(changed, (int, float)) else 0.0

@@ -1,4 +1,4 @@
-"""STARTTLS (RFC 3207) tried in earnest: a handshake, a word through it, and when the certificate ends. Slow path.
+"""A complete STARTTLS (RFC 3207): handshake, one command through it, end of the certificate. Slow path.
 
 ``import ssl`` alone costs more than a whole healthy check, so this is for every few minutes. Deadline and cap are those
 of ``mf.smtp``. The certificate isn't verified: most senders don't either, and loopback isn't its name.
@@ -15,13 +15,13 @@ from typing import Any
 from mf import smtp
 from mf.text import clean
 
-FAILED = "no TLS"  # what became of a dialogue that broke in the handshake or after it
+FAILED = "no TLS"  # the outcome of a dialogue that broke in the handshake or after it
 
 
 class Attempt:
-    """What came of it: ``problem`` in words that are safe to show, empty when all went well.
+    """The result: ``problem`` as a text that is safe to show, empty for a success.
 
-    ``before`` is the dialogue when it ended before STARTTLS was said: then it tells of the server, and nothing of TLS.
+    ``before`` is a dialogue that ended before STARTTLS: evidence on the server, none on TLS.
     ``timings`` maps the stages ``starttls`` (the command) and ``tls`` (handshake and one command through it), as far
     as they were begun, to seconds. ``expires`` is the end of the certificate in epoch seconds, None when unknown.
     """
@@ -58,9 +58,9 @@ def attempt(address: str, port: int, limit: float) -> Attempt:
                 outcome = smtp.TEMPORARY if 400 <= code < 500 else smtp.REFUSED
                 raise smtp.EndedError(outcome, code, clean(b" ".join(texts), 100))
         line.send(b"QUIT\r\n")
-    except smtp.EndedError as why:
-        end = smtp.Dialogue(stage, why.outcome, why.code, why.text)
-        result.problem = f"{why.text} at {stage}" if why.outcome == FAILED else end.describe()
+    except smtp.EndedError as ended:
+        end = smtp.Dialogue(stage, ended.outcome, ended.code, ended.text)
+        result.problem = f"{ended.text} at {stage}" if ended.outcome == FAILED else end.describe()
         result.timings[stage] = time.monotonic() - begun
         if stage not in ("starttls", "tls"):
             end.timings = result.timings
@@ -82,7 +82,7 @@ class _Line(smtp.Line):
     def secure(self) -> bytes:
         """The handshake; returns the certificate (DER)."""
         if self._buffer:
-            # RFC 3207, 4.2: whatever was said before the handshake may be somebody else's
+            # RFC 3207, 4.2: text before the handshake may be an attacker's
             raise smtp.EndedError(FAILED, text="more than a 220 before the handshake")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False

@@ -1,4 +1,4 @@
-"""One systemd unit: how it is, what its master process does, and the few things that are done to it. Slow path.
+"""One systemd unit: its state, its master process, its sockets, start and restart. Slow path.
 
 systemctl is called by absolute path (cron's PATH is short), with a limit in seconds, never through a shell.
 """
@@ -21,17 +21,17 @@ from . import procfs
 
 SYSTEMCTL = "/usr/bin/systemctl"
 
-# ActiveState words that mean somebody is just changing it (systemd.unit(5))
+# values of ActiveState during a change (systemd.unit(5))
 MOVING = ("activating", "deactivating", "reloading", "refreshing", "maintenance")
 
 
 class ServiceError(Exception):
-    """systemctl failed or took too long; one line says how."""
+    """systemctl failed or took too long. One line."""
 
 
 @dataclass
 class Unit:
-    """``active``: ActiveState; ``sub``: SubState; ``pid``: MainPID, 0 for none; ``known``: is there such a unit.
+    """``active``: ActiveState; ``sub``: SubState; ``pid``: MainPID, 0 for none; ``known``: whether the unit exists.
 
     ``started``: seconds on CLOCK_MONOTONIC when it last began to start, 0 for never.
     """
@@ -46,28 +46,28 @@ class Unit:
 
 
 def show(unit: str, limit: float = 5.0, systemctl: str = SYSTEMCTL) -> Unit:
-    """How a unit is. Raises ServiceError."""
+    """The state of a unit. Raises ServiceError."""
     names = "ActiveState,SubState,MainPID,ControlGroup,LoadState,Result,InactiveExitTimestampMonotonic"
     return parse(_call([systemctl, "show", f"--property={names}", "--", unit], limit))
 
 
 def parse(output: str) -> Unit:
     """The output of ``systemctl show``, lines of ``Name=value``."""
-    found = dict(line.partition("=")[::2] for line in output.splitlines())
-    pid, started = found.get("MainPID", "0"), found.get("InactiveExitTimestampMonotonic", "0")
+    values = dict(line.partition("=")[::2] for line in output.splitlines())
+    pid, started = values.get("MainPID", "0"), values.get("InactiveExitTimestampMonotonic", "0")
     return Unit(
-        found.get("ActiveState", "unknown"),
-        found.get("SubState", ""),
+        values.get("ActiveState", "unknown"),
+        values.get("SubState", ""),
         int(pid) if pid.isascii() and pid.isdigit() else 0,
-        found.get("ControlGroup", ""),
-        found.get("LoadState", "") == "loaded",
-        found.get("Result", ""),
+        values.get("ControlGroup", ""),
+        values.get("LoadState", "") == "loaded",
+        values.get("Result", ""),
         int(started) / 1e6 if started.isascii() and started.isdigit() else 0.0,
     )
 
 
 def try_restart(unit: str, limit: float, systemctl: str = SYSTEMCTL) -> None:
-    """Restart a unit that runs, and wait for it; one that somebody has stopped stays so. Raises ServiceError."""
+    """Restart a unit that runs, and wait for it; a stopped unit stays stopped. Raises ServiceError."""
     _call([systemctl, "try-restart", "--", unit], limit)
 
 
@@ -93,8 +93,8 @@ def _call(command: Sequence[str], limit: float) -> str:
     except OSError as error:
         raise ServiceError(f"{command[0]}: {error.strerror}") from None
     if done.returncode != 0:
-        said = clean(" ".join(done.stderr.split()) or f"exit code {done.returncode}", 160)
-        raise ServiceError(f"systemctl {command[1]} failed: {said}")
+        reason = clean(" ".join(done.stderr.split()) or f"exit code {done.returncode}", 160)
+        raise ServiceError(f"systemctl {command[1]} failed: {reason}")
     return done.stdout
 
 
@@ -108,28 +108,28 @@ class Listener:
 
 
 def listeners(address: str, port: int, proc: str = "/proc") -> list[Listener]:
-    """Who takes connections to an address and port of this host, from /proc/net/tcp and tcp6 (proc_net_tcp.rst).
+    """The sockets that take connections to an address and port of this host (/proc/net/tcp and tcp6, proc_net_tcp.rst).
 
-    That is who listens on the address itself or on all; an IPv6 socket may take IPv4 as well. For a listening socket
+    They listen on the address itself or on all; an IPv6 socket may take IPv4 as well. For a listening socket
     (state 0A) the kernel shows the length of its accept queue as rx_queue.
     """
     number = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
     wanted = {number, bytes(len(number)), bytes(16), MAPPED + number}
-    found = []
-    for words in _rows(proc):
-        if len(words) < 10 or words[3] != b"0A":
+    sockets = []
+    for fields in _rows(proc):
+        if len(fields) < 10 or fields[3] != b"0A":
             continue
         try:
-            local, _, where = words[1].partition(b":")
-            if int(where, 16) == port and packed(local) in wanted:
-                found.append(Listener(int(words[9]), int(words[7]), int(words[4].partition(b":")[2], 16)))
+            local, _, local_port = fields[1].partition(b":")
+            if int(local_port, 16) == port and packed(local) in wanted:
+                sockets.append(Listener(int(fields[9]), int(fields[7]), int(fields[4].partition(b":")[2], 16)))
         except ValueError:
             continue
-    return found
+    return sockets
 
 
 def _rows(proc: str) -> Iterator[list[bytes]]:
-    """The words of each socket's row. A host without IPv6 has no second table. Raises OSError."""
+    """The fields of each socket's row. A host without IPv6 has no second table. Raises OSError."""
     for family in ("tcp", "tcp6"):
         try:
             with open(f"{proc}/net/{family}", "rb") as table:
@@ -153,7 +153,7 @@ def packed(address: bytes) -> bytes:
 def owns(pid: int, listener: Listener, proc: str = "/proc") -> bool | None:
     """Whether a process holds a listening socket; by its open files, or where those can't be read by its user.
 
-    None when nothing can be known. Reading another user's open files takes CAP_SYS_PTRACE, which a container may lack.
+    None when unknown. Reading another user's open files takes CAP_SYS_PTRACE, which a container may lack.
     """
     folder = f"{proc}/{pid}/fd"
     try:
@@ -183,9 +183,9 @@ def switches(pid: int, proc: str = "/proc") -> int | None:
         return None
 
 
-# what a master does; the last two are the host's doing, and no restart helps against them
+# states of a master; the last two are caused by the host, and no restart helps against them
 TICKS, FROZEN, BLOCKED, STARVED = "ticks", "is frozen", "waits for a disk", "gets no CPU"
-SPINNING = 0.1  # share of the time on a CPU from which one that never sleeps isn't starved but in an endless loop
+SPINNING = 0.1  # share of the time on a CPU from which a process that never sleeps is in an endless loop, not starved
 
 
 def pulse(pid: int, proc: str = "/proc", watch: float = 2.5) -> str:
@@ -230,7 +230,7 @@ class Session:
     far: bytes = b""
 
     def remote(self) -> str:
-        """The remote end, ``192.0.2.1:25000`` or ``[2001:db8::1]:25000``; empty when it can't be told."""
+        """The remote end, ``192.0.2.1:25000`` or ``[2001:db8::1]:25000``; empty when unknown."""
         address, _, port = self.far.partition(b":")
         try:
             raw = packed(address)
@@ -248,18 +248,18 @@ def sessions(proc: str = "/proc") -> dict[int, Session]:
     """All TCP sockets of this host by inode, as far as they can be read."""
     found = {}
     with contextlib.suppress(OSError):
-        for words in _rows(proc):
+        for fields in _rows(proc):
             try:
-                sending, _, unread = words[4].partition(b":")
-                name = TCP_STATES.get(words[3], "unknown")
-                found[int(words[9])] = Session(name, int(sending, 16), int(unread, 16), words[2])
+                sending, _, unread = fields[4].partition(b":")
+                name = TCP_STATES.get(fields[3], "unknown")
+                found[int(fields[9])] = Session(name, int(sending, 16), int(unread, 16), fields[2])
             except (ValueError, IndexError):
                 continue
     return found
 
 
 def serves(unit: str, far: str) -> bool | None:
-    """Whether a session of this unit holds the connection with this remote end; None when that can't be known."""
+    """Whether a session of this unit holds the connection with this remote end; None when unknown."""
     try:
         master = show(unit).pid
     except ServiceError:
@@ -274,7 +274,7 @@ def serves(unit: str, far: str) -> bool | None:
     held: list[bool | None] = []
     for child in children:
         try:
-            uid = os.stat(f"/proc/{child.pid}").st_uid  # where files can't be read, any session will do
+            uid = os.stat(f"/proc/{child.pid}").st_uid  # where files can't be read, any session counts
         except OSError:
             continue
         held += [owns(child.pid, Listener(inode, uid, 0)) for inode in inodes]
