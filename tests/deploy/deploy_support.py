@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import grp
 import importlib.util
 import os
 import pwd
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import MagicMock
 
+from ansible.inventory.manager import InventoryManager
 from ansible.module_utils.mf_deploy import host, release
 from ansible.module_utils.mf_deploy.layout import Layout
 from ansible.module_utils.mf_deploy.manifest import Manifest
+from ansible.parsing.dataloader import DataLoader
+from ansible.playbook import Playbook
+from ansible.playbook.play import Play
+from ansible.playbook.task import Task
+from ansible.plugins.loader import init_plugin_loader, lookup_loader, module_loader
+from ansible.template import Templar
+from ansible.vars.hostvars import HostVars
+from ansible.vars.manager import VariableManager
 
 ROOT = Path(__file__).resolve().parents[2]
 USER, GROUP = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
@@ -30,6 +41,47 @@ def load_action(name: str) -> ModuleType:
 
 
 action = load_action("mf_deploy")
+
+
+class Controller:
+    """What a command of Ansible knows about an inventory and a playbook, in this process."""
+
+    def __init__(self, inventory: Path, **extra: Any) -> None:
+        _find_plugins()
+        self.loader = DataLoader()
+        self.inventory = InventoryManager(self.loader, [str(inventory)])
+        self.variables = VariableManager(self.loader, self.inventory)
+        HostVars(self.inventory, self.variables, self.loader)  # makes itself known to the variables
+        self.variables._extra_vars = extra
+
+    def plays(self, playbook: Path) -> list[Play]:
+        """The plays of a playbook, with their roles."""
+        return list(Playbook.load(str(playbook), self.variables, self.loader).get_plays())
+
+    def plugin(self, plugins: ModuleType, name: str, play: Play, host: str) -> tuple[Any, dict[str, Any]]:
+        """The action plugin of the play's first task of that name, and the variables of a host at that task."""
+        task = next(task for task in tasks(play.compile()) if task.action == name)
+        known = self.variables.get_vars(play=play, host=self.inventory.get_host(host), task=task)
+        templar = Templar(self.loader, known)
+        plugin = plugins.ActionModule(task, MagicMock(), MagicMock(), self.loader, templar, MagicMock())
+        return plugin, known
+
+
+@functools.cache
+def _find_plugins() -> None:
+    """Find modules and plugins, as each command of Ansible does."""
+    init_plugin_loader()
+    lookup_loader.add_directory(str(ROOT / "lookup_plugins"))
+    module_loader.add_directory(str(ROOT / "library"))
+
+
+def tasks(blocks: Any) -> Iterator[Task]:
+    """All tasks in blocks, at any depth."""
+    for entry in blocks:
+        if isinstance(entry, Task):
+            yield entry
+        else:
+            yield from tasks(entry.block)
 
 
 def make(

@@ -8,20 +8,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 
 import make_secrets
 import pytest
 from ansible import constants
-from ansible.inventory.manager import InventoryManager
-from ansible.parsing.dataloader import DataLoader
-from ansible.playbook import Playbook
-from ansible.playbook.task import Task
-from ansible.plugins.loader import init_plugin_loader, lookup_loader, module_loader
-from ansible.template import Templar
-from ansible.vars.hostvars import HostVars
-from ansible.vars.manager import VariableManager
-from deploy_support import ROOT, action
+from deploy_support import ROOT, Controller, action
 
 SITE = ROOT / "playbooks/site.yml"
 PACKAGES = {
@@ -44,68 +35,49 @@ def secrets() -> dict[str, Any]:
     }
 
 
-def tasks(blocks: Any) -> Iterator[Task]:
-    """All tasks in blocks, at any depth."""
-    for entry in blocks:
-        if isinstance(entry, Task):
-            yield entry
-        else:
-            yield from tasks(entry.block)
-
-
-class Site:
+class Site(Controller):
     """site.yml over a copy of the roles."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(ROOT / "inventory/example", mf_secrets=secrets(), mf_ssh_host_key="ssh-ed25519 AAAA")
         self.roles = folder / "roles"
         shutil.copytree(ROOT / "roles", self.roles)
-        self.loader = DataLoader()
-        self.inventory = InventoryManager(self.loader, [str(ROOT / "inventory/example")])
-        self.variables = VariableManager(self.loader, self.inventory)
-        HostVars(self.inventory, self.variables, self.loader)  # makes itself known to the variables
-        self.variables._extra_vars = {"mf_secrets": secrets(), "mf_ssh_host_key": "ssh-ed25519 AAAA"}
 
     def gather(self) -> dict[str, Any]:
         """Type of host -> the release that its play makes."""
-        plays = {play.hosts: play for play in Playbook.load(str(SITE), self.variables, self.loader).get_plays()}
+        plays = {play.hosts: play for play in self.plays(SITE)}
         found = {}
         for kind in PACKAGES:
-            task = next(task for task in tasks(plays[kind].compile()) if task.action == "mf_deploy")
-            host = self.inventory.get_hosts(kind)[0]
-            known = self.variables.get_vars(play=plays[kind], host=host, task=task)
-            templar = Templar(self.loader, known)
-            plugin = action.ActionModule(task, MagicMock(), MagicMock(), self.loader, templar, MagicMock())
-            found[kind] = plugin.gather(host.name, kind, known)
+            host = self.inventory.get_hosts(kind)[0].name
+            plugin, known = self.plugin(action, "mf_deploy", plays[kind], host)
+            found[kind] = plugin.gather(host, kind, known)
         return found
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _plugins() -> None:
-    """Find modules and plugins, as each command of Ansible does."""
-    init_plugin_loader()
-    lookup_loader.add_directory(str(ROOT / "lookup_plugins"))
-    module_loader.add_directory(str(ROOT / "library"))
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with pytest.MonkeyPatch.context() as patch:
+        found = Site(tmp_path_factory.mktemp("site"))
+        patch.setattr(constants, "DEFAULT_ROLES_PATH", [str(found.roles)])
+        yield found
 
 
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    found = Site(tmp_path)
-    monkeypatch.setattr(constants, "DEFAULT_ROLES_PATH", [str(found.roles)])
-    return found
+@pytest.fixture(scope="module")
+def releases(site: Site) -> dict[str, Any]:
+    """What the roles make as they are."""
+    return site.gather()
 
 
-def test_a_changed_file_reaches_only_hosts_that_have_its_role(site: Site) -> None:
+def test_a_changed_file_reaches_only_hosts_that_have_its_role(site: Site, releases: dict[str, Any]) -> None:
     """A byte of the status page's stylesheet took each MX out of service once, for nothing."""
-    before = site.gather()
     style = site.roles / "mf_monitor/files/lib/mf_monitor/page/page.css"
     style.write_text(style.read_text() + "\n")
     after = site.gather()
-    changed = {kind for kind in PACKAGES if before[kind].manifest["generation"] != after[kind].manifest["generation"]}
+    changed = {kind for kind in PACKAGES if releases[kind].manifest["generation"] != after[kind].manifest["generation"]}
     assert changed == {"monitor"}
 
 
-def test_a_host_has_what_it_runs_and_nothing_else(site: Site) -> None:
-    releases = site.gather()
+def test_a_host_has_what_it_runs_and_nothing_else(releases: dict[str, Any]) -> None:
     for kind, release in releases.items():
         paths = {file["path"] for file in release.manifest["files"]}
         assert {path.split("/")[1] for path in paths if path.startswith("lib/")} == PACKAGES[kind]
