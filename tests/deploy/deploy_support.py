@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 from unittest.mock import MagicMock
 
+import yaml
 from ansible.inventory.manager import InventoryManager
 from ansible.module_utils.mf_deploy import host, release
 from ansible.module_utils.mf_deploy.layout import Layout
@@ -41,6 +42,16 @@ def load_action(name: str) -> ModuleType:
 
 
 action = load_action("mf_deploy")
+
+
+def serial_plays() -> dict[str, dict[str, Any]]:
+    """Every play that goes from host to host."""
+    found = {}
+    for path in sorted((ROOT / "playbooks").glob("*.yml")):
+        for play in yaml.safe_load(path.read_text()):
+            if "serial" in play:
+                found[f"{path.name}: {play['name']}"] = play
+    return found
 
 
 class Controller:

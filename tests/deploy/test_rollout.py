@@ -1,34 +1,19 @@
-"""Plays that go from host to host stop at the first that doesn't come back, and the run says what is where."""
+"""Plays that go from host to host, and what the run says of the host at which one ended.
+
+With hosts that are lost in earnest: tests/integration/test_rollout.py.
+"""
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from deploy_support import ROOT
+from deploy_support import ROOT, serial_plays
 
 from callback_plugins import mf_rollout
 
-# What a play does with its hosts; all else of it is replaced here.
-KEYWORDS = ("serial", "any_errors_fatal", "max_fail_percentage", "ignore_unreachable", "strategy")
-
-
-def plays() -> dict[str, dict[str, Any]]:
-    """Every play that goes from host to host."""
-    found = {}
-    for path in sorted((ROOT / "playbooks").glob("*.yml")):
-        for play in yaml.safe_load(path.read_text()):
-            if "serial" in play:
-                found[f"{path.name}: {play['name']}"] = play
-    return found
-
-
-PLAYS = plays()
+PLAYS = serial_plays()
 
 
 def test_the_plays_are_found() -> None:
@@ -45,94 +30,6 @@ def test_no_task_of_such_a_play_counts_a_lost_host_twice(name: str) -> None:
     assert "run_once" not in text
     assert text.count("any_errors_fatal") == 1
     assert PLAYS[name]["any_errors_fatal"] is False
-
-
-@pytest.fixture
-def closed() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
-def run(tmp_path: Path, play: dict[str, Any], tasks: list[dict[str, Any]], closed: int, lost: str) -> tuple[int, str]:
-    """Run a play's keywords with other tasks, its host ``lost`` unreachable in earnest; a later play follows."""
-    hosts: dict[str, Any] = {name: {"ansible_connection": "local"} for name in ("mx1", "mx2", "mx3")}
-    hosts[lost] = {"ansible_host": "127.0.0.1", "ansible_port": closed}
-    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"mx": {"hosts": hosts}}))
-    later = {"name": "Later", "hosts": "mx", "gather_facts": False, "tasks": [{"debug": {"msg": "LATER"}}]}
-    keywords = {key: play[key] for key in KEYWORDS if key in play}
-    first = {"name": "First", "hosts": "mx", "gather_facts": False, **keywords, "tasks": tasks}
-    (tmp_path / "play.yml").write_text(yaml.safe_dump([first, later]))
-    done = subprocess.run(
-        ["ansible-playbook", "-i", str(tmp_path / "hosts.yml"), str(tmp_path / "play.yml")],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={
-            **os.environ,
-            "LC_ALL": "C.UTF-8",
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_SSH_RETRIES": "0",
-            # an operator's own setting must not bring it back
-            "ANSIBLE_ANY_ERRORS_FATAL": "true",
-        },
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("name", PLAYS)
-def test_a_host_that_does_not_come_back_ends_the_run(name: str, tmp_path: Path, closed: int) -> None:
-    tasks = [
-        {
-            "name": "Change",
-            "block": [
-                {"debug": {"msg": "BEGUN {{ inventory_hostname }}"}},
-                # with a local connection it would change this machine
-                {"mf_deploy": {"state": "settled"}, "check_mode": False, "when": "inventory_hostname == 'mx2'"},
-            ],
-            "rescue": [{"fail": {"msg": "RESCUED {{ inventory_hostname }}"}}],
-        }
-    ]
-    code, said = run(tmp_path, PLAYS[name], tasks, closed, "mx2")
-    assert code == 4, said
-    assert "BEGUN mx1" in said
-    assert "BEGUN mx3" not in said
-    assert "LATER" not in said
-    assert 'mx2 became unreachable in the middle of its change, at the task "mf_deploy"' in said
-    assert "Changed before it in this run: mx1." in said
-    assert "Untouched: mx3, and all" in said
-
-
-def test_before_a_change_begins_it_says_so(tmp_path: Path, closed: int) -> None:
-    code, said = run(tmp_path, PLAYS[next(iter(PLAYS))], [{"ping": None}], closed, "mx1")
-    assert code == 4, said
-    assert 'mx1 became unreachable at the task "ping", before its change began: nothing was changed there.' in said
-    assert "Untouched: mx2, mx3, and all" in said
-
-
-def test_a_host_that_cannot_go_back_leaves_no_other_half_way(tmp_path: Path, closed: int) -> None:
-    """Control is back and its services aren't restarted yet: going on costs nothing, a second run goes back further."""
-    (play,) = [one for one in yaml.safe_load((ROOT / "playbooks/rollback_tree.yml").read_text()) if "serial" not in one]
-    tasks: list[dict[str, Any]] = [
-        {"fail": {}, "when": "inventory_hostname == 'mx1'"},
-        {"debug": {"msg": "RESTARTED {{ inventory_hostname }}"}},
-    ]
-    _, said = run(tmp_path, play, tasks, closed, "mx3")
-    assert "RESTARTED mx2" in said
-
-
-def test_a_way_back_is_not_to_be_run_again(tmp_path: Path, closed: int) -> None:
-    """Each run goes back one release, also on hosts that have gone back already."""
-    task = {"mf_deploy": {"state": "rolled_back"}, "check_mode": False, "when": "inventory_hostname == 'mx2'"}
-    code, said = run(tmp_path, PLAYS[next(name for name in PLAYS if "rollback" in name)], [task], closed, "mx2")
-    assert code == 4, said
-    assert "Then run this again" not in said
-    assert "Don't run this again for mx2, mx1: who has gone back already would go one release further." in said
-    assert "--limit 'mx3'" in said
-    assert "The untouched:" not in mf_rollout.tell(lost(back=True, untouched=()))
 
 
 def lost(**known: Any) -> mf_rollout.Lost:
@@ -165,6 +62,7 @@ def test_it_says_what_is_in_force() -> None:
 def test_it_claims_no_more_than_is_known() -> None:
     assert "Whether the new release took effect there isn't known" in mf_rollout.tell(lost())
     assert "is in force there, as before." in mf_rollout.tell(lost(release={"changed": False, "generation": "c" * 12}))
+    assert "The untouched:" not in mf_rollout.tell(lost(back=True, untouched=()))
     alone = mf_rollout.tell(lost(one_by_one=False))
     assert "The run ended here" not in alone
     assert "has passed no gate" in alone
