@@ -1,6 +1,6 @@
 """Plays that go from host to host, and what the run says of the host at which one ended.
 
-With hosts that are lost in earnest: tests/integration/test_rollout.py.
+With hosts that are lost in earnest: tests/integration/test_lost_host.py.
 """
 
 from __future__ import annotations
