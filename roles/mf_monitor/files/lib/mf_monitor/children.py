@@ -1,4 +1,4 @@
-"""Processes that the monitor starts: none outlives the attempt it was started for."""
+"""End processes that the monitor starts: none outlives the attempt it was started for."""
 
 from __future__ import annotations
 

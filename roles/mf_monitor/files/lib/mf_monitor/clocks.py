@@ -1,4 +1,4 @@
-"""The clocks of a monitor, in one place, so that a test can let hours pass in a moment."""
+"""The monitor's clocks in one place: a test replaces them, and hours pass in a moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""/mf/bin/monitor: what is wrong, acknowledge it, silence it, test the way to people."""
+"""/mf/bin/monitor: show problems, acknowledge and silence them, send a test message."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     import argparse
 
 _EPILOG = """\
-Durations: 90s 15m 2h 1d. A pattern fits keys of incidents, as `status` shows them: service:mx1/smtp, host:mx1, fleet,
-check:mx1/queue (what a check says), health:mx2 (what isn't known of a host, a hold); * stands for anything.
+Durations: 90s 15m 2h 1d. A pattern matches keys of incidents, as `status` shows them: service:mx1/smtp, host:mx1,
+fleet, check:mx1/queue (a check's result), health:mx2 (health not known, or a hold); * matches anything.
 
 Exit codes
-  status    0 nothing is wrong, 1 something is, 2 something urgent is, 3 nothing is known (the monitor doesn't run)
+  status    0 nothing is wrong, 1 something is, 2 something urgent is, 3 no current results (the monitor doesn't run)
   others    0 done, 1 not done, 2 wrong command line
 
 Examples
@@ -175,7 +175,7 @@ def _test(chosen: argparse.Namespace, _: state.Places) -> int:
 
 
 class _Opened:
-    """Settings and store; root becomes the monitor's account, so that no file becomes root's."""
+    """Settings and store, opened as the monitor's account, so that no file is created as root."""
 
     def __init__(self, *, readonly: bool = False) -> None:
         self._readonly = readonly
@@ -200,20 +200,20 @@ class _Opened:
         self.store.close()
 
 
-def _incident(word: str) -> str:
-    plain = word.removeprefix("#")
+def _incident(value: str) -> str:
+    plain = value.removeprefix("#")
     if plain != "all" and not (plain.isascii() and plain.isdigit() and len(plain) < 10):
-        raise ValueError(f"{text.clean(word, 20)!r} is no incident; say its number, as 12 or #12, or all")
+        raise ValueError(f"{text.clean(value, 20)!r} is no incident; say its number, as 12 or #12, or all")
     return plain
 
 
-def _pattern(word: str) -> str:
-    if not word or len(word) > 100 or not word.isprintable():
+def _pattern(value: str) -> str:
+    if not value or len(value) > 100 or not value.isprintable():
         raise ValueError("a pattern is 1 to 100 printable characters")
-    return word
+    return value
 
 
-def _who() -> str:
+def _operator() -> str:
     try:
         return os.environ.get("SUDO_USER") or getpass.getuser()
     except (KeyError, OSError):
@@ -221,24 +221,28 @@ def _who() -> str:
 
 
 def _parser() -> cli.Command:
-    top = cli.Command("monitor", "What the external monitor knows, and what is told to people.", _EPILOG)
+    top = cli.Command("monitor", "Show what the external monitor sees, and control its notifications.", _EPILOG)
     incident: Callable[[str], str] = cli.checked(_incident)
     pattern: Callable[[str], str] = cli.checked(_pattern)
-    status = top.add("status", _status, "show it")
-    status.add_argument("--json", action="store_true", help="all of it as one JSON object")
+    status = top.add("status", _status, "show hosts, incidents and silences")
+    status.add_argument("--json", action="store_true", help="everything as one JSON object")
     ack = top.add("ack", _ack, "acknowledge an incident: no reminders, no escalation", dry_run=True)
-    ack.add_argument("incident", type=incident, metavar="NUMBER", help="which one, or all")
-    ack.add_argument("--ttl", type=cli.duration, default=0.0, metavar="TIME", help="for how long (default: to its end)")
-    ack.add_argument("--by", type=cli.owner, default=_who(), help="who takes care of it (default: you)")
-    silence = top.add("silence", _silence, "send nothing about what fits a pattern", dry_run=True)
-    silence.add_argument("pattern", type=pattern, metavar="PATTERN", help="keys of incidents, * for anything")
+    ack.add_argument("incident", type=incident, metavar="NUMBER", help="number of the incident, or all")
+    ack.add_argument(
+        "--ttl", type=cli.duration, default=0.0, metavar="TIME", help="for how long (default: until it is over)"
+    )
+    ack.add_argument("--by", type=cli.owner, default=_operator(), help="operator who handles it (default: you)")
+    silence = top.add("silence", _silence, "send no messages about incidents that match a pattern", dry_run=True)
+    silence.add_argument("pattern", type=pattern, metavar="PATTERN", help="keys of incidents, * matches anything")
     silence.add_argument("--ttl", type=cli.ttl, default=3600.0, metavar="TIME", help="1s to 7d (default: 1h)")
     silence.add_argument("--reason", type=cli.reason, default="", metavar="TEXT", help="why")
-    silence.add_argument("--by", type=cli.owner, default=_who(), help="who says so (default: you)")
+    silence.add_argument("--by", type=cli.owner, default=_operator(), help="operator (default: you)")
     unsilence = top.add("unsilence", _unsilence, "end a silence", dry_run=True)
-    unsilence.add_argument("silence", type=int, metavar="NUMBER", help="which one")
+    unsilence.add_argument("silence", type=int, metavar="NUMBER", help="number of the silence")
     test = top.add("test", _test, "send a test message", dry_run=True)
-    test.add_argument("--channel", default="", metavar="NAME", help="to this one only")
-    test.add_argument("--wait", type=cli.duration, default=0.0, metavar="TIME", help="until the gateway took it")
-    test.add_argument("--by", type=cli.owner, default=_who(), help="who tests (default: you)")
+    test.add_argument("--channel", default="", metavar="NAME", help="only to this channel")
+    test.add_argument(
+        "--wait", type=cli.duration, default=0.0, metavar="TIME", help="wait until the gateway accepted it"
+    )
+    test.add_argument("--by", type=cli.owner, default=_operator(), help="operator (default: you)")
     return top

@@ -1,4 +1,4 @@
-"""The process ``mf-monitor.service`` runs: settings, signals, the engine; or only a check of its settings."""
+"""The process of ``mf-monitor.service``: settings, signals, the engine; or only a check of its settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _EPILOG = """\
 Exit codes
   0  ended by SIGTERM or SIGINT; with --check: the settings are right
   2  wrong command line
-  3  the settings or the database can't be used; one line on stderr says which and why
+  3  the settings or the database can't be used; one line on stderr gives the reason
 """
 
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None, sender: tuple[str, ...] = ()) -> int
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--check", action="store_true", help="only say whether the settings are right")
+    parser.add_argument("--check", action="store_true", help="only check the settings")
     parser.add_argument("file", nargs="?", default=settings.DEFAULT_PATH, metavar="FILE", help="default: %(default)s")
     options = parser.parse_args(argv)
     try:
@@ -49,7 +49,7 @@ async def work(chosen: settings.Settings, sender: tuple[str, ...]) -> int:
     """Run the engine until SIGTERM or SIGINT."""
     send = outbox.Sender(f"{chosen.name} monitor", sender)
     monitor = engine.Engine(chosen, ready=journal.sd_notify, send=send)
-    # what stands now stands for ever; a full collection over it would only stop the clock
+    # these objects live as long as the process; a full collection over them would only pause it
     gc.freeze()
     task = asyncio.current_task()
     assert task is not None

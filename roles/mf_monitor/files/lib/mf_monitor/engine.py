@@ -1,4 +1,4 @@
-"""The monitor at work: probes when it's time, evaluates the results, stores and notifies in one transaction.
+"""The engine: probe on schedule, evaluate the results, store and notify in one transaction.
 
 ::
 
@@ -47,7 +47,7 @@ UPLINK_RECHECK = 2.0  # seconds
 
 
 class Engine:
-    """One monitor. ``await run()`` until it is cancelled. ``probe answer ask send`` reach the world outside."""
+    """One monitor. ``await run()`` until it is cancelled. ``probe answer ask send`` reach the network."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Engine:
             self.recorder.close()
 
     def restore(self, store: Store) -> None:
-        """Take over what is on disk."""
+        """Load what is on disk."""
         now = self.clocks.wall()
         self.incidents.note_damage(store, now)
         if repeated := store.messages.recover(now):
@@ -128,7 +128,7 @@ class Engine:
         self.incidents.load(store, now)
 
     def _refill(self, store: Store) -> None:
-        """Write what is in memory into a new file; incidents open anew."""
+        """Write what is in memory into a new file; incidents are opened again."""
         self.history.forget()
         # a copy of the names: this is the store's thread, and results may come in meanwhile
         store.current.set(history.rows(self.subjects.states, list(self.subjects.states)))
@@ -146,7 +146,7 @@ class Engine:
                     self.on_result(await self.prober.probe(self.services[name]))
                 else:
                     await self.prober.read(self.hosts[name.partition("/")[0]])
-        except Exception as error:  # noqa: BLE001  (one bug must not end the watch; it is in the journal)
+        except Exception as error:  # noqa: BLE001  (one bug must not end the monitoring; it is in the journal)
             journal.log(f"a bug while looking at {name}: {type(error).__name__}: {error}")
 
     def on_result(self, result: ProbeResult) -> None:
@@ -174,18 +174,18 @@ class Engine:
             self.signal_liveness()
 
     def signal_liveness(self) -> None:
-        """Signs of life, to systemd, the page and the dead man's switch: only while results come in."""
+        """Signal to systemd, the page and the dead man's switch that the monitor works: only while results come in."""
         patience = 2.5 * self.settings.interval + self.settings.timeout + 30
         if self.clocks.monotonic() - self._seen_at > patience:
             return
         self.ready("WATCHDOG=1")
         self.publisher.write_if_due()
-        # one that can't store can't notify either: then the switch is the second way to learn of it
+        # a monitor that can't store can't queue messages: then the missing heartbeat is the second way to learn of it
         if not self.direct.refused:
             self.heartbeat.send_if_due()
 
     async def evaluate(self) -> None:
-        """Make of all results what they mean, and commit it."""
+        """Evaluate all results, and commit what follows from them."""
         now = self.clocks.wall()
         results, self._results = self._results, []
         readings, self._readings = self._readings, []
@@ -193,11 +193,11 @@ class Engine:
             await self.recorder.if_changed(lambda store: self.incidents.load(store, now))
         except sqlite3.Error as error:
             if not refuses(error):
-                raise  # otherwise the transaction below says so
+                raise  # otherwise the transaction below fails too, and handles it
         for reading in readings:
             try:
                 results.extend(self.subjects.ingest_health(reading))
-            except Exception as error:  # noqa: BLE001  (what one host says must not end the watch over the others)
+            except Exception as error:  # noqa: BLE001  (one host's answer must not stop the monitoring of others)
                 journal.log(f"a bug with the health of {reading.host}: {type(error).__name__}: {error}")
         self.advance(results)
         self.subjects.end_maintenance(now)

@@ -1,4 +1,4 @@
-"""The dead man's switch: a call to somebody else's address, while this monitor judges and can store."""
+"""The heartbeat: call a dead man's switch outside the fleet while this monitor evaluates results and can store them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .store import refuses
 
 
 class Heartbeat:
-    """Calls the switch once a minute, or once an interval."""
+    """Send a heartbeat once a minute, or once an interval if that is shorter."""
 
     def __init__(self, world: World, recorder: Recorder) -> None:
         self._world = world
@@ -25,14 +25,14 @@ class Heartbeat:
         self._task: asyncio.Task[None] | None = None
 
     def send_if_due(self) -> None:
-        """Call it, when there is one and it's time."""
+        """Send a heartbeat when a switch is set and the time has come."""
         settings, now = self._world.settings, self._world.clocks.monotonic()
         if settings.heartbeat and now - self._sent >= min(60.0, settings.interval):
             self._sent = now
             self._task = asyncio.create_task(self._send(self._world.clocks.wall()))
 
     async def _send(self, now: float) -> None:
-        good = await beat(self._world.settings.heartbeat, self._world)
+        good = await send_heartbeat(self._world.settings.heartbeat, self._world)
         try:
             await self._recorder.stored(lambda store: store.put("heartbeat", f"{now:.0f} {int(good)}"))
         except sqlite3.Error as error:
@@ -40,8 +40,8 @@ class Heartbeat:
                 raise
 
 
-async def beat(url: str, world: World) -> bool:
-    """Tell a dead man's switch that this monitor is alive and judging; whether it took that."""
+async def send_heartbeat(url: str, world: World) -> bool:
+    """Request the switch's URL; whether it answered with 2xx."""
     secure = url.startswith("https://")
     name, _, path = url.partition("://")[2].partition("/")
     try:
@@ -53,6 +53,6 @@ async def beat(url: str, world: World) -> bool:
         if 200 <= status < 300:
             return True
         journal.log(f"the heartbeat was answered with {status}")
-    except Exception as error:  # noqa: BLE001  (it is the switch's business to notice)
+    except Exception as error:  # noqa: BLE001  (the switch raises the alarm when nothing comes)
         journal.log(f"the heartbeat can't be sent: {type(error).__name__} {text.clean(str(error), 60)}")
     return False

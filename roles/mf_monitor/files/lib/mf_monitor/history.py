@@ -1,4 +1,4 @@
-"""What is kept of results: the states of subjects, hosts and the fleet, time by state, buckets of latency."""
+"""Store results: the states of subjects, hosts and the fleet, time by state, latency in buckets."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class History:
         self._shown: dict[str, tuple[tuple[object, ...], float]] = {}  # as it is stored, and since when
 
     def forget(self) -> None:
-        """Nothing may have been stored: write hosts and fleet again."""
+        """Write hosts and fleet again next time: what was written may be lost."""
         self._shown = {}
 
     def times(
@@ -94,7 +94,7 @@ class History:
             store.prune(now)
 
     def _views(self, store: Store, view: View, now: float) -> list[Row]:
-        """Hosts and fleet of which the state, the words, the maintenance or the number of accepting MXs changed."""
+        """Hosts and fleet whose state, message, maintenance or number of accepting MXs changed."""
         changed: list[Row] = []
         offline = view.state == UNKNOWN and "uplink" in view.problems
         fleet = HostView(view.state, view.sentence, None, None)

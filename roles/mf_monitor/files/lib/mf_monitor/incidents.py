@@ -1,4 +1,4 @@
-"""Incidents: opened, changed and closed as problems come and go; and what people are notified of them."""
+"""Open, change and close incidents as problems come and go, and notify operators of them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Incidents:
         self.silences: list[dict[str, Any]] = []
 
     def load(self, store: Store, now: float) -> None:
-        """Read them as they are on disk: an operator may have changed them."""
+        """Read incidents and silences from disk: an operator may have changed them."""
         records = [Incident.of(row) for row in store.incidents.load(since=now - END_IS_NEWS)]
         self.open = {record.key: record for record in records if record.closed is None}
         self.ended = [
@@ -46,7 +46,7 @@ class Incidents:
         self.silences = store.incidents.silences(now)
 
     def refill(self, store: Store) -> None:
-        """Begin anew in a new file: silences are kept, incidents are opened again."""
+        """Write silences into a new file; incidents are opened again by the next update."""
         self.open, self.ended = {}, []
         for silence in self.silences:
             store.incidents.add_silence(
@@ -54,7 +54,7 @@ class Incidents:
             )
 
     def note_damage(self, store: Store, now: float) -> None:
-        """Notify of a file that was moved aside: an incident that has begun and ended."""
+        """Record and notify that a damaged file was moved aside: an incident that begins and ends at once."""
         title, store.damage = store.damage, ""
         if not title:
             return
@@ -82,7 +82,7 @@ class Incidents:
         )
 
     def take(self, update: Update) -> None:
-        """Take over what was committed."""
+        """Adopt what was committed."""
         self.open, self.ended = update.open, update.ended
 
     def _reconcile(self, store: Store, view: View, records: dict[str, Incident], now: float) -> set[str]:

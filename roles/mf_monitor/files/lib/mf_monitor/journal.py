@@ -1,4 +1,4 @@
-"""What the monitor says to its machine: lines for the journal, and sd_notify(3)."""
+"""Write to the journal, and notify systemd (sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def log(message: str) -> None:
 
 
 def sd_notify(message: str) -> None:
-    """Tell systemd, when it listens."""
+    """Notify systemd, when it listens."""
     path = os.environ.get("NOTIFY_SOCKET")
     if path:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel, suppress(OSError):

@@ -1,4 +1,4 @@
-"""The status page, written from what is on disk as often as that costs little."""
+"""Write the status page from what is on disk, as often as that costs little."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Publisher:
         self.effort = 0.0
 
     def write_if_due(self) -> None:
-        """Begin to write it, when there is one, it's time and the last one is written."""
+        """Start writing the page when it is set, due, and the previous one is complete."""
         now = self._clocks.monotonic()
         pause = max(EVERY, min(CALM * self.effort, self._settings.interval))
         busy = self._task is not None and not self._task.done()
@@ -40,7 +40,7 @@ class Publisher:
             self._task = asyncio.create_task(self.write(self._clocks.wall()))
 
     async def write(self, now: float) -> None:
-        """Write it. Trouble is logged once, a damaged file replaced."""
+        """Write the page. An error is logged once, a damaged database replaced."""
         seen = self._recorder.store
         trouble = ""
         try:

@@ -1,4 +1,4 @@
-"""The store in a thread of its own; a file that is damaged while the monitor runs is replaced, once."""
+"""Run the store in a thread of its own, and replace a file that is damaged while the monitor runs, once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a setting of the monitor takes: rules, in words and as tests, and the kinds of services with their options."""
+"""Rules for the monitor's settings, each a text and a test, and the kinds of services with their options."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _MAILBOX = r"[!-;=?-~]+@[A-Za-z0-9.-]+"
 
 
 class WrongError(Exception):
-    """A setting is wrong. The text names it and what it takes, on one line."""
+    """A setting is wrong. The text names it and what is allowed, on one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a value must be: in words that follow "must be", and as a test."""
+    """What a value must be: a text that follows "must be", and a test."""
 
     takes: str
     fits: Callable[[Any], bool]

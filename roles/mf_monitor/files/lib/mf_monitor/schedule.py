@@ -1,4 +1,4 @@
-"""When each subject is probed: in turn, spread over its interval, and out of turn when something has changed.
+"""Schedule probes: of each subject once an interval, spread over it, and at once when something has changed.
 
 All of it is on the monotonic clock: the other one may be set back.
 """

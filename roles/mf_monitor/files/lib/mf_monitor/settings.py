@@ -7,7 +7,7 @@ A field carries what a setting takes and its default, so each stands once. Texts
                "health": true, "smtp_port": 25, "mx_name": "mx1.filter.example",
                "services": [{"name": "smtp", "kind": "smtp", "port": 25, …}] or null: what its role has by default}]
 
-What a service may have besides is in ``rules.KINDS``. ``monitord --check FILE`` says whether a file is right.
+The other options of a service are in ``rules.KINDS``. ``monitord --check FILE`` checks a file.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Service:
 
     @property
     def tells(self) -> bool:
-        """Whether its silence or its answer shows that the host is away or there: not when it is seldom asked."""
+        """Whether its result shows that the host is down or up: not when it is probed seldom."""
         return self.kind not in SELDOM
 
 
@@ -102,7 +102,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """A way to a person: an Apprise URL, the severities it takes, the channel that steps in when it fails."""
+    """A way to reach operators: an Apprise URL, its severities, the channel that steps in when it fails."""
 
     name: str = _setting("", TEXT)
     url: str = field(default="", repr=False, metadata={"rule": TEXT})
@@ -114,7 +114,7 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class HealthAccess:
-    """How hosts' own health is read: the account's key and what is known of the hosts."""
+    """How hosts' health is read: the account, its key, and the host keys."""
 
     user: str
     key: str
@@ -216,7 +216,7 @@ def _parse(data: Any) -> Settings:
     if any(host.role == "mx" and host.front for host in hosts):
         # without it the loss of all MXs would be no incident of the fleet
         values["min_accepting"] = max(1, chosen.min_accepting)
-    # a certificate that was told of is shown, too
+    # a certificate that was notified is shown, too
     values["cert_warning_days"] = max(chosen.cert_warning_days, *chosen.cert_notice_days, 0)
     return Settings(**{**values, "hosts": hosts})
 
@@ -255,7 +255,7 @@ def _channels(entries: list[dict[str, Any]]) -> tuple[Channel, ...]:
             if severity not in SEVERITIES:
                 known = ", ".join(SEVERITIES)
                 raise WrongError(f"channel {name!r:.40} has an unknown severity, {severity!r:.40}; there are {known}")
-        # a way to people takes all, unless it is for what nobody acknowledged or for what another one can't deliver
+        # a channel takes all, unless it is for escalations or the second of another
         own = not (entry.get("escalation") or any(other.get("second") == name for other in entries))
         severities = tuple(entry.get("severities", SEVERITIES if own else ()))
         if own and not severities:
@@ -274,7 +274,7 @@ def _channels(entries: list[dict[str, Any]]) -> tuple[Channel, ...]:
 
 
 def _check_hosts(hosts: tuple[Host, ...], chosen: Settings) -> None:
-    """What can be wrong with a host only in view of the others, and of other settings."""
+    """Check hosts against each other, and against other settings."""
     for service in (service for host in hosts for service in host.services):
         if service.name == "health" or service.name.startswith("check-"):
             raise WrongError(f"{service.subject}: a service can't have this name")
@@ -286,7 +286,7 @@ def _check_hosts(hosts: tuple[Host, ...], chosen: Settings) -> None:
 
 
 def _dns(domains: tuple[str, ...], hosts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What is asked of the DNS, as a host of its own."""
+    """The DNS as a host of its own: a service for each domain."""
     expect = {
         str(host.get("mx_name") or host.get("name")).lower(): [
             host[key] for key in ("address", "address6") if host.get(key)
@@ -299,7 +299,7 @@ def _dns(domains: tuple[str, ...], hosts: list[dict[str, Any]]) -> list[dict[str
 
 
 def _by_role(role: str, port: int, interval: float) -> list[dict[str, Any]]:
-    """What a host runs by default: SMTP on an MX, ssh on all."""
+    """Services of a host by default: SMTP on an MX, ssh on all."""
     if role == "mx":
         relay = {"kind": "relay", "port": port, "interval": RELAY_EVERY * interval}
         return [{"kind": "smtp", "port": port}, {"kind": "ssh"}, relay]

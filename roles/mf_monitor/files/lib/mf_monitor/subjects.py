@@ -1,4 +1,4 @@
-"""What is known now: the state of every subject, hosts in maintenance, and which checks of a host are subjects."""
+"""The current state of every subject, hosts in maintenance, and which checks of a host are subjects."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Subjects:
         self.maintenance: dict[str, dict[str, Any]] = {}
 
     def restore(self, store: Store) -> None:
-        """Take over what is on disk, and forget there what isn't watched any more."""
+        """Load what is on disk, and delete there what isn't monitored any more."""
         former.adopt(store, self._settings)
         rows = store.current.load()
         checks = hosthealth.known_checks(self._settings, rows, store.current.health())
@@ -48,7 +48,7 @@ class Subjects:
         return self.states.get("uplink", SubjectState()).state == DOWN
 
     def ingest_health(self, reading: Reading) -> list[ProbeResult]:
-        """Results from a reading. Its maintenance is kept until its end: a rebooting host says nothing."""
+        """Results from a reading. Its maintenance is kept until its end: a host that reboots can't report it."""
         name, record = reading.host, reading.record
         known = self._known_checks.setdefault(name, set())
         results = hosthealth.results(reading, hosthealth.vital(self._settings, self._hosts[name]), known)
@@ -62,7 +62,7 @@ class Subjects:
         return results
 
     def end_maintenance(self, now: float) -> None:
-        """Drop what has run out."""
+        """Drop maintenance whose end has passed."""
         self.maintenance = {host: work for host, work in self.maintenance.items() if work["until"] > now}
 
     def advance(self, result: ProbeResult, offline: bool) -> tuple[SubjectState, ProbeResult]:

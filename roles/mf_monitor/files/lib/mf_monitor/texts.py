@@ -13,9 +13,9 @@ REPEAT = "repeat: "  # may be put before a text after a crash; room is kept for 
 _REPLACE = str.maketrans({"`": "'", "[": "(", "]": ")", "{": "(", "}": ")", "\\": "/", "^": "-", "~": "-", "|": "/"})
 
 
-def gsm7(words: str, limit: int = LIMIT) -> str:
+def gsm7(message: str, limit: int = LIMIT) -> str:
     """At most ``limit`` septets: printable ASCII within the default alphabet, cut with ``...``."""
-    plain = " ".join(text.clean(words, 1000).translate(_REPLACE).split())
+    plain = " ".join(text.clean(message, 1000).translate(_REPLACE).split())
     return plain if len(plain) <= limit else plain[: limit - 3] + "..."
 
 

@@ -1,4 +1,4 @@
-"""What a host says of itself, as problems: each check that is bad, and, in one, what isn't known of it. Pure."""
+"""Problems from a host's own health: one for each bad check, and one for what isn't known of it. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOT_KNOWN = 10  # intervals after which what isn't known is notified
 
 @dataclass(frozen=True, slots=True)
 class Near:
-    """What is known from outside of a host that speaks for itself, and what is open."""
+    """What the monitor sees of a host from outside, and which incidents are open."""
 
     settings: Settings
     services: Mapping[Service, SubjectState]
@@ -28,7 +28,7 @@ class Near:
     now: float
 
     def hides(self, severity: str, check: str = "") -> bool:
-        """Whether something nearer to the root cause is known, about to be, or over just now."""
+        """Whether a problem nearer to the root cause is known, likely, or just over."""
         # what is for the page only hides no notice (ssh over IPv6 may be down for weeks, and a disk fill up)
         nearer = any(
             problem.kind in ("host", "throttled")
@@ -44,7 +44,7 @@ class Near:
 
 
 def checks(host: Host, settings: Settings, checked: Mapping[str, SubjectState], near: Near) -> list[Problem]:
-    """What a host's checks say, each by itself: one that has been bad for weeks, or flaps, hides no other.
+    """Problems of a host's checks, one each: a check that has been bad for weeks, or flaps, hides no other.
 
     CRITICAL is notified, whatever the check and the role of the host (see ``hosthealth`` for what isn't).
     """
@@ -84,9 +84,9 @@ def _key(host: Host, name: str) -> str:
 def health(
     host: Host, settings: Settings, own: SubjectState, checked: Mapping[str, SubjectState], near: Near
 ) -> list[Problem]:
-    """What isn't known of a host, in one problem, and that it is held."""
+    """One problem for what isn't known of a host, or that it is on hold."""
     key, since = f"health:{host.name}", own.since
-    # whoever watches the control machine's data can't wait
+    # not to know of the control machine's data is urgent
     unread = {name: current for name, current in checked.items() if _unread(host, name, current, near)}
     if unread:
         first = min(unread, key=lambda name: unread[name].since)
@@ -111,7 +111,7 @@ def health(
 
 
 def flapping(current: SubjectState) -> str:
-    """Words for what flaps."""
+    """The part of a title for a subject that flaps."""
     return (
         f" is flapping, {max(len(current.changes), len(current.turns))} changes" if current.flapping is not None else ""
     )

@@ -1,7 +1,7 @@
-"""What a monitor of a former release has stored, by the names that this one uses.
+"""Rename what a monitor of a former release has stored.
 
 Checks had no subjects of their own, but for urgent ones (``HOST/NAME``); the worst of the rest was in ``HOST/health``.
-Without this an upgrade would say that all of it is well, and then notify it anew.
+Without this an upgrade would notify that all of it is well, and then notify it anew.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CHECK = re.compile(r"([\w-]{1,40}) (?:CRITICAL|WARNING): (.*)", re.DOTALL)
 
 
 def adopt(store: Store, settings: Settings) -> None:
-    """Rename it, inside a transaction. What has its new name already stays."""
+    """Rename subjects and incidents, inside a transaction. Those with their new name stay."""
     rows = store.current.load()
     services = {service.subject for host in settings.hosts for service in host.services}
     for host in settings.hosts:

@@ -29,7 +29,7 @@ NEVER_PROBED = SubjectState()
 
 @dataclass(frozen=True, slots=True)
 class HostView:
-    """A host in one word, for the page: ``state`` is that of its worst service; ``accepts`` is None without SMTP.
+    """A host's summary for the page: ``state`` is that of its worst service; ``accepts`` is None without SMTP.
 
     ``accepts`` is what is confirmed, ``known`` says whether that was seen lately.
     """
@@ -131,14 +131,14 @@ def _host(
     open_keys: Collection[str],
     now: float,
 ) -> tuple[list[Problem], HostView]:
-    """The problems of one host, and the host in one word."""
+    """The problems of one host, and its summary."""
     services: dict[Service, SubjectState] = {
         service: subjects.get(service.subject, NEVER_PROBED) for service in host.services
     }
     health = subjects.get(f"{host.name}/health", NEVER_PROBED)
     problems: list[Problem] = []
     key = f"host:{host.name}"
-    # every one of them silent, and one of them for long enough; what is asked seldom has no say in it
+    # all services silent, and one of them for long enough; those probed seldom don't count
     telling = [current for service, current in services.items() if service.tells]
     silent = [current for current in telling if current.silent and DOWN in (current.state, current.pending)]
     dead = bool(telling) and len(silent) == len(telling) and any(current.state == DOWN for current in silent)
@@ -180,7 +180,7 @@ def _patience(settings: Settings, service: Service) -> float:
 
 
 def _flaps(current: SubjectState, settings: Settings, now: float) -> bool:
-    """Whether it flaps, or will as soon as what is seen of it now is believed."""
+    """Whether it flaps, or will as soon as its soft state is confirmed."""
     if current.flapping is not None:
         return states.wavers(current)
     recent = sum(at >= now - settings.flap_window for at in current.changes)
@@ -243,7 +243,7 @@ def _unknown(
 def _unseen(
     settings: Settings, subjects: Mapping[str, SubjectState], hosts: Mapping[str, HostView], confirmed: int
 ) -> Problem | None:
-    """A monitor that can't see whether enough MXs accept mail has to say so."""
+    """The problem that the monitor can't see whether enough MXs accept mail."""
     since: dict[str, float] = {}
     for host in settings.mxs:
         blind_since = [
@@ -298,7 +298,7 @@ def _worst(
     down: bool,
     known: bool,
 ) -> tuple[str, str]:
-    """State and words of a host. ``seen``: services as they may be shown; ``known``: whether its SMTP is."""
+    """State and message of a host. ``seen``: services as they may be shown; ``known``: whether its SMTP is."""
     telling = {service: shown for service, shown in seen.items() if service.tells} or seen
     gone = [(service, message) for service, (state, message) in telling.items() if state == UNKNOWN]
     if seen and len(gone) == len(telling):

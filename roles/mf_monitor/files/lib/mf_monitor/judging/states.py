@@ -2,7 +2,7 @@
 
 A result that contradicts the confirmed state makes the state *soft* (``pending``); so many in a row (``failures``,
 ``successes``) make it *hard*, and only hard states are confirmed, shown and alerted. A subject that keeps changing is
-*flapping*: one message says so, another one when it stays down, or has been calm for a while. What no probe has seen
+*flapping*: one message reports it, another that it stays down, or has been calm for a while. What no probe has seen
 for longer than its ``patience`` is unknown (``shown``), whatever is confirmed.
 """
 
@@ -186,7 +186,7 @@ def patience(interval: float, timeout: float) -> float:
 
 
 def shown(current: SubjectState, now: float, limit: float) -> tuple[str, str]:
-    """State and words as they may be shown: what was seen ``limit`` seconds ago (see ``patience``) isn't known now."""
+    """State and message to show: what was last seen ``limit`` seconds ago (see ``patience``) isn't known any more."""
     if current.state == UNKNOWN:
         return UNKNOWN, current.blind or "not looked at yet"
     if now - current.seen <= limit:

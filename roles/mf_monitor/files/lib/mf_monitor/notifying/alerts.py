@@ -122,7 +122,7 @@ class Plan:
 
     drafts: list[Draft] = field(default_factory=list)
     alerts: dict[int, Alert] = field(default_factory=dict)
-    void: set[int] = field(default_factory=set)  # what was acknowledged was less than this
+    void: set[int] = field(default_factory=set)  # acknowledgements that end: the incident is worse now
 
 
 def plan(settings: Settings, incidents: Sequence[Incident], silences: Iterable[Mapping[str, Any]], now: float) -> Plan:
@@ -176,7 +176,7 @@ class _Planner:
         incident.alert = replace(incident.alert, **values)
 
     def _renew(self) -> None:
-        """What has grown worse is news, whoever has taken care of less: fewer MXs still, or a higher severity."""
+        """Notify anew of what has grown worse, acknowledged or not: fewer MXs still, or a higher severity."""
         for incident in self.open:
             alert = incident.alert
             fell = _fell(alert)
@@ -188,11 +188,13 @@ class _Planner:
                 incident.acked = False
             if alert.seen != incident.severity:
                 if alert.notified == URGENT and incident.severity == URGENT and alert.seen:
-                    self._change(incident, notified_at=self.now)  # who is woken again has as long again
+                    self._change(
+                        incident, notified_at=self.now
+                    )  # a new message, so the time until escalation begins anew
                 self._change(incident, seen=incident.severity)
 
     def _suppress(self) -> None:
-        """What the fleet's incident speaks for; only what speaks can speak for others."""
+        """Suppress incidents that the fleet's incident covers, unless that sends no messages itself."""
         fleet = next((incident for incident in self.open if incident.key == "fleet"), None)
         if fleet is None or fleet.acked or fleet.number in self.silenced:
             return
@@ -241,7 +243,7 @@ class _Planner:
                     self._change(incident, suppressed=True)
 
     def _unanswered(self) -> list[Incident]:
-        """Urgent ones that were notified, still are (no maintenance), and that nobody has acknowledged."""
+        """Urgent incidents that were notified, are still urgent (no maintenance), and were not acknowledged."""
         return [
             incident
             for incident in self.open
@@ -279,7 +281,7 @@ class _Planner:
                 self._change(incident, reminded_at=self.now)
 
     def _end(self) -> None:
-        """Recoveries. What the fleet's message spoke for is over with it, or has messages of its own from then on."""
+        """Notify of recoveries. What the fleet's incident suppressed ends with it, or has messages of its own then."""
         over = [
             incident
             for incident in self.incidents
@@ -316,7 +318,7 @@ class _Planner:
         """The severity at which an incident's end is notified, or nothing."""
         if incident.number in self.silenced:
             return ""
-        # who sees again sees that too few accept mail: that is a message by itself
+        # the monitor sees again that too few accept mail: that is a message by itself
         if incident.key == "unknown:fleet" and any(other.key == "fleet" for other in self.open):
             return ""
         return incident.alert.notified or (NOTICE if incident.kind == "uplink" else "")
@@ -331,7 +333,7 @@ class _Planner:
 
 
 def _resolution(settings: Settings, still: Sequence[Incident], incident: Incident) -> str:
-    """An incident that is over, in words: well again, or what is still wrong there."""
+    """The text for an incident that is over: well again, or what is still wrong there."""
     lasted = text.span(max(0.0, (incident.closed or incident.opened) - incident.opened))
     if incident.kind == "uplink":
         return f"{settings.host} was offline for {lasted} and saw nothing meanwhile"

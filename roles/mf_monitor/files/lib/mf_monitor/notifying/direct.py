@@ -1,4 +1,4 @@
-"""Past the queue: while nothing can be stored, nothing can be queued, and that must be known all the same."""
+"""Send past the queue: while nothing can be stored nothing can be queued, and operators must hear of that."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .outbox import Outbox
 
 
 class Direct:
-    """``refused``: why nothing can be stored now, or nothing."""
+    """Sends while the store fails. ``refused``: why nothing can be stored now, or empty."""
 
     def __init__(self, settings: Settings, outbox: Outbox) -> None:
         self._settings = settings
@@ -24,7 +24,7 @@ class Direct:
         self.refused = ""
 
     def send(self, problems: Mapping[str, Problem], reason: str) -> None:
-        """Send once that nothing can be stored, and every urgent problem as it comes."""
+        """Notify once that nothing can be stored, and of every urgent problem as it begins."""
         first, self.refused = not self.refused, reason
         urgent = {key for key, problem in problems.items() if problem.severity == URGENT}
         fresh = urgent - self._sent
@@ -40,7 +40,7 @@ class Direct:
         task.add_done_callback(self.tasks.discard)
 
     def end(self) -> None:
-        """It can be stored again: the queue takes over."""
+        """Leave sending to the queue again, once results can be stored."""
         if self.refused:
             journal.log("what is seen can be stored again")
             self.refused, self._sent = "", set()

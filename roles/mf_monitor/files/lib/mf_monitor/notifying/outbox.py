@@ -1,4 +1,4 @@
-"""The way from the queue on disk to people: one message at a time for each channel, tried again until it is taken.
+"""Deliver the queue on disk: one message at a time for each channel, tried again until the gateway accepts it.
 
 A message is marked as being sent *before* it is handed over, so after a crash in between it is known that it may have
 arrived: it is sent again, marked ``repeat``, as is one whose attempt ended without an answer. Every other message is
@@ -52,14 +52,14 @@ async def awaken(event: asyncio.Event, limit: float) -> None:
 
 
 class Sender:
-    """Sends by a process of its own, Apprise's unless another ``command`` is given; SMS get no title."""
+    """Sends through a child process, Apprise's unless another ``command`` is given; SMS get no title."""
 
     def __init__(self, title: str, command: Sequence[str] = ()) -> None:
         self._title = title
         self._command = list(command) or launcher()
 
     async def __call__(self, channel: Channel, message: str) -> str:
-        """Send a message; what went wrong, or nothing."""
+        """Send a message; the error, or an empty string."""
         order = json.dumps({"url": channel.url, "title": "" if channel.sms else self._title, "body": message}).encode()
         try:
             process = await asyncio.create_subprocess_exec(
@@ -107,7 +107,7 @@ class Outbox:
         self.wake = asyncio.Event()
 
     async def run(self) -> None:
-        """Deliver for ever. When it ends, what is under way gets its time: a planned restart repeats nothing."""
+        """Deliver until cancelled. Then attempts under way may finish, so a planned restart repeats nothing."""
         busy: dict[str, asyncio.Task[None]] = {}
         try:
             await self._run(busy)
@@ -123,7 +123,7 @@ class Outbox:
             except Exception as error:
                 if not refuses(error):
                     raise
-                due = []  # the engine says so
+                due = []  # the engine reports it
             for row in due:
                 name = row["channel"]
                 if name not in busy or busy[name].done():
@@ -134,7 +134,7 @@ class Outbox:
             await awaken(self.wake, 1.0)
 
     def _due(self, store: Store) -> list[dict[str, Any]]:
-        """What is to be sent now; a failing channel's messages are given to the one that stands in for it."""
+        """Messages to send now; those of a failing channel are queued for its second channel too."""
         for channel in self._channels.values():
             if channel.second:
                 for row in store.messages.not_stood_in_for(channel.name):
@@ -151,7 +151,7 @@ class Outbox:
         return [dict(row) for row in store.messages.due(self._clock())]
 
     async def direct(self, severity: str, message: str) -> None:
-        """Send to the channels of a severity at once, past the queue: for when there is none."""
+        """Send to the channels of a severity at once, past the queue: for when nothing can be stored."""
         for channel in self._channels.values():
             if severity in channel.severities and not channel.escalation:
                 trouble = await self._send(channel, message)
@@ -204,7 +204,7 @@ class Outbox:
                 unsure=error.startswith(UNSURE),
             )
             if not known:
-                return  # the file is another one since; what is wrong is notified anew
+                return  # the file was replaced meanwhile; what is wrong is notified anew
             incidents = json.loads(row["incidents"])
             for incident in incidents:
                 if status == SENT:

@@ -1,4 +1,4 @@
-"""Into the queue: a message to the channels of its severity, within the limit of an hour; the weekly test."""
+"""Queue messages for the channels of their severity, within the limit of an hour; queue the weekly test."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def enqueue(
     *,
     escalation: bool = False,
 ) -> None:
-    """Queue a message for the channels of its severity, or of the escalation; timelines say what isn't sent."""
+    """Queue a message for the channels of its severity, or of the escalation; timelines record what isn't sent."""
     channels = [
         channel
         for channel in settings.channels
@@ -51,8 +51,8 @@ def _full(store: Store, settings: Settings, channel: str, now: float) -> bool:
 
 
 def enqueue_held_back(store: Store, settings: Settings, now: float) -> bool:
-    """Name what was held back in one message as soon as there is room again; whether there was anything."""
-    any_ = False
+    """Queue one message that lists what was held back, as soon as the limit allows; whether anything was."""
+    queued = False
     for channel in settings.channels:
         rows = store.messages.held_back(channel.name)
         if not rows or _full(store, settings, channel.name, now):
@@ -61,12 +61,12 @@ def enqueue_held_back(store: Store, settings: Settings, now: float) -> bool:
         message = texts.compose(settings.name, "", [f"{len(rows)} held back", *titles], "")
         store.messages.enqueue(now, channel.name, "held back", NOTICE, message)
         store.messages.set_named(channel.name, now)
-        any_ = True
-    return any_
+        queued = True
+    return queued
 
 
 def enqueue_weekly_test(store: Store, settings: Settings, now: float) -> bool:
-    """Queue the test message at its hour, or as soon as it can be: nobody notices a dead gateway otherwise."""
+    """Queue the test message at its hour, or as soon as possible after it: it shows that the gateway works."""
     chosen = weekly(settings.test_at)
     if chosen is None:
         return False

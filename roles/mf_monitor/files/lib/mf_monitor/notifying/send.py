@@ -1,7 +1,8 @@
-"""Hand one message to Apprise: a process of its own, so that a gateway that hangs or a plugin that dies harms nobody.
+"""Send one message through Apprise, in a process of its own: if a gateway hangs or a plugin dies, the monitor goes on.
 
-Reads one JSON object on stdin (``url``, ``title``, ``body``): the URL holds secrets, so it is never in an argument.
-Exit code 0: the gateway took it. Otherwise one line on stderr says why, without the URL; 3: it may have it.
+Reads one JSON object on stdin (``url``, ``title``, ``body``). The URL holds secrets, so it is never in an argument.
+Exit code 0: the gateway accepted the message. Otherwise one line on stderr gives the reason, without the URL; 3: the
+gateway may have accepted it.
 """
 
 from __future__ import annotations
@@ -13,28 +14,28 @@ import sys
 from collections.abc import Iterable
 
 UNSURE = 3
-# what requests and smtplib say when the other side had been reached, in the words that Apprise logs
+# what Apprise logs of requests and smtplib after the gateway had been reached
 _BROKE_OFF = re.compile(r"timed out|connection aborted|reset by peer|broken pipe|unexpectedly closed", re.IGNORECASE)
 _NEVER_BEGAN = re.compile(r"failed to establish|connect timeout", re.IGNORECASE)
 
 
-def may_have_arrived(said: Iterable[str]) -> bool:
+def may_have_arrived(lines: Iterable[str]) -> bool:
     """Whether an attempt failed after the gateway had been reached and before it answered."""
-    return any(_BROKE_OFF.search(line) and not _NEVER_BEGAN.search(line) for line in said)
+    return any(_BROKE_OFF.search(line) and not _NEVER_BEGAN.search(line) for line in lines)
 
 
 def main() -> int:
-    """Send; returns the exit code."""
+    """Send the message; returns the exit code."""
     order = json.load(sys.stdin)
     import apprise
 
-    said: list[str] = []
+    warnings: list[str] = []
     details: list[str] = []
 
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if record.levelno >= logging.WARNING:
-                said.append(record.getMessage())
+                warnings.append(record.getMessage())
             elif record.getMessage().startswith("Socket Exception"):
                 details.append(record.getMessage())
 
@@ -48,8 +49,8 @@ def main() -> int:
         return 2
     if service.notify(body=order["body"], title=order["title"], body_format=apprise.NotifyFormat.TEXT):
         return 0
-    print(" ".join(said).replace(order["url"], "URL")[:300] or "the gateway refused it", file=sys.stderr)
-    return UNSURE if may_have_arrived([*said, *details]) else 1
+    print(" ".join(warnings).replace(order["url"], "URL")[:300] or "the gateway refused it", file=sys.stderr)
+    return UNSURE if may_have_arrived([*warnings, *details]) else 1
 
 
 if __name__ == "__main__":

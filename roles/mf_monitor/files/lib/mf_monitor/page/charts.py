@@ -23,7 +23,7 @@ _STEP = 900  # seconds of a point: about three pixels
 
 
 class Bars(TypedDict):
-    """90 days: for each class the path of its runs; the days that need words; the last day; one sentence for all."""
+    """90 days: the path of each class's runs; notes for days with trouble; the last day; one sentence for all."""
 
     paths: list[tuple[str, str]]
     notes: dict[int, str]
@@ -52,7 +52,7 @@ def day_name(day: str) -> str:
 
 
 def classify(day: Day | None) -> tuple[str, str]:
-    """Class and words of one day; None wasn't measured, ``part`` is without trouble but not whole."""
+    """Class and text of one day; None wasn't measured, ``part`` is without trouble but not whole."""
     if day is None or (day.up is None and not day.maintenance_seconds):
         return "none", "not measured"
     gone = day.unmeasured_seconds if day.unmeasured_seconds >= _BRIEF else 0

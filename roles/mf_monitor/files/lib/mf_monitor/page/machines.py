@@ -43,7 +43,7 @@ def _service(service: Service, now: float) -> dict[str, Any]:
 
 
 def _state_line(host: Host, now: float) -> str:
-    """The words under a machine's name."""
+    """The text under a machine's name."""
     if host.state == "throttled":
         if host.health is None or not (host.health.held or host.health.leases):
             return "Throttled"

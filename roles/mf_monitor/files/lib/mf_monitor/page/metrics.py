@@ -99,7 +99,7 @@ def _health(health: Health, labels: Mapping[str, object]) -> Iterator[_Sample]:
 
 
 def _known(canary: Canary | None, backups: Backups | None, labels: Mapping[str, object]) -> Iterator[_Sample]:
-    """What checks say, unless that is not known any more."""
+    """Figures of checks, unless they are not known any more."""
     if canary and canary.status != "UNKNOWN":
         yield "mf_host_canary_latency_seconds", labels, canary.seconds
         yield "mf_host_canary_age_seconds", labels, canary.age_seconds

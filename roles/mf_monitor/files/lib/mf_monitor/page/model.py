@@ -56,7 +56,7 @@ class Service:
 
 @dataclass(slots=True)
 class Check:
-    """A check's last result, as its host says."""
+    """A check's last result, as its host reports it."""
 
     name: str
     status: str
@@ -99,7 +99,7 @@ class Maintenance:
 
 @dataclass(slots=True)
 class Canary:
-    """What the control machine knows of an MX's canaries; ``seconds`` of the slower of spam and ham."""
+    """An MX's canaries, as the control machine reports them; ``seconds`` of the slower of spam and ham."""
 
     seconds: float | None
     age_seconds: float | None
@@ -109,7 +109,7 @@ class Canary:
 
 @dataclass(slots=True)
 class Backups:
-    """What a host's check ``backup`` says; the age is that of the newest dump, what would be lost at most."""
+    """A host's backups, by its check ``backup``; the age is that of the newest dump, what would be lost at most."""
 
     age_seconds: float | None
     status: str

@@ -1,4 +1,4 @@
-"""Everything the page shows, read from the store; no judgement of its own beyond counting. Its shape: ``model``."""
+"""Read from the store everything that the page shows. It counts, and judges nothing itself. Types: ``model``."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ def _health(stored: Mapping[str, Any] | None, now: float, interval: float) -> mo
 
 
 def _backups(hosts: Mapping[str, model.Health]) -> dict[str, model.Backups]:
-    """By host, what its check ``backup`` says."""
+    """Backups by host, from its check ``backup``."""
     by = {}
     for host, check in _checks(hosts, BACKUP_CHECK):
         age = _number(check, "dump_age_seconds")
@@ -271,7 +271,7 @@ def _backups(hosts: Mapping[str, model.Health]) -> dict[str, model.Backups]:
 
 
 def _canary(control: Mapping[str, model.Health], hosts: Iterable[str]) -> dict[str, model.Canary]:
-    """By MX, what the check ``canary`` on a control machine, and nobody else, says of it."""
+    """By MX, its canaries, from the check ``canary`` on a control machine only."""
     by = {}
     for _, check in _checks(control, CANARY_CHECK):
         for host in hosts:
@@ -316,7 +316,7 @@ def _heartbeat(stored: str) -> model.Sent | None:
 
 
 def _test(messages: Iterable[Mapping[str, Any]]) -> model.Sent | None:
-    """The last test message, whoever asked for it."""
+    """The last test message, weekly or by command."""
     for message in messages:
         if message["kind"] == "test":
             return model.Sent(message["created"], message["status"] == store_.SENT)

@@ -1,4 +1,4 @@
-"""What the status page says, worked out from a snapshot: pure, so that the templates only place it.
+"""The status page's contents, from a snapshot: pure, so that the templates only place them.
 
 ``private`` and ``public`` give what ``page/*.html`` show, ``status`` and ``public_status`` the two ``status.json``;
 their shapes stand in docs/status-page.md.
@@ -113,7 +113,7 @@ def private(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _monitor(snapshot: Snapshot) -> dict[str, Any]:
-    """Whether the monitor can see and speak: its uplink, what waits to be sent, the last messages, silences."""
+    """The monitor's own state: its uplink, what waits to be sent, the last messages, silences."""
     uplink, messages, now = snapshot.uplink, snapshot.messages, snapshot.generated
     sent = max((message.finished for message in messages.recent if message.finished is not None), default=None)
     waiting = plural(messages.waiting, "message waits", "messages wait") if messages.waiting else "nothing waits"

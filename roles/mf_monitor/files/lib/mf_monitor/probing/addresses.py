@@ -20,7 +20,7 @@ from .world import OWN
 T = TypeVar("T")
 
 MOST = 4  # addresses of a name, so that one with fifty can't take the whole deadline
-# what a resolver says of a name; everything else it says of itself
+# errors that concern the name; every other error is the resolver's own
 NO_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
 
 

@@ -1,7 +1,7 @@
 """When a certificate expires, read from its DER form (RFC 5280, 4.1; X.690).
 
-Python's ssl tells the dates of a certificate only after it has verified it, and a mail server's self-signed or expired
-one is just what is to be examined.
+Python's ssl gives the dates of a certificate only after it has verified it, and a mail server's certificate may be
+self-signed or expired.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Reading hosts' own ``/mf/bin/health --json`` through an ssh key that may do only that.
+"""Read hosts' own ``/mf/bin/health --json`` through an ssh key that may do only that.
 
 The answer is as hostile as any text from outside: capped, checked, cleaned. Connections are kept (ControlMaster) while
-there are few hosts: a kept one saves the handshake at both ends, and holds some 4 MiB on the monitor.
+there are few hosts: each saves the handshake at both ends, and holds some 4 MiB on the monitor.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Reader:
         return (record, "read") if record is not None else (None, f"health is not whole (exit status {code})")
 
     def _forget(self, host: Host) -> None:
-        """A kept connection that doesn't answer any more is dropped."""
+        """Drop a kept connection that doesn't answer any more."""
         if not self._keep:
             return
         argv = command(self._access, host, self._keep, self._limit)
@@ -170,14 +170,14 @@ def known_checks(settings: Settings, stored: Collection[str], health: Mapping[st
         named = reading["record"]["checks"] if reading is not None and reading["ok"] and reading["record"] else {}
         for name in stored:
             check = name.removeprefix(prefix) if name.startswith(prefix) else None
-            # a host that can't say which checks it has keeps those that it had
+            # a host that reports no checks keeps those that it had
             if name == f"{host.name}/health" or (check is not None and (not named or check in named)):
                 known.add(name)
     return known
 
 
 def leases(record: Health) -> str:
-    """Who throttles a host, from its health."""
+    """The leases that throttle a host, from its health, as text."""
     parts = []
     for lease in record.leases:
         if lease.refuse:
@@ -188,7 +188,7 @@ def leases(record: Health) -> str:
 
 
 def vital(settings: Settings, host: Host) -> tuple[str, ...]:
-    """The checks of a host of which it is as bad not to know: the urgent ones of the control machine."""
+    """The checks of a host that are as urgent when UNKNOWN: the urgent checks of the control machine."""
     return settings.urgent_checks if host.role == "control" else ()
 
 
@@ -222,7 +222,7 @@ def results(reading: Reading, chosen: tuple[str, ...], known: Collection[str]) -
         result.append(ProbeResult(check_subject(name, check), began, at, word, message, reason))
     for check in sorted(set(known).difference(record.checks)):
         if not record.checks:
-            # a host that can't read its own settings knows of no check, and nobody knows that this one is well
+            # a host that can't read its own settings reports no checks, so the check's state is not known
             gone = f"not known: {(record.problems or ['it names no check'])[0]}"
             word = DOWN if check in chosen else UNKNOWN
             result.append(
@@ -230,7 +230,7 @@ def results(reading: Reading, chosen: tuple[str, ...], known: Collection[str]) -
             )
         else:
             result.append(ProbeResult(check_subject(name, check), began, at, WARNING, "not among its checks any more"))
-    # what none of its checks says, nor the throttle: settings that can't be read, a marker that is lost
+    # what neither its checks nor the throttle explain: settings that can't be read, a marker that is lost
     checks = [check.status for check in record.checks.values()]
     said = state.worst([*checks, state.WARNING if record.throttled else state.OK])
     word, message, reason = UP, "says OK", ""

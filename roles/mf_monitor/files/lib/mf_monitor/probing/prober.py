@@ -1,4 +1,4 @@
-"""One probe of a subject with everything that bears on its result: the monitor's own connectivity, the host's word."""
+"""Probe a subject, and check its result against the monitor's own connectivity and the host's own health."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Prober:
         return result
 
     async def _refused(self, service: Service, result: ProbeResult, started: float) -> ProbeResult:
-        """Refused by the host's own throttle? Only if it says so now."""
+        """Check whether the host's own throttle refused: only if its health reports that now."""
         host, record = self._hosts[service.host], None
         if host.health and self._reader is not None:
             with suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""Probes of SMTP: does it accept mail, and does it refuse what strangers send to strangers?"""
+"""Probes of SMTP: does it accept mail, and does it refuse to relay?"""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def smtp_script(
 
 
 def relay_script(hello: bytes, sender: bytes, recipient: bytes) -> Script:
-    """Ask whether strangers may send mail to strangers (an open relay). Returns the code and text of the refusal."""
+    """Ask whether the server relays mail from outside to outside. Returns the code and text of the reply to RCPT."""
     yield from _expect("greeting", b"", 220)
     yield from _expect("EHLO", b"EHLO %b\r\n" % hello, 250)
     yield from _expect("MAIL", b"MAIL FROM:<%b>\r\n" % sender, 250)
@@ -96,7 +96,7 @@ async def probe(service: Service, world: World) -> Outcome:
 
 
 def _canary(recipient: str, world: World) -> tuple[bytes, bytes, bytes]:
-    """A message to ``recipient``, tagged when there is a key, as only who has it can (``mf.canary``)."""
+    """A message to ``recipient``, tagged when there is a key (``mf.canary``)."""
     now, host = world.clocks.wall(), world.settings.host
     date = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime(now))
     lines = [f"Date: {date}", f"From: <{recipient}>", f"To: <{recipient}>", "Subject: monitor canary"]
@@ -109,12 +109,12 @@ def _canary(recipient: str, world: World) -> tuple[bytes, bytes, bytes]:
 
 
 def relay_senders(chosen: str, domains: Sequence[str]) -> tuple[str, ...]:
-    """Who the stranger says to be: what was chosen, or nobody (RFC 5321, 4.5.5) and somebody whose domain exists."""
+    """Senders of the relay test: the chosen one, or the null sender (RFC 5321, 4.5.5) and one of our domains."""
     return (chosen,) if chosen else ("", *(f"postmaster@{domain}" for domain in domains[:1]))
 
 
 async def probe_relay(service: Service, world: World) -> Outcome:
-    """Strangers' mail to strangers must be refused, whoever they say to be. Unknown when that couldn't be asked."""
+    """Check that mail from outside to outside is refused, for each sender. Unknown when RCPT was never reached."""
     recipient = service.options["recipient"] or world.settings.relay_recipient
     hello = world.settings.host.encode()
     senders = relay_senders(service.options["sender"] or world.settings.relay_sender, world.settings.domains)

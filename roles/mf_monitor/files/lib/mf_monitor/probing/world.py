@@ -1,4 +1,4 @@
-"""What every probe works with: settings, certificates, clocks; and what it comes to."""
+"""What every probe needs: settings, certificates, clocks; and its outcome."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..clocks import Clocks
 from ..judging.states import UP
 from ..settings import Settings
 
-OWN = "own"  # the reason of what is the monitor's own trouble
+OWN = "own"  # the reason when the monitor itself is at fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a probe found when it came to its end."""
+    """The result of a probe that came to its end."""
 
     message: str
     state: str = UP

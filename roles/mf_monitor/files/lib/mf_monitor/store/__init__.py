@@ -1,22 +1,22 @@
-"""What the monitor remembers: one SQLite file. One writer (the engine); the page and the command read and add little.
+"""The monitor's database: one SQLite file. One writer (the engine); the page and the command read and add little.
 
 ``subject`` names what has a state: ``mx1/smtp`` (a service), ``mx1`` (a host), ``fleet``. All times are epoch seconds,
 latencies milliseconds. Tables:
 
 =========  ==========================================================================================================
-current    a row a subject: its believed state and the JSON memory of its state machine
+current    a row a subject: its confirmed state and the JSON of its state machine
 health     a row a host: the object of ``/mf/bin/health --json`` as last read, when, and whether that went well
 buckets    latency and failures of a subject in 5 minutes; kept for 8 days
 days       seconds a subject spent in each state on one day (UTC), and its latency; kept for 400 days
-incidents  one row for each cause, open while ``closed`` is null; ``alert`` is the JSON memory of what was sent
+incidents  one row for each root cause, open while ``closed`` is null; ``alert`` is the JSON of what was sent
 events     an incident's timeline
 messages   the queue of texts on their way to a channel, and what became of them; kept for 90 days
-silences   what shall not alert until when
+silences   patterns of incidents that send no messages, and until when
 meta       single values
 =========  ==========================================================================================================
 
-A file that SQLite calls damaged is moved aside (``…damaged-<time>``) and a new one begun; ``Store.damage`` says so.
-Commits are durable (``synchronous=FULL``): what was promised to be sent survives kill -9 and a power cut.
+A file that SQLite calls damaged is moved aside (``…damaged-<time>``) and a new one begun; ``Store.damage`` has the
+reason. Commits are durable (``synchronous=FULL``): what was queued survives kill -9 and a power cut.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ def _used(path: str) -> dict[str, int]:
 
 
 def refuses(error: BaseException) -> bool:
-    """Whether an error means that nothing can be stored now: a full disk, an I/O error, somebody else's lock."""
+    """Whether an error means that nothing can be stored now: a full disk, an I/O error, another process's lock."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return isinstance(error, sqlite3.Error) and code in (
         sqlite3.SQLITE_FULL,

@@ -38,13 +38,13 @@ class Current:
         )
 
     def forget(self, names: Iterable[str]) -> None:
-        """Subjects that are watched no longer lose their state; their history stays."""
+        """Delete the state of subjects that aren't monitored any more; their history stays."""
         self._db.executemany(
             "DELETE FROM current WHERE subject = (SELECT id FROM subjects WHERE name = ?)", [(name,) for name in names]
         )
 
     def set_health(self, host: str, tried: float, ok: bool, words: str, record: Mapping[str, Any] | None) -> None:
-        """What reading a host's health gave; a failure keeps the last good record and when that was read."""
+        """Store a reading of a host's health; a failure keeps the last good record and when that was read."""
         if ok:
             self._db.execute(
                 "INSERT OR REPLACE INTO health VALUES (?, ?, ?, 1, ?, ?)",

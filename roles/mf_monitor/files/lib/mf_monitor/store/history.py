@@ -1,4 +1,4 @@
-"""What was measured: results in buckets of five minutes, time by state in days."""
+"""Measurements: results in buckets of five minutes, time by state in days."""
 
 from __future__ import annotations
 

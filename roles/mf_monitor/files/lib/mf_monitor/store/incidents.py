@@ -25,7 +25,7 @@ class Incidents:
         return cursor.lastrowid
 
     def set(self, number: int, severity: str, title: str, alert: Mapping[str, Any]) -> None:
-        """Its severity, title and memory of alerts."""
+        """Set its severity, title and alert."""
         self._db.execute(
             "UPDATE incidents SET severity = ?, title = ?, alert = ? WHERE id = ?",
             (severity, title, json.dumps(alert), number),
@@ -39,11 +39,11 @@ class Incidents:
         )
 
     def close(self, number: int, at: float) -> None:
-        """It is over."""
+        """Close it."""
         self._db.execute("UPDATE incidents SET closed = ? WHERE id = ?", (at, number))
 
     def acknowledge(self, number: int, at: float, by: str, until: float | None) -> bool:
-        """Somebody takes care of it, until then (None: until it is over). False when it isn't open."""
+        """An operator takes care of it, until then (None: until it is over). False when it isn't open."""
         cursor = self._db.execute(
             "UPDATE incidents SET acked = ?, acked_by = ?, ack_until = ? WHERE id = ? AND closed IS NULL",
             (at, by, until, number),
@@ -51,7 +51,7 @@ class Incidents:
         return cursor.rowcount == 1
 
     def end_acknowledgement(self, number: int) -> None:
-        """What was acknowledged has become worse."""
+        """End the acknowledgement: the incident has become worse."""
         self._db.execute("UPDATE incidents SET acked = NULL, acked_by = '', ack_until = NULL WHERE id = ?", (number,))
 
     def load(self, *, since: float | None = None) -> list[dict[str, Any]]:

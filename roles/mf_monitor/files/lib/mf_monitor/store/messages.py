@@ -54,7 +54,7 @@ class Messages:
         return self._db.rows(due, QUEUED, STUCK, now, now + LONGEST_PAUSE)
 
     def recover(self, now: float) -> int:
-        """After a crash: what was being sent may have arrived or not, so it is sent again, marked as repeat."""
+        """After a crash, queue again what was being sent, marked as repeat: it may have arrived."""
         cursor = self._db.execute(
             "UPDATE messages SET status = ?, repeat = 1, next_try = ? WHERE status = ?", (QUEUED, now, SENDING)
         )
@@ -107,7 +107,7 @@ class Messages:
         return self._db.rows(query, HELD_BACK, channel)
 
     def set_named(self, channel: str, now: float) -> None:
-        """They have been named in one message."""
+        """Mark what was held back as listed in one message."""
         query = "UPDATE messages SET finished = ? WHERE status = ? AND channel = ? AND finished IS NULL"
         self._db.execute(query, (now, HELD_BACK, channel))
 
