@@ -185,7 +185,7 @@ def test_a_message_of_nothing_is_handed_over(exim: Exim, where: dict[str, str]) 
 def test_what_is_malformed_is_refused(exim: Exim, where: dict[str, str], source: io.BytesIO, why: str) -> None:
     answer = ask(exim, where, source)
     assert answer.word == "refused"
-    assert why in answer.words
+    assert why in answer.detail
     assert exim.got == []
 
 
@@ -257,7 +257,7 @@ def test_logs_that_begin_later_prove_nothing(where: dict[str, str], begins: floa
     for _ in range(2):
         answer = ask(exim, where)
         assert answer.word == "unclear"
-        assert f"{where['records']}/{ID}" in answer.words
+        assert f"{where['records']}/{ID}" in answer.detail
     assert len(exim.messages) == 1
     # one older log is enough, rotated and packed as it may be
     with gzip.open(log.with_name("mainlog.2.gz"), "wt") as old:

@@ -202,7 +202,7 @@ def test_what_could_not_be_kept_is_noticed(places: state.Places, tmp_path: Path)
         (6, '{"counts": {"keep failed": "x"}}', 4),
     ):
         counters.write_text(text)
-        record = purge.remember(record, done, purge.failures(str(counters)), moment)
+        record = purge.updated(record, done, purge.failures(str(counters)), moment)
         assert record["failed_at"] == expected
     purge_record.write(places, {**record, "failed": 1, "failed_at": NOW, "ran": NOW})
     assert check.decide(purge_record.read(places), [], 50, NOW, SETTINGS) == (

@@ -12,7 +12,7 @@ from mf import Failure, canary, cli, config, smtp, state
 
 LIMIT = 60.0  # seconds for one dialogue: a busy MX may take its time
 SENDER = f"canary@{canary.DOMAIN}"  # a bounce to it is dropped by the queue behind
-# what has to become of each: a 5xx after the message, or a 250
+# the expected outcome of each: a 5xx after the message, or a 250
 EXPECTED = {canary.SPAM: (smtp.REFUSED, "message"), canary.HAM: (smtp.ACCEPTED, "message")}
 
 _EPILOG = """\

@@ -1,11 +1,11 @@
-"""The sink on control: an SMTP listener that takes the MXs' tagged ham, notes when it came, and keeps nothing.
+"""The sink on control: an SMTP listener that takes the MXs' tagged ham, stores its arrival, and keeps no mail.
 
 For each MX ``<folder>/ham-<mx>.json``: ``{"since", "sent", "received": epoch seconds, "seen": [[nonce, sent]]}``;
 ``since`` is when this MX was first expected here. ``spam-<mx>.json`` is the same for a tagged spam that was delivered
 instead of refused.
 
-It listens to the MXs only, takes mail for ``canary.DOMAIN`` only, and refuses whatever has no genuine tag: a forged one
-is mail for no one here. A tag seen before (Exim may deliver twice after a crash) is accepted and counts once.
+It serves the MXs only, takes mail for ``canary.DOMAIN`` only, and refuses all mail without a genuine tag: a forged tag
+is mail for no recipient here. A tag seen before (Exim may deliver twice after a crash) is accepted and counts once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_AGE = 4 * 3600.0  # seconds that a canary may have waited in Exim's queue; t
 
 
 class Notes:
-    """What arrived, in one small file for each MX and kind."""
+    """The arrivals, in one small file for each MX and kind."""
 
     def __init__(self, folder: str, hosts: Sequence[str], now: float) -> None:
         self._folder = folder
@@ -37,7 +37,7 @@ class Notes:
                 self._write(canary.HAM, host, {"since": round(now, 3)})
 
     def take(self, tag: canary.Tag, now: float) -> bool:
-        """Note a canary; False when its host isn't one of ours. Raises OSError."""
+        """Store a canary's arrival; False for an unknown host. Raises OSError."""
         if tag.host not in self._hosts:
             return False
         record = state.decode(state.read_bytes(self._path(tag.kind, tag.host))) or {"since": round(now, 3)}
@@ -90,7 +90,7 @@ class Sink:
                 else:
                     await self._talk(reader, writer)
         except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError):
-            pass  # the client's mistake, or its going; it will come again
+            pass  # the client's mistake, or its end; it will try again
         finally:
             self._sessions -= 1
             writer.close()

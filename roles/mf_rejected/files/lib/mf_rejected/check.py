@@ -1,6 +1,6 @@
 """check-rejected: rejected mail on an MX is kept, and removed by age and nothing else.
 
-It only watches, by the record of the job that removes (``mf_rejected.purge``).
+It takes no action; it judges the record of the job that removes (``mf_rejected.purge``).
 """
 
 from __future__ import annotations
@@ -37,42 +37,33 @@ def decide(
     today: purge_record.Record = purge_record.NO_DAY,
 ) -> tuple[str, list[str]]:
     """The status, and its problems. Pure."""
-    status, problems = state.OK, []
+    critical, warnings = [], []
     if record["full"] or free < values["free_percent"]:
-        status = state.CRITICAL
-        problems.append(f"the disk is nearly full ({free:.0f}% free)")
+        critical.append(f"the disk is nearly full ({free:.0f}% free)")
     if now - record["early"] < REPORTED:
-        status = state.CRITICAL
-        problems.append(f"{record['early_files']:.0f} messages removed before their time for lack of room")
+        critical.append(f"{record['early_files']:.0f} messages removed before their time for lack of room")
     if today["missed"] and abs(now - today["missed_at"]) < REPORTED:
-        status = state.CRITICAL
         plural = "" if today["missed"] == 1 else "s"
-        problems.append(f"{today['missed']:.0f} message{plural} not kept, a day takes {_gib(today)} and no more")
+        critical.append(f"{today['missed']:.0f} message{plural} not kept, a day takes {_gib(today)} and no more")
     elif share(today) >= NEAR:
-        status = state.worst([status, state.WARNING])
-        problems.append(f"today has taken {share(today):.0f}% of the {_gib(today)} that a day may")
+        warnings.append(f"today has taken {share(today):.0f}% of the {_gib(today)} that a day may")
     if record["doubted"] and 0 <= now - record["doubted"] < REPORTED:
-        status = state.worst([status, state.WARNING])
-        problems.append(f"nothing goes by its age: {purge_record.DOUBTED}")
+        warnings.append(f"nothing goes by its age: {purge_record.DOUBTED}")
     if now - record["failed_at"] < REPORTED:
-        status = state.worst([status, state.WARNING])
-        problems.append(f"{record['failed']:.0f} messages couldn't be kept")
+        warnings.append(f"{record['failed']:.0f} messages couldn't be kept")
     if now - record["ran"] > LATE:
-        status = state.worst([status, state.WARNING])
         from mf.text import span
 
-        problems.append("never purged" if not record["ran"] else f"last purged {span(now - record['ran'])} ago")
+        warnings.append("never purged" if not record["ran"] else f"last purged {span(now - record['ran'])} ago")
     if purge_record.expired(days, now, values["keep_days"] + 1):
-        status = state.worst([status, state.WARNING])
-        problems.append(f"mail of {days[0]} is still here")
+        warnings.append(f"mail of {days[0]} is still here")
     if days and days[-1] > time.strftime("%Y-%m-%d", time.gmtime(now + 86400)):
-        status = state.worst([status, state.WARNING])
-        problems.append(f"mail is dated {days[-1]}, which goes by age only after that")
-    return status, problems
+        warnings.append(f"mail is dated {days[-1]}, which goes by age only after that")
+    return state.CRITICAL if critical else state.WARNING if warnings else state.OK, critical + warnings
 
 
 def share(today: purge_record.Record) -> float:
-    """Percent of the day's limit that are used."""
+    """Percent of the day's limit that is used."""
     return 100.0 * today["used"] / today["limit"] if today["limit"] else 0.0
 
 
@@ -81,7 +72,7 @@ def _gib(today: purge_record.Record) -> str:
 
 
 def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
-    """Judge the record, the days that are there, and the free space."""
+    """Judge the record, the stored days and the free space."""
     record = purge_record.read(places)
     try:
         days = sorted(name for name in posix.listdir(values["root"]) if purge_record.is_day(name))

@@ -1,6 +1,6 @@
 """check-refused: accepted mail that a customer's server refused for good and that waits for an operator's decision.
 
-It only watches, by the notes that are kept of such mail (see ``mf_rejected.refused``).
+It takes no action; it judges the notes on such mail (see ``mf_rejected.refused``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Deliver a message out of the quarantine to this MX's Exim, past qpsmtpd, once.
 
-Control releases it; its ssh key can do this one thing here. The command's argument is the id of the release, stdin is
+Control releases it; its ssh key allows this one command here. The command's argument is the id of the release, stdin is
 the file as it was kept: one JSON envelope line, then the raw message. The answer is one line and an exit code::
 
     accepted WORDS   0   handed to Exim now
@@ -9,10 +9,10 @@ the file as it was kept: one JSON envelope line, then the raw message. The answe
     later WORDS      75  nothing was done, for certain; try again, here or elsewhere (EX_TEMPFAIL, sysexits.h)
     unclear WORDS    70  the final dot was sent and its answer is missing; ask this MX again, with the same id
 
-Once: the id is written down before the final dot, and what became of it after. A lost ssh connection doesn't end this
-program, so the answer is there when control asks again. If it was killed in between, the next try looks into Exim's
-logs, in which each release has a name of its own in EHLO: Exim writes "<=" before it answers the dot. Logs that don't
-reach back to that dot prove nothing: then the answer is ``unclear``, however often control asks.
+Once: the id is stored before the final dot, and the outcome after it. A lost ssh connection doesn't end this
+program, so the answer is there when control asks again. If it was killed in between, the next try reads Exim's
+logs, in which each release has its own name in EHLO: Exim writes "<=" before it answers the dot. Logs that don't
+reach back to that dot prove nothing: then the answer is always ``unclear``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ACCEPTED, KNOWN, REFUSED, LATER, UNCLEAR = "accepted", "known", "refused", "late
 EXIT_CODES = {ACCEPTED: 0, KNOWN: 0, REFUSED: 1, LATER: 75, UNCLEAR: 70}
 
 MAX_ENVELOPE = 1 << 20  # bytes
-MAX_MESSAGE = 1 << 30  # bytes; how large a message may be is for Exim to say (mf_exim_message_size)
+MAX_MESSAGE = 1 << 30  # bytes; the limit that applies is Exim's (mf_exim_message_size)
 MAX_RECIPIENTS = 1000
 DIALOGUE = 300.0  # seconds for one answer of Exim (RFC 5321, 4.5.3.2)
 BUSY = 30.0  # seconds to wait for another try of the same release
@@ -49,10 +49,10 @@ FORGET = 3700 * 86400.0  # seconds that an id is remembered: longer than any qua
 BLOCK = 1 << 16  # bytes of a message that are made ready, and sent, at a time
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,149}")
-# What Mf::Address lets in; whose mail it is, is for Exim to judge. Local part without its quotes, domain or literal.
+# Addresses that Mf::Address allows; Exim judges the domain. Local part without its quotes, domain or literal.
 _ADDRESS = re.compile(r"([ -~]+)@([A-Za-z0-9._-]+|\[(?:[0-9.]{7,15}|IPv6:[0-9A-Fa-f:.]{2,45})\])")
 _MAX_PATH = 256  # bytes with the brackets, as in Mf::Address; local parts above 64 are common (VERP, SRS)
-# What a local part can't have without quotes; the same as in Qpsmtpd::Address, which speaks for what isn't rejected.
+# Characters that a local part must quote; the same as in Qpsmtpd::Address, which applies to mail that isn't rejected.
 _QUOTED = re.compile(r"[^a-zA-Z0-9!#$%&'*+\-/=?^_`{|}~.]")
 
 
@@ -60,11 +60,11 @@ class Answer(NamedTuple):
     """One of the five words, and its detail."""
 
     word: str
-    words: str
+    detail: str
 
     def line(self) -> str:
         """The one line for control."""
-        return f"{self.word} {text.clean(self.words, 300)}"
+        return f"{self.word} {text.clean(self.detail, 300)}"
 
 
 class RefusedError(Exception):
@@ -72,7 +72,7 @@ class RefusedError(Exception):
 
 
 class Message(NamedTuple):
-    """A message as it was kept, whole; addresses as SMTP says them, in angle brackets."""
+    """A message as it was kept, whole; addresses as in SMTP, in angle brackets."""
 
     sender: str  # "<>" for a bounce
     recipients: list[str]
@@ -105,7 +105,7 @@ def parse(first: bytes, raw: bytes) -> Message:
 
 
 def path(address: object) -> str:
-    """An address as MAIL and RCPT say it, without a second meaning. Raises RefusedError. Pure."""
+    """An address as in MAIL and RCPT, unambiguous. Raises RefusedError. Pure."""
     match = _ADDRESS.fullmatch(address) if isinstance(address, str) and len(address) <= _MAX_PATH - 2 else None
     if match is None:
         raise RefusedError(f"no address: {text.clean(str(address), 80)}")
@@ -115,12 +115,12 @@ def path(address: object) -> str:
 
 
 def wire(raw: bytes) -> Iterator[bytes]:
-    """The message as it goes after DATA, in blocks, without the final dot.
+    """The message as sent after DATA, in blocks, without the final dot.
 
-    CRLF, dots stuffed (RFC 5321, 4.5.2), no bare CR. A message of nothing but line ends takes no more room than others.
+    CRLF, dots stuffed (RFC 5321, 4.5.2), no bare CR. A message of only line ends takes no more memory than others.
     """
     source, block = io.BytesIO(raw), bytearray()
-    crs = 0  # seen and not sent: at the end of a line they are dropped, before more of it each is a space
+    crs = 0  # read and not sent: at the end of a line they are dropped, inside a line each becomes a space
     begun = False  # whether something of this line was sent
     while piece := source.readline(BLOCK):
         content = piece.rstrip(b"\r\n")
@@ -154,23 +154,23 @@ def deliver(
     port: int = PORT,
     now: float | None = None,
 ) -> Answer:
-    """Deliver one message, at most once for an identifier. Never raises for what is outside of this program."""
+    """Deliver one message, at most once for an identifier. Never raises for an error outside this program."""
     if not _ID.fullmatch(identifier):
         return Answer(REFUSED, "no release id: letters, digits, dots and hyphens, at most 150")
     moment = time.time() if now is None else now
-    settled = False  # whether it is known that no earlier try was taken
+    settled = False  # whether no earlier try was accepted, for certain
     try:
         lock = state.Lock(f"{records}/{identifier}", BUSY)
         with lock as held:
             if not held:
-                # it may be taken any moment
+                # Exim may accept it any moment
                 return Answer(UNCLEAR, "another try of this release is under way")
             record = lock.fileno()
             status, _, detail = _load(record).partition(" ")
             if status == ACCEPTED:
                 return Answer(KNOWN, detail)
             if status == "begun":
-                # without its time all logs are looked through, and none reaches back to it
+                # without its time all logs are read, and none reaches back to it
                 queue_id = logged(logs, helo(identifier), float(detail) if detail.isdigit() else 0.0)
                 if queue_id is None:
                     return Answer(UNCLEAR, f"Exim may have taken it before its logs begin; see {records}/{identifier}")
@@ -183,7 +183,7 @@ def deliver(
             if answer.word != UNCLEAR:
                 # should this fail, the record stays "begun", and the next try looks into Exim's log
                 with contextlib.suppress(OSError):
-                    _store(record, f"{answer.word} {answer.words}")
+                    _store(record, f"{answer.word} {answer.detail}")
             return answer
     except RefusedError as error:
         return Answer(REFUSED, str(error))
@@ -195,9 +195,9 @@ def deliver(
 
 
 def logged(logs: str, name: str, since: float) -> str | None:
-    """Exim's id of the message that it took from ``name``, out of its logs since then. Raises OSError.
+    """Exim's id of the message that it accepted from ``name``, from its logs since then. Raises OSError.
 
-    "" for none; None when that is unknown, for the logs begin later. ``since`` is epoch seconds; a log that was last
+    "" for none; None when unknown, because the logs begin later. ``since`` is epoch seconds; a log that was last
     written before is passed over.
     """
     pattern = re.compile(rb"^\S+ \S+ (?:\[\d+\] )?(\S+) <= .* H=\(" + re.escape(name.encode()) + rb"\) ")
@@ -261,10 +261,10 @@ def _deliver(identifier: str, source: BinaryIO, record: int, now: float, address
         ]
         for step in steps:
             if not 200 <= code < 400:
-                return _no(code, reply)
+                return _negative(code, reply)
             code, reply = link.docmd(step)
         if code != 354:
-            return _no(code, reply)
+            return _negative(code, reply)
         for block in wire(message.raw):
             link.send(block)
         _store(record, f"begun {now:.0f}")
@@ -272,7 +272,7 @@ def _deliver(identifier: str, source: BinaryIO, record: int, now: float, address
         link.send(b".\r\n")
         code, reply = link.getreply()
         if code != 250:
-            return _no(code, reply)
+            return _negative(code, reply)
         with contextlib.suppress(smtplib.SMTPException, OSError):
             link.putcmd("QUIT")
         return Answer(ACCEPTED, reply.decode("ascii", "replace"))
@@ -283,15 +283,14 @@ def _deliver(identifier: str, source: BinaryIO, record: int, now: float, address
         link.close()
 
 
-def _no(code: int, reply: bytes) -> Answer:
-    words = f"{code} {reply.decode('ascii', 'replace')}"
-    return Answer(REFUSED if 500 <= code <= 599 else LATER, words)
+def _negative(code: int, reply: bytes) -> Answer:
+    return Answer(REFUSED if 500 <= code <= 599 else LATER, f"{code} {reply.decode('ascii', 'replace')}")
 
 
 def _load(record: int) -> str:
     """The first line. A record that is empty or cut off in it counts as none: nothing had been sent yet.
 
-    What follows the line is left of a longer one, when the machine stopped before the file was cut.
+    Text after the line is the rest of a longer one: the machine stopped before the file was cut.
     """
     os.lseek(record, 0, os.SEEK_SET)
     data = os.read(record, 4096).decode("ascii", "replace")

@@ -30,17 +30,17 @@ def main(argv: Sequence[str] | None = None, environment: dict[str, str] | None =
         work=_deliver,
     )
     parser.add_argument("id", help="the release's id; a second try with the same id hands nothing over")
-    asked = dict(os.environ if environment is None else environment).get("SSH_ORIGINAL_COMMAND")
-    if asked is None:
+    requested = dict(os.environ if environment is None else environment).get("SSH_ORIGINAL_COMMAND")
+    if requested is None:
         return parser.main(argv)
-    if len(asked.split()) != 1 or asked.strip().startswith("-"):
+    if len(requested.split()) != 1 or requested.strip().startswith("-"):
         print(f"{deliver.REFUSED} say one word: the release's id")
         return deliver.EXIT_CODES[deliver.REFUSED]
-    return parser.main([asked.strip()])
+    return parser.main([requested.strip()])
 
 
 def _deliver(chosen: argparse.Namespace, _: state.Places) -> int:
-    # the client may hang up; the message is delivered all the same, and the answer waits for the next who asks
+    # the client may hang up; the message is delivered all the same, and the next request gets the answer
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     answer = deliver.deliver(chosen.id, sys.stdin.buffer)
     try:

@@ -1,14 +1,14 @@
-"""Keep what a customer's server refused for good, whole, as rejected mail.
+"""Keep messages that a customer's server refused for good, whole, as rejected mail.
 
 Exim gives each of its own bounces to this program, by LMTP over a unix socket (mf-keep.socket), with the whole original
 inside: a multipart/report (RFC 6522) of three parts, the last of which is the message as it was accepted, below a line
-``Return-path:`` that says its envelope's sender. For each recipient domain among the refused recipients one file is
+``Return-path:`` with its envelope's sender. For each recipient domain among the refused recipients one file is
 written, in the format of roles/qpsmtpd/files/lib/qpsmtpd/lib/Mf/Rejected.pm, with ``plugin`` "customer" and the
-server's words as ``reason``; so control fetches, indexes and releases it like any other.
+server's answer as ``reason``; so control fetches, indexes and releases it like any other.
 
 The answer to the final dot is a 250 only when all files are synced and in their places. Otherwise it is a 451, and the
-bounce stays in Exim's queue, whole. The note comes before the file, and an id ends in what is the same at a second try:
-that finds the note, so it writes the same file again, and control knows by its id what it has fetched by then.
+bounce stays in Exim's queue, whole. The note comes before the file, and the end of an id is the same at a second try:
+the second try finds the note and writes the same file again, so control recognises by the id what it has fetched.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from . import refused
 
 MAX_LINE = 4096  # bytes of a command
 MAX_COMMANDS = 100
-MAX_REPORT = 16 << 20  # bytes before the original: 1,100 recipients and their servers' words are far less
+MAX_REPORT = 16 << 20  # bytes before the original: 1,100 recipients and their servers' answers are far less
 BLOCK = 1 << 20
 _DOMAIN = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{0,252}", re.ASCII)
 _BOUNDARY = re.compile(
@@ -43,7 +43,7 @@ _QUEUED = re.compile(
 
 
 class ReportError(Failure):
-    """This is no bounce with a whole message in it. One line."""
+    """Not a bounce with a whole message in it. One line."""
 
 
 class Refusal(NamedTuple):
@@ -51,7 +51,7 @@ class Refusal(NamedTuple):
 
     queued: str  # Exim's id of the bounce
     sender: str  # "" for a bounce
-    recipients: dict[str, str]  # with their servers' words
+    recipients: dict[str, str]  # with their servers' answers
     part: int  # where the header of the original's part begins
     start: int  # where the original begins, as it was accepted
     end: int  # where it ends
@@ -123,7 +123,7 @@ def _explanation(part: bytes) -> str:
 
 
 def keep(report: bytes | bytearray, root: str, folder: str, host: str) -> list[str]:
-    """Write files and notes, synced; returns the ids. Raises ReportError, and OSError: what was written then stays."""
+    """Write files and notes, synced; returns the ids. Raises ReportError, and OSError; written files then stay."""
     refusal = parse(report)
     raw = memoryview(report)[refusal.start : refusal.end]
     domains: dict[str, list[str]] = {}
@@ -154,14 +154,14 @@ def keep(report: bytes | bytearray, root: str, folder: str, host: str) -> list[s
         content = json.dumps({"domain": domain, "recipients": addresses[:20], "reason": reason}).encode("ascii") + b"\n"
         state.write_atomic(note, content, 0o640, durable=True)
         _write(refused.path(root, domain, ident), json.dumps(envelope).encode("ascii") + b"\n", raw)
-        # the purge takes a note without a file away; had it come just then, no note would be left
+        # the purge removes a note without a file, perhaps between the two writes above
         state.write_atomic(note, content, 0o640, durable=True)
         idents.append(ident)
     return idents
 
 
 def _ident(folder: str, queued: str, host: str, domain: str, digest: str) -> str:
-    """The id that an earlier try began with, or a new one."""
+    """The id of an earlier try, or a new one."""
     unique = hashlib.sha256(f"{queued} {host} {domain} {digest}".encode()).hexdigest()[:16]
     name = re.sub(r"[^a-z0-9.-]", "-", host.lower()[:64])
     tail = f"Z-{name}-{refused.PLUGIN}-{queued.replace('-', '.')}-{unique}"
@@ -173,7 +173,7 @@ def _ident(folder: str, queued: str, host: str, domain: str, digest: str) -> str
 
 
 def _write(target: str, line: bytes, raw: memoryview) -> None:
-    """A message into its place, as the SMTP service does it: into tmp/, synced, renamed to new/, synced."""
+    """Write a message as the SMTP service does: into tmp/, synced, renamed to new/, synced."""
     box, _, ident = target.rpartition("/new/")
     for folder in (f"{box}/tmp", f"{box}/new"):
         _make(folder)
@@ -196,7 +196,7 @@ def _write(target: str, line: bytes, raw: memoryview) -> None:
 
 
 def _make(folder: str) -> None:
-    """A folder and those above it, each entry synced."""
+    """Make a folder and those above it, each entry synced."""
     try:
         os.mkdir(folder, 0o750)
     except FileExistsError:
@@ -217,17 +217,17 @@ def _sync(folder: str) -> None:
 
 
 def receive(source: BufferedIOBase) -> bytearray:
-    """A message up to its final dot, lines ended by "\n". Raises EOFError when the client goes before that."""
+    """A message up to its final dot, lines ended by "\n". Raises EOFError when the client leaves before it."""
     message = bytearray()
-    rest = b""
+    pending = b""
     fresh = True  # at the beginning of a line
     while block := source.read1(BLOCK):
-        data = rest + block
+        data = pending + block
         cut = data.rfind(b"\n") + 1
         if not cut and len(data) > BLOCK:
             # a very long line; its last byte may be the first half of a line's end
             cut = len(data) - 1
-        lines, rest = data[:cut].replace(b"\r\n", b"\n"), data[cut:]
+        lines, pending = data[:cut].replace(b"\r\n", b"\n"), data[cut:]
         if not lines:
             continue
         last = lines.endswith(b"\n.\n") or (fresh and lines == b".\n")
@@ -242,11 +242,11 @@ def receive(source: BufferedIOBase) -> bytearray:
 def serve(source: BufferedIOBase, sink: BinaryIO, root: str, folder: str, host: str) -> None:
     """One LMTP session (RFC 2033) with this host's Exim. A failure is answered with 4xx, so Exim keeps the bounce."""
 
-    def say(line: str) -> None:
+    def send(line: str) -> None:
         sink.write(line.encode("ascii", "replace") + b"\r\n")
         sink.flush()
 
-    say(f"220 {host} keeps what was refused")
+    send(f"220 {host} keeps what was refused")
     recipients = 0
     for _ in range(MAX_COMMANDS):
         line = source.readline(MAX_LINE)
@@ -254,36 +254,36 @@ def serve(source: BufferedIOBase, sink: BinaryIO, root: str, folder: str, host: 
             return
         verb = line[:4].upper().strip()
         if verb == b"DATA" and recipients:
-            say("354 go on")
+            send("354 go on")
             try:
                 answer = _take(receive(source), root, folder, host)
             except EOFError:
                 return
             for _ in range(recipients):
-                say(answer)
+                send(answer)
             recipients = 0
         elif verb == b"QUIT":
-            say("221 2.0.0 bye")
+            send("221 2.0.0 bye")
             return
         elif verb in (b"LHLO", b"MAIL", b"RSET", b"NOOP", b"RCPT"):
             recipients = recipients + 1 if verb == b"RCPT" else recipients if verb == b"NOOP" else 0
-            say("250 2.0.0 ok")
+            send("250 2.0.0 ok")
         else:
-            say("451 4.5.1 not now")
+            send("451 4.5.1 not now")
 
 
 def _take(report: bytearray, root: str, folder: str, host: str) -> str:
     try:
         idents = keep(report, root, folder, host)
     except ReportError as error:
-        why = str(error)
+        reason = str(error)
     except OSError as error:
-        why = f"{error.filename or 'the disk'}: {error.strerror}"
+        reason = f"{error.filename or 'the disk'}: {error.strerror}"
     else:
         print(f"kept what a customer's server refused, as {' '.join(idents)}", file=sys.stderr)
         return "250 2.0.0 kept"
-    print(f"not kept, so it stays in Exim's queue: {why}", file=sys.stderr)
-    return f"451 4.3.0 not kept: {text.clean(why, 200)}"
+    print(f"not kept, so it stays in Exim's queue: {reason}", file=sys.stderr)
+    return f"451 4.3.0 not kept: {text.clean(reason, 200)}"
 
 
 def trim(report: bytes) -> bytes:

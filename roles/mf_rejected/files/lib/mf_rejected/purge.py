@@ -1,11 +1,12 @@
 """Remove rejected mail from an MX: by age, or when the disk is nearly full.
 
 It lies in ``ROOT/YYYY-MM-DD/<domain>/{tmp,new}/<id>``, written by a qpsmtpd plugin; an id begins with its time, so
-names sort by age. Control fetches it with a key that can only read, so the MX doesn't know what has been fetched. It is
-removed for one of two reasons, nothing else:
+names sort by age. Control fetches it with a read-only key, so the MX has no record of what was fetched. It is removed
+for one of two reasons only:
 
 - its day has been over for ``keep_days`` days, which is normal;
-- the disk is nearly full and removing the oldest helps: loudly, for what control had not fetched by then is lost.
+- the disk is nearly full and removing the oldest helps: reported as CRITICAL, because mail that control had not
+  fetched by then is lost.
 
 The tree belongs to an account that talks to the internet, and this runs as root: every step goes by a file descriptor
 of the directory above, and follows no symbolic link.
@@ -16,7 +17,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Self
 
 from mf import decisions, state, text
@@ -46,7 +47,7 @@ class Kept(NamedTuple):
 
 
 class Room(NamedTuple):
-    """What a file system has, in bytes and in inodes; ``inodes`` 0 where it counts none."""
+    """A file system's size and free room, in bytes and in inodes; ``inodes`` 0 where it counts none."""
 
     size: int
     free: int
@@ -54,27 +55,27 @@ class Room(NamedTuple):
     inodes_free: int
 
     def percent(self) -> float:
-        """What is free of the scarcer of the two, in percent."""
+        """The free share of the scarcer of the two, in percent."""
         space = 100.0 * self.free / self.size if self.size else 100.0
         return min(space, 100.0 * self.inodes_free / self.inodes) if self.inodes else space
 
 
 class Purge(NamedTuple):
-    """What one run did, or would do. ``early`` are files removed before their time, oldest first."""
+    """The effect of one run, or its plan. ``early`` are files removed before their time, oldest first."""
 
     days: list[str]  # removed by age
     aged: int  # files in them
     unfinished: int
     early: list[Kept]
-    full: bool  # still nearly full, for removing all of it wouldn't help or didn't
+    full: bool  # still nearly full, because removing all of it wouldn't help or didn't
     free_percent: float
 
 
 def sacrifice(kept: Sequence[Kept], room: Room, free_percent: float) -> tuple[list[Kept], bool]:
-    """``(which to remove so that there is room again, whether that is enough)``; ``kept`` oldest first. Pure.
+    """``(files to remove so that there is room again, whether that is enough)``; ``kept`` oldest first. Pure.
 
-    None when there is room, and none when even all of it wouldn't bring the disk above ``free_percent``: then something
-    else fills it, and to remove what the quarantine still needs would be of no use.
+    No file when there is room, and none when even all of them wouldn't bring the disk above ``free_percent``: then
+    something else fills it, and removing mail that the quarantine still needs is of no use.
     """
     if room.percent() >= free_percent:
         return [], True
@@ -111,11 +112,11 @@ class Store:
         os.close(self._top)
 
     def days(self) -> list[str]:
-        """The days that are there, oldest first."""
+        """The stored days, oldest first."""
         return sorted(name for name in _folders(self._top) if purge_record.is_day(name))
 
     def room(self) -> Room:
-        """What its file system has, for others than root."""
+        """Its file system's room, root's reserve left out."""
         figures = os.fstatvfs(self._top)
         return Room(
             figures.f_blocks * figures.f_frsize,
@@ -125,7 +126,7 @@ class Store:
         )
 
     def files(self, days: Sequence[str], boxes: tuple[str, ...] = ("new",)) -> Iterator[Kept]:
-        """The files of these days, as they lie."""
+        """The files of these days, unsorted."""
         for day, domain, box, descriptor in self._boxes(days, boxes):
             with os.scandir(descriptor) as entries:
                 for entry in entries:
@@ -236,7 +237,7 @@ def doubted(before: purge_record.Record, now: float) -> float:
 def purge(
     store: Store, keep_days: int, free_percent: float, now: float, *, dry_run: bool = False, by_age: bool = True
 ) -> Purge:
-    """One run: by age, then what was left unfinished, then for room if there is too little. ``now``: epoch seconds."""
+    """One run: by age, then unfinished files, then for room if there is too little. ``now``: epoch seconds."""
     days = purge_record.expired(store.days(), now, keep_days) if by_age else []
     aged = sum(sum(1 for _ in store.files([day])) if dry_run else store.remove_day(day) for day in days)
     left = [day for day in store.days() if day not in days]
@@ -244,7 +245,7 @@ def purge(
     early: list[Kept] = []
     enough = True
     if store.room().percent() < free_percent:
-        # what had been accepted goes last: nobody else has it
+        # accepted mail goes last: no other host has it
         oldest_first = sorted(
             store.files(left), key=lambda file: (refused.is_refused(file.path[3]), file.path[0], file.path[3])
         )
@@ -255,26 +256,16 @@ def purge(
 
 
 def failures(path: str = COUNTERS) -> int:
-    """How many messages couldn't be kept since the counters began; 0 without a counter."""
+    """Messages that couldn't be kept since the counters began; 0 without a counter."""
     try:
-        counted = state.decode(_plain(path))
+        counts = (state.decode(purge_record.read_foreign(path, 1 << 20)) or {}).get("counts")
     except OSError:
         return 0
-    counts = counted.get("counts") if counted else None
     value = counts.get(KEEP_FAILED, 0) if isinstance(counts, dict) else 0
     return value if isinstance(value, int) and value >= 0 else 0
 
 
-def _plain(path: str) -> bytes | None:
-    """The bytes of a plain file, None for anything else: another account's directory may have a FIFO there."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        return os.read(descriptor, 1 << 20) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
-    finally:
-        os.close(descriptor)
-
-
-def remember(before: purge_record.Record, done: Purge, failed: int, now: float) -> purge_record.Record:
+def updated(before: purge_record.Record, done: Purge, failed: int, now: float) -> purge_record.Record:
     """The record after a run. Pure."""
     recent = now - before["early"] < 86400
     grown = failed > before["failed"] or 0 < failed < before["failed"]  # fewer: the counters began again
@@ -289,44 +280,38 @@ def remember(before: purge_record.Record, done: Purge, failed: int, now: float) 
     }
 
 
-def report(
-    done: Purge, before: purge_record.Record, note: Callable[[str, str, str, dict[str, state.Json]], None]
-) -> list[str]:
-    """Sentences for the operator; ``note(action, target, reason, evidence)`` gets the entries of the decision log."""
+def report(done: Purge) -> list[str]:
+    """Sentences for the operator."""
     sentences = []
     if done.days:
         sentences.append(f"{done.aged} messages of {', '.join(done.days)} removed: their time was over")
     if done.unfinished:
         sentences.append(f"{done.unfinished} files removed that were never finished")
     if done.early:
-        first, last = done.early[0].path[3], done.early[-1].path[3]
-        size = sum(file.size for file in done.early)
         sentences.append(
-            f"the disk is nearly full: {len(done.early)} messages ({size >> 20} MiB) removed before their time; what"
-            " control had not fetched of them is lost"
-        )
-        note(
-            "remove",
-            "rejected mail",
-            f"{len(done.early)} messages before their time, the disk is nearly full",
-            {
-                "files": len(done.early),
-                "bytes": size,
-                "first": text.clean(first, 160),
-                "last": text.clean(last, 160),
-                "free_percent": round(done.free_percent, 1),
-            },
+            f"the disk is nearly full: {len(done.early)} messages ({_size(done) >> 20} MiB) removed before their time;"
+            " what control had not fetched of them is lost"
         )
     if done.full:
         sentences.append("the disk is nearly full, and not with rejected mail: nothing was removed before its time")
-        if not before["full"]:
-            note(
-                "refuse",
-                "rejected mail",
-                "the disk is nearly full, but removing rejected mail wouldn't help",
-                {"free_percent": round(done.free_percent, 1)},
-            )
     return sentences
+
+
+def log(places: state.Places, done: Purge, before: purge_record.Record) -> None:
+    """Write removals before their time, and the beginning of a full disk, to the decision log."""
+    free: dict[str, state.Json] = {"free_percent": round(done.free_percent, 1)}
+    if done.early:
+        reason = f"{len(done.early)} messages before their time, the disk is nearly full"
+        first, last = (text.clean(file.path[3], 160) for file in (done.early[0], done.early[-1]))
+        evidence = {"files": len(done.early), "bytes": _size(done), "first": first, "last": last, **free}
+        decisions.record(places, CHECK, "remove", "rejected mail", reason, "done", evidence)
+    if done.full and not before["full"]:
+        reason = "the disk is nearly full, but removing rejected mail wouldn't help"
+        decisions.record(places, CHECK, "refuse", "rejected mail", reason, "failed", free)
+
+
+def _size(done: Purge) -> int:
+    return sum(file.size for file in done.early)
 
 
 def run(
@@ -339,20 +324,14 @@ def run(
     dry_run: bool = False,
     counters: str = COUNTERS,
 ) -> list[str]:
-    """The job: purge, remember, log; returns what was done, in sentences. Raises OSError."""
+    """The job: purge, store the record, log; returns its actions, in sentences. Raises OSError."""
     moment = time.time() if now is None else now
     before = purge_record.read(places)
     with Store(root) as store:
         doubt = doubted(before, moment)
         done = purge(store, keep_days, free_percent, moment, dry_run=dry_run, by_age=not doubt)
     sentences = [f"nothing goes by its age for a day: {purge_record.DOUBTED}"] if doubt else []
-    if dry_run:
-        return sentences + report(done, before, lambda *_: None)
-    purge_record.write(places, remember(before, done, failures(counters), moment))
-    return sentences + report(
-        done,
-        before,
-        lambda action, target, reason, evidence: decisions.record(
-            places, CHECK, action, target, reason, "failed" if action == "refuse" else "done", evidence
-        ),
-    )
+    if not dry_run:
+        purge_record.write(places, updated(before, done, failures(counters), moment))
+        log(places, done, before)
+    return sentences + report(done)

@@ -1,7 +1,7 @@
 """The record of the removal of rejected mail on an MX, and which days are over. Fast path: a check reads it.
 
 The job that removes is ``purge``. Its record is ``/mf/var/state/rejected``: lines of ``name value``, so that no
-JSON parser is needed to read it. In the same form qpsmtpd counts how much a day has taken (Mf/DayLimit.pm).
+JSON parser is needed to read it. qpsmtpd counts a day's bytes in the same form (Mf/DayLimit.pm).
 """
 
 from __future__ import annotations
@@ -44,24 +44,29 @@ NO_DAY: Record = {
 
 
 def read(places: state.Places) -> Record:
-    """The record; what is missing or damaged in it counts as 0. Raises OSError when it can't be read."""
+    """The record; a missing or damaged number counts as 0. Raises OSError when it can't be read."""
     return _numbers(state.read_bytes(f"{places.persistent}/{RECORD}", 4096) or b"", EMPTY)
 
 
 def today(root: str, now: float) -> Record:
-    """How much of its limit this day has taken; ``used`` is 0 when nothing came yet. Raises OSError.
-
-    The file belongs to the account that talks to the internet, which may put anything in its place.
-    """
+    """How much of its limit this day has taken; ``used`` is 0 when nothing came yet. Raises OSError."""
     try:
-        descriptor = posix.open(f"{root}/.day", posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW | posix.O_NONBLOCK)
+        record = _numbers(read_foreign(f"{root}/.day", 1024), NO_DAY)
     except FileNotFoundError:
         return NO_DAY
+    return record if record["day"] == int(time.strftime("%Y%m%d", time.gmtime(now))) else {**record, "used": 0}
+
+
+def read_foreign(path: str, limit: int) -> bytes:
+    """Up to ``limit`` bytes of a file of the account that talks to the internet. Raises OSError.
+
+    That account may put anything in its place: a FIFO doesn't block here, a symbolic link is refused.
+    """
+    descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW | posix.O_NONBLOCK)
     try:
-        record = _numbers(posix.read(descriptor, 1024), NO_DAY)
+        return posix.read(descriptor, limit)
     finally:
         posix.close(descriptor)
-    return record if record["day"] == int(time.strftime("%Y%m%d", time.gmtime(now))) else {**record, "used": 0}
 
 
 def _numbers(data: bytes, names: Record) -> Record:
@@ -85,6 +90,6 @@ def is_day(name: str) -> bool:
 
 
 def expired(days: Iterable[str], now: float, keep_days: int) -> list[str]:
-    """Those of the days that have been over for ``keep_days`` days or longer, oldest first. Pure. Days are UTC's."""
+    """The days that have been over for ``keep_days`` days or longer, oldest first. Pure. Days are in UTC."""
     first = time.strftime("%Y-%m-%d", time.gmtime(now - keep_days * 86400))
     return sorted(day for day in days if is_day(day) and day < first)

@@ -1,8 +1,8 @@
 """Accepted mail that a customer's server refused for good and that waits for an operator. Fast path: a check reads it.
 
 The message is kept whole where rejected mail is, ``ROOT/YYYY-MM-DD/<domain>/new/<id>`` (see ``keeper``), and beside
-that tree there is a note of it, ``FOLDER/<id>``: ``{"domain", "recipients", "reason", "received"}``. The note goes when
-an operator has decided (``/mf/bin/refused``), when control has released the message, or with the message.
+that tree there is a note of it, ``FOLDER/<id>``: ``{"domain", "recipients", "reason", "received"}``. The note is
+removed when an operator has decided (``/mf/bin/refused``), when control has released the message, or with the message.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 FOLDER = "/mf/var/refused"
 PLUGIN = "customer"
-"""The plugin that the envelope names as the one that refused; it is part of the id as well."""
+"""The plugin in the envelope; it is part of the id as well."""
 
 
 def is_refused(ident: str) -> bool:
-    """Whether an id is one of these: TIME-HOST-customer-QUEUEID-HASH; the SMTP service's end in PID-COUNTER-RANDOM."""
+    """Whether an id has the form TIME-HOST-customer-QUEUEID-HASH; the SMTP service's ids end in PID-COUNTER-RANDOM."""
     parts = ident.rsplit("-", 3)
     return len(parts) == 4 and parts[1] == PLUGIN and len(ident) > 27 and ident[:8].isdigit() and "/" not in ident
 
 
 def path(root: str, domain: str, ident: str) -> str:
-    """Where the message is."""
+    """The path of the message."""
     return f"{root}/{ident[:4]}-{ident[4:6]}-{ident[6:8]}/{domain}/new/{ident}"
 
 
@@ -45,17 +45,17 @@ def released(releases: str, ident: str) -> bool:
 
 
 def waiting(folder: str, releases: str) -> list[str]:
-    """The ids that wait for a decision, oldest first. Raises OSError."""
+    """The ids that are undecided, oldest first. Raises OSError."""
     return [ident for ident in noted(folder) if not released(releases, ident)]
 
 
 def read(folder: str, ident: str) -> dict[str, str]:
-    """``domain``, ``reason``, ``recipients`` (separated by blanks) of a note; "" for what isn't in it."""
+    """``domain``, ``reason``, ``recipients`` (separated by blanks) of a note; "" for a missing value."""
     note = state.load(f"{folder}/{ident}")
     recipients = note.get("recipients")
     record = {key: value if isinstance(value := note.get(key), str) else "" for key in ("domain", "reason")}
     record["recipients"] = " ".join(str(recipient) for recipient in recipients) if isinstance(recipients, list) else ""
-    # it becomes part of a path
+    # the domain becomes part of a path
     if "/" in record["domain"] or record["domain"].startswith("."):
         record["domain"] = ""
     return record
@@ -82,7 +82,7 @@ def forget(folder: str, ident: str) -> None:
 
 
 def moment(ident: str) -> str:
-    """When it was refused, as text: ``2026-11-29 18:24 UTC``."""
+    """The time of the refusal, as text: ``2026-11-29 18:24 UTC``."""
     return f"{ident[:4]}-{ident[4:6]}-{ident[6:8]} {ident[9:11]}:{ident[11:13]} UTC"
 
 

@@ -1,4 +1,4 @@
-"""/mf/bin/refused: what customers' servers refused for good and this MX keeps: list it, send it again, decide."""
+"""/mf/bin/refused: list, send again or forget mail that customers' servers refused for good and this MX keeps."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Kept:
         ]
 
     def path(self, ident: str) -> str:
-        """Where the message is."""
+        """The path of the message."""
         return refused.path(self.root, refused.read(self.folder, ident)["domain"] or "_invalid", ident)
 
 
@@ -88,7 +88,7 @@ def _release(chosen: argparse.Namespace, host: state.Places) -> int:
             continue
         try:
             with open(kept.path(ident), "rb") as file:
-                # as when control asks: the records of what was released are that account's
+                # as for control's requests: the records of releases belong to that account
                 done = subprocess.run(
                     [HAND_OVER, ident],
                     stdin=file,
