@@ -1,6 +1,6 @@
 """What a release must not do: act beside others (action lock, maintenance marker), or drop a role by accident.
 
-The formats are the package's (mf/state.py, mf/maintenance.py); both doors use the same lock.
+Lock and marker are the package's (mf/state.py, mf/maintenance.py).
 """
 
 from __future__ import annotations
@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from ansible.module_utils.mf import state
+from ansible.module_utils.mf import maintenance, state
 
 from . import host
 from .layout import Layout, ReleaseError
@@ -62,37 +61,26 @@ def lock(layout: Layout, name: str, what: str) -> Iterator[None]:
         yield
 
 
-def marker(layout: Layout) -> dict[str, Any] | None:
-    """The maintenance marker that is in force, or None."""
-    try:
-        with open(state.Places(layout.root).maintenance, encoding="utf-8") as file:
-            data = json.load(file)
-        until = data["until"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    # as the package reads it: a maintenance has an end, and anything else is no marker
-    lasts = isinstance(until, (int, float)) and not isinstance(until, bool) and until > state.boottime()
-    return data if lasts else None
-
-
 def ours(layout: Layout) -> bool:
     """Whether a marker of a deployment is in force."""
-    found = marker(layout)
-    return found is not None and found.get("owner") == OWNER
+    return _owner(layout) == OWNER
 
 
 def mark(layout: Layout, generation: str) -> bool:
     """Have the checks only look for a while. An operator's own maintenance is left alone; whether it is ours now."""
-    found = marker(layout)
-    if found is not None and found.get("owner") != OWNER:
+    if _owner(layout) not in (None, OWNER):
         return False
-    now = state.boottime()
-    record = {"owner": OWNER, "reason": f"release {generation}", "since": round(now, 3), "until": round(now + LEASE, 3)}
     host.make_folders(layout.run)
-    host.replace(state.Places(layout.root).maintenance, (json.dumps(record) + "\n").encode(), 0o644, (-1, -1))
+    maintenance.mark(state.Places(layout.root), OWNER, f"release {generation}", LEASE)
     return True
 
 
 def unmark(layout: Layout) -> bool:
     """Take our marker away, and only ours; whether there was one."""
     return ours(layout) and host.forget(state.Places(layout.root).maintenance)
+
+
+def _owner(layout: Layout) -> str | None:
+    """Whose maintenance marker is in force."""
+    found = maintenance.marked(state.Places(layout.root), state.boottime())
+    return None if found is None else found.owner

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mf import claims, decisions, maintenance, state
 from mf.command import maintenance as command
@@ -107,9 +107,11 @@ def test_a_marker_that_is_none(host: Host, record: object) -> None:
     assert maintenance.active(host.places) is None
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=120))
-def test_hostile_bytes(data: bytes) -> None:
-    maintenance._valid(data, 5000.0)
+def test_hostile_bytes(host: Host, data: bytes) -> None:
+    Path(host.places.maintenance).write_bytes(data)
+    maintenance.marked(host.places, 5000.0)
     maintenance._from_disk(data, 5000.0, 1.7e9, "")
 
 

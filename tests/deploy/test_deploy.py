@@ -6,6 +6,7 @@ import importlib
 import json
 import marshal
 import os
+import posix
 import shutil
 import subprocess
 import sys
@@ -335,8 +336,9 @@ def _count_calls(monkeypatch: pytest.MonkeyPatch, at: int, act: Callable[[], Non
 
         return call
 
-    for name in CALLS:
-        monkeypatch.setattr(os, name, wrap(getattr(os, name)))
+    for module in (os, posix):  # the core writes the maintenance marker, and uses posix
+        for name in CALLS:
+            monkeypatch.setattr(module, name, wrap(getattr(module, name)))
     return counter
 
 

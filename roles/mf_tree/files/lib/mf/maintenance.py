@@ -50,7 +50,7 @@ def active(places: state.Places, now: float | None = None) -> Maintenance | None
     Never raises; without maintenance it costs two failed lstat(2).
     """
     moment = state.boottime() if now is None else now
-    shown = _valid(state.read_plain(places.maintenance)[0], moment)
+    shown = marked(places, moment)
     if shown is not None:
         return shown
     data, _ = state.read_plain(_kept(places))
@@ -58,6 +58,25 @@ def active(places: state.Places, now: float | None = None) -> Maintenance | None
         return None
     boot = state.boot_token(places, make=False)
     return _from_disk(data, moment, time.time(), boot)
+
+
+def marked(places: state.Places, now: float) -> Maintenance | None:
+    """What the marker alone shows, if that is valid. Never raises."""
+    record = state.decode(state.read_plain(places.maintenance)[0])
+    return None if record is None else _plausible(record, now)
+
+
+def mark(places: state.Places, owner: str, reason: str, ttl: float) -> dict[str, state.Json]:
+    """Write the marker and return its content. Raises OSError."""
+    now = state.boottime()
+    marker: dict[str, state.Json] = {
+        "owner": owner,
+        "reason": reason,
+        "since": round(now, 3),
+        "until": round(now + ttl, 3),
+    }
+    _write(places.maintenance, marker)
+    return marker
 
 
 def on(places: state.Places, owner: str, reason: str, ttl: float, *, dry_run: bool = False) -> list[str]:
@@ -72,16 +91,10 @@ def on(places: state.Places, owner: str, reason: str, ttl: float, *, dry_run: bo
     claims.check_ttl(ttl)
     if dry_run:
         return []
-    now, epoch = state.boottime(), time.time()
+    epoch = time.time()
     warnings = []
-    marker: dict[str, state.Json] = {
-        "owner": owner,
-        "reason": reason,
-        "since": round(now, 3),
-        "until": round(now + ttl, 3),
-    }
     try:
-        _write(places.maintenance, marker)
+        marker = mark(places, owner, reason, ttl)
     except OSError as error:
         raise MaintenanceError(_explain(places.maintenance, error)) from None
     boot = state.boot_token(places)
@@ -120,11 +133,6 @@ def off(places: state.Places, *, dry_run: bool = False) -> bool:
     if before is not None:
         decisions.record(places, "maintenance", "end", before.owner, "ended by command", "done")
     return before is not None
-
-
-def _valid(data: bytes | None, now: float) -> Maintenance | None:
-    record = state.decode(data)
-    return None if record is None else _plausible(record, now)
 
 
 def _plausible(record: Mapping[str, object], now: float) -> Maintenance | None:
