@@ -193,7 +193,8 @@ def test_no_descriptor_is_left_open() -> None:
     for behaviour in (talking(), silent, talking(b"oops\r\n"), talking(dot=b"")):
         held(behaviour, 0.3)
     smtp.transaction("127.0.0.1", 1, 0.2, RECIPIENT)
-    assert len(os.listdir("/proc/self/fd")) == before
+    # a thread of the test before may have ended meanwhile
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 @given(st.lists(st.binary(max_size=200), max_size=8))
