@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Says what is where when a host didn't come back in the middle of its change.
+"""Report the state of all hosts when a host became unreachable in the middle of its change.
 
 A run ends at such a host, and with it every play: Ansible runs no rescue, no later task and no later play for it. So a
-callback is the one place from which anything can still be said. It only listens; what stops the run is that the
-plays which go from host to host have no ``any_errors_fatal`` (tests/deploy/test_rollout.py has why).
+callback is the only place that can still report. It changes nothing; the run stops because the plays that go from host
+to host have no ``any_errors_fatal`` (reasons: tests/deploy/test_rollout.py).
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ if TYPE_CHECKING:
 DOCUMENTATION = r"""
 name: mf_rollout
 type: notification
-short_description: Says what is where when a host didn't come back in the middle of its change
+short_description: Reports the state of all hosts when a host became unreachable in the middle of its change
 version_added: "0.1.0"
 description:
   - Prints nothing unless a host became unreachable while it was being changed, or before that in a play that goes from
-    host to host. Then it says at the very end what may be in force there, which hosts are untouched, and what to do.
+    host to host. Then it reports at the very end which release may be in force there, which hosts are untouched, and
+    the next steps.
 author:
   - The mf authors
 """
 
 CHANGES = "mf_deploy"
 """The action with which every change of a host begins."""
-MOST = 10  # names told at most
+MOST = 10  # names shown at most
 
 
 class Lost(NamedTuple):
-    """A host that became unreachable: at which task, and what mf_deploy had said, if it had been ``begun`` at all.
+    """A host that became unreachable: the task, and the result of mf_deploy, if the change had ``begun``.
 
     ``done`` and ``untouched`` are the hosts before and after it in a play that goes from host to ``host``.
-    ``back``: the change was a way back.
+    ``back``: the change was a rollback.
     """
 
     host: str
@@ -51,7 +52,7 @@ class Lost(NamedTuple):
 
 
 def tell(lost: Lost) -> str:
-    """For people: what is known of a host that didn't come back, and what to do."""
+    """Return the report on a host that became unreachable, with the next steps."""
     host, where = clean(lost.host), f'at the task "{clean(lost.task)}"'
     if not lost.begun:
         lines = [f"{host} became unreachable {where}, before its change began: nothing was changed there."]
@@ -80,7 +81,7 @@ def tell(lost: Lost) -> str:
 
 
 def _there(release: Mapping[str, Any] | None) -> list[str]:
-    """What is in force on a host, from mf_deploy's result; without one that isn't known."""
+    """Return lines on the release in force on a host, from mf_deploy's result; without one it is unknown."""
     lines = []
     if release is None:
         lines.append("Whether the new release took effect there isn't known: wholly or not at all.")
@@ -110,13 +111,13 @@ def _names(found: Sequence[Any]) -> str:
 
 
 def clean(text: object) -> str:
-    """Text from a host or an inventory on one line, with nothing that moves the cursor or hides."""
+    """Return text from a host or an inventory on one line, without characters that move the cursor or hide text."""
     words = " ".join(str(text).split())[:200]
     return "".join(letter if unicodedata.category(letter)[0] != "C" else "?" for letter in words)
 
 
 class CallbackModule(CallbackBase):
-    """Listens, and tells at the end."""
+    """Records results, and reports at the end."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "notification"
@@ -133,24 +134,24 @@ class CallbackModule(CallbackBase):
         self._lost: list[Lost] = []
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
-        """A play begins; one that goes from host to host does so for each of them."""
+        """Record the play's hosts; a play that goes from host to host begins once for each of them."""
         self._one_by_one = play.serial == [1]
         self._order = list(play.get_variable_manager().get_vars(play=play)["ansible_play_hosts_all"])
         self._begun, self._back, self._released = set(), False, {}
 
     def v2_runner_on_start(self, host: Any, task: Any) -> None:
-        """A task begins on a host."""
+        """Record that a change begins on a host."""
         if task.action == CHANGES and not task.check_mode:
             self._begun.add(host.get_name())
             self._back = self._back or task.args.get("state") == "rolled_back"
 
     def v2_runner_on_ok(self, result: Any) -> None:
-        """A task has ended well; mf_deploy says what is in force now."""
+        """Record the release in force from mf_deploy's result."""
         if result.task.action == CHANGES and "generation" in result.result:
             self._released.setdefault(result.host.get_name(), result.result)
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
-        """A host doesn't answer any more."""
+        """Record an unreachable host."""
         host = result.host.get_name()
         if result.task.ignore_unreachable or not (self._one_by_one or host in self._begun):
             return
@@ -169,6 +170,6 @@ class CallbackModule(CallbackBase):
         )
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
-        """The run has ended; ``stats`` has been shown."""
+        """Show the reports at the end of the run, after ``stats``."""
         for lost in self._lost:
             self._display.display(f"\n{tell(lost)}\n", color="red")

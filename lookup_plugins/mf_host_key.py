@@ -14,8 +14,8 @@ DOCUMENTATION = """
 name: mf_host_key
 short_description: The public ssh host key of a host of the inventory
 description:
-  - Takes it from the known_hosts file that ssh itself would use for that host, so what Ansible trusts is what the hosts
-    of the fleet trust among each other. A variable C(mf_ssh_host_key) of the host goes first.
+  - Takes it from the known_hosts file that ssh itself would use for that host, so the hosts of the fleet trust the same
+    keys as Ansible. A variable C(mf_ssh_host_key) of the host comes first.
   - An Ed25519 key is preferred, then ECDSA, then RSA.
 options:
   _terms:
@@ -24,13 +24,13 @@ options:
     type: list
     elements: str
   default:
-    description: What to return for a host whose key isn't known; without it that is an error.
+    description: The value for a host whose key isn't known; without it that is an error.
     type: str
 author: the mf project
 """
 
 EXAMPLES = """
-- name: A line of known_hosts
+- name: Show a line of known_hosts
   ansible.builtin.debug:
     msg: "{{ hostvars['mx1'].mf_address }} {{ lookup('mf_host_key', 'mx1') }}"
 """
@@ -46,13 +46,13 @@ PREFERRED = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa
 
 
 def ssh_settings(address: str, port: int, options: list[str]) -> dict[str, str]:
-    """What ssh would use for this address: `ssh -G` (man ssh), lower-case names to values."""
+    """Return ssh's settings for this address: `ssh -G` (man ssh), lower-case names to values."""
     done = _run(["ssh", "-G", *options, "-p", str(port), "--", address])
     return dict(line.split(" ", 1) for line in done.splitlines() if " " in line)
 
 
 def known_keys(settings: dict[str, str]) -> list[str]:
-    """The keys of known_hosts files for an address, best first, as "TYPE KEY"."""
+    """Return the keys of known_hosts files for an address, best first, as "TYPE KEY"."""
     port = settings.get("port", "22")
     host = settings["hostname"]
     name = settings.get("hostkeyalias") or (host if port == "22" else f"[{host}]:{port}")
@@ -88,7 +88,7 @@ class LookupModule(LookupBase):
     _known: dict[tuple[str, ...], list[str]] = {}  # noqa: RUF012  (one process asks for the same hosts for each host)
 
     def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[str]:
-        """The keys of the named hosts, in their order."""
+        """Return the keys of the named hosts, in their order."""
         self.set_options(var_options=variables, direct=kwargs)
         return [self._key(str(name), (variables or {}).get("hostvars", {})) for name in terms]
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""From nothing to a running fleet: start the lab, deploy it, send real mail through it, show how it is.
+"""Start the lab, deploy the fleet, send real mail through it, show its health.
 
-Each phase says how long it took; what it printed is in build/demo/. A second run re-uses what is there.
-Exit codes: 0 every host is OK and no mail was lost, 1 not so, 2 usage, 130 interrupted; a phase that fails ends the run
-with its own last words.
+Each phase shows its duration; its output is in build/demo/. A second run re-uses a lab that exists.
+Exit codes: 0 every host is OK and no mail was lost, 1 not so, 2 usage, 130 interrupted. A phase that fails ends the run
+with the end of its output.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build/demo"
 HEALTH = LOGS / "health.json"
 TAIL_LINES = 40
-BUSY = 4.0  # load at which check-load begins to matter
+BUSY = 4.0  # load from which check-load may be the reason
 
-# The first thing a person wants to try next, and what it shows.
+# Commands to try next, and what they show.
 NEXT = (
     ("make mail N=300 STOP=mx2", "more mail, one MX stopped half way: nothing is lost"),
     ("python3 lab/lab.py load mx1 9", "fake a load of 9: within two minutes mx1 refuses mail (`load mx1 off` ends it)"),
@@ -34,7 +34,7 @@ NEXT = (
 
 
 class Failure(Exception):
-    """A phase failed; the text says which and where to look."""
+    """A phase failed; the text names it and its log."""
 
 
 def lab(*words: str) -> None:
@@ -44,19 +44,19 @@ def lab(*words: str) -> None:
 
 
 def current_task(line: str) -> str | None:
-    """The name of the play or task that starts with this line of ansible-playbook's output."""
+    """Return the name of the play or task that begins in this line of ansible-playbook's output."""
     found = re.match(r"(?:TASK|PLAY|RUNNING HANDLER) \[(.+?)\]", line)
     return found[1] if found else None
 
 
 def recap(text: str) -> dict[str, dict[str, int]]:
-    """Host -> its counts (ok, changed, unreachable, failed, …) from ansible-playbook's closing lines."""
+    """Return each host's counts (ok, changed, unreachable, failed, …) from ansible-playbook's last lines."""
     lines = re.findall(r"^(\S+) +: (ok=.*)$", text, re.MULTILINE)
     return {host: {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", counts)} for host, counts in lines}
 
 
 def summary(hosts: dict[str, dict[str, int]]) -> str:
-    """What a playbook did, in a few words."""
+    """Sum up a playbook's changes in a few words."""
     managed = {host: counts for host, counts in hosts.items() if host != "localhost"}
     changed = sorted(host for host, counts in managed.items() if counts.get("changed"))
     return f"{len(managed)} hosts, " + (f"changed {' '.join(changed)}" if changed else "nothing to change")
@@ -100,7 +100,7 @@ def playbook(title: str, name: str, *words: str, may_fail: bool = False) -> str:
 
 
 def health() -> list[dict[str, Any]]:
-    """How each host is, after its checks have just run. Raises Failure when nothing is known."""
+    """Run the checks and return each host's health. Raises Failure without any."""
     HEALTH.unlink(missing_ok=True)
     playbook("health", "check_fleet", "-e", f"json_file={HEALTH}", "-e", "refresh=true", may_fail=True)
     try:
@@ -111,7 +111,7 @@ def health() -> list[dict[str, Any]]:
 
 
 def table(hosts: Sequence[dict[str, Any]]) -> str:
-    """The table of check_fleet.yml."""
+    """Return the table of check_fleet.yml."""
     sys.path.insert(0, str(ROOT))
     from action_plugins import mf_report
 
@@ -119,7 +119,7 @@ def table(hosts: Sequence[dict[str, Any]]) -> str:
 
 
 def demo(messages: int) -> bool:
-    """Run all phases; return whether everything is as it should be. Raises Failure."""
+    """Run all phases; return whether every host is OK and no mail was lost. Raises Failure."""
     started = time.monotonic()
     LOGS.mkdir(parents=True, exist_ok=True)
     lab("up")
@@ -143,7 +143,7 @@ def demo(messages: int) -> bool:
 
 
 def main() -> int:
-    """Return the exit code."""
+    """Run the demo; return the exit code."""
     parser = argparse.ArgumentParser(description="Start the lab, deploy the fleet, send mail, show its health.")
     parser.add_argument("--mail", type=int, default=30, metavar="N", help="messages to send (default 30)")
     options = parser.parse_args()

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""ansible-lint with our modules within reach.
+"""Run ansible-lint so that it finds our modules.
 
-Its `args` rule checks a task's parameters by importing the module, and is silent when that can't be done. So:
+Its `args` rule checks a task's parameters by importing the module, and passes silently if that fails. Therefore:
 
-- our modules import `ansible.module_utils.mf…`, which exists by ansible.cfg's `module_utils` alone: it's added here;
+- our modules import `ansible.module_utils.mf…`, which only ansible.cfg's `module_utils` provides: it is added here;
 - the rule takes an action plugin of the same name for the module, finds no parameters in it, and passes everything:
-  here the module in library/ goes first;
-- a templated value isn't held against a parameter's choices, but a templated list is ("one or more of"): here neither.
+  here the module in library/ comes first;
+- a templated value isn't compared with a parameter's choices, but a templated list is ("one or more of"): here neither.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ load_plugin = utils.load_plugin
 
 @cache
 def load_module(name: str) -> PluginLoadContext:
-    """The module of this name if it is one of ours, otherwise whatever ansible-lint would find."""
+    """Return our module of this name, or else the one that ansible-lint would find."""
     if (ROOT / "library" / f"{name}.py").exists():
         return module_loader.find_plugin_with_context(name, ignore_deprecated=True, check_aliases=True)
     return load_plugin(name)
 
 
 def mend_args_rule() -> None:
-    """Change the rule as said above. ansible-lint imports its rules by their bare names, so this one is `args`."""
+    """Change the rule as described above. ansible-lint imports its rules by their bare names, so this one is `args`."""
     for folder in ("roles/mf_tree/files/lib", "module_utils"):
         ansible.module_utils.__path__.append(str(ROOT / folder))
     sys.path.append(str(Path(ansiblelint.rules.__file__).parent))

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Write requirements.lock anew from requirements.in: newest versions, with the hash of every file of each.
-# Only the index is asked, never this machine's own package folders, whose builds have other hashes.
+# Only the index is used, not this machine's own package folders, whose builds have other hashes.
 set -eu
 cd "$(dirname "$0")/.."
 tools=build/pip-tools

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Make the secrets of a fleet: ssh keys that may do one thing each, the canary's key, passphrases.
+"""Make the secrets of a fleet: ssh keys for one purpose each, the canary's key, passphrases.
 
-They go into one new file, readable by you alone; a file that is there is never touched. Only its name is printed.
-Real fleets: write it into the inventory and encrypt it before you commit it:
+They are written to one new file that only you can read; an existing file is never touched. Only its name is printed.
+For a real fleet, write it into the inventory and encrypt it before you commit it:
 
     scripts/make_secrets.py inventory/production/group_vars/fleet/secrets.yml
     ansible-vault encrypt inventory/production/group_vars/fleet/secrets.yml
 
-Exit codes: 0 made, 1 not made (one line says why), 2 usage.
+Exit codes: 0 made, 1 not made (one line has the reason), 2 usage.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-# who may do what with it
+# key -> the one thing that it allows
 SSH_KEYS = {
     "pull": "control fetches rejected mail from the MXs",
     "release": "control hands a released message to an MX",
@@ -30,7 +30,7 @@ SSH_KEYS = {
 
 
 def ssh_key(comment: str) -> tuple[str, str]:
-    """A new Ed25519 key pair (private, public) in OpenSSH's formats, without a passphrase."""
+    """Make a new Ed25519 key pair (private, public) in OpenSSH's formats, without a passphrase."""
     with tempfile.TemporaryDirectory(prefix="mf-secrets-") as folder:
         path = Path(folder) / "key"
         subprocess.run(
@@ -43,7 +43,7 @@ def ssh_key(comment: str) -> tuple[str, str]:
 
 
 def password_hash(password: str) -> str:
-    """A password's SHA-512 crypt(5) hash, as nginx takes it; the password goes through a pipe."""
+    """Return a password's SHA-512 crypt(5) hash, as nginx takes it; the password goes through a pipe."""
     done = subprocess.run(
         ["openssl", "passwd", "-6", "-stdin"], input=password + "\n", check=True, capture_output=True, text=True
     )
@@ -51,7 +51,7 @@ def password_hash(password: str) -> str:
 
 
 def text() -> str:
-    """The whole file: YAML, one variable ``mf_secrets``."""
+    """Return the whole file: YAML, one variable ``mf_secrets``."""
     lines = [
         "---",
         "# Secrets of the fleet, made by scripts/make_secrets.py. Encrypt this file: ansible-vault encrypt FILE.",
@@ -73,7 +73,7 @@ def text() -> str:
 
 
 def write(path: Path) -> None:
-    """Write a new file of secrets whole, mode 0600. Raises FileExistsError when something is there."""
+    """Write a new file of secrets in one step, mode 0600. Raises FileExistsError when the path exists."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -85,7 +85,7 @@ def write(path: Path) -> None:
 
 
 def main() -> int:
-    """The command; returns its exit code."""
+    """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, metavar="FILE", help="where to write them; must not exist yet")
     path = parser.parse_args().file

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Run linters, unit tests, browser tests and Molecule scenarios; say what passed, what failed, where the time went.
+"""Run linters, unit tests, browser tests and Molecule scenarios; show passed, failed and duration of each.
 
-Runs in the project's environment (`make venv`). A failing stage doesn't stop the others. Molecule scenarios, most of
-whose time is waiting, run two at a time, in the labs MF_LAB and MF_LAB + 1. What a stage printed is in
-build/test/STAGE.log, and the end of it is shown when the stage fails. The last line counts over all runners: a linter
-is one test, pytest and prove count their own, and of a Molecule scenario each step is one.
+Runs in the project's environment (`make venv`). A failing stage doesn't stop the others. Molecule scenarios, which wait
+most of the time, run two at a time, in the labs MF_LAB and MF_LAB + 1. A stage's output is in build/test/STAGE.log, and
+its end is shown when the stage fails. The last line is the sum of all stages: a linter counts as one test, pytest and
+prove count their own tests, and each step of a Molecule scenario counts as one.
 
 Exit codes: 0 everything passed, 1 something failed, 2 usage, 130 interrupted.
 """
@@ -28,7 +28,7 @@ from xml.etree import ElementTree as ET
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = Path("build/test")
 LANES = 2  # Molecule scenarios at a time
-# Not with the others, only when it is named: the fault suite is too long for each change (make chaos).
+# Stages that run only when they are named: the fault suite is too long for each change (make chaos).
 ON_DEMAND = ("chaos",)
 LABS = 250  # lab numbers begin again at 0 after the highest
 TAIL_LINES = 60
@@ -40,45 +40,45 @@ BROWSER_XML = LOGS / "browser.xml"
 
 @dataclass(frozen=True)
 class Counts:
-    """How many tests of a stage passed and failed."""
+    """The numbers of a stage's tests that passed and failed."""
 
     passed: int
     failed: int
 
     def __add__(self, other: Counts) -> Counts:
-        """Add two stages up."""
+        """Add the counts of two stages."""
         return Counts(self.passed + other.passed, self.failed + other.failed)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One command. `count` reads the counts from its log; a bad exit code is a failure whatever that says."""
+    """One command. `count` reads the counts from its log; a bad exit code is a failure in any case."""
 
     name: str
     group: str
     argv: tuple[str, ...]
     count: Callable[[str], Counts] | None = None
-    limit: int = 600  # seconds, then it is ended and has failed
-    on_demand: bool = False  # runs when it is named, not with its group
+    limit: int = 600  # seconds; a stage that takes longer is ended and has failed
+    on_demand: bool = False  # runs only when it is named, not with its group
 
 
 def count_pytest(_log: str) -> Counts:
-    """Counts from the JUnit file of the run that just ended."""
+    """Return the counts from the JUnit file of the unit tests."""
     return count_junit(PYTEST_XML)
 
 
 def count_integration(_log: str) -> Counts:
-    """The same of the tests on real clocks."""
+    """Return the counts of the tests on real clocks."""
     return count_junit(INTEGRATION_XML)
 
 
 def count_browser(_log: str) -> Counts:
-    """The same of the tests in a browser."""
+    """Return the counts of the tests in a browser."""
     return count_junit(BROWSER_XML)
 
 
 def count_junit(path: Path) -> Counts:
-    """Counts from a JUnit file; a skipped test is neither passed nor failed."""
+    """Return the counts from a JUnit file; a skipped test is neither passed nor failed."""
     passed = failed = 0
     for suite in ET.parse(path).getroot().iter("testsuite"):
         bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
@@ -88,22 +88,22 @@ def count_junit(path: Path) -> Counts:
 
 
 def count_molecule(log: str) -> Counts:
-    """Counts from Molecule's closing report, one for each step that ran, from `prove` and from the fault suite."""
+    """Return the counts from Molecule's report (each step is one), from `prove` and from the fault suite."""
     steps = re.findall(r"^\S+ > \S+: Executed: (Successful|Failed)", log, re.MULTILINE)
     perl = sum(map(int, re.findall(r"\bFiles=\d+, Tests=(\d+)", log)))
-    faults = re.findall(r"\b(\d+) as expected, (\d+) deviations", log)[:1]  # a failure says it again
+    faults = re.findall(r"\b(\d+) as expected, (\d+) deviations", log)[:1]  # a failure prints it again
     good, bad = map(int, faults[0]) if faults else (0, 0)
     return Counts(steps.count("Successful") + perl + good, steps.count("Failed") + bad)
 
 
 def scenarios() -> list[str]:
-    """Names of the Molecule scenarios: the whole lab first, then the longest, so that both lanes end together."""
+    """Return the Molecule scenarios: the whole lab first, then the longest, so that both lanes end together."""
     names = [path.parent.name for path in Path("molecule").glob("*/molecule.yml")]
     return sorted(names, key=lambda name: (name != "default", name != "chaos", name != "fleet", name))
 
 
 def stages() -> list[Stage]:
-    """Every stage, in the order in which they run: what fails fastest comes first."""
+    """Return every stage in the order of running: the fastest to fail come first."""
     python = sys.executable
     found = [
         Stage("ruff check", "lint", ("ruff", "check")),
@@ -117,7 +117,7 @@ def stages() -> list[Stage]:
             (python, "-m", "pytest", "-q", "-n", "auto", "--ignore=tests/integration", f"--junitxml={PYTEST_XML}"),
             count_pytest,
         ),
-        # by itself: it installs Chromium when there is none
+        # a stage of its own: it installs Chromium when it is missing
         Stage(
             "browser",
             "browser",
@@ -125,7 +125,7 @@ def stages() -> list[Stage]:
             count_browser,
         ),
     ]
-    # on real clocks, so most of it is waiting: beside the scenarios
+    # on real clocks, so it mostly waits: run at the same time as the scenarios
     integration = (python, "-m", "pytest", "-q", "tests/integration", f"--junitxml={INTEGRATION_XML}")
     found.append(Stage("integration", "integration", integration, count_integration, 900))
     for name in scenarios():
@@ -135,7 +135,7 @@ def stages() -> list[Stage]:
 
 
 def python_roots() -> list[str]:
-    """Every directory that holds Python of ours."""
+    """Return every directory with Python code of ours."""
     packages = map(str, sorted(Path("roles").glob("*/files/lib/mf*")))
     ansible = (
         *packages,
@@ -162,7 +162,7 @@ def link_typing() -> None:
 
 
 def lab(lane: int) -> int:
-    """The number of the lab that a lane uses: MF_LAB or 1, and the next ones. ValueError when it is no number."""
+    """Return the number of a lane's lab: MF_LAB or 1, and the next ones. Raises ValueError without a number."""
     number = os.environ.get("MF_LAB") or "1"
     if not number.isdecimal():
         raise ValueError(f"MF_LAB must be a number, not {number!r}")
@@ -170,7 +170,7 @@ def lab(lane: int) -> int:
 
 
 def environment(lane: int = 0) -> dict[str, str]:
-    """The environment of every stage: our tools first, plain text, UTF-8 (Ansible insists), a lab beside the demo's."""
+    """Return every stage's environment: our tools first, plain text, UTF-8 for Ansible, a lab beside the demo's."""
     tools = str(Path(sys.executable).parent)
     return {
         **os.environ,
@@ -184,7 +184,7 @@ def environment(lane: int = 0) -> dict[str, str]:
 
 
 class Runner:
-    """Runs stages, at most one in each lane; `stop` ends those that run."""
+    """Runs stages, at most one in each lane; `stop` ends the running ones."""
 
     def __init__(self) -> None:
         self.running: set[subprocess.Popen[bytes]] = set()
@@ -221,7 +221,7 @@ class Runner:
                 self.running.discard(process)
 
     def stop(self) -> None:
-        """End what runs, and what is just about to."""
+        """End the running stages and those about to start."""
         self.stopped = True
         for process in list(self.running):
             end(process)
@@ -273,7 +273,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def run_all(runner: Runner, chosen: Sequence[Stage]) -> Counts:
-    """Run the stages: Molecule's after the others and in lanes, for they have labs of their own; integration beside."""
+    """Run the stages; Molecule's run last, in lanes with labs of their own, beside the integration tests."""
     total = Counts(0, 0)
     waiting = [stage for stage in chosen if stage.group in ("integration", "molecule")]
     for stage in chosen:
@@ -296,13 +296,13 @@ def run_all(runner: Runner, chosen: Sequence[Stage]) -> Counts:
 
 
 def tail(stage: Stage, log: Path, text: str) -> str:
-    """The end of a failed stage's log, framed."""
+    """Return the end of a failed stage's log, framed."""
     lines = text.rstrip().splitlines()[-TAIL_LINES:]
     return "\n".join([f"--- the end of {log} ({' '.join(stage.argv)})", *lines, "---"])
 
 
 def lab_ready(runner: Runner) -> str | None:
-    """Build or find what the lab needs. Returns what is wrong, in a line, or None."""
+    """Build the lab's image unless it exists. Return the problem in one line, or None."""
     started = time.monotonic()
     log = LOGS / "lab.log"
     code = runner.execute(Stage("lab", "molecule", (sys.executable, "lab/lab.py", "image"), limit=900), log)
@@ -314,11 +314,11 @@ def lab_ready(runner: Runner) -> str | None:
 
 
 def choose(names: Sequence[str], every: Iterable[Stage]) -> list[Stage]:
-    """The stages of which the name, a word of it or the group is in `names`; all if `names` is empty.
+    """Return the stages whose name, a word of it or group is in `names`; all if `names` is empty.
 
-    Those that run on demand have to be named.
+    Stages on demand have to be named.
 
-    Raises ValueError for a name that fits nothing.
+    Raises ValueError for an unknown name.
     """
     every = list(every)
     if not names:
@@ -336,7 +336,7 @@ def choose(names: Sequence[str], every: Iterable[Stage]) -> list[Stage]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the stages that were asked for; return the exit code."""
+    """Run the chosen stages; return the exit code."""
     parser = argparse.ArgumentParser(description="Run the linters, tests and Molecule scenarios.")
     parser.add_argument(
         "stage",

@@ -2,7 +2,7 @@
 """Write the generated parts of the roles' READMEs: variables from argument_specs, modules from their docstrings.
 
 A generated part stands between ``<!-- generated: variables, by make readmes -->`` (or ``modules``) and
-``<!-- end -->``. With ``--check`` nothing is written. Exit: 0 all current, 1 something wasn't (with --check), 2 usage.
+``<!-- end -->``. With ``--check`` nothing is written. Exit codes: 0 all current, 1 one wasn't (with --check), 2 usage.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PART = re.compile(r"(<!-- generated: (\w+), by make readmes -->\n).*?(<!-- end -
 
 
 def item(text: str, level: int = 0) -> str:
-    """An item of a list, wrapped; texts in backticks stay whole."""
+    """Return an item of a list, wrapped; texts in backticks stay whole."""
     whole = re.sub(r"`[^`]*`", lambda code: code[0].replace(" ", "\0"), " ".join(text.split()))
     indent = "  " * level
     lines = textwrap.wrap(
@@ -39,7 +39,7 @@ def item(text: str, level: int = 0) -> str:
 
 
 def plain(description: str | list[str]) -> str:
-    """Ansible's markup as Markdown: C(x), O(x) and V(x) become `x`."""
+    """Convert Ansible's markup to Markdown: C(x), O(x) and V(x) become `x`."""
     text = description if isinstance(description, str) else " ".join(description)
     return re.sub(r"\b[COVP]\(([^)]*)\)", r"`\1`", text)
 
@@ -53,7 +53,7 @@ def default(value: object) -> str:
 
 
 def options(specs: Mapping[str, Any], level: int = 0) -> Iterator[str]:
-    """An item for each option, and below it those of its own options."""
+    """Yield an item for each option, followed by the items of its own options."""
     for name, spec in specs.items():
         kind = spec["type"] + (f" of {spec['elements']}" if "elements" in spec else "")
         facts = [kind, *(["required"] if spec.get("required") else [])]
@@ -66,13 +66,13 @@ def options(specs: Mapping[str, Any], level: int = 0) -> Iterator[str]:
 
 
 def variables(role: Path) -> str:
-    """The role's variables."""
+    """Return the list of the role's variables."""
     main = yaml.safe_load((role / "meta/argument_specs.yml").read_text())["argument_specs"]["main"]
     return "".join(options(main["options"])) or "None.\n"
 
 
 def modules(role: Path) -> str:
-    """The modules of the role's package, each with the first sentence of its docstring."""
+    """Return the modules of the role's package, each with the first sentence of its docstring."""
     lib = role / "files/lib"
     items = []
     for path in sorted(lib.rglob("*.py")):
@@ -87,12 +87,12 @@ PARTS = {"variables": variables, "modules": modules}
 
 
 def current(readme: Path) -> str:
-    """The text of a README as it has to be."""
+    """Return the current text of a README."""
     return PART.sub(lambda part: part[1] + PARTS[part[2]](readme.parent) + part[3], readme.read_text())
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
-    """Write what isn't current; with --check only name it."""
+    """Write the READMEs that aren't current; with --check only name them."""
     parser = argparse.ArgumentParser(description="Write the generated parts of the roles' READMEs.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when something isn't current")
     check = parser.parse_args(arguments).check
