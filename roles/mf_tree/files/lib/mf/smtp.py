@@ -8,7 +8,6 @@ of what a server sends or does.
 from __future__ import annotations
 
 import _socket
-import errno
 import posix
 import select
 import time
@@ -32,7 +31,8 @@ SILENT = "silent"  # the deadline passed
 UNREACHABLE = "unreachable"  # nothing listens there
 UNTRIED = "untried"  # this end failed (no descriptors, ports, memory; no route): no evidence on the server
 
-_REMOTE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT)  # errors that a server can cause here
+# errors that a server can cause here
+_REMOTE = (ConnectionRefusedError, ConnectionResetError, BrokenPipeError, TimeoutError)
 
 STAGES = ("connect", "greeting", "ehlo", "mail", "rcpt", "data", "message", "quit")
 _GOOD = {"greeting": 220, "ehlo": 250, "mail": 250, "rcpt": 250, "data": 354, "message": 250}
@@ -103,11 +103,11 @@ class Line:
             self._socket = dial(address, port)
             self._wait(select.POLLOUT)
             failure = self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+            if failure:
+                raise OSError(failure, posix.strerror(failure))
         except OSError as error:
-            failure = error.errno or errno.EIO
-        if failure:
             self.close()
-            raise EndedError(UNREACHABLE if failure in _REMOTE else UNTRIED, text=posix.strerror(failure))
+            raise EndedError(UNREACHABLE if isinstance(error, _REMOTE) else UNTRIED, text=str(error.strerror)) from None
 
     def close(self) -> None:
         """End the connection, if there is one."""
@@ -171,8 +171,8 @@ class Line:
 
     def _raise_local(self, error: OSError) -> None:
         """Raise EndedError for an error that a server can't cause."""
-        if error.errno not in _REMOTE:
-            raise EndedError(UNTRIED, text=posix.strerror(error.errno or errno.EIO))
+        if not isinstance(error, _REMOTE):
+            raise EndedError(UNTRIED, text=str(error.strerror))
 
     def _line(self) -> bytes:
         while (end := self._buffer.find(b"\n")) < 0:
