@@ -34,6 +34,9 @@ settings.load_profile("repeatable")
 from mf import state
 from mf_checks import procfs
 
+# Fixtures of several folders' files. Not in a conftest of each folder: for mypy all of these have the same name.
+pytest_plugins = ("deploy_support", "throttle_support")
+
 ModuleRunner = Callable[..., dict[str, Any]]
 
 

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 from unittest.mock import MagicMock
 
+import pytest
 import yaml
 from ansible.inventory.manager import InventoryManager
 from ansible.module_utils.mf_deploy import host, release
@@ -28,6 +29,11 @@ from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
 
 ROOT = Path(__file__).resolve().parents[2]
+LIB = {"lib/pkg/__init__.py": "", "lib/pkg/a.py": "VALUE = 1\n"}
+ONE = {"bin/tool": "#!/bin/sh\necho one\n", "etc/x.conf": "x = 1\n", "/etc/cron.d/mf": "# one\n", **LIB}
+TWO = {**ONE, "bin/tool": "#!/bin/sh\necho two\n", "/etc/cron.d/mf": "# two\n", "/etc/new/deep/file": "new\n"}
+THREE = {path: text for path, text in TWO.items() if path != "/etc/cron.d/mf"} | {"etc/x.conf": "x = 3\n"}
+
 USER, GROUP = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
 
 
@@ -227,3 +233,22 @@ class Machine:
                 if path.is_file() and "__pycache__" not in path.parts:
                     found[str(path.relative_to(self.root))] = ("file", path.stat().st_mode, path.read_bytes())
         return found
+
+
+class Injected(OSError):
+    """The fault."""
+
+
+def files_of(seen: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+    return {key: what for key, what in seen.items() if what[0] == "file"}
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test's directory needn't survive a power cut, and a disk may be slow."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, impatient: None) -> Machine:
+    return Machine(tmp_path / "host")

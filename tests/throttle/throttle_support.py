@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
-from mf import state
-from mf.throttle import firewall
+import pytest
+from mf import decisions, state
+from mf.throttle import control, firewall, marker
 
 # what nft 1.0.6 on Debian 12 prints for our table, elements left out
 TABLE: list[dict[str, Any]] = [
@@ -197,3 +199,49 @@ class Host:
         """The decision log."""
         path = Path(self.places.decisions)
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+DOWN = firewall.FirewallError("/usr/sbin/nft can't be run: it is missing; install the package nftables")
+
+
+def controller(host: Host, **options: Any) -> control.Control:
+    return control.Control(host.places, host.settings, epoch=host.clock.epoch, sleep=host.clock.sleep, **options)
+
+
+def status(host: Host) -> marker.Status:
+    return marker.current(host.places)
+
+
+def sound(host: Host) -> None:
+    """Marker, kernel and disk say the same."""
+    now = status(host)
+    assert host.kernel.refused == ([25] if now.should_refuse else [])
+    assert now.refusing == now.should_refuse
+    assert host.disk.exists() == any(one.owner != "load" for one in now.leases)
+    assert host.marker.exists() == bool(now.leases)
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, where: str, error: int) -> None:
+    real = state.write_atomic
+
+    def write(path: str, data: bytes, mode: int = 0o644, *, durable: bool = False) -> None:
+        if where in path:
+            raise OSError(error, os.strerror(error))
+        real(path, data, mode, durable=durable)
+
+    monkeypatch.setattr(state, "write_atomic", write)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(state, "boottime", clock.now)
+    return clock
+
+
+@pytest.fixture
+def host(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Host:
+    host = Host(tmp_path, clock)
+    monkeypatch.setattr(firewall, "_run", host.kernel.run)
+    monkeypatch.setattr(decisions, "JOURNAL", str(tmp_path / "journal"))
+    return host

@@ -1,0 +1,126 @@
+"""The module mf_deploy: its messages, and what it refuses."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from ansible.module_utils.mf_deploy import guard, host
+from deploy_support import ONE, ROOT, TWO, Machine, action, make
+
+
+@pytest.fixture
+def module(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """mf_deploy on the machine of the test."""
+    found = importlib.import_module("library.mf_deploy")
+    monkeypatch.setattr(found, "Layout", lambda: machine.layout)
+    monkeypatch.setattr(found.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(host, "run", machine.systemd)
+    return found
+
+
+def test_the_module_and_its_messages(
+    machine: Machine, module: ModuleType, monkeypatch: pytest.MonkeyPatch, run_module: Callable[..., dict[str, Any]]
+) -> None:
+    made = make(ONE)
+    packed = action.pack(made.manifest)
+    seen = {"root": True, "missing": ["nftables"]}
+    monkeypatch.setattr(module.look, "look", lambda packages, _, *, check: {**seen, "asked": [packages, check]})
+    asked = run_module(module, manifest=packed, packages=["nftables"])
+    assert asked["look"] == {**seen, "asked": [["nftables"], False]}
+    assert machine.layout.generation() is None
+    assert sorted(asked["needed"]) == sorted(made.contents)
+    done = run_module(module, manifest=packed, content=action.pack_content(made.contents))
+    assert done["changed"]
+    assert not run_module(module, manifest=packed, roles=["one"])["changed"]
+    monkeypatch.setitem(seen, "root", False)
+    assert "units" not in run_module(module, manifest=packed)
+    monkeypatch.setitem(seen, "root", True)
+    assert "through its action plugin" in run_module(module)["msg"]
+    assert "can't be read" in run_module(module, manifest="AAAA", roles=["one"])["msg"]
+    assert "no release before" in run_module(module, state="rolled_back")["msg"]
+    assert run_module(module, state="absent")["changed"]
+
+
+def test_what_fails_after_the_release_took_effect_says_that_a_restart_is_owed(
+    machine: Machine, module: ModuleType, monkeypatch: pytest.MonkeyPatch, run_module: Callable[..., dict[str, Any]]
+) -> None:
+    machine.deploy(make(ONE))
+    made = make(TWO)
+    sent = {"manifest": action.pack(made.manifest), "content": action.pack_content(made.contents), "roles": ["one"]}
+    assert not run_module(module, **{**sent, "manifest": "AAAA"})["maintenance"]
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ansible.module_utils.mf_deploy.secret.replace", full)
+    failed = run_module(module, **sent)
+    assert failed["failed"]
+    assert failed["maintenance"]
+    assert machine.layout.generation() == made.manifest["generation"]
+
+
+def test_a_play_without_a_role_of_the_host_is_refused(
+    machine: Machine, module: ModuleType, run_module: Callable[..., dict[str, Any]]
+) -> None:
+    parts = {"etc/x.conf": "smtp", "/etc/cron.d/mf": "checks"}
+    machine.deploy(make(ONE, parts=parts, units={"queue.service": ["queue"]}, settings={"tuned": {"a": 1}}))
+    before = machine.everything()
+    alone = make({"/etc/cron.d/mf": "# one\n"}, parts=parts)
+    sent = {"manifest": action.pack(alone.manifest), "content": action.pack_content(alone.contents)}
+    for check in (False, True):
+        refused = run_module(module, **sent, roles=["checks", "one"], _ansible_check_mode=check)
+        assert refused["failed"]
+        assert "this host has queue, smtp, tuned, and this play doesn't" in refused["msg"]
+        assert '-e \'{"mf_tree_remove_roles": ["queue", "smtp", "tuned"]}\'' in refused["msg"]
+    both = run_module(module, **sent, roles=["checks", "one"], remove_roles=["checks", "queue", "smtp", "tuned"])
+    assert "mf_tree_remove_roles names checks, and this play brings it" in both["msg"]
+    assert machine.everything() == before
+    # a role that stays and brings nothing any more was not dropped, and what was named may go
+    done = run_module(module, **sent, roles=["checks", "one", "queue"], remove_roles=["smtp", "tuned"])
+    assert done["changed"]
+    assert not (machine.root / "mf/etc/x.conf").exists()
+
+
+def test_a_renamed_role_is_the_same_role(
+    machine: Machine, module: ModuleType, run_module: Callable[..., dict[str, Any]]
+) -> None:
+    """A host that an earlier version deployed has it by its former name, in its files or in its settings."""
+    machine.deploy(make(ONE, parts=dict.fromkeys(ONE, "mf_watched"), settings={"mf_watched": {"a": 1}}))
+    before = machine.everything()
+    made = make(ONE, parts=dict.fromkeys(ONE, "mf_health_access"), settings={"mf_health_access": {"a": 1}})
+    sent = {"manifest": action.pack(made.manifest), "content": action.pack_content(made.contents)}
+    refused = run_module(module, **sent, roles=["mf_checks"])
+    assert "this host has mf_health_access, and this play doesn't" in refused["msg"]
+    both = run_module(module, **sent, roles=["mf_health_access"], remove_roles=["mf_watched"])
+    assert "mf_tree_remove_roles names mf_health_access, and this play brings it" in both["msg"]
+    assert machine.everything() == before
+    done = run_module(module, **sent, roles=["mf_health_access"])
+    assert (done["changed"], done["generation"]) == (True, made.manifest["generation"])
+    assert run_module(module, **sent, roles=[], remove_roles=["mf_watched"])["changed"] is False
+
+
+def test_a_play_with_a_former_name_is_refused_with_the_new_one(
+    machine: Machine, module: ModuleType, run_module: Callable[..., dict[str, Any]]
+) -> None:
+    made = make(ONE)
+    sent = {"manifest": action.pack(made.manifest), "content": action.pack_content(made.contents)}
+    refused = run_module(module, **sent, roles=["one", "mf_watched"])
+    assert refused["msg"] == (
+        "role mf_watched is now called mf_health_access: change the name in your play. Nothing was changed."
+    )
+    assert machine.layout.generation() is None
+    for former in guard.RENAMED:
+        # so that Ansible finds it, and mf_tree is asked
+        meta = yaml.safe_load((ROOT / "roles" / former / "meta/main.yml").read_text())
+        assert meta["dependencies"] == [{"role": "mf_tree"}]
+
+
+def test_the_module_of_a_former_name_is_refused_with_the_new_one(run_module: Callable[..., dict[str, Any]]) -> None:
+    refused = run_module(importlib.import_module("library.mf_release"), state="present", host="mx1", type="mx")
+    assert refused["failed"]
+    assert refused["msg"] == "mf_release is now called mf_deploy: change the name in your play. Nothing was changed."
