@@ -154,7 +154,7 @@ SAID = {
         "never purged",
     ],
     "mf_rejected/check_refused.py": [
-        "waits for a person",
+        "waits for an operator",
         "refused for good by customers' servers, kept",
         "see refused list",
     ],

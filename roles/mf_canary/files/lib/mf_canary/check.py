@@ -1,7 +1,7 @@
-"""check-canary, on control: did every MX's tagged spam arrive in the quarantine lately, and its ham at the sink?
+"""check-canary, on control: whether every MX's tagged spam arrived in the quarantine lately, and its ham at the sink.
 
-It reads what the importer and the sink wrote down, so it covers the whole way: qpsmtpd, its filters, the kept copy,
-rsync, import and database for the spam; qpsmtpd and Exim for the ham. It only watches.
+It reads the notes of importer and sink, so it covers the whole way: qpsmtpd, its filters, the kept copy,
+rsync, import and database for the spam; qpsmtpd and Exim for the ham. It takes no action.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ MOST = 25  # MXs with metrics of their own: the latest
 class Arrival:
     """The newest of an MX's canaries of one kind: ``age`` since it was sent, ``latency`` until it arrived, in seconds.
 
-    Without one, ``age`` is since when it is expected and ``latency`` is None; both None: nothing is known.
+    Without one, ``age`` counts from when it is expected and ``latency`` is None; both None: unknown.
     """
 
     __slots__ = ("age", "latency")
 
     def __init__(self, record: Mapping[str, object] | None, arrived: str, since: float | None, now: float) -> None:
-        sent, there = _number(record, "sent"), _number(record, arrived)
-        self.latency = max(0.0, there - sent) if sent is not None and there is not None else None
+        sent, arrival = _number(record, "sent"), _number(record, arrived)
+        self.latency = max(0.0, arrival - sent) if sent is not None and arrival is not None else None
         begun = sent if sent is not None else since
         self.age = max(0.0, now - begun) if begun is not None else None
 
@@ -77,7 +77,7 @@ def decide(
         slowest = f", slowest way {span(max(latencies))}" if latencies else ", none was due yet"
         sentences = [f"{len(arrivals)} MX{'' if len(arrivals) == 1 else 's'}" + slowest]
     result = state.Result(NAME, state.worst([status for status, _ in problems]), "; ".join(sentences))
-    # all of them overdue, or a filter that lets spam through: the monitor reads that here
+    # the monitor takes from these that all are overdue, or that a filter lets spam through
     result.metrics = {
         "mx": len(arrivals),
         "overdue": len(overdue),

@@ -16,9 +16,9 @@ SENDER = f"canary@{canary.DOMAIN}"  # a bounce to it is dropped by the queue beh
 EXPECTED = {canary.SPAM: (smtp.REFUSED, "message"), canary.HAM: (smtp.ACCEPTED, "message")}
 
 _EPILOG = """\
-It runs from cron every 10 minutes. Whether they arrived is for control to say: check-canary there.
+It runs from cron every 10 minutes. check-canary on control reports whether they arrived.
 
-Exit codes: 0 spam refused and ham accepted, as it should be; 1 not so, a line says what happened; 2 wrong command line
+Exit codes: 0 spam refused and ham accepted, as it should be; 1 not so, one line explains it; 2 wrong command line
 """
 
 

@@ -105,7 +105,7 @@ def round_of(
     return max(codes, key=_URGENCY.__getitem__)
 
 
-_URGENCY = {code: state.SEVERITY[word] for word, code in state.EXIT_CODES.items()}
+_URGENCY = {code: state.SEVERITY[status] for status, code in state.EXIT_CODES.items()}
 
 
 def _wait(diagnoses: dict[int, tuple[run.Run, float]]) -> list[int]:

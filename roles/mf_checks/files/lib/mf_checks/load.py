@@ -7,7 +7,7 @@ runs it is given back; in between nothing changes. With ``mark``, a lower thresh
 
 The fast path reads three facts and ends: load below every threshold, no marker and no leases on disk, marker and
 firewall compared within the last ten minutes with nothing in force. A marker that is missing though something was in
-force is lost: its leases are put back from the disk, or its refusal is ended, and the result says so.
+force is lost: its leases are put back from the disk, or its refusal is ended, and the result reports it.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ DOMAINS = 2  # named in the summary
 def decide(count: int, groups: Sequence[tuple[str, int, str, str]]) -> tuple[str, str]:
     """``(status, summary)``; ``groups`` as ``refused.groups`` gives them. Pure."""
     if not count:
-        return state.OK, "nothing that a customer's server refused waits for a person"
+        return state.OK, "nothing that a customer's server refused waits for an operator"
     from mf.text import clean
 
     shown = [

@@ -21,7 +21,7 @@ _EPILOG = """\
 What a customer's server refuses for good is kept whole, and check-refused reports it until an operator has decided.
 Control has it, too: quarantine list --plugin customer, quarantine release. Sent again by both, it arrives once.
 
-Exit codes: 0 done, 1 not done or not all of it (one line says why), 2 wrong command line, 130 interrupted.
+Exit codes: 0 done, 1 not done or not all of it (with one line that explains it), 2 wrong command line, 130 interrupted.
 
 Examples
   refused list

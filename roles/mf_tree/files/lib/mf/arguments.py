@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from . import cli
 
 _EXITS = "Exit code: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN (also for a wrong command line)."
-_DRY_RUN = "say what would be done; do and store nothing"
+_DRY_RUN = "print the plan; do and store nothing"
 _MISUSE = 3
 
 PURPOSE = {
@@ -15,12 +15,12 @@ PURPOSE = {
     "smtp": "Hold a full SMTP transaction with qpsmtpd on loopback; restart it when it is really broken.",
     "load": "Compare the load with its thresholds; refuse new SMTP connections while it is high.",
     "queue": "Watch Exim behind qpsmtpd: running, oldest and frozen messages, room in its spool.",
-    "rejected": "See that rejected mail is removed in time and that there is room for it.",
-    "refused": "List accepted mail that customers' servers refused for good and that waits for a person.",
-    "quarantine": "Compare what the MXs hold with what was fetched, imported and indexed.",
-    "canary": "See that each MX's test messages reach the quarantine and the sink in time.",
-    "backup": "See that backups, the repository's check and the restore drill are young enough and went well.",
-    "offsite": "Watch the repository of the backups: room, age, and deletions that nobody asked for.",
+    "rejected": "Check that rejected mail is removed in time and that there is room for it.",
+    "refused": "List accepted mail that customers' servers refused for good and that waits for an operator.",
+    "quarantine": "Compare the mail that the MXs hold with the mail that was fetched, imported and indexed.",
+    "canary": "Check that each MX's test messages reach the quarantine and the sink in time.",
+    "backup": "Check that backups, the repository's check and the restore drill are recent and succeeded.",
+    "offsite": "Watch the repository of the backups: room, age, and unexpected deletions.",
 }
 
 

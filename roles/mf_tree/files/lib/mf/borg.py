@@ -62,7 +62,7 @@ EXPLANATIONS: tuple[tuple[str, str, str], ...] = (
 
 
 class BorgError(Failure):
-    """Borg failed. ``kind`` is a word of EXPLANATIONS, or ``failed``; the text is one line, safe to print."""
+    """Borg failed. ``kind`` is one of EXPLANATIONS, or ``failed``; the text is one line, safe to print."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -99,7 +99,7 @@ def explain(messages: Sequence[str], status: int) -> BorgError:
             if needle in message:
                 return BorgError(kind, f"{advice} ({text.clean(message.strip(), 160)})")
     lines = [line for line in messages if line.strip() and "Need some help?" not in line]  # borgmatic's end
-    last = lines[-1] if lines else "it said nothing"
+    last = lines[-1] if lines else "without a message"
     how = f"was killed by signal {-status}" if status < 0 else f"ended with {status}"
     return BorgError("failed", f"borg {how}: {text.clean(last.strip(), 200)}")
 

@@ -46,7 +46,7 @@ class Command(argparse.ArgumentParser):
         self._commands: argparse._SubParsersAction[Command] | None = None
         self.set_defaults(work=work)
         if dry_run:
-            purpose = dry_run if isinstance(dry_run, str) else "say what would be done, and do nothing"
+            purpose = dry_run if isinstance(dry_run, str) else "print the plan, and do nothing"
             self.add_argument("--dry-run", action="store_true", help=purpose)
         if json:
             self.add_argument("--json", action="store_true", help=json)

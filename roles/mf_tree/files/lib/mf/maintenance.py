@@ -1,4 +1,4 @@
-"""Maintenance: a person, or a deploy, is at work on this host, so the checks look and don't act.
+"""Maintenance: an operator or a deploy works on this host, so the checks report and don't act.
 
 The marker /run/mf/maintenance is ``{"owner", "reason", "since", "until"}`` with times on CLOCK_BOOTTIME; it always has
 an end. A deploy writes the same marker (owner ``deploy``, 15 minutes) and removes it. An operator's is also kept in

@@ -143,12 +143,12 @@ class Run:
                 "metrics": result.metrics,
                 "actions": result.actions,
             }
-            say(1, state.encode(record))
+            write_line(1, state.encode(record))
         else:
-            say(1, result.line())
+            write_line(1, result.line())
             if self.dry_run:
                 for action in result.actions:
-                    say(1, action)
+                    write_line(1, action)
         return state.EXIT_CODES[result.status]
 
     def unknown(self, summary: str) -> state.Result:
@@ -276,7 +276,7 @@ def overtaken(places: state.Places, generation: str) -> bool:
         return False
 
 
-def say(descriptor: int, line: str) -> None:
+def write_line(descriptor: int, line: str) -> None:
     """Write a line to stdout (1) or stderr (2); a closed descriptor is no error."""
     try:
         posix.write(descriptor, (line + "\n").encode(errors="backslashreplace"))
@@ -286,7 +286,7 @@ def say(descriptor: int, line: str) -> None:
 
 def complain(line: str) -> None:
     """One line on stderr."""
-    say(2, f"mf: {line}")
+    write_line(2, f"mf: {line}")
 
 
 def _number(value: object, otherwise: float) -> float:

@@ -16,7 +16,7 @@ REFRESH_LIMIT = 90.0  # seconds all checks together may take
 USAGE = """\
 usage: health [--json] [--refresh]
 
-Say how this host is: one line, then nothing.
+Print this host's health, in one line.
 
   --json     the whole of it as one JSON object on one line
   --refresh  run this host's checks now, then read their results

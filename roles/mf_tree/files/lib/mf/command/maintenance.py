@@ -62,15 +62,15 @@ def _describe(active: maintenance.Maintenance | None) -> str:
         return "no maintenance"
     left = text.span(active.until - state.boottime())
     reason = f" ({text.clean(active.reason)})" if active.reason else ""
-    return f"maintenance by {text.clean(active.owner, 32)}{reason}, {left} left: checks look and don't act"
+    return f"maintenance by {text.clean(active.owner, 32)}{reason}, {left} left: checks report and don't act"
 
 
 def _parser() -> cli.Command:
-    top = cli.Command("maintenance", "While somebody is at work on this host, its checks look and don't act.", _EPILOG)
+    top = cli.Command("maintenance", "While an operator works on this host, its checks report and don't act.", _EPILOG)
     on = top.add("on", _on, "begin maintenance, or prolong it", dry_run=True)
-    on.add_argument("--owner", type=cli.owner, default="operator", help="who is at work (default: operator)")
+    on.add_argument("--owner", type=cli.owner, default="operator", help="the name of the operator (default: operator)")
     on.add_argument("--ttl", type=cli.ttl, default=3600.0, metavar="TIME", help="how long, 1s to 7d (default: 1h)")
     on.add_argument("--reason", type=cli.reason, default="", metavar="TEXT", help="why")
-    top.add("off", _off, "end it, whoever began it", dry_run=True)
+    top.add("off", _off, "end it, of any owner", dry_run=True)
     top.add("status", _status, "show it", json="as one JSON object")
     return top

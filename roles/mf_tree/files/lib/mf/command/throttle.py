@@ -84,7 +84,7 @@ def _off(chosen: argparse.Namespace, places: state.Places) -> int:
     def give_back(control: control.Control) -> control.Outcome:
         outcome = control.off(chosen.owner)
         if lease.find(outcome.before.leases, chosen.owner) is None:
-            others = ", ".join(item.owner for item in outcome.after.leases) or "nobody"
+            others = ", ".join(item.owner for item in outcome.after.leases) or "none"
             print(f"{chosen.owner} holds no lease here; held by: {others}")
         return outcome
 

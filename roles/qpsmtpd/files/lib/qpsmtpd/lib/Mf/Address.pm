@@ -8,8 +8,8 @@ Mf::Address - which envelope addresses are safe to pass on
 
 Qpsmtpd::Address is lenient: its pattern for a local part has no end anchor and
 its pattern for a domain takes any character for a dot, so "a@evil.example@ours"
-or a NUL get through. These functions look at a parsed address (anything with
-user() and host()) and say what is wrong with it.
+or a NUL get through. These functions take a parsed address (any object with
+user() and host()) and return its fault.
 
 =head1 FUNCTIONS
 
@@ -18,7 +18,7 @@ user() and host()) and say what is wrong with it.
 =item sender_fault($address)
 
 undef for the null sender and for any RFC 5321 mailbox in ASCII (this server
-does not offer SMTPUTF8), otherwise a few words. As in Postfix, labels of its domain may
+does not offer SMTPUTF8), otherwise a short text. As in Postfix, labels of its domain may
 have underscores.
 
 =item recipient_fault($address)
@@ -51,8 +51,8 @@ my $lax_domain = qr/$lax_label(?:\.$lax_label)*/;
 
 my $MAX_PATH = 256;    # bytes
 
-# For the parser, which knows no underscores, and takes any character for a dot; that makes its pattern ambiguous, and the time
-# grows with the square of the length. This takes the same but for ":", "," and "@", in one pass; what is a domain is said below.
+# For the parser, which allows no underscores, and takes any character for a dot; that makes its pattern ambiguous, and the time
+# grows with the square of the length. This takes the same but for ":", "," and "@", in one pass; the domain is verified below.
 my $text = '[a-zA-Z0-9_]++';
 $Qpsmtpd::Address::domain_expr =
   "(?:$Qpsmtpd::Address::address_literal_expr|$text(?:(?:-++|[^-a-zA-Z0-9_\\n:,\@])$text)*+)";

@@ -2,7 +2,7 @@ package Mf::Client;
 
 =head1 NAME
 
-Mf::Client - what a client's address says about it
+Mf::Client - classify a client by its address
 
 =head1 FUNCTIONS
 

@@ -18,7 +18,7 @@ is replaced by a rename, so a reader needs no lock.
 =item add($path, $name, $now)
 
 True if it was counted. Never waits for long: if another process holds the lock
-for more than 20 ms (say it is stopped), the event isn't counted; it's in the
+for more than 20 ms (because it is stopped), the event isn't counted; it's in the
 journal anyway. Names are bounded by the caller; beyond 200 they count as "other". That
 goes for names with a colon, which have a reason in them; our own ("keep failed") always count.
 

@@ -46,7 +46,7 @@ use Time::HiRes ();
 my @NAMES = qw(day used limit missed missed_at);
 my $DAY = 86400;    # seconds
 
-# Looks 50 times, 4 ms apart: a session that was stopped while it held the lock must not stop the others.
+# 50 tries, 4 ms apart: a session that was stopped while it held the lock must not stop the others.
 my ($TRIES, $PAUSE) = (50, 0.004);
 
 sub take {
@@ -76,7 +76,7 @@ sub give_back {
     } || 0;
 }
 
-# The file, locked until it is closed, and what it says of the day of $now.
+# The file, locked until it is closed, and its values for the day of $now.
 sub _open {
     my ($root, $now) = @_;
     sysopen my $file, "$root/.day", O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0640 or die "open $root/.day: $!\n";
@@ -87,8 +87,8 @@ sub _open {
     }
     my $text = '';
     sysread $file, $text, 1024;
-    my %found = $text =~ /^([a-z_]+) (\d{1,15})$/mg;
-    my %state = map { $_ => $found{$_} // 0 } @NAMES;
+    my %stored = $text =~ /^([a-z_]+) (\d{1,15})$/mg;
+    my %state = map { $_ => $stored{$_} // 0 } @NAMES;
     my $day = POSIX::strftime('%Y%m%d', gmtime $now);
     @state{qw(day used)} = ($day, 0) if $state{day} != $day;
     return ($file, \%state);

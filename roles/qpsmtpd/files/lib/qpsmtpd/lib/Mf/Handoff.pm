@@ -19,7 +19,7 @@ twice, but is never lost.
 
 Why not Net::SMTP: it waits for the answer to QUIT, for which Exim takes 200 ms
 (four fifths of what a message cost), and takes a failed QUIT after an accepted
-message for a failure, which doubles it. Here nobody waits for QUIT, envelope
+message for a failure, which doubles it. Here QUIT isn't waited for, envelope
 commands are pipelined (RFC 2920, if offered), and the message leaves in blocks
 of 64 KiB.
 
@@ -69,9 +69,9 @@ sub probe {
     my $fault = eval { _ask(\$stage, _deadline($a{limit}), %a) } // ($@ || 'unknown failure');
     return '' unless length $fault;
     $fault = "$stage: $fault" unless $fault =~ /\A$stage: /;
-    (my $words = substr $fault, 0, 200) =~ s/[^\x20-\x7e]+/ /g;
-    $words =~ s/ +\z//;
-    return $words;
+    (my $reason = substr $fault, 0, 200) =~ s/[^\x20-\x7e]+/ /g;
+    $reason =~ s/ +\z//;
+    return $reason;
 }
 
 sub _ask {
@@ -173,7 +173,7 @@ sub _encode {
     return "$wire\r\n";
 }
 
-# 4xx and 5xx are the server's own words; any other code means that it isn't answering as SMTP does.
+# 4xx and 5xx come from the server as they are; any other code is no valid SMTP answer here.
 sub _refused {
     my ($stage, $code, $text) = @_;
     $code = 451 if $code < 400;
@@ -247,8 +247,8 @@ sub _reply {
             my $line = $1;
             $size += length $line;
             $line =~ s/\r\z//;
-            my ($code, $more, $words) = $line =~ /\A([2-5]\d\d)([ -]?)(.*)\z/s or die "not an SMTP reply\n";
-            push @text, $words;
+            my ($code, $more, $part) = $line =~ /\A([2-5]\d\d)([ -]?)(.*)\z/s or die "not an SMTP reply\n";
+            push @text, $part;
             return ($code, join "\n", @text) if $more ne '-';
         }
         die "reply too long\n" if $size + length $link->{buffer} > $MAX_REPLY;

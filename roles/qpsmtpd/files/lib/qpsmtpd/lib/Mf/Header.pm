@@ -33,7 +33,7 @@ that grows with the header, not with its square, as delete() would.
 
 =item authserv_id($value)
 
-Whose results an Authentication-Results field says to hold (RFC 8601, 2.2), in lower case; undef if it doesn't say.
+The authserv-id of an Authentication-Results field (RFC 8601, 2.2), in lower case; undef without one.
 
 =back
 

@@ -2,7 +2,7 @@ package Mf::Verdict;
 
 =head1 NAME
 
-Mf::Verdict - what one session has found out, for all of them, for a few seconds
+Mf::Verdict - share one session's verdict with all others for a few seconds
 
 =head1 SYNOPSIS
 
@@ -10,18 +10,18 @@ Mf::Verdict - what one session has found out, for all of them, for a few seconds
 
 =head1 DESCRIPTION
 
-Each session needs to know whether the queue behind takes mail, and few may ask
+Each session needs the state of the queue behind, and few may ask
 it. The verdict is one line in a small file on tmpfs (RuntimeDirectory of the
-unit), replaced by a rename, so that a session costs a look at that file:
+unit), replaced by a rename, so that a session costs one read of that file:
 
     SECONDS FAULT
 
-SECONDS is the monotonic clock's when it was found, FAULT is empty if all is well.
-A good verdict is believed for 5 seconds, a bad one for 1, so that a queue that is
-back has its mail back at once. Then the next session asks anew, under a lock that
-nobody waits for: while it asks, the others go by the last verdict. Older than
-15 seconds it counts for nothing, whoever has the lock: one that is frozen or
-killed meanwhile keeps nobody from the truth.
+SECONDS is the time of the verdict on the monotonic clock, FAULT is empty without a fault.
+A good verdict is valid for 5 seconds, a bad one for 1, so that a queue that is back
+gets mail again at once. Then the next session asks anew, under a lock that no other
+session waits for: while it asks, the others use the last verdict. Beyond 15 seconds
+it is invalid, even while the lock is held: a session that is frozen or killed with
+the lock doesn't keep the others from a new verdict.
 
 A good verdict turns into a bad one only when two probes in a row fail that begin
 at least two seconds apart: a queue that is restarted, or slow for a moment, is no
@@ -50,7 +50,7 @@ sub ask {
         return ($before, 0) if defined $age && $age < $OLDEST;
     }
     else {
-        # who had the lock until now may just have asked
+        # the former holder of the lock may just have asked
         ($age, $before) = _read($path);
         return ($before, 0) if _fresh($age, $before);
     }
@@ -76,16 +76,16 @@ sub _read {
     my ($path) = @_;
     open my $in, '<', $path or return;
     return unless defined read $in, my $line, 512;
-    my ($found, $fault) = $line =~ /\A(\d{1,12}(?:\.\d{1,9})?) ([\x20-\x7e]*)\n\z/ or return;
-    my $age = _now() - $found;
+    my ($moment, $fault) = $line =~ /\A(\d{1,12}(?:\.\d{1,9})?) ([\x20-\x7e]*)\n\z/ or return;
+    my $age = _now() - $moment;
     return $age < 0 ? () : ($age, $fault);
 }
 
 sub _write {
     my ($path, $fault) = @_;
-    (my $words = substr $fault, 0, 300) =~ s/[^\x20-\x7e]+/ /g;
+    (my $reason = substr $fault, 0, 300) =~ s/[^\x20-\x7e]+/ /g;
     open my $out, '>', "$path.new" or return;
-    syswrite $out, sprintf "%.3f %s\n", _now(), $words;
+    syswrite $out, sprintf "%.3f %s\n", _now(), $reason;
     close $out or return;
     return rename "$path.new", $path;
 }
