@@ -10,9 +10,9 @@ import pytest
 from mf import smtp, state
 from mf.smtp import Dialogue
 from mf_checks import smtp as hot
-from mf_checks import smtp_diagnose, starttls
-from mf_checks.smtp import OK
+from mf_checks import smtp_diagnose, smtp_report, starttls
 from mf_checks.smtp_evidence import Evidence
+from mf_checks.smtp_report import OK
 from smtp_scenes import (
     PLAIN,
     VALUES,
@@ -63,7 +63,7 @@ def test_a_good_handshake_counts_for_a_while(
         return attempt()
 
     monkeypatch.setattr(Evidence, "handshake", shake)
-    monkeypatch.setattr(hot, "STARTS", f"{tmp_path}/start:")
+    monkeypatch.setattr(smtp_report, "STARTS", f"{tmp_path}/start:")
     os.symlink("first", f"{tmp_path}/start:qpsmtpd.service")
     with server(talking()) as port:
         values = {**VALUES, "port": port}
@@ -78,15 +78,15 @@ def test_a_good_handshake_counts_for_a_while(
         assert (first.status, len(tries)) == (state.OK, 1)
         assert first.summary.endswith("; TLS works")
         assert (first.metrics["starttls_seconds"], first.metrics["tls_seconds"]) == (0.2, 0.3)
-        until = first.metrics[hot.TLS_GOOD]
-        assert one().metrics[hot.TLS_GOOD] == until
+        until = first.metrics[smtp_report.TLS_GOOD]
+        assert one().metrics[smtp_report.TLS_GOOD] == until
         assert len(tries) == 1
         os.unlink(f"{tmp_path}/start:qpsmtpd.service")
         os.symlink("second", f"{tmp_path}/start:qpsmtpd.service")
         one()
         one()
         assert len(tries) == 2  # the service was started again in between
-        later = state.boottime() + hot.TLS_EVERY + 1
+        later = state.boottime() + smtp_report.TLS_EVERY + 1
         monkeypatch.setattr(state, "boottime", lambda: later)
         one()
         assert len(tries) == 3
@@ -100,7 +100,7 @@ def test_a_broken_handshake_is_tried_again_each_run(places: state.Places, monkey
             assert not isinstance(outcome, state.Result)
             result = outcome(False)
             assert result.status == state.CRITICAL
-            assert hot.TLS_GOOD not in result.metrics
+            assert smtp_report.TLS_GOOD not in result.metrics
             state.write_result(places, result, generation="a", started=1.0, period=60, slack=70)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mf import smtp, state
 from mf.smtp import ACCEPTED, CLOSED, GARBAGE, SILENT, TEMPORARY, UNREACHABLE, UNTRIED, Dialogue
 from mf_checks import smtp_verdict, starttls, systemd
-from mf_checks.smtp import OK
+from mf_checks.smtp_report import OK
 from mf_checks.smtp_verdict import BUSY, DOWN, FOREIGN, REFUSED, STOPPED, UNKNOWN, WEDGED, Finding, View, classify
 from smtp_scenes import (
     FULL,

@@ -27,6 +27,7 @@ CHECKS = {
     "mf_checks/procfs.py",
     "mf_checks/queue.py",
     "mf_checks/smtp.py",
+    "mf_checks/smtp_report.py",
     "mf_rejected/__init__.py",
     "mf_rejected/check.py",
     "mf_rejected/check_refused.py",

@@ -126,7 +126,7 @@ def test_runbook_has_every_verdict_on_a_process() -> None:
 
 # Words of a state as the code says it, and the module that does. A change there belongs into the runbook as well.
 SAID = {
-    "mf_checks/smtp.py": ["slow: canary accepted in"],
+    "mf_checks/smtp_report.py": ["slow: canary accepted in"],
     "mf_checks/smtp_diagnose.py": ["works again", "at the second look", "doesn't greet"],
     "mf_checks/healer.py": ["a restart did not cure it"],
     "mf_checks/smtp_verdict.py": [

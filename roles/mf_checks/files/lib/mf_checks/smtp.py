@@ -8,16 +8,16 @@ it.
 
 from __future__ import annotations
 
-import posix
 import time
 
 from mf import run, smtp, state
+
+from .smtp_report import NAME, TLS_EVERY, TLS_GOOD, TLS_START, accepted, service_start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .smtp_diagnose import Diagnosis
 
-NAME = "smtp"
 RULES: run.Rules = {
     "address": str,  # IPv4 loopback, numeric
     "address6": str,  # IPv6 loopback, or empty: only its greeting is asked for, the rest is the same process
@@ -30,11 +30,6 @@ RULES: run.Rules = {
     "starttls": (0, 1),  # 1: it must be offered
     "certificate_days": (0, 365),  # before its end from which a certificate is warned of
 }
-OK = "OK"  # the class; the other classes are the slow path's
-TLS_EVERY = 900.0  # seconds between two handshakes, while they succeed
-# the metrics that a good handshake leaves for the runs after it: until when, and for which start of the service
-TLS_GOOD, TLS_START = "tls_good_until_boottime", "tls_start"
-STARTS = "/run/systemd/units/invocation:"  # and the unit's name: a link to the id of its latest start, by systemd
 
 
 def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
@@ -82,37 +77,6 @@ def tls_good_until(places: state.Places, start: str, now: float) -> float:
     until = before.get(TLS_GOOD)
     good = isinstance(until, (int, float)) and now < until < now + TLS_EVERY + 1 and before.get(TLS_START) == start
     return until if good else 0.0
-
-
-def service_start(unit: str) -> str:
-    """The id of a unit's latest start; empty when systemd has none."""
-    try:
-        return posix.readlink(STARTS + unit)
-    except OSError:
-        return ""
-
-
-def accepted(limit: float, dialogue: smtp.Dialogue, more: str = "") -> state.Result:
-    """The result of an accepted canary: a warning when it took longer than ``limit``, which the greeting may."""
-    seconds = dialogue.seconds()
-    if seconds <= limit:
-        return report(state.OK, OK, f"canary accepted in {seconds:.3f} s{more}", dialogue)
-    stage = max(dialogue.timings, key=dialogue.timings.__getitem__)
-    slow = f"slow: canary accepted in {seconds:.1f} s, {dialogue.timings[stage]:.1f} s of it at {stage}{more}"
-    return report(state.WARNING, OK, slow, dialogue)
-
-
-def report(status: str, kind: str, summary: str, dialogue: smtp.Dialogue) -> state.Result:
-    """A result with the time of every stage as performance data."""
-    result = state.Result(NAME, status, summary)
-    metrics = result.metrics
-    metrics["class"] = kind
-    metrics["total_seconds"] = round(dialogue.seconds(), 6)
-    for stage, seconds in dialogue.timings.items():
-        metrics[stage + "_seconds"] = round(seconds, 6)
-    metrics["code"] = dialogue.code
-    metrics["starttls"] = int(dialogue.starttls)
-    return result
 
 
 def serves(unit: str, local: str) -> bool | None:

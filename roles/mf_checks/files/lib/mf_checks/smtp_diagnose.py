@@ -19,8 +19,8 @@ from mf import maintenance, run, smtp, state
 
 from . import breaker, systemd
 from .healer import Healer
-from .smtp import NAME, OK, TLS_EVERY, TLS_GOOD, TLS_START, accepted, report, service_start
 from .smtp_evidence import Evidence
+from .smtp_report import NAME, OK, TLS_EVERY, TLS_GOOD, TLS_START, accepted, report, service_start
 from .smtp_verdict import (
     BUSY,
     RESTART,
