@@ -134,13 +134,13 @@ def fill(store: Store, chosen: Settings, now: float, days: int = 90, seed: int =
                 if bad:
                     rows.append((name, end, state, bad, None))
         store.history.add_time(rows)
-        looks = []
+        results = []
         for subject in subjects:
             for at in range(int(now) - DAY, int(now), 300):
                 latency = 22 + 8 * math.sin(at / 9000) + dice.expovariate(0.4)
                 down = subject.startswith("mx2/smtp") and at > now - 1500
-                looks.append((subject, float(at), down, None if down else latency))
-        store.history.add_results(looks)
+                results.append((subject, float(at), down, None if down else latency))
+        store.history.add_results(results)
         _present(store, chosen, now)
         _past(store, chosen, now, days, dice)
 

@@ -1,12 +1,23 @@
-"""Targets on loopback that behave as they are told, and a gateway that writes down what it was given."""
+"""Targets on loopback that behave as a test asks, and a gateway that records what it was given."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
+
+from mf_monitor import settings
+from mf_monitor.clocks import Clocks
+from mf_monitor.judging.states import ProbeResult
+from mf_monitor.probing import probes
+from mf_monitor.probing.world import World
+
+LIMIT = 1.0
+SLACK = 6.0  # seconds; a probe without a deadline never ends, and a busy machine is slow
+HOSTILE = b"220 <script>alert(1)</script> \x1b[2J\x07 \xff\xfe\r\n"
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -125,3 +136,51 @@ async def until(condition: Callable[[], bool], limit: float = 20.0) -> None:
     async with asyncio.timeout(limit):
         while not condition():
             await asyncio.sleep(0.02)
+
+
+def probe(
+    talk: Talk, entry: dict[str, Any], limit: float = LIMIT, address: str = "127.0.0.1"
+) -> tuple[ProbeResult, float]:
+    """Probe such a target once; the result, and how long it took."""
+
+    async def go() -> tuple[ProbeResult, float]:
+        target = await Target(talk, address).start()
+        try:
+            service = {"port": target.port, **entry}
+            raw = {"timeout": limit, "hosts": [{"name": "mx1", "address": address, "services": [service]}]}
+            chosen = settings.parse(raw)
+            started = time.monotonic()
+            result = await probes.probe(chosen.hosts[0].services[0], World.of(chosen, Clocks()))
+            return result, time.monotonic() - started
+        finally:
+            await target.stop()
+
+    return asyncio.run(go())
+
+
+async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"2")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+
+
+async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    for _ in range(160):
+        writer.write(b"x" * 65536)
+        await writer.drain()
+
+
+async def lines_without_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"220-more\r\n" * 1000)
+        await writer.drain()
+
+
+def http(*lines: str, body: str = "") -> Talk:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(("\r\n".join(lines) + "\r\n\r\n" + body).encode("latin-1"))
+        await writer.drain()
+
+    return talk

@@ -36,13 +36,13 @@ HOSTILE = (
 
 def _days(now: float, troubled: dict[int, dict[str, float]] | None = None, length: int = 90) -> list[Any]:
     """History: ``troubled`` says by how many days back what was wrong (or ``missing``) for how many seconds."""
-    found: list[Any] = [None] * (90 - length)
+    history: list[Any] = [None] * (90 - length)
     for back in range(length - 1, -1, -1):
         bad = dict.fromkeys(("down", "throttled", "warning", "maintenance", "unknown"), 0.0)
         bad.update((troubled or {}).get(back, {}))
         missing = bad.pop("missing", 0.0)
         worst = next((kind for kind, seconds in bad.items() if seconds), "up")
-        found.append(
+        history.append(
             {
                 "day": time.strftime("%Y-%m-%d", time.gmtime(now - back * DAY)),
                 "state": worst,
@@ -53,7 +53,7 @@ def _days(now: float, troubled: dict[int, dict[str, float]] | None = None, lengt
                 "mean_ms": 24.0,
             }
         )
-    return found
+    return history
 
 
 def days(now: float, troubled: dict[int, dict[str, float]] | None = None, length: int = 90) -> list[model.Day | None]:
@@ -339,12 +339,12 @@ def _hostile(now: float = NOW) -> Raw:
         kept = {"state", "role", "severity", "day", "status"}
         return HOSTILE if isinstance(value, str) and key not in kept else value
 
-    found: Raw = poison(copy.deepcopy(_failing(now)))
-    for number, host in enumerate(found["hosts"]):
+    poisoned: Raw = poison(copy.deepcopy(_failing(now)))
+    for number, host in enumerate(poisoned["hosts"]):
         host["name"] = f"{number}{host['name']}"
         for place, service in enumerate(host["services"]):
             service["name"] = f"{place}{service['name']}"
-    return found
+    return poisoned
 
 
 def _big(now: float = NOW, count: int = 1000) -> Raw:
@@ -353,7 +353,7 @@ def _big(now: float = NOW, count: int = 1000) -> Raw:
     model = snapshot["hosts"][0]
     hosts = []
     for number in range(count):
-        host = {**model, "name": f"mx{number + 1:04}", "services": [dict(one) for one in model["services"]]}
+        host = {**model, "name": f"mx{number + 1:04}", "services": [dict(service) for service in model["services"]]}
         if number % 50 == 7:
             host.update(state="down", words="does not answer")
         hosts.append(host)
@@ -369,17 +369,11 @@ def _big(now: float = NOW, count: int = 1000) -> Raw:
     return snapshot
 
 
-def snapshot(raw: Raw) -> model.Snapshot:
-    """A snapshot from its JSON."""
-    made: model.Snapshot = _build(model.Snapshot, raw)
-    return made
-
-
 _hints = functools.cache(typing.get_type_hints)
 
 
 def _build(kind: Any, raw: Any) -> Any:
-    """``raw`` as the annotation ``kind`` says: its objects become dataclasses."""
+    """JSON as its annotation: objects become dataclasses."""
     if not isinstance(raw, (dict, list)):
         return raw
     if dataclasses.is_dataclass(kind) and isinstance(raw, dict):
@@ -393,19 +387,10 @@ def _build(kind: Any, raw: Any) -> Any:
 
 
 def _state(make: Callable[..., Raw]) -> Callable[..., model.Snapshot]:
-    return lambda *arguments, **options: snapshot(make(*arguments, **options))
+    return lambda *arguments, **options: _build(model.Snapshot, make(*arguments, **options))
 
 
-all_well, one_down, throttled, failing = map(_state, (_all_well, _one_down, _throttled, _failing))
-uplink_lost, stale, empty, hostile, big = map(_state, (_uplink_lost, _stale, _empty, _hostile, _big))
-
-STATES = {
-    "all-well": all_well,
-    "one-down": one_down,
-    "throttled": throttled,
-    "failing": failing,
-    "uplink-lost": uplink_lost,
-    "stale": stale,
-    "empty": empty,
-    "hostile": hostile,
-}
+_ALL = (_all_well, _one_down, _throttled, _failing, _uplink_lost, _stale, _empty, _hostile)
+STATES = {make.__name__[1:].replace("_", "-"): _state(make) for make in _ALL}
+all_well, one_down, throttled, failing, uplink_lost, stale, empty, hostile = STATES.values()
+big = _state(_big)

@@ -22,7 +22,7 @@ import dns.rrset
 
 
 def ask(domain: str, *answers: str, root: bool = True) -> ProbeResult:
-    """A look at a domain's MX records in such a DNS: lines of a zone file, or ``SERVFAIL``, or ``silence``."""
+    """Probe a domain's MX records in such a DNS: lines of a zone file, or ``SERVFAIL``, or ``silence``."""
 
     class Server(asyncio.DatagramProtocol):
         def connection_made(self, transport: Any) -> None:

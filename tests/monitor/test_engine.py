@@ -1,4 +1,4 @@
-"""The engine on a virtual clock: what people are notified of, and when."""
+"""The engine on a virtual clock: what operators are notified of, and when."""
 
 from __future__ import annotations
 
@@ -13,14 +13,9 @@ import monitor_support
 import pytest
 from mf_monitor import command, engine, settings
 from mf_monitor.clocks import Clocks
-from mf_monitor.notifying import queue
-from mf_monitor.probing import hosthealth
-from mf_monitor.probing.hosthealth import Reading
 from mf_monitor.probing.prober import LAG
 from mf_monitor.store import SENT, Store
-from monitor_virtual import NOW, Fleet, fleet, run, until, watching
-
-ACCESS = {"user": "u", "key": "k", "known_hosts": "n", "folder": "/nowhere"}
+from monitor_virtual import NOW, fleet, run, until, watching
 
 
 def test_a_fault_and_its_end_are_one_message_each_in_time(tmp_path: Path) -> None:
@@ -301,163 +296,3 @@ def test_without_results_there_is_no_sign_of_life(tmp_path: Path) -> None:
     monitor.signal_liveness()
     assert said == ["WATCHDOG=1"]
     monitor.recorder.close()
-
-
-# --- hosts' health
-
-
-def health(host: str, **changed: Any) -> bytes:
-    """What ssh gets from a host."""
-    return json.dumps(monitor_support.health_record(host, "mx", NOW, **changed)).encode()
-
-
-def test_a_bug_with_one_hosts_health_leaves_the_others(tmp_path: Path) -> None:
-    monitor = engine.Engine(monitor_support.settings(database=str(tmp_path / "m.sqlite")), clocks=Clocks(lambda: NOW))
-    monitor.on_reading(Reading("nobody", NOW, NOW, None, "a host that there isn't"))
-    monitor.on_reading(Reading("mx2", NOW, NOW, hosthealth.parse(health("mx2")), "read"))
-    run(monitor.evaluate)
-    assert monitor.subjects.states["mx2/health"].state == "up"
-    monitor.recorder.close()
-
-
-def test_an_answer_that_cannot_be_understood_is_a_reading() -> None:
-    async def broken(argv: list[str]) -> Any:
-        raise TypeError("unhashable")
-
-    chosen = monitor_support.settings(health=ACCESS)
-    readings: list[Reading] = []
-
-    async def go() -> None:
-        readings.append(await hosthealth.Reader(chosen, Clocks(), broken).read(chosen.hosts[1]))
-
-    run(go)
-    assert (readings[0].record, readings[0].message) == (None, "health can't be understood: TypeError")
-
-
-def behind_ssh(world: Fleet, hosts: int, ask: Any) -> engine.Engine:
-    """A monitor of so many MXs whose health is read by ssh."""
-    services = [{"kind": "smtp"}, {"kind": "ssh"}]
-    found = [
-        {"name": f"mx{number}", "role": "mx", "address": "192.0.2.1", "health": True, "services": services}
-        for number in range(hosts)
-    ]
-    chosen = settings.parse({**world.raw, "hosts": found, "health": ACCESS})
-    return engine.Engine(chosen, clocks=world.clocks, probe=world.probe, answer=world.answer, ask=ask, send=world.send)
-
-
-async def stuck(argv: list[str]) -> tuple[bytes, int]:
-    """An ssh that never comes to its end."""
-    await asyncio.sleep(1e9)
-    return b"", 255
-
-
-@pytest.mark.parametrize("reason", ["silent", "refused"])
-def test_failed_probes_do_not_wait_for_hosts_that_ssh_cannot_read(tmp_path: Path, reason: str) -> None:
-    world = fleet(tmp_path)
-
-    async def go() -> None:
-        monitor = behind_ssh(world, 100, stuck)
-        fail = world.silence if reason == "silent" else world.refuse
-        fail(*monitor.services)
-        async with asyncio.timeout(2 * monitor.settings.timeout + 1):
-            probes = (monitor.prober.probe(host.services[0]) for host in monitor.settings.hosts)
-            results = await asyncio.gather(*probes)
-        assert {(result.state, result.reason) for result in results} == {("down", reason)}
-        monitor.recorder.close()
-
-    run(go)
-
-
-def test_a_throttle_is_confirmed_while_the_reads_in_turn_are_stuck(tmp_path: Path) -> None:
-    world = fleet(tmp_path)
-
-    async def ask(argv: list[str]) -> tuple[bytes, int]:
-        return (health("mx99", throttled=True, refusing=True), 0) if asked else await stuck(argv)
-
-    asked = False
-
-    async def go() -> None:
-        nonlocal asked
-        monitor = behind_ssh(world, 100, ask)
-        reads = [asyncio.create_task(monitor.prober.read(host)) for host in monitor.settings.hosts[:50]]
-        await asyncio.sleep(1)
-        asked = True
-        world.refuse("mx99/smtp")
-        async with asyncio.timeout(2):
-            result = await monitor.prober.probe(monitor.services["mx99/smtp"])
-        assert result.state == "throttled"
-        for read in reads:
-            read.cancel()
-        await asyncio.gather(*reads, return_exceptions=True)
-        monitor.recorder.close()
-
-    run(go)
-
-
-def test_health_behind_a_silent_ssh_is_not_read_in_turn(tmp_path: Path) -> None:
-    world = fleet(tmp_path)
-
-    async def go() -> None:
-        monitor = behind_ssh(world, 1, stuck)
-        world.silence("mx0/ssh")
-        monitor.on_result(await monitor.prober.probe(monitor.services["mx0/ssh"]))
-        await monitor.evaluate()
-        async with asyncio.timeout(1):
-            reading = await monitor.prober.read(monitor.settings.hosts[0])
-        assert (reading.record, reading.message) == (None, "its ssh does not answer")
-        monitor.recorder.close()
-
-    run(go)
-
-
-# --- the queue
-
-
-def test_the_weekly_test_is_sent_once_in_its_minute_or_when_it_is_back(tmp_path: Path) -> None:
-    monday = 1_790_589_600.0  # 2026-09-28, 10:00:00 UTC
-    chosen = settings.parse({"test_at": "mon 10:00", "channels": [{"name": "sms", "url": "x"}]})
-    store = Store(str(tmp_path / "m.sqlite"))
-    with store.writing():
-        moments = [monday + after for after in (-1, 0, 30, 60, 3600, 7 * 86400)]
-        assert [queue.enqueue_weekly_test(store, chosen, at) for at in moments] == [
-            False,
-            True,
-            False,
-            False,
-            False,
-            True,
-        ]
-        # it was away in that minute
-        late = [monday + 14 * 86400 + after for after in (7200, 7201)]
-        assert [queue.enqueue_weekly_test(store, chosen, at) for at in late] == [True, False]
-    assert [row["kind"] for row in store.messages.newest()] == ["test"] * 3
-    store.close()
-
-
-CHANNEL = {"name": "sms", "url": "x", "severities": ["urgent", "notice"]}
-
-
-def test_beyond_the_rate_limit_only_what_is_urgent_goes_out(tmp_path: Path) -> None:
-    chosen = settings.parse({"rate_limit": 2, "channels": [CHANNEL]})
-    store = Store(str(tmp_path / "m.sqlite"))
-    with store.writing():
-        for number, severity in enumerate(("notice", "notice", "notice", "urgent")):
-            queue.enqueue(store, chosen, 1000.0 + number, "opened", severity, "text")
-        queue.enqueue(store, chosen, 9000.0, "opened", "notice", "text")
-    statuses = [row["status"] for row in reversed(store.messages.newest())]
-    assert statuses == ["queued", "queued", "held back", "queued", "queued"]
-    store.close()
-
-
-def test_what_the_rate_limit_held_back_is_named_in_one_message(tmp_path: Path) -> None:
-    chosen = settings.parse({"rate_limit": 2, "channels": [CHANNEL]})
-    store = Store(str(tmp_path / "m.sqlite"))
-    with store.writing():
-        for number in range(5):
-            queue.enqueue(store, chosen, 1000.0 + number, "opened", "notice", f"mf: fault {number}")
-        named = [queue.enqueue_held_back(store, chosen, at) for at in (1010.0, 4599.0, 4700.0, 4800.0)]
-    assert named == [False, False, True, False]
-    newest = store.messages.newest()[0]
-    assert newest["text"].startswith("mf: 3 held back")
-    assert newest["status"] == "queued"
-    store.close()

@@ -230,7 +230,7 @@ def test_the_command_neither_moves_nor_changes_the_database(tmp_path: Path, caps
         assert not list(tmp_path.glob("*.damaged-*"))
 
 
-def test_a_hold_is_told_though_the_throttle_shows() -> None:
+def test_a_hold_is_notified_though_the_throttle_shows() -> None:
     now = time.time()
     record = monitor_support.health_record("mx1", "mx", now, throttled=True, refusing=True, held=True)
     found = hosthealth.parse(json.dumps(record).encode())

@@ -165,7 +165,7 @@ def test_one_row_a_machine_has_everything() -> None:
         assert words in text
 
 
-def test_facts_that_a_host_has_not_told_lately_are_not_shown() -> None:
+def test_facts_that_a_host_has_not_reported_lately_are_not_shown() -> None:
     row = machines.row(page_support.one_down().hosts[1], NOW)
     assert (row["load"], row["queue"]) == ("–", "–")
 

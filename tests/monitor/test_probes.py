@@ -1,84 +1,19 @@
-"""Probes against targets that lie, drip, flood, loop and break: every one ends within its deadline, as a look."""
+"""Probes against targets that lie, drip, flood, loop and break: each ends within its deadline, with a result."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import socket
-import ssl
-import subprocess
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import monitor_support
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from mf import health_record
 from mf_monitor import settings
 from mf_monitor.clocks import Clocks
-from mf_monitor.judging.states import DOWN, EXPIRED, REFUSED, SILENT, UNKNOWN, UP, WARNING, WRONG, ProbeResult
-from mf_monitor.probing import addresses, certificate, connectivity, hosthealth, probes
+from mf_monitor.judging.states import DOWN, REFUSED, SILENT, UNKNOWN, UP, WRONG, ProbeResult
+from mf_monitor.probing import addresses, probes
 from mf_monitor.probing.world import World
-from monitor_targets import Talk, Target, says, smtp
-
-LIMIT = 1.0
-SLACK = 6.0  # seconds; a probe without a deadline never ends, and a busy machine is slow
-HOSTILE = b"220 <script>alert(1)</script> \x1b[2J\x07 \xff\xfe\r\n"
-
-
-def probe(
-    talk: Talk, entry: dict[str, Any], limit: float = LIMIT, address: str = "127.0.0.1"
-) -> tuple[ProbeResult, float]:
-    """One look at such a target, and how long it took."""
-
-    async def go() -> tuple[ProbeResult, float]:
-        target = await Target(talk, address).start()
-        try:
-            service = {"port": target.port, **entry}
-            raw = {"timeout": limit, "hosts": [{"name": "mx1", "address": address, "services": [service]}]}
-            chosen = settings.parse(raw)
-            started = time.monotonic()
-            result = await probes.probe(chosen.hosts[0].services[0], World.of(chosen, Clocks()))
-            return result, time.monotonic() - started
-        finally:
-            await target.stop()
-
-    return asyncio.run(go())
-
-
-async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while True:
-        writer.write(b"2")
-        await writer.drain()
-        await asyncio.sleep(0.05)
-
-
-async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    for _ in range(160):
-        writer.write(b"x" * 65536)
-        await writer.drain()
-
-
-async def lines_without_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while True:
-        writer.write(b"220-more\r\n" * 1000)
-        await writer.drain()
-
-
-def http(*lines: str, body: str = "") -> Talk:
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(("\r\n".join(lines) + "\r\n\r\n" + body).encode("latin-1"))
-        await writer.drain()
-
-    return talk
-
-
-# --- what is well
+from monitor_targets import HOSTILE, LIMIT, SLACK, Talk, Target, drip, flood, http, lines_without_end, probe, says, smtp
 
 
 def test_smtp_that_greets() -> None:
@@ -192,9 +127,6 @@ def test_relaying_is_asked_for_as_nobody_and_as_somebody_whose_domain_exists() -
     assert next(line for line in heard if line.startswith(b"MAIL")) == b"MAIL FROM:<>\r\n"
 
 
-# --- what isn't
-
-
 @pytest.mark.parametrize(
     ("talk", "kind", "reason", "said"),
     [
@@ -211,7 +143,7 @@ def test_relaying_is_asked_for_as_nobody_and_as_somebody_whose_domain_exists() -
         (flood, "http", WRONG, "a header without end"),
     ],
 )
-def test_bad_targets_end_in_time_as_a_look(talk: Talk, kind: str, reason: str, said: str) -> None:
+def test_bad_targets_end_in_time_with_a_result(talk: Talk, kind: str, reason: str, said: str) -> None:
     result, took = probe(talk, {"kind": kind})
     assert result.state == DOWN
     assert said in result.message
@@ -299,234 +231,3 @@ def test_a_resolver_that_fails_is_no_fault_of_the_target(
     if kind == "relay" and state == DOWN:  # that is for the smtp service to say
         state, said = UNKNOWN, f"not asked: {said}"
     assert (result.state, said in result.message) == (state, True), result.message
-
-
-# --- TLS
-
-
-def certify(folder: Path, *options: str) -> tuple[str, str]:
-    """A self-signed certificate with such options of openssl."""
-    key, crt = str(folder / "key.pem"), str(folder / "crt.pem")
-    argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-    subprocess.run(
-        [*argv, "-keyout", key, "-out", crt, "-subj", "/CN=mx1", *options], check=True, capture_output=True, timeout=60
-    )
-    return key, crt
-
-
-def starttls(key: str, crt: str) -> Talk:
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(crt, key)
-        writer.write(b"220 here\r\n")
-        while line := await reader.readline():
-            if line.startswith(b"STARTTLS"):
-                writer.write(b"220 go\r\n")
-                await writer.drain()
-                await writer.start_tls(context)
-            elif line.startswith(b"QUIT"):
-                writer.write(b"221 bye\r\n")
-            else:
-                writer.write(b"250-here\r\n250 STARTTLS\r\n")
-
-    return talk
-
-
-@pytest.mark.parametrize(
-    ("days", "state", "said"), [("400", UP, "greets, STARTTLS"), ("5", WARNING, "certificate expires in")]
-)
-def test_the_certificate_behind_starttls(tmp_path: Path, days: str, state: str, said: str) -> None:
-    key, crt = certify(tmp_path, "-days", days)
-    result, _ = probe(starttls(key, crt), {"kind": "smtp"}, limit=5)
-    assert result.state == state
-    assert said in result.message
-    assert result.expires is not None
-    assert abs(result.expires - time.time() - int(days) * 86400) < 120
-
-
-@pytest.mark.parametrize("word", ["off", False])  # what YAML makes of off
-def test_starttls_that_is_offered_and_not_wanted_is_no_warning(word: object) -> None:
-    result, _ = probe(smtp(EHLO=b"250-here\r\n250 STARTTLS\r\n"), {"kind": "smtp", "starttls": word})
-    assert (result.state, result.message) == (UP, "greets")
-
-
-def test_an_expired_certificate(tmp_path: Path) -> None:
-    key, crt = certify(tmp_path, "-days", "1")
-    chosen = monitor_support.settings()
-    later = World.of(chosen, Clocks(wall=lambda: time.time() + 2e5))
-    der = ssl.PEM_cert_to_DER_cert(Path(crt).read_text())
-    found = certificate.outcome(der, later, "greets")
-    assert (found.state, found.reason) == (WARNING, EXPIRED)
-    assert "expired" in found.message
-    assert key
-
-
-def test_broken_tls_is_a_look() -> None:
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"220 here\r\n")
-        while line := await reader.readline():
-            if line.startswith(b"STARTTLS"):
-                writer.write(b"220 go\r\n")
-                await reader.read(100)
-                writer.write(b"\x00garbage\xff" * 50)
-                await writer.drain()
-                return
-            writer.write(b"250-here\r\n250 STARTTLS\r\n")
-
-    result, _ = probe(talk, {"kind": "smtp"})
-    assert result.state == DOWN
-    assert "TLS" in result.message
-
-
-def test_what_is_said_before_tls_begins_is_not_believed() -> None:
-    talk = smtp(EHLO=b"250-here\r\n250 STARTTLS\r\n", STAR=b"220 go\r\n250 injected\r\n")
-    assert "before TLS began" in probe(talk, {"kind": "smtp"})[0].message
-
-
-def test_starttls_may_be_required() -> None:
-    assert "offers no STARTTLS" in probe(smtp(), {"kind": "smtp", "starttls": "required"})[0].message
-
-
-@given(st.binary(max_size=300))
-def test_a_certificate_that_is_none_is_no_error(der: bytes) -> None:
-    certificate.not_after(der)
-
-
-def test_no_cut_of_a_certificate_is_an_error(tmp_path: Path) -> None:
-    _, crt = certify(tmp_path, "-days", "30")
-    der = ssl.PEM_cert_to_DER_cert(Path(crt).read_text())
-    assert certificate.not_after(der) is not None
-    assert all(certificate.not_after(der[:end]) is None for end in range(len(der)))
-
-
-# --- connectivity and health
-
-WHOLE = (
-    b'{"status": "OK", "throttled": false, "refusing": false, "leases": [], "problems": [], "checks": {}, '
-    b'"held": false, "line": "", "maintenance": null}'
-)
-
-
-def verdict(make: Callable[[Target], list[str]]) -> bool:
-    async def go() -> bool:
-        target = await Target(says(b"")).start()
-        chosen = settings.parse({"timeout": LIMIT, "references": make(target)})
-        found = await connectivity.ConnectivityCheck(chosen, Clocks()).after(time.monotonic())
-        await target.stop()
-        return found.up
-
-    return asyncio.run(go())
-
-
-def test_one_reference_that_answers_or_refuses_is_enough() -> None:
-    with socket.socket() as full:
-        # nobody accepts here, and its queue is full: silence
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        dead = f"127.0.0.1:{full.getsockname()[1]}"
-        fillers = [socket.socket() for _ in range(4)]
-        for one in fillers:
-            one.setblocking(False)
-            one.connect_ex(full.getsockname())
-        assert verdict(lambda target: [dead, f"127.0.0.1:{target.port}"])
-        assert verdict(lambda target: [dead, "127.0.0.1:1"])
-        assert not verdict(lambda target: [dead])
-        for one in fillers:
-            one.close()
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"[]",
-        b"[" * 100000,
-        b'{"status": "OK"}',
-        WHOLE.replace(b'"OK"', b'"FINE"'),
-        WHOLE.replace(b'"checks": {}', b'"checks": {"x": 1}'),
-        WHOLE.replace(b"null", b"1"),
-        WHOLE.replace(b"{", b'{"queue": 1e300, ', 1),
-        WHOLE.replace(b"{", b'{"queue": true, ', 1),
-        WHOLE + b" " * 300_000,
-    ],
-)
-def test_health_that_is_none_is_refused(data: bytes) -> None:
-    assert hosthealth.parse(data) is None
-
-
-def test_health_that_is_whole_is_taken() -> None:
-    assert hosthealth.parse(WHOLE) is not None
-
-
-def test_health_is_cleaned() -> None:
-
-    record = monitor_support.health_record("mx1", "mx", 0.0, problems=["\x1b[2J<b>"])
-    record["checks"]["load"]["summary"] = "\x1b]0;title\x07" + "x" * 10000
-    record["unexpected"] = {"deep": [1] * 1000}
-    found = hosthealth.parse(json.dumps(record).encode())
-    assert found is not None
-    assert "\x1b" not in json.dumps(found.as_json()).encode().decode("unicode_escape")
-    assert "unexpected" not in found.as_json()
-
-
-def reading(record: dict[str, Any] | None) -> hosthealth.Reading:
-    health = None if record is None else health_record.parse(record)
-    return hosthealth.Reading("control1", 99.0, 100.0, health, "no")
-
-
-def test_vital_checks_are_looks_of_their_own_and_bad_when_they_are_not_known() -> None:
-    record = monitor_support.health_record("control1", "control", 0.0)
-    record["checks"]["backup"]["status"] = "UNKNOWN"
-    found = {result.subject: result.state for result in hosthealth.results(reading(record), ("backup",), ())}
-    assert found == {"control1/check-backup": DOWN, "control1/health": WARNING}
-    (unread,) = hosthealth.results(reading(None), ("backup",), ("backup",))
-    assert (unread.subject, unread.state, unread.reason) == ("control1/health", WARNING, "unread")
-
-
-@pytest.mark.parametrize(
-    ("status", "metrics", "state"),
-    [
-        ("CRITICAL", {"mx": 3, "overdue": 3}, DOWN),
-        ("CRITICAL", {"mx": 3, "overdue": 2}, WARNING),
-        ("CRITICAL", {"mx": 0, "overdue": 0}, WARNING),
-        ("CRITICAL", {"mx": "3", "overdue": True}, WARNING),
-        ("CRITICAL", {"mx": 3, "overdue": 0, "delivered": 1}, DOWN),
-        ("UNKNOWN", {}, DOWN),
-        ("WARNING", {"mx": 3, "overdue": 0}, WARNING),
-        ("OK", {"mx": 3, "overdue": 0}, UP),
-    ],
-)
-def test_canaries_are_urgent_when_all_of_them_are_overdue(status: str, metrics: dict[str, Any], state: str) -> None:
-    record = monitor_support.health_record("control1", "control", 0.0)
-    record["checks"]["canary"] = {**record["checks"]["backup"], "status": status, "metrics": metrics}
-    found = {result.subject: result.state for result in hosthealth.results(reading(record), ("canary",), ())}
-    assert found["control1/check-canary"] == state
-
-
-def test_a_host_that_does_not_know_its_checks_is_not_well() -> None:
-    record = monitor_support.health_record("control1", "control", 0.0)
-    lost = {**record, "checks": {}, "status": "UNKNOWN", "problems": ["/mf/etc/mf.json is damaged"]}
-    found = {one.subject: one for one in hosthealth.results(reading(lost), ("backup",), ("backup",))}
-    assert {name: one.state for name, one in found.items()} == {
-        "control1/check-backup": DOWN,
-        "control1/health": WARNING,
-    }
-    assert all("mf.json is damaged" in one.message for one in found.values())
-    del record["checks"]["backup"]
-    found = {one.subject: one for one in hosthealth.results(reading(record), ("backup",), ("backup",))}
-    assert {name: one.state for name, one in found.items()} == {
-        "control1/check-backup": WARNING,
-        "control1/health": UP,
-    }
-    wrong = {**record, "status": "CRITICAL", "throttled": True, "problems": ["throttled, but NOT refusing new mail"]}
-    assert hosthealth.results(reading(wrong), (), ())[-1].state == DOWN
-    plain = {**record, "status": "WARNING", "throttled": True, "problems": ["throttled, accepting mail"]}
-    assert hosthealth.results(reading(plain), (), ())[-1].state == UP
-
-
-def test_the_ssh_command_believes_nothing_but_its_options() -> None:
-    access = settings.HealthAccess("mf-health", "/key", "/known", "/run/x")
-    message = hosthealth.command(access, monitor_support.settings().hosts[1], keep=True, limit=10)
-    assert message[:3] == ["/usr/bin/ssh", "-F", "none"]
-    assert {"StrictHostKeyChecking=yes", "KexAlgorithms=^curve25519-sha256"} <= set(message)
-    assert message[-3:] == ["--", "mf-health@192.0.2.11", "health"]

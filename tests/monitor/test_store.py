@@ -28,7 +28,7 @@ def test_time_over_midnight_belongs_to_both_days(tmp_path: Path) -> None:
     assert (after["down"], after["up"], after["ms"], after["timed"]) == (10.0, 60.0, 12.0, 1)
 
 
-def test_looks_are_counted_in_buckets(tmp_path: Path) -> None:
+def test_results_are_counted_in_buckets(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "m.sqlite"))
     with store.writing():
         store.history.add_results(
@@ -126,7 +126,7 @@ def test_what_was_being_sent_in_a_crash_is_sent_again_as_repeat(tmp_path: Path) 
     assert [row["id"] for row in store.messages.due(NOW + 9)] == [numbers[1]]  # the older one first
 
 
-def test_a_failed_look_at_health_keeps_what_was_read(tmp_path: Path) -> None:
+def test_a_failed_read_of_health_keeps_what_was_read(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "m.sqlite"))
     store.current.set_health("mx1", NOW, True, "read", {"load1": 1})
     store.current.set_health("mx1", NOW + 60, False, "ssh: no route", None)
@@ -143,8 +143,8 @@ def test_texts_where_a_host_should_say_numbers_are_passed_over(tmp_path: Path) -
         record["checks"][check]["metrics"] = dict.fromkeys(metrics, "<b>soon</b>")
     store.current.set_health("control1", NOW, True, "read", record)
     shot = snapshot.take(store, settings, NOW)
-    told = json.dumps(model.as_json([[host.canary, host.backups] for host in shot.hosts]))
-    assert "soon" not in told
+    notified = json.dumps(model.as_json([[host.canary, host.backups] for host in shot.hosts]))
+    assert "soon" not in notified
 
 
 def test_an_mx_has_no_say_about_the_canaries_of_others(tmp_path: Path) -> None:
@@ -153,11 +153,11 @@ def test_an_mx_has_no_say_about_the_canaries_of_others(tmp_path: Path) -> None:
     lie = {"mx": 3, "overdue": 3, "mx1_age_seconds": 9e5, "mx3_age_seconds": 9e5}
     record["checks"]["canary"] = {**record["checks"]["load"], "status": "CRITICAL", "metrics": lie}
     store.current.set_health("mx2", NOW, True, "read", record)
-    told = {host.name: host.canary for host in snapshot.take(store, settings, NOW).hosts}
-    assert told["mx3"] is None
-    assert told["mx1"] is not None
-    assert told["mx1"].status == "OK"
-    assert (told["mx1"].age_seconds or 1e9) < 1000
+    notified = {host.name: host.canary for host in snapshot.take(store, settings, NOW).hosts}
+    assert notified["mx3"] is None
+    assert notified["mx1"] is not None
+    assert notified["mx1"].status == "OK"
+    assert (notified["mx1"].age_seconds or 1e9) < 1000
 
 
 KEYS = {
@@ -282,7 +282,7 @@ def test_while_the_monitor_is_offline_nothing_is_shown_as_good(tmp_path: Path) -
     assert {host.state for host in shot.hosts} | {shot.fleet.state} == {"unknown"}
 
 
-def test_one_service_that_is_not_looked_at_any_more_is_not_known(tmp_path: Path) -> None:
+def test_one_service_that_is_not_probed_any_more_is_not_known(tmp_path: Path) -> None:
     store, settings = monitor_support.sample(tmp_path / "m.sqlite", NOW)
     with store.writing():
         memory = {"seen": NOW - 4000, "blind": "not asked: 550 at MAIL"}

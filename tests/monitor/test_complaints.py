@@ -1,4 +1,4 @@
-"""What matters reaches a person: every state that a host's checks and its health can have, from reading to severity."""
+"""What matters is notified: every state that a host's checks and its health can have, from reading to severity."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def up() -> SubjectState:
     return SubjectState(state=states.UP, since=NOW - 9999, checked=NOW, seen=NOW)
 
 
-def told(host: str, record: dict[str, Any] | None, lasts: float = 700.0, before: bool = True) -> dict[str, str]:
+def notified(host: str, record: dict[str, Any] | None, lasts: float = 700.0, before: bool = True) -> dict[str, str]:
     """Severity by incident, when a host has said so for that long; ``before``: it was well before that."""
     found = {service.subject: up() for one in RULES.hosts for service in one.services} | {"uplink": up()}
     known: set[str] = set()
@@ -91,26 +91,26 @@ def test_all_checks_are_known_here() -> None:
 
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("check", CHECKS)
-def test_what_is_critical_is_told(check: str, host: str) -> None:
+def test_what_is_critical_is_notified(check: str, host: str) -> None:
     urgent = check in URGENT and (check != "canary" or host == "control1")
     metrics = {"mx": 3, "overdue": 3} if check == "canary" and urgent else {"delivered": 1}
     expected = {f"check:{host}/{check}": "urgent" if urgent else "notice"}
-    assert told(host, says(host, check, state.CRITICAL, metrics), 3 * RULES.interval) == expected
+    assert notified(host, says(host, check, state.CRITICAL, metrics), 3 * RULES.interval) == expected
     # nothing but the status decides, except for what stands there
     partly = {f"check:{host}/{check}": "page"} if (check, "one MX's are overdue") in PAGE_ONLY else expected
-    assert told(host, says(host, check, state.CRITICAL), 3 * RULES.interval) == partly
+    assert notified(host, says(host, check, state.CRITICAL), 3 * RULES.interval) == partly
 
 
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("check", CHECKS)
-def test_what_is_not_known_is_told_once_it_lasts(check: str, host: str) -> None:
+def test_what_is_not_known_is_notified_once_it_lasts(check: str, host: str) -> None:
     vital = host == "control1" and check in URGENT
     lasting = {f"health:{host}": "urgent" if vital else "notice"}
-    assert told(host, says(host, check, state.UNKNOWN)) == lasting
-    shortly = told(host, says(host, check, state.UNKNOWN), 4 * RULES.interval)
+    assert notified(host, says(host, check, state.UNKNOWN)) == lasting
+    shortly = notified(host, says(host, check, state.UNKNOWN), 4 * RULES.interval)
     assert shortly == (lasting if vital else {f"health:{host}": "page"})
     # one that was never heard of otherwise isn't well either
-    assert told(host, says(host, check, state.UNKNOWN), before=False) == lasting
+    assert notified(host, says(host, check, state.UNKNOWN), before=False) == lasting
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -118,36 +118,36 @@ def test_a_dead_cron_is_one_incident(host: str) -> None:
     record = monitor_support.health_record(host, HOSTS[host].role, NOW, status=state.UNKNOWN)
     for entry in record["checks"].values():
         entry.update({"status": state.UNKNOWN, "summary": "last ran 12 min ago, then OK; is cron running?"})
-    assert told(host, record) == {f"health:{host}": "urgent" if host == "control1" else "notice"}
+    assert notified(host, record) == {f"health:{host}": "urgent" if host == "control1" else "notice"}
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_what_no_check_says_is_told_as_well(host: str) -> None:
+def test_what_no_check_says_is_notified_as_well(host: str) -> None:
     role = HOSTS[host].role
     unread = "urgent" if host == "control1" else "notice"
-    assert told(host, None) == {f"health:{host}": unread}
+    assert notified(host, None) == {f"health:{host}": unread}
     lost = monitor_support.health_record(
         host, role, NOW, status=state.UNKNOWN, checks={}, problems=["/mf/etc/mf.json is missing"]
     )
-    assert told(host, lost) == {f"health:{host}": unread}
+    assert notified(host, lost) == {f"health:{host}": unread}
     for status, wait in ((state.CRITICAL, 3 * RULES.interval), (state.UNKNOWN, 700.0)):
         fact = monitor_support.health_record(host, role, NOW, status=status, problems=["the marker is lost"])
-        assert told(host, fact, wait) == {f"health:{host}": "notice"}
+        assert notified(host, fact, wait) == {f"health:{host}": "notice"}
     held = says(host, "load", state.CRITICAL, throttled=True, refusing=True, held=True)
-    assert told(host, held, 3 * RULES.interval) == {f"health:{host}": "notice"}
+    assert notified(host, held, 3 * RULES.interval) == {f"health:{host}": "notice"}
 
 
-def test_a_throttle_that_is_not_in_force_is_told() -> None:
+def test_a_throttle_that_is_not_in_force_is_notified() -> None:
     wrong = says("mx1", "load", state.CRITICAL, throttled=True, refusing=False)
-    assert told("mx1", wrong, 3 * RULES.interval) == {"check:mx1/load": "notice"}
+    assert notified("mx1", wrong, 3 * RULES.interval) == {"check:mx1/load": "notice"}
     throttled = says("mx1", "load", state.WARNING, throttled=True, refusing=True)
-    assert told("mx1", throttled, before=False) == {}
+    assert notified("mx1", throttled, before=False) == {}
 
 
 def test_what_is_wrong_already_hides_no_other_check() -> None:
     record = says("mx1", "queue", state.CRITICAL)
     record["checks"]["smtp"] = {**record["checks"]["queue"], "summary": "STARTTLS is broken"}
-    assert told("mx1", record, 3 * RULES.interval) == {"check:mx1/queue": "notice", "check:mx1/smtp": "notice"}
+    assert notified("mx1", record, 3 * RULES.interval) == {"check:mx1/queue": "notice", "check:mx1/smtp": "notice"}
     flaps = SubjectState(states.DOWN, NOW, "full", flapping=NOW, changes=(NOW,) * 3, checked=NOW, seen=NOW)
     other = dataclasses.replace(flaps, flapping=None, changes=(), message="STARTTLS is broken")
     found = {"mx1/check-queue": flaps, "mx1/check-smtp": other, "mx1/smtp": up(), "mx1/ssh": up()}

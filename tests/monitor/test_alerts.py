@@ -1,0 +1,330 @@
+"""Messages from incidents: whom to notify of what, and when."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import monitor_support
+import pytest
+from mf_monitor.incidents import fresh_alert
+from mf_monitor.judging import problems, states
+from mf_monitor.judging.states import UP, WARNING, ProbeResult
+from mf_monitor.notifying import alerts
+from mf_monitor.notifying.alerts import Alert, Incident
+from mf_monitor.settings import Settings
+from monitor_states import NOW, RULES, incident, run, subjects
+
+
+class Story:
+    """Plans one after the other, as the engine does."""
+
+    def __init__(self, rules: Settings = RULES) -> None:
+        self.rules = rules
+        self.silences: list[dict[str, str]] = []
+        self.alerts: dict[int, Alert] = {}
+
+    def at(self, seconds: float, *incidents: Incident) -> list[alerts.Draft]:
+        known = [dataclasses.replace(one, alert=self.alerts.get(one.number, one.alert)) for one in incidents]
+        plan = alerts.plan(self.rules, known, self.silences, NOW + seconds)
+        self.alerts |= plan.alerts
+        return plan.drafts
+
+
+def test_what_begins_together_is_one_message_and_is_notified_once() -> None:
+    story = Story()
+    pair = (incident(1, "host:mx1"), incident(2, "service:mx2/smtp"))
+    assert story.at(1, *pair) == []
+    (draft,) = story.at(4, *pair)
+    assert draft.incidents == (1, 2)
+    assert "mx1 is broken; mx2 is broken" in draft.text
+    assert draft.text.endswith("#1,#2")
+    assert [story.at(after, *pair) for after in (5, 4000, 99999)] == [[], [], []]
+
+
+def test_the_younger_go_with_the_eldest() -> None:
+    story = Story()
+    pair = (incident(1, "host:mx1"), incident(2, "host:mx2", alert=Alert(noticed=NOW + alerts.GROUP - 0.1)))
+    (draft,) = story.at(alerts.GROUP, *pair)
+    assert draft.incidents == (1, 2)
+    later = incident(3, "host:mx3", alert=Alert(noticed=NOW + alerts.GROUP + 0.1))
+    assert story.at(alerts.GROUP + 1, *pair, later) == []
+    (second,) = story.at(2 * alerts.GROUP + 0.2, *pair, later)
+    assert second.incidents == (3,)
+
+
+def test_what_ends_together_is_one_message() -> None:
+    story = Story()
+    pair = [incident(1, "host:mx1"), incident(2, "host:mx2")]
+    story.at(4, *pair)
+    pair[0] = dataclasses.replace(pair[0], closed=NOW + 60)
+    assert story.at(60, *pair) == []
+    pair[1] = dataclasses.replace(pair[1], closed=NOW + 62.5)
+    # what was never notified doesn't hurry the others
+    assert story.at(62.5, *pair, incident(3, "warning:mx2/smtp", "page", closed=NOW + 62.5)) == []
+    (draft,) = story.at(63, *pair)
+    assert draft.incidents == (1, 2)
+    assert "OK: mx1 well again after" in draft.text
+    assert "; mx2 well again after" in draft.text
+    assert story.at(70, *pair) == []
+
+
+def test_an_end_is_notified_before_it_begins_anew() -> None:
+    story = Story()
+    one = incident(1, "host:mx1")
+    story.at(4, one)
+    closed = dataclasses.replace(one, closed=NOW + 60)
+    assert story.at(60, closed) == []
+    (over,) = story.at(61, closed, incident(2, "host:mx1", alert=Alert(noticed=NOW + 61)))
+    assert (over.kind, over.incidents) == ("closed", (1,))
+
+
+def test_the_end_is_notified_once_and_only_if_the_beginning_was() -> None:
+    story = Story()
+    one = incident(1, "host:mx1")
+    closed = dataclasses.replace(one, closed=NOW + 2)
+    assert story.at(2, closed) == []
+    story = Story()
+    story.at(4, one)
+    (draft,) = story.at(63, dataclasses.replace(one, closed=NOW + 60))
+    assert draft.kind == "closed"
+    assert "OK: mx1 well again after 2 min" in draft.text or "OK: mx1 well again after 120 s" in draft.text
+    assert story.at(64, dataclasses.replace(one, closed=NOW + 60)) == []
+
+
+def test_what_another_cause_hides_sends_nothing_until_it_is_really_over() -> None:
+    boss = {"name": "boss", "url": "json://x", "escalation": True}
+    story = Story(monitor_support.settings(channels=[boss]))
+    one = incident(1, "service:control1/ssh", "urgent")
+    story.at(1, one)
+    behind = dataclasses.replace(one, behind=True)
+    assert [story.at(after, behind) for after in (RULES.escalate_after + 9, RULES.reminder + 9)] == [[], []]
+    (over,) = story.at(9999, dataclasses.replace(one, closed=NOW + 9990))
+    assert "control1 ssh well again" in over.text
+    assert Story().at(99, dataclasses.replace(one, behind=True)) == []
+
+
+def test_well_again_is_only_what_has_nothing_else() -> None:
+    host, ssh = incident(1, "host:mx1"), incident(2, "service:mx1/ssh")
+    expired, smtp = incident(3, "warning:mx2/smtp"), incident(4, "service:mx2/smtp")
+    slow = incident(5, "internal:slow", host="")
+    for over, left, said in (
+        (host, ssh, "mx1 answers again"),
+        (smtp, expired, "mx2 smtp better"),
+        (slow, ssh, "keeps up"),
+    ):
+        story = Story()
+        story.at(4, over, left)
+        (draft,) = story.at(63, dataclasses.replace(over, closed=NOW + 60), left)
+        assert said in draft.text
+        assert "well again" not in draft.text
+
+
+@pytest.mark.parametrize(("key", "said"), [("host:mx9", "mx9"), ("service:mx1/imap", "mx1 imap")])
+def test_what_was_taken_off_the_inventory_is_not_well_again(key: str, said: str) -> None:
+    story, one = Story(), incident(1, key)
+    story.at(4, one)
+    (draft,) = story.at(63, dataclasses.replace(one, closed=NOW + 60))
+    assert f"OK: {said} is watched no more" in draft.text
+
+
+def test_the_page_gets_no_message() -> None:
+    story = Story()
+    one = incident(1, "throttled:mx3", "page", alert=Alert(noticed=NOW, held_since=NOW))
+    assert story.at(RULES.throttled_after - 1, one) == []
+    (draft,) = story.at(RULES.throttled_after, one)
+    assert draft.severity == "notice"
+
+
+def test_urgent_is_notified_again_and_escalates_until_somebody_acknowledges() -> None:
+    boss = {"name": "boss", "url": "json://x", "escalation": True}
+    story = Story(monitor_support.settings(channels=[boss]))
+    one = incident(1, "fleet", "urgent")
+    assert [draft.kind for draft in story.at(1, one)] == ["opened"]
+    assert story.at(RULES.escalate_after, one) == []
+    (escalation,) = story.at(RULES.escalate_after + 2, one)
+    assert escalation.escalation
+    assert "ESCALATION" in escalation.text
+    (reminder,) = story.at(RULES.reminder + 2, one)
+    assert reminder.kind == "reminder"
+    assert story.at(RULES.reminder * 5, dataclasses.replace(one, acked=True)) == []
+
+
+def boss_story() -> Story:
+    return Story(monitor_support.settings(channels=[{"name": "boss", "url": "json://x", "escalation": True}]))
+
+
+def test_what_is_not_urgent_any_more_wakes_nobody_until_it_is_again() -> None:
+    story, one = boss_story(), incident(1, "check:control1/backup", "urgent")
+    story.at(1, one)
+    calm = dataclasses.replace(one, severity="page")  # maintenance, or a warning by now
+    assert [story.at(after, calm) for after in (RULES.escalate_after + 9, RULES.reminder + 9)] == [[], []]
+    again = RULES.reminder + 99
+    assert [draft.kind for draft in story.at(again, one)] == ["reminder"]
+    assert [draft.kind for draft in story.at(again + RULES.escalate_after, one)] == ["escalation"]
+
+
+def test_whom_it_was_escalated_to_learns_that_it_is_over() -> None:
+    story, one = boss_story(), incident(1, "fleet", "urgent")
+    story.at(1, one)
+    story.at(RULES.escalate_after + 2, one)
+    over = story.at(9999, dataclasses.replace(one, closed=NOW + 9990))
+    assert [(draft.kind, draft.escalation) for draft in over] == [("closed", False), ("closed", True)]
+    story = boss_story()
+    story.at(1, one)
+    assert [draft.escalation for draft in story.at(99, dataclasses.replace(one, closed=NOW + 90))] == [False]
+
+
+def test_after_an_acknowledgement_ran_out_somebody_has_as_long_again() -> None:
+    story, one = boss_story(), incident(1, "fleet", "urgent")
+    story.at(1, one)
+    ended = RULES.escalate_after * 2
+    assert story.at(ended - 1, dataclasses.replace(one, acked=True)) == []
+    lapsed = dataclasses.replace(one, ack_ended=NOW + ended)
+    assert story.at(ended + RULES.escalate_after - 1, lapsed) == []
+    (escalation,) = story.at(ended + RULES.escalate_after, lapsed)
+    assert "nobody acknowledged for 10 min" in escalation.text
+    # and so it is with one that had been escalated before
+    later = dataclasses.replace(one, ack_ended=NOW + ended * 2)
+    kinds = [[draft.kind for draft in story.at(ended * 2 + RULES.escalate_after + after, later)] for after in (-1, 0)]
+    assert ["escalation" in one for one in kinds] == [False, True]
+
+
+def test_that_it_can_see_again_is_not_that_all_is_well() -> None:
+    unseen = incident(1, "unknown:fleet", host="")
+    fleet = incident(2, "fleet", "urgent", alert=Alert(noticed=NOW + 60))
+    story = Story()
+    story.at(4, unseen)
+    over = dataclasses.replace(unseen, closed=NOW + 60)
+    assert [draft.kind for draft in story.at(64, over, fleet)] == ["opened"]
+    story = Story()
+    story.at(4, unseen)
+    (draft,) = story.at(64, over)
+    assert "sees again after 2 min that enough MX accept mail" in draft.text
+
+
+def test_what_an_operator_has_acknowledged_before_escalates_no_more() -> None:
+    boss = {"name": "boss", "url": "json://x", "escalation": True}
+    story = Story(monitor_support.settings(channels=[boss]))
+    one = incident(1, "fleet", "urgent")
+    story.at(1, one)
+    assert story.at(RULES.escalate_after + 9, dataclasses.replace(one, acked=True)) == []
+
+
+def test_the_fleets_message_speaks_for_its_members() -> None:
+    story = Story()
+    member = incident(1, "service:mx2/smtp")
+    fleet = incident(2, "fleet", "urgent", alert=Alert(noticed=NOW, about=("service:mx2/smtp",)))
+    (draft,) = story.at(4, member, fleet)
+    assert draft.incidents == (2,)
+    (over,) = story.at(63, member, dataclasses.replace(fleet, closed=NOW + 60))
+    assert "still wrong: mx2" in over.text
+    (end,) = story.at(93, dataclasses.replace(member, closed=NOW + 90))
+    assert "mx2 smtp well again" in end.text
+
+
+def test_what_is_urgent_beneath_the_fleets_stays_so_and_is_not_notified_twice() -> None:
+    story = Story()
+    member = incident(1, "check:control1/canary", "urgent")
+    fleet = incident(2, "fleet", "urgent", alert=Alert(noticed=NOW, about=("check:control1/canary",)))
+    story.at(1, member, fleet)
+    (over,) = story.at(63, member, dataclasses.replace(fleet, closed=NOW + 60))
+    assert "still wrong: control1" in over.text
+    assert story.at(64, member) == []
+    (reminder,) = story.at(63 + RULES.reminder, member)
+    assert reminder.kind == "reminder"
+
+
+def test_what_an_acknowledged_or_silenced_fleet_does_not_speak_for_is_notified() -> None:
+    fleet = incident(2, "fleet", "urgent", alert=Alert(noticed=NOW, about=("service:mx1/smtp", "service:mx2/smtp")))
+    for silences, acked in (([{"pattern": "fleet"}], False), ([], True)):
+        story = Story()
+        story.silences = silences
+        one = dataclasses.replace(fleet, acked=acked)
+        (draft,) = story.at(4, incident(1, "service:mx1/smtp"), one)
+        assert draft.incidents == (1,)
+
+
+def test_a_higher_severity_is_notified_though_the_lower_one_was_acknowledged() -> None:
+    story = Story()
+    assert story.at(4, incident(1, "check:control1/backup", "page", acked=True)) == []
+    worse = incident(1, "check:control1/backup", "urgent", acked=True, alert=story.alerts[1])
+    assert alerts.plan(RULES, [worse], [], NOW + 10).void == {1}
+    (draft,) = story.at(10, worse)
+    assert (draft.kind, draft.severity) == ("opened", "urgent")
+    # who acknowledged what is urgent already isn't asked again, whatever it was called meanwhile
+    for severity in ("page", "urgent"):
+        notified = incident(1, "check:control1/backup", severity, acked=True, alert=story.alerts[1])
+        assert alerts.plan(RULES, [notified], [], NOW + 20).void == set()
+        assert story.at(20, notified) == []
+
+
+def test_fewer_still_is_notified_anew_and_voids_the_acknowledgement() -> None:
+    def at(level: int, acked: bool = False) -> Incident:
+        alert = dataclasses.replace(story.alerts.get(3, Alert(noticed=NOW)), level=level)
+        story.alerts[3] = alert
+        return incident(3, "fleet", "urgent", title=f"{level} of 3 MX accept mail", acked=acked, alert=alert)
+
+    story = Story()
+    (first,) = story.at(4, at(1))
+    assert "1 of 3" in first.text
+    assert story.at(10, at(1, acked=True)) == []
+    worse = at(0, acked=True)
+    assert alerts.plan(RULES, [worse], [], NOW + 20).void == {3}
+    assert story.at(20, worse) == []  # noticed just now
+    (second,) = story.at(21, at(0))
+    assert "0 of 3" in second.text
+    assert [story.at(after, at(level)) for after, level in ((30, 1), (40, 0))] == [[], []]
+
+
+def test_a_certificate_is_notified_at_each_of_its_days_once() -> None:
+    """From results to messages, every half a day until it is renewed."""
+    story = Story()
+    notified = []
+    for half in range(32, -3, -1):
+        left, now = half / 2 * 86400, NOW - half / 2 * 86400
+        warns = left < RULES.cert_warning_days * 86400
+        reason, message = (states.EXPIRED if left <= 0 else ""), f"certificate expires in {half / 2:g} days"
+        result = ProbeResult("mx2/smtp", now - 1, now, WARNING if warns else UP, message, reason, expires=NOW)
+        current = states.advance(run(UP), result, RULES)
+        view = problems.judge(RULES, subjects(mx2_smtp=current), {}, (), now)
+        for problem in view.problems.values():
+            alert = fresh_alert(story.alerts.get(1, Alert(noticed=now)), problem)
+            story.alerts[1] = Alert.of(json.loads(json.dumps(alert.as_json())))  # a kill -9 in between
+            one = incident(1, problem.key, problem.severity, title=problem.title)
+            for later in (0, alerts.GROUP + 1):
+                notified += [(half / 2, draft.severity) for draft in story.at(now - NOW + later, one)]
+    assert notified == [(10.0, "notice"), (3.0, "notice"), (0.0, "notice")]
+
+
+def test_silence_is_by_pattern() -> None:
+    story = Story()
+    story.silences = [{"pattern": "*:mx1*"}]
+    (draft,) = story.at(4, incident(1, "host:mx1"), incident(2, "host:mx10x"), incident(3, "host:mx2"))
+    assert draft.incidents == (3,)
+
+
+def test_flapping_is_said_once() -> None:
+    story = Story()
+    one = incident(1, "service:mx1/smtp")
+    story.at(4, one)
+    flaps = dataclasses.replace(one, flapping=True, title="mx1 smtp is flapping")
+    (draft,) = story.at(9, flaps)
+    assert draft.kind == "flapping"
+    assert [story.at(after, flaps) for after in (10, 500)] == [[], []]
+
+
+def test_what_grows_worse_is_notified_anew() -> None:
+    story = Story()
+    one = incident(1, "host:control1")
+    story.at(4, one)
+    (draft,) = story.at(30, dataclasses.replace(one, severity="urgent"))
+    assert draft.severity == "urgent"
+
+
+def test_offline_is_notified_afterwards() -> None:
+    story = Story()
+    one = incident(1, "uplink")
+    assert story.at(50, one) == []
+    (draft,) = story.at(63, dataclasses.replace(one, closed=NOW + 60))
+    assert "monitor1 was offline for" in draft.text

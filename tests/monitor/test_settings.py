@@ -1,0 +1,106 @@
+"""Settings: defaults, and a clear line for what is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import monitor_support
+import pytest
+import yaml
+from mf_monitor import rules, settings
+from mf_monitor.settings import MonitorSettingsError
+
+ROLE = Path(__file__).resolve().parents[2] / "roles/mf_monitor"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"interval": 0}, "interval must be a number"),
+        ({"bogus": 1}, "'bogus' is no setting"),
+        ({"test_at": "someday"}, "test_at"),
+        ({"cert_notice_days": [10, 0]}, "cert_notice_days must be a list of days"),
+        ({"cert_notice_days": "10"}, "cert_notice_days must be a list of days"),
+        ({"failures": 2.5}, "failures must be a whole number"),
+        ({"references": ["nowhere"]}, "is not address:port"),
+        ({"references": "192.0.2.1:53"}, "references must be a list of texts"),
+        ({"resolvers": ["resolver"]}, "'resolver' is not an IP address"),
+        ({"heartbeat": "switch.example"}, "heartbeat must be an http"),
+        ({"relay_sender": "a b@c"}, "relay_sender must be an address"),
+        ({"relay_recipient": ""}, "relay_recipient must be an address"),
+        ({"relay_recipient": "me@Filter.example", "domains": ["filter.example"]}, "is our own, not a stranger"),
+        ({"health": {"user": "u"}}, "health must have the texts"),
+        ({"channels": [{"url": "x"}]}, "a channel has no name"),
+        ({"channels": [{"name": "sms"}]}, "channel 'sms' has no url"),
+        ({"channels": [{"name": "sms", "url": "x", "colour": 1}]}, "'colour' is no option"),
+        ({"channels": [{"name": "sms", "url": "x", "sms": "yes"}]}, "sms must be true or false"),
+        ({"channels": [{"name": "sms", "url": "x"}] * 2}, "two channels have the same name"),
+        ({"channels": [{"name": "sms", "url": "x", "second": "mail"}]}, "names 'mail' as its second, which is none"),
+        ({"channels": [{"name": "sms", "url": "x", "second": "sms"}]}, "which is itself"),
+        ({"channels": [{"name": "sms", "url": "x", "severities": ["loud"]}]}, "unknown severity, 'loud'"),
+        ({"channels": [{"name": "sms", "url": "x", "severities": []}]}, "channel 'sms' would tell nothing"),
+        ({"channels": [{"name": "sms", "url": "x", "severities": ["page"]}]}, "unknown severity, 'page'; there are"),
+        ({"hosts": [{"name": "a", "adress": "192.0.2.1"}]}, "'adress' is nothing a host has"),
+        ({"hosts": [{"name": "a", "services": [{"kind": "ssh"}]}]}, "it has no address"),
+        ({"hosts": [{"name": "a", "address6": "nowhere"}]}, "is not an IP address"),
+        ({"hosts": [{"name": "a", "services": ["ssh"]}]}, "services of a must be a list of objects"),
+        ({"hosts": [{"name": "a", "services": [{"kind": "ssh", "port": "22"}]}]}, "port must be a whole number"),
+        ({"hosts": [{"name": "a", "services": [{"kind": "smtp", "starttls": "yes"}]}]}, "starttls must be optional"),
+        ({"hosts": [{"name": "a", "services": [{"kind": "http", "path": "x"}]}]}, "path must be a path"),
+        ({"hosts": [{"name": "a", "services": [{"kind": "relay", "sender": "x\r\n@y"}]}]}, "sender must be an address"),
+        ({"hosts": [{"name": "a", "address": "a", "services": [{"kind": "ssh", "name": "health"}]}]}, "this name"),
+        ({"hosts": [{"name": "a", "address": "a", "services": [{"kind": "ssh", "name": "check-x"}]}]}, "this name"),
+        ({"hosts": [{"name": "a", "services": [{"kind": "telnet"}]}]}, "kind 'telnet'"),
+        ({"hosts": [{"name": "a", "services": [{"kind": "tcp"}]}]}, "port is missing"),
+        ({"hosts": [{"name": "a", "services": [{"kind": "ssh", "pørt": 1}]}]}, "is no option"),
+        ({"hosts": [{"name": "a", "address": "192.0.2.1"}] * 2}, "two hosts have the same name"),
+        ({"hosts": "mx1"}, "hosts must be a list of objects"),
+    ],
+)
+def test_wrong_settings_are_one_clear_line(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(MonitorSettingsError) as caught:
+        settings.parse(monitor_support.raw_settings(**changed))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_ansible_knows_the_options_of_a_service_and_of_a_channel() -> None:
+    specs = yaml.safe_load((ROLE / "meta/argument_specs.yml").read_text())["argument_specs"]
+    service = specs["services"]["options"]["mf_services"]["options"]
+    # the DNS is asked for mf_domains: no service of a host
+    kinds = {kind: options for kind, options in rules.KINDS.items() if kind != "mx"}
+    assert set(service["kind"]["choices"]) == set(kinds)
+    assert set(service) == {"kind", "name", "address", "interval"}.union(*kinds.values())
+    channel = specs["main"]["options"]["mf_monitor_channels"]["options"]
+    assert set(channel) == {field.name for field in dataclasses.fields(settings.Channel)}
+    assert channel["severities"]["choices"] == list(settings.SEVERITIES)
+
+
+def test_services_by_role_where_none_are_said() -> None:
+    hosts = [
+        {"name": "a", "role": "mx", "address": "192.0.2.1", "address6": "2001:db8::1", "mx_name": "A.example"},
+        {"name": "b", "role": "control", "address": "192.0.2.2"},
+        {"name": "c", "role": "offsite", "address": "192.0.2.3", "services": []},
+    ]
+    found = settings.parse({"hosts": hosts, "domains": ["customer.example"]})
+    assert [[service.name for service in host.services] for host in found.hosts] == [
+        ["customer.example"],
+        ["smtp", "smtp6", "ssh", "ssh6", "relay", "relay6"],
+        ["ssh"],
+        [],
+    ]
+    assert found.hosts[0].services[0].options["expect"] == {"a.example": ["192.0.2.1", "2001:db8::1"]}
+
+
+def test_a_channel_takes_all_unless_it_stands_behind_another() -> None:
+    boss, chat = {"name": "boss", "url": "x", "escalation": True}, {"name": "chat", "url": "x"}
+    sms = {"name": "sms", "url": "x", "second": "chat"}
+    found = settings.parse({"channels": [sms, boss, chat]}).channels
+    assert [one.severities for one in found] == [settings.SEVERITIES, (), ()]
+
+
+def test_a_channels_url_is_not_shown() -> None:
+    found = settings.parse({"channels": [{"name": "sms", "url": "secret://token", "severities": ["urgent"]}]})
+    assert "token" not in repr(found)
