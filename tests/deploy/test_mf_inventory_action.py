@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from typing import Any
 
 import pytest
@@ -140,24 +137,3 @@ def test_wrong_variables_of_the_monitor_are_one_line(entry: str, variables: dict
 def test_right_variables_of_the_monitor_pass() -> None:
     services = [{"kind": "smtp", "starttls": False}, {"kind": "https", "status": 401, "interval": 5}]
     assert not list(plugin.refusals({"mx1": {"mf_services": services}}, SPECS["services"]["options"]))
-
-
-@pytest.mark.parametrize(
-    ("variable", "value"),
-    [
-        ("mf_services", [{"kind": "ssh", "colour": 1}]),
-        ("mf_monitor_channels", [{"name": "a", "url": "x", "colour": 1}]),
-    ],
-)
-def test_an_unknown_option_is_refused_before_any_host_is_touched(variable: str, value: object) -> None:
-    done = subprocess.run(
-        ["ansible-playbook", "-i", "inventory/example", "playbooks/site.yml", "-e", json.dumps({variable: value})],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "LC_ALL": "C.UTF-8", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_TIMEOUT": "1"},
-    )
-    assert done.returncode == 2, done.stdout
-    assert f"{variable}.colour. Supported parameters include" in done.stdout
-    assert "PLAY [Rehearse" not in done.stdout

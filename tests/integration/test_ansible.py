@@ -1,13 +1,37 @@
-"""ansible-lint as `make lint` runs it."""
+"""Ansible and ansible-lint as operators run them."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("mf_services", [{"kind": "ssh", "colour": 1}]),
+        ("mf_monitor_channels", [{"name": "a", "url": "x", "colour": 1}]),
+    ],
+)
+def test_an_unknown_option_is_refused_before_any_host_is_touched(variable: str, value: object) -> None:
+    done = subprocess.run(
+        ["ansible-playbook", "-i", "inventory/example", "playbooks/site.yml", "-e", json.dumps({variable: value})],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LC_ALL": "C.UTF-8", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_TIMEOUT": "1"},
+    )
+    assert done.returncode == 2, done.stdout
+    assert f"{variable}.colour. Supported parameters include" in done.stdout
+    assert "PLAY [Rehearse" not in done.stdout
 
 
 def test_ansible_lint_knows_our_modules(tmp_path: Path) -> None:
