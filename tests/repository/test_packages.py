@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 from pathlib import Path
@@ -42,6 +43,7 @@ def package_of(path: Path) -> str:
     return path.parts[path.parts.index("lib") + 1]
 
 
+@functools.cache
 def imports(path: Path) -> set[str]:
     """Dotted names that a file imports, relative ones resolved; names of a module's contents are among them."""
     found: set[str] = set()
@@ -57,12 +59,14 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+@functools.cache
 def dependencies(role: str) -> set[str]:
     """Roles that come with a role, itself among them."""
     meta = yaml.safe_load((ROOT / "roles" / role / "meta/main.yml").read_text())
     return {role}.union(*(dependencies(one["role"]) for one in meta["dependencies"]))
 
 
+@functools.cache
 def debian(role: str) -> set[str]:
     """Debian packages that a role may bring (the words of a template, when it isn't a list)."""
     path = ROOT / "roles" / role / "vars/main.yml"
