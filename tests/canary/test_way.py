@@ -170,7 +170,7 @@ def settings(tmp_path: Path, port: int) -> state.Places:
     return places
 
 
-def test_a_front_door_that_takes_spam_is_told(
+def test_a_front_door_that_takes_spam_is_reported(
     listener: Listener, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = settings(tmp_path, listener.port)
@@ -182,7 +182,7 @@ def test_a_front_door_that_takes_spam_is_told(
     assert "received" in listener.note("spam-mx1.json")
 
 
-def test_what_is_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_settings_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     places = settings(tmp_path, 1)
     assert send.main([], places) == 1
     assert "nothing answers" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Verdicts on real processes, and who judges and kills them."""
+"""Verdicts on real processes, and the diagnosis and the killer of them."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def decided(places: state.Places) -> list[tuple[str, str]]:
 
 
 class Scene(smtp_diagnose.Diagnosis, Evidence):
-    """A diagnosis that is its own evidence: what each look sees, and what an action does, is scripted."""
+    """A diagnosis with scripted evidence for each dialogue, and scripted effects of actions."""
 
     def __init__(
         self,

@@ -151,7 +151,7 @@ def test_it_survives_a_reboot(places: state.Places) -> None:
 
 
 @pytest.mark.parametrize("file", ["breaker.fallback", "breaker.json"])
-def test_what_was_written_while_the_clock_was_ahead_is_not_read_for_ever(places: state.Places, file: str) -> None:
+def test_a_record_written_while_the_clock_was_ahead_is_superseded(places: state.Places, file: str) -> None:
     breaker.save(places, UNIT, Breaker())
     durable, fallback = Path(places.persistent, "breaker.json"), Path(places.results, "breaker.fallback")
     fallback.parent.mkdir(parents=True, exist_ok=True)

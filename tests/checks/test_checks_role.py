@@ -35,7 +35,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What Ansible's preflight of the role says of each host ("" for nothing)."""
+    """The message of the role's preflight for each host ("" for none)."""
     folder = tmp_path_factory.mktemp("preflight")
     hosts = {name: {"mf_min_accepting": 0, **variables} for name, (variables, _) in CASES.items()}
     (folder / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts}}))

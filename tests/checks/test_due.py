@@ -91,7 +91,7 @@ def test_the_most_urgent_exit_code_wins(round_of: Round) -> None:
     assert round_of(processes=broken, smtp=odd(state.CRITICAL)) == 2
 
 
-def test_a_slow_diagnosis_delays_nobody(round_of: Round, places: state.Places) -> None:
+def test_a_slow_diagnosis_delays_no_other_check(round_of: Round, places: state.Places) -> None:
     def slow(*_: object) -> run.Diagnosis:
         def diagnose(dry_run: bool) -> state.Result:
             del dry_run
@@ -222,7 +222,7 @@ def test_the_lock_of_a_diagnosis_is_held_until_its_end(round_of: Round, places: 
     assert stored(places, "smtp")["summary"] == "free: False"
 
 
-def test_what_is_not_due_waits(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_is_not_due_waits(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(due, "_check", lambda name, _: run.Check(name, fine, {}))
     monkeypatch.setattr(time, "time", lambda: 61 * 60.0)
     values = {"load": {"period": 120, "deadline": 5, "offset": 0}}

@@ -33,7 +33,7 @@ def test_a_stopped_process_takes_its_term(places: state.Places, victim: subproce
     assert victim.wait(2) == -signal.SIGTERM
 
 
-def test_who_ignores_term_is_killed(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_ignores_term_is_killed(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(killer, "GRACE", 0.3)
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(100)"
     with subprocess.Popen([sys.executable, "-ISc", code], stdout=subprocess.PIPE) as stubborn:
@@ -45,7 +45,7 @@ def test_who_ignores_term_is_killed(places: state.Places, monkeypatch: pytest.Mo
         assert stubborn.wait(2) == -signal.SIGKILL
 
 
-def test_who_moved_since_the_look_is_spared(places: state.Places, victim: subprocess.Popen[bytes]) -> None:
+def test_a_process_that_moved_since_is_spared(places: state.Places, victim: subprocess.Popen[bytes]) -> None:
     one = verdict(victim.pid)
     one.process.progress = (one.process.progress[0] + 1, *one.process.progress[1:])
     assert [outcome for _, outcome in executioner(places).end([one])] == ["spared"]
@@ -81,7 +81,7 @@ def test_a_reused_pid_is_spared(places: state.Places, victim: subprocess.Popen[b
     assert victim.poll() is None
 
 
-def test_who_is_gone_is_spared(places: state.Places, victim: subprocess.Popen[bytes]) -> None:
+def test_a_process_that_ended_is_spared(places: state.Places, victim: subprocess.Popen[bytes]) -> None:
     one = verdict(victim.pid)
     victim.kill()
     victim.wait()
@@ -89,7 +89,7 @@ def test_who_is_gone_is_spared(places: state.Places, victim: subprocess.Popen[by
 
 
 @pytest.mark.parametrize("error", [errno.ENOSYS, errno.EMFILE])
-def test_without_a_pidfd_nobody_is_killed_and_that_is_said(
+def test_without_a_pidfd_no_process_is_killed_and_that_is_reported(
     places: state.Places, victim: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
     def refuse(pid: int) -> int:
@@ -104,7 +104,7 @@ def test_without_a_pidfd_nobody_is_killed_and_that_is_said(
     assert [entry["outcome"] for entry in decisions(places)] == [f"failed: no pidfd ({os.strerror(error)})"]
 
 
-def test_maintenance_kills_nobody(places: state.Places, victim: subprocess.Popen[bytes]) -> None:
+def test_maintenance_kills_no_process(places: state.Places, victim: subprocess.Popen[bytes]) -> None:
     until = state.boottime() + 600
     Path(places.maintenance).write_text(
         state.encode({"owner": "operator", "reason": "disk swap", "since": until - 700, "until": until})
@@ -116,7 +116,7 @@ def test_maintenance_kills_nobody(places: state.Places, victim: subprocess.Popen
     assert [entry["outcome"] for entry in decisions(places)] == ["refused"]
 
 
-def test_maintenance_that_begins_during_the_wait_kills_nobody(
+def test_maintenance_that_begins_during_the_wait_kills_no_process(
     places: state.Places, victim: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     until = state.boottime() + 600
@@ -133,7 +133,7 @@ def test_maintenance_that_begins_during_the_wait_kills_nobody(
     assert [entry["outcome"] for entry in decisions(places)] == ["refused"]
 
 
-def test_a_held_action_lock_kills_nobody(
+def test_a_held_action_lock_kills_no_process(
     places: state.Places, victim: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(killer, "LOCK_WAIT", 0.1)

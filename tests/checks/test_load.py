@@ -41,7 +41,7 @@ def test_two_calm_runs_release_and_one_does_not() -> None:
     assert play([9, 3.9, 4.0, 3.9, 3.9]) == ["refuse", "refuse", "refuse", "refuse", "none"]
 
 
-def test_in_between_it_keeps_what_it_has() -> None:
+def test_in_between_the_lease_stays() -> None:
     assert play([4.5] * 5) == ["none"] * 5
     assert play([9] + [4.5] * 5) == ["refuse"] * 6
 
@@ -113,7 +113,7 @@ def test_the_healthy_path_is_hot(host: Host) -> None:
 
 
 def waiting(path: Path) -> None:
-    """A pipe that nobody writes to, in a file's place."""
+    """A pipe without a writer, in a file's place."""
     path.unlink()
     os.mkfifo(path)
 
@@ -184,7 +184,7 @@ def test_a_hold_is_critical(host: Host) -> None:
     assert check(host, 0.1).status == state.CRITICAL
 
 
-def test_what_cannot_be_refused_is_critical_and_marked(host: Host) -> None:
+def test_a_failed_refusal_is_critical_and_marked(host: Host) -> None:
     host.kernel.broken = firewall.FirewallError("nft is missing")
     result = check(host, 9)
     assert result.status == state.CRITICAL
@@ -308,7 +308,7 @@ def test_broken_settings_take_no_action(host: Host) -> None:
     assert not host.marker.exists()
 
 
-def test_settings_are_checked_before_looking() -> None:
+def test_settings_are_verified_before_the_probe() -> None:
     assert (
         run.wrong_setting({"high": "high", "low": 4.0}, load.RULES)
         == "high must be a number from 0.1 to 10000, not 'high'"

@@ -122,7 +122,7 @@ def test_cpu_up_to_the_limit_is_progress() -> None:
     assert judged(a(11, progress=(int(CPU * procfs.TICK), 500, 0)), before=before) == []
 
 
-def test_one_look_or_two_within_a_minute_prove_no_fire() -> None:
+def test_one_run_or_two_within_a_minute_are_no_proof_of_burning() -> None:
     burning = a(11, progress=(HOT, 500, 0))
     assert judged(burning, before={}) == [(11, BURNING, False, False)]
     before = orphans.progress_of([a(11, progress=(BEFORE, 500, 0))], {}, NOW - 44)
@@ -144,13 +144,13 @@ def test_a_stopped_process_is_stuck_like_any_other() -> None:
     assert judged(a(11, age=1801, state_="T")) == [(11, STUCK, True, True)]
 
 
-def test_two_looks_within_a_minute_prove_nothing() -> None:
+def test_two_runs_within_a_minute_are_no_proof() -> None:
     one = a(11, parent=1)
     assert judged(one, before=seen(one, ago=QUIET - 1)) == [(11, ORPHAN, False, False)]
     assert judged(one, before=seen(one, ago=QUIET)) == [(11, ORPHAN, True, True)]
 
 
-def test_a_reused_number_is_somebody_else() -> None:
+def test_a_reused_number_is_another_process() -> None:
     assert judged(a(11, parent=1, start=900), before=seen(a(11, start=700))) == [(11, ORPHAN, False, False)]
 
 
@@ -158,7 +158,7 @@ def test_a_decoy_lives() -> None:
     assert judged(a(11, parent=1, ours=False, age=99_999)) == []
 
 
-def test_who_cannot_be_identified_lives_and_is_reported() -> None:
+def test_an_unidentified_process_lives_and_is_reported() -> None:
     assert judged(a(11, parent=1, ours=None, listens=None, in_unit=False)) == [(11, UNREADABLE, False, True)]
 
 
@@ -204,5 +204,5 @@ def test_memory_keeps_since_while_nothing_moves() -> None:
 @given(
     st.dictionaries(st.just("11:700"), st.none() | st.integers() | st.text() | st.dictionaries(st.text(), st.text()))
 )
-def test_a_corrupt_memory_kills_nobody(memory: dict[str, Any]) -> None:
+def test_a_corrupt_memory_kills_no_process(memory: dict[str, Any]) -> None:
     assert judged(a(11, parent=1), before=memory) == [(11, ORPHAN, False, False)]

@@ -69,7 +69,7 @@ def test_a_session_from_before_an_upgrade_is_ours(perl: tuple[int, Path]) -> Non
     assert process.ours is True
 
 
-def test_what_is_secret_is_unknown(perl: tuple[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_evidence_is_unknown(perl: tuple[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a container without CAP_SYS_PTRACE: then arguments and cgroup decide, and sleeps are counted."""
     pid, script = perl
     monkeypatch.setattr(process_evidence, "open_files", lambda _: None)
@@ -95,7 +95,7 @@ def test_a_kernel_without_io_accounting(perl: tuple[int, Path], monkeypatch: pyt
     assert process.moved == (psutil.Process(perl[0]).num_ctx_switches().voluntary, 0)
 
 
-def test_a_zombie_is_known_as_one_and_who_has_ended_as_nothing(victim: subprocess.Popen[bytes]) -> None:
+def test_a_zombie_is_recognised_and_an_ended_process_is_none(victim: subprocess.Popen[bytes]) -> None:
     before = procfs.read_stat(victim.pid)
     victim.kill()
     while (stat := procfs.read_stat(victim.pid)) and stat.state != "Z":

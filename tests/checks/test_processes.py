@@ -16,7 +16,7 @@ from mf_checks.procfs import Stat
 from process_support import decisions, diagnosis, verdict
 
 
-def test_a_close_look_counts_all_processes_as_the_quick_one_does(victim: subprocess.Popen[bytes]) -> None:
+def test_the_diagnosis_counts_all_processes_as_the_fast_path_does(victim: subprocess.Popen[bytes]) -> None:
     found, scanned = process_evidence.collect(os.getuid() + 4711, {}, "/proc")  # nobody's
     assert found == []
     assert scanned > 1  # at least this one and its child
@@ -54,7 +54,7 @@ def test_a_main_process_that_is_no_qpsmtpd_is_unknown_each_time(
     assert diagnosis(places).result().status != state.UNKNOWN
 
 
-def test_a_burning_session_makes_the_quick_look_call_for_the_close_one() -> None:
+def test_a_burning_session_needs_a_diagnosis() -> None:
     values = {"session_limit": 1800, "session_cpu": 60}
     master = Stat(1000, b"qpsmtpd-forkser", "S", 1, 500, 5)
     for cpu, odd in ((60 * procfs.TICK, False), (60 * procfs.TICK + 1, True)):
@@ -81,7 +81,7 @@ def test_the_cap(places: state.Places) -> None:
             one.wait()
 
 
-def test_a_dry_run_kills_nobody(places: state.Places, victim: subprocess.Popen[bytes]) -> None:
+def test_a_dry_run_kills_no_process(places: state.Places, victim: subprocess.Popen[bytes]) -> None:
     result = state.Result("processes", state.OK, "")
     diagnosis(places, dry_run=True).kill([verdict(victim.pid)], result)
     assert result.actions == [f"would kill orphan {victim.pid}"]

@@ -69,7 +69,7 @@ def test_garbage_is_no_process(line: bytes) -> None:
     procfs.survey([line, b"1 " + line, line + b") S 1 "], 1)
 
 
-def test_the_scan_sees_what_ps_sees() -> None:
+def test_the_scan_has_the_processes_of_ps() -> None:
     mine = {stat.pid for stat in procfs.scan()}
     assert os.getpid() in mine
     assert 1 in mine

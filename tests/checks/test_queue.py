@@ -68,13 +68,13 @@ def spool(folder: Path, *messages: tuple[int, bool], split: bool = False, long_:
 
 
 @given(st.integers(0, 62**6 - 1))
-def test_an_id_tells_its_time(when: int) -> None:
+def test_an_id_has_its_time(when: int) -> None:
     assert queue.arrival(message_id(when)) == when
     assert queue.arrival(message_id(when, "-0000000001Ab-12cD-H")) == when
 
 
 @pytest.mark.parametrize("name", ["", "hdr.1234", "1rABCD", "1rABC!-000000-00", "é" * 16, "1rABCD_000000-00"])
-def test_what_is_no_id(name: str) -> None:
+def test_invalid_ids(name: str) -> None:
     assert queue.arrival(name) is None
 
 
@@ -127,7 +127,7 @@ KEPT = "NN refused@keep.mf.invalid"
 
 
 @pytest.mark.parametrize(("tree", "expected"), [("XX", 2), (KEPT, 0), ("YN a@world.example\n" + KEPT, 0)])
-def test_what_can_t_be_kept_is_counted_after_some_minutes(tmp_path: Path, tree: str, expected: int) -> None:
+def test_unkept_messages_are_counted_after_some_minutes(tmp_path: Path, tree: str, expected: int) -> None:
     path = spool(tmp_path, (NOW - 900, False))  # an ordinary one
     for when, tail in ((NOW - 700, "-a"), (NOW - 650, "-b"), (NOW - 60, "-c")):
         name = message_id(when, f"-00000{tail[1]}-Zz")
@@ -254,29 +254,29 @@ def test_any_memory_gives_an_age(memory: object, arrivals: list[int]) -> None:
     assert int(said.rpartition("@")[0]) >= -1
 
 
-def looked(path: str, port: int, places: state.Places | None = None) -> state.Result | Any:
+def probed(path: str, port: int, places: state.Places | None = None) -> state.Result | Any:
     places = places or state.Places("/none")
     return queue.probe(places, {**VALUES, "spool": path, "port": port, "free_warning": 0, "free_critical": 0})
 
 
-def test_the_look(tmp_path: Path) -> None:
+def test_the_fast_path(tmp_path: Path) -> None:
     path = spool(tmp_path, (int(time.time()) - 100, False))
     with server(talking()) as port:
-        result = looked(path, port)
+        result = probed(path, port)
     assert isinstance(result, state.Result)
     assert (result.status, result.summary) == (state.OK, "1 message")
     assert 99 <= float(result.metrics["oldest_seconds"]) <= 110
     assert float(result.metrics["free_percent"]) > 0
 
 
-def test_the_look_remembers_the_oldest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fast_path_stores_the_oldest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, places = spool(tmp_path, (int(time.time()) - 100, False)), state.Places(str(tmp_path))
     with server(talking()) as port:
-        first = looked(path, port, places)
+        first = probed(path, port, places)
         state.write_result(places, first, generation="abc", started=time.time(), period=300, slack=35)
         real = time.time
         monkeypatch.setattr(time, "time", lambda: real() + 86_400)
-        second = looked(path, port, places)
+        second = probed(path, port, places)
     assert 99 <= float(second.metrics["oldest_seconds"]) <= 110
     assert second.metrics["oldest"] == first.metrics["oldest"]
 
@@ -285,7 +285,7 @@ def test_exim_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(queue, "GREETING", 0.2)
     path = spool(tmp_path)
     with server(silent) as port:
-        rest = looked(path, port)
+        rest = probed(path, port)
     assert not isinstance(rest, state.Result)
     result = rest(False)
     assert result.status == state.CRITICAL
@@ -294,7 +294,7 @@ def test_exim_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_spool_that_cannot_be_read(tmp_path: Path) -> None:
     with server(talking()) as port:
-        result = looked(str(tmp_path / "none"), port)
+        result = probed(str(tmp_path / "none"), port)
     assert isinstance(result, state.Result)
     assert result.status == state.CRITICAL
     assert "No such file" in result.summary

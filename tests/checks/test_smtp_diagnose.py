@@ -50,7 +50,7 @@ def test_a_filter_slower_than_patience_is_busy_while_its_session_lives(
     assert result.summary.startswith("BUSY: a filter is slow: silence after the final dot for ")
 
 
-def test_a_verdict_is_an_alarm_in_the_servers_own_words(places: state.Places) -> None:
+def test_a_refusal_is_an_alarm_with_the_servers_answer(places: state.Places) -> None:
     refusing = (ended(smtp.REFUSED, "message", 552, text="5.7.1 policy"), View())
     scene = Scene(places, [refusing])
     result = scene.go()
@@ -59,7 +59,7 @@ def test_a_verdict_is_an_alarm_in_the_servers_own_words(places: state.Places) ->
     assert decided(places) == []
 
 
-def test_a_second_look_that_is_fine_acts_not(places: state.Places) -> None:
+def test_a_good_second_dialogue_prevents_the_action(places: state.Places) -> None:
     scene = Scene(places, [FROZEN, HEALED])
     result = scene.go()
     assert scene.done == []
@@ -128,7 +128,7 @@ def test_a_stopped_unit_stays_stopped(places: state.Places) -> None:
     assert scene.done == []
 
 
-def test_what_stands_behind_cannot_be_seen(places: state.Places) -> None:
+def test_without_evidence_it_is_unknown(places: state.Places) -> None:
     class Blind(Scene):
         def view(self) -> View:
             raise systemd.ServiceError("systemctl show took longer than 5 s")
@@ -154,7 +154,7 @@ def test_ipv6_alone_is_a_warning(places: state.Places, monkeypatch: pytest.Monke
         (ended(CLOSED), View(), state.OK, "accepted, at the second look"),
     ],
 )
-def test_what_ends_before_starttls_is_judged_as_any_dialogue(
+def test_an_end_before_starttls_is_judged_as_any_dialogue(
     places: state.Places, before: Dialogue, view: View, status: str, words: str
 ) -> None:
     class Early(Scene):

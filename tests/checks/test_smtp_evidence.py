@@ -21,7 +21,7 @@ from smtp_scenes import (
 from smtp_support import server, talking
 
 
-def test_what_is_seen_of_a_process(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evidence_on_a_process(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
     # a master with a child that it doesn't reap, asleep
     zombie = "import os, time\nif os.fork() == 0: os._exit(0)\nprint(flush=True)\ntime.sleep(100)"
     with subprocess.Popen([sys.executable, "-ISc", zombie], stdout=subprocess.PIPE) as master:
@@ -42,7 +42,7 @@ def test_what_is_seen_of_a_process(places: state.Places, monkeypatch: pytest.Mon
     assert classify(REFUSING, view, 15).kind == BUSY
 
 
-def test_what_is_seen_of_configuration_and_release(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evidence_on_configuration_and_release(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(systemd, "show", lambda _: systemd.Unit("active", started=100.0))
     os.makedirs(places.etc + "/qpsmtpd")
     scene = Evidence({**VALUES, "port": 1}, places, 0.0)

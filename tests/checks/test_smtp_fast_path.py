@@ -21,7 +21,7 @@ from smtp_scenes import (
 from smtp_support import server, silent, talking
 
 
-def test_the_hot_look(places: state.Places) -> None:
+def test_the_fast_path(places: state.Places) -> None:
     with server(PLAIN) as port:
         result = hot.probe(places, {**VALUES, "port": port})
     assert isinstance(result, state.Result)
@@ -104,7 +104,7 @@ def test_a_broken_handshake_is_tried_again_each_run(places: state.Places, monkey
             state.write_result(places, result, generation="a", started=1.0, period=60, slack=70)
 
 
-def test_the_deadline_counts_from_the_first_look(places: state.Places) -> None:
+def test_the_deadline_counts_from_the_first_dialogue(places: state.Places) -> None:
     with server(silent) as port:
         begun = time.monotonic()
         rest = hot.probe(places, {**VALUES, "port": port, "dialogue": 0.3})

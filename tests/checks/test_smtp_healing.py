@@ -45,7 +45,7 @@ def test_a_frozen_master_is_restarted(places: state.Places) -> None:
     assert len(breaker.load(places, VALUES["unit"]).restarts) == 1
 
 
-def test_a_frozen_master_is_looked_at_again_briefly_and_anything_else_in_full(places: state.Places) -> None:
+def test_a_frozen_master_gets_a_shorter_confirmation(places: state.Places) -> None:
     frozen = Scene(places, [FROZEN, FROZEN, HEALED])
     frozen.go()
     assert frozen.limits[0] == smtp_diagnose.CONFIRM
@@ -144,7 +144,7 @@ def test_a_breaker_that_cannot_remember_allows_nothing(places: state.Places) -> 
     assert decided(places) == [("restart", "refused")]
 
 
-def test_maintenance_only_looks(places: state.Places) -> None:
+def test_under_maintenance_it_only_reports(places: state.Places) -> None:
     maintenance.on(places, "operator", "new disk", 600)
     scene = Scene(places, [FROZEN, FROZEN])
     result = scene.go()

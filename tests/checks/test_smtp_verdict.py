@@ -140,7 +140,7 @@ views = st.builds(
 
 
 @given(dialogues, views)
-def test_what_must_never_be_restarted(dialogue: Dialogue, view: View) -> None:
+def test_states_without_a_restart(dialogue: Dialogue, view: View) -> None:
     found = classify(dialogue, view, 15)
     kind = found.kind
     assert found.why
@@ -184,14 +184,14 @@ ACTIONS = {WEDGED: "restart", DOWN: "start"}
         (WEDGED, REFUSED, REFUSED),
     ],
 )
-def test_an_action_takes_two_equal_looks(first: str, second: str, result: str) -> None:
+def test_an_action_takes_two_equal_findings(first: str, second: str, result: str) -> None:
     looks = [Finding(kind, "why", ACTIONS.get(kind, "")) for kind in (first, second)]
     found = smtp_verdict.confirmed(*looks)
     assert found.kind == result
     assert bool(found.action) == (first == second)
 
 
-def test_a_verdict_that_only_the_second_look_would_cure_stays_an_alarm() -> None:
+def test_a_refusal_with_an_action_in_the_second_finding_alone_stays_an_alarm() -> None:
     cured = Finding(REFUSED, "why", "restart")
     assert smtp_verdict.confirmed(cured, cured).action == "restart"
     for first in (Finding(WEDGED, "why", "restart"), Finding(REFUSED, "why")):
@@ -255,10 +255,10 @@ def test_how_early_a_certificate_is_warned_of_is_the_hosts_choice() -> None:
         (ended(CLOSED), FULL, False),
     ],
 )
-def test_full_is_who_works_and_has_no_slot_left(dialogue: Dialogue, view: View, full: bool) -> None:
+def test_a_working_service_without_a_free_slot_is_full(dialogue: Dialogue, view: View, full: bool) -> None:
     assert smtp_verdict.is_full(dialogue, view, 15) is full
 
 
-def test_the_plugin_says_what_the_check_listens_for() -> None:
+def test_the_plugins_answer_is_the_one_that_the_check_expects() -> None:
     plugins = Path(__file__).parents[2] / "roles/qpsmtpd/files/lib/qpsmtpd/plugins"
     assert f"return DENY, '{smtp_verdict.NO_DOMAIN}' unless" in (plugins / "mf_domains").read_text()

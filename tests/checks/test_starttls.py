@@ -20,7 +20,7 @@ HELLO = b"250-here\r\n250 STARTTLS\r\n"
 
 
 def offering(answer: bytes, then: Behaviour) -> Behaviour:
-    """A server that says ``answer`` to STARTTLS and then does what it is told."""
+    """A server that sends ``answer`` to STARTTLS and then runs ``then``."""
 
     def serve(connection: socket.socket) -> None:
         connection.sendall(b"220 ready\r\n")
@@ -49,7 +49,7 @@ def tried(behaviour: Behaviour, limit: float = 0.5) -> starttls.Attempt:
         return starttls.attempt("127.0.0.1", port, limit)
 
 
-def test_a_good_one(certificate: Path) -> None:
+def test_a_good_handshake(certificate: Path) -> None:
     found = tried(secure(certificate), 5)
     assert found.problem == ""
     assert list(found.timings) == ["greeting", "ehlo", "starttls", "tls"]
@@ -84,7 +84,7 @@ def test_broken_ones(answer: bytes, then: Behaviour, problem: str) -> None:
     assert time.monotonic() - begun < 10
 
 
-def test_nobody_listens() -> None:
+def test_without_a_listener_it_is_unreachable() -> None:
     found = starttls.attempt("127.0.0.1", 1, 0.5)
     assert "nothing answers" in found.problem
     assert found.before is not None
@@ -100,7 +100,7 @@ def test_nobody_listens() -> None:
         (lambda _: None, "greeting", smtp.CLOSED),
     ],
 )
-def test_what_ends_before_starttls_says_nothing_of_it(behaviour: Behaviour, stage: str, outcome: str) -> None:
+def test_an_end_before_starttls_is_no_evidence_on_tls(behaviour: Behaviour, stage: str, outcome: str) -> None:
     before = tried(behaviour).before
     assert before is not None
     assert (before.stage, before.outcome) == (stage, outcome)
@@ -139,7 +139,7 @@ def test_any_bytes_for_a_certificate(data: bytes) -> None:
     assert end is None or isinstance(end, float)
 
 
-def test_a_line_that_is_not_secured_is_a_plain_one() -> None:
+def test_a_line_without_tls_is_plain() -> None:
     with server(offering(b"220 x\r\n", lambda _: None)) as port:
         line = starttls._Line("127.0.0.1", port, time.monotonic() + 1)
         assert line.reply() == (220, [b"ready"])

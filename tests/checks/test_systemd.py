@@ -24,7 +24,7 @@ SubState=running
 """
 
 
-def test_what_systemctl_shows() -> None:
+def test_the_output_of_systemctl_show() -> None:
     unit = systemd.parse(SHOWN)
     assert (unit.active, unit.sub, unit.pid, unit.known) == ("active", "running", 1741, True)
     assert unit.cgroup == "/system.slice/qpsmtpd.service"
@@ -61,7 +61,7 @@ def test_calls(tmp_path: Path) -> None:
     ]
 
 
-def test_a_failure_says_why(tmp_path: Path) -> None:
+def test_a_failure_has_its_reason(tmp_path: Path) -> None:
     command = systemctl(tmp_path, 'echo "Job for q.service\nfailed \033[31mred" >&2; exit 1')
     with pytest.raises(
         systemd.ServiceError, match=r"systemctl try-restart failed: Job for q.service failed \\x1b\[31mred$"
@@ -89,7 +89,7 @@ def test_no_systemctl() -> None:
         systemd.show("q.service", systemctl="/none/systemctl")
 
 
-def test_listeners_and_what_waits() -> None:
+def test_listeners_and_their_backlog() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(8)
@@ -132,7 +132,7 @@ def test_listeners_and_what_waits() -> None:
         ("127.0.0.1", "::1", False),
     ],
 )
-def test_whose_listener_takes_a_connection(bound: str, asked: str, taken: bool) -> None:
+def test_the_listener_that_takes_a_connection(bound: str, asked: str, taken: bool) -> None:
     with socket.socket(socket.AF_INET6 if ":" in bound else socket.AF_INET) as listener:
         if ":" in bound:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -142,7 +142,7 @@ def test_whose_listener_takes_a_connection(bound: str, asked: str, taken: bool) 
         assert [one.inode for one in systemd.listeners(asked, port)] == [inode] * taken
 
 
-def test_who_does_not_own_it() -> None:
+def test_another_process_does_not_own_it() -> None:
     with socket.socket() as listener, subprocess.Popen(["sleep", "100"]) as other:
         listener.bind(("127.0.0.1", 0))
         listener.listen()

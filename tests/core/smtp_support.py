@@ -1,4 +1,4 @@
-"""SMTP servers on loopback that behave as told: the good one, and every bad one we could think of."""
+"""Scripted SMTP servers on loopback: a good one, and every kind of bad one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GOOD = {
 
 
 def talking(greeting: bytes = b"220 ready\r\n", late: tuple[str, float] = ("", 0.0), **replies: bytes) -> Behaviour:
-    """A server that says ``greeting`` and then the good replies, or those given by verb (``dot`` for the final dot).
+    """A server that sends ``greeting`` and then the good replies, or those given by verb (``dot`` for the final dot).
 
     An empty reply closes the connection. ``late``: before the reply to this verb it thinks for so many seconds, or
     until the client has gone.
@@ -62,7 +62,7 @@ def endless(chunk: bytes, pause: float = 0.0) -> Behaviour:
 
 
 def silent(connection: socket.socket) -> None:
-    """Accepts, and says nothing until the client has gone."""
+    """Accept, and stay silent until the client has gone."""
     connection.recv(1)
 
 

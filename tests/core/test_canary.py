@@ -16,7 +16,7 @@ def tagged(**changes: object) -> str:
     return canary.make(KEY, **values)  # type: ignore[arg-type]
 
 
-def test_a_tag_says_who_what_and_when() -> None:
+def test_a_tag_has_host_kind_and_time() -> None:
     assert canary.verify(KEY, tagged(), NOW + 3) == ("mx1", "spam", NOW, "00112233445566ff")
     assert canary.verify(KEY, b" " + tagged(kind="ham").encode() + b"\r\n", NOW) == (
         "mx1",
@@ -37,7 +37,7 @@ def test_an_old_tag_and_one_from_the_future_are_none(late: float, good: bool) ->
     assert (canary.verify(KEY, tagged(), NOW + late) is not None) is good
 
 
-def test_who_waits_longer_says_so() -> None:
+def test_a_longer_wait_needs_a_longer_age() -> None:
     assert canary.verify(KEY, tagged(), NOW + 5000, max_age=6000) is not None
 
 
@@ -74,7 +74,7 @@ def test_hostile_text_is_no_tag(text: str) -> None:
 
 
 @pytest.mark.parametrize(("host", "kind"), [("a b", "spam"), ("", "spam"), ("mx1\n", "ham"), ("mx1", "eggs")])
-def test_what_cannot_be_in_a_tag_is_not_made(host: str, kind: str) -> None:
+def test_an_invalid_tag_is_not_made(host: str, kind: str) -> None:
     with pytest.raises(ValueError, match="no canary"):
         canary.make(KEY, host, kind, NOW)
 

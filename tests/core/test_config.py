@@ -76,7 +76,7 @@ def test_good_settings() -> None:
         ("service.children_max", 0, "service.children_max"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(path: str, value: Any, said: str) -> None:
+def test_a_wrong_setting_is_reported_in_one_line(path: str, value: Any, said: str) -> None:
     with pytest.raises(config.SettingsError) as error:
         config.verify(changed(path, value), "/mf/etc/mf.json")
     assert said in str(error.value)

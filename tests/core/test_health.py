@@ -119,7 +119,7 @@ def test_garbage(host: Host, data: bytes) -> None:
     assert found["accepting"] is False
 
 
-def test_what_is_no_plain_file(host: Host) -> None:
+def test_anything_but_a_plain_file_is_no_marker(host: Host) -> None:
     path = result_of(host, "smtp")
     path.unlink()
     os.mkfifo(path)
@@ -309,7 +309,7 @@ def wreck_proc(host: Host) -> None:
         (wreck_proc, "loadavg can't be read"),
     ],
 )
-def test_a_broken_host_is_told_and_nothing_raised(host: Host, wreck: Any, said: str) -> None:
+def test_a_broken_host_is_reported_without_an_exception(host: Host, wreck: Any, said: str) -> None:
     wreck(host)
     found = collect(host)
     assert list(found) == KEYS

@@ -173,14 +173,14 @@ def minute(root: Path, port: int) -> dict[str, str]:
     return modules
 
 
-def test_a_healthy_minute_loads_what_is_listed(tmp_path: Path) -> None:
+def test_a_healthy_minute_loads_the_listed_modules(tmp_path: Path) -> None:
     with server(talking(EHLO=b"250-here\r\n250 PIPELINING\r\n")) as port:
         modules = minute(tmp_path, port)
     assert own(modules) == CHECKS
     assert not DEAR & set(modules)
 
 
-def test_health_loads_what_is_listed(tmp_path: Path) -> None:
+def test_health_loads_the_listed_modules(tmp_path: Path) -> None:
     """With a lease and maintenance in force too: a host in trouble is asked as often."""
     now = state.boottime()
     claim = {"owner": "operator", "reason": "disk", "since": now - 1, "until": now + 900}
@@ -198,7 +198,7 @@ def test_health_loads_what_is_listed(tmp_path: Path) -> None:
     assert not DEAR & set(modules)
 
 
-def test_without_json_what_is_no_json_is_refused_all_the_same() -> None:
+def test_invalid_json_is_refused_without_the_module_json() -> None:
     """The scanner raises a JSONDecodeError where json is loaded, as in all other tests, and a SystemError elsewhere."""
     torn = [
         b'{"a" 1}',

@@ -115,7 +115,7 @@ def test_hostile_bytes(host: Host, data: bytes) -> None:
     maintenance._from_disk(data, 5000.0, 1.7e9, "")
 
 
-def test_what_is_no_plain_file(host: Host) -> None:
+def test_anything_but_a_plain_file_is_no_marker(host: Host) -> None:
     os.mkfifo(host.places.maintenance)
     assert maintenance.active(host.places) is None
     os.unlink(host.places.maintenance)
@@ -184,7 +184,7 @@ def test_on_waits_for_an_action_under_way(host: Host) -> None:
     assert not begun.is_alive()
 
 
-def test_an_action_that_does_not_end_is_told(
+def test_an_action_that_does_not_end_is_reported(
     host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(maintenance, "LOCK_WAIT", 0.1)

@@ -105,7 +105,7 @@ def test_a_dry_run_stores_nothing(root: Path) -> None:
     assert one.stored is None
 
 
-def test_a_dry_run_says_what_would_be_done(root: Path) -> None:
+def test_a_dry_run_lists_its_actions(root: Path) -> None:
     assert ran(root, "--dry-run", do="cold").out == "LOAD CRITICAL - cold\nwould act\n"
 
 
@@ -270,7 +270,7 @@ def test_no_lock_no_action(root: Path) -> None:
     assert "no lock" in one.out
 
 
-def test_nobody_reads_the_output(root: Path) -> None:
+def test_a_closed_output_is_no_error(root: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run([sys.executable, "-IS", "-c", program(root)], stdout=writer, check=False, timeout=20)

@@ -90,7 +90,7 @@ def test_outcomes(behaviour: Behaviour, outcome: str, stage: str, code: int) -> 
     assert dialogue.describe().isprintable()
 
 
-def test_nobody_listens() -> None:
+def test_without_a_listener_it_is_unreachable() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         dialogue = smtp.transaction("127.0.0.1", taken.getsockname()[1], 1, RECIPIENT)
@@ -140,7 +140,7 @@ class Failing:
         (errno.EHOSTUNREACH, smtp.UNTRIED),
     ],
 )
-def test_whose_fault_an_error_in_mid_dialogue_is(number: int, outcome: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_is_the_servers_or_ours(number: int, outcome: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with server(silent) as port:
         line = smtp.Line("127.0.0.1", port, time.monotonic() + 5)
         line.close()
@@ -269,7 +269,7 @@ def test_a_greeting_in_pieces_counts() -> None:
         assert smtp.greets("127.0.0.1", port, 2)
 
 
-def test_asking_nobody() -> None:
+def test_a_survey_of_no_server() -> None:
     assert smtp.greeting_many([], 1) == {}
 
 

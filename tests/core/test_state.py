@@ -35,7 +35,7 @@ def test_encode_is_json(value: Any) -> None:
     assert json.loads(text_) == value
 
 
-def test_what_json_cannot_say_is_null() -> None:
+def test_values_without_a_json_form_become_null() -> None:
     assert state.encode([float("inf"), float("nan"), 1.5]) == "[null, null, 1.5]"
 
 

@@ -30,7 +30,7 @@ ROLES = Path(deliver.__file__).parents[4]
 
 
 class Exim:
-    """A listener that speaks as told: reply by command, None hangs up. ``got`` has what came."""
+    """A scripted listener: reply by command, None hangs up. ``got`` has the received data."""
 
     def __init__(self, **replies: str | None) -> None:
         self.replies = {
@@ -182,7 +182,7 @@ def test_a_message_of_nothing_is_handed_over(exim: Exim, where: dict[str, str]) 
         (kept(sender=None), "no address"),
     ],
 )
-def test_what_is_malformed_is_refused(exim: Exim, where: dict[str, str], source: io.BytesIO, why: str) -> None:
+def test_a_malformed_message_is_refused(exim: Exim, where: dict[str, str], source: io.BytesIO, why: str) -> None:
     answer = ask(exim, where, source)
     assert answer.word == "refused"
     assert why in answer.detail
@@ -208,7 +208,7 @@ def test_an_id_that_is_none_is_refused(exim: Exim, where: dict[str, str], name: 
         ({"dot": None}, "unclear"),
     ],
 )
-def test_exims_answers_are_told_apart(where: dict[str, str], replies: dict[str, str | None], word: str) -> None:
+def test_exims_answers_are_distinguished(where: dict[str, str], replies: dict[str, str | None], word: str) -> None:
     exim = Exim(**replies)
     assert ask(exim, where).word == word
     exim.close()
@@ -218,7 +218,7 @@ def test_exims_answers_are_told_apart(where: dict[str, str], replies: dict[str, 
     again.close()
 
 
-def test_nobody_there_is_later(exim: Exim, where: dict[str, str]) -> None:
+def test_without_exim_it_is_later(exim: Exim, where: dict[str, str]) -> None:
     exim.close()
     assert ask(exim, where).word == "later"
     # without its records it can't know of an earlier try
@@ -237,7 +237,7 @@ def test_an_unclear_end_is_settled_by_exims_log(where: dict[str, str]) -> None:
     exim.close()
 
 
-def test_what_is_left_behind_a_records_line_confuses_nobody(exim: Exim, where: dict[str, str]) -> None:
+def test_text_after_a_records_line_is_ignored(exim: Exim, where: dict[str, str]) -> None:
     for left in ("begun 1764036000\nds of a longer answer\n", "begun \n", "begun x\n"):
         Path(where["records"], ID).write_text(left)
         Path(where["logs"], "mainlog").write_text(taken())
@@ -346,7 +346,7 @@ def test_a_second_try_beside_the_first_waits_for_it(
     assert exim.messages == []
 
 
-def test_who_cannot_look_does_not_say_that_nothing_was_taken(
+def test_unreadable_logs_are_no_proof_that_nothing_was_taken(
     exim: Exim, where: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreadable(*_words: object) -> str:

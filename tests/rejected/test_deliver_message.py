@@ -74,7 +74,7 @@ def test_addresses_are_written_so_that_they_mean_one_thing(address: str, written
     assert deliver.path(address) == written
 
 
-def test_no_address_says_more_than_an_address() -> None:
+def test_an_address_has_no_second_meaning() -> None:
     """Whatever characters it has: refused, or one path in RFC 5321's form, whose unquoted parts are the address."""
     form = re.compile(
         r"<(?:[a-zA-Z0-9!#$%&'*+\-/=?^_`{|}~.]+|\"((?:[^\"\\]|\\.)*)\")@(?:[A-Za-z0-9._-]+|\[[A-Fa-f0-9IPv:.]+\])>"

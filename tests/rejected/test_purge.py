@@ -130,7 +130,7 @@ def test_nothing_goes_when_it_would_not_help() -> None:
     assert purge.sacrifice([], room, 8) == ([], False)
 
 
-def test_a_nearly_full_disk_is_told(root: Path, places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nearly_full_disk_is_reported(root: Path, places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
     old = keep(root, "2025-11-24", "20251124T1", size=5000)
     young = keep(root, "2025-11-25", "20251125T1", domain="0.example", size=5000)
     size = old.stat().st_blocks * 512
@@ -152,7 +152,7 @@ def test_a_nearly_full_disk_is_told(root: Path, places: state.Places, monkeypatc
     assert words == ["2 messages removed before their time for lack of room"]
 
 
-def test_a_disk_that_others_fill_is_told_once(
+def test_a_disk_that_others_fill_is_reported_once(
     root: Path, places: state.Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     message = keep(root, "2025-11-25", "1")
@@ -182,14 +182,14 @@ def test_the_clock_of_days_to_come_removes_nothing_for_a_day(root: Path, places:
     assert not message.exists()
 
 
-def test_a_fifo_in_the_place_of_the_counters_stops_nobody(tmp_path: Path) -> None:
+def test_a_fifo_in_the_place_of_the_counters_blocks_no_purge(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "counters")
     assert purge.failures(str(tmp_path / "counters")) == 0
     (tmp_path / "link").symlink_to("/etc/passwd")
     assert purge.failures(str(tmp_path / "link")) == 0
 
 
-def test_what_could_not_be_kept_is_noticed(places: state.Places, tmp_path: Path) -> None:
+def test_unkept_messages_are_noticed(places: state.Places, tmp_path: Path) -> None:
     counters = tmp_path / "counters"
     done = purge.Purge([], 0, 0, [], False, 50)
     record: purge_record.Record = purge_record.EMPTY
@@ -214,7 +214,7 @@ def test_what_could_not_be_kept_is_noticed(places: state.Places, tmp_path: Path)
 @pytest.mark.parametrize(
     "damage", ["", "ran\n", "ran x\nfull -1\n", "\x00" * 50, "ran 99999999999999999999\nother 1\n"]
 )
-def test_a_damaged_record_says_nothing(places: state.Places, damage: str) -> None:
+def test_a_damaged_record_counts_as_empty(places: state.Places, damage: str) -> None:
     Path(places.persistent, purge_record.RECORD).write_text(damage)
     assert purge_record.read(places) == purge_record.EMPTY
     assert check.decide(purge_record.EMPTY, [], 50, NOW, SETTINGS) == (state.WARNING, ["never purged"])
@@ -235,7 +235,7 @@ def test_a_purge_that_no_longer_runs_or_works_is_a_warning() -> None:
     assert check.decide(record, [], 7.9, NOW, SETTINGS)[0] == state.CRITICAL
 
 
-def test_the_check_reads_what_is_there(root: Path, places: state.Places) -> None:
+def test_the_check_reads_record_and_days(root: Path, places: state.Places) -> None:
     keep(root, "2025-11-25", "1")
     values = {**SETTINGS, "root": str(root)}
     assert run.wrong_setting(values, check.RULES) is None
@@ -247,7 +247,7 @@ def test_the_check_reads_what_is_there(root: Path, places: state.Places) -> None
     assert gone.status == state.CRITICAL
 
 
-def test_the_command_says_what_is_missing(places: state.Places, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_setting_is_named(places: state.Places, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = {"generation": "g", "host": "mx1", "checks": {}}
     assert command.main([], places) == 1
     Path(places.settings).write_text(json.dumps(settings))
@@ -268,7 +268,7 @@ def test_the_command_says_what_is_missing(places: state.Places, root: Path, caps
 # --- messages for several domains, and a day's limit
 
 
-def test_what_is_shared_goes_like_the_rest(root: Path) -> None:
+def test_shared_files_are_removed_like_the_others(root: Path) -> None:
     old, new = keep(root, "2025-11-18", "1", "_shared"), keep(root, "2025-11-25", "2", "_shared")
     with purge.Store(str(root)) as store:
         assert purge.purge(store, 5, 0, NOW).aged == 1
@@ -291,7 +291,7 @@ def test_todays_count_is_read_as_qpsmtpd_writes_it(root: Path) -> None:
     assert day(root, "limit " + "9" * 4000) == purge_record.NO_DAY
 
 
-def test_what_lies_in_the_counts_place_harms_nobody(root: Path) -> None:
+def test_anything_in_the_place_of_the_count_is_harmless(root: Path) -> None:
     os.mkfifo(root / ".day")
     assert purge_record.today(str(root), NOW) == purge_record.NO_DAY
     (root / ".day").unlink()
@@ -300,7 +300,7 @@ def test_what_lies_in_the_counts_place_harms_nobody(root: Path) -> None:
         purge_record.today(str(root), NOW)
 
 
-def test_a_days_limit_is_told_before_and_after_it_costs_mail() -> None:
+def test_a_days_limit_is_reported_before_and_after_it_costs_mail() -> None:
     record = {**purge_record.EMPTY, "ran": NOW}
     today = {**purge_record.NO_DAY, "day": 20251125, "used": 4 << 30, "limit": 5 << 30}
     assert check.decide(record, [], 50, NOW, SETTINGS, {**today, "used": 3 << 30}) == (state.OK, [])

@@ -1,4 +1,4 @@
-"""What a customer's server refuses for good is kept whole, told to a person, and sent again once."""
+"""A message that a customer's server refuses for good is kept whole, reported to an operator, and sent again once."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def keep(root: Path, folder: Path, report: bytes | bytearray | None = None) -> l
 # --- what is written
 
 
-def test_what_the_server_refused_is_kept_byte_for_byte_and_the_quarantine_reads_it(root: Path, folder: Path) -> None:
+def test_a_refused_message_is_kept_byte_for_byte_and_the_quarantine_reads_it(root: Path, folder: Path) -> None:
     (ident,) = keep(root, folder)
     (path,) = files(root)
     assert layout.kept_file(str(path.relative_to(root))) == ("customer.example", ident)
@@ -200,7 +200,7 @@ def test_the_server_s_words_are_shown_harmless_and_short(root: Path, folder: Pat
         (b"", "no end of its header"),
     ],
 )
-def test_what_isn_t_whole_is_not_taken(root: Path, folder: Path, report: bytes, why: str) -> None:
+def test_an_incomplete_bounce_is_not_taken(root: Path, folder: Path, report: bytes, why: str) -> None:
     with pytest.raises(keeper.ReportError, match=why):
         keep(root, folder, report)
     assert files(root) == files(folder) == []
@@ -240,7 +240,7 @@ def test_yes_is_said_when_it_is_on_disk(places: state.Places, root: Path) -> Non
     assert files(root)[0].read_bytes().partition(b"\n")[2] == RAW
 
 
-def test_what_can_t_be_kept_stays_with_exim(places: state.Places, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unkept_message_stays_with_exim(places: state.Places, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert session(places, stuffed(b"Subject: no bounce\n\nx\n"))[-1].startswith("451 4.3.0 not kept: not a bounce")
     # gone before the dot: no answer, and nothing kept
     assert session(places, stuffed(bounce())[:-3])[-1] == "354 go on"
@@ -257,7 +257,7 @@ def test_what_can_t_be_kept_stays_with_exim(places: state.Places, root: Path, mo
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 4096])
-def test_bytes_survive_whatever_pieces_they_come_in(size: int) -> None:
+def test_bytes_survive_pieces_of_any_size(size: int) -> None:
     message = bounce(b"\n..\n.\n\n.x\r.\n" + b"y" * 300 + b"\n.")
 
     class Pieces(io.BytesIO):
@@ -318,7 +318,7 @@ def values(places: state.Places) -> run.Values:
     return {"folder": settings["refused"], "releases": settings["releases"]}
 
 
-def test_the_check_tells_until_somebody_has_decided(
+def test_the_check_reports_until_an_operator_has_decided(
     places: state.Places, root: Path, folder: Path, tmp_path: Path
 ) -> None:
     assert check.probe(places, values(places)).status == state.OK
@@ -343,7 +343,7 @@ def test_the_check_tells_until_somebody_has_decided(
     assert len(files(root)) == 3
 
 
-def test_a_note_that_says_nonsense_harms_nobody(places: state.Places, folder: Path) -> None:
+def test_a_nonsensical_note_is_harmless(places: state.Places, folder: Path) -> None:
     for number, words in enumerate(
         (b"", b"[]", b'{"domain": "../../etc", "reason": 5}', b'{"domain": "a", "reason": "\\u001b[2J"}')
     ):
@@ -368,7 +368,7 @@ def test_notes_go_with_their_messages(places: state.Places, root: Path, folder: 
 @pytest.mark.parametrize(
     "words", [["release"], ["release", LONG], ["forget", "--all", LONG], ["forget", "--all", "--domain", "x"], ["x"]]
 )
-def test_what_is_meant_must_be_said(places: state.Places, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_selection_is_required(places: state.Places, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     try:
         code = command.main(words, places)
     except SystemExit as end:

@@ -1,4 +1,4 @@
-"""The fleet's budget: who asks, who only marks, who yields."""
+"""The fleet's budget: which host surveys, only marks or yields."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_over_budget_load_only_marks(member: Host) -> None:
     assert not member.kernel.batches
 
 
-def test_over_budget_an_operator_is_told_and_nothing_changes(member: Host) -> None:
+def test_over_budget_an_operator_gets_an_error_and_nothing_changes(member: Host) -> None:
     with pytest.raises(control.OverBudgetError, match="--force"):
         controller(member, survey=Fleet(ONE).survey).on("operator", "", 900)
     assert not member.marker.exists()
@@ -84,7 +84,7 @@ def test_over_budget_an_operators_own_mark_stays_as_it_was(member: Host, surveys
 
 
 @pytest.mark.parametrize("options", [{"force": True, "ttl": 900.0}, {"ttl": None}, {"refuse": False, "ttl": 900.0}])
-def test_force_a_hold_and_a_mere_mark_ask_nobody(member: Host, options: dict[str, Any]) -> None:
+def test_force_a_hold_and_a_mere_mark_need_no_survey(member: Host, options: dict[str, Any]) -> None:
     fleet = Fleet(NOBODY)
     controller(member, survey=fleet.survey).on("operator", "", **options)
     assert fleet.asked == 0
@@ -120,7 +120,7 @@ def test_an_operator_that_yields_gives_the_lease_back(member: Host) -> None:
     assert not status(member).throttled
 
 
-def test_a_renewal_by_load_looks_once_and_yields_whatever_its_rank(member: Host) -> None:
+def test_a_renewal_by_load_surveys_once_and_yields_with_any_rank(member: Host) -> None:
     member.settings["host"] = "mx9"
     controller(member, survey=Fleet(BOTH).survey).on("load", "load 9", 300, mark_instead=True)
     fleet = Fleet(BOTH)

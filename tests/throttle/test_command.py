@@ -64,7 +64,7 @@ def test_broken_settings_are_one_line(host: Host, capsys: pytest.CaptureFixture[
     assert error.count("\n") == 1
 
 
-def test_off_of_what_nobody_holds(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+def test_off_of_a_lease_without_holder(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     run(host, "on")
     assert run(host, "off", "--owner", "bob") == 0
     assert "bob holds no lease here; held by: operator" in capsys.readouterr().out
@@ -76,7 +76,7 @@ def test_exit_code_when_refusal_is_not_in_force(host: Host, capsys: pytest.Captu
     assert "nft" in capsys.readouterr().err
 
 
-def test_a_damaged_lease_on_disk_is_told_and_the_others_are_put_back(host: Host) -> None:
+def test_a_damaged_lease_on_disk_is_reported_and_the_others_are_put_back(host: Host) -> None:
     controller(host).on("a", "", 900)
     controller(host).on("b", "", 900)
     kept = json.loads(host.disk.read_text())
@@ -89,7 +89,7 @@ def test_a_damaged_lease_on_disk_is_told_and_the_others_are_put_back(host: Host)
     sound(host)
 
 
-def test_status_says_that_the_marker_is_lost(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_reports_a_lost_marker(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     controller(host).on("operator", "", 60)
     host.marker.unlink()
     assert run(host, "status") == 2
@@ -137,7 +137,7 @@ def test_run_takes_the_command_as_it_is(host: Host, monkeypatch: pytest.MonkeyPa
     assert started == [["rsync", "--max", "-a"]]
 
 
-def test_run_says_so_when_it_ran_throttled(
+def test_run_reports_that_it_ran_throttled(
     host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     controller(host).on("deploy", "gate", None)

@@ -42,7 +42,7 @@ def test_the_marker_of_a_contract(host: Host) -> None:
     assert kept["leases"][0]["until_epoch"] == 1.7e9 + 5900
 
 
-def test_the_kernel_ends_it_when_nobody_renews(host: Host) -> None:
+def test_the_kernel_ends_a_refusal_without_renewal(host: Host) -> None:
     controller(host).on("load", "", 300)
     host.clock.sleep(299)
     assert host.kernel.refused == [25]
@@ -109,7 +109,7 @@ def test_nonsense_changes_nothing(host: Host) -> None:
     assert not host.kernel.batches
 
 
-def test_dry_run_says_what_it_would_do_and_does_nothing(host: Host) -> None:
+def test_a_dry_run_prints_its_plan_and_changes_nothing(host: Host) -> None:
     before = sorted(path for path in host.root.rglob("*"))
     outcome = controller(host, dry_run=True).on("operator", "", 60)
     assert outcome.actions == ["operator takes a lease that refuses mail", "refuse new connections to port 25 for 60 s"]
@@ -139,7 +139,7 @@ def test_nft_missing_leaves_the_marker(host: Host) -> None:
     sound(host)
 
 
-def test_off_that_the_firewall_does_not_hear_is_told_and_tried_again(host: Host) -> None:
+def test_an_off_that_the_firewall_fails_is_reported_and_repeated(host: Host) -> None:
     controller(host).on("operator", "", None)
     host.kernel.stuck = DOWN
     outcome = controller(host).off("operator")
@@ -193,7 +193,7 @@ def test_a_hold_given_back_on_a_full_tmpfs_does_not_come_back(
     sound(host)
 
 
-def test_a_full_tmpfs_takes_what_fits_into_the_old_marker(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_tmpfs_takes_a_marker_that_fits_into_the_old_one(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     controller(host).on("a", "", 900)
     failing(monkeypatch, "/run/mf/", 28)
     assert not controller(host).on("b", "", 900).unmarked
@@ -234,6 +234,6 @@ def test_without_a_marker_the_firewall_still_works(host: Host, monkeypatch: pyte
     assert any("can't be written" in warning for warning in outcome.warnings)
 
 
-def test_somebody_else_at_work(host: Host) -> None:
+def test_another_command_holds_the_lock(host: Host) -> None:
     with host.places.lock(control.LOCK), pytest.raises(control.ThrottleError, match="try again"):
         controller(host, patience=0.1).on("operator", "", 60)

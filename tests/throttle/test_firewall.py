@@ -50,7 +50,7 @@ def test_a_recorded_listing() -> None:
         (b'"chain": "smtp_in", "handle": 4', b'"chain": "other", "handle": 4'),
     ],
 )
-def test_a_table_that_somebody_changed_is_not_whole(good: bytes, bad: bytes) -> None:
+def test_a_changed_table_is_not_whole(good: bytes, bad: bytes) -> None:
     assert good in RECORDED
     found = firewall.parse(RECORDED.replace(good, bad))
     assert not found.whole

@@ -45,7 +45,7 @@ def names(*numbers: int) -> list[str]:
     return [f"mx{number}" for number in numbers]
 
 
-def test_who_greets_counts_and_nobody_else() -> None:
+def test_only_peers_that_greet_count() -> None:
     def ask(targets: Sequence[tuple[str, int]], limit: float) -> dict[tuple[str, int], bool]:
         assert limit == peers.PATIENCE
         return {targets[0]: True, targets[1]: False}
@@ -63,7 +63,7 @@ def test_a_large_fleet_is_sampled_and_the_same_are_asked_again() -> None:
     assert not again.accepting
 
 
-def test_no_peers_is_nobody() -> None:
+def test_without_peers_none_accepts() -> None:
     assert peers.survey({}, lambda *_: {}).estimate() == 0
 
 
@@ -115,7 +115,7 @@ def test_the_lower_rank_yields() -> None:
     assert not budget.must_yield("mx9", before, after, 2)
 
 
-def test_who_was_down_before_has_no_rank() -> None:
+def test_a_host_that_was_down_before_has_no_rank() -> None:
     before, after = Survey(3, names(1, 2, 4), names(2, 4)), Survey(3, names(1, 2, 4), names(2))
     assert budget.must_yield("mx3", before, after, 2)
     assert not budget.must_yield("mx5", before, after, 2)
@@ -148,12 +148,12 @@ def test_a_whole_settling_fits_into_the_deadline_of_the_load_check() -> None:
     assert 2 * settings["period"] + settings["deadline"] <= 300  # the least mf_throttle_lease_ttl
 
 
-def test_settling_outlasts_another_hosts_look_and_its_taking() -> None:
+def test_settling_outlasts_another_hosts_survey_and_refusal() -> None:
     for fleet in ({}, {"patience": 2}, {"patience": 8}):
         assert budget.settle(fleet) >= peers.patience(fleet) + budget.TAKING
 
 
-def test_a_look_is_as_patient_as_the_settings_say_and_no_slower_than_the_slowest_greeting() -> None:
+def test_a_survey_has_the_patience_of_the_settings_and_ends_with_the_slowest_greeting() -> None:
     """A real server that greets late, as `earlytalker` has it do."""
     with server(late(0.6)) as port, server(late(0.1)) as other:
         both = {"peers": [{"name": f"mx{one}", "address": "127.0.0.1", "port": one} for one in (port, other)]}

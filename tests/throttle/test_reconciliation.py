@@ -126,7 +126,7 @@ def test_both_damaged_is_no_lease_and_mail_flows(host: Host, damage: Callable[[P
     sound(host)
 
 
-def test_reboot_puts_back_what_an_operator_asked_for(host: Host) -> None:
+def test_a_reboot_puts_back_an_operators_lease(host: Host) -> None:
     controller(host).on("operator", "disk swap", 900)
     controller(host).on("load", "", 300)
     controller(host).on("deploy", "gate", None)
@@ -223,9 +223,7 @@ steps = st.lists(
 
 @settings(max_examples=200)
 @given(steps)
-def test_whatever_happens_one_look_makes_it_sound(
-    tmp_path_factory: pytest.TempPathFactory, plan: Sequence[Any]
-) -> None:
+def test_one_reconcile_mends_any_state(tmp_path_factory: pytest.TempPathFactory, plan: Sequence[Any]) -> None:
     clock = Clock()
     host = Host(tmp_path_factory.mktemp("host"), clock)
     with pytest.MonkeyPatch.context() as patch:

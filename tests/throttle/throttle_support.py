@@ -1,4 +1,4 @@
-"""A kernel that knows only what the throttle says to nft, a clock to turn, and a host in a directory."""
+"""A kernel with only the throttle's nft batches, a clock to set, and a host in a directory."""
 
 from __future__ import annotations
 
