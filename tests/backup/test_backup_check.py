@@ -58,7 +58,7 @@ def test_jobs_that_a_machine_does_not_have_are_not_judged() -> None:
     assert check.decide({"jobs": {"full": WELL, "verify": WELL}}, values, NOW, 0.0).status == state.OK
 
 
-def test_the_check_reads_the_record_and_says_when_it_is_torn(places: state.Places) -> None:
+def test_the_check_reads_the_record_and_reports_a_damaged_one(places: state.Places) -> None:
     kept = record.Record(places)
     kept.past("dump").succeeded = kept.past("full").succeeded = 9e9
     kept.save()
@@ -71,7 +71,7 @@ def test_the_check_reads_the_record_and_says_when_it_is_torn(places: state.Place
     assert result.status == state.UNKNOWN
 
 
-def test_a_full_disk_is_said_by_the_check_as_no_failure_can_be_recorded(
+def test_the_check_reports_a_full_disk_as_no_failure_can_be_recorded(
     places: state.Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record.Record(places).save()

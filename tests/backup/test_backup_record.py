@@ -51,7 +51,7 @@ def test_a_broken_record_is_no_record(places: state.Places, text: str) -> None:
     assert loaded.past("dump").failures == 0
 
 
-def test_control_forgets_what_was_pruned_and_its_facts(places: state.Places) -> None:
+def test_pruned_archives_and_their_facts_leave_the_record(places: state.Places) -> None:
     known = record.Record(places)
     for number in (1, 2, 3):
         known.add(archive(number))
@@ -95,12 +95,12 @@ def test_differences(now: dict[str, Any], says: list[str]) -> None:
     assert facts.differences(recorded, {"databases": {"a": now}}) == says
 
 
-def test_a_database_that_is_missing_is_said() -> None:
+def test_a_missing_database_is_a_difference() -> None:
     assert facts.differences({"databases": {"a": {}}}, {"databases": {}}) == ["a is missing"]
     assert facts.differences({"databases": {"a": {}}}, {"databases": {"a": {}}}) == []
 
 
-def test_what_came_back_is_compared_with_the_record_kept_apart() -> None:
+def test_restored_databases_are_compared_with_the_record_kept_apart() -> None:
     was: facts.Facts = {"databases": {"panel": {"customer": table(3)}}}
     less: facts.Facts = {"databases": {"panel": {"customer": table(2)}}}
     assert facts.mismatches(None, was, was) == facts.mismatches(was, was, was) == []

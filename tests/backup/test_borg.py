@@ -1,4 +1,4 @@
-"""What borg and ssh say, and what becomes of a lock that an ended process left."""
+"""Messages of borg and ssh, and a lock left by a process that has ended."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def test_lists_are_compared_by_name_and_id() -> None:
         ("something new", "failed"),
     ],
 )
-def test_failures_are_told_apart(message: str, kind: str) -> None:
+def test_failures_have_different_kinds(message: str, kind: str) -> None:
     error = borg.explain(["noise", message, "CRITICAL Need some help? https://torsion.org/borgmatic/#issues"], 2)
     assert error.kind == kind
     assert "\n" not in str(error)
     assert kind != "failed" or str(error).endswith(message)
 
 
-def test_what_borg_says_is_made_safe() -> None:
+def test_messages_of_borg_are_made_safe() -> None:
     assert "\x1b" not in str(borg.explain(["\x1b[2Jevil"], 2))
     assert "killed by signal 9" in str(borg.explain([], -9))
 
@@ -110,7 +110,7 @@ def test_without_the_repository_lock_no_lock_is_broken(tmp_path: Path, places: s
         ("borg serve ended", "cut"),
     ],
 )
-def test_ssh_says_why_a_connection_ended_when_borg_did_not(
+def test_ssh_explains_the_end_of_a_connection_when_borg_does_not(
     tmp_path: Path, places: state.Places, message: str, kind: str
 ) -> None:
     closed = json.dumps({"type": "log_message", "levelname": "ERROR", "message": "Connection closed by remote host."})
@@ -136,7 +136,7 @@ def test_a_stale_lock_is_no_matter_for_borgmatic_either(tmp_path: Path, places: 
 @pytest.mark.parametrize(
     ("status", "message", "kind"), [(1, "Remote: Finished full repository check, errors found.", "corrupt")]
 )
-def test_borgmatic_says_1_for_every_failure_and_borg_for_a_warning(
+def test_borgmatic_ends_with_1_for_every_failure_and_borg_for_a_warning(
     tmp_path: Path, places: state.Places, status: int, message: str, kind: str
 ) -> None:
     runner = fake(tmp_path, places, f"echo '{message}' >&2; echo done; exit {status}")
@@ -160,7 +160,7 @@ def test_a_reader_that_has_had_enough_ends_the_command(tmp_path: Path, places: s
 @pytest.mark.parametrize(
     ("name", "kind"), [("passphrase", "passphrase"), ("ssh.key", "key"), ("known_hosts", "host_key")]
 )
-def test_what_deployment_brings_is_missing(tmp_path: Path, places: state.Places, name: str, kind: str) -> None:
+def test_files_of_the_deployment_are_missing(tmp_path: Path, places: state.Places, name: str, kind: str) -> None:
     runner = fake(tmp_path, places, "touch ran")
     (tmp_path / "etc" / name).unlink()
     with pytest.raises(borg.BorgError, match="deploy control again") as caught:

@@ -24,7 +24,7 @@ def test_a_rebuilt_machine_does_not_write_over_history(tmp_path: Path, places: s
     assert '"repository": ""' in Path(places.persistent, "backup.json").read_text()
 
 
-def test_adopting_learns_the_list_and_goes_on_counting(tmp_path: Path, places: state.Places) -> None:
+def test_adopting_records_the_list_and_continues_its_numbers(tmp_path: Path, places: state.Places) -> None:
     at = context(tmp_path, places, LIST % archive(7).name)
     change = jobs.adopt(at)
     assert change.unknown == (archive(7).name,)
@@ -71,7 +71,7 @@ def test_the_check_runs_while_a_job_holds_the_repository_lock(places: state.Plac
         assert check
 
 
-def test_one_holds_the_repository_lock_and_a_child_keeps_it(
+def test_a_job_holds_the_repository_lock_and_a_child_keeps_it(
     places: state.Places, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(jobs, "VAR", str(tmp_path / "var"))

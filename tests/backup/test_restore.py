@@ -1,4 +1,4 @@
-"""Restoring: what is chosen, what would be replaced, what runs afterwards."""
+"""Restoring: the archives chosen, the files that would be replaced, the commands afterwards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pymysql", None)
 
 
-def test_nothing_is_saved_from_a_restore_that_stopped_half_way(tmp_path: Path, places: state.Places) -> None:
+def test_no_job_runs_after_a_restore_that_stopped_half_way(tmp_path: Path, places: state.Places) -> None:
     at = context(tmp_path, places, LIST % archive(7).name)
     jobs.adopt(at)
     with pytest.raises(facts.DatabaseError):  # there is no server
@@ -28,7 +28,7 @@ def test_nothing_is_saved_from_a_restore_that_stopped_half_way(tmp_path: Path, p
         past = jobs.perform(job, again)
         assert (past.kind, "a restore was begun here" in past.error) == ("foreign", True)
     assert not (tmp_path / "wrote").exists()
-    jobs.adopt(again)  # a person leaves it at that
+    jobs.adopt(again)  # the operator accepts it as it is
     assert jobs.perform("verify", again).kind != "foreign"
 
 
@@ -65,5 +65,5 @@ def test_files_that_a_restore_would_replace_are_named(tmp_path: Path, places: st
     assert restore.overwritten(at, newest) == [f"1 files, {here} first"]
 
 
-def test_commands_after_a_restore_all_run_whatever_one_says(tmp_path: Path, places: state.Places) -> None:
+def test_commands_after_a_restore_all_run_whether_one_fails_or_not(tmp_path: Path, places: state.Places) -> None:
     assert restore.afterwards(context(tmp_path, places, "")) == [("true", 0), ("false", 1), ("true", 0)]

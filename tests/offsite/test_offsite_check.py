@@ -56,11 +56,11 @@ def test_offsite(used: int, free: float, age: float, deleted: int, status: str, 
     "data",
     [None, b"", b"{", b'{"baseline": 1}', b'{"baseline": true, "scanned": 1, "deleted": 1, "first": 1, "manifest": 1}'],
 )
-def test_a_torn_memory_means_that_everything_is_read_again(data: bytes | None) -> None:
+def test_after_a_damaged_record_everything_is_scanned_again(data: bytes | None) -> None:
     assert check.remembered(data) == segment_log.Scan()
 
 
-def test_what_a_run_counted_is_kept_for_the_next(tmp_path: Path, places: state.Places) -> None:
+def test_the_counts_of_a_run_are_kept_for_the_next(tmp_path: Path, places: state.Places) -> None:
     first = examine(places, made_repository(tmp_path, PUT, GONE))
     assert first.status == state.CRITICAL
     assert first.metrics["deleted"] == 1

@@ -1,4 +1,4 @@
-"""The attended prune: what is refused, and what is left behind."""
+"""The attended prune: its refusals, and the repository afterwards."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_an_order_is_read_whole_or_refused_and_never_shows_its_passphrase() -> N
         order(keep={"dump": KEEP["dump"], "full": {}})
 
 
-def test_a_prune_refuses_what_control_did_not_record_so() -> None:
+def test_a_prune_refuses_archives_other_than_on_controls_record() -> None:
     prune.refuse(plan(archive(1), archive(2), archive(3), archive(4)), order())  # a new one is no harm
     with pytest.raises(prune.PruneError, match=r"1 archives are missing.*00000002"):
         prune.refuse(plan(archive(1), archive(3)), order())
@@ -64,7 +64,7 @@ def test_a_prune_refuses_what_control_did_not_record_so() -> None:
         prune.refuse(plan(archive(1), archive(2), archive(3, ident="f" * 64)), order())
 
 
-def test_only_what_was_seen_goes() -> None:
+def test_only_approved_archives_go() -> None:
     all_three = (archive(1), archive(2), archive(3))
     first, second = archive(1).name, archive(2).name
     prune.refuse(plan(*all_three, going=(first,)), order(approved=[first, second]))
@@ -99,7 +99,7 @@ def test_archives_with_made_up_times_are_doubted(times: tuple[float, ...], word:
 
 
 def test_archives_with_numbers_that_cannot_be_are_doubted(tmp_path: Path) -> None:
-    """Somebody fills a gap that a prune left, to be the last of a day and push out the true one."""
+    """An attacker fills a gap that a prune left, to be the last of a day and push out the true one."""
     stored = {made.name: made for made in map(archive, (1, 4, 5))}
     path = str(tmp_path / "left.json")
     prune.Left.of(stored.values()).save(path)
@@ -117,7 +117,7 @@ def test_archives_with_numbers_that_cannot_be_are_doubted(tmp_path: Path) -> Non
         prune.Left.load(path)
 
 
-def test_people_see_what_becomes_of_each_archive() -> None:
+def test_the_plan_shows_each_archive_and_whether_it_goes() -> None:
     seen = plan(archive(1), archive(2, ident="e" * 64), archive(4), going=(archive(1).name,))
     ends = [line.partition("Z  ")[2] for line in seen.lines()]
     assert ends[:4] == [
@@ -129,13 +129,13 @@ def test_people_see_what_becomes_of_each_archive() -> None:
     assert seen.lines()[-1] == "1 of 3 archives go"
 
 
-def test_no_prune_while_somebody_else_deleted(tmp_path: Path) -> None:
+def test_no_prune_after_deletions_by_another_client(tmp_path: Path) -> None:
     clean = made_repository(tmp_path / "one", entry(0, b"a" * 32), entry(2))
     prune.untouched(clean, segment_log.Scan(), same_key=True)
     with pytest.raises(prune.PruneError, match="key is another one"):
         prune.untouched(clean, segment_log.Scan(), same_key=False)
     touched = made_repository(tmp_path / "two", entry(0, b"a" * 32) + entry(2), entry(1, b"a" * 32) + entry(2))
-    # counted afresh, whatever a look may have passed over
+    # counted afresh, whatever an earlier scan may have skipped
     for known in (segment_log.Scan(), segment_log.Scan(scanned=1), segment_log.Scan(baseline=0, scanned=1)):
         with pytest.raises(prune.PruneError, match="1 objects were deleted"):
             prune.untouched(touched, known, same_key=True)

@@ -24,7 +24,7 @@ def test_rewinding_leaves_out_what_came_later_and_loses_nothing(tmp_path: Path) 
         rewind.rewind(folder, 9, "later", CONFIG.encode())
 
 
-def test_nobody_rewinds_under_a_backup(tmp_path: Path) -> None:
+def test_no_rewind_during_a_backup(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     lock.touch()
     descriptor = os.open(lock, os.O_RDWR)

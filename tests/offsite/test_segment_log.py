@@ -39,7 +39,7 @@ def test_a_scan_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 
 def test_an_open_transaction_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However much it holds: a look never starts again where the last one's time was up."""
+    """However much it holds: a scan never starts again where an earlier one ran out of time."""
     folder = made_repository(tmp_path, PUT, *[entry(1, KEY)] * 4)
     read: list[int] = []
     real = segment_log.read
@@ -58,7 +58,7 @@ def test_an_open_transaction_is_read_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert (read[5:], scan.deleted, scan.first, scan.scanned, scan.ahead) == ([3, 4, 5], 4, 1, 5, ())
 
 
-def test_after_a_rewind_what_was_remembered_counts_no_longer(tmp_path: Path) -> None:
+def test_after_a_rewind_earlier_counts_are_dropped(tmp_path: Path) -> None:
     folder = made_repository(tmp_path, PUT)
     assert segment_log.scan(folder, segment_log.Scan(scanned=9, deleted=5, first=3)).deleted == 0
 

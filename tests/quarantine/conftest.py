@@ -1,4 +1,4 @@
-"""What the quarantine's tests share; a stand-in for python3-pymysql, which their environment hasn't: none connects."""
+"""Fixtures of the quarantine's tests, and a stand-in for python3-pymysql: no test connects."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ class Index:
 
 
 class Mx:
-    """An MX's folder; what rsync does with it, without rsync."""
+    """An MX's folder, and rsync's work on it, without rsync."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -207,7 +207,7 @@ class Room:
         )
 
     def run(self, *, fresh: bool = True) -> Counts:
-        """Import what is in ``incoming``."""
+        """Import ``incoming``."""
         return total(self.importer().run(fresh=fresh))
 
     def puller(self, limit: float = 900.0) -> Puller:
@@ -223,7 +223,7 @@ class Room:
         )
 
     def pull(self, limit: float = 900.0) -> Source:
-        """A whole pull; returns what was written down. ``counts`` has what it imported."""
+        """A whole pull; returns its record. ``counts``: its imports."""
         puller = self.puller(limit)
         self.counts = puller.counts
         puller.run(self.mx)
@@ -253,7 +253,7 @@ class Room:
 
 
 def total(batches: Iterator[Batch]) -> Counts:
-    """What some imports did."""
+    """The counts of some imports."""
     counts = Counts()
     for batch in batches:
         counts.add(batch)

@@ -1,4 +1,4 @@
-"""The command: its processes, its dry runs, and what it answers to a wrong command line."""
+"""The command: its processes, its dry runs, and its errors for a wrong command line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_each_process_has_a_connection_of_its_own(tmp_path: Path) -> None:
 def test_a_state_that_cannot_be_written_is_reported_in_one_line(
     room: Room, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As on a full disk: both writes fail, and nobody is asked."""
+    """As on a full disk: both writes fail, and no MX is asked."""
     Path(room.layout.state).rmdir()
     monkeypatch.setattr(importer, "Importer", lambda *_, **__: pytest.fail("it went on"))
     assert pull_command.pull_mx(context.Context(room.places, "ann"), "mx1", sweep=False) == 1
@@ -40,7 +40,7 @@ def test_a_state_that_cannot_be_written_is_reported_in_one_line(
 
 
 @pytest.mark.usefixtures("command")
-def test_forget_says_what_it_would_do_and_then_does_it(room: Room, capsys: pytest.CaptureFixture[str]) -> None:
+def test_forget_prints_its_plan_in_a_dry_run_and_then_does_it(room: Room, capsys: pytest.CaptureFixture[str]) -> None:
     path = Path(room.layout.state, "mx9.json")
     path.write_text("{}")
     assert cli.main(["forget", "mx9", "--dry-run", "--json"], room.places) == 0
@@ -63,10 +63,10 @@ def test_a_dry_pull_only_counts(room: Room, monkeypatch: pytest.MonkeyPatch, cap
     assert cli.main(["pull", "--dry-run"], room.places) == 1
 
 
-def test_what_an_mx_left_is_imported_after_it_is_gone(
+def test_files_of_an_mx_that_has_left_the_inventory_are_imported(
     command: Room, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is damaged is no longer waited for, either: its MX gives nothing again."""
+    """Damaged files don't count as missing any more: their MX isn't asked again."""
     command.settings.mx.clear()
     monkeypatch.setattr(context, "Index", lambda: command.index)
     monkeypatch.setattr(time, "time", lambda: command.now)

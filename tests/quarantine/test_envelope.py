@@ -1,4 +1,4 @@
-"""Names of kept files, and one file: whatever it is made of."""
+"""Names of kept files, and the parser of one, for any content."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_hostile_path_is_no_kept_file(path: str) -> None:
     assert layout.kept_file(path) is None
 
 
-def test_a_kept_file_says_domain_and_id() -> None:
+def test_a_kept_files_path_has_domain_and_id() -> None:
     name = ident()
     assert layout.kept_file(f"2026-11-25/customer.example/new/{name}") == ("customer.example", name)
     assert layout.kept_file(f"2026-11-25/_invalid/new/{name}") == ("_invalid", name)
@@ -102,7 +102,7 @@ def test_a_large_message_is_streamed(tmp_path: Path) -> None:
         (b"x" * (1 << 21), "no envelope"),
     ],
 )
-def test_what_is_not_whole_is_refused(tmp_path: Path, data: bytes, why: str) -> None:
+def test_damaged_files_are_refused(tmp_path: Path, data: bytes, why: str) -> None:
     with pytest.raises(envelope.DamagedError, match=why):
         read(tmp_path, data)
 

@@ -1,4 +1,4 @@
-"""The end of a message, and of what was put aside."""
+"""Expiry of messages, and of files that were put aside."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def fill(room: Room, days: int) -> None:
             room.index.add([message])
 
 
-def test_what_was_put_aside_goes_after_its_time_and_nothing_of_it_before(room: Room) -> None:
+def test_files_put_aside_are_removed_after_their_time_and_not_before(room: Room) -> None:
     old, young = ident(1, NOON - (expire.BAD_DAYS + 1) * 86400.0), ident(2)
     for name in (old, young):
         (Path(room.layout.bad, "mx1", name)).mkdir(parents=True)
@@ -34,7 +34,7 @@ def test_what_was_put_aside_goes_after_its_time_and_nothing_of_it_before(room: R
     assert os.listdir(f"{room.layout.bad}/mx1/{young}") == ["0"]
 
 
-def test_expire_keeps_each_domain_for_its_own_time(room: Room) -> None:
+def test_expire_keeps_each_domain_for_its_own_retention(room: Room) -> None:
     fill(room, 40)
     outcome = expire.run(room.index, room.layout, room.settings, clock=lambda: NOON + 60)
     left = [domain for domain, _ in room.index.message]
@@ -75,7 +75,7 @@ def test_a_death_between_files_and_rows_is_finished_by_the_next_run(room: Room) 
     assert len(room.index.message) == 7
 
 
-def test_the_ledger_remembers_longer_than_anything_is_kept(room: Room) -> None:
+def test_the_ledger_keeps_ids_longer_than_any_message_is_kept(room: Room) -> None:
     room.index.ledger = {
         ident(2, NOON - 60): ("short.example", "canary"),
         ident(0, NOON - 44 * 86400): ("short.example", "expired"),

@@ -1,4 +1,4 @@
-"""A release: which MX gets a message, what its answer means, and that none is delivered twice."""
+"""A release: the choice of the MX, the meaning of its answer, and no second delivery."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_mx_that_rejected_it_comes_first() -> None:
     assert release.choose(ROW, handover("refused", "mx1"), MXS, "mx1", False) == "mx1"
 
 
-def test_what_an_mx_had_accepted_is_released_by_that_one() -> None:
+def test_a_message_that_an_mx_had_accepted_is_released_by_that_mx() -> None:
     """It can be sent again there, too: from another one it could go twice."""
     row = ROW | {"plugin": "customer"}
     assert release.choose(row, None, MXS, None, False, lambda _: True) == "mx2"
@@ -61,7 +61,7 @@ def test_what_an_mx_had_accepted_is_released_by_that_one() -> None:
         (ROW, None, None, "no MX answers"),
     ],
 )
-def test_what_is_not_released(row: Any, before: Any, wanted: str | None, why: str) -> None:
+def test_messages_that_are_not_released(row: Any, before: Any, wanted: str | None, why: str) -> None:
     with pytest.raises(release.ReleaseError, match=why):
         release.choose(row, before, MXS, wanted, False, lambda _: False)
 
@@ -100,7 +100,7 @@ def test_force_asks_the_same_mx_when_there_is_no_other() -> None:
         ("Accepted x", 0, "lost"),
     ],
 )
-def test_what_an_mx_answers(tmp_path: Path, said: str, code: int, word: str) -> None:
+def test_answers_of_an_mx(tmp_path: Path, said: str, code: int, word: str) -> None:
     path = tmp_path / "kept"
     path.write_bytes(kept(ident()))
     script = f"import sys; sys.stdin.buffer.read(); print({said!r}); sys.exit({code})"
@@ -120,7 +120,7 @@ def test_what_an_mx_answers(tmp_path: Path, said: str, code: int, word: str) -> 
         ("Host key verification failed.", "x", 255, "lost"),
     ],
 )
-def test_what_ended_before_a_session_was_not_sent(tmp_path: Path, said: str, out: str, code: int, word: str) -> None:
+def test_without_a_session_nothing_was_sent(tmp_path: Path, said: str, out: str, code: int, word: str) -> None:
     path = tmp_path / "kept"
     path.write_bytes(kept(ident()))
     script = f"import sys; sys.stderr.write({said!r}); sys.stdout.write({out!r}); sys.exit({code})"
@@ -214,7 +214,7 @@ def test_a_release_goes_on_to_the_next_mx(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("command")
-def test_a_release_that_nobody_takes_says_who_was_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_release_that_no_mx_takes_names_the_mxs_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     room = Released(tmp_path, monkeypatch, "later", "later", "unsent")
     with pytest.raises(release.ReleaseError, match=r"mx2 can't take it now.*mx1 can't take it now.*mx3 can't"):
         room.release()
@@ -222,7 +222,7 @@ def test_a_release_that_nobody_takes_says_who_was_asked(tmp_path: Path, monkeypa
 
 @pytest.mark.usefixtures("command")
 @pytest.mark.parametrize(("word", "mx"), [("lost", None), ("refused", None), ("later", "mx2")])
-def test_what_ends_a_release_at_once(
+def test_answers_that_end_a_release_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, mx: str | None
 ) -> None:
     """It may be there already; or it is refused for good; or one MX was asked for."""

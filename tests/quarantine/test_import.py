@@ -20,7 +20,7 @@ def test_a_message_is_imported_once(room: Room) -> None:
     assert room.stored() == [ident(number) for number in range(3)]
     assert room.waiting() == []
     assert not list(Path(room.incoming).rglob("new"))
-    # the MX still has it, and somebody fetched it again
+    # the MX still has it, and another pull has fetched it again
     put(room.incoming, ident(1), kept(ident(1)))
     assert room.run().known == 1
     assert len(room.index.message) == 3
@@ -41,7 +41,7 @@ def test_an_expired_message_does_not_come_back(room: Room) -> None:
     assert room.stored() == []
 
 
-def test_what_is_older_than_its_retention_is_noted_and_not_kept(room: Room) -> None:
+def test_a_message_older_than_its_retention_is_recorded_and_not_kept(room: Room) -> None:
     old = ident(1, NOON - 3 * 86400)
     put(room.incoming, old, kept(old), "short.example")
     put(room.incoming, old[:-1] + "1", kept(old[:-1] + "1"), "customer.example")
@@ -109,7 +109,7 @@ def test_a_damaged_file_of_before_a_crash_is_fetched_again(room: Room) -> None:
     assert not aside.exists()
 
 
-def test_what_a_repair_has_indexed_meanwhile_stops_no_import(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_indexed_by_a_repair_meanwhile_stops_no_import(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         put(room.incoming, ident(number), kept(ident(number)))
     original = store.sync
@@ -209,7 +209,7 @@ def test_the_pause_ends_with_the_throttle(room: Room) -> None:
     assert state.boottime() - before < 2
 
 
-def test_without_its_turn_nothing_is_imported(room: Room) -> None:
+def test_without_the_paces_lock_nothing_is_imported(room: Room) -> None:
     put(room.incoming, ident(), kept(ident()))
     throttle(room)
     with room.layout.lock("pace") as held:
@@ -250,7 +250,7 @@ def test_a_canary_is_seen_removed_and_not_counted(room: Room) -> None:
     ],
     ids=["another domain", "ham", "forged", "another host"],
 )
-def test_what_only_looks_like_a_canary_is_ordinary_mail(room: Room, domain: str, data: bytes) -> None:
+def test_mail_that_resembles_a_canary_is_ordinary_mail(room: Room, domain: str, data: bytes) -> None:
     room.canaries = canaries.Canaries(KEY, room.layout.state)
     put(room.incoming, ident(), data, domain)
     counts = room.run()

@@ -32,7 +32,7 @@ def judged(*sources: Source, expected: Sequence[str] = ("mx1", "mx2")) -> state.
 @pytest.mark.parametrize(
     ("free", "words"), [(4.9, "4.9% of space or inodes is left there"), (0.0, "0.0%"), (-1.0, "read-only")]
 )
-def test_a_full_disk_is_told_by_the_check_at_once(free: float, words: str) -> None:
+def test_the_check_reports_a_full_disk_at_once(free: float, words: str) -> None:
     found = {one: source(one) for one in ("mx1", "mx2")}
     result = check.decide(found, ["mx1", "mx2"], NOON, VALUES, free=free)
     assert result.status == "WARNING"
@@ -40,7 +40,7 @@ def test_a_full_disk_is_told_by_the_check_at_once(free: float, words: str) -> No
     assert check.decide(found, ["mx1", "mx2"], NOON, VALUES, free=5.0).status == "OK"
 
 
-def test_the_check_sees_the_room_itself(room: Room) -> None:
+def test_the_check_measures_the_free_room_itself(room: Room) -> None:
     values = VALUES | {"folder": room.layout.state, "mx": "", "free_percent": 0}
     figures = os.statvfs(room.layout.state)
     assert layout.free_percent(room.layout.state) == pytest.approx(100 * figures.f_bavail / figures.f_blocks, abs=1)
@@ -71,13 +71,13 @@ def test_all_is_well() -> None:
         ({"error": "no route", "unpulled": 7}, "WARNING", "mx2: no route; 7 messages known there and not fetched"),
     ],
 )
-def test_what_is_said_of_an_mx(changes: dict[str, Any], status: str, words: str) -> None:
+def test_the_summary_of_an_mx(changes: dict[str, Any], status: str, words: str) -> None:
     result = judged(source("mx1"), source("mx2", **changes))
     assert result.status == status
     assert words in result.summary
 
 
-def test_what_was_put_aside_is_said_until_it_is_gone(room: Room) -> None:
+def test_files_put_aside_are_reported_until_they_are_removed(room: Room) -> None:
     values = VALUES | {"folder": room.layout.state, "mx": "mx1"}
     for name in (ident(1), ident(2)):
         put(str(room.mx.root), name, kept(name)[:-1])
@@ -99,7 +99,7 @@ def test_a_dead_puller_is_noticed() -> None:
     assert "no pull for 12 min; is cron running?" in result.summary
 
 
-def test_an_mx_that_left_the_inventory_with_mail_on_it_is_not_forgotten() -> None:
+def test_an_mx_that_left_the_inventory_with_mail_on_it_is_reported() -> None:
     gone = judged(source("mx1"), source("mx2", unpulled=7, oldest=NOON - 100), expected=["mx1"])
     assert gone.status == "WARNING"
     assert "mx2 has left the inventory: 7 messages were known there and not fetched" in gone.summary
@@ -110,7 +110,7 @@ def test_an_mx_that_was_never_asked_is_named() -> None:
     assert "mx2: nothing was ever fetched from it" in judged(source("mx1")).summary
 
 
-def test_a_new_mx_has_a_while() -> None:
+def test_a_new_mx_has_some_time() -> None:
     found = {"mx1": source("mx1")}
     assert check.decide(found, ["mx1", "mx2"], NOON, VALUES, NOON - 599).status == "OK"
     assert check.decide(found, ["mx1", "mx2"], NOON, VALUES, NOON - 601).status == "WARNING"

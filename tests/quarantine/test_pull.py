@@ -1,4 +1,4 @@
-"""The quarantine's fetching: what is missing, tried again, remembered."""
+"""The quarantine's pull: missing files, retries, records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mf_quarantine.remote import EVERYTHING
 from quarantine_support import NOON, Room, ident, kept, put
 
 
-def test_what_an_mx_has_is_fetched_once(room: Room) -> None:
+def test_messages_of_an_mx_are_fetched_once(room: Room) -> None:
     names = room.fill(5)
     source = room.pull()
     assert sorted(name for _, name in room.index.message) == names
@@ -56,7 +56,7 @@ def test_a_large_backlog_comes_in_portions_oldest_first(room: Room, monkeypatch:
     assert len(room.index.message) == 5
 
 
-def test_what_can_be_listed_and_not_fetched_ends_the_run_with_a_word(room: Room) -> None:
+def test_files_that_are_listed_and_cannot_be_fetched_end_the_run_with_an_error(room: Room) -> None:
     names = room.fill(2)
     room.mx.unreadable = {f"2026-11-25/customer.example/new/{names[0]}"}
     with pytest.raises(remote.PullError, match="1 messages are listed and can't be fetched"):
@@ -82,7 +82,7 @@ def test_a_run_ends_while_the_mx_goes_on_rejecting(room: Room, monkeypatch: pyte
     assert len(room.index.message) == 5
 
 
-def test_what_was_purged_before_it_was_fetched_is_no_error(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_purged_before_it_is_fetched_is_no_error(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     names = room.fill(2)
     original = room.mx.fetch
 
@@ -95,7 +95,7 @@ def test_what_was_purged_before_it_was_fetched_is_no_error(room: Room, monkeypat
     assert [name for _, name in room.index.message] == names[1:]
 
 
-def test_what_is_fetched_and_not_imported_counts_as_behind(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_fetched_and_not_imported_count_as_missing(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     names = room.fill(5)
     monkeypatch.setattr(pull, "FETCH", 3)
     monkeypatch.setattr(importer.Importer, "run", lambda *_, **__: iter([]))
@@ -123,7 +123,7 @@ def test_a_sweep_of_the_future_does_not_switch_sweeping_off(room: Room) -> None:
     assert room.mx.asked[-1] == EVERYTHING
 
 
-def test_what_is_dated_far_ahead_stays_on_its_mx_until_its_time(room: Room) -> None:
+def test_a_message_dated_far_ahead_stays_on_its_mx_until_its_time(room: Room) -> None:
     names = [ident(1), ident(2, NOON + 2 * 86400), ident(3, NOON + 9 * 86400)]
     for name in names:
         put(str(room.mx.root), name, kept(name))
@@ -135,7 +135,7 @@ def test_what_is_dated_far_ahead_stays_on_its_mx_until_its_time(room: Room) -> N
     assert sorted(name for _, name in room.index.message) == names[:2]
 
 
-def test_a_full_disk_stops_the_fetching_and_says_so(room: Room) -> None:
+def test_a_full_disk_stops_the_pull_and_is_reported(room: Room) -> None:
     room.fill(2)
     room.settings = support.settings(free_percent=0)
     room.settings.free_percent = 101
@@ -144,7 +144,7 @@ def test_a_full_disk_stops_the_fetching_and_says_so(room: Room) -> None:
     assert room.source().unpulled == 2
 
 
-def test_what_is_known_of_a_dead_mx_stays(room: Room) -> None:
+def test_the_record_of_a_dead_mx_stays(room: Room) -> None:
     names = room.fill(3)
     room.mx.unreadable = {f"2026-11-25/customer.example/new/{name}" for name in names}
     with pytest.raises(remote.PullError):
@@ -158,7 +158,7 @@ def test_what_is_known_of_a_dead_mx_stays(room: Room) -> None:
     assert source.oldest == layout.received(names[0])
 
 
-def test_what_was_fetched_of_a_dead_mx_and_is_not_kept_is_not_missing_any_more(room: Room) -> None:
+def test_expired_files_fetched_from_a_dead_mx_are_not_missing_any_more(room: Room) -> None:
     name, old = ident(1), ident(2, NOON - 3 * 86400)
     put(room.layout.incoming("mx1"), name, kept(name))
     put(room.layout.incoming("mx1"), old, kept(old), "short.example")  # its retention is over
@@ -189,7 +189,7 @@ def test_each_mx_has_a_process_and_none_waits_for_another() -> None:
     assert pull.side_by_side(["good", "bad", "broken"], work) == {"good": 0, "bad": 3, "broken": 1}
 
 
-def test_what_was_wrong_with_an_mx_stands_until_it_is_listed_again(room: Room) -> None:
+def test_the_error_of_an_mx_stays_until_it_is_listed_again(room: Room) -> None:
     source = room.source()
     source.error = "rsync ended with 255: timed out"
     source.save(room.layout.state, room.now)

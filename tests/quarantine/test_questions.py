@@ -72,8 +72,8 @@ def test_the_ledger_outlives_what_an_mx_still_has() -> None:
         assert kept_by.ledger_cutoff(NOON) < layout.bound(NOON - (days + 10) * 86400)
 
 
-def test_both_roles_mean_the_same_days() -> None:
-    """An MX's default isn't known to other hosts, so control's role says it again."""
+def test_both_roles_have_the_same_days() -> None:
+    """Other hosts don't have an MX's default, so control's role repeats it."""
     default = (ROLE.parent / "mf_rejected/defaults/main.yml").read_text()
     days = re.search(r"^mf_rejected_keep_days: (\d+)$", default, re.MULTILINE)
     assert days is not None

@@ -1,4 +1,4 @@
-"""rsync from an MX: what it lists, what it is given, and how it is ended."""
+"""rsync from an MX: its lists, its arguments, and its end."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_lines_of_rsync(line: bytes, found: tuple[str, int] | None) -> None:
 
 
 def fake_rsync(folder: Path, script: str) -> str:
-    """A program that stands where rsync would, for what rsync itself can't be made to do on demand."""
+    """A program in place of rsync, for faults that rsync itself doesn't have on demand."""
     path = folder / "rsync"
     path.write_text(f"#!{sys.executable}\nimport sys, os\n{script}\n")
     path.chmod(0o755)
@@ -63,7 +63,7 @@ def test_an_incomplete_listing_is_an_error(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.fixture
 def bounded() -> Iterator[None]:
-    """What would hang fails instead, after 20 seconds."""
+    """A test that would hang fails after 20 seconds."""
 
     def late(*_: object) -> None:
         raise TimeoutError("it hangs")
@@ -106,7 +106,7 @@ def test_an_rsync_without_an_end_is_ended(tmp_path: Path, monkeypatch: pytest.Mo
         mx.fetch(["2026-11-25/a.example/new/x"], str(tmp_path / "there"))
 
 
-def test_ssh_trusts_only_what_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ssh_trusts_only_the_given_host_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         remote, "RSYNC", fake_rsync(tmp_path, f"open({str(tmp_path / 'argv')!r}, 'w').write('\\0'.join(sys.argv))")
     )

@@ -1,4 +1,4 @@
-"""Repair: files, index and MXs held against each other."""
+"""Repair: files, index and MXs compared with each other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def restored(room: Room) -> Any:
     return names
 
 
-def test_repair_mends_both_sides(room: Room) -> None:
+def test_repair_mends_files_and_rows(room: Room) -> None:
     names = restored(room)
     work = room.repair()
     assert work.fetch([("mx1", room.mx)]) == []
@@ -33,7 +33,7 @@ def test_repair_mends_both_sides(room: Room) -> None:
     assert room.counts.known == 1
 
 
-def test_repair_leaves_what_an_import_has_in_hand(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repair_leaves_the_files_of_a_running_import(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [ident(number) for number in range(3)]
     waiting = [put(room.layout.incoming("mx1"), name, kept(name)) for name in names]
     paths = [room.layout.path("customer.example", name) for name in names]
@@ -64,7 +64,7 @@ def test_repair_goes_on_without_an_mx_that_is_busy(room: Room) -> None:
     assert sorted(name for _, name in room.index.message) == names
 
 
-def test_repair_tells_what_was_lost_before_from_what_is_new(room: Room) -> None:
+def test_repair_counts_earlier_losses_apart_from_new_ones(room: Room) -> None:
     names = restored(room)
     for name in names[:2]:
         (room.mx.root / f"2026-11-25/customer.example/new/{name}").unlink()
@@ -75,7 +75,7 @@ def test_repair_tells_what_was_lost_before_from_what_is_new(room: Room) -> None:
         Path(room.layout.path("customer.example", names[1])).unlink(missing_ok=True)
 
 
-def test_repair_calls_lost_only_what_every_mx_was_asked_for(room: Room) -> None:
+def test_repair_marks_files_as_lost_only_after_asking_every_mx(room: Room) -> None:
     names = restored(room)
     (room.mx.root / f"2026-11-25/customer.example/new/{names[0]}").unlink()
     room.mx.fail = remote.PullError("no route")
@@ -88,7 +88,7 @@ def test_repair_calls_lost_only_what_every_mx_was_asked_for(room: Room) -> None:
     assert room.index.lost == {names[0]}
 
 
-def test_repair_does_not_bring_back_what_has_expired(room: Room) -> None:
+def test_repair_does_not_restore_expired_messages(room: Room) -> None:
     names = room.fill(1)
     room.pull()
     room.index.forget("customer.example", [(names[0], "mx1", 1)])
@@ -106,7 +106,7 @@ def test_a_dry_run_of_repair_changes_nothing(room: Room) -> None:
     assert not Path(room.layout.path("customer.example", names[0])).exists()
 
 
-def test_repair_asks_each_mx_for_what_is_still_missing(room: Room, tmp_path: Path) -> None:
+def test_repair_asks_each_mx_for_files_that_are_still_missing(room: Room, tmp_path: Path) -> None:
     names = room.fill(4)
     room.pull()
     second: Any = Mx(tmp_path / "mx2")

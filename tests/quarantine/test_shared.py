@@ -85,7 +85,7 @@ def test_a_death_between_two_links_is_finished_by_the_next_run(room: Room, monke
         room.pull()
     assert len(stored(room)) == 1
     monkeypatch.setattr(store, "keep", original)
-    # a repair meanwhile sees that it is in hand
+    # a repair meanwhile leaves it to the import
     assert mend(room).indexed == 0
     room.pull()
     assert set(stored(room)) == everywhere()
@@ -134,7 +134,7 @@ def test_very_many_copies_are_several_transactions(room: Room, monkeypatch: pyte
     assert (source.imported, source.unpulled) == (15, 0)
 
 
-def test_what_is_left_is_counted_in_files(room: Room) -> None:
+def test_an_import_is_counted_in_files_and_in_messages(room: Room) -> None:
     names = [ident(number) for number in range(1, 4)]
     for name in names:
         put(room.layout.incoming("mx1"), name, shared(name, DOMAINS), layout.SHARED)
@@ -161,7 +161,7 @@ def test_what_is_left_is_counted_in_files(room: Room) -> None:
         {"host": "../x"},
     ],
 )
-def test_what_is_no_shared_envelope_is_put_aside(room: Room, changes: dict[str, Any]) -> None:
+def test_a_malformed_shared_envelope_is_put_aside(room: Room, changes: dict[str, Any]) -> None:
     name = ident(1)
     put(room.layout.incoming("mx1"), name, shared(name, DOMAINS, **changes), layout.SHARED)
     room.pull()
@@ -169,7 +169,7 @@ def test_what_is_no_shared_envelope_is_put_aside(room: Room, changes: dict[str, 
     assert len(room.index.message) == len(DOMAINS)  # the good one
 
 
-def test_no_file_can_speak_for_another_message(room: Room) -> None:
+def test_no_file_can_pass_for_another_message(room: Room) -> None:
     name, other = ident(1), ident(2)
     put(
         room.layout.incoming("mx1"), name, shared(name, DOMAINS, id=other, message=layout.message(other)), layout.SHARED
@@ -199,7 +199,7 @@ def test_a_domain_in_a_single_envelope_means_nothing(tmp_path: Path) -> None:
 # --- release and show
 
 
-def test_what_is_released_names_nobody_else(room: Room, tmp_path: Path) -> None:
+def test_a_released_copy_names_no_other_recipient(room: Room, tmp_path: Path) -> None:
     room.pull()
     got = tmp_path / "got"
     script = f"import sys; open({str(got)!r}, 'wb').write(sys.stdin.buffer.read()); print('accepted x')"
@@ -214,7 +214,7 @@ def test_what_is_released_names_nobody_else(room: Room, tmp_path: Path) -> None:
     assert body == BODY
 
 
-def test_what_isnt_shared_is_released_as_it_lies(tmp_path: Path) -> None:
+def test_a_file_with_one_copy_is_released_unchanged(tmp_path: Path) -> None:
     got, path = tmp_path / "got", tmp_path / "kept"
     script = f"import sys; open({str(got)!r}, 'wb').write(sys.stdin.buffer.read()); print('accepted x')"
     for data in (kept(NAME, BODY), b"", b"no envelope\nx", shared(ident(3), [])):
@@ -223,7 +223,7 @@ def test_what_isnt_shared_is_released_as_it_lies(tmp_path: Path) -> None:
         assert got.read_bytes() == data
 
 
-def test_what_cant_be_read_was_not_sent(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_not_sent(tmp_path: Path) -> None:
     answer = release.over_ssh([sys.executable, "-c", "print('accepted x')"], "mx", NAME, str(tmp_path / "gone"))
     assert answer.word == "unsent"
 
@@ -275,7 +275,7 @@ def test_repair_finds_copies_that_neither_dump_nor_files_of_a_restore_have(room:
     assert len(room.index.message) == len(DOMAINS)
 
 
-def test_repair_brings_back_no_copy_whose_time_was_over(room: Room) -> None:
+def test_repair_restores_no_expired_copy(room: Room) -> None:
     room.pull()
     room.index.forget("short.example", [(copy(1), "mx1", 1)])
     Path(room.layout.path("short.example", copy(1))).unlink()
