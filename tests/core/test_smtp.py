@@ -175,11 +175,11 @@ def test_a_flood_costs_no_memory() -> None:
 
 def test_rude_at_quit_is_still_accepted() -> None:
     for reply in (b"", b"500 no\r\n", b"\xff\r\n"):
-        assert held(talking(QUIT=reply)).outcome == smtp.ACCEPTED
+        assert held(talking(QUIT=reply), 3).outcome == smtp.ACCEPTED
 
 
 def test_bare_newlines_and_a_code_without_text_are_read() -> None:
-    assert held(talking(b"220\n", EHLO=b"250-a\n250\n")).outcome == smtp.ACCEPTED
+    assert held(talking(b"220\n", EHLO=b"250-a\n250\n"), 3).outcome == smtp.ACCEPTED
 
 
 def test_hostile_text_is_escaped() -> None:
