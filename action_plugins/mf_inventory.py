@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 GROUP = "mx"
 MONITOR = "roles/mf_monitor/meta/argument_specs.yml"
+CHANNELS = "mf_monitor_channels"
 
 # RFC 1035 2.3.1 with RFC 1123 2.1; two labels at least, for a mail domain or a server of one
 PATIENCE = (2, 8)
 """Seconds. check-smtp waits for a greeting as long as the highest, with which check-load still settles in time."""
 RENAMED = {"mf_watched_": "mf_health_access_"}
 """Former prefix of variables -> the prefix now; a role's internal variables have two underscores before it."""
+_DEFAULT = re.compile(r"mf_monitor_\w+ can't be worked out: .*'mf_monitor_\w+' is undefined")
+"""A variable of the monitor may refer to its role's defaults, which only its own play knows."""
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})+")
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
@@ -57,12 +60,34 @@ def former_names(names: Iterable[str]) -> Iterator[str]:
                 yield f"{name} is now called {head}{now}{tail}: change its name in the inventory"
 
 
+def chosen(
+    hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], keys: Iterable[str], found: list[str]
+) -> dict[str, dict[str, Any]]:
+    """Return some variables of some hosts. A template that doesn't work is added to the problems ``found``."""
+    values: dict[str, dict[str, Any]] = {}
+    for name in hosts:
+        # once for each host: Ansible merges its variables anew
+        variables, values[name] = hostvars[name], {}
+        for key in keys:
+            try:
+                if key in variables:
+                    values[name][key] = variables[key]
+            except AnsibleError as error:
+                problem = f"{key} can't be worked out: {str(error)[:200]}"
+                if not _DEFAULT.match(problem):
+                    found.append(f"{name}: {problem}")
+    return values
+
+
 def refusals(hosts: Mapping[str, Mapping[str, Any]], spec: Mapping[str, Any]) -> Iterator[str]:
     """What the argument_specs of the monitor refuse in variables of hosts."""
-    refused: dict[str, list[str]] = {}
+    refused: dict[str, dict[str, None]] = {}
     for name, variables in hosts.items():
-        for message in ArgumentSpecValidator(spec).validate(variables).error_messages:
-            refused.setdefault(message.rstrip("."), []).append(name)
+        for error in ArgumentSpecValidator(spec).validate(variables).error_messages:
+            # the URL of a channel, or a part of it, is a secret
+            secret = CHANNELS in error and "://" in error
+            message = f"{CHANNELS} must be a list of objects, and a URL the value of their url" if secret else error
+            refused.setdefault(message.rstrip("."), {})[name] = None
     for message, names in refused.items():
         yield f"{', '.join(names)}: {MONITOR} refuses: {message}"
 
@@ -169,21 +194,12 @@ class ActionModule(ActionBase):
         groups, hostvars = task_vars["groups"], task_vars["hostvars"]
         names: Sequence[str] = groups.get(GROUP, [])
         found = list(former_names(key for name in groups["all"] for key in hostvars[name]))
-
-        def chosen(hosts: Iterable[str], keys: Iterable[str]) -> dict[str, dict[str, Any]]:
-            values: dict[str, dict[str, Any]] = {name: {} for name in hosts}
-            for name, key in ((name, key) for name in hosts for key in keys if key in hostvars[name]):
-                try:
-                    values[name][key] = hostvars[name][key]
-                except AnsibleError as error:  # a template in the inventory that doesn't work
-                    found.append(f"{name}: {key} can't be worked out: {str(error)[:200]}")
-            return values
-
-        machines = chosen(names, self.NEEDED)
+        machines = chosen(hostvars, names, self.NEEDED, found)
         found.extend(one for one in problems(machines) if one not in found)
         specs = yaml.safe_load((Path(__file__).resolve().parents[1] / MONITOR).read_text())["argument_specs"]
         for entry, hosts in (("services", groups["all"]), ("main", groups.get("monitor", ()))):
-            found.extend(refusals(chosen(hosts, specs[entry]["options"]), specs[entry]["options"]))
+            options = specs[entry]["options"]
+            found.extend(refusals(chosen(hostvars, hosts, options, found), options))
         if found:
             head = "The inventory can't work, so nothing was changed:"
             return {"failed": True, "msg": "\n".join([head, *(f"  - {one}" for one in found)]), "problems": found}

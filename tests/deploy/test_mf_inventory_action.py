@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 import yaml
+from ansible.errors import AnsibleUndefinedVariable
 from deploy_support import ROOT
 
 from action_plugins import mf_inventory as plugin
@@ -132,6 +134,40 @@ def test_wrong_variables_of_the_monitor_are_one_line(entry: str, variables: dict
     assert line.startswith(f"mx1, mx2: {plugin.MONITOR} refuses: ")
     assert message in line
     assert "\n" not in line
+
+
+@pytest.mark.parametrize("channels", ["{}", ["{}"], [["{}"]], [{"{}": 1}], [{"name": "a", "url": "{}", "sms": "{}"}]])
+def test_a_misplaced_url_of_a_channel_is_not_shown(channels: Any) -> None:
+    wrong = json.loads(json.dumps(channels).replace("{}", "slack://SECRET/SECRET?to=SECRET"))
+    lines = list(plugin.refusals({"monitor1": {"mf_monitor_channels": wrong}}, SPECS["main"]["options"]))
+    assert any("a URL the value of their url" in line for line in lines)
+    assert "SECRET" not in "".join(lines)
+
+
+class Templates(dict[str, Any]):
+    """Variables of which some are templates that refer to an unknown variable, and how often hosts were asked for."""
+
+    asked = 0
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked += 1
+        value = super().__getitem__(key)
+        if isinstance(value, str) and value.startswith("{{"):
+            raise AnsibleUndefinedVariable(f"'{value.strip('{ }')}' is undefined")
+        return value
+
+
+def test_a_variable_of_the_monitor_may_refer_to_a_default_of_its_role() -> None:
+    found: list[str] = []
+    variables = {
+        "mf_monitor_interval": 30,
+        "mf_monitor_recheck": "{{ mf_monitor_timeout }}",
+        "mf_monitor_name": "{{ a }}",
+    }
+    hosts = Templates(monitor1=Templates(variables))
+    assert plugin.chosen(hosts, ["monitor1"], variables, found) == {"monitor1": {"mf_monitor_interval": 30}}
+    assert found == ["monitor1: mf_monitor_name can't be worked out: 'a' is undefined"]
+    assert hosts.asked == 1
 
 
 def test_right_variables_of_the_monitor_pass() -> None:
