@@ -33,6 +33,14 @@ def test_the_record_survives_and_a_torn_line_is_left_out(places: state.Places) -
     assert len(again.archives) == 2
 
 
+@pytest.mark.parametrize("values", ["null", "[]", '{"failures": 1e999}', '{"seconds": null}', '{"figures": 1}'])
+def test_damaged_values_count_as_absent(places: state.Places, values: str) -> None:
+    Path(f"{places.persistent}/backup.json").write_text(f'{{"number": null, "jobs": {{"dump": {values}}}}}')
+    kept = record.Record(places)
+    assert kept.next_sequence() == 1
+    assert kept.past("dump") == record.Past()
+
+
 def test_a_number_is_given_once_whatever_becomes_of_its_archive(places: state.Places) -> None:
     kept = record.Record(places)
     kept.add(archive(4))

@@ -117,6 +117,12 @@ def test_a_new_mx_has_some_time() -> None:
     assert check.decide({}, ["mx1"], NOON, VALUES, NOON - 5).summary == "nothing fetched yet"
 
 
+def test_values_of_another_type_in_a_record_count_as_unknown() -> None:
+    wrong: dict[str, Any] = {"since": "x", "listed": True, "unpulled": None, "error": None, "foreign": "1", "new": 1}
+    assert Source.parse("mx1", wrong) == Source("mx1")
+    assert judged(Source.parse("mx1", wrong), source("mx2")).metrics["unpulled"] == 0
+
+
 def test_the_check_reads_what_the_puller_writes(room: Room) -> None:
     room.fill(2)
     room.pull()

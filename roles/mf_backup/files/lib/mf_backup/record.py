@@ -45,7 +45,7 @@ class Record:
         self._restoring = f"{places.persistent}/backup-restoring"
         document: Mapping[str, Any] = state.decode(state.read_bytes(self._state)) or {}
         self.repository = str(document.get("repository", ""))
-        self._number = int(document.get("number", 0))
+        self._number = number if isinstance(number := document.get("number"), int) else 0
         self.jobs = jobs_of(document)
         self.archives = _archives(state.read_bytes(self._ledger, 1 << 28) or b"")
 
@@ -155,7 +155,7 @@ def _past(values: Any) -> Past:
     defaults = asdict(Past()).items()
     try:
         return Past(**{name: type(default)(values[name]) for name, default in defaults if name in values})
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return Past()
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from mf import state
@@ -40,9 +40,9 @@ class Source:
 
     @classmethod
     def parse(cls, mx: str, record: Mapping[str, Any]) -> Source:
-        """The record of an MX from its file's content; a key that is missing is unknown or 0."""
-        names = {field.name for field in fields(cls)}
-        return cls(**{key: value for key, value in record.items() if key in names} | {"mx": mx})
+        """The record of an MX from its file's content; a key that is missing or of another type is unknown or 0."""
+        kinds = {key: (str,) if isinstance(value, str) else (int, float) for key, value in vars(cls(mx)).items()}
+        return cls(**{key: value for key, value in record.items() if type(value) in kinds.get(key, ())} | {"mx": mx})
 
     def lag(self, now: float) -> float:
         """Seconds: what the MX kept before that long ago is here. Not less than the age of what is missing."""
