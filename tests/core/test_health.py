@@ -299,6 +299,10 @@ def wreck_proc(host: Host) -> None:
     (host.root / "proc/uptime").write_text("x")
 
 
+def wreck_load(host: Host) -> None:
+    (host.root / "proc/loadavg").write_text("nan 0.2 0.1 1/100 4242\n")
+
+
 @pytest.mark.parametrize(
     ("wreck", "said"),
     [
@@ -307,6 +311,7 @@ def wreck_proc(host: Host) -> None:
         (wreck_settings_folder, "can't be read"),
         (wreck_settings_types, "checks must be an object"),
         (wreck_proc, "loadavg can't be read"),
+        (wreck_load, "loadavg can't be read"),
     ],
 )
 def test_a_broken_host_is_reported_without_an_exception(host: Host, wreck: Any, said: str) -> None:

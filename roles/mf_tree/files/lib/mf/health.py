@@ -197,9 +197,10 @@ def _is(value: object, kind: type) -> bool:
 
 def _first_number(path: str) -> float | None:
     try:
-        return float((state.read_bytes(path, 128) or b"").split(None, 1)[0])
+        number = float((state.read_bytes(path, 128) or b"").split(None, 1)[0])
     except (OSError, ValueError, IndexError):
         return None
+    return number if _is(number, float) else None
 
 
 def _released(places: state.Places) -> float | None:
