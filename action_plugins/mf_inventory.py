@@ -83,7 +83,11 @@ def refusals(hosts: Mapping[str, Mapping[str, Any]], spec: Mapping[str, Any]) ->
     """What the argument_specs of the monitor refuse in variables of hosts."""
     refused: dict[str, dict[str, None]] = {}
     for name, variables in hosts.items():
-        for error in ArgumentSpecValidator(spec).validate(variables).error_messages:
+        try:
+            errors = ArgumentSpecValidator(spec).validate(variables).error_messages
+        except TypeError:
+            errors = [f"{', '.join(variables)}: the name of an option is no text, but for example on, yes or 1"]
+        for error in errors:
             # the URL of a channel, or a part of it, is a secret
             secret = CHANNELS in error and "://" in error
             message = f"{CHANNELS} must be a list of objects, and a URL the value of their url" if secret else error

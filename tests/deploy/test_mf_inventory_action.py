@@ -119,6 +119,7 @@ SPECS = yaml.safe_load((ROOT / plugin.MONITOR).read_text())["argument_specs"]
         ("services", {"mf_services": [{"kind": "tcp"}]}, "kind is tcp but all of the following are missing: port"),
         ("services", {"mf_services": [{"kind": "ssh", "port": "ssh"}]}, "'port' is of type str"),
         ("services", {"mf_services": {"kind": "ssh"}}, "cannot be converted to a list"),
+        ("services", {"mf_services": [{"kind": "ssh", True: 1}]}, "mf_services: the name of an option is no text"),
         ("main", {"mf_monitor_channels": [{"name": "sms"}]}, "missing required arguments: url"),
         (
             "main",
