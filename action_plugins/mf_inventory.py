@@ -201,7 +201,9 @@ class ActionModule(ActionBase):
         machines = chosen(hostvars, names, self.NEEDED, found)
         found.extend(one for one in problems(machines) if one not in found)
         specs = yaml.safe_load((Path(__file__).resolve().parents[1] / MONITOR).read_text())["argument_specs"]
-        for entry, hosts in (("services", groups["all"]), ("main", groups.get("monitor", ()))):
+        # a run without the monitor may lack what its variables need, such as a vault's password
+        monitors = [name for name in groups.get("monitor", ()) if name in task_vars["ansible_play_hosts_all"]]
+        for entry, hosts in (("services", groups["all"]), ("main", monitors)):
             options = specs[entry]["options"]
             found.extend(refusals(chosen(hostvars, hosts, options, found), options))
         if found:

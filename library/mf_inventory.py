@@ -13,7 +13,7 @@ description:
   - Runs on the controller alone; no host is touched, none needs to be reachable.
   - "Checked: there are MX machines, each with an address of its own; every domain has a route to its mail server;
     ports are ports; fewer MX machines must accept mail than there are. No host has a variable under its former name.
-    Every host's services, and the variables of the monitor, have the options and types that its role takes."
+    Every host's services, and the variables of a monitor in this run, have the options and types that its role takes."
 version_added: "0.1.0"
 options: {}
 attributes:

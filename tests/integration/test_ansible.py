@@ -13,6 +13,17 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def site(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["ansible-playbook", "-i", "inventory/example", "playbooks/site.yml", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LC_ALL": "C.UTF-8", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_TIMEOUT": "1"},
+    )
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
@@ -21,17 +32,16 @@ ROOT = Path(__file__).resolve().parents[2]
     ],
 )
 def test_an_unknown_option_is_refused_before_any_host_is_touched(variable: str, value: object) -> None:
-    done = subprocess.run(
-        ["ansible-playbook", "-i", "inventory/example", "playbooks/site.yml", "-e", json.dumps({variable: value})],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "LC_ALL": "C.UTF-8", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_TIMEOUT": "1"},
-    )
+    done = site("-e", json.dumps({variable: value}))
     assert done.returncode == 2, done.stdout
     assert f"{variable}.colour. Supported parameters include" in done.stdout
     assert "PLAY [Rehearse" not in done.stdout
+
+
+def test_a_run_without_the_monitor_does_not_read_its_variables() -> None:
+    done = site("--limit", "mx[0]", "-e", '{"mf_monitor_channels": "{{ unknown }}"}')
+    assert "mf_monitor_channels" not in done.stdout
+    assert "PLAY [Rehearse" in done.stdout
 
 
 def test_ansible_lint_knows_our_modules(tmp_path: Path) -> None:
