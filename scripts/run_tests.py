@@ -105,6 +105,7 @@ def scenarios() -> list[str]:
 def stages() -> list[Stage]:
     """Return every stage in the order of running: the fastest to fail come first."""
     python = sys.executable
+    workers = str(len(os.sched_getaffinity(0)) + 1)  # one more than CPUs: some tests wait
     found = [
         Stage("ruff check", "lint", ("ruff", "check")),
         Stage("ruff format", "lint", ("ruff", "format", "--check")),
@@ -114,7 +115,7 @@ def stages() -> list[Stage]:
         Stage(
             "pytest",
             "unit",
-            (python, "-m", "pytest", "-q", "-n", "auto", "--ignore=tests/integration", f"--junitxml={PYTEST_XML}"),
+            (python, "-m", "pytest", "-q", "-n", workers, "--ignore=tests/integration", f"--junitxml={PYTEST_XML}"),
             count_pytest,
         ),
         # a stage of its own: it installs Chromium when it is missing
