@@ -185,7 +185,7 @@ class ActionModule(ActionBase):
             return kind()
         where = f"roles/{role.name}/vars/main.yml: {name}"
         try:
-            value = json.loads(json.dumps(self._templar.template(variables[name]), allow_nan=False))
+            value = json.loads(json.dumps(self._evaluate(variables[name]), allow_nan=False))
         except AnsibleError as error:
             raise AnsibleActionFail(f"{where}: {_reason(error)}. Nothing was changed.") from None
         except (TypeError, ValueError) as error:
@@ -193,6 +193,16 @@ class ActionModule(ActionBase):
         if not isinstance(value, kind):
             raise AnsibleActionFail(f"{where} must be a {kind.__name__}, not {value!r}. Nothing was changed.")
         return value
+
+    def _evaluate(self, value: Any) -> Any:
+        """Return a variable's value; what YAML's aliases share in a mapping is worked out once, not for each file."""
+        if not isinstance(value, dict):
+            return self._templar.template(value)
+        shared: dict[int, Any] = {}
+        for item in value.values():
+            if id(item) not in shared:
+                shared[id(item)] = self._templar.template(item)
+        return {key: shared[id(item)] for key, item in value.items()}
 
     def _entries(self, role: Role, exceptions: dict[str, Any], variables: dict[str, Any]) -> Iterator[Entry]:
         unused = set(exceptions)
