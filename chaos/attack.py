@@ -32,6 +32,7 @@ ATTACKERS = (201, 202)  # their addresses' last octets: none of the lab's hosts
 BATCH = 20  # messages that are sent together
 PATIENCE = 60.0  # s a message may be tried; later mail has come too late to count
 PAUSE = 2.0  # s between two batches
+MEMORY = 1024  # MiB that the service may use at most
 SETTLE = 20.0  # s after the attack; what still burns then burns for nobody
 LOOK = r"""
 import glob, json, os, pwd, time
@@ -198,7 +199,11 @@ def show(report: Report) -> str:
         ("refused", report.refused, ""),
         ("lost", report.lost, ""),
         ("doubled", report.doubled, ""),
-        ("memory", f"{report.memory:.0f} MiB", "private memory of the SMTP service at its highest"),
+        (
+            "memory",
+            f"{report.memory:.0f} MiB",
+            f"private memory of the SMTP service at its highest; at most {MEMORY} MiB allowed",
+        ),
         ("load", f"{report.load:.1f}", "at its highest"),
         ("sessions", report.sessions, "at most"),
         ("CPU", f"{report.cpu:.0f} s", f"of the SMTP service in {report.seconds:.0f} s"),
@@ -213,8 +218,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m chaos.attack",
         description=(__doc__ or "").split("\n\n", 1)[1],
-        epilog="Exit codes: 0 all good mail was delivered once and nothing burns on, 1 not so, 2 wrong command line, "
-        "130 interrupted",
+        epilog="Exit codes: 0 all good mail was delivered once, memory stayed bounded and nothing burns on, "
+        "1 not so, 2 wrong command line, 130 interrupted",
     )
     parser.add_argument("--mx", default="mx1", choices=GROUPS["mx"], help="the MX to attack (default mx1)")
     parser.add_argument("--seconds", type=int, default=300, metavar="N", help="duration, 10 to 3600 (default 300)")
@@ -237,7 +242,8 @@ def main() -> int:
         print(show(report))
         for answer, count in report.answers.items():
             print(f"  {ui.clean(answer)} ({count})")
-    return int(report.delivered < report.sent or bool(report.lost or report.doubled) or report.burning > 0.1)
+    bad_mail = report.delivered < report.sent or report.lost or report.doubled
+    return int(bool(bad_mail or report.memory > MEMORY or report.burning > 0.1))
 
 
 if __name__ == "__main__":

@@ -87,7 +87,8 @@ def parse(report: bytes | bytearray) -> Refusal:
     if not recipients:
         raise ReportError("the bounce names no recipient")
     # as it is written in Exim's queue, see the rewriting rule in exim4.conf
-    sender = re.sub(r"0-[.]0(?=[^@]*\Z)", "_", path[1].decode("latin-1"))
+    local, at_sign, domain = path[1].decode("latin-1").rpartition("@")
+    sender = local + at_sign + domain.replace("0-.0", "_")
     return Refusal(queued[1].decode("ascii"), sender, recipients, parts[2], path.end(), end)
 
 
