@@ -280,7 +280,7 @@ def _throttled(now: float = NOW) -> Raw:
 
 
 def _failing(now: float = NOW) -> Raw:
-    """Two MXs are out: fewer accept mail than must; the gateway for SMS is down; somebody has acknowledged."""
+    """Two MXs are out: fewer accept mail than must; the gateway for SMS is down; an operator has acknowledged."""
     snapshot = _one_down(now)
     host = snapshot["hosts"][2]
     host.update(state="down", since=now - 430, words="smtp: connected, but no greeting within 10 s")
@@ -293,7 +293,7 @@ def _failing(now: float = NOW) -> Raw:
     worst = _incident(now, 44, "fleet", "urgent", title, "mx2 down, mx3 down", 430)
     worst["timeline"][1] = {"at": now - 426, "what": "failed", "words": "sms: connection refused"}
     worst["timeline"].append({"at": now - 396, "what": "sent", "words": "opened to mail, instead of sms"})
-    worst["timeline"].append({"at": now - 120, "what": "acknowledged", "words": "by anna: on the way"})
+    worst["timeline"].append({"at": now - 120, "what": "acked", "words": "by anna: on the way"})
     worst.update(acked=True, acked_by="anna", ack_until=now + 3480)
     snapshot["incidents"]["open"].insert(0, worst)
     snapshot["messages"].update(waiting=2, failing=1)

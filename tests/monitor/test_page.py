@@ -13,7 +13,7 @@ from typing import Any
 import page_support
 import pytest
 import yaml
-from mf_monitor.page import charts, machines, metrics, model, render, values, view
+from mf_monitor.page import charts, incidents, machines, metrics, model, render, values, view
 from mf_monitor.page import snapshot as snapshot_
 from monitor_support import sample
 
@@ -153,10 +153,18 @@ def test_the_first_thing_said(state: str, sentence: str, need: str, title: str) 
     assert shown["title"] == title
 
 
-def test_an_urgent_incident_nobody_has_taken_asks_for_somebody() -> None:
+def test_an_urgent_incident_that_is_not_acknowledged_asks_for_an_operator() -> None:
     snapshot = page_support.failing()
     snapshot.incidents.open[0].acked = False
     assert view.private(snapshot)["need"] == "Act now."
+
+
+def test_acknowledgement_and_its_end_are_shown_in_plain_words() -> None:
+    incident = page_support.failing().incidents.open[0]
+    incident.timeline.append(replace(incident.timeline[-1], what="unacked"))
+    acked, unacked = incidents.card(incident, NOW)["events"][-2:]
+    assert (acked["word"], unacked["word"]) == ("Acknowledged", "Not acknowledged")
+    assert f".e-{acked['kind']}::before" in private(page_support.failing())
 
 
 def test_one_row_a_machine_has_everything() -> None:

@@ -20,7 +20,8 @@ _EVENTS = {
     "changed": "Changed",
     "sent": "Message",
     "failed": "Failed",
-    "acknowledged": "Acknowledged",
+    "acked": "Acknowledged",
+    "unacked": "Not acknowledged",
     "closed": "Recovered",
 }
 
@@ -52,7 +53,7 @@ def card(incident: Incident, now: float) -> dict[str, Any]:
 
 
 def _who(incident: Incident) -> str:
-    return show(incident.acked_by or "somebody", 40)
+    return show(incident.acked_by or "An operator", 40)
 
 
 def need(opened: Sequence[Incident], state: str) -> str:
