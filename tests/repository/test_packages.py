@@ -9,6 +9,7 @@ import ast
 import functools
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,12 @@ def graph() -> dict[str, set[str]]:
 def test_a_package_has_the_name_of_its_role() -> None:
     assert ROLES.pop(CORE) == "mf_tree"
     assert all(package == role for package, role in ROLES.items())
+
+
+def test_mypy_reads_the_packages_of_all_roles() -> None:
+    paths = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["mypy_path"]
+    listed = [path for path in paths if path.startswith("roles/")]
+    assert listed == [str(folder.parent.relative_to(ROOT)) for folder in PACKAGES.values()]
 
 
 def test_the_graph_of_imports_is_that_of_the_roles() -> None:
