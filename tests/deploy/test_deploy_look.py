@@ -241,10 +241,14 @@ def test_numbers_are_held_to_their_ranges_and_order() -> None:
     assert said(load="much") == ['load is "much" on mx1; it takes a number from 0.1 to 10.']
 
 
-def test_ranges_and_order_name_defaults_of_their_role() -> None:
+def test_ranges_and_order_agree_with_the_defaults_and_types_of_their_role() -> None:
     for path in ROOT.glob("roles/*/vars/main.yml"):
         role = path.parents[1].name
         known = yaml.safe_load(path.read_text()) or {}
         ranges, order = known.get(f"__{role}_ranges", {}), known.get(f"__{role}_order", {})
         assert set(ranges) <= set(yaml.safe_load((path.parents[1] / "defaults/main.yml").read_text()))
+        options = yaml.safe_load((path.parents[1] / "meta/argument_specs.yml").read_text())["argument_specs"]["main"]
+        for name, bounds in ranges.items():
+            whole = all(isinstance(bound, int) for bound in bounds)
+            assert options["options"][name]["type"] == ("int" if whole else "float"), name
         assert {*order, *order.values()} <= set(ranges)
