@@ -44,13 +44,15 @@ def alone(scene: Scene) -> None:
     scene.host.run("systemctl stop cron.service; flock /run/mf/lock/smtp.lock true")
 
 
-def letter(scene: Scene) -> str:
+def letter(scene: Scene, host: Host | None = None) -> str:
     """What a sender outside is told to its final dot."""
     clients = scene.sessions()
-    clients.open("letter", scene.host.address, "data")
-    said = clients.answer("letter")
+    to = host or scene.host
+    name = f"letter-{to.name}"
+    clients.open(name, to.address, "data")
+    said = clients.answer(name)
     must(said.startswith("354"), f"a sender's DATA got: {said}")
-    return clients.finish("letter")
+    return clients.finish(name)
 
 
 @fault("smtp", "a filter of 9 s", "a warning that says so, never restarted; mail goes through", LANE, seconds=60)
@@ -184,5 +186,7 @@ def slow_everywhere(scene: Scene) -> Generator[None, None, str]:
         must("WARNING OK" in said[host.name], f"{host.name} said {sorted(set(said[host.name]))}")
         last = host.result("smtp")
         must(last.get("status") == "WARNING", f"{host.name} ended with {last.get('status')}: {last.get('summary')}")
+        answer = letter(scene, host)
+        must(answer.startswith("250"), f"a sender's message to {host.name} got: {answer}")
     kinds = ", ".join(sorted({kind for one in said.values() for kind in one}))
     return f"0 restarts on {len(hosts)} MXs in {time.monotonic() - began:.0f} s; results: {kinds}"
