@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import monitor_support
 import pytest
@@ -12,6 +13,7 @@ from mf_monitor.judging import problems, states
 from mf_monitor.judging.states import UP, WARNING, ProbeResult
 from mf_monitor.notifying import alerts
 from mf_monitor.notifying.alerts import Alert, Incident
+from mf_monitor.probing import hosthealth
 from mf_monitor.settings import Settings
 from monitor_states import NOW, RULES, incident, run, subjects
 
@@ -275,6 +277,57 @@ def test_fewer_still_is_notified_anew_and_voids_the_acknowledgement() -> None:
     (second,) = story.at(21, at(0))
     assert "0 of 3" in second.text
     assert [story.at(after, at(level)) for after, level in ((30, 1), (40, 0))] == [[], []]
+
+
+def refused(*seen: dict[str, Any]) -> list[int]:
+    """Numbers of the metrics of mx1's check-refused that are notified; from its health's JSON to messages."""
+    story, current, messages = Story(), run(UP), ""
+    for number, metrics in enumerate(seen):
+        record = monitor_support.health_record("mx1", "mx", NOW, status="CRITICAL")
+        check = {"status": "CRITICAL", "summary": f"metrics {number};", "age_seconds": 1.0, "since": NOW}
+        record["checks"]["refused"] = {**check, "overdue_seconds": 0.0, "metrics": metrics}
+        health = hosthealth.parse(json.dumps(record).encode())
+        for now in (NOW + 300 * number, NOW + 300 * number + 60, NOW + 300 * number + 120):
+            reading = hosthealth.Reading("mx1", now - 1, now, health, "read")
+            results = {result.subject: result for result in hosthealth.results(reading, (), {"refused"})}
+            current = states.advance(current, results["mx1/check-refused"], RULES)
+            view = problems.judge(RULES, subjects(**{"mx1_check-refused": current}), {}, (), now)
+            for key, problem in view.problems.items():
+                story.alerts[1] = fresh_alert(story.alerts.get(1, Alert(noticed=now)), problem)
+                one = incident(1, key, problem.severity, title=problem.title)
+                for later in (0, alerts.GROUP + 1):
+                    messages += "".join(draft.text for draft in story.at(now - NOW + later, one))
+    return [number for number in range(len(seen)) for _ in range(messages.count(f"CRITICAL: metrics {number};"))]
+
+
+def counts(*seen: tuple[Any, Any]) -> list[dict[str, Any]]:
+    return [{"waiting": waiting, "domains": domains} for waiting, domains in seen]
+
+
+def test_more_that_a_customer_s_server_refuses_is_notified_anew() -> None:
+    # at 1, 10, 100 and 1,000 messages, whatever lies between
+    assert refused(*counts((1, 1), (9, 1), (10, 1), (99, 1), (100, 1), (999, 1), (1000, 1), (90000, 1))) == [0, 2, 4, 6]
+    # at each new domain; both at once are one message
+    assert refused(*counts((1, 1), (2, 2), (3, 3), (30, 4))) == [0, 1, 2, 3]
+    # not when it stays, falls, or is again what it was
+    assert refused(*counts((20, 2), (20, 2), (9, 2), (9, 1), (20, 2), (20, 3))) == [0, 5]
+    # nor when the check can't read its notes in between
+    assert refused(*counts((20, 2)), {}, *counts((20, 2), (100, 2))) == [0, 3]
+
+
+def test_hostile_counts_of_check_refused_are_bounded() -> None:
+    assert refused(*counts(("x", "y"), (True, [1]), (-1, -5), (1e300, -1e300), (-1e14, 0))) == [0]
+    assert refused(*counts((1, 1), (1e14, 1e14), (9e14, 9e14))) == [0, 1]
+    assert len(refused(*counts(*((number, number) for number in range(1, 60))))) == hosthealth.MAX_DOMAINS
+
+
+def test_an_incident_that_was_notified_without_a_level_is_notified_anew() -> None:
+    """As one from a release before."""
+    story, one = Story(), incident(1, "check:mx1/refused")
+    assert len(story.at(4, one)) == 1
+    for after, level, messages in ((10, -2, 0), (20, -2, 0), (30, -3, 0), (34, -3, 1), (40, -3, 0)):
+        story.alerts[1] = dataclasses.replace(story.alerts[1], level=level)
+        assert len(story.at(after, one)) == messages
 
 
 def test_a_certificate_is_notified_at_each_of_its_days_once() -> None:

@@ -326,7 +326,7 @@ def test_the_check_reports_until_an_operator_has_decided(
     keep(root, folder, bounce(b"Subject: 2\n\n", failed("a@shop.example", "500 Line too long")))
     (third,) = keep(root, folder, bounce(b"Subject: 3\n\n"))
     found = check.probe(places, values(places))
-    assert (found.status, found.metrics) == (state.CRITICAL, {"waiting": 3})
+    assert (found.status, found.metrics) == (state.CRITICAL, {"waiting": 3, "domains": 2})
     assert found.summary.startswith(
         "3 messages refused for good by customers' servers, kept: customer.example 2 since "
     )
@@ -336,7 +336,7 @@ def test_the_check_reports_until_an_operator_has_decided(
     (tmp_path / "releases").mkdir()
     (tmp_path / "releases" / first).write_text("accepted OK id=1\n")
     (tmp_path / "releases" / third).write_text("refused 550 no\n")
-    assert check.probe(places, values(places)).metrics == {"waiting": 2}
+    assert check.probe(places, values(places)).metrics == {"waiting": 2, "domains": 2}
     assert command.main(["forget", third], places) == 0
     assert command.main(["forget", "--domain", "Shop.Example"], places) == 0
     assert check.probe(places, values(places)).status == state.OK
@@ -349,7 +349,7 @@ def test_a_nonsensical_note_is_harmless(places: state.Places, folder: Path) -> N
     ):
         (folder / LONG.replace("070b", f"{number:04d}")).write_bytes(words)
     found = check.probe(places, values(places))
-    assert found.metrics == {"waiting": 4}
+    assert found.metrics == {"waiting": 4, "domains": 2}
     assert "\x1b" not in found.summary
     assert refused.read(str(folder), LONG.replace("070b", "0002")) == {"domain": "", "reason": "", "recipients": ""}
 

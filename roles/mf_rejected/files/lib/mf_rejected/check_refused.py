@@ -46,8 +46,9 @@ def probe(places: state.Places, values: run.Values) -> state.Result:
         waiting = refused.waiting(values["folder"], values["releases"])
     except OSError as error:
         return state.Result(NAME, state.CRITICAL, f"{values['folder']} can't be read: {error.strerror}")
-    result = state.Result(NAME, *decide(len(waiting), list(refused.groups(values["folder"], waiting[-READ:]))))
-    result.metrics = {"waiting": len(waiting)}
+    groups = list(refused.groups(values["folder"], waiting[-READ:]))
+    result = state.Result(NAME, *decide(len(waiting), groups))
+    result.metrics = {"waiting": len(waiting), "domains": len(groups)}
     return result
 
 

@@ -66,7 +66,8 @@ def checks(host: Host, settings: Settings, checked: Mapping[str, SubjectState], 
             word = ""
         title = f"{host.name} {'' if urgent or flaps else 'says: '}{name}{word}: {current.message}"
         since = current.flapping if flaps and current.flapping is not None else current.since
-        problems.append(Problem(_key(host, name), "check", host.name, name, severity, title, since, flaps))
+        level = None if flaps or severity == PAGE else current.level
+        problems.append(Problem(_key(host, name), "check", host.name, name, severity, title, since, flaps, level=level))
     return problems
 
 

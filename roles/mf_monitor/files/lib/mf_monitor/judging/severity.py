@@ -24,9 +24,9 @@ class Problem:
     since: float
     flapping: bool = False
     about: tuple[str, ...] = ()
-    level: int | None = (
-        None  # notified anew when it falls: MXs that accept mail, of the fleet's; a certificate's notices left
-    )
+    # Notified anew when it falls: MXs that accept mail, of the fleet's; a certificate's notices left; of check-refused
+    # see ``hosthealth``.
+    level: int | None = None
 
 
 def severity_of(kind: str, host: Host, way_in: bool = False) -> str:

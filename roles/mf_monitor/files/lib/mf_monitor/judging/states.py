@@ -40,6 +40,7 @@ class ProbeResult:
     reason: str = ""
     latency: float | None = None
     expires: float | None = None
+    level: int | None = None  # see ``Problem``
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class SubjectState:
     blind: str = ""  # why the last probe saw nothing
     latency: float | None = None
     expires: float | None = None
+    level: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """For the store."""
@@ -127,7 +129,9 @@ def advance(current: SubjectState, result: ProbeResult, rules: Settings) -> Subj
         expires=result.expires if result.expires is not None else current.expires,
     )
     if result.state == current.state:
-        current = replace(current, pending="", count=0, first=0.0, message=result.message, reason=result.reason)
+        current = replace(
+            current, pending="", count=0, first=0.0, message=result.message, reason=result.reason, level=result.level
+        )
     else:
         count, first = (current.count + 1, current.first) if current.pending == result.state else (1, result.started)
         current = replace(current, pending=result.state, count=count, first=first)
@@ -145,6 +149,7 @@ def _confirm(current: SubjectState, result: ProbeResult) -> SubjectState:
         since=current.first,
         message=result.message,
         reason=result.reason,
+        level=result.level,
         pending="",
         count=0,
         first=0.0,

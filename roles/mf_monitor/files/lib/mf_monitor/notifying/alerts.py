@@ -176,12 +176,15 @@ class _Planner:
         incident.alert = replace(incident.alert, **values)
 
     def _renew(self) -> None:
-        """Notify anew of what has grown worse, acknowledged or not: fewer MXs still, or a higher severity."""
+        """Notify anew of what has grown worse, acknowledged or not: a lower level, or a higher severity."""
         for incident in self.open:
             alert = incident.alert
             fell = _fell(alert)
             if fell:
                 self._change(incident, notified="", notified_level=None, noticed=self.now)
+            elif alert.notified and alert.notified_level is None:
+                # from a release before, or had none when it was notified
+                self._change(incident, notified_level=alert.level)
             rose = RANK[incident.severity] > max(RANK[alert.seen or incident.severity], RANK.get(alert.notified, 0))
             if incident.acked and (fell or rose):
                 self.result.void.add(incident.number)

@@ -21,6 +21,8 @@ from ..judging.states import DOWN, HELD, PART, UNKNOWN, UNREAD, UP, WARNING, Pro
 from ..settings import HealthAccess, Host, Service, Settings
 
 CANARY = "canary"  # the check that is urgent only when all MXs are concerned
+REFUSED = "refused"  # the check that is notified anew when more is refused
+MAX_DOMAINS = 20  # after which another domain is no new message; one host can send only so many
 CHECK = "check-"  # what the name of a check's subject begins with
 KEEP_UP_TO = 60  # hosts whose connections are kept
 AT_ONCE = 16  # reads in turn
@@ -157,6 +159,12 @@ def _canary(check: Check) -> tuple[str, str]:
     return (DOWN if check.metric("delivered") else WARNING), PART
 
 
+def _refused_level(check: Check) -> int:
+    """Level of check-refused: lower by one for each domain, and at 1, 10, 100 and 1,000 messages that wait."""
+    waiting, domains = check.metric("waiting") or 0.0, check.metric("domains") or 0.0
+    return -sum(waiting >= step for step in (1, 10, 100, 1000)) - int(min(max(domains, 0.0), MAX_DOMAINS))
+
+
 def check_subject(host: str, check: str) -> str:
     """The subject of a host's check; a service can't have such a name."""
     return f"{host}/{CHECK}{check}"
@@ -219,7 +227,8 @@ def results(reading: Reading, chosen: tuple[str, ...], known: Collection[str]) -
             if word in (UP, UNKNOWN) or room <= 0:
                 continue
             room -= 1
-        result.append(ProbeResult(check_subject(name, check), began, at, word, message, reason))
+        level = _refused_level(last) if check == REFUSED else None
+        result.append(ProbeResult(check_subject(name, check), began, at, word, message, reason, level=level))
     for check in sorted(set(known).difference(record.checks)):
         if not record.checks:
             # a host that can't read its own settings reports no checks, so the check's state is not known
