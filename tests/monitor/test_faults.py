@@ -77,6 +77,12 @@ def test_the_program_says_whether_its_settings_are_right(tmp_path: Path, capsys:
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"monitord: {path}")
         assert said in line
+    with pytest.raises(SystemExit, match="2"):
+        daemon.main(["--chekc"])
+    assert capsys.readouterr().err == "monitord: unrecognized arguments: --chekc; see monitord --help\n"
+    path.write_text(json.dumps(monitor_support.raw_settings(database="/nowhere/m.sqlite")))
+    assert daemon.main([str(path)]) == daemon.UNUSABLE
+    assert "/nowhere/m.sqlite can't be opened" in capsys.readouterr().err
 
 
 POOL = "Socket Exception: HTTPConnectionPool(host='192.0.2.1', port=80): "
@@ -256,3 +262,12 @@ def test_a_dry_run_of_the_command_changes_nothing(tmp_path: Path, capsys: pytest
     assert len(store.incidents.silences(time.time())) == 1
     assert store.messages.newest() == []
     store.close()
+
+
+def test_the_command_gives_the_reason_why_it_cannot_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "settings.json"
+    for content, reason in (("{", f"{path} is not JSON; "), ('{"database": "/nowhere/m"}', "/nowhere/m is missing; ")):
+        path.write_text(content)
+        assert command.main(["status"], str(path)) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"monitor: {reason}")

@@ -45,9 +45,6 @@ def main(argv: Sequence[str] | None = None, path: str = SETTINGS) -> int:
     SETTINGS = path
     try:
         return _parser().main(argv, None)
-    except (settings.MonitorSettingsError, store.StoreError) as error:
-        print(f"monitor: {error}", file=sys.stderr)
-        return cli.FAILED
     except sqlite3.Error as error:
         print(f"monitor: the database can't be used: {text.clean(str(error))}", file=sys.stderr)
         return cli.FAILED

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import signal
 import sys
 from collections.abc import Sequence
 
-from . import engine, journal, settings, store
+from mf import Failure, cli
+
+from . import engine, journal, settings
 from .notifying import outbox
 
 UNUSABLE = 3  # exit code
@@ -24,15 +25,10 @@ Exit codes
 
 def main(argv: Sequence[str] | None = None, sender: tuple[str, ...] = ()) -> int:
     """The program; returns its exit code. ``sender``: the command that sends one message, Apprise's unless given."""
-    parser = argparse.ArgumentParser(
-        prog="monitord",
-        description="The external monitor; mf-monitor.service runs it.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--check", action="store_true", help="only check the settings")
-    parser.add_argument("file", nargs="?", default=settings.DEFAULT_PATH, metavar="FILE", help="default: %(default)s")
-    options = parser.parse_args(argv)
+    command = cli.Command("monitord", "The external monitor; mf-monitor.service runs it.", _EPILOG)
+    command.add_argument("--check", action="store_true", help="only check the settings")
+    command.add_argument("file", nargs="?", default=settings.DEFAULT_PATH, metavar="FILE", help="default: %(default)s")
+    options = command.parse_args(argv)
     try:
         chosen = settings.load(options.file)
         if options.check:
@@ -40,9 +36,8 @@ def main(argv: Sequence[str] | None = None, sender: tuple[str, ...] = ()) -> int
             print(f"{options.file}: right; {len(chosen.hosts)} hosts, {services} services")
             return 0
         return asyncio.run(work(chosen, sender))
-    except (settings.MonitorSettingsError, store.StoreError) as error:
-        print(f"monitord: {error}", file=sys.stderr)
-        return UNUSABLE
+    except Failure as error:
+        return command.fail(str(error), UNUSABLE)
 
 
 async def work(chosen: settings.Settings, sender: tuple[str, ...]) -> int:

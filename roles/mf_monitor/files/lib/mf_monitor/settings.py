@@ -18,6 +18,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from mf import Failure
+
 from .rules import (
     FLAG,
     KINDS,
@@ -44,8 +46,8 @@ RELAY_EVERY = 10  # intervals
 _ADVICE = "correct the inventory, then run playbooks/site.yml"
 
 
-class MonitorSettingsError(Exception):
-    """Settings are missing or malformed. Its text is one line that says which, and what to do."""
+class MonitorSettingsError(Failure):
+    """Settings are missing or malformed. Its text is one line: which, and what to do."""
 
 
 # --- the settings

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from mf import Failure
+
 from . import schema
 
 DAY = 86400
@@ -16,8 +18,8 @@ KEEP_DAYS = 400  # days
 BUSY = 10.0  # seconds to wait for the other process's commit
 
 
-class StoreError(Exception):
-    """The database can't be used; one line that says what to do."""
+class StoreError(Failure):
+    """The database can't be used. Its text is one line: the reason, and what to do."""
 
 
 class Connection:
