@@ -88,11 +88,11 @@ class ActionModule(ActionBase):
         result = self._ask({**request, "packages": self.packages(variables)}, variables)
         if result.get("failed"):
             return result
-        look, before = result.pop("look"), result.pop("before", None)
-        missing, lacking = list(look["missing"]), result.pop("needed", [])
+        facts, before = result.pop("look"), result.pop("before", None)
+        missing, lacking = list(facts["missing"]), result.pop("needed", [])
         # an unchanged host passed its preflight with the same values when it was deployed
         full = bool(result["changed"] or missing)
-        refused = self._preflight(look, variables, full=full)
+        refused = self._preflight(facts, variables, full=full)
         if refused:
             return refused
         if full:
@@ -110,10 +110,10 @@ class ActionModule(ActionBase):
         return result
 
     def _preflight(
-        self, look: dict[str, Any] | None, variables: dict[str, Any], *, full: bool = True
+        self, facts: dict[str, Any] | None, variables: dict[str, Any], *, full: bool = True
     ) -> dict[str, Any] | None:
         """Return the failure that mf_preflight finds, or None."""
-        result = run_action(self, "mf_preflight", {"look": look or {}, "roles": full}, variables)
+        result = run_action(self, "mf_preflight", {"look": facts or {}, "roles": full}, variables)
         return result if result.get("failed") else None
 
     def _install(self, packages: list[str], variables: dict[str, Any]) -> dict[str, Any]:
@@ -147,17 +147,16 @@ class ActionModule(ActionBase):
     def roles(self) -> list[Role]:
         """Return all roles of the play with their dependencies, sorted by name."""
         play = self._task.get_play()
-        found = {}
-        for role in play.roles:
-            for one in (*role.get_all_dependencies(), role):
-                found[one.get_name()] = one.get_role_path()
+        paths = {
+            role.get_name(): role.get_role_path() for top in play.roles for role in (*top.get_all_dependencies(), top)
+        }
         mine = self._task._role
-        if mine is not None and mine.get_name() not in found:
+        if mine is not None and mine.get_name() not in paths:
             raise AnsibleActionFail(
                 "a release is made of all roles of a play, and one that is included while it runs isn't known before: "
                 "use roles or import_role. Nothing was changed."
             )
-        return [Role(name, path) for name, path in sorted(found.items())]
+        return [Role(name, path) for name, path in sorted(paths.items())]
 
     def gather(self, host: str, kind: str, variables: dict[str, Any]) -> Release:
         """Return the release of the play's roles for this host. Raises AnsibleActionFail."""

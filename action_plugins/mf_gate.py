@@ -69,7 +69,7 @@ def judge(now: Mapping[str, Any], before: Mapping[str, Any], checks: Sequence[st
     elif smtp["status"] == "UNKNOWN" or not (full or kind == "OK"):
         was = earlier.get(SMTP, {})
         as_before = kind is not None and kind == was.get("metrics", {}).get("class") and kind != "OK"
-        wrong.append(f"it accepts no mail{', as before' if as_before else ''}: {_words(SMTP, smtp)}")
+        wrong.append(f"it accepts no mail{', as before' if as_before else ''}: {_state(SMTP, smtp)}")
     for name in CHECKS:
         check = now["checks"].get(name)
         if check is None:
@@ -78,9 +78,9 @@ def judge(now: Mapping[str, Any], before: Mapping[str, Any], checks: Sequence[st
         tolerated = SEVERITY["OK" if name == SMTP and name in earlier else "WARNING"]
         worse = SEVERITY[check["status"]] > max(SEVERITY.get(was, 0), tolerated)
         if worse and name in checks and not (name == SMTP and (full or wrong)):
-            wrong.append(f"{_words(name, check)} (before the change: {was})")
+            wrong.append(f"{_state(name, check)} (before the change: {was})")
         elif check["status"] != "OK" and not (name == SMTP and wrong):
-            remarks.append(_words(name, check) + (", as before" if check["status"] == was else ""))
+            remarks.append(_state(name, check) + (", as before" if check["status"] == was else ""))
     if before.get("door") == "command" and now.get("door") == "module":
         wrong.append("its own /mf/bin/health is broken, and wasn't before")
     busy = kind == "BUSY" and not full
@@ -98,14 +98,14 @@ def stale(checks: Mapping[str, Any], seconds: float) -> list[str]:
     return [name for name, age in ages.items() if age is not None and age > seconds + 1]
 
 
-def _words(name: str, check: Mapping[str, Any]) -> str:
+def _state(name: str, check: Mapping[str, Any]) -> str:
     """Return a check's state on one line, without characters that move the cursor or hide text."""
-    words = " ".join(f"{name} {check['status']}: {check['summary']}".split())[:400]
-    return "".join(letter if unicodedata.category(letter)[0] != "C" else "?" for letter in words)
+    text = " ".join(f"{name} {check['status']}: {check['summary']}".split())[:400]
+    return "".join(letter if unicodedata.category(letter)[0] != "C" else "?" for letter in text)
 
 
 def watch(
-    look: Callable[[], Mapping[str, Any]],
+    read: Callable[[], Mapping[str, Any]],
     before: Mapping[str, Any],
     checks: Sequence[str] = CHECKS,
     pause: Callable[[float], None] = time.sleep,
@@ -115,7 +115,7 @@ def watch(
     give_up = clock() + BUSY_WAIT
     tries, stuck = 0, False
     while True:
-        verdict = judge(look(), before, checks)
+        verdict = judge(read(), before, checks)
         stuck = stuck or verdict.stuck
         at_work = verdict.full or verdict.busy
         tries += not at_work
@@ -142,7 +142,7 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         variables = task_vars or {}
         _, arguments = self.validate_argument_spec(ARGUMENTS)
-        verdict = watch(lambda: self._look(variables), arguments["before"], arguments["checks"])
+        verdict = watch(lambda: self._health(variables), arguments["before"], arguments["checks"])
         if verdict.remarks and not verdict.wrong:
             Display().display(f"{variables['inventory_hostname']} passes, with remarks: {'; '.join(verdict.remarks)}")
         return {
@@ -154,11 +154,11 @@ class ActionModule(ActionBase):
             "remarks": list(verdict.remarks),
         }
 
-    def _look(self, variables: dict[str, Any]) -> dict[str, Any]:
+    def _health(self, variables: dict[str, Any]) -> dict[str, Any]:
         """Run the checks and return the details of mf_health."""
         began = time.monotonic()
-        found = run_action(self, "mf_health", {"refresh": True, "details": True}, variables)
-        if "checks" not in found:
-            raise AnsibleActionFail(f"mf_health gave no answer: {found.get('msg')}")
-        old = [] if self._task.check_mode else stale(found["checks"], time.monotonic() - began)
-        return {**found, "stale": old}
+        health = run_action(self, "mf_health", {"refresh": True, "details": True}, variables)
+        if "checks" not in health:
+            raise AnsibleActionFail(f"mf_health gave no answer: {health.get('msg')}")
+        old = [] if self._task.check_mode else stale(health["checks"], time.monotonic() - began)
+        return {**health, "stale": old}

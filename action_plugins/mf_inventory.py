@@ -41,29 +41,27 @@ def problems(machines: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """
     if not machines:
         return [f"there is no MX machine: put at least one host into the group {GROUP} (see inventory/example)"]
-    found: dict[str, None] = {}  # in order, and what is wrong for all is said once
-    for one in (
+    every = (
         *_addresses(machines),
         *(problem for variables in machines.values() for problem in _common(variables, len(machines))),
         *_agreement(machines),
-    ):
-        found[one] = None
-    return list(found)
+    )
+    return list(dict.fromkeys(every))  # in order; a problem of all hosts is listed once
 
 
 def former_names(names: Iterable[str]) -> Iterator[str]:
     """Yield a problem for each variable that has another name now."""
     for name in sorted(set(names)):
         for former, now in RENAMED.items():
-            head, found, tail = name.partition(former)
-            if found and not head.strip("_"):
+            head, match, tail = name.partition(former)
+            if match and not head.strip("_"):
                 yield f"{name} is now called {head}{now}{tail}: change its name in the inventory"
 
 
 def chosen(
-    hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], keys: Iterable[str], found: list[str]
+    hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], keys: Iterable[str], complaints: list[str]
 ) -> dict[str, dict[str, Any]]:
-    """Return some variables of some hosts. A template that doesn't work is added to the problems ``found``."""
+    """Return some variables of some hosts. A template that doesn't work is added to ``complaints``."""
     values: dict[str, dict[str, Any]] = {}
     for name in hosts:
         # once for each host: Ansible merges its variables anew
@@ -75,12 +73,12 @@ def chosen(
             except AnsibleError as error:
                 problem = f"{key} can't be worked out: {str(error)[:200]}"
                 if not _DEFAULT.match(problem):
-                    found.append(f"{name}: {problem}")
+                    complaints.append(f"{name}: {problem}")
     return values
 
 
 def refusals(hosts: Mapping[str, Mapping[str, Any]], spec: Mapping[str, Any]) -> Iterator[str]:
-    """What the argument_specs of the monitor refuse in variables of hosts."""
+    """Yield what the argument_specs of the monitor refuse in variables of hosts."""
     refused: dict[str, dict[str, None]] = {}
     for name, variables in hosts.items():
         try:
@@ -197,18 +195,18 @@ class ActionModule(ActionBase):
         self.validate_argument_spec({})
         groups, hostvars = task_vars["groups"], task_vars["hostvars"]
         names: Sequence[str] = groups.get(GROUP, [])
-        found = list(former_names(key for name in groups["all"] for key in hostvars[name]))
-        machines = chosen(hostvars, names, self.NEEDED, found)
-        found.extend(one for one in problems(machines) if one not in found)
+        complaints = list(former_names(key for name in groups["all"] for key in hostvars[name]))
+        machines = chosen(hostvars, names, self.NEEDED, complaints)
+        complaints.extend(problem for problem in problems(machines) if problem not in complaints)
         specs = yaml.safe_load((Path(__file__).resolve().parents[1] / MONITOR).read_text())["argument_specs"]
         # a run without the monitor may lack what its variables need, such as a vault's password
         monitors = [name for name in groups.get("monitor", ()) if name in task_vars["ansible_play_hosts_all"]]
         for entry, hosts in (("services", groups["all"]), ("main", monitors)):
             options = specs[entry]["options"]
-            found.extend(refusals(chosen(hostvars, hosts, options, found), options))
-        if found:
+            complaints.extend(refusals(chosen(hostvars, hosts, options, complaints), options))
+        if complaints:
             head = "The inventory can't work, so nothing was changed:"
-            return {"failed": True, "msg": "\n".join([head, *(f"  - {one}" for one in found)]), "problems": found}
+            return {"failed": True, "msg": "\n  - ".join([head, *complaints]), "problems": complaints}
         first = machines[names[0]]
         return {
             "changed": False,

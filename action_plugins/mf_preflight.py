@@ -26,28 +26,28 @@ PYTHON = (3, 11)
 FREE_MIB = 64
 
 
-def host_problems(look: dict[str, Any], host: str) -> Iterator[str]:
-    """Yield what prevents a deployment on a host, from the facts of mf_deploy (module_utils/mf_deploy/look.py)."""
-    if look["system"] not in SYSTEMS:
+def host_problems(facts: dict[str, Any], host: str) -> Iterator[str]:
+    """Yield what prevents a deployment on a host, from the facts of mf_deploy (module_utils/mf_deploy/facts.py)."""
+    if facts["system"] not in SYSTEMS:
         yield (
-            f"{host} runs {look['system']}, and this needs {' or '.join(SYSTEMS)}: "
+            f"{host} runs {facts['system']}, and this needs {' or '.join(SYSTEMS)}: "
             "install that, or take the host out of the inventory."
         )
-    if tuple(map(int, look["python"].split(".")[:2])) < PYTHON:
+    if tuple(map(int, facts["python"].split(".")[:2])) < PYTHON:
         yield (
-            f"{host} has Python {look['python']}, and this needs {'.'.join(map(str, PYTHON))} or newer: "
+            f"{host} has Python {facts['python']}, and this needs {'.'.join(map(str, PYTHON))} or newer: "
             "set ansible_python_interpreter to Debian's own /usr/bin/python3."
         )
-    if not look["root"]:
+    if not facts["root"]:
         yield f"{host} lets us in without root's rights: set ansible_become to true for it."
-    if not look["systemd"]:
+    if not facts["systemd"]:
         yield f"{host} was not started by systemd, which runs our services: boot it with systemd."
-    if look["free_mib"] < FREE_MIB:
-        yield f"{host} has {look['free_mib']} MiB left for /mf, and {FREE_MIB} are needed: make room there."
-    if look["refused"]:
-        missing = look["missing"]
+    if facts["free_mib"] < FREE_MIB:
+        yield f"{host} has {facts['free_mib']} MiB left for /mf, and {FREE_MIB} are needed: make room there."
+    if facts["refused"]:
+        missing = facts["missing"]
         yield (
-            f"{', '.join(missing)} can't be installed on {host}: {look['refused'].rstrip('.')}. "
+            f"{', '.join(missing)} can't be installed on {host}: {facts['refused'].rstrip('.')}. "
             f"Run there: apt-get update && apt-cache policy {' '.join(missing)}"
         )
 
@@ -88,13 +88,13 @@ class ActionModule(ActionBase):
         _, arguments = self.validate_argument_spec(
             argument_spec={"look": {"type": "dict", "default": {}}, "roles": {"type": "bool", "default": True}}
         )
-        look, host = arguments["look"], str(variables.get("inventory_hostname", "this host"))
-        found = list(host_problems(look, host)) if look else []
+        facts, host = arguments["look"], str(variables.get("inventory_hostname", "this host"))
+        problems = list(host_problems(facts, host)) if facts else []
         for name, path in self._roles().items() if arguments["roles"] else ():
-            found += self._out_of_range(name, host, variables)
-            found += self._problems(f"roles/{name}/tasks/preflight.yml", f"{path}/tasks/preflight.yml", variables)
+            problems += self._out_of_range(name, host, variables)
+            problems += self._problems(f"roles/{name}/tasks/preflight.yml", f"{path}/tasks/preflight.yml", variables)
         # each text has the promise; the message gives it once
-        texts = [" ".join(text.replace(PROMISE, "").split()) for text in dict.fromkeys(found)]
+        texts = [" ".join(text.replace(PROMISE, "").split()) for text in dict.fromkeys(problems)]
         if texts:
             return {"failed": True, "changed": False, "msg": f"{PROMISE} {' '.join(texts)}"}
         return {"changed": False, "msg": "nothing stands against it"}
@@ -121,16 +121,16 @@ class ActionModule(ActionBase):
 
     def _problems(self, name: str, path: str, variables: dict[str, Any]) -> list[str]:
         tasks = self._loader.load_from_file(path, trusted_as_template=True) if os.path.exists(path) else []
-        found = []
+        problems = []
         for task in tasks or []:
             title = task.get("name", "a task")
             try:
-                found += list(self._findings(task, variables))
+                problems += list(self._findings(task, variables))
             except AnsibleError as error:
-                found.append(f"{name}, {title!r}: {error.message.rstrip('.')}.")
+                problems.append(f"{name}, {title!r}: {error.message.rstrip('.')}.")
             except ValueError as error:
                 raise AnsibleActionFail(f"{name}, {title!r}: {error}") from None
-        return found
+        return problems
 
     def _findings(self, task: dict[str, Any], variables: dict[str, Any]) -> Iterator[str]:
         """Yield the messages with which an assert task, maybe with ``when`` and ``loop``, would fail."""

@@ -127,8 +127,8 @@ def _span(value: float | None) -> str:
 
 def clean(text: object) -> str:
     """Return text from a host, safe for a terminal: one line, no characters that move the cursor or hide text."""
-    words = " ".join(str(text).split())[:1000]
-    return "".join(letter if unicodedata.category(letter)[0] != "C" else "?" for letter in words)
+    line = " ".join(str(text).split())[:1000]
+    return "".join(letter if unicodedata.category(letter)[0] != "C" else "?" for letter in line)
 
 
 def verdict(fleet: Sequence[Report]) -> str:

@@ -137,7 +137,7 @@ import sys
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mf_deploy import guard, host, look, release
+from ansible.module_utils.mf_deploy import facts, guard, host, release
 from ansible.module_utils.mf_deploy.layout import Layout, ReleaseError
 from ansible.module_utils.mf_deploy.manifest import Manifest, stored, unpack, unpack_content
 
@@ -166,7 +166,7 @@ def bring(module: AnsibleModule, layout: Layout, run: host.Run) -> dict[str, Any
     if not module.params["manifest"]:
         raise ReleaseError("mf_deploy state=present works in a play with roles, through its action plugin")
     content = module.params["content"]
-    found = {} if content else {"look": look.look(module.params["packages"], run, check=check)}
+    found = {} if content else {"look": facts.read(module.params["packages"], run, check=check)}
     if found and (not found["look"]["root"] or sys.version_info < (3, 11)):
         # it can't go on; the controller gives the reason
         return {"changed": False, **found}

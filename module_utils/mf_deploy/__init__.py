@@ -1,5 +1,5 @@
-"""How a release of the /mf tree is put on a host: compared, staged, validated, made current, undone.
+"""Put a release of the /mf tree on a host: compare, stage, validate, make current, undo.
 
 Runs on the managed host inside the module mf_deploy, under the host's Python. Arrows point down only:
-``release -> commit, stage, drift, look -> host, journal, manifest -> layout``.
+``release -> commit, stage, drift, facts -> host, journal, manifest -> layout``.
 """

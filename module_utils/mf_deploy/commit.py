@@ -156,7 +156,7 @@ def _present(layout: Layout, folders: Iterable[str]) -> list[str]:
 
 def _retire(names: Iterable[str], run: host.Run, undo: ExitStack) -> None:
     """Stop and disable units that no role of the new release has any more."""
-    for name, unit in units.look(names, run).items():
+    for name, unit in units.read(names, run).items():
         if not unit.exists:
             continue
         if unit.enabled:

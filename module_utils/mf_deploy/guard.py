@@ -1,4 +1,4 @@
-"""What a release must not do: act beside others (action lock, maintenance marker), or drop a role by accident.
+"""Keep a release from acting beside others (action lock, maintenance marker), and from dropping a role by accident.
 
 Lock and marker are the package's (mf/state.py, mf/maintenance.py).
 """
@@ -23,7 +23,7 @@ RENAMED = {"mf_watched": "mf_health_access"}
 
 
 def keep_roles(present: Collection[str], roles: Collection[str], removed: Collection[str]) -> None:
-    """Raise ReleaseError when a release of ``roles`` would drop one of those ``present`` that ``removed`` doesn't name.
+    """Raise ReleaseError when a release of ``roles`` would drop a role of ``present`` that ``removed`` lacks.
 
     "Just run that role" is a habit; a release without qpsmtpd would stop and remove the SMTP service. A play that names
     a role by its former name is refused as well; in ``present`` both names mean the same role.
@@ -51,7 +51,7 @@ def keep_roles(present: Collection[str], roles: Collection[str], removed: Collec
 
 @contextmanager
 def lock(layout: Layout, name: str, what: str) -> Iterator[None]:
-    """Hold one of the host's locks; raises ReleaseError when another process keeps it for WAIT seconds."""
+    """Hold a lock of the host. Raises ReleaseError when another process keeps it for WAIT seconds."""
     with state.Places(layout.root).lock(name, WAIT) as held:
         if not held:
             raise ReleaseError(
@@ -62,12 +62,12 @@ def lock(layout: Layout, name: str, what: str) -> Iterator[None]:
 
 
 def ours(layout: Layout) -> bool:
-    """Whether a marker of a deployment is in force."""
+    """Return whether a deployment's marker is in force."""
     return _owner(layout) == OWNER
 
 
 def mark(layout: Layout, generation: str) -> bool:
-    """Have the checks only look for a while. An operator's own maintenance is left alone; whether it is ours now."""
+    """Keep the checks from acting for a while; leave an operator's maintenance alone. Return whether it is ours now."""
     if _owner(layout) not in (None, OWNER):
         return False
     host.make_folders(layout.run)
@@ -76,11 +76,11 @@ def mark(layout: Layout, generation: str) -> bool:
 
 
 def unmark(layout: Layout) -> bool:
-    """Take our marker away, and only ours; whether there was one."""
+    """Remove our marker, and only ours. Return whether there was one."""
     return ours(layout) and host.forget(state.Places(layout.root).maintenance)
 
 
 def _owner(layout: Layout) -> str | None:
-    """Whose maintenance marker is in force."""
-    found = maintenance.marked(state.Places(layout.root), state.boottime())
-    return None if found is None else found.owner
+    """Return the owner of the maintenance marker in force."""
+    marker = maintenance.marked(state.Places(layout.root), state.boottime())
+    return None if marker is None else marker.owner

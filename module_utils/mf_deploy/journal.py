@@ -1,4 +1,4 @@
-"""What a host remembers of its releases: in which order they were current, what they put outside of the tree.
+"""The record of a host's releases: the order in which they were current, and their files outside of the tree.
 
 Kept in /mf/releases/journal.json. The link /mf/current is the truth; the journal is written after it and set right by
 it, so a journal that is one step behind (interrupted) does no harm.
@@ -41,18 +41,18 @@ def read(layout: Layout) -> Journal:
     try:
         with open(layout.journal, encoding="utf-8") as file:
             data = json.load(file)
-        found = Journal(
+        journal = Journal(
             [str(name) for name in data["history"]],
             [str(name) for name in data["files"]],
             [str(name) for name in data["folders"]],
             bool(data["pending"]),
         )
     except FileNotFoundError:
-        found = Journal([], _all_files(layout), [], False)
+        journal = Journal([], _all_files(layout), [], False)
     except (OSError, ValueError, KeyError, TypeError):
-        found = Journal([], _all_files(layout), [], True)
+        journal = Journal([], _all_files(layout), [], True)
     present = set(layout.generations())
-    return found._replace(history=[name for name in settled(found.history, current) if name in present])
+    return journal._replace(history=[name for name in settled(journal.history, current) if name in present])
 
 
 def _all_files(layout: Layout) -> list[str]:
@@ -70,12 +70,12 @@ def settled(history: list[str], current: str | None) -> list[str]:
 
 
 def deployed(history: list[str], generation: str) -> list[str]:
-    """The history after a deployment: what was current before is what one goes back to."""
+    """Return the history after a deployment: the release that was current before is the one to go back to."""
     return [*(name for name in history if name != generation), generation][-KEEP:]
 
 
 def write(layout: Layout, journal: Journal) -> None:
-    """Store the journal, on disk when this returns."""
+    """Store the journal; it is on disk when this returns."""
     text = json.dumps(journal._asdict(), indent=1) + "\n"
     host.replace(layout.journal, text.encode(), 0o644, (-1, -1))
     host.sync(layout.releases)
@@ -88,7 +88,7 @@ def left(layout: Layout, generation: str | None) -> None:
 
 
 def prune(layout: Layout, keep: Iterable[str], now: float) -> list[str]:
-    """Remove the releases that are not kept, and what interrupted runs left; what was removed. ``now``: epoch."""
+    """Remove releases that are not kept, and leftovers of interrupted runs. Return the former. ``now``: epoch."""
     kept = set(keep)
     removed = [
         name

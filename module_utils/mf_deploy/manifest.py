@@ -1,4 +1,4 @@
-"""What a release consists of, and what differs between two of them. Pure, except for reading a stored one."""
+"""The content of a release, and the difference between two. Pure, except for reading a stored manifest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SETTINGS = "settings"
 class File(NamedTuple):
     """One file. ``path`` is ``bin/x`` in the tree or ``/etc/x`` on the host; ``part`` is the role it came from.
 
-    ``source`` is the hash before the generation was filled in: what two releases are compared by, for else every
+    ``source`` is the hash before the generation was filled in: two releases are compared by it, for else every
     file that names its generation would differ each time. ``validate`` is a command with %s, or empty. ``secret``: of
     this no older one may come back (see secret.py).
     """
@@ -35,7 +35,7 @@ class File(NamedTuple):
 
     @property
     def outside(self) -> bool:
-        """Whether its place is outside of the tree."""
+        """Return whether its place is outside of the tree."""
         return self.path.startswith("/")
 
     def as_data(self) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class File(NamedTuple):
         return {**self._asdict(), "mode": f"{self.mode:04o}"}
 
     def same(self, other: File | None) -> bool:
-        """Whether two releases mean the same by it."""
+        """Return whether two releases mean the same by it."""
         return other is not None and (self.source, self.mode, self.owner, self.group) == (
             other.source,
             other.mode,
@@ -56,7 +56,7 @@ class Manifest:
     """A release: its files by path, the hash of each role's settings, and which roles' files each unit depends on."""
 
     def __init__(self, data: Mapping[str, Any]) -> None:
-        """From its JSON form. Raises ReleaseError when that is not one."""
+        """Read the JSON form. Raises ReleaseError when that is no manifest."""
         try:
             self.generation = str(data["generation"])
             self.files = {entry["path"]: _file(entry) for entry in data["files"]}
@@ -106,7 +106,7 @@ def stored(layout: Layout, generation: str) -> Manifest | None:
 
 
 def stored_data(release: str) -> dict[str, Any]:
-    """A release's manifest.json as it is, with what only the host knows (``compiled``, ``python``); {} if damaged."""
+    """A release's manifest.json as it is, with the host's own fields (``compiled``, ``python``); {} if damaged."""
     try:
         with open(f"{release}/manifest.json", encoding="utf-8") as file:
             data = json.load(file)
@@ -124,7 +124,7 @@ class Difference(NamedTuple):
 
 
 def difference(old: Manifest | None, new: Manifest) -> Difference:
-    """What a release changes: files by meaning (not by the generation written into them), and roles' settings."""
+    """Return the changes of a release: files by meaning (not by the generation in them), and settings of roles."""
     before = old.files if old else {}
     paths = sorted(
         path for path in {*before, *new.files} if path not in new.files or not new.files[path].same(before.get(path))

@@ -247,7 +247,7 @@ def _services(layout: Layout, wanted: manifest.Manifest, changing: Iterable[str]
     stamps = commit.stamps(layout)
     soon = set(changing)
     states = {}
-    for name, unit in units.look(wanted.units, run).items():
+    for name, unit in units.read(wanted.units, run).items():
         parts = wanted.units[name]
         behind = any(unit.started < stamps.get(part, 0.0) for part in parts) or bool(soon & set(parts))
         states[name] = {
@@ -309,7 +309,7 @@ def absent(layout: Layout, run: host.Run, *, check: bool = False) -> dict[str, A
         guard.lock(layout, "release", "another deployment"),
         guard.lock(layout, "action", "a check, a restart or a person"),
     ):
-        for name, unit in units.look(names, run).items():
+        for name, unit in units.read(names, run).items():
             if unit.exists:
                 commit.retire(name, run)
         masks = [mask for name in names if units.is_mask(mask := layout.on_host(f"/etc/systemd/system/{name}"))]

@@ -1,4 +1,4 @@
-"""What systemd says about units, asked once for all of them."""
+"""The state of units, read from systemd once for all of them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Unit(NamedTuple):
     reload: bool
 
 
-def look(names: Iterable[str], run: host.Run) -> dict[str, Unit]:
-    """State of some units, by name. Raises ReleaseError when systemd doesn't answer."""
+def read(names: Iterable[str], run: host.Run) -> dict[str, Unit]:
+    """Return the state of some units, by name. Raises ReleaseError when systemd doesn't answer."""
     wanted = sorted(set(names))
     if not wanted:
         return {}
@@ -52,10 +52,10 @@ def _unit(block: Mapping[str, str]) -> Unit:
 
 
 def is_mask(path: str) -> bool:
-    """Whether this is a unit's mask (man systemctl): a link to /dev/null where the unit's file would be."""
+    """Return whether this is a unit's mask (man systemctl): a link to /dev/null where the unit's file would be."""
     return os.path.islink(path) and os.readlink(path) == "/dev/null"
 
 
 def is_unit_file(path: str) -> bool:
-    """Whether systemd reads its units (or their drop-ins) from there."""
+    """Return whether systemd reads its units (or their drop-ins) from there."""
     return path.startswith(("/etc/systemd/system/", "/usr/lib/systemd/system/", "/lib/systemd/system/"))

@@ -1,1 +1,1 @@
-"""What action plugins share. They run on the controller."""
+"""The common code of the action plugins. It runs on the controller."""

@@ -29,7 +29,7 @@ def test_the_module_and_its_messages(
     made = make(ONE)
     packed = action.pack(made.manifest)
     seen = {"root": True, "missing": ["nftables"]}
-    monkeypatch.setattr(module.look, "look", lambda packages, _, *, check: {**seen, "asked": [packages, check]})
+    monkeypatch.setattr(module.facts, "read", lambda packages, _, *, check: {**seen, "asked": [packages, check]})
     asked = run_module(module, manifest=packed, packages=["nftables"])
     assert asked["look"] == {**seen, "asked": [["nftables"], False]}
     assert machine.layout.generation() is None

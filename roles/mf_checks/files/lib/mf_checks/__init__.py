@@ -1,1 +1,1 @@
-"""What cron runs every minute: the checks of load, processes, SMTP and queue, what they heal, and run-checks."""
+"""The checks of every minute: of load, processes, SMTP and queue, their healing, and run-checks, which cron starts."""

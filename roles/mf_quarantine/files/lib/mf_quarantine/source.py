@@ -1,4 +1,4 @@
-"""How far the pull from an MX has come: ``state/<mx>.json``, written at each step of a pull, judged by the check::
+"""The progress of the pull from an MX: ``state/<mx>.json``, written at each step of a pull, judged by the check::
 
     {"mx", "since": first attempt, "attempted", "error": "" or one line, "listed": last complete listing or null,
      "swept": last listing of all days or null, "unpulled": known and not imported yet, there or fetched already,
@@ -45,7 +45,7 @@ class Source:
         return cls(**{key: value for key, value in record.items() if type(value) in kinds.get(key, ())} | {"mx": mx})
 
     def lag(self, now: float) -> float:
-        """Seconds: what the MX kept before that long ago is here. Not less than the age of what is missing."""
+        """Return seconds: all that the MX kept earlier than that is here. Not less than the age of what is missing."""
         covered = self.listed if self.listed is not None else self.since if self.since is not None else now
         if self.unpulled and self.oldest is not None:
             covered = min(covered, self.oldest)
@@ -58,7 +58,7 @@ class Source:
 
 
 def load(folder: str, mx: str, now: float) -> Source:
-    """The record of an MX; a new one when there is none, or its file is damaged."""
+    """Read the record of an MX; it is new when the file is missing or damaged."""
     source = Source.parse(mx, state.decode(state.read_bytes(f"{folder}/{mx}.json")) or {})
     source.since = source.since or now
     source.attempted = source.attempted or now

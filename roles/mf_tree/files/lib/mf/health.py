@@ -1,6 +1,6 @@
-"""How this host is: its checks' results, judged for freshness, and what holds right now. Reads only; never raises.
+"""The health of this host: its checks' results, judged for freshness, and the present state. Reads only; never raises.
 
-The monitor has this run on every host each minute, so it makes the JSON object that ``health_record`` describes and
+The monitor runs this on every host each minute, so it makes the JSON object that ``health_record`` describes and
 imports nothing dear: dataclasses alone would cost four times all of this.
 
 A check counts as UNKNOWN when it never ran, is past its ``next_due`` (on CLOCK_BOOTTIME: a wall clock that was set
@@ -25,7 +25,7 @@ _HAND_OVER = 60.0  # seconds after a release during which a check of the former 
 
 
 def collect(places: state.Places) -> dict[str, Any]:
-    """The host's health."""
+    """Return the host's health."""
     now = state.boottime()
     problems: list[tuple[str, str]] = []
     settings: Mapping[str, Any] = {}
@@ -116,26 +116,26 @@ def judge(
 
 
 def takes_mail(smtp: Mapping[str, Any]) -> bool:
-    """Whether the SMTP check says that mail is accepted. A certificate that ends soon is only a warning; a service that
-    has given all slots to senders, and works, takes mail."""
+    """Return whether mail is accepted, by the SMTP check. A certificate that ends soon is only a warning; a service
+    that has given all slots to senders, and works, takes mail."""
     status, metrics = smtp["status"], smtp["metrics"]
     warned = status == state.WARNING and metrics.get("class") == state.OK
     full = status in (state.WARNING, state.CRITICAL) and metrics.get("full") == 1
     return bool(status == state.OK or warned or full)
 
 
-def judge_throttle(throttle: marker.Status, said: str) -> list[tuple[str, str]]:
-    """What is wrong with the throttle right now, unless check-load, whose status is ``said``, reports it as grave."""
+def judge_throttle(throttle: marker.Status, reported: str) -> list[tuple[str, str]]:
+    """Return the throttle's problem, unless ``reported``, the status of check-load, is as grave."""
     status = state.OK
     if throttle.held or throttle.wrong:
         status = state.CRITICAL
     elif throttle.throttled:
         status = state.WARNING
-    return [(status, throttle.describe())] if state.SEVERITY[status] > state.SEVERITY[said] else []
+    return [(status, throttle.describe())] if state.SEVERITY[status] > state.SEVERITY[reported] else []
 
 
 def line(health: Mapping[str, Any]) -> str:
-    """One line for people; what is wrong comes last."""
+    """Return one line for people; problems come last."""
     load1, oldest, active = health["load1"], health["oldest_result_seconds"], health["maintenance"]
     parts = ["load unknown" if load1 is None else f"load {load1:g}"]
     if not health["throttled"]:
@@ -165,7 +165,7 @@ def _entry(status: str, summary: str) -> dict[str, Any]:
 
 
 def _without_lease(check: dict[str, Any]) -> dict[str, Any]:
-    """The load check's entry when no lease is left: what it said about leases has passed, and live facts are newer."""
+    """Return the load check's entry when no lease is left: its result about leases is over, live facts are newer."""
     if check["status"] in (state.WARNING, state.CRITICAL) and check["metrics"].get("leases"):
         return {**check, "status": state.OK, "summary": "was throttled; the lease has been given back since"}
     return check
@@ -178,9 +178,9 @@ def _maintenance(places: state.Places, now: float) -> dict[str, Any] | None:
     return {"owner": active.owner, "reason": active.reason, "left_seconds": round(active.until - now, 1)}
 
 
-def _metrics(found: object) -> dict[str, float | str]:
-    """The numbers and short texts among what a result calls its metrics; nothing nested, nothing that isn't finite."""
-    pairs = list(found.items())[:MAX_METRICS] if isinstance(found, dict) else []
+def _metrics(stored: object) -> dict[str, float | str]:
+    """Return the finite numbers and short texts of a result's metrics; nothing nested."""
+    pairs = list(stored.items())[:MAX_METRICS] if isinstance(stored, dict) else []
     return {
         text.clean(str(name), 64): text.clean(value, 120) if isinstance(value, str) else value
         for name, value in pairs
@@ -204,7 +204,7 @@ def _first_number(path: str) -> float | None:
 
 
 def _released(places: state.Places) -> float | None:
-    """When the current release became current (epoch seconds): the age of the link itself."""
+    """Return the time when the current release became current (epoch seconds): that of the link itself."""
     try:
         return posix.lstat(places.current).st_mtime
     except OSError:

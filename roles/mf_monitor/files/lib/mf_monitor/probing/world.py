@@ -1,4 +1,4 @@
-"""What every probe needs: settings, certificates, clocks; and its outcome."""
+"""The common input of probes: settings, certificates, clocks; and the outcome of a probe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OWN = "own"  # the reason when the monitor itself is at fault
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What probes need besides the service."""
+    """The input of a probe besides the service."""
 
     settings: Settings
     context: ssl.SSLContext  # accepts any certificate: its dates are checked, and mail servers have what they have
@@ -23,7 +23,7 @@ class World:
 
     @staticmethod
     def of(settings: Settings, clocks: Clocks) -> World:
-        """With the system's certificates."""
+        """Return a world with the system's certificates."""
         lax = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         lax.check_hostname = False
         lax.verify_mode = ssl.CERT_NONE

@@ -1,4 +1,4 @@
-"""The other MXs of the fleet: how many of them accept mail now? What follows from it is in ``budget``.
+"""The survey of the other MXs of the fleet: the number that accepts mail now. Its use is in ``budget``.
 
 A peer counts as accepting when it greets with a 220 within the fleet's patience; any other outcome counts as not
 accepting. At most SAMPLE peers are asked, chosen anew each time; for a larger fleet the lower bound of the sample's
@@ -29,7 +29,7 @@ class Survey:
         self.accepting = frozenset(accepting)
 
     def estimate(self) -> int:
-        """How many of all peers accept: exact when all were asked, otherwise no more than the sample supports."""
+        """Return the number of peers that accept: exact when all were asked, else no more than the sample supports."""
         asked, accepting = len(self.asked), len(self.accepting)
         if asked >= self.total or asked == 0:
             return accepting

@@ -1,4 +1,4 @@
-"""The look at a host before anything is changed on it: what is installed, what can be had, why not."""
+"""The facts of a host, read before anything is changed: packages that are installed, that can be had, and why not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unittest.mock import MagicMock
 import pytest
 import yaml
 from ansible.errors import AnsibleActionFail
-from ansible.module_utils.mf_deploy import host, look
+from ansible.module_utils.mf_deploy import facts, host
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 from deploy_support import ROOT, load_action
@@ -38,13 +38,13 @@ Status: hold ok installed
 
 def test_installed_is_what_dpkg_says() -> None:
     wanted = ["adduser", "nftables", "python3-psutil", "logrotate", "psutil", "a+.*"]
-    assert look.installed(STATUS, wanted) == {"adduser", "logrotate"}
-    assert look.installed(b"", wanted) == set()
+    assert facts.installed(STATUS, wanted) == {"adduser", "logrotate"}
+    assert facts.installed(b"", wanted) == set()
 
 
 def test_the_system_is_what_os_release_says() -> None:
-    assert look.system('# x\nNAME="Debian GNU/Linux"\nVERSION_ID="12"\nID=debian\n') == "debian 12"
-    assert look.system("") == "unknown unknown"
+    assert facts.system('# x\nNAME="Debian GNU/Linux"\nVERSION_ID="12"\nID=debian\n') == "debian 12"
+    assert facts.system("") == "unknown unknown"
 
 
 def test_the_reason_is_what_apt_says_went_wrong() -> None:
@@ -52,26 +52,26 @@ def test_the_reason_is_what_apt_says_went_wrong() -> None:
         "Reading package lists...\n exim4 : Depends: exim4-base but it is not going to be installed\n"
         "E: Unable to correct problems, you have held broken packages.\n"
     )
-    assert look.reason(output) == (
+    assert facts.reason(output) == (
         "E: Unable to correct problems, you have held broken packages.; "
         "exim4 : Depends: exim4-base but it is not going to be installed"
     )
-    assert look.reason("") == "apt-get failed without a word"
+    assert facts.reason("") == "apt-get failed without a word"
 
 
 def test_lists_are_stale_when_missing_or_old(tmp_path: Path) -> None:
-    assert look.stale(str(tmp_path / "none"), 1e6)
+    assert facts.stale(str(tmp_path / "none"), 1e6)
     (tmp_path / "partial").mkdir()
-    assert look.stale(str(tmp_path), 1e6)
+    assert facts.stale(str(tmp_path), 1e6)
     packages = tmp_path / "deb.debian.org_main_Packages"
     packages.touch()
     for path in (packages, tmp_path / "partial", tmp_path):
         os.utime(path, (1e6, 1e6))
-    assert not look.stale(str(tmp_path), 1e6 + 3600)
-    assert look.stale(str(tmp_path), 1e6 + 90000)
+    assert not facts.stale(str(tmp_path), 1e6 + 3600)
+    assert facts.stale(str(tmp_path), 1e6 + 90000)
     # lists that didn't change upstream keep their time when they are fetched again
     os.utime(tmp_path, (1e6 + 90000, 1e6 + 90000))
-    assert not look.stale(str(tmp_path), 1e6 + 93600)
+    assert not facts.stale(str(tmp_path), 1e6 + 93600)
 
 
 class Apt:
@@ -93,9 +93,9 @@ class Apt:
 @pytest.fixture
 def see(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     def call(apt: Apt, *, stale: bool, check: bool = False) -> dict[str, Any]:
-        monkeypatch.setattr(look, "read", lambda path: STATUS if "dpkg" in path else b"ID=debian\nVERSION_ID=12\n")
-        monkeypatch.setattr(look, "stale", lambda *_: stale)
-        return dict(look.look(["adduser", "nftables"], apt, check=check))
+        monkeypatch.setattr(facts, "_content", lambda path: STATUS if "dpkg" in path else b"ID=debian\nVERSION_ID=12\n")
+        monkeypatch.setattr(facts, "stale", lambda *_: stale)
+        return dict(facts.read(["adduser", "nftables"], apt, check=check))
 
     return call
 

@@ -1,4 +1,4 @@
-"""What a host is and has, looked at before anything is changed on it. Refuses nothing; returns data."""
+"""The facts of a host that a deployment needs, read before anything is changed. Refuses nothing; returns data."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ LISTS = "/var/lib/apt/lists"
 _SIMULATE = ("apt-get", "--simulate", "--quiet", "--no-install-recommends", "install", "--")
 
 
-def look(packages: Sequence[str], run: host.Run, *, check: bool) -> dict[str, Any]:
-    """What a deployment needs to know.
+def read(packages: Sequence[str], run: host.Run, *, check: bool) -> dict[str, Any]:
+    """Read the facts.
 
     ``system`` ("debian 12"), ``python`` ("3.11.2"), ``root``, ``systemd``, ``free_mib`` for /mf, ``missing`` packages,
     ``refused`` (why apt can't install those, or ""), ``unknown`` (that isn't sure: ``check`` forbade to fetch lists).
     """
-    status = read("/var/lib/dpkg/status")
+    status = _content("/var/lib/dpkg/status")
     missing = sorted(set(packages) - installed(status, packages))
     if missing and "python3-apt" not in missing and not installed(status, ["python3-apt"]):
         # what Ansible's apt module itself needs
@@ -30,7 +30,7 @@ def look(packages: Sequence[str], run: host.Run, *, check: bool) -> dict[str, An
     space = os.statvfs("/mf" if os.path.isdir("/mf") else "/")
     refused, unknown = obtainable(missing, run, check=check) if missing else ("", False)
     return {
-        "system": system((read("/etc/os-release") or read("/usr/lib/os-release")).decode(errors="replace")),
+        "system": system((_content("/etc/os-release") or _content("/usr/lib/os-release")).decode(errors="replace")),
         "python": platform.python_version(),
         "root": os.geteuid() == 0,
         "systemd": os.path.isdir("/run/systemd/system"),
@@ -41,8 +41,8 @@ def look(packages: Sequence[str], run: host.Run, *, check: bool) -> dict[str, An
     }
 
 
-def read(path: str) -> bytes:
-    """A file's content, or nothing."""
+def _content(path: str) -> bytes:
+    """Read a file; empty when that fails."""
     try:
         with open(path, "rb") as file:
             return file.read()
@@ -51,24 +51,24 @@ def read(path: str) -> bytes:
 
 
 def installed(status: bytes, packages: Sequence[str]) -> set[str]:
-    """Which packages dpkg's status file (man dpkg-query) says are installed."""
-    found = set()
+    """Return those of ``packages`` that are installed by dpkg's status file (man dpkg-query)."""
+    present = set()
     for package in packages:
         pattern = rb"^Package: " + re.escape(package.encode()) + rb"\n(?:[^\n]+\n)*?Status: ([^\n]+)\n"
         head = re.search(pattern, status, re.MULTILINE)
         if head and head[1].split()[-1:] == [b"installed"]:
-            found.add(package)
-    return found
+            present.add(package)
+    return present
 
 
 def system(text: str) -> str:
-    """ID and VERSION_ID of os-release(5)."""
+    """Return ID and VERSION_ID of os-release(5)."""
     fields = dict(line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
     return " ".join(fields.get(key, "unknown").strip("\"'") for key in ("ID", "VERSION_ID"))
 
 
 def obtainable(missing: Sequence[str], run: host.Run, *, check: bool) -> tuple[str, bool]:
-    """Why apt can't install some packages together ("" when it can), and whether that isn't sure.
+    """Return why apt can't install some packages together ("" when it can), and whether that isn't sure.
 
     Old or missing lists are fetched once, except in check mode.
     """
@@ -90,7 +90,7 @@ def _simulate(packages: Sequence[str], run: host.Run) -> str:
 
 
 def stale(lists: str, now: float) -> bool:
-    """Whether apt's package lists are missing or older than a day."""
+    """Return whether apt's package lists are missing or older than a day."""
     try:
         times = [entry.stat().st_mtime for entry in os.scandir(lists) if entry.name.endswith("_Packages")]
         # fetching lists that didn't change upstream leaves their times alone, but touches the directories
@@ -100,7 +100,7 @@ def stale(lists: str, now: float) -> bool:
 
 
 def reason(output: str) -> str:
-    """apt's errors in one line."""
+    """Return apt's errors in one line."""
     lines = [line.strip() for line in output.splitlines()]
     errors = [line for line in lines if line.startswith("E: ")]
     broken = [line for line in lines if " : Depends:" in line]
