@@ -76,7 +76,7 @@ def test_details_are_whole_accessible_and_fit(operator: Visitor, axe: str, reque
     expect(row.locator(".state").first).to_contain_text(re.compile(STATE, re.IGNORECASE))
     expect(page.locator("[data-part=open]")).to_contain_text(HOST)
     shot = operator.context.request.get(f"{ADDRESS}/fleet/status.json").json()
-    assert {one["name"]: one["state"] for one in shot["hosts"]}[HOST] == STATE
+    assert {host["name"]: host["state"] for host in shot["hosts"]}[HOST] == STATE
     expect(page.locator("#sentence")).to_contain_text(shot["fleet"]["sentence"])
     scheme = request.node.callspec.id
     for width in WIDTHS:
@@ -84,7 +84,7 @@ def test_details_are_whole_accessible_and_fit(operator: Visitor, axe: str, reque
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.screenshot(path=SHOTS / f"live-{width}-{scheme}.png", full_page=True)
         assert violations(page, axe) == []
-    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    page.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
     assert violations(page, axe) == []
 
 

@@ -30,9 +30,9 @@ def violations(page: Page, axe: str) -> list[str]:
     page.evaluate(axe)
     found: dict[str, Any] = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [
-        f"{one['id']}: {node['html'][:120]} {node['failureSummary'][:200]}"
-        for one in found["violations"]
-        for node in one["nodes"]
+        f"{violation['id']}: {node['html'][:120]} {node['failureSummary'][:200]}"
+        for violation in found["violations"]
+        for node in violation["nodes"]
     ]
 
 
@@ -42,7 +42,7 @@ def test_accessible(watch: Watch, axe: str, state: str, scheme: str) -> None:
     watched = watch(color_scheme=scheme, reduced_motion="reduce")
     page = watched.open(f"/{state}/private/")
     if state in {"throttled", "hostile"}:  # between them they have every kind of detail
-        page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+        page.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
     assert violations(page, axe) == []
     assert violations(watched.open(f"/{state}/public/"), axe) == []
 
@@ -119,7 +119,7 @@ def test_a_page_of_a_new_release_is_loaded_anew(watch: Watch, site: Site) -> Non
     assert page.evaluate("window.still") is None
     # the policy in the page doesn't know that script: whoever changes it on the way gets nowhere
     assert watched.complaints
-    assert all("Content Security Policy" in one for one in watched.complaints)
+    assert all("Content Security Policy" in complaint for complaint in watched.complaints)
     watched.complaints.clear()
 
 
@@ -147,7 +147,7 @@ def test_a_page_grows_stale_while_its_server_is_gone(watch: Watch, site: Site) -
     site.write("gone", page_support.all_well(time.time() + 600))
     page.evaluate(RENEW)
     expect(page.locator("#stale")).to_be_hidden()
-    watched.complaints = [one for one in watched.complaints if "ERR_INTERNET_DISCONNECTED" not in one]
+    watched.complaints = [text for text in watched.complaints if "ERR_INTERNET_DISCONNECTED" not in text]
 
 
 def test_a_device_with_a_wrong_clock_is_not_fooled(watch: Watch, site: Site) -> None:
@@ -161,7 +161,7 @@ def test_a_device_with_a_wrong_clock_is_not_fooled(watch: Watch, site: Site) -> 
 
 def test_hostile_text_is_inert(watch: Watch) -> None:
     page = watch().open("/hostile/private/")
-    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    page.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
     assert page.title().startswith("2 open")
     assert page.locator("img").count() == 0
     assert page.locator("script").count() == 1

@@ -187,10 +187,10 @@ def test_a_service_whose_last_probe_failed_is_in_doubt_and_not_up() -> None:
 
 def test_many_machines_those_in_trouble_come_first_and_have_details() -> None:
     shown = view.private(page_support.big(count=60))
-    looks = [one["look"] for one in shown["machines"]]
+    looks = [host["look"] for host in shown["machines"]]
     assert len(looks) == 60
     assert looks == sorted(looks, key=["down", "up"].index)
-    assert {one["look"] for one in shown["details"]} == {"down"}
+    assert {host["look"] for host in shown["details"]} == {"down"}
     assert shown["details_left"] == looks.count("up")
 
 
@@ -315,7 +315,7 @@ def test_a_curve_has_a_gap_where_nothing_answered() -> None:
 def test_curves_of_one_scale_have_the_same_axis() -> None:
     shown = view.private(page_support.all_well())["charts"]
     assert len(shown) == 3
-    assert len({tuple(one["ticks"]) for one in shown}) == 1
+    assert len({tuple(chart["ticks"]) for chart in shown}) == 1
 
 
 @pytest.mark.parametrize(("value", "top"), [(0, 10), (10, 10), (11, 20), (21, 50), (51, 100), (180, 200), (1e12, 1e9)])
@@ -386,4 +386,4 @@ def test_backups_are_as_good_as_the_newest_one_not_as_the_machine_they_go_to(sta
     for host in snapshot.hosts:
         if host.backups:
             host.backups.status = status
-    assert {one["name"]: one["look"] for one in view.components(snapshot)}["Backups"] == look
+    assert {row["name"]: row["look"] for row in view.components(snapshot)}["Backups"] == look

@@ -43,7 +43,7 @@ from .subjects import Subjects
 AT_ONCE = 1000  # probes under way; 10 % dead hosts of 1,000 hold 400 of them for one timeout
 CALM = 50  # times the CPU that an evaluation took are let pass before the next: 2 % of a core
 BLIND = 10  # results in a row that proved nothing: then that is a problem
-UPLINK_RECHECK = 2.0  # seconds
+UPLINK_RECHECK = 2.0  # seconds until the next probe of the uplink while its state is not confirmed
 
 
 class Engine:

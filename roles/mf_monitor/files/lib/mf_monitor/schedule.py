@@ -124,8 +124,8 @@ def related(
     one root cause, to be notified in one message.
     """
     host = next(host for host in settings.hosts if host.name == service.host)
-    others = [service for service in host.services if service.tells] if result.state == DOWN else []
-    if service.tells:
+    others = [service for service in host.services if service.is_evidence] if result.state == DOWN else []
+    if service.is_evidence:
         peers = [peer for peer in settings.hosts if peer.role == host.role and peer is not host]
         peers.sort(key=lambda peer: peer.provider != host.provider)
         others += [near for peer in peers[:PEERS] for near in peer.services if near.kind == service.kind]

@@ -76,8 +76,8 @@ class Service:
         return f"{self.host}/{self.name}"
 
     @property
-    def tells(self) -> bool:
-        """Whether its result shows that the host is down or up: not when it is probed seldom."""
+    def is_evidence(self) -> bool:
+        """Return whether its result is evidence that the host is down or up: not when it is probed seldom."""
         return self.kind not in SELDOM
 
 

@@ -139,21 +139,21 @@ def _host(
     problems: list[Problem] = []
     key = f"host:{host.name}"
     # all services silent, and one of them for long enough; those probed seldom don't count
-    telling = [current for service, current in services.items() if service.tells]
-    silent = [current for current in telling if current.silent and DOWN in (current.state, current.pending)]
-    dead = bool(telling) and len(silent) == len(telling) and any(current.state == DOWN for current in silent)
-    down = dead or (key in open_keys and _returning(telling, settings, now))
-    began = [current.flapping for current in telling if current.flapping is not None and states.wavers(current)]
+    evidence = [current for service, current in services.items() if service.is_evidence]
+    silent = [current for current in evidence if current.silent and DOWN in (current.state, current.pending)]
+    dead = bool(evidence) and len(silent) == len(evidence) and any(current.state == DOWN for current in silent)
+    down = dead or (key in open_keys and _returning(evidence, settings, now))
+    began = [current.flapping for current in evidence if current.flapping is not None and states.wavers(current)]
     # begun: all of it goes and comes together; gone on with: the others have calmed down already
-    together = dead and all(_flaps(current, settings, now) for current in telling)
+    together = dead and all(_flaps(current, settings, now) for current in evidence)
     goes_on = key in open_keys and all(
         _flaps(current, settings, now) or not (current.changes or current.bad or current.state == DOWN)
-        for current in telling
+        for current in evidence
     )
     severity = severity_of("host", host)
     rest = services
     if began and (together or goes_on):
-        most = max(max(len(current.changes), len(current.turns)) for current in telling)
+        most = max(max(len(current.changes), len(current.turns)) for current in evidence)
         title = f"{host.name} is flapping, {most} changes"
         problems.append(Problem(key, "host", host.name, "", severity, title, min(began), True))
         rest = {
@@ -260,8 +260,9 @@ def _unseen(
 
 
 def _waits(current: SubjectState, services: Mapping[Any, SubjectState]) -> bool:
-    """Whether the host's other services must be probed first: silence may be the host's."""
-    return current.silent and any(other.checked < current.since for service, other in services.items() if service.tells)
+    """Return whether the host's other services must be probed first: silence may be the host's."""
+    evidence = [other for service, other in services.items() if service.is_evidence]
+    return current.silent and any(other.checked < current.since for other in evidence)
 
 
 def _view(
@@ -299,9 +300,9 @@ def _worst(
     known: bool,
 ) -> tuple[str, str]:
     """State and message of a host. ``seen``: services as they may be shown; ``known``: whether its SMTP is."""
-    telling = {service: shown for service, shown in seen.items() if service.tells} or seen
-    gone = [(service, message) for service, (state, message) in telling.items() if state == UNKNOWN]
-    if seen and len(gone) == len(telling):
+    evidence = {service: shown for service, shown in seen.items() if service.is_evidence} or seen
+    gone = [(service, message) for service, (state, message) in evidence.items() if state == UNKNOWN]
+    if seen and len(gone) == len(evidence):
         return UNKNOWN, gone[0][1]
     if down:
         return DOWN, "does not answer"

@@ -70,7 +70,7 @@ def take(store: store_.Store, settings: settings_.Settings, now: float) -> model
         name=settings.name,
         monitor=settings.host,
         fleet=reader.fleet(hosts),
-        uplink=model.Uplink(uplink.state, uplink.since, uplink.words),
+        uplink=model.Uplink(uplink.state, uplink.since, uplink.message),
         hosts=hosts,
         incidents=model.Incidents(
             open=[incident for incident in shown if incident.closed is None],
@@ -84,37 +84,37 @@ def take(store: store_.Store, settings: settings_.Settings, now: float) -> model
 
 
 @dataclass(slots=True)
-class _Row:
-    """A subject as stored, or one of which nothing is known yet; ``memory``: what the engine keeps of it."""
+class _Subject:
+    """A subject as stored, or one without any result yet. ``details``: the engine's other data on it."""
 
     since: float
     state: str = states.UNKNOWN
     checked: float | None = None
     latency_ms: float | None = None
-    words: str = "not looked at yet"
-    memory: Mapping[str, Any] = field(default_factory=dict)
+    message: str = "not looked at yet"
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _row(stored: Any, now: float) -> _Row:
+def _row(stored: Any, now: float) -> _Subject:
     if stored is None:
-        return _Row(since=now)
-    return _Row(
+        return _Subject(since=now)
+    return _Subject(
         since=stored["since"],
         state=stored["state"],
         checked=stored["checked"],
         latency_ms=None if stored["latency"] is None else round(stored["latency"], 2),
-        words=stored["words"],
-        memory=json.loads(stored["memory"]),
+        message=stored["words"],
+        details=json.loads(stored["memory"]),
     )
 
 
-def _service_row(stored: Any, now: float, limit: float) -> _Row:
-    """The same, but unknown when nothing was seen of it for ``limit`` seconds."""
+def _service_row(stored: Any, now: float, limit: float) -> _Subject:
+    """Read a row; its state is unknown when its last probe is older than ``limit`` seconds."""
     row = _row(stored, now)
     if stored is not None:
-        kept = {"state": row.state, "words": row.words, "checked": row.checked}
-        state, words = states.shown(states.SubjectState.of({**row.memory, **kept}), now, limit)
-        row = replace(row, state=state, words=words, latency_ms=row.latency_ms if state == row.state else None)
+        kept = {"state": row.state, "words": row.message, "checked": row.checked}
+        state, message = states.shown(states.SubjectState.of({**row.details, **kept}), now, limit)
+        row = replace(row, state=state, message=message, latency_ms=row.latency_ms if state == row.state else None)
     return row
 
 
@@ -129,13 +129,13 @@ class _Reader:
     now: float
     gone: str
 
-    def _judged(self, name: str) -> _Row:
+    def _judged(self, name: str) -> _Subject:
         """The row of a host or of the fleet, which the engine has judged with time in mind."""
         return self._gone(_row(self.current.get(name), self.now))
 
-    def _gone(self, row: _Row) -> _Row:
+    def _gone(self, row: _Subject) -> _Subject:
         if self.gone and row.state != states.UNKNOWN:
-            return replace(row, state=states.UNKNOWN, words=f"not known: {self.gone}", latency_ms=None)
+            return replace(row, state=states.UNKNOWN, message=f"not known: {self.gone}", latency_ms=None)
         return row
 
     def _service(self, service: settings_.Service) -> model.Service:
@@ -149,10 +149,10 @@ class _Reader:
             since=row.since,
             checked=row.checked,
             latency_ms=row.latency_ms,
-            words=row.words,
-            soft=bool(row.memory.get("pending")),
-            flapping=bool(row.memory.get("flapping")),
-            expires=row.memory.get("expires"),
+            words=row.message,
+            soft=bool(row.details.get("pending")),
+            flapping=bool(row.details.get("flapping")),
+            expires=row.details.get("expires"),
             days=self._days(service.subject),
             latency=[_bucket(bucket) for bucket in self.latency.get(service.subject, ())],
         )
@@ -170,7 +170,7 @@ class _Reader:
     ) -> model.Host:
         """A host with its services."""
         own = self._judged(host.name)
-        maintenance = own.memory.get("maintenance")
+        maintenance = own.details.get("maintenance")
         services = [self._service(service) for service in host.services]
         return model.Host(
             name=host.name,
@@ -180,7 +180,7 @@ class _Reader:
             address=host.address,
             state=own.state,
             since=own.since,
-            words=own.words,
+            words=own.message,
             flapping=any(service.flapping for service in services),
             maintenance=model.Maintenance(**maintenance) if maintenance else None,
             services=services,
@@ -193,13 +193,13 @@ class _Reader:
     def fleet(self, hosts: Sequence[model.Host]) -> model.Fleet:
         """The fleet, and how many of its hosts are up."""
         row = self._judged("fleet")
-        sentence = f"Nothing is known at the moment: {self.gone}." if self.gone else row.words
+        sentence = f"Nothing is known at the moment: {self.gone}." if self.gone else row.message
         machines = [host for host in hosts if host.role != "dns"]
         return model.Fleet(
             state=row.state,
             since=row.since if row.checked is not None else None,
             sentence=sentence if row.checked is not None else "Nothing has been looked at yet.",
-            accepting=row.memory.get("accepting", 0) if row.state != states.UNKNOWN else None,
+            accepting=row.details.get("accepting", 0) if row.state != states.UNKNOWN else None,
             mxs=len(self.settings.mxs),
             min_accepting=self.settings.min_accepting,
             hosts=len(machines),
