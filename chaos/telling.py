@@ -9,6 +9,8 @@ from collections.abc import Generator
 from functools import partial
 from typing import Any
 
+from mflab import world
+
 from chaos import ROOT
 from chaos.backups import BY_HAND
 from chaos.scene import must
@@ -25,6 +27,21 @@ DELETE = f"""
 flock /mf/var/backup/lock borg create ::chaos-tampered /etc/hostname
 flock /mf/var/backup/lock borg delete ::chaos-tampered
 """
+# $1 messages for a recipient, handed to the queue as the SMTP service does; returns when all that wait are $3
+QUEUE = """
+python3 - "$1" "$2" <<'END'
+import smtplib, sys
+for _ in range(int(sys.argv[1])):
+    with smtplib.SMTP("127.0.0.1", 10025, "mx1", timeout=60) as link:
+        link.sendmail("a@world.example", sys.argv[2], "Subject: chaos\\r\\n\\r\\nrefused\\r\\n")
+END
+for _ in $(seq 120); do
+  [ "$(/mf/bin/refused list --json | wc -l)" -ge "$3" ] && break
+  sleep 0.5
+done
+/mf/bin/check-refused > /dev/null || :
+"""
+FORGET = "/mf/bin/refused forget --all; /mf/bin/check-refused > /dev/null || :"
 LOOK = "/mf/bin/check-rejected > /dev/null || :"
 # a file system without room where rejected mail is kept
 CROWD = f"mount -t tmpfs -o size=64k chaos /mf/var/rejected; head -c 65536 /dev/zero > /mf/var/rejected/full; {LOOK}"
@@ -182,6 +199,31 @@ def second(stage: Stage) -> Generator[None, None, None]:
     stage.undo("mx1", "umount $1 2> /dev/null; /mf/bin/throttle off; /mf/bin/check-load > /dev/null || :", nft)
     mx1.ask("mount --bind /bin/false $1; /mf/bin/throttle on --ttl 10m --reason chaos; /mf/bin/check-load", nft)
     stage.message("NOT refusing", 5 * INTERVAL)
+    yield
+
+
+@fault(
+    "a customer's server refuses one recipient, then everything",
+    "mx1 says: refused CRITICAL: 1 message refused for good",
+    r"mx1 says: refused CRITICAL: 1\d messages refused for good",
+    "OK: mx1 refused well again",
+)
+def refuses(stage: Stage) -> Generator[None, None, None]:
+    """The first refused message and the tenth are notified, the second isn't."""
+    mx1, customer = stage.hosts["mx1"], stage.hosts["world"].place
+    stage.undo("mx1", FORGET)
+    stage.stack.callback(world.set_customer, stage.podman, customer, "accept")
+    world.set_customer(stage.podman, customer, "refuse gone")
+    mx1.run(QUEUE, "1", "gone@customer.example", "1", limit=150)
+    stage.broke()
+    stage.message("1 message refused for good")
+    mx1.run(QUEUE, "1", "gone@customer.example", "2", limit=150)
+    time.sleep(BOUND)
+    must(len(stage.sms()) == 1, "the second refused message was notified")
+    world.set_customer(stage.podman, customer, "refuse")
+    mx1.run(QUEUE, "12", "here@customer.example", "14", limit=150)
+    stage.message(r"1\d messages refused for good")
+    stage.state = "notified at 1 and 10 messages"
     yield
 
 
