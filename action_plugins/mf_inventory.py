@@ -27,7 +27,7 @@ PATIENCE = (2, 8)
 RENAMED = {"mf_watched_": "mf_health_access_"}
 """Former prefix of variables -> the prefix now; a role's internal variables have two underscores before it."""
 _DEFAULT = re.compile(r"mf_monitor_\w+ can't be worked out: .*'mf_monitor_\w+' is undefined")
-"""A variable of the monitor may refer to its role's defaults, which only its own play knows."""
+"""A variable of the monitor may refer to its role's defaults, which only its own play has."""
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})+")
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")

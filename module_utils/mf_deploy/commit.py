@@ -196,7 +196,7 @@ def apply_services(
 
 
 def stamps(layout: Layout) -> dict[str, float]:
-    """When each role's files last changed, in seconds on CLOCK_MONOTONIC; empty after a boot, as it should be."""
+    """Return the last change of each role's files, in seconds on CLOCK_MONOTONIC; empty after each boot."""
     try:
         with open(layout.stamps, encoding="utf-8") as file:
             data = json.load(file)

@@ -29,7 +29,7 @@ class Finding(NamedTuple):
 
 
 def compiled_name(path: str) -> str:
-    """Where the byte code of ``lib/a/b.py`` lies (PEP 3147), for the Python this runs under."""
+    """Return the path of the byte code of ``lib/a/b.py`` (PEP 3147), for the Python that runs this."""
     folder, name = os.path.split(path)
     return f"{folder}/__pycache__/{name[:-3]}.{sys.implementation.cache_tag}.pyc"
 
@@ -48,7 +48,7 @@ def tree(layout: Layout, wanted: manifest.Manifest) -> list[Finding]:
     compiled = data.get("compiled")
     if not isinstance(compiled, dict) or data.get("python") != sys.implementation.cache_tag:
         compiled = {}
-    found = []
+    findings = []
     expected = {layout.stored("", path)[1:]: file for path, file in wanted.files.items()}
     byte_code = {compiled_name(path): path for path in modules(wanted)}
     seen = set()
@@ -57,22 +57,22 @@ def tree(layout: Layout, wanted: manifest.Manifest) -> list[Finding]:
         if is_folder:
             want = ROOT_MODE if path == "root" else FOLDER_MODE
             if stat.S_IMODE(os.lstat(f"{release}/{path}").st_mode) != want:
-                found.append(Finding(path, "rights"))
+                findings.append(Finding(path, "rights"))
         elif path in expected:
             finding = _compare(f"{release}/{path}", expected[path])
             if finding:
-                found.append(Finding(path, finding))
+                findings.append(Finding(path, finding))
         elif path in byte_code:
             if compiled.get(path) is None or host.digest(f"{release}/{path}") != compiled[path]:
-                found.append(Finding(byte_code[path], "compiled"))
+                findings.append(Finding(byte_code[path], "compiled"))
         elif path != "manifest.json":
-            found.append(Finding(path, "extra"))
-    found += [Finding(path, "content") for path in expected if path not in seen]
-    found += [Finding(path, "compiled") for name, path in byte_code.items() if name not in seen]
+            findings.append(Finding(path, "extra"))
+    findings += [Finding(path, "content") for path in expected if path not in seen]
+    findings += [Finding(path, "compiled") for name, path in byte_code.items() if name not in seen]
     known = manifest.stored(layout, wanted.generation)
     if known is None or known.as_data() != wanted.as_data():
-        found.append(Finding("manifest.json", "content"))
-    return sorted(found)
+        findings.append(Finding("manifest.json", "content"))
+    return sorted(findings)
 
 
 def _walk(release: str, below: str = "") -> Iterator[tuple[str, bool]]:
@@ -87,7 +87,7 @@ def _walk(release: str, below: str = "") -> Iterator[tuple[str, bool]]:
 
 
 def _compare(path: str, file: manifest.File) -> str:
-    """How a file differs: content, rights, or "" for not at all."""
+    """Return the difference of a file: content, rights, or "" for not at all."""
     if host.digest(path) != file.sha256:
         return "content"
     status = os.lstat(path)
@@ -100,21 +100,21 @@ def _compare(path: str, file: manifest.File) -> str:
 
 def outside(layout: Layout, wanted: manifest.Manifest) -> list[Finding]:
     """Differences among the files outside of the tree."""
-    found = ((file.path, _compare(layout.on_host(file.path), file)) for file in wanted.outside)
-    return [Finding(path, kind) for path, kind in found if kind]
+    kinds = ((file.path, _compare(layout.on_host(file.path), file)) for file in wanted.outside)
+    return [Finding(path, kind) for path, kind in kinds if kind]
 
 
 def links(layout: Layout) -> list[Finding]:
     """/mf/bin, /mf/etc and /mf/lib, which follow /mf/current."""
-    found = []
+    findings = []
     for name in TREE:
         try:
             right = os.readlink(f"{layout.mf}/{name}") == f"current/{name}"
         except OSError:
             right = False
         if not right:
-            found.append(Finding(f"/mf/{name}", "link"))
-    return found
+            findings.append(Finding(f"/mf/{name}", "link"))
+    return findings
 
 
 def folders(layout: Layout, wanted: manifest.Manifest, texts: dict[str, str]) -> list[Finding]:
@@ -122,16 +122,16 @@ def folders(layout: Layout, wanted: manifest.Manifest, texts: dict[str, str]) ->
 
     ``texts``: the content of those files by path.
     """
-    found = []
+    findings = []
     for path in sorted(texts):
         for line in texts[path].splitlines():
-            words = shlex.split(line, comments=True)
-            if len(words) < 2 or words[0].rstrip("!+=~^-") != "d":
+            fields = shlex.split(line, comments=True)
+            if len(fields) < 2 or fields[0].rstrip("!+=~^-") != "d":
                 continue
-            mode, user, group = [*words[2:5], "-", "-", "-"][:3]
-            if not _folder_is(layout.on_host(words[1]), mode, user, group):
-                found.append(Finding(words[1], "folder"))
-    return found
+            mode, user, group = [*fields[2:5], "-", "-", "-"][:3]
+            if not _folder_is(layout.on_host(fields[1]), mode, user, group):
+                findings.append(Finding(fields[1], "folder"))
+    return findings
 
 
 def _folder_is(path: str, mode: str, user: str, group: str) -> bool:
@@ -153,13 +153,13 @@ def accounts(texts: dict[str, str]) -> list[Finding]:
 
     ``texts``: the content of those files by path.
     """
-    found = []
+    findings = []
     for path in sorted(texts):
         for line in texts[path].splitlines():
-            words = shlex.split(line, comments=True)
-            if len(words) >= 2 and words[0].rstrip("!") == "u" and not host.has_account(words[1]):
-                found.append(Finding(path, "account"))
-    return found
+            fields = shlex.split(line, comments=True)
+            if len(fields) >= 2 and fields[0].rstrip("!") == "u" and not host.has_account(fields[1]):
+                findings.append(Finding(path, "account"))
+    return findings
 
 
 def texts_below(layout: Layout, wanted: manifest.Manifest, folder: str) -> dict[str, str]:

@@ -52,7 +52,7 @@ def identify(owner: str, group: str) -> tuple[int, int]:
 
 
 def has_account(name: str) -> bool:
-    """Whether there is a user of this name."""
+    """Return whether there is a user of this name."""
     try:
         pwd.getpwnam(name)
     except KeyError:

@@ -1,4 +1,4 @@
-"""Where a release lies on a host. Every path hangs below one root, so that a test lives in a directory of its own."""
+"""The paths of a release on a host. Every path hangs below one root, so that a test lives in a directory of its own."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class Layout:
         return f"{self.releases}/{generation}"
 
     def staging(self, generation: str) -> str:
-        """Where a release is built before it is complete."""
+        """Return the directory in which a release is built before it is complete."""
         return f"{self.releases}/.staging-{generation}"
 
     def stored(self, release: str, path: str) -> str:
-        """Where a release directory keeps a file: ``bin/x`` as it is, ``/etc/x`` below its ``root``."""
+        """Return a file's place in a release directory: ``bin/x`` as it is, ``/etc/x`` below its ``root``."""
         return f"{release}/root{path}" if path.startswith("/") else f"{release}/{path}"
 
     def on_host(self, path: str) -> str:
-        """Where a file outside of the tree takes effect."""
+        """Return the place at which a file outside of the tree takes effect."""
         return self.root + path
 
     def generation(self) -> str | None:

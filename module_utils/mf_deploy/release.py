@@ -15,7 +15,7 @@ DIFF_LIMIT = 100_000
 
 
 class Plan:
-    """What stands between a host and a release. Looks only."""
+    """The difference between a host and a release. Reads only."""
 
     def __init__(self, layout: Layout, wanted: manifest.Manifest) -> None:
         self.layout = layout
@@ -44,17 +44,17 @@ class Plan:
         wanted = self.wanted.files[finding.path]
         if before is None or not wanted.same(before):
             return None
-        touched = {found.path for found in drift.outside(self.layout, self.old)} if self.old else set()
+        touched = {finding.path for finding in drift.outside(self.layout, self.old)} if self.old else set()
         return wanted if finding.path in touched else None
 
     @property
     def new(self) -> bool:
-        """Whether another release than the current one is wanted."""
+        """Return whether another release than the current one is wanted."""
         return self.current != self.wanted.generation
 
     @property
     def needed(self) -> bool:
-        """Whether there is anything to do."""
+        """Return whether there is anything to do."""
         return bool(
             self.new or self.tree or self.outside or self.elsewhere or self.removed or self.known.pending
             or self.secrets or journal.leftovers(self.layout)
@@ -62,7 +62,7 @@ class Plan:
 
     @property
     def paths(self) -> list[str]:
-        """What changes, by meaning."""
+        """Return the changes, by meaning."""
         if not self.needed:
             return []
         touched = {file.path for file in self.drifted} | {finding.path for finding in self.elsewhere}
@@ -219,7 +219,7 @@ def _enforce(layout: Layout, plan: Plan, history: list[str], run: host.Run) -> N
 
 
 def _end(layout: Layout, wanted: manifest.Manifest, run: host.Run) -> dict[str, Any]:
-    """Whether the marker stays: it does while a unit still waits for its restart or its start."""
+    """Return whether the marker stays: it does while a unit still waits for its restart or its start."""
     waiting = [
         state
         for state in _services(layout, wanted, [], run)["units"].values()
@@ -286,9 +286,9 @@ def settled(layout: Layout, *, check: bool = False) -> dict[str, Any]:
 def absent(layout: Layout, run: host.Run, *, check: bool = False) -> dict[str, Any]:
     """Remove everything that is ours: units and masks, host files, /mf with /mf/var in it, /run/mf."""
     known = journal.read(layout)
-    manifests = [found for name in layout.generations() if (found := manifest.stored(layout, name))]
-    files = sorted({*known.files, *(file.path for found in manifests for file in found.outside)})
-    names = sorted({name for found in manifests for name in found.units})
+    manifests = [stored for name in layout.generations() if (stored := manifest.stored(layout, name))]
+    files = sorted({*known.files, *(file.path for stored in manifests for file in stored.outside)})
+    names = sorted({name for stored in manifests for name in stored.units})
     trees = [layout.current, *(f"{layout.mf}/{name}" for name in TREE), layout.releases, layout.var, layout.run]
     there = [path for path in map(layout.on_host, files) if os.path.lexists(path)]
     there += [path for path in trees if os.path.lexists(path)]
@@ -298,7 +298,7 @@ def absent(layout: Layout, run: host.Run, *, check: bool = False) -> dict[str, A
         "previous": layout.generation(),
         "changed_paths": [path.removeprefix(layout.root) for path in there],
         "changed_parts": sorted(
-            {file.part for found in manifests for file in found.files.values()} - {manifest.SETTINGS}
+            {file.part for stored in manifests for file in stored.files.values()} - {manifest.SETTINGS}
         ),
         "units": {},
         "maintenance": False,

@@ -36,13 +36,13 @@ def stale(layout: Layout, present: manifest.Manifest) -> list[Stale]:
             with open(layout.stored(layout.release(present.generation), path), "rb") as stored:
                 data[path] = stored.read()
     others = [name for name in layout.generations() if name != present.generation]
-    return [one for name in others for one in _of(layout, present, data, name)]
+    return [old for name in others for old in _of(layout, present, data, name)]
 
 
 def _of(layout: Layout, present: manifest.Manifest, data: dict[str, bytes], generation: str) -> Iterator[Stale]:
     known = manifest.stored(layout, generation)
     files = known.files if known else {}
-    # a release from before there was a word for it has what the present one calls a secret
+    # a release from before this field existed has the files that are secrets in the present one
     for path in sorted({*data, *(path for path, file in files.items() if file.secret)}):
         place = layout.stored(layout.release(generation), path)
         if not os.path.lexists(place):
@@ -75,10 +75,10 @@ def replace(layout: Layout, present: manifest.Manifest) -> None:
 
 def _note(release: str, file: manifest.File) -> None:
     """Enter a file into a release's manifest. A release whose manifest can't be read is never gone back to."""
-    found = manifest.stored_data(release)
-    if not isinstance(found.get("files"), list):
+    data = manifest.stored_data(release)
+    if not isinstance(data.get("files"), list):
         return
-    others = [entry for entry in found["files"] if isinstance(entry, dict) and entry.get("path") != file.path]
-    found["files"] = sorted([*others, file.as_data()], key=lambda entry: str(entry.get("path")))
-    text = json.dumps(found, indent=1, sort_keys=True) + "\n"
+    others = [entry for entry in data["files"] if isinstance(entry, dict) and entry.get("path") != file.path]
+    data["files"] = sorted([*others, file.as_data()], key=lambda entry: str(entry.get("path")))
+    text = json.dumps(data, indent=1, sort_keys=True) + "\n"
     host.replace(f"{release}/manifest.json", text.encode(), 0o644, (-1, -1))
