@@ -118,8 +118,8 @@ def crons(stage: Stage) -> Generator[None, None, None]:
 
 
 @fault(
-    "objects deleted off-site and nobody pruned",
-    "URGENT: offsite1 offsite: .*objects deleted, and nobody pruned",
+    "objects deleted off-site, no prune recorded",
+    "URGENT: offsite1 offsite: .*objects deleted, no prune recorded",
     "OK: offsite1 offsite well again",
 )
 def tamper(stage: Stage) -> Generator[None, None, None]:

@@ -114,7 +114,7 @@ def test_restored_databases_are_compared_with_the_record_kept_apart() -> None:
     assert facts.mismatches(None, was, was) == facts.mismatches(was, was, was) == []
     assert facts.mismatches(None, less, less) == []  # a rebuilt machine can't know better
     assert facts.mismatches(was, less, less) == ["panel.customer has 2 rows, not 3"]
-    itself = "what the dump says of itself isn't what was recorded here when it was made"
+    itself = "the dump's own record differs from the record kept here when it was made"
     assert facts.mismatches(was, less, was) == [itself]
 
 

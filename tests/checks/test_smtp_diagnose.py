@@ -64,7 +64,7 @@ def test_a_good_second_dialogue_prevents_the_action(places: state.Places) -> Non
     result = scene.go()
     assert scene.done == []
     assert result.status == state.OK
-    assert "at the second look" in result.summary
+    assert "at the confirmation probe" in result.summary
 
 
 def test_busy_is_never_acted_on(places: state.Places) -> None:
@@ -151,7 +151,7 @@ def test_ipv6_alone_is_a_warning(places: state.Places, monkeypatch: pytest.Monke
         (ended(TEMPORARY, "greeting", 421), View(), state.WARNING, "BUSY: 421 at greeting"),
         (MUTE, FULL, state.WARNING, "BUSY: no greeting: all 15 child slots are taken"),
         (ended(UNTRIED, "connect"), View(), state.UNKNOWN, "UNKNOWN: this host can't ask"),
-        (ended(CLOSED), View(), state.OK, "accepted, at the second look"),
+        (ended(CLOSED), View(), state.OK, "accepted, at the confirmation probe"),
     ],
 )
 def test_an_end_before_starttls_is_judged_as_any_dialogue(

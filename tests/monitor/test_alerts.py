@@ -127,7 +127,7 @@ def test_what_was_taken_off_the_inventory_is_not_well_again(key: str, said: str)
     story, one = Story(), incident(1, key)
     story.at(4, one)
     (draft,) = story.at(63, dataclasses.replace(one, closed=NOW + 60))
-    assert f"OK: {said} is watched no more" in draft.text
+    assert f"OK: {said} no longer watched" in draft.text
 
 
 def test_the_page_gets_no_message() -> None:
@@ -185,7 +185,7 @@ def test_after_an_acknowledgement_ran_out_somebody_has_as_long_again() -> None:
     lapsed = dataclasses.replace(one, ack_ended=NOW + ended)
     assert story.at(ended + RULES.escalate_after - 1, lapsed) == []
     (escalation,) = story.at(ended + RULES.escalate_after, lapsed)
-    assert "nobody acknowledged for 10 min" in escalation.text
+    assert "not acknowledged for 10 min" in escalation.text
     # and so it is with one that had been escalated before
     later = dataclasses.replace(one, ack_ended=NOW + ended * 2)
     kinds = [[draft.kind for draft in story.at(ended * 2 + RULES.escalate_after + after, later)] for after in (-1, 0)]
@@ -202,7 +202,7 @@ def test_that_it_can_see_again_is_not_that_all_is_well() -> None:
     story = Story()
     story.at(4, unseen)
     (draft,) = story.at(64, over)
-    assert "sees again after 2 min that enough MX accept mail" in draft.text
+    assert "probes again after 2 min: enough MX accept mail" in draft.text
 
 
 def test_what_an_operator_has_acknowledged_before_escalates_no_more() -> None:

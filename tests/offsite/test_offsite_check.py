@@ -41,7 +41,7 @@ def examine(places: state.Places, folder: str, **changes: Any) -> state.Result:
         (0, 50.0, 7 * HOUR, 0, state.WARNING, "nothing was saved"),
         (10, 50.0, 7 * HOUR, 0, state.WARNING, "nothing new for"),
         (10, 50.0, 13 * HOUR, 0, state.CRITICAL, "nothing new for"),
-        (10, 50.0, 60.0, 1, state.CRITICAL, "nobody pruned"),
+        (10, 50.0, 60.0, 1, state.CRITICAL, "no prune recorded"),
         (10, 50.0, -299.0, 0, state.OK, ""),
         (10, 50.0, -24 * HOUR, 0, state.WARNING, "in the future: was the clock set back?"),
     ],
@@ -127,7 +127,7 @@ def test_a_spent_counter_is_an_alarm_and_a_rewind_gives_it_room(tmp_path: Path, 
     def assert_spent(spent: bool) -> None:
         result = examine(places, folder)
         assert result.status == (state.CRITICAL if spent else state.OK)
-        assert ("spent the cipher's counter" in result.summary) is spent
+        assert ("the cipher's counter is used up" in result.summary) is spent
 
     assert_spent(False)
     used = f"{segment_log.NONCE_LIMIT - 1:016x}"

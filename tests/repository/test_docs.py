@@ -127,7 +127,7 @@ def test_runbook_has_every_verdict_on_a_process() -> None:
 # Words of a state as the code says it, and the module that does. A change there belongs into the runbook as well.
 SAID = {
     "mf_checks/smtp_report.py": ["slow: canary accepted in"],
-    "mf_checks/smtp_diagnose.py": ["works again", "at the second look", "doesn't greet"],
+    "mf_checks/smtp_diagnose.py": ["works again", "at the confirmation probe", "doesn't greet"],
     "mf_checks/healer.py": ["a restart did not cure it"],
     "mf_checks/smtp_verdict.py": [
         *("another program holds the port", "a filter is slow: silence", "deploy again"),
@@ -144,7 +144,7 @@ SAID = {
     "mf_canary/check.py": [
         "none was due yet",
         "was sent",
-        "nothing was ever noted",
+        "no canary recorded yet",
         "a test spam was delivered instead of refused",
     ],
     "mf_rejected/check.py": [

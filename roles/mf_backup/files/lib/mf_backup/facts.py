@@ -177,5 +177,5 @@ def mismatches(known: Facts | None, recorded: Facts, restored: Facts) -> list[st
     from the dump's own facts (``recorded``). Pure."""
     sentences = differences(recorded if known is None else known, restored)
     if known is not None and known["databases"] != recorded["databases"] and not sentences:
-        sentences = ["what the dump says of itself isn't what was recorded here when it was made"]
+        sentences = ["the dump's own record differs from the record kept here when it was made"]
     return sentences

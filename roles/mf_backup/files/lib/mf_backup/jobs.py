@@ -100,7 +100,7 @@ def ensure_repository(context: Context) -> None:
     if stored and not record.archives:
         raise JobError(
             "foreign",
-            f"{len(stored)} archives of {context.settings.prefix} are there, and this machine knows none of them:"
+            f"{len(stored)} archives of {context.settings.prefix} are there, and this machine has no record of them:"
             " restore (playbooks/restore_control.yml), or take them over as they are: /mf/bin/backup adopt",
         )
     record.repository = identity(context)

@@ -50,7 +50,7 @@ def decide(
         name = clean(mx, 64)
         for kind, arrival in zip(("spam", "ham"), kinds, strict=True):
             if arrival.age is None:
-                problems.append((state.WARNING, f"{name}: nothing was ever noted; does mf-canary-sink.service run?"))
+                problems.append((state.WARNING, f"{name}: no canary recorded yet; does mf-canary-sink.service run?"))
                 ages[mx] = float(values["age_critical"])
                 break
             ages[mx] = max(ages.get(mx, 0.0), arrival.age)

@@ -141,7 +141,7 @@ class Diagnosis:
             since = since or {BUSY_SINCE: round(now, 1)}
         began = since.get(BUSY_SINCE, now)
         busy_for = max(0.0, now - began) if isinstance(began, (int, float)) else 0.0
-        summary = f"{kind}: {finding.why}" if kind != OK else f"{finding.why}, at the second look"
+        summary = f"{kind}: {finding.why}" if kind != OK else f"{finding.why}, at the confirmation probe"
         if kind == BUSY and busy_for >= 60:
             summary += f" (for {busy_for / 60:.0f} min)"
         result = report(status_of(kind, busy_for), kind, summary, dialogue)

@@ -65,13 +65,13 @@ def decide(
         problems.append(f"the newest transaction is {span(-age)} in the future: was the clock set back?")
     if deleted:
         statuses.append(state.CRITICAL)
-        problems.append(f"{deleted} objects deleted, and nobody pruned: see /mf/bin/offsite history, docs/restore.md")
+        problems.append(f"{deleted} objects deleted, no prune recorded: see /mf/bin/offsite history, docs/restore.md")
     if not same_key:
         statuses.append(state.CRITICAL)
-        problems.append('the repository\'s key is another one: docs/restore.md, "Somebody deleted backups"')
+        problems.append('the repository\'s key is another one: docs/restore.md, "Backups were deleted"')
     if spent:
         statuses.append(state.CRITICAL)
-        problems.append("somebody spent the cipher's counter, so backups fail: see docs/restore.md")
+        problems.append("the cipher's counter is used up, so backups fail: see docs/restore.md")
     return state.worst(statuses), problems
 
 

@@ -115,7 +115,7 @@ def _prune(chosen: argparse.Namespace, places: state.Places) -> int:
     left = f"{places.persistent}/{LEFT}"
     order = prune.read(sys.stdin.buffer.read(1 << 28))
     if order.approved is None and not chosen.dry_run:
-        raise Failure("the order doesn't say what was seen and may go", cli.MISUSE)
+        raise Failure("the order has no list of the archives that may be deleted", cli.MISUSE)
     with _locked(places, chosen.wait) as repository, prune.Repository(repository, order) as account:
         known = remembered(state.read_bytes(f"{places.persistent}/{REMEMBERED}"))
         prune.untouched(repository, known, same_key=keep_config(places, repository, dry_run=True))

@@ -153,7 +153,7 @@ def doubts(archives: Mapping[str, Archive], now: float, left: Left) -> list[str]
         elif archive.sequence <= left.highest and archive.id not in left.ids:
             why = "wasn't there at the last prune, and has a number from before it"
         if why:
-            sentences.append(f"{text.clean(archive.name, 120)} {why}: a wrong clock, or somebody made it up")
+            sentences.append(f"{text.clean(archive.name, 120)} {why}: a wrong clock, or a forged archive")
         latest = min(latest, archive.time)
     return sentences
 
@@ -270,7 +270,7 @@ def refuse(plan: Plan, order: Order) -> None:
     if wrong:
         raise PruneError(
             f"{len(wrong)} archives are missing or others than control recorded, {text.clean(wrong[0], 120)} first;"
-            ' see docs/restore.md, "Somebody deleted backups"'
+            ' see docs/restore.md, "Backups were deleted"'
         )
     if plan.doubtful:
         raise PruneError(f'{plan.doubtful[0]}; see docs/restore.md, "Room and retention"')
@@ -285,9 +285,9 @@ def untouched(repository: str, known: segment_log.Scan, *, same_key: bool) -> No
     """Raise PruneError if anything was deleted since the last prune, or the key changed; all is scanned again."""
     deleted = segment_log.scan(repository, segment_log.Scan(known.baseline, known.baseline)).deleted
     if deleted or not same_key:
-        what = f"{deleted} objects were deleted, and nobody pruned" if deleted else "the key is another one"
+        what = f"{deleted} objects were deleted, no prune recorded" if deleted else "the key is another one"
         raise PruneError(
-            f'{what}. This would make final what nobody asked for: docs/restore.md, "Somebody deleted backups".'
+            f'{what}. A prune would make this final: docs/restore.md, "Backups were deleted".'
             " If it was a prune of yours that didn't come to its end: /mf/bin/offsite history, then offsite accept"
         )
 

@@ -25,7 +25,7 @@ EXPLANATIONS: tuple[tuple[str, str, str], ...] = (
     ("Permission denied (publickey", "key", "offsite refuses the ssh key; deploy offsite and control again"),
     ("passphrase supplied in", "passphrase", "the passphrase is not this repository's (mf_secrets.borg_passphrase)"),
     ("BORG_PASSCOMMAND is invalid", "passphrase", "/mf/etc/backup/passphrase can't be read; deploy control again"),
-    ("MAX_REPRESENTABLE_NONCE", "counter", "somebody spent the cipher's counter off-site; see docs/restore.md"),
+    ("MAX_REPRESENTABLE_NONCE", "counter", "the cipher's counter is used up off-site; see docs/restore.md"),
     ("exit status 75", "busy", "another backup or an attended prune holds the repository lock"),
     ("StorageQuotaExceeded", "quota", "the quota is used up; prune: playbooks/prune_offsite.yml"),
     ("storage quota", "quota", "the quota is used up; prune: playbooks/prune_offsite.yml"),

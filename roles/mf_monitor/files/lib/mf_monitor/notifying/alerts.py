@@ -1,7 +1,7 @@
 """Whom to notify of what, and when: from incidents to messages. Pure.
 
 =========  ============================================================================================
-urgent     at once, day and night; reminders; escalation when nobody acknowledges it
+urgent     at once, day and night; reminders; escalation if it is not acknowledged
 notice     one message when it begins, one when it is over
 page       no message
 =========  ============================================================================================
@@ -267,7 +267,7 @@ class _Planner:
         if late and any(channel.escalation for channel in self.settings.channels):
             chosen = [incident for _, incident in late]
             waited = text.span(self.now - min(begun for begun, _ in late))
-            self._draft("escalation", URGENT, chosen, f"nobody acknowledged for {waited}")
+            self._draft("escalation", URGENT, chosen, f"not acknowledged for {waited}")
             for incident in chosen:
                 self._change(incident, escalated_at=self.now)
 
@@ -321,7 +321,7 @@ class _Planner:
         """The severity at which an incident's end is notified, or nothing."""
         if incident.number in self.silenced:
             return ""
-        # the monitor sees again that too few accept mail: that is a message by itself
+        # the monitor probes again, and too few accept mail: that is a message by itself
         if incident.key == "unknown:fleet" and any(other.key == "fleet" for other in self.open):
             return ""
         return incident.alert.notified or (NOTICE if incident.kind == "uplink" else "")
@@ -345,7 +345,7 @@ def _resolution(settings: Settings, still: Sequence[Incident], incident: Inciden
         rest = f", still wrong: {', '.join(left)}" if left else ""
         return f"enough MX accept mail again after {lasted}{rest}"
     if incident.kind == "unknown":
-        return f"{settings.host} sees again after {lasted} that enough MX accept mail"
+        return f"{settings.host} probes again after {lasted}: enough MX accept mail"
     if incident.kind == "internal":
         return f"{settings.host} keeps up again after {lasted}"
     # a host that answers may have a service that doesn't, and a service that answers another fault
@@ -353,7 +353,7 @@ def _resolution(settings: Settings, still: Sequence[Incident], incident: Inciden
     watched = {service.subject for host in settings.hosts for service in host.services}
     watched.update(host.name for host in settings.hosts)
     if incident.kind != "check" and subject not in watched:
-        return f"{_subject(incident)} is watched no more"
+        return f"{_subject(incident)} no longer watched"
     loud = [other for other in still if other.severity != PAGE]
     well = all(subject not in (other.host, other.key.partition(":")[2]) for other in loud)
     rest = "answers again" if incident.kind == "host" else "better"
