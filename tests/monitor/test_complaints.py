@@ -190,7 +190,7 @@ def test_what_the_release_before_knew_of_checks_is_known_by_its_new_name(tmp_pat
     store = Store(rules.database, now=NOW)
     down = SubjectState(states.DOWN, NOW - 900, "newest dump 2 days old", checked=NOW, seen=NOW)
     full = dataclasses.replace(down, message="queue CRITICAL: 3% of the spool's space free")
-    held = dataclasses.replace(down, message="on hold: refuses mail until somebody ends that", reason=states.HELD)
+    held = dataclasses.replace(down, message="on hold: refuses mail, an operator must end it", reason=states.HELD)
     silent = SubjectState(states.WARNING, NOW - 900, "smtp UNKNOWN: last ran 12 min ago", checked=NOW, seen=NOW)
     told_before = {
         "check:control1/backup": "urgent",

@@ -40,7 +40,7 @@ ROLE = Path(__file__).resolve().parents[2] / "roles/mf_monitor"
         ({"channels": [{"name": "sms", "url": "x", "second": "mail"}]}, "names 'mail' as its second, which is none"),
         ({"channels": [{"name": "sms", "url": "x", "second": "sms"}]}, "which is itself"),
         ({"channels": [{"name": "sms", "url": "x", "severities": ["loud"]}]}, "unknown severity, 'loud'"),
-        ({"channels": [{"name": "sms", "url": "x", "severities": []}]}, "channel 'sms' would tell nothing"),
+        ({"channels": [{"name": "sms", "url": "x", "severities": []}]}, "channel 'sms' would send nothing"),
         ({"channels": [{"name": "sms", "url": "x", "severities": ["page"]}]}, "unknown severity, 'page'; there are"),
         ({"hosts": [{"name": "a", "adress": "192.0.2.1"}]}, "'adress' is nothing a host has"),
         ({"hosts": [{"name": "a", "services": [{"kind": "ssh"}]}]}, "it has no address"),

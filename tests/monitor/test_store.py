@@ -265,7 +265,7 @@ def test_what_was_seen_long_ago_is_nowhere_shown_as_good(tmp_path: Path) -> None
     late = snapshot.take(store, settings, NOW + 3600)
     assert shown(model.as_json(late)) == {"unknown", "UNKNOWN"}
     assert late.fleet.accepting is None
-    assert late.fleet.sentence.startswith("Nothing is known at the moment: nothing was looked at since ")
+    assert late.fleet.sentence.startswith("Nothing is known at the moment: nothing was probed since ")
     samples = [line for line in metrics.text(late).splitlines() if line.startswith(("mf_service_up", "mf_fleet_mx_a"))]
     assert samples == []
     for page in (view.private(late), view.public(late)):

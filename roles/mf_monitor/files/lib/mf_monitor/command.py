@@ -62,7 +62,7 @@ def _status(chosen: argparse.Namespace, _: state.Places) -> int:
     else:
         print("\n".join(_lines(shot, now)))
     if stale:
-        seen = "nothing was ever looked at" if age is None else f"the last look is {text.span(age)} old"
+        seen = "nothing was ever probed" if age is None else f"the last probe was {text.span(age)} ago"
         print(f"monitor: {seen}; is mf-monitor.service running?", file=sys.stderr)
         return 3
     severities = {incident.severity for incident in shot.incidents.open}
@@ -200,7 +200,7 @@ class _Opened:
 def _incident(value: str) -> str:
     plain = value.removeprefix("#")
     if plain != "all" and not (plain.isascii() and plain.isdigit() and len(plain) < 10):
-        raise ValueError(f"{text.clean(value, 20)!r} is no incident; say its number, as 12 or #12, or all")
+        raise ValueError(f"{text.clean(value, 20)!r} is no incident; use its number, as 12 or #12, or all")
     return plain
 
 

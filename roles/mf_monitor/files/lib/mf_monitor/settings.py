@@ -261,7 +261,7 @@ def _channels(entries: list[dict[str, Any]]) -> tuple[Channel, ...]:
         own = not (entry.get("escalation") or any(other.get("second") == name for other in entries))
         severities = tuple(entry.get("severities", SEVERITIES if own else ()))
         if own and not severities:
-            raise WrongError(f"channel {name!r:.40} would tell nothing: its severities are empty")
+            raise WrongError(f"channel {name!r:.40} would send nothing: its severities are empty")
         channels.append(Channel(**{**entry, "severities": severities}))
     names = [channel.name for channel in channels]
     if len(set(names)) != len(names):

@@ -193,7 +193,7 @@ def patience(interval: float, timeout: float) -> float:
 def shown(current: SubjectState, now: float, limit: float) -> tuple[str, str]:
     """State and message to show: what was last seen ``limit`` seconds ago (see ``patience``) isn't known any more."""
     if current.state == UNKNOWN:
-        return UNKNOWN, current.blind or "not looked at yet"
+        return UNKNOWN, current.blind or "not probed yet"
     if now - current.seen <= limit:
         return current.state, current.message
     return UNKNOWN, f"not known since {texts.clock(current.seen)}" + (f": {current.blind}" if current.blind else "")

@@ -57,7 +57,7 @@ def take(store: store_.Store, settings: settings_.Settings, now: float) -> model
     # the reason why nothing is known, if there is one for all
     gone = "the monitor is offline" if uplink.state == states.DOWN else ""
     if probed is not None and now - probed > limit:
-        gone = f"nothing was looked at since {texts.clock(probed)}"
+        gone = f"nothing was probed since {texts.clock(probed)}"
     reader = _Reader(current, days, latency, settings, now, gone)
     hosts = [
         reader.host(host, own.get(host.name), canary.get(host.name), backups.get(host.name)) for host in settings.hosts
@@ -91,7 +91,7 @@ class _Subject:
     state: str = states.UNKNOWN
     checked: float | None = None
     latency_ms: float | None = None
-    message: str = "not looked at yet"
+    message: str = "not probed yet"
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -198,7 +198,7 @@ class _Reader:
         return model.Fleet(
             state=row.state,
             since=row.since if row.checked is not None else None,
-            sentence=sentence if row.checked is not None else "Nothing has been looked at yet.",
+            sentence=sentence if row.checked is not None else "Nothing has been probed yet.",
             accepting=row.details.get("accepting", 0) if row.state != states.UNKNOWN else None,
             mxs=len(self.settings.mxs),
             min_accepting=self.settings.min_accepting,

@@ -113,13 +113,13 @@ def private(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _monitor(snapshot: Snapshot) -> dict[str, Any]:
-    """The monitor's own state: its uplink, what waits to be sent, the last messages, silences."""
+    """The monitor's own state: its connectivity, what waits to be sent, the last messages, silences."""
     uplink, messages, now = snapshot.uplink, snapshot.messages, snapshot.generated
     sent = max((message.finished for message in messages.recent if message.finished is not None), default=None)
     waiting = plural(messages.waiting, "message waits", "messages wait") if messages.waiting else "nothing waits"
     failing = f"{plural(messages.waiting, 'message waits', 'messages wait')}, {messages.failing} after a failure"
     facts: list[dict[str, Any]] = [
-        {"name": "Uplink", "look": uplink.state, "text": show(uplink.words or "not known", 120)},
+        {"name": "Connectivity", "look": uplink.state, "text": show(uplink.words or "not known", 120)},
         {
             "name": "Outgoing messages",
             "look": "down" if messages.failing else "up",

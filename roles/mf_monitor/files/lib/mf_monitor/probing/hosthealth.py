@@ -122,7 +122,7 @@ class Reader:
     async def _run(self, host: Host) -> tuple[Health | None, str]:
         data, code = await self._ask(command(self._access, host, self._keep, self._limit))
         if len(data) > health_record.MAX_BYTES:
-            return None, "health says too much"
+            return None, "health is too long"
         if code == 255 and not data:
             return None, "ssh doesn't let us in, or doesn't get there"
         record = parse(data)
@@ -242,13 +242,13 @@ def results(reading: Reading, chosen: tuple[str, ...], known: Collection[str]) -
     # what neither its checks nor the throttle explain: settings that can't be read, a marker that is lost
     checks = [check.status for check in record.checks.values()]
     said = state.worst([*checks, state.WARNING if record.throttled else state.OK])
-    word, message, reason = UP, "says OK", ""
+    word, message, reason = UP, "health OK", ""
     if unsure:
         word, message = WARNING, unsure[0] + (f" (and {len(unsure) - 1} more)" if len(unsure) > 1 else "")
     if state.SEVERITY[record.status] > state.SEVERITY[said]:
         word = DOWN if record.status == state.CRITICAL else WARNING
         message = (record.problems or [record.status])[0]
     if record.held:
-        word, message, reason = DOWN, "on hold: refuses mail until somebody ends that", HELD
+        word, message, reason = DOWN, "on hold: refuses mail, an operator must end it", HELD
     result.append(ProbeResult(f"{name}/health", began, at, word, message, reason))
     return result
