@@ -174,7 +174,7 @@ def do_exec(args: argparse.Namespace, lab: Lab) -> int:
     host = one_host(args, lab)
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command:
-        raise LabError("say what to run: lab.py exec HOST -- COMMAND", EXIT_USAGE)
+        raise LabError("name the command to run: lab.py exec HOST -- COMMAND", EXIT_USAGE)
     flags = ["--interactive", *(["--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else [])]
     podman = prepare(lab, show=False)
     return podman.call("exec", *flags, hosts.running(podman, lab, host).container, *command)

@@ -209,7 +209,7 @@ def over_budget(why: str, leaving: Sequence[str]) -> str:
     together = f" ({', '.join(leaving[:5])}{' ...' if len(leaving) > 5 else ''} would be throttled in the same run)"
     return (
         f"{why}{together if leaving else ''}. Nothing was changed: {'name fewer hosts at once, ' if leaving else ''}"
-        "say refuse=false to throttle without refusing mail, force=true to refuse it all the same"
+        "use refuse=false to throttle without refusing mail, force=true to refuse it all the same"
     )
 
 

@@ -105,10 +105,10 @@ def test_check_mode_changes_nothing_and_says_the_same(host: Host, throttle: Thro
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"ttl": "-5"}, "ttl: '-5' is not a duration; say for example 90s, 15m, 2h or 1d"),
-        ({"ttl": "soon"}, "ttl: 'soon' is not a duration; say for example 90s, 15m, 2h or 1d"),
-        ({"ttl": ""}, "ttl: '' is not a duration; say for example 90s, 15m, 2h or 1d"),
-        ({"ttl": "30d"}, "ttl: a lease lasts from 1 s to 7 d, not 2592000.0; say hold=true for one without an end"),
+        ({"ttl": "-5"}, "ttl: '-5' is not a duration; use for example 90s, 15m, 2h or 1d"),
+        ({"ttl": "soon"}, "ttl: 'soon' is not a duration; use for example 90s, 15m, 2h or 1d"),
+        ({"ttl": ""}, "ttl: '' is not a duration; use for example 90s, 15m, 2h or 1d"),
+        ({"ttl": "30d"}, "ttl: a lease lasts from 1 s to 7 d, not 2592000.0; use hold=true for a lease without an end"),
         ({"owner": "load"}, "owner load belongs to check-load; use another name (for example: operator)"),
         ({"owner": "Über uns"}, "is not a name: a small letter, then up to 31 of a-z 0-9 _ . -"),
         ({"owner": "load", "state": "absent"}, "owner load belongs to check-load"),
@@ -134,7 +134,7 @@ def test_over_budget_nothing_changes(host: Host, throttle: Throttle, monkeypatch
         result = throttle(**options)
         assert result["failed"]
         assert result["msg"] == (
-            "over budget: 1 of 2 peers accept mail; 2 must. Nothing was changed: say refuse=false to throttle without "
+            "over budget: 1 of 2 peers accept mail; 2 must. Nothing was changed: use refuse=false to throttle without "
             "refusing mail, force=true to refuse it all the same"
         )
     assert not host.marker.exists()

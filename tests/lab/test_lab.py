@@ -213,7 +213,7 @@ def test_table_and_text_from_outside() -> None:
     [
         (["--lab", "999", "up"], "0 to 249"),
         (["up", "--only", "mx9"], "unknown host mx9"),
-        (["exec", "mx1"], "say what to run"),
+        (["exec", "mx1"], "name the command to run"),
         (["exec", "mx", "--", "true"], "name one host"),
         (["load", "mx1", "high"], "a load is a number"),
     ],

@@ -38,7 +38,7 @@ def test_command_on_status_off(host: Host, capsys: pytest.CaptureFixture[str]) -
     ("words", "said"),
     [
         (["on", "--ttl", "-5"], "not a duration"),
-        (["on", "--ttl", "abc"], "'abc' is not a duration; say for example 90s, 15m, 2h or 1d"),
+        (["on", "--ttl", "abc"], "'abc' is not a duration; use for example 90s, 15m, 2h or 1d"),
         (["on", "--ttl", "8d"], "from 1 s to 7 d"),
         (["on", "--owner", "Bob"], "owner 'Bob' is not a name"),
         (["on", "--owner", "load"], "belongs to check-load"),

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None, environment: dict[str, str] | None =
     if requested is None:
         return parser.main(argv)
     if len(requested.split()) != 1 or requested.strip().startswith("-"):
-        print(f"{deliver.REFUSED} say one word: the release's id")
+        print(f"{deliver.REFUSED} expected one word: the release's id")
         return deliver.EXIT_CODES[deliver.REFUSED]
     return parser.main([requested.strip()])
 

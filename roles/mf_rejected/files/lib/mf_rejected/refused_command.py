@@ -41,7 +41,7 @@ class Kept:
     def chosen(self, options: argparse.Namespace) -> list[str]:
         """The ids that the options name. Raises Failure."""
         if bool(options.id) + bool(options.domain) + options.all != 1:
-            raise Failure("say ids, or --domain, or --all", cli.MISUSE)
+            raise Failure("use ids, or --domain, or --all", cli.MISUSE)
         if options.id:
             if unknown := [ident for ident in options.id if ident not in self.idents]:
                 raise Failure(f"{text.clean(unknown[0], 160)} doesn't wait here; see refused list", cli.MISUSE)

@@ -37,7 +37,7 @@ def check_owner(owner: object, *, reserved: bool = False) -> str:
 def check_ttl(ttl: float) -> float:
     """Return the time in seconds if it is valid. Raises LeaseError."""
     if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not MIN_TTL <= ttl <= MAX_TTL:
-        raise LeaseError(f"a lease lasts from 1 s to 7 d, not {ttl!r:.40}; say --hold for one without an end")
+        raise LeaseError(f"a lease lasts from 1 s to 7 d, not {ttl!r:.40}; use --hold for a lease without an end")
     return float(ttl)
 
 

@@ -28,7 +28,7 @@ def seconds(text: str) -> float:
     unit = units.get(duration[-1:].lower(), 0)
     number = duration[:-1] if unit else duration
     if not (number.isascii() and number.replace(".", "", 1).isdigit()):
-        raise ValueError(f"{clean(text, 40)!r} is not a duration; say for example 90s, 15m, 2h or 1d")
+        raise ValueError(f"{clean(text, 40)!r} is not a duration; use for example 90s, 15m, 2h or 1d")
     value = float(number) * (unit or 1)
     if not 0 < value <= 366 * 86400:
         raise ValueError(f"{clean(text, 40)!r} is out of range; a duration is more than 0 and at most 366d")
