@@ -64,7 +64,7 @@ class Report:
 def judge(host: str, result: object) -> Report:
     """Return the report of a host from its registered result of mf_health."""
     if not isinstance(result, dict):
-        return Report(host, state.UNKNOWN, ["no answer: it was not looked at"])
+        return Report(host, state.UNKNOWN, ["no answer: the host was not checked"])
     why = str(result.get("msg", ""))
     if result.get("unreachable"):
         return Report(host, UNREACHABLE, [f"unreachable: {why.removeprefix('Task failed: ')}"])

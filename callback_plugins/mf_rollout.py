@@ -70,7 +70,7 @@ def tell(lost: Lost) -> str:
         if lost.back:
             few = 0 < len(lost.untouched) <= MOST
             lines.append(
-                f"Don't run this again for {_names([lost.host, *lost.done])}: who has gone back already would go one"
+                f"Don't run this again for {_names([lost.host, *lost.done])}: hosts that have gone back would go one"
                 " release further."
                 + (f" The untouched: --limit '{','.join(map(clean, lost.untouched))}'." if few else "")
             )

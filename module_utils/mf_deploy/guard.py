@@ -56,7 +56,7 @@ def lock(layout: Layout, name: str, what: str) -> Iterator[None]:
         if not held:
             raise ReleaseError(
                 f"{what} has held {layout.run}/lock/{name}.lock for {WAIT:.0f} s. Nothing was changed. "
-                f"Who it is: fuser -v {layout.run}/lock/{name}.lock; then run this again."
+                f"Find that process: fuser -v {layout.run}/lock/{name}.lock; then run this again."
             )
         yield
 

@@ -193,7 +193,7 @@ def _no_older_secrets(layout: Layout, current: str | None) -> None:
             secret.replace(layout, present)
         except OSError as error:
             raise ReleaseError(
-                f"older secrets are left in /mf/releases: {error.strerror}. Nobody goes back before they are replaced."
+                f"older secrets are left in /mf/releases: {error.strerror}. Replace them before a rollback."
             ) from None
 
 

@@ -54,7 +54,7 @@ def test_a_host_without_an_answer_is_shown() -> None:
     table = plugin.table([unreachable, nothing, failed])
     for said in (
         "mx1: unreachable: ssh: no route",
-        "mx2: no answer: it was not looked at",
+        "mx2: no answer: the host was not checked",
         "mx3: no answer: no Python",
     ):
         assert said in table

@@ -100,5 +100,5 @@ def test_a_way_back_is_not_to_be_run_again(tmp_path: Path, closed: int) -> None:
     code, said = run(tmp_path, PLAYS[next(name for name in PLAYS if "rollback" in name)], [task], closed, "mx2")
     assert code == 4, said
     assert "Then run this again" not in said
-    assert "Don't run this again for mx2, mx1: who has gone back already would go one release further." in said
+    assert "Don't run this again for mx2, mx1: hosts that have gone back would go one release further." in said
     assert "--limit 'mx3'" in said
