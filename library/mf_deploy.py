@@ -53,6 +53,7 @@ options:
   remove_roles:
     description: >-
       Roles that the host may lose. Without it a play that lacks a role which the host's release has is refused.
+      V(unknown) stands for the roles of a host on which no release's manifest can be read.
     type: list
     elements: str
     default: []
@@ -139,7 +140,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.mf_deploy import facts, guard, host, release
 from ansible.module_utils.mf_deploy.layout import Layout, ReleaseError
-from ansible.module_utils.mf_deploy.manifest import Manifest, stored, unpack, unpack_content
+from ansible.module_utils.mf_deploy.manifest import Manifest, unpack, unpack_content
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "state": {"type": "str", "choices": ["present", "rolled_back", "settled", "absent"], "default": "present"},
@@ -170,9 +171,7 @@ def bring(module: AnsibleModule, layout: Layout, run: host.Run) -> dict[str, Any
     if found and (not found["look"]["root"] or sys.version_info < (3, 11)):
         # it can't go on; the controller gives the reason
         return {"changed": False, **found}
-    current = layout.generation()
-    has = stored(layout, current) if current else None
-    guard.keep_roles(has.roles if has else (), module.params["roles"], module.params["remove_roles"])
+    guard.keep_roles(guard.present_roles(layout), module.params["roles"], module.params["remove_roles"])
     done = release.present(
         layout,
         Manifest(unpack(module.params["manifest"])),

@@ -6,12 +6,13 @@ Lock and marker are the package's (mf/state.py, mf/maintenance.py).
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from ansible.module_utils.mf import maintenance, state
 
-from . import host
+from . import host, manifest
 from .layout import Layout, ReleaseError
 
 OWNER = "deploy"
@@ -20,6 +21,22 @@ LEASE = 900.0
 WAIT = 30.0
 RENAMED = {"mf_watched": "mf_health_access"}
 """Former name -> name of a role. Releases made before the change have the former one."""
+UNKNOWN = "unknown"
+"""Stands for the roles of a host on which no release's manifest can be read; ``mf_tree_remove_roles`` may name it."""
+
+
+def present_roles(layout: Layout) -> set[str]:
+    """The roles that the host has: those of its current release; none on a host without any release.
+
+    When that manifest can't be read or /mf/current is lost: those of all releases on disk, or UNKNOWN.
+    """
+    current = layout.generation()
+    known = manifest.stored(layout, current) if current else None
+    if known:
+        return known.roles
+    roles = {role for other in manifest.all_stored(layout) for role in other.roles}
+    released = os.path.lexists(layout.current) or layout.generations()
+    return roles or ({UNKNOWN} if released else set())
 
 
 def keep_roles(present: Collection[str], roles: Collection[str], removed: Collection[str]) -> None:
@@ -33,13 +50,20 @@ def keep_roles(present: Collection[str], roles: Collection[str], removed: Collec
         names = ", ".join(f"{name} is now called {RENAMED[name]}" for name in former)
         raise ReleaseError(f"role {names}: change the name in your play. Nothing was changed.")
     present, removed = ({RENAMED.get(name, name) for name in names} for names in (present, removed))
-    kept = sorted(set(roles) & set(removed))
+    kept = sorted(set(roles) & removed)
     if kept:
         raise ReleaseError(
             f"mf_tree_remove_roles names {', '.join(kept)}, and this play brings it. Nothing was changed. "
             "Take the role out of the play, or its name out of the variable."
         )
-    lost = sorted(set(present) - set(roles) - set(removed))
+    lost = sorted(present - set(roles) - removed)
+    if lost == [UNKNOWN]:
+        raise ReleaseError(
+            "this host has a release, and no manifest in /mf/releases can be read, so its roles are unknown: a play "
+            "without one of them would remove its services and files. Nothing was changed. Run playbooks/site.yml "
+            "(--limit for one host), which has all roles, "
+            f"with -e '{json.dumps({'mf_tree_remove_roles': [UNKNOWN]})}'"
+        )
     if lost:
         raise ReleaseError(
             f"this host has {', '.join(lost)}, and this play doesn't: a release is made of all roles of a play, so "

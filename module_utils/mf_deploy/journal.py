@@ -56,8 +56,7 @@ def read(layout: Layout) -> Journal:
 
 
 def _all_files(layout: Layout) -> list[str]:
-    manifests = (manifest.stored(layout, generation) for generation in layout.generations())
-    return sorted({file.path for known in manifests if known for file in known.outside})
+    return sorted({file.path for known in manifest.all_stored(layout) for file in known.outside})
 
 
 def settled(history: list[str], current: str | None) -> list[str]:

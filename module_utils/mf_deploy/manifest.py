@@ -105,6 +105,11 @@ def stored(layout: Layout, generation: str) -> Manifest | None:
         return None
 
 
+def all_stored(layout: Layout) -> list[Manifest]:
+    """The manifests of all releases on disk, without those that are missing or damaged."""
+    return [known for generation in layout.generations() if (known := stored(layout, generation))]
+
+
 def stored_data(release: str) -> dict[str, Any]:
     """A release's manifest.json as it is, with the host's own fields (``compiled``, ``python``); {} if damaged."""
     try:

@@ -286,7 +286,7 @@ def settled(layout: Layout, *, check: bool = False) -> dict[str, Any]:
 def absent(layout: Layout, run: host.Run, *, check: bool = False) -> dict[str, Any]:
     """Remove everything that is ours: units and masks, host files, /mf with /mf/var in it, /run/mf."""
     known = journal.read(layout)
-    manifests = [stored for name in layout.generations() if (stored := manifest.stored(layout, name))]
+    manifests = manifest.all_stored(layout)
     files = sorted({*known.files, *(file.path for stored in manifests for file in stored.outside)})
     names = sorted({name for stored in manifests for name in stored.units})
     trees = [layout.current, *(f"{layout.mf}/{name}" for name in TREE), layout.releases, layout.var, layout.run]

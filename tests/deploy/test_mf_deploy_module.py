@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -84,6 +86,57 @@ def test_a_play_without_a_role_of_the_host_is_refused(
     done = run_module(module, **sent, roles=["checks", "one", "queue"], remove_roles=["smtp", "tuned"])
     assert done["changed"]
     assert not (machine.root / "mf/etc/x.conf").exists()
+
+
+@pytest.mark.parametrize("damage", ["torn", "missing", "no current"])
+def test_a_damaged_release_still_keeps_the_roles(
+    machine: Machine, module: ModuleType, run_module: Callable[..., dict[str, Any]], damage: str
+) -> None:
+    def break_release(generation: str) -> None:
+        manifest = Path(machine.layout.release(generation), "manifest.json")
+        if damage == "torn":
+            manifest.write_text("{")
+        elif damage == "missing":
+            manifest.unlink()
+        else:
+            os.unlink(machine.layout.current)
+
+    parts = dict.fromkeys(TWO, "smtp") | {"/etc/cron.d/mf": "checks"}
+    first, second = (make(files, parts=parts) for files in (ONE, TWO))
+    for made in (first, second):
+        machine.deploy(made)
+    break_release(second.manifest["generation"])
+    before = machine.everything()
+    alone = make({"/etc/cron.d/mf": "# one\n"}, parts=parts)
+    sent = {"manifest": action.pack(alone.manifest), "content": action.pack_content(alone.contents)}
+    for unknown in ([], ["unknown"]):
+        refused = run_module(module, **sent, roles=["checks"], remove_roles=unknown)
+        assert "this host has smtp, and this play doesn't" in refused["msg"]
+    assert machine.everything() == before
+    # a play with all roles repairs the host
+    full = {"manifest": action.pack(second.manifest), "content": action.pack_content(second.contents)}
+    assert run_module(module, **full, roles=["checks", "smtp"])["generation"] == second.manifest["generation"]
+    assert "this host has smtp" in run_module(module, **sent, roles=["checks"])["msg"]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_host_without_any_readable_release_is_repaired_on_purpose(
+    machine: Machine, module: ModuleType, run_module: Callable[..., dict[str, Any]], lost: bool
+) -> None:
+    made = make(ONE)
+    sent = {"manifest": action.pack(made.manifest), "content": action.pack_content(made.contents), "roles": ["one"]}
+    machine.deploy(made)
+    Path(machine.layout.release(made.manifest["generation"]), "manifest.json").write_text("{")
+    if lost:
+        os.unlink(machine.layout.current)
+    before = machine.everything()
+    for named in ([], ["two"]):
+        refused = run_module(module, **sent, remove_roles=named)
+        assert "no manifest in /mf/releases can be read" in refused["msg"]
+        assert '-e \'{"mf_tree_remove_roles": ["unknown"]}\'' in refused["msg"]
+    assert machine.everything() == before
+    assert run_module(module, **sent, remove_roles=["unknown"])["changed"]
+    assert run_module(module, **sent)["changed"] is False
 
 
 def test_a_renamed_role_is_the_same_role(
