@@ -12,6 +12,9 @@ from typing import Any
 import make_secrets
 import pytest
 from ansible import constants
+from ansible.module_utils.mf_deploy import guard
+from ansible.module_utils.mf_deploy.layout import ReleaseError
+from ansible.module_utils.mf_deploy.manifest import Manifest
 from deploy_support import ROOT, Controller, action
 
 SITE = ROOT / "playbooks/site.yml"
@@ -75,6 +78,25 @@ def test_a_changed_file_reaches_only_hosts_that_have_its_role(site: Site, releas
     after = site.gather()
     changed = {kind for kind in PACKAGES if releases[kind].manifest["generation"] != after[kind].manifest["generation"]}
     assert changed == {"monitor"}
+
+
+def test_one_role_alone_does_not_take_the_others_from_an_mx(
+    site: Site, releases: dict[str, Any], tmp_path: Path
+) -> None:
+    """The accident of every Ansible user: "just run that role"."""
+    playbook = tmp_path / "checks.yml"
+    playbook.write_text("- hosts: mx\n  roles: [mf_checks]\n")
+    (play,) = site.plays(playbook)
+    full = next(play for play in site.plays(SITE) if play.hosts == "mx")
+    host = site.inventory.get_hosts("mx")[0].name
+    alone, whole = (
+        {role.name for role in site.plugin(action, "mf_deploy", which, host)[0].roles()} for which in (play, full)
+    )
+    assert alone == {"mf_tree", "mf_throttle", "mf_checks"}
+    present = Manifest(releases["mx"].manifest).roles
+    guard.keep_roles(present, whole, ())
+    with pytest.raises(ReleaseError, match=r"this host has .*mf_exim.*qpsmtpd, and this play doesn't"):
+        guard.keep_roles(present, alone, ())
 
 
 def test_a_host_has_what_it_runs_and_nothing_else(releases: dict[str, Any]) -> None:
