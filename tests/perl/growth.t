@@ -167,8 +167,8 @@ sub memory {
 
 my $block = 'x' x 65536;
 my %endless = (
-    'before EHLO'     => [1,  qr/\A500 5\.5\.2/,               [$block, 3200]],
-    'in a command'    => [1,  qr/\A500 5\.5\.2/,               $from, 'RCPT TO:<', [$block, 3200]],
+    'before EHLO'     => [4,  qr/\A500 5\.5\.2/,               [$block, 3200]],
+    'in a command'    => [4,  qr/\A500 5\.5\.2/,               $from, 'RCPT TO:<', [$block, 3200]],
     'in a field'      => [48, qr/\A552 Message too big/,       "${to}DATA\r\nSubject: ", [$block, 3200], "\r\n\r\n.\r\n"],
     'in a field name' => [48, qr/\A552 Message too big/,       "${to}DATA\r\n", [$block, 3200], "\r\n.\r\n"],
     'in a body'       => [48, qr/\A552 Message too big/,       "${to}DATA\r\nSubject: x\r\n\r\n", [$block, 3200], "\r\n.\r\n"],
