@@ -53,8 +53,9 @@ class MonitorSettingsError(Failure):
 # --- the settings
 
 
-def _setting(default: Any, rule: Rule) -> Any:
-    return field(default=default, metadata={"rule": rule})
+def _setting(default: Any, rule: Rule, key: str = "") -> Any:
+    """A field; ``key`` is its name in the file where that is another."""
+    return field(default=default, metadata={"rule": rule, "key": key})
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +136,8 @@ class Settings:
     interval: float = _setting(60, number(1, 3600))
     timeout: float = _setting(10, number(0.2, 60))
     recheck: float = _setting(10, number(0.2, 600))
-    failures: int = _setting(3, whole(1, 20))  # probes until a state is confirmed (hard)
-    successes: int = _setting(2, whole(1, 20))
+    failure_threshold: int = _setting(3, whole(1, 20), "failures")  # probes until a state is confirmed (hard)
+    success_threshold: int = _setting(2, whole(1, 20), "successes")
     flap_window: float = _setting(900, number(10, 86400))
     flap_changes: int = _setting(3, whole(2, 100))
     flap_calm: float = _setting(600, number(5, 86400))
@@ -204,6 +205,9 @@ def _parse(data: Any) -> Settings:
         raise WrongError("not a JSON object")
     values = {key: value for key, value in data.items() if key != "ansible_managed"}
     _check(values, Settings, "", "no setting")
+    for item in fields(Settings):
+        if (key := item.metadata.get("key")) and key in values:
+            values[item.name] = values.pop(key)
     values["health"] = _health(values.get("health"))
     values["channels"] = _channels(values.get("channels", []))
     values["references"] = tuple(place(text) for text in values.get("references", ()))
@@ -225,7 +229,7 @@ def _parse(data: Any) -> Settings:
 
 def _check(values: Mapping[str, Any], kind: type, where: str, unknown: str) -> None:
     """Hold an object against the rules of a dataclass's fields."""
-    rules = {item.name: item.metadata.get("rule") for item in fields(kind)}
+    rules = {item.metadata.get("key") or item.name: item.metadata.get("rule") for item in fields(kind)}
     for key, value in values.items():
         if key not in rules:
             raise WrongError(f"{where}{key!r:.40} is {unknown}")

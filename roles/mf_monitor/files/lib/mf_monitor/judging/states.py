@@ -1,9 +1,9 @@
 """The state of one subject, from single probe results: soft and hard states, success threshold, flap damping. Pure.
 
-A result that contradicts the confirmed state makes the state *soft* (``pending``); so many in a row (``failures``,
-``successes``) make it *hard*, and only hard states are confirmed, shown and alerted. A subject that keeps changing is
-*flapping*: one message reports it, another that it stays down, or has been calm for a while. What no probe has seen
-for longer than its ``patience`` is unknown (``shown``), whatever is confirmed.
+A result that contradicts the confirmed state makes the state *soft* (``pending``); so many in a row
+(``failure_threshold``, ``success_threshold``) make it *hard*, and only hard states are confirmed, shown and alerted.
+A subject that keeps changing is *flapping*: one message reports it, another that it stays down, or has been calm for a
+while. What no probe has seen for longer than its ``patience`` is unknown (``shown``), whatever is confirmed.
 """
 
 from __future__ import annotations
@@ -95,9 +95,9 @@ def restored(kind: type[T], row: Mapping[str, Any], keys: Mapping[str, str]) -> 
 def needed(confirmed: str, result: ProbeResult, rules: Settings) -> int:
     """How many results in a row it takes to confirm what is seen."""
     if result.state == DOWN or result.reason == UNREAD:
-        return rules.failures
+        return rules.failure_threshold
     if confirmed == DOWN and result.state in (UP, WARNING):
-        return rules.successes
+        return rules.success_threshold
     # a lease or a certificate was read; that is no matter of luck
     return 1
 
