@@ -64,7 +64,7 @@ class Controller:
     """What a command of Ansible knows about an inventory and a playbook, in this process."""
 
     def __init__(self, inventory: Path, **extra: Any) -> None:
-        _find_plugins()
+        find_plugins()
         self.loader = DataLoader()
         self.inventory = InventoryManager(self.loader, [str(inventory)])
         self.variables = VariableManager(self.loader, self.inventory)
@@ -85,7 +85,7 @@ class Controller:
 
 
 @functools.cache
-def _find_plugins() -> None:
+def find_plugins() -> None:
     """Find modules and plugins, as each command of Ansible does."""
     init_plugin_loader()
     lookup_loader.add_directory(str(ROOT / "lookup_plugins"))

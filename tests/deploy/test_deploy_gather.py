@@ -14,7 +14,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.module_utils.mf_deploy import manifest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
-from deploy_support import ROOT, action, make
+from deploy_support import ROOT, action, find_plugins, make
 from hypothesis import given
 from hypothesis import strategies as st
 from mf_monitor import settings
@@ -277,6 +277,7 @@ def test_a_diff_hides_what_not_everybody_may_read() -> None:
 
 def monitor_settings(**chosen: Any) -> dict[str, Any]:
     """The settings that role mf_monitor renders from its defaults and other values."""
+    find_plugins()
     role = action.Role("mf_monitor", str(ROOT / "roles/mf_monitor"))
     path = "etc/monitor/settings.json"
     source = action.Source(path, f"{role.path}/templates/{path}.j2", True)
@@ -302,6 +303,14 @@ def test_the_monitor_is_told_only_what_differs_from_what_it_knows() -> None:
     assert settings.parse(monitor_settings()).cert_notice_days == (10, 3)
     assert monitor_settings(mf_monitor_cert_notice_days=[5])["cert_notice_days"] == [5.0]
     assert monitor_settings(mf_monitor_cert_notice_days=[])["cert_notice_days"] == []
+
+
+def test_every_variable_of_the_monitor_reaches_its_settings() -> None:
+    defaults = yaml.safe_load((ROOT / "roles/mf_monitor/defaults/main.yml").read_text())
+    elsewhere = {"mf_monitor_check_dns", "mf_monitor_memory_max"}  # as ``domains``, and in the unit
+    lists = {name: [1] for name, default in defaults.items() if isinstance(default, list)}
+    written = {f"mf_monitor_{key}" for key in monitor_settings(**lists)}
+    assert set(defaults) - written == elsewhere
 
 
 def test_ranges_of_the_monitor_are_those_that_it_takes() -> None:

@@ -29,11 +29,17 @@ def test_a_release_is_refused_by_the_program_that_would_read_it(tmp_path: Path) 
     path = tmp_path / "settings.json"
     packages = ":".join(str(Path(module).parents[1]) for module in (engine.__file__, text.__file__))
     message = message.replace("%r/lib", packages).replace("%s", str(path)).replace("/usr/bin/python3", sys.executable)
-    for content, code in (("{}", 0), ('{"intervall": 60}', 3)):
+    for content, code, reason in (
+        ("{}", 0, ""),
+        ('{"intervall": 60}', 3, "'intervall' is no setting"),
+        ('{"test_at": "someday"}', 3, "test_at must be like 'mon 10:00' (UTC) or empty"),
+        ('{"cert_notice_days": [400]}', 3, "cert_notice_days must be a list of days from 0 to 365"),
+    ):
         path.write_text(content)
         done = subprocess.run(shlex.split(message), capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == code, done.stderr
-    assert "'intervall' is no setting" in done.stderr
+        assert reason in done.stderr
+        assert done.stderr.count("\n") == (1 if reason else 0)
 
 
 # the channel "bad" refuses, every other one takes what it is given

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import yaml
 from mf_monitor import rules, settings
 from mf_monitor.settings import MonitorSettingsError
 
-ROLE = Path(__file__).resolve().parents[2] / "roles/mf_monitor"
+ROOT = Path(__file__).resolve().parents[2]
+ROLE = ROOT / "roles/mf_monitor"
 
 
 @pytest.mark.parametrize(
@@ -23,6 +25,7 @@ ROLE = Path(__file__).resolve().parents[2] / "roles/mf_monitor"
         ({"test_at": "someday"}, "test_at"),
         ({"cert_notice_days": [10, 0]}, "cert_notice_days must be a list of days"),
         ({"cert_notice_days": "10"}, "cert_notice_days must be a list of days"),
+        ({"cert_notice_days": [366]}, "cert_notice_days must be a list of days"),
         ({"failures": 2.5}, "failures must be a whole number"),
         ({"references": ["nowhere"]}, "is not address:port"),
         ({"references": "192.0.2.1:53"}, "references must be a list of texts"),
@@ -76,6 +79,31 @@ def test_ansible_knows_the_options_of_a_service_and_of_a_channel() -> None:
     channel = specs["main"]["options"]["mf_monitor_channels"]["options"]
     assert set(channel) == {field.name for field in dataclasses.fields(settings.Channel)}
     assert channel["severities"]["choices"] == list(settings.SEVERITIES)
+
+
+def test_a_variable_stands_in_four_places_at_most() -> None:
+    """Its default, its specification, a rule or a template, the dataclass that reads it; comments don't count."""
+    names = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
+    paths = [*ROOT.glob("roles/*/*/**/*.yml"), *ROOT.glob("roles/*/templates/**/*.j2"), *ROOT.glob("playbooks/*.yml")]
+    paths += [*ROOT.glob("action_plugins/*.py"), *ROOT.glob("library/*.py"), *ROOT.glob("module_utils/**/*.py")]
+    variables = {
+        path.relative_to(ROOT): set(re.findall(r"\w+", re.sub(r"#.*", "", path.read_text()))) for path in paths
+    }
+    fields = {
+        f"mf_monitor_{field.metadata.get('key') or field.name}" for field in dataclasses.fields(settings.Settings)
+    }
+    assert len(fields.intersection(names)) > 20
+    for name in names:
+        places = [str(path) for path, found in variables.items() if name in found]
+        places += ["mf_monitor/settings.py"] if name in fields else []
+        assert len(places) <= 4, f"{name}: {places}"
+
+
+def test_thresholds_have_shorter_keys_in_the_file() -> None:
+    chosen = settings.parse({"failures": 5, "successes": 4})
+    assert (chosen.failure_threshold, chosen.success_threshold) == (5, 4)
+    with pytest.raises(MonitorSettingsError, match="'failure_threshold' is no setting"):
+        settings.parse({"failure_threshold": 5})
 
 
 def test_services_by_role_where_none_are_said() -> None:
