@@ -64,7 +64,7 @@ def table() -> str:
     ).stdout
 
 
-@fault("cron dies on an MX", "mx2 says: .* is cron running", "OK: mx2 well again", within=OVERDUE + NOT_KNOWN + 60)
+@fault("cron dies on an MX", "mx2: .* is cron running", "OK: mx2 well again", within=OVERDUE + NOT_KNOWN + 60)
 def cron(stage: Stage) -> Generator[None, None, None]:
     """The MX takes mail as before; its results grow old. In the table of `make check` its mail is unknown."""
     stage.undo("mx2", START_CRON)
@@ -87,10 +87,10 @@ def cron(stage: Stage) -> Generator[None, None, None]:
 @fault(
     "cron dies on all that isn't an MX",
     r"URGENT: control1 \w+: last ran",
-    r"^mf: .*\boffsite1 says: \w+ UNKNOWN",
-    r"^mf: .*\bmonitor1 says: \w+ UNKNOWN",
+    r"^mf: .*\boffsite1: \w+ UNKNOWN",
+    r"^mf: .*\bmonitor1: \w+ UNKNOWN",
     # with looks every 10 s that is told before a vital result is past its time
-    r"?^mf: .*\bcontrol1 says: \w+ UNKNOWN",
+    r"?^mf: .*\bcontrol1: \w+ UNKNOWN",
     r"OK: .*\bcontrol1 (well|better)",
     r"OK: .*\boffsite1 well",
     r"OK: .*\bmonitor1 well",
@@ -169,10 +169,10 @@ def flaps_down(stage: Stage) -> Generator[None, None, None]:
 
 @fault(
     "a second trouble on an MX of which one check flaps",
-    "?mx1 says: rejected CRITICAL: .*full",
+    "?mx1: rejected CRITICAL: .*full",
     "?OK: mx1 rejected well again",
     "mx1 rejected is flapping",
-    "mx1 says: load CRITICAL: .*NOT refusing",
+    "mx1: load CRITICAL: .*NOT refusing",
     "OK: .*mx1 load well again",
     loose=True,
 )
@@ -204,8 +204,8 @@ def second(stage: Stage) -> Generator[None, None, None]:
 
 @fault(
     "a customer's server refuses one recipient, then everything",
-    "mx1 says: refused CRITICAL: 1 message refused for good",
-    r"mx1 says: refused CRITICAL: 1\d messages refused for good",
+    "mx1: refused CRITICAL: 1 message refused for good",
+    r"mx1: refused CRITICAL: 1\d messages refused for good",
     "OK: mx1 refused well again",
 )
 def refuses(stage: Stage) -> Generator[None, None, None]:

@@ -153,7 +153,7 @@ def test_what_is_wrong_already_hides_no_other_check() -> None:
     found = {"mx1/check-queue": flaps, "mx1/check-smtp": other, "mx1/smtp": up(), "mx1/ssh": up()}
     view = problems.judge(RULES, found, {}, (), NOW + 60)
     assert view.problems["check:mx1/queue"].title == "mx1 queue is flapping, 3 changes: full"
-    assert view.problems["check:mx1/smtp"].title == "mx1 says: smtp CRITICAL: STARTTLS is broken"
+    assert view.problems["check:mx1/smtp"].title == "mx1: smtp CRITICAL: STARTTLS is broken"
 
 
 def test_what_is_not_known_of_a_check_ends_nothing(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_what_the_release_before_knew_of_checks_is_known_by_its_new_name(tmp_pat
         "health:mx2": "notice",
         "health:mx3": "notice",
     }
-    assert view.problems["check:mx1/queue"].title == "mx1 says: queue CRITICAL: 3% of the spool's space free"
+    assert view.problems["check:mx1/queue"].title == "mx1: queue CRITICAL: 3% of the spool's space free"
     monitor.recorder.close()
 
 

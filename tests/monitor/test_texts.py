@@ -42,7 +42,7 @@ def test_the_tail_stays_when_titles_are_cut() -> None:
 
 def test_hosts_are_named_when_their_titles_do_not_fit() -> None:
     hosts = ["control1", "offsite1", "mx1", "mx1"]
-    titles = [f"{host} says: {'load UNKNOWN: last ran 5 min ago, then OK; ' * 2}" for host in hosts]
+    titles = [f"{host}: {'load UNKNOWN: last ran 5 min ago, then OK; ' * 2}" for host in hosts]
     made = texts.compose("mf", "", titles, "since 00:56Z #3,#4,#5+", hosts)
     assert made.endswith("; also offsite1, mx1 since 00:56Z #3,#4,#5+")
 

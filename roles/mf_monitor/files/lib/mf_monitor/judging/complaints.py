@@ -64,7 +64,7 @@ def checks(host: Host, settings: Settings, checked: Mapping[str, SubjectState], 
             word = flapping(current) if flaps else f" stays{word} after flapping"
         elif urgent:
             word = ""
-        title = f"{host.name} {'' if urgent or flaps else 'says: '}{name}{word}: {current.message}"
+        title = f"{host.name}{'' if urgent or flaps else ':'} {name}{word}: {current.message}"
         since = current.flapping if flaps and current.flapping is not None else current.since
         level = None if flaps or severity == PAGE else current.level
         problems.append(Problem(_key(host, name), "check", host.name, name, severity, title, since, flaps, level=level))
@@ -105,7 +105,7 @@ def health(
     # a hold has no end of its own, so it is notified even though the throttle that it is shows already
     if own.reason != HELD and near.hides(severity):
         return []
-    title = f"{host.name}: {own.message}" if own.reason == UNREAD else f"{host.name} says: {own.message}"
+    title = f"{host.name}: {own.message}"
     if flaps:
         title, since = f"{host.name} health{flapping(own)}: {own.message}", own.flapping or since
     return [Problem(key, "health", host.name, "", severity, title, since, flaps)]
