@@ -79,8 +79,10 @@ def until_accepted(begun: float) -> float:
         values = json.load(settings)["checks"]["smtp"]
     sys.path.insert(0, "/mf/current/lib")
     from mf import smtp
+    from mf_checks.smtp_report import canary
 
-    while smtp.transaction(values["address"], values["port"], 2.0, values["canary"]).outcome != smtp.ACCEPTED:
+    where, recipient = (values["address"], values["port"], 2.0), values["canary"]
+    while smtp.transaction(*where, recipient, canary(recipient)).outcome != smtp.ACCEPTED:
         time.sleep(0.01)
     return time.monotonic() - begun
 

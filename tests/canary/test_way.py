@@ -60,7 +60,7 @@ class Listener:
         return dict(json.loads(path.read_text())) if path.exists() else {}
 
     def deliver(self, data: bytes, recipient: str = f"ham@{canary.DOMAIN}") -> smtp.Dialogue:
-        return smtp.deliver("127.0.0.1", self.port, 10, "a@b.example", recipient, data + b".\r\n")
+        return smtp.transaction("127.0.0.1", self.port, 10, recipient, data + b".\r\n", sender="a@b.example")
 
 
 @pytest.fixture
@@ -74,7 +74,15 @@ def listener(tmp_path: Path) -> Iterator[Listener]:
 
 def message(kind: str = canary.HAM, key: bytes = KEY, host: str = "mx1", age: float = 0.0) -> bytes:
     tag = canary.make(key, host, kind, time.time() - age)
-    return canary.message(tag, kind, "a@b.example", f"{kind}@{canary.DOMAIN}", "Tue, 25 Nov 2025 02:00:00 +0000")
+    return send.message(tag, kind)
+
+
+def test_a_message_carries_its_tag_and_only_spam_is_spam() -> None:
+    for kind in (canary.SPAM, canary.HAM):
+        raw = message(kind)
+        assert canary.verify(KEY, canary.find(raw) or b"", time.time()) is not None
+        assert (b"GTUBE" in raw) is (kind == canary.SPAM)
+        assert b"\n" not in raw.replace(b"\r\n", b"")
 
 
 def test_a_ham_is_noted_once(listener: Listener) -> None:

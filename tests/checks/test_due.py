@@ -41,7 +41,7 @@ def round_of(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> Round:
 
     def go(everything: bool = True, deadline: int = 1, **probes: run.Probe) -> int:
         monkeypatch.setattr(due, "ORDER", tuple(probes))
-        monkeypatch.setattr(due, "_check", lambda name, _: run.Check(name, probes[name], {}))
+        monkeypatch.setattr(due, "_check", lambda name, _: run.Check(name, probes[name], {}, ""))
         values: dict[str, dict[str, Any]] = {name: {"period": 60, "deadline": deadline} for name in probes}
         child = os.fork()
         if child == 0:
@@ -223,7 +223,7 @@ def test_the_lock_of_a_diagnosis_is_held_until_its_end(round_of: Round, places: 
 
 
 def test_a_check_that_is_not_due_waits(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(due, "_check", lambda name, _: run.Check(name, fine, {}))
+    monkeypatch.setattr(due, "_check", lambda name, _: run.Check(name, fine, {}, ""))
     monkeypatch.setattr(time, "time", lambda: 61 * 60.0)
     values = {"load": {"period": 120, "deadline": 5, "offset": 0}}
     due.round_of(values, "abc", places)

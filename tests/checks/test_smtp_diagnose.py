@@ -40,7 +40,13 @@ def test_a_filter_slower_than_patience_is_busy_while_its_session_lives(
     values = {**VALUES, "dialogue": 0.3, "patience": 0.6}
     with server(talking(late=("dot", 60))) as port:
         first = smtp.transaction(
-            "127.0.0.1", port, 0.3, "a@b.invalid", patience=0.6, silence=lambda local: hot.serves(values["unit"], local)
+            "127.0.0.1",
+            port,
+            0.3,
+            "a@b.invalid",
+            b".\r\n",
+            patience=0.6,
+            silence=lambda local: hot.serves(values["unit"], local),
         )
     assert (first.outcome, first.stage, first.session) == (SILENT, "message", True)
     assert 0.5 < first.seconds() < 2.0

@@ -69,6 +69,6 @@ def test_a_session_held_by_no_child_of_the_master_is_gone(monkeypatch: pytest.Mo
         return None
 
     with server(talking(late=("RCPT", 60))) as port:
-        smtp.transaction("127.0.0.1", port, 0.3, "a@b.invalid", patience=0.5, silence=ask)
+        smtp.transaction("127.0.0.1", port, 0.3, "a@b.invalid", b".\r\n", patience=0.5, silence=ask)
     # this process is its parent's child, and has itself none that holds the connection
     assert found == [True, False, None, None]

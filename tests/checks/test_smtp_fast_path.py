@@ -33,6 +33,15 @@ def test_the_fast_path(places: state.Places) -> None:
     assert not isinstance(rest, state.Result)
 
 
+def test_the_canary_is_whole_and_its_end_is_found() -> None:
+    message = smtp_report.canary("canary@mx1.mf.invalid")
+    assert message.startswith(b"Date: ")
+    assert b"\r\nTo: <canary@mx1.mf.invalid>\r\n" in message
+    assert message.endswith(b"\r\n.\r\n")
+    assert b"\r\n\r\n" in message
+    assert message.count(b"\n") == message.count(b"\r\n")
+
+
 def test_a_slow_filter_is_waited_for_and_only_a_warning(places: state.Places) -> None:
     values = {**VALUES, "dialogue": 0.3, "patience": 20.0}
     with server(talking(late=("dot", 0.6), EHLO=b"250 here\r\n")) as port:

@@ -51,7 +51,7 @@ def cold(dry_run):
 values = {values!r}
 values.setdefault("generation", "abc")
 run.state.Places.__init__.__defaults__ = ({root!r}, "/proc")
-run.main(run.Check("load", probe, {{"do": str, "high": (0.1, 100)}}), sys.argv[1:], **values)
+run.main(run.Check("load", probe, {{"do": str, "high": (0.1, 100)}}, ""), sys.argv[1:], **values)
 """
 VALUES = {"period": 60, "deadline": 5, "high": 5.0, "do": "ok"}
 

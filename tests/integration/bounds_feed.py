@@ -77,7 +77,7 @@ def dialogues(_folder: str, port: int) -> Iterator[float]:
 
     for number in range(COUNT):
         call = smtp.transaction if number % 10 else starttls.attempt
-        words = ("canary@mx1.mf.invalid",) if number % 10 else ()
+        words = ("canary@mx1.mf.invalid", b".\r\n") if number % 10 else ()
         watch = Stopwatch()
         call("127.0.0.1", port, LIMIT, *words)
         yield watch.seconds() - LIMIT

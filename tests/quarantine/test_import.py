@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from mf import canary, state
+from mf_canary import send
 from mf_quarantine import canaries, envelope, layout, store
 from quarantine_support import NOON, Died, Index, Room, ident, kept, put, total
 
@@ -225,8 +226,7 @@ def canary_file(
     name: str, kind: str = canary.SPAM, key: bytes = KEY, host: str = "mx1", nonce: str = "0" * 16
 ) -> bytes:
     tag = canary.make(key, host, kind, NOON - 5, nonce)
-    raw = canary.message(tag, kind, "a@b.example", f"x@{canary.DOMAIN}", "now").replace(b"\r\n", b"\n")
-    return kept(name, raw)
+    return kept(name, send.message(tag, kind).replace(b"\r\n", b"\n"))
 
 
 def test_a_canary_is_seen_removed_and_not_counted(room: Room) -> None:

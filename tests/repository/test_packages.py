@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib
 import re
 import sys
 import tomllib
+import types
 from pathlib import Path
 
 import pytest
@@ -135,6 +137,15 @@ def test_libraries_are_those_that_the_role_brings(path: Path) -> None:
     assert tops <= set(sys.stdlib_module_names) | here
 
 
+def every_check() -> list[types.ModuleType]:
+    """The modules of the checks, of all roles."""
+    return [
+        importlib.import_module(".".join(Path(name(path)).with_suffix("").parts))
+        for path in FILES
+        if "\nCHECK = run.Check(" in path.read_text()
+    ]
+
+
 def test_checks_do_not_import_each_other() -> None:
     """A check may have a half of its own, loaded when something is wrong; what is shared isn't a check."""
     folder = PACKAGES["mf_checks"]
@@ -162,6 +173,41 @@ def test_modules_that_are_named_in_texts_exist() -> None:
     modules = {".".join(Path(name(path)).with_suffix("").parts) for path in FILES}
     assert {"mf_checks.due", "mf_monitor.notifying.send"} <= named
     assert named <= modules
+
+
+# What the core shares with a role by name: the keys of the health record, the lease's owner, a failure's kind. In
+# smtp.py it is the same word by chance.
+SHARED = {
+    "mf/borg.py": {"offsite"},
+    "mf/claims.py": {"load"},
+    "mf/health.py": {"load", "queue", "smtp"},
+    "mf/health_record.py": {"queue"},
+    "mf/smtp.py": {"refused"},
+}
+
+
+def test_the_core_knows_no_role_and_no_check() -> None:
+    """No name of either in its code, beyond those; and no text about a service that a role brings."""
+    checks = {check.CHECK.name for check in every_check()}
+    assert len(checks) == 10
+    for path in FILES:
+        if package_of(path) != CORE:
+            continue
+        tree = ast.parse(path.read_text())
+        documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        texts = {
+            node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents
+        }
+        assert (checks | set(ROLES.values())) & texts == SHARED.get(name(path), set()), path
+        assert [text for text in texts if re.search("qpsmtpd|exim|mariadb", text, re.IGNORECASE)] == []
+
+
+def test_every_check_has_a_purpose_of_its_own() -> None:
+    purposes = [check.CHECK.purpose for check in every_check()]
+    assert len(set(purposes)) == 10
+    assert all(re.fullmatch(r"[A-Z].{30,100}\.", purpose) for purpose in purposes)
 
 
 def test_every_check_of_a_role_names_its_module() -> None:

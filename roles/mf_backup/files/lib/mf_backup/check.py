@@ -10,18 +10,21 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from mf import borg, run, state
+from mf import run, state
 from mf.text import clean, span
 
 from .record import Past, jobs_of
 from .settings import JOBS
 
 NAME = "backup"
+PURPOSE = "Check that backups, the repository's check and the restore drill are recent and succeeded."
 RULES: run.Rules = {f"{job}_period": (0, 90 * 86400) for job in JOBS}  # seconds; 0: this machine has no such job
 
 LATE = 1.5  # periods
 TOO_LATE = 3.0
 SKEW = 300.0  # seconds that a success may be in the future before that is a problem
+# failures that concern archives made before, not only the newest run
+CRITICAL_KINDS = ("corrupt", "hidden", "vanished", "rewound", "mismatch")
 ROOM = 64 << 10  # bytes: with less free the next failure couldn't be recorded
 
 
@@ -40,7 +43,7 @@ def judge(job: str, past: Past, period: float, now: float, since: float) -> tupl
         late = f"late: {span(age)} old, due every {span(period)}"
         problems.append(late if past.succeeded else f"never done in {span(age)}")
     if past.failures:
-        status = state.worst([status, state.CRITICAL if past.kind in borg.CRITICAL_KINDS else state.WARNING])
+        status = state.worst([status, state.CRITICAL if past.kind in CRITICAL_KINDS else state.WARNING])
         times = "" if past.failures == 1 else f" {past.failures} times"
         problems.append(f"failed{times}: {clean(past.error, 160)}")
     elif past.warning:
@@ -109,4 +112,4 @@ def _since(places: state.Places, now: float) -> float:
         return now
 
 
-CHECK = run.Check(NAME, probe, RULES)
+CHECK = run.Check(NAME, probe, RULES, PURPOSE)

@@ -13,6 +13,7 @@ from mf import run, state
 from mf.text import clean, span
 
 NAME = "canary"
+PURPOSE = "Check that each MX's test messages reach the quarantine and the sink in time."
 RULES: run.Rules = {
     "mx": str,  # names of the inventory's MXs, separated by blanks
     "quarantine": str,  # folder of the importer's notes
@@ -121,4 +122,4 @@ def _number(record: Mapping[str, object] | None, key: str) -> float | None:
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e11 else None
 
 
-CHECK = run.Check(NAME, probe, RULES)
+CHECK = run.Check(NAME, probe, RULES, PURPOSE)

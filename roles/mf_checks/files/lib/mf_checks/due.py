@@ -37,9 +37,13 @@ def main(argv: Sequence[str], *, generation: str, checks: Mapping[str, Mapping[s
     """Entry of the launcher /mf/bin/run-checks. ``checks``: a check's name to its settings, ``module`` among them."""
     dry_run = everything = False
     if argv:
-        from mf import arguments as command
+        from mf import arguments
 
-        dry_run, everything = command.due(argv)
+        purpose = "Run the checks that are due this minute (cron does, every minute)."
+        command = arguments.command("run-checks", purpose, " Of several checks, the most urgent.")
+        command.add_argument("--all", action="store_true", help="every check of this host, due or not")
+        chosen = command.parse_args(argv)
+        dry_run, everything = chosen.dry_run, chosen.all
     else:
         splay = posix.environ.get(b"MF_SPLAY", b"")
         if splay.isdigit():
@@ -144,5 +148,5 @@ def _check(name: str, values: Mapping[str, Any]) -> run.Check:
         def broken(*_: object) -> state.Result:
             return state.Result(name, state.UNKNOWN, problem)
 
-        return run.Check(name, broken, {})
+        return run.Check(name, broken, {}, "")
     return check

@@ -160,5 +160,6 @@ def _reconciled(places: state.Places) -> bool:
     return in_force == b"nothing" and stamp.endswith(b"\n") and 0 <= age < RECONCILE_EVERY
 
 
+PURPOSE = "Compare the load with its thresholds; refuse new SMTP connections while it is high."
 RULES: run.Rules = {"high": (0.1, 10000), "low": (0.1, 10000)}
-CHECK = run.Check("load", probe, RULES)
+CHECK = run.Check("load", probe, RULES, PURPOSE)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 NAME = "processes"
+PURPOSE = "Find orphaned and stuck qpsmtpd processes and kill those that make no progress."
 RULES: run.Rules = {
     "unit": str,
     "user": str,
@@ -56,7 +57,7 @@ def _diagnose(places: state.Places, values: run.Values, dry_run: bool) -> state.
     return Diagnosis(places, values, dry_run).result()
 
 
-CHECK = run.Check(NAME, probe, RULES)
+CHECK = run.Check(NAME, probe, RULES, PURPOSE)
 
 
 def last_master(places: state.Places) -> tuple[int, int, int] | None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NAME = "queue"
+PURPOSE = "Watch Exim behind qpsmtpd: running, oldest and frozen messages, room in its spool."
 RULES: run.Rules = {
     "unit": str,
     "spool": str,
@@ -214,4 +215,4 @@ def _without_exim(values: run.Values, result: state.Result, greeting: smtp.Dialo
     return result
 
 
-CHECK = run.Check(NAME, probe, RULES)
+CHECK = run.Check(NAME, probe, RULES, PURPOSE)

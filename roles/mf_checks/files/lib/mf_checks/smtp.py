@@ -12,12 +12,13 @@ import time
 
 from mf import run, smtp, state
 
-from .smtp_report import NAME, TLS_EVERY, TLS_GOOD, TLS_START, accepted, service_start
+from .smtp_report import NAME, TLS_EVERY, TLS_GOOD, TLS_START, accepted, canary, service_start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .smtp_diagnose import Diagnosis
 
+PURPOSE = "Hold a full SMTP transaction with qpsmtpd on loopback; restart it when it is really broken."
 RULES: run.Rules = {
     "address": str,  # IPv4 loopback, numeric
     "address6": str,  # IPv6 loopback, or empty: only its greeting is asked for, the rest is the same process
@@ -40,6 +41,7 @@ def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagno
         values["port"],
         values["dialogue"],
         values["canary"],
+        canary(values["canary"]),
         patience=values["patience"],
         silence=lambda local: serves(values["unit"], local),
     )
@@ -86,4 +88,4 @@ def serves(unit: str, local: str) -> bool | None:
     return systemd.serves(unit, local)
 
 
-CHECK = run.Check(NAME, probe, RULES)
+CHECK = run.Check(NAME, probe, RULES, PURPOSE)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mf import run, smtp, state
 
-from . import procfs, systemd
+from . import procfs, smtp_report, systemd
 from .smtp_verdict import View
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Evidence:
             values["port"],
             min(limit or values["dialogue"], left),
             values["canary"],
+            smtp_report.canary(values["canary"]),
             patience=min(limit or values["patience"], left),
             silence=lambda local: systemd.serves(values["unit"], local),
         )

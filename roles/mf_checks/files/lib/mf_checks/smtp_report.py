@@ -1,8 +1,9 @@
-"""The result of check-smtp, and its metrics for later runs; both paths write it. Fast path."""
+"""The canary of check-smtp, its result, and the metrics for later runs; both paths use them. Fast path."""
 
 from __future__ import annotations
 
 import posix
+import time
 
 from mf import smtp, state
 
@@ -12,6 +13,15 @@ TLS_EVERY = 900.0  # seconds between two handshakes, while they succeed
 # the metrics that a good handshake leaves for the runs after it: until when, and for which start of the service
 TLS_GOOD, TLS_START = "tls_good_until_boottime", "tls_start"
 STARTS = "/run/systemd/units/invocation:"  # and the unit's name: a link to the id of its latest start, by systemd
+
+
+def canary(recipient: str) -> bytes:
+    """The message that check-smtp sends (RFC 5322), its final dot included."""
+    date = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime())
+    return (
+        f"Date: {date}\r\nFrom: <{recipient}>\r\nTo: <{recipient}>\r\nSubject: check-smtp canary\r\n"
+        f"Message-ID: <{time.time_ns()}@localhost>\r\n\r\nSent by check-smtp; discarded by qpsmtpd.\r\n.\r\n"
+    ).encode()
 
 
 def service_start(unit: str) -> str:

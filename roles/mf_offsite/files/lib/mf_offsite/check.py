@@ -17,6 +17,7 @@ from mf.text import span
 from . import segment_log
 
 NAME = "offsite"
+PURPOSE = "Watch the repository of the backups: room, age, and unexpected deletions."
 RULES: run.Rules = {
     "repository": str,
     "lock": str,
@@ -144,4 +145,4 @@ def remembered(data: bytes | None) -> segment_log.Scan:
     return segment_log.Scan(**numbers, ahead=ahead) if whole else segment_log.Scan()
 
 
-CHECK = run.Check(NAME, probe, RULES)
+CHECK = run.Check(NAME, probe, RULES, PURPOSE)

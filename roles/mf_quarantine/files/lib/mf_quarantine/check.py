@@ -18,6 +18,7 @@ from mf.text import clean, span
 from . import layout, source
 
 NAME = "quarantine"
+PURPOSE = "Compare the mail that the MXs hold with the mail that was fetched, imported and indexed."
 RULES: run.Rules = {
     "folder": str,
     "mx": str,  # names of the inventory's MXs, separated by blanks
@@ -143,4 +144,4 @@ def probe(places: state.Places, values: run.Values) -> state.Result:
     return decide(records, values["mx"].split(), time.time(), values, released, free, count_bad(_bad(values["folder"])))
 
 
-CHECK = run.Check(NAME, probe, RULES)
+CHECK = run.Check(NAME, probe, RULES, PURPOSE)

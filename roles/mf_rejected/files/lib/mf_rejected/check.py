@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NAME = "rejected"
+PURPOSE = "Check that rejected mail is removed in time and that there is room for it."
 RULES: run.Rules = {
     "root": str,
     "keep_days": (1, 60),
@@ -96,4 +97,4 @@ def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagno
     return result
 
 
-CHECK = run.Check(NAME, probe, RULES)
+CHECK = run.Check(NAME, probe, RULES, PURPOSE)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NAME = "refused"
+PURPOSE = "List accepted mail that customers' servers refused for good and that waits for an operator."
 RULES: run.Rules = {
     "folder": str,
     "releases": str,
@@ -52,4 +53,4 @@ def probe(places: state.Places, values: run.Values) -> state.Result:
     return result
 
 
-CHECK = run.Check(NAME, probe, RULES)
+CHECK = run.Check(NAME, probe, RULES, PURPOSE)

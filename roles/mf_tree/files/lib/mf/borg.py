@@ -15,8 +15,6 @@ from typing import IO
 from . import Failure, state, text
 
 LOCK_WAIT = 20  # seconds for borg's own lock; flock(1) waits for the repository lock off-site
-CRITICAL_KINDS = ("corrupt", "hidden", "vanished", "rewound", "mismatch")
-"""Failures that concern archives made before, not only the newest run."""
 
 # A part of a message of borg or ssh, the kind of failure, and what to do. First match wins.
 EXPLANATIONS: tuple[tuple[str, str, str], ...] = (

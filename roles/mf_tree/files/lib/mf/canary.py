@@ -31,8 +31,6 @@ MAX_AGE = 900.0  # seconds from making to the moment a message was received
 SKEW = 60.0  # seconds by which a clock may be behind the one that made the tag
 KEY_BYTES = 32
 
-# GTUBE (https://spamassassin.apache.org/gtube/), in two parts so that this file is no spam
-_GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-" + "ANTI-UBE-TEST-EMAIL*C.34X"
 _HOST = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _TAG = re.compile(
     rf"(v1 (?P<host>{_HOST.pattern}) (?P<kind>{SPAM}|{HAM}) (?P<time>[0-9]{{1,11}}\.[0-9]{{3}}) "
@@ -102,24 +100,6 @@ def find(head: bytes) -> bytes | None:
         if line[: len(name)].lower() == name:
             return line[len(name) :].strip()
     return None
-
-
-def message(tag: str, kind: str, sender: str, recipient: str, date: str) -> bytes:
-    """A whole canary message, lines ended by CRLF. ``date`` as in RFC 5322, 3.3."""
-    lines = [
-        f"{HEADER}: {tag}",
-        f"From: <{sender}>",
-        f"To: <{recipient}>",
-        f"Subject: canary ({kind})",
-        f"Date: {date}",
-        f"Message-ID: <{tag.split(' ')[4]}.{kind}@{DOMAIN}>",
-        "Auto-Submitted: auto-generated",
-        "",
-        "This MX watches itself. Nobody needs to read or keep this message.",
-    ]
-    if kind == SPAM:
-        lines += ["", _GTUBE]
-    return ("\r\n".join(lines) + "\r\n").encode("ascii")
 
 
 class Seen:

@@ -25,12 +25,8 @@ _NUMBER: tuple[type, ...] = (int, float)
 _RULES: dict[str, dict[str, tuple[tuple[type, ...], float, float]]] = {
     "throttle": {"lease_ttl": (_NUMBER, 60, 3600)},
     "fleet": {"min_accepting": ((int,), 0, 100000)},
-    "service": {"children_max": ((int,), 1, 10000)},
-    "checks.processes": {"session_limit": (_NUMBER, 60, 86400), "kill_cap": ((int,), 1, 1000)},
-    "checks.smtp": {"port": ((int,), 1, 65535)},
-    "checks.load": {"high": (_NUMBER, 0.1, 10000), "low": (_NUMBER, 0.1, 10000)},
-    "checks.queue": {},
 }
+# of every check; its own settings are verified by its run
 _EVERY_CHECK: dict[str, tuple[tuple[type, ...], float, float]] = {
     "period": ((int,), 60, 86400),
     "offset": ((int,), 0, 1440),
@@ -77,25 +73,11 @@ def verify(settings: Mapping[str, Any], source: str = "settings") -> None:
     checks = _section(settings, "checks", source)
     for name in checks:
         _verify_keys(_section(checks, name, source, "checks."), _EVERY_CHECK, f"checks.{name}", source)
-    for path, rules in _RULES.items():
-        folder, _, name = path.rpartition(".")
-        holder = checks if folder else settings
-        if name in holder:
-            _verify_keys(_section(holder, name, source, folder and folder + "."), rules, path, source)
-    load_check = checks.get("load")
-    if load_check:
-        _verify_load(load_check, source)
+    for name, rules in _RULES.items():
+        if name in settings:
+            _verify_keys(_section(settings, name, source), rules, name, source)
     _verify_ports(settings.get("throttle", {}), source)
     _verify_peers(settings.get("fleet", {}), source)
-
-
-def _verify_load(check: Mapping[str, Any], source: str) -> None:
-    if check["low"] > check["high"]:
-        raise SettingsError(f"{source}: checks.load.low is above checks.load.high; {_ADVICE}")
-    if check.get("mark") is not None:
-        _verify_keys(check, {"mark": (_NUMBER, 0.1, check["high"])}, "checks.load", source)
-    if not isinstance(check.get("per_core", False), bool):
-        raise SettingsError(f"{source}: checks.load.per_core must be true or false; {_ADVICE}")
 
 
 def _verify_ports(throttle: Mapping[str, Any], source: str) -> None:

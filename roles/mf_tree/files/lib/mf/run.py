@@ -7,7 +7,7 @@ A check is a module of a role's package with these::
         ...
         return Result("load", OK, "0.12 ...", {...})    # healthy: that was all
         return lambda dry_run: diagnose(...)            # anything odd: the slow path, which may import any module
-    CHECK = run.Check("load", probe, RULES)
+    CHECK = run.Check("load", probe, RULES, "Compare the load with its thresholds.")
 
 and a launcher that calls ``run.main(load.CHECK, sys.argv[1:], generation="...", period=120, high=5.0, ...)``.
 ``probe`` finds its settings in ``values`` (complete, of the right kind, in range; ``period`` and ``deadline`` too).
@@ -45,14 +45,15 @@ class DeadlinePassed(BaseException):
 
 
 class Check:
-    """A check's name, its fast path and the rules for its settings."""
+    """A check's name, its fast path, the rules for its settings and, for ``--help``, its purpose."""
 
-    __slots__ = ("name", "probe", "rules")
+    __slots__ = ("name", "probe", "purpose", "rules")
 
-    def __init__(self, name: str, probe: Probe, rules: Rules) -> None:
+    def __init__(self, name: str, probe: Probe, rules: Rules, purpose: str) -> None:
         self.name = name
         self.probe = probe
         self.rules = rules
+        self.purpose = purpose
 
 
 class Run:
@@ -206,7 +207,7 @@ def main(check: Check, argv: Sequence[str], *, generation: str, **values: Any) -
     if argv:
         from . import arguments
 
-        dry_run, as_json = arguments.check(check.name, argv)
+        dry_run, as_json = arguments.check(check.name, check.purpose, argv)
     posix._exit(execute(Run(check, values, generation, state.Places(), dry_run, as_json)))
 
 

@@ -209,35 +209,28 @@ def transaction(
     port: int,
     limit: float,
     recipient: str,
+    message: bytes,
     *,
+    sender: str = "",
     patience: float = 0.0,
     silence: Callable[[str], bool | None] | None = None,
 ) -> Dialogue:
-    """A full dialogue with a canary message, in at most ``limit`` seconds. Never raises.
+    """A full dialogue with one message to one recipient, in at most ``limit`` seconds. Never raises.
 
     With ``patience`` the limit is that of the greeting, and after it the dialogue may take so many seconds in all: a
     filter is slow after the final dot. ``silence``, called with the local address while the connection is still open,
-    gives the dialogue's ``session``. ``address`` is numeric; the server accepts ``recipient`` from us and discards the
-    message. The sender is the null sender, so no bounce is ever made of the canary.
+    gives the dialogue's ``session``. ``address`` is numeric; ``message`` as on the wire, final dot included. Of a
+    message from the null sender no bounce is ever made.
     """
-    steps = _letter("", recipient, canary(recipient))
-    return _dialogue(address, port, limit, steps, patience, silence)
-
-
-def deliver(address: str, port: int, limit: float, sender: str, recipient: str, data: bytes) -> Dialogue:
-    """A full dialogue with one message to one recipient. Never raises. ``data`` as on the wire, final dot included."""
-    return _dialogue(address, port, limit, _letter(sender, recipient, data))
-
-
-def _letter(sender: str, recipient: str, data: bytes) -> Sequence[tuple[str, bytes]]:
-    return (
+    steps = (
         ("greeting", b""),
         ("ehlo", b"EHLO localhost\r\n"),
         ("mail", b"MAIL FROM:<%s>\r\n" % sender.encode()),
         ("rcpt", b"RCPT TO:<%s>\r\n" % recipient.encode()),
         ("data", b"DATA\r\n"),
-        ("message", data),
+        ("message", message),
     )
+    return _dialogue(address, port, limit, steps, patience, silence)
 
 
 def greeting(address: str, port: int, limit: float) -> Dialogue:
@@ -289,15 +282,6 @@ def _dialogue(
         if line is not None:
             line.close()
     return end
-
-
-def canary(recipient: str) -> bytes:
-    """The message check-smtp sends (RFC 5322), its final dot included."""
-    date = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime())
-    return (
-        f"Date: {date}\r\nFrom: <{recipient}>\r\nTo: <{recipient}>\r\nSubject: check-smtp canary\r\n"
-        f"Message-ID: <{time.time_ns()}@localhost>\r\n\r\nSent by check-smtp; discarded by qpsmtpd.\r\n.\r\n"
-    ).encode()
 
 
 def _clean(text: bytes, limit: int) -> str:
