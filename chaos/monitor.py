@@ -110,7 +110,7 @@ def certificate(stage: Stage) -> Generator[None, None, None]:
 @fault(
     "the spool's disk is full",
     "mx1 smtp: 421 at greeting",
-    "?mx1 .*queue CRITICAL.*free",
+    "?mx1: queue CRITICAL.*free",
     "OK: .*mx1 smtp.*well again",
     "?OK: mx1 queue well again",
     loose=True,
