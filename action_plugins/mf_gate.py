@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
-import unicodedata
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,15 +13,16 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-# outside of a collection Ansible finds no plugin_utils
-sys.path.append(str(Path(__file__).resolve().parents[1] / "plugin_utils"))
+# outside of a collection Ansible finds no plugin_utils; and module_utils for modules only
+ROOT = Path(__file__).resolve().parents[1]
+sys.path += [str(ROOT / "plugin_utils"), str(ROOT / "roles/mf_tree/files/lib")]
 
+from mf import health_record, state
 from mf_plugins.actions import run_action
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-SEVERITY = {"OK": 0, "WARNING": 1, "UNKNOWN": 2, "CRITICAL": 3}
 SMTP = "smtp"
 CHECKS = (SMTP, "processes", "queue")
 TRIES, PAUSE = 4, 2.0  # times and seconds; a service that has just been started may need a moment
@@ -31,6 +32,18 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "before": {"type": "dict", "default": {}},
     "checks": {"type": "list", "elements": "str", "choices": list(CHECKS), "default": list(CHECKS)},
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer of mf_health: the host's health, its way (``door``), and the checks without a result since the change.
+
+    See library/mf_health.py for the way, and ``stale``.
+    """
+
+    health: health_record.Health
+    door: str
+    stale: Sequence[str] = ()
 
 
 class Verdict(NamedTuple):
@@ -49,73 +62,77 @@ class Verdict(NamedTuple):
     as_before: bool = False
 
 
-def judge(now: Mapping[str, Any], before: Mapping[str, Any], checks: Sequence[str] = CHECKS) -> Verdict:
-    """Compare a host's health with its health ``before`` the change. Pure.
+def read(result: Mapping[str, Any]) -> Answer | None:
+    """Parse a result of mf_health; None for one without details. Raises HealthRecordError."""
+    if "checks" not in result:
+        return None
+    return Answer(health_record.parse({"line": "", **result}), str(result.get("door", "")))
 
-    A check that the host didn't have before is worse from UNKNOWN on, not by a warning. A check whose result is
-    ``stale`` has no result since the change yet.
+
+def judge(now: Answer, before: Answer | None, checks: Sequence[str] = CHECKS) -> Verdict:
+    """Compare a host's health with its health ``before`` the change, None when that is unknown. Pure.
+
+    A check that the host didn't have before is worse from UNKNOWN on, not by a warning.
     """
     wrong, remarks = [], []
     as_before = False
-    waiting = [name for name in now.get("stale", ()) if name in (SMTP, *checks)]
+    waiting = [name for name in now.stale if name in (SMTP, *checks)]
     if waiting:
         return Verdict([f"{name} has no result since the change" for name in waiting], [], busy=True)
-    smtp = now["checks"].get(SMTP)
-    metrics = smtp["metrics"] if smtp else {}
+    smtp = now.health.checks.get(SMTP)
+    metrics = smtp.metrics if smtp else {}
     kind, full = metrics.get("class"), bool(metrics.get("full"))
-    earlier = before.get("checks") or {}
+    earlier = before.health.checks if before else {}
     if smtp is None:
         wrong.append("it has no check of SMTP")
-    elif smtp["status"] == "UNKNOWN" or not (full or kind == "OK"):
-        was = earlier.get(SMTP, {})
-        as_before = kind is not None and kind == was.get("metrics", {}).get("class") and kind != "OK"
+    elif smtp.status == state.UNKNOWN or not (full or kind == "OK"):
+        former = earlier[SMTP].metrics.get("class") if SMTP in earlier else None
+        as_before = kind is not None and kind == former and kind != "OK"
         wrong.append(f"it accepts no mail{', as before' if as_before else ''}: {_state(SMTP, smtp)}")
     for name in CHECKS:
-        check = now["checks"].get(name)
+        check = now.health.checks.get(name)
         if check is None:
             continue
-        was = str(earlier.get(name, {}).get("status", "not there"))
-        tolerated = SEVERITY["OK" if name == SMTP and name in earlier else "WARNING"]
-        worse = SEVERITY[check["status"]] > max(SEVERITY.get(was, 0), tolerated)
+        was = earlier[name].status if name in earlier else "not there"
+        tolerated = state.SEVERITY[state.OK if name == SMTP and name in earlier else state.WARNING]
+        worse = state.SEVERITY[check.status] > max(state.SEVERITY.get(was, 0), tolerated)
         if worse and name in checks and not (name == SMTP and (full or wrong)):
             wrong.append(f"{_state(name, check)} (before the change: {was})")
-        elif check["status"] != "OK" and not (name == SMTP and wrong):
-            remarks.append(_state(name, check) + (", as before" if check["status"] == was else ""))
-    if before.get("door") == "command" and now.get("door") == "module":
+        elif check.status != state.OK and not (name == SMTP and wrong):
+            remarks.append(_state(name, check) + (", as before" if check.status == was else ""))
+    if before and before.door == "command" and now.door == "module":
         wrong.append("its own /mf/bin/health is broken, and wasn't before")
     busy = kind == "BUSY" and not full
     stuck = busy and not metrics.get("code") and bool(metrics.get("children"))
     return Verdict(wrong, remarks, full, busy, stuck, as_before and len(wrong) == 1)
 
 
-def stale(checks: Mapping[str, Any], seconds: float) -> list[str]:
+def stale(checks: Mapping[str, health_record.Check], seconds: float) -> list[str]:
     """Return the checks whose result is older than the refresh that should have renewed it. Pure.
 
     A run that cron began holds the check's lock, and may take longer than mf_health tries. Until it ends, the result on
     disk is an earlier one, perhaps from before the change.
     """
-    ages = {name: checks[name].get("age_seconds") for name in CHECKS if name in checks}
+    ages = {name: checks[name].age_seconds for name in CHECKS if name in checks}
     return [name for name, age in ages.items() if age is not None and age > seconds + 1]
 
 
-def _state(name: str, check: Mapping[str, Any]) -> str:
-    """Return a check's state on one line, without characters that move the cursor or hide text."""
-    text = " ".join(f"{name} {check['status']}: {check['summary']}".split())[:400]
-    return "".join(letter if unicodedata.category(letter)[0] != "C" else "?" for letter in text)
+def _state(name: str, check: health_record.Check) -> str:
+    return f"{name} {check.status}: {check.summary}"
 
 
 def watch(
-    read: Callable[[], Mapping[str, Any]],
-    before: Mapping[str, Any],
+    ask: Callable[[], Answer],
+    before: Answer | None,
     checks: Sequence[str] = CHECKS,
     pause: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Verdict:
-    """Read the health until the host passes, or its tries are used up."""
+    """Ask for the health until the host passes, or its tries are used up."""
     give_up = clock() + BUSY_WAIT
     tries, stuck = 0, False
     while True:
-        verdict = judge(read(), before, checks)
+        verdict = judge(ask(), before, checks)
         stuck = stuck or verdict.stuck
         at_work = verdict.full or verdict.busy
         tries += not at_work
@@ -142,7 +159,11 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         variables = task_vars or {}
         _, arguments = self.validate_argument_spec(ARGUMENTS)
-        verdict = watch(lambda: self._health(variables), arguments["before"], arguments["checks"])
+        try:
+            before = read(arguments["before"])
+        except health_record.HealthRecordError as error:
+            raise AnsibleActionFail(f"before is no result of mf_health: it {error}") from None
+        verdict = watch(lambda: self._ask(variables), before, arguments["checks"])
         if verdict.remarks and not verdict.wrong:
             Display().display(f"{variables['inventory_hostname']} passes, with remarks: {'; '.join(verdict.remarks)}")
         return {
@@ -154,11 +175,15 @@ class ActionModule(ActionBase):
             "remarks": list(verdict.remarks),
         }
 
-    def _health(self, variables: dict[str, Any]) -> dict[str, Any]:
-        """Run the checks and return the details of mf_health."""
+    def _ask(self, variables: dict[str, Any]) -> Answer:
+        """Run the checks and return the host's health."""
         began = time.monotonic()
-        health = run_action(self, "mf_health", {"refresh": True, "details": True}, variables)
-        if "checks" not in health:
-            raise AnsibleActionFail(f"mf_health gave no answer: {health.get('msg')}")
-        old = [] if self._task.check_mode else stale(health["checks"], time.monotonic() - began)
-        return {**health, "stale": old}
+        result = run_action(self, "mf_health", {"refresh": True, "details": True}, variables)
+        try:
+            answer = read(result)
+        except health_record.HealthRecordError as error:
+            raise AnsibleActionFail(f"the result of mf_health {error}") from None
+        if answer is None:
+            raise AnsibleActionFail(f"mf_health gave no answer: {result.get('msg')}")
+        old = [] if self._task.check_mode else stale(answer.health.checks, time.monotonic() - began)
+        return replace(answer, stale=old)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+from mf import health_record
 
 from action_plugins import mf_gate as plugin
 from library import mf_gate
@@ -25,7 +27,20 @@ def health(smtp: str = "OK", metrics: Mapping[str, Any] = WELL, door: str = "com
     checks["smtp"] = {"status": smtp, "summary": "the certificate ends in 9 days", "metrics": dict(metrics)}
     for name, status in others.items():
         checks[name] = {"status": status, "summary": "so many", "metrics": {}}
-    return {"checks": checks, "door": door}
+    flags = dict.fromkeys(("throttled", "refusing", "held"), False)
+    return {"status": "OK", **flags, "leases": [], "problems": [], "checks": checks, "door": door}
+
+
+def answer(result: Mapping[str, Any]) -> plugin.Answer:
+    """The parsed answer of mf_health; ``stale`` as the plugin adds it."""
+    read = plugin.read(result)
+    assert read
+    return dataclasses.replace(read, stale=result.get("stale", ()))
+
+
+def judge(now: Mapping[str, Any], before: Mapping[str, Any], checks: Sequence[str] = plugin.CHECKS) -> plugin.Verdict:
+    """The verdict on two answers of mf_health; the one before the change may be missing."""
+    return plugin.judge(answer(now), plugin.read(before), checks)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +70,7 @@ def health(smtp: str = "OK", metrics: Mapping[str, Any] = WELL, door: str = "com
         (health("CRITICAL", {"class": "REFUSED", "code": 550}), health("CRITICAL", {"class": "REFUSED"}), 1, 0),
         (health("WARNING", DEFERRED), health("WARNING", DEFERRED), 1, 0),
         (health("UNKNOWN", WELL), health("UNKNOWN", WELL), 1, 0),
-        ({"checks": {}}, health(), 1, 0),
+        ({**health(), "checks": {}}, health(), 1, 0),
         # senders that have all its slots are mail
         (health("WARNING", FULL), health(), 0, 1),
         (health("CRITICAL", FULL), health(), 0, 1),
@@ -67,14 +82,14 @@ def health(smtp: str = "OK", metrics: Mapping[str, Any] = WELL, door: str = "com
 def test_worse_keeps_it_from_passing_and_the_rest_is_a_remark(
     now: dict[str, Any], before: dict[str, Any], wrong: int, remarks: int
 ) -> None:
-    verdict = plugin.judge(now, before)
+    verdict = judge(now, before)
     assert (len(verdict.wrong), len(verdict.remarks)) == (wrong, remarks), verdict
 
 
 def test_who_accepts_no_mail_as_before_is_not_worse() -> None:
     deferring, wedged = health("WARNING", DEFERRED), health("CRITICAL", {"class": "WEDGED"})
-    assert plugin.judge(deferring, deferring).as_before
-    assert "it accepts no mail, as before: " in plugin.judge(wedged, wedged).wrong[0]
+    assert judge(deferring, deferring).as_before
+    assert "it accepts no mail, as before: " in judge(wedged, wedged).wrong[0]
     # another reason, no word of before, or something else that is worse
     for now, before in (
         (wedged, deferring),
@@ -84,31 +99,31 @@ def test_who_accepts_no_mail_as_before_is_not_worse() -> None:
         (health("UNKNOWN", {}), health("UNKNOWN", {})),
         (health("UNKNOWN", WELL), health("UNKNOWN", WELL)),
     ):
-        verdict = plugin.judge(now, before)
+        verdict = judge(now, before)
         assert verdict.wrong
         assert not verdict.as_before
     assert not Course(deferring, health("WARNING", SLOW), health("WARNING", FULL)).verdict(deferring).as_before
 
 
 def test_the_words_say_what_and_how_it_was() -> None:
-    assert plugin.judge(health("CRITICAL"), health("WARNING")).wrong == [
+    assert judge(health("CRITICAL"), health("WARNING")).wrong == [
         "smtp CRITICAL: the certificate ends in 9 days (before the change: WARNING)"
     ]
-    assert plugin.judge(health("WARNING"), health("WARNING")).remarks == [
+    assert judge(health("WARNING"), health("WARNING")).remarks == [
         "smtp WARNING: the certificate ends in 9 days, as before"
     ]
 
 
 def test_smtp_alone_may_decide() -> None:
-    verdict = plugin.judge(health(queue="CRITICAL"), health(), ["smtp"])
+    verdict = judge(health(queue="CRITICAL"), health(), ["smtp"])
     assert (verdict.wrong, verdict.remarks) == ([], ["queue CRITICAL: so many"])
-    assert plugin.judge(health("CRITICAL", {"class": "DOWN"}), health(), ["processes"]).wrong
+    assert judge(health("CRITICAL", {"class": "DOWN"}), health(), ["processes"]).wrong
 
 
 def test_text_from_a_host_is_made_safe() -> None:
     now = health("CRITICAL", {"class": "DOWN"})
     now["checks"]["smtp"]["summary"] = "\x1b[2Jgone\nFAKE: all is well" + "x" * 1000
-    (said,) = plugin.judge(now, {}).wrong
+    (said,) = judge(now, {}).wrong
     assert said.isprintable()
     assert len(said) < 500
 
@@ -119,15 +134,15 @@ class Course:
     def __init__(self, *looks: dict[str, Any]) -> None:
         self.looks, self.seen, self.now = list(looks), 0, 0.0
 
-    def look(self) -> dict[str, Any]:
+    def look(self) -> plugin.Answer:
         self.seen += 1
-        return self.looks[min(self.seen, len(self.looks)) - 1]
+        return answer(self.looks[min(self.seen, len(self.looks)) - 1])
 
     def pause(self, seconds: float) -> None:
         self.now += seconds
 
     def verdict(self, before: Mapping[str, Any] | None = None, checks: Sequence[str] = plugin.CHECKS) -> Any:
-        return plugin.watch(self.look, before or health(), checks, self.pause, lambda: self.now)
+        return plugin.watch(self.look, answer(before or health()), checks, self.pause, lambda: self.now)
 
 
 def test_who_passes_is_looked_at_once() -> None:
@@ -192,8 +207,16 @@ def test_whether_a_result_is_from_before_the_look() -> None:
     checks = health()["checks"]
     for name, age in {"smtp": 40.0, "processes": 3.0, "queue": None, "load": 90.0}.items():
         checks[name]["age_seconds"] = age
-    assert plugin.stale(checks, 8.0) == ["smtp"]
-    assert plugin.stale(checks, 40.0) == []
+    read = answer({**health(), "checks": checks}).health.checks
+    assert plugin.stale(read, 8.0) == ["smtp"]
+    assert plugin.stale(read, 40.0) == []
+
+
+@pytest.mark.parametrize("torn", [{"checks": []}, {"checks": {"smtp": {"status": "fine"}}}, {"status": "good"}])
+def test_an_answer_that_is_no_health_record_is_refused(torn: dict[str, Any]) -> None:
+    assert plugin.read({"msg": "no answer"}) is None
+    with pytest.raises(health_record.HealthRecordError):
+        plugin.read({**health(), **torn})
 
 
 def test_both_halves_have_the_same_options() -> None:
