@@ -71,7 +71,9 @@ def killed_before(scene: Scene) -> Generator[None, None, str]:
 
 @fault("throttle", "killed between firewall and marker", "refusing; marker follows at the next check", LANE)
 def killed_after(scene: Scene) -> Generator[None, None, str]:
-    """SIGKILL after nft ran, before the marker records it."""
+    """SIGKILL after nft ran, before the marker records it. Without cron, whose check could write the marker first."""
+    scene.undo("systemctl start cron.service")
+    scene.host.run("systemctl stop cron.service; flock -w 60 /run/mf/lock/load.lock true")
     scene.undo(OFF)
     deadly(scene, "after")
     code, _ = scene.host.ask(f"{ON} --ttl 5m")
