@@ -204,6 +204,8 @@ def test_each_decision_has_a_number_of_its_own() -> None:
     numbers = [path.name[:4] for path in DECISIONS]
     assert numbers
     assert len(set(numbers)) == len(numbers)
+    free = set(range(1, int(numbers[-1]) + 1)) - set(map(int, numbers))
+    assert free == {66, 67, 68, 69, 79}, "the index names the numbers that were never given"
 
 
 @pytest.mark.parametrize("path", DECISIONS, ids=name)
