@@ -17,17 +17,17 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mflab import hosts, machine, mail, quarantine, ui
 from mflab.podman import Podman, PodmanError
-from mflab.reconcile import reconcile
 from mflab.spec import EXIT_INTERRUPTED, EXIT_USAGE, Lab, LabError
 
 from chaos import ROOT, open_lab
 from chaos.__main__ import deploy, lab_tool
 from chaos.scene import CONTROL, MXS, OFFSITE, Deviation, Host, must
+from chaos.tally import Tally
 
 SPAM, STRANGERS = 0.6, 0.05
 SENDING, SETTLING = 900.0, 300.0  # s a message may be tried; s until everything must have arrived
@@ -44,19 +44,13 @@ MOMENTS = {
 
 
 @dataclass
-class Outcome:
+class Outcome(Tally):
     """One row of the table. ``again``: messages of this round that were in no backup and came back from the MXs."""
 
     round: int
-    ok: bool = False
-    sent: int = 0
-    delivered: int = 0
-    quarantined: int = 0
-    refused_early: int = 0
     again: int = 0
     rpo: float = 0.0  # s from the dump that was restored to the loss of control
     restored: float = 0.0  # s of restore_control.yml
-    faults: list[str] = field(default_factory=list)
 
 
 class Stage:
@@ -114,14 +108,7 @@ class Stage:
         """Compare every message ever sent with both ends."""
         for mailer, record in self.mail:
             mailer.wait_for_quarantine(SETTLING)
-            account = reconcile(mailer.run.ends, record, stopped=False, kept=mailer.run.kept)
-            outcome.sent += account.sent
-            outcome.delivered += account.delivered
-            outcome.quarantined += account.quarantined or 0
-            outcome.refused_early += account.refused_early
-            outcome.faults += account.faults()
-            if mailer.run.missing:
-                outcome.faults.append(f"{len(mailer.run.missing)} rows without a file")
+            outcome.add(mailer.run, record)
 
 
 def perform(stage: Stage, number: int) -> Outcome:

@@ -13,33 +13,27 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mflab import machine, mail, quarantine, ui
 from mflab.podman import Podman, PodmanError
-from mflab.reconcile import reconcile
 from mflab.spec import EXIT_INTERRUPTED, LabError
 
 from chaos import open_lab
 from chaos.quarantine.faults import STORIES
 from chaos.quarantine.stage import SETTLING, Stage
 from chaos.scene import Deviation
+from chaos.tally import Tally
 
 
 @dataclass
-class Outcome:
+class Outcome(Tally):
     """One row of the table."""
 
     name: str
-    ok: bool = False
     words: str = ""
-    sent: int = 0
-    delivered: int = 0
-    quarantined: int = 0
-    refused_early: int = 0
     seconds: float = 0.0
-    faults: list[str] = field(default_factory=list)
 
 
 def perform(stage: Stage, name: str) -> Outcome:
@@ -59,7 +53,7 @@ def perform(stage: Stage, name: str) -> Outcome:
     except (Deviation, PodmanError, LabError) as error:
         outcome.faults.append(ui.clean(str(error)))
     except (ArithmeticError, LookupError, OSError, ValueError) as error:
-        # an answer that nobody expected: the next fault is worth its while all the same
+        # an unexpected answer doesn't end the suite: the other faults still run
         outcome.faults.append(ui.clean(f"{type(error).__name__}: {error}"))
     outcome.seconds = time.monotonic() - started
     outcome.ok = not outcome.faults
@@ -71,14 +65,7 @@ def _judge(stage: Stage, mailer: mail.Mailer, outcome: Outcome) -> None:
     record = mailer.wait(SETTLING)
     stage.until("the quarantine answers", lambda: quarantine.look(stage.podman, stage.lab, "0") is not None, 120)
     mailer.wait_for_quarantine(SETTLING)
-    account = reconcile(mailer.run.ends, record, stopped=False, kept=mailer.run.kept)
-    outcome.sent += account.sent
-    outcome.delivered += account.delivered
-    outcome.quarantined += account.quarantined or 0
-    outcome.refused_early += account.refused_early
-    outcome.faults += account.faults()
-    if mailer.run.missing:
-        outcome.faults.append(f"{len(mailer.run.missing)} rows without a file")
+    outcome.add(mailer.run, record)
 
 
 def main() -> int:

@@ -1,12 +1,14 @@
 """The fault suite's own parts that need no lab: the list of faults, the choice of them, whose a lost message is."""
 
 import pytest
+from mflab.mail import Run
 from mflab.reconcile import reconcile
 
 from chaos.__main__ import APART, SYSTEMS, choose
 from chaos.faults.breaker import overlapping
 from chaos.outcomes import attribute, document, show
 from chaos.scene import CONTROL, FAULTS, MXS, Outcome
+from chaos.tally import Tally
 from chaos.watch import fewest, steady
 
 
@@ -109,3 +111,16 @@ def test_the_page_has_each_fault_in_its_system_and_nothing_that_breaks_it() -> N
     assert page.index("## Smtp") < page.index("a | b") < page.index("## Processes")
     assert "- **zombie**: deviation: killed. Expected: reported. Lost: 2.\n" in page
     assert max(map(len, page.splitlines())) <= 120
+
+
+def test_a_tally_adds_up_runs_and_what_is_wrong_with_them() -> None:
+    tally = Tally()
+    tally.add(
+        Run("m", [], [], [end(1, 101), {**end(2, 102, "refused"), "kind": "spam"}], kept=["m2"]),
+        [{"id": "m1", "time": 131.0}],
+    )
+    assert (tally.sent, tally.delivered, tally.quarantined, tally.refused_early) == (2, 1, 1, 0)
+    lost = Run("m", [], [], [end(3, 103)], kept=[], missing=["row"])
+    tally.add(lost, [])
+    assert tally.sent == 3
+    assert tally.faults == ["1 lost, such as m3", "1 rows without a file"]
