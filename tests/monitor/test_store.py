@@ -128,11 +128,19 @@ def test_what_was_being_sent_in_a_crash_is_sent_again_as_repeat(tmp_path: Path) 
 
 def test_a_failed_read_of_health_keeps_what_was_read(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "m.sqlite"))
-    store.current.set_health("mx1", NOW, True, "read", {"load1": 1})
+    store.current.set_health("mx1", NOW, True, "read", monitor_support.health_record("mx1", "mx", NOW))
     store.current.set_health("mx1", NOW + 60, False, "ssh: no route", None)
-    found = store.current.health()["mx1"]
-    assert (found["ok"], found["read"], found["tried"]) == (False, NOW, NOW + 60)
-    assert found["record"] == {"load1": 1}
+    stored = store.current.health()["mx1"]
+    assert (stored.ok, stored.read, stored.words) == (False, NOW, "ssh: no route")
+    assert stored.record is not None
+    assert stored.record.host == "mx1"
+
+
+@pytest.mark.parametrize("record", [None, {}, {"load1": "high"}])
+def test_a_stored_record_of_another_shape_counts_as_never_read(tmp_path: Path, record: dict[str, str] | None) -> None:
+    store = Store(str(tmp_path / "m.sqlite"))
+    store.current.set_health("mx1", NOW, True, "read", record)
+    assert store.current.health()["mx1"].record is None
 
 
 def test_texts_where_a_host_should_say_numbers_are_passed_over(tmp_path: Path) -> None:

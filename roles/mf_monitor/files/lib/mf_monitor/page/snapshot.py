@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mf import health_record
 from mf.state import UNKNOWN
 
 from .. import settings as settings_
 from .. import store as store_
 from .. import texts
 from ..judging import states
+from ..store.current import HostHealth
 from ..store.history import STATES
 from . import model
 
@@ -229,21 +229,17 @@ def _day(row: Any, now: float) -> model.Day | None:
     )
 
 
-def _health(stored: Mapping[str, Any] | None, now: float, interval: float) -> model.Health | None:
-    if stored is None or stored["record"] is None:
+def _health(stored: HostHealth | None, now: float, interval: float) -> model.Health | None:
+    if stored is None or stored.record is None or stored.read is None:
         return None
-    try:
-        record = health_record.parse(stored["record"])
-    except health_record.HealthRecordError:
-        return None
-    age = now - stored["read"]
-    fresh = stored["ok"] and age <= 3 * interval + 30
+    record, age = stored.record, now - stored.read
+    fresh = stored.ok and age <= 3 * interval + 30
     return model.Health(
-        read=stored["read"],
+        read=stored.read,
         age_seconds=round(age, 1),
         fresh=fresh,
-        ok=stored["ok"],
-        words=stored["words"],
+        ok=stored.ok,
+        words=stored.words,
         status=record.status if fresh else UNKNOWN,
         **{name: getattr(record, name) for name in OWN_WORD},
         checks=[

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from mf import health_record, ssh, state, text
 from mf.health_record import Check, Health
@@ -19,6 +19,7 @@ from .. import children
 from ..clocks import Clocks
 from ..judging.states import DOWN, HELD, PART, UNKNOWN, UNREAD, UP, WARNING, ProbeResult
 from ..settings import HealthAccess, Host, Service, Settings
+from ..store.current import HostHealth
 
 CANARY = "canary"  # the check that is urgent only when all MXs are concerned
 REFUSED = "refused"  # the check that is notified anew when more is refused
@@ -170,12 +171,12 @@ def check_subject(host: str, check: str) -> str:
     return f"{host}/{CHECK}{check}"
 
 
-def known_checks(settings: Settings, stored: Collection[str], health: Mapping[str, Mapping[str, Any]]) -> set[str]:
+def known_checks(settings: Settings, stored: Collection[str], health: Mapping[str, HostHealth]) -> set[str]:
     """Of the stored subjects those that hosts' health gave, and gives still; ``health`` as it was last read."""
     known = set()
     for host in settings.hosts:
-        reading, prefix = health.get(host.name), check_subject(host.name, "")
-        named = reading["record"]["checks"] if reading is not None and reading["ok"] and reading["record"] else {}
+        last, prefix = health.get(host.name), check_subject(host.name, "")
+        named = last.record.checks if last is not None and last.ok and last.record else {}
         for name in stored:
             check = name.removeprefix(prefix) if name.startswith(prefix) else None
             # a host that reports no checks keeps those that it had

@@ -5,12 +5,34 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+from mf import health_record
 
 from .connection import Connection
 
 # name, state, since, checked, latency, words, memory
 Row: TypeAlias = tuple[str, str, float, float, float | None, str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class HostHealth:
+    """A host's health as last read, and when (None: never); ``ok`` and ``words``: the result of the last attempt."""
+
+    read: float | None
+    ok: bool
+    words: str
+    record: health_record.Health | None
+
+    @classmethod
+    def of(cls, row: sqlite3.Row) -> HostHealth:
+        """As stored; a record of another version, which isn't whole for this one, counts as never read."""
+        try:
+            record = health_record.decode(row["record"] or "")
+        except health_record.HealthRecordError:
+            record = None
+        return cls(row["read"], bool(row["ok"]), row["words"], record)
 
 
 class Current:
@@ -57,9 +79,6 @@ class Current:
                 (host, tried, words),
             )
 
-    def health(self) -> dict[str, dict[str, Any]]:
-        """By host: ``{"tried", "read" (null: never), "ok", "words", "record" (null: never)}``."""
-        return {
-            row["host"]: {**row, "ok": bool(row["ok"]), "record": json.loads(row["record"] or "null")}
-            for row in map(dict, self._db.rows("SELECT * FROM health"))
-        }
+    def health(self) -> dict[str, HostHealth]:
+        """The health of every host that was ever asked for it."""
+        return {row["host"]: HostHealth.of(row) for row in self._db.rows("SELECT * FROM health")}
