@@ -163,7 +163,7 @@ def test_acknowledgement_and_its_end_are_shown_in_plain_words() -> None:
     incident = page_support.failing().incidents.open[0]
     incident.timeline.append(replace(incident.timeline[-1], what="unacked"))
     acked, unacked = incidents.card(incident, NOW)["events"][-2:]
-    assert (acked["word"], unacked["word"]) == ("Acknowledged", "Not acknowledged")
+    assert (acked["label"], unacked["label"]) == ("Acknowledged", "Not acknowledged")
     assert f".e-{acked['kind']}::before" in private(page_support.failing())
 
 
@@ -180,18 +180,18 @@ def test_facts_that_a_host_has_not_reported_lately_are_not_shown() -> None:
 
 def test_a_service_whose_last_probe_failed_is_in_doubt_and_not_up() -> None:
     smtp = model.Service("smtp", "smtp", 25, "up", NOW, NOW, 12.0, "220")
-    assert machines.chip(smtp) == {"name": "smtp", "look": "up", "fact": "12 ms"}
-    assert machines.chip(replace(smtp, soft=True)) == {"name": "smtp", "look": "unknown", "fact": "in doubt"}
-    assert machines.chip(replace(smtp, soft=True, state="down"))["look"] == "down"
+    assert machines.chip(smtp) == {"name": "smtp", "icon": "up", "fact": "12 ms"}
+    assert machines.chip(replace(smtp, soft=True)) == {"name": "smtp", "icon": "unknown", "fact": "in doubt"}
+    assert machines.chip(replace(smtp, soft=True, state="down"))["icon"] == "down"
 
 
 def test_many_machines_those_in_trouble_come_first_and_have_details() -> None:
     shown = view.private(page_support.big(count=60))
-    looks = [host["look"] for host in shown["machines"]]
-    assert len(looks) == 60
-    assert looks == sorted(looks, key=["down", "up"].index)
-    assert {host["look"] for host in shown["details"]} == {"down"}
-    assert shown["details_left"] == looks.count("up")
+    icons = [host["icon"] for host in shown["machines"]]
+    assert len(icons) == 60
+    assert icons == sorted(icons, key=["down", "up"].index)
+    assert {host["icon"] for host in shown["details"]} == {"down"}
+    assert shown["details_left"] == icons.count("up")
 
 
 # --- what the public may know
@@ -380,10 +380,10 @@ def test_what_the_engine_remembers_can_be_shown(tmp_path: Path) -> None:
     store.close()
 
 
-@pytest.mark.parametrize(("status", "look"), [("OK", "up"), ("CRITICAL", "down"), ("UNKNOWN", "unknown")])
-def test_backups_are_as_good_as_the_newest_one_not_as_the_machine_they_go_to(status: str, look: str) -> None:
+@pytest.mark.parametrize(("status", "icon"), [("OK", "up"), ("CRITICAL", "down"), ("UNKNOWN", "unknown")])
+def test_backups_are_as_good_as_the_newest_one_not_as_the_machine_they_go_to(status: str, icon: str) -> None:
     snapshot = page_support.all_well()
     for host in snapshot.hosts:
         if host.backups:
             host.backups.status = status
-    assert {row["name"]: row["look"] for row in view.components(snapshot)}["Backups"] == look
+    assert {row["name"]: row["icon"] for row in view.components(snapshot)}["Backups"] == icon

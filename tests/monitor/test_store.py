@@ -277,7 +277,7 @@ def test_what_was_seen_long_ago_is_nowhere_shown_as_good(tmp_path: Path) -> None
     samples = [line for line in metrics.text(late).splitlines() if line.startswith(("mf_service_up", "mf_fleet_mx_a"))]
     assert samples == []
     for page in (view.private(late), view.public(late)):
-        assert page["look"] == "unknown"
+        assert page["icon"] == "unknown"
 
 
 def test_while_the_monitor_is_offline_nothing_is_shown_as_good(tmp_path: Path) -> None:

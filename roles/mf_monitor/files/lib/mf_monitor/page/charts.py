@@ -58,10 +58,10 @@ def classify(day: Day | None) -> tuple[str, str]:
     gone = day.unmeasured_seconds if day.unmeasured_seconds >= _BRIEF else 0
     troubles = (("throttled", day.throttled_seconds), ("maintenance", day.maintenance_seconds), ("part", gone))
     named = (("down", day.down_seconds), *troubles[:2], ("not measured", gone))
-    words = ", ".join(f"{kind} {span(seconds)}" for kind, seconds in named if seconds)
+    note = ", ".join(f"{kind} {span(seconds)}" for kind, seconds in named if seconds)
     if day.down_seconds:
-        return ("down" if day.down_seconds >= _BRIEF else "brief"), words
-    return next((kind for kind, seconds in troubles if seconds), "up"), words
+        return ("down" if day.down_seconds >= _BRIEF else "brief"), note
+    return next((kind for kind, seconds in troubles if seconds), "up"), note
 
 
 def bars(days: Sequence[Day | None], now: float) -> Bars:
@@ -81,7 +81,7 @@ def bars(days: Sequence[Day | None], now: float) -> Bars:
     label = f"{measured} of {DAYS} days measured{part}, {bad or 'none'} with an outage"
     return {
         "paths": [(kind, "".join(runs[kind])) for kind in HEIGHTS if kind in runs],
-        "notes": {place: words for place, (_, words) in enumerate(judged) if words} if measured else {},
+        "notes": {place: note for place, (_, note) in enumerate(judged) if note} if measured else {},
         "end": time.strftime("%Y-%m-%d", time.gmtime(now)),
         "label": label if measured else "no day measured yet",
     }

@@ -16,7 +16,7 @@ _NEEDS = {
     "page": "It can wait for office hours.",
 }
 _EVENTS = {
-    "opened": "Began",
+    "opened": "Opened",
     "changed": "Changed",
     "sent": "Message",
     "failed": "Failed",
@@ -28,23 +28,23 @@ _EVENTS = {
 
 def card(incident: Incident, now: float) -> dict[str, Any]:
     """One incident with its timeline."""
-    look, word = _SEVERITIES[incident.severity]
+    icon, label = _SEVERITIES[incident.severity]
     is_open = incident.closed is None
     return {
         "id": slug(str(incident.id)),
-        "look": look if is_open else "up",
-        "severity": word,
+        "icon": icon if is_open else "up",
+        "severity": label,
         "title": show(incident.title, 200),
         "opened": when(incident.opened, now),
         "lasted": short((now if incident.closed is None else incident.closed) - incident.opened),
         "open": is_open,
-        "acked": f"{_who(incident)} is on it" if incident.acked and is_open else "",
+        "acked": f"{_operator(incident)} is on it" if incident.acked and is_open else "",
         "silenced": incident.silenced and is_open,
         "events": [
             {
                 "at": when(event.at, now),
                 "kind": slug(event.what[:20]),
-                "word": _EVENTS.get(event.what, show(event.what, 20).capitalize()),
+                "label": _EVENTS.get(event.what, show(event.what, 20).capitalize()),
                 "text": show(event.words),
             }
             for event in incident.timeline[-60:]
@@ -52,7 +52,7 @@ def card(incident: Incident, now: float) -> dict[str, Any]:
     }
 
 
-def _who(incident: Incident) -> str:
+def _operator(incident: Incident) -> str:
     return show(incident.acked_by or "An operator", 40)
 
 
@@ -61,15 +61,15 @@ def need(opened: Sequence[Incident], state: str) -> str:
     for severity, sentence in _NEEDS.items():
         ours = [incident for incident in opened if incident.severity == severity]
         if severity == "urgent" and ours and all(incident.acked for incident in ours):
-            helpers = sorted({_who(incident) for incident in ours})
-            return f"{' and '.join(helpers)} {'is' if len(helpers) == 1 else 'are'} on it."
+            operators = sorted({_operator(incident) for incident in ours})
+            return f"{' and '.join(operators)} {'is' if len(operators) == 1 else 'are'} on it."
         if ours:
             return sentence
     return "No action needed." if state == "up" else ""
 
 
 def by_day(incidents: Iterable[Incident], now: float) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Past incidents by the day on which they began."""
+    """Past incidents by the day of their start."""
     days: dict[str, list[dict[str, Any]]] = {}
     for incident in incidents:
         day = time.strftime("%A, %d %B", time.gmtime(incident.opened)).replace(", 0", ", ")

@@ -9,7 +9,7 @@ from mf.health_record import Lease
 
 from . import charts
 from .model import Host, Service
-from .values import CHECKS, WORDS, milliseconds, short, show, slug, uptime, when
+from .values import CHECKS, LABELS, milliseconds, short, show, slug, uptime, when
 
 MANY = 24  # machines: with more, those in trouble come first and they alone have details
 _CERTIFICATE_SOON = 14 * 86400.0  # seconds
@@ -18,11 +18,11 @@ _ROLES = {"mx": "MX", "control": "Control", "offsite": "Offsite", "monitor": "Mo
 
 def chip(service: Service) -> dict[str, Any]:
     """One service in a machine's row."""
-    look, name = service.state, show(service.name, 32)
-    if look == "up" and service.soft:  # its last probe failed, the next will tell
-        return {"name": name, "look": "unknown", "fact": "in doubt"}
-    timed = look in {"up", "warning"} and service.latency_ms is not None
-    return {"name": name, "look": look, "fact": milliseconds(service.latency_ms) if timed else WORDS[look].lower()}
+    icon, name = service.state, show(service.name, 32)
+    if icon == "up" and service.soft:  # its last probe failed, the next decides
+        return {"name": name, "icon": "unknown", "fact": "in doubt"}
+    timed = icon in {"up", "warning"} and service.latency_ms is not None
+    return {"name": name, "icon": icon, "fact": milliseconds(service.latency_ms) if timed else LABELS[icon].lower()}
 
 
 def _service(service: Service, now: float) -> dict[str, Any]:
@@ -31,11 +31,11 @@ def _service(service: Service, now: float) -> dict[str, Any]:
     return {
         **chip(service),
         "port": show(service.port or "–", 8),
-        "word": WORDS[service.state],
+        "label": LABELS[service.state],
         "soft": service.soft,
         "flapping": service.flapping,
         "latency": milliseconds(service.latency_ms),
-        "words": show(service.words),
+        "message": show(service.words),
         "since": when(service.since, now),
         "certificate": None if expires is None else (short(expires - now) if expires > now else "expired"),
         "certificate_soon": expires is not None and expires - now < _CERTIFICATE_SOON,
@@ -54,8 +54,8 @@ def _state_line(host: Host, now: float) -> str:
         return f"Maintenance, {short(until - now)} left" if until > now else "Maintenance"
     if host.state == "up":
         return "Accepting mail" if host.role == "mx" else "Up"
-    word = WORDS[host.state]
-    return f"{word} for {short(now - host.since)}" if host.since < now else word
+    label = LABELS[host.state]
+    return f"{label} for {short(now - host.since)}" if host.since < now else label
 
 
 def row(host: Host, now: float) -> dict[str, Any]:
@@ -75,8 +75,8 @@ def row(host: Host, now: float) -> dict[str, Any]:
         "is_machine": host.role != "dns",
         "place": ", ".join(show(place, 40) for place in (host.provider, host.location) if place),
         "address": show(host.address, 45),
-        "look": host.state,
-        "word": _state_line(host, now),
+        "icon": host.state,
+        "label": _state_line(host, now),
         "flapping": host.flapping,
         "why": show(host.words) if host.state != "up" or host.flapping else "",
         "checked": when(checked, now),
@@ -110,7 +110,7 @@ def details(host: Host, shown: dict[str, Any], now: float) -> dict[str, Any]:
         "checks": [
             {
                 "name": show(check.name, 32),
-                "look": CHECKS[check.status],
+                "icon": CHECKS[check.status],
                 "status": check.status,
                 "age": short(check.age_seconds),
                 "summary": show(check.summary),

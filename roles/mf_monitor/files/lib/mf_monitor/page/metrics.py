@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from math import isfinite
 
 from .model import Backups, Canary, Health, Host, Snapshot
-from .values import WORDS, show
+from .values import LABELS, show
 
 _HELP = {
     "mf_monitor_written_timestamp_seconds": "When the monitor finished this round.",
@@ -46,7 +46,7 @@ def text(snapshot: Snapshot) -> str:
     samples: dict[str, list[str]] = {name: [] for name in _HELP}
     for name, labels, value in _samples(snapshot):
         if value is not None and isfinite(value):
-            inside = ",".join(f'{key}="{label(word)}"' for key, word in labels.items())
+            inside = ",".join(f'{key}="{label(content)}"' for key, content in labels.items())
             samples[name].append(f"{name}{{{inside}}} {value:.15g}" if inside else f"{name} {value:.15g}")
     lines = []
     for name, own in samples.items():
@@ -76,7 +76,7 @@ def _samples(snapshot: Snapshot) -> Iterator[_Sample]:
 
 def _host(host: Host) -> Iterator[_Sample]:
     labels: dict[str, object] = {"host": host.name, "role": host.role}
-    for state in WORDS:
+    for state in LABELS:
         yield "mf_host_state", {**labels, "state": state}, int(host.state == state)
     if host.health:
         yield from _health(host.health, labels)

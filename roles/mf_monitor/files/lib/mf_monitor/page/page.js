@@ -12,9 +12,9 @@
     return s < 90 ? s + " s" : s < 5400 ? Math.round(s / 60) + " min" : s < 129600 ? (s / 3600).toFixed(1) + " h" : (s / 86400).toFixed(1) + " days";
   }
   function now() { return Date.now() / 1000 + offset; }
-  function text(node, words) { if (node.textContent !== words) node.textContent = words; }
+  function text(node, content) { if (node.textContent !== content) node.textContent = content; }
 
-  // Ages count on by themselves; a page that isn't written any more says so.
+  // Ages count on by themselves; a page that is no longer written is marked.
   function tick() {
     document.querySelectorAll("[data-ago]").forEach(function (node) {
       if (!node.title) node.title = node.getAttribute("datetime");
@@ -36,7 +36,7 @@
     var script = doc.querySelector("script");
     if (!script || script.textContent !== own) { location.reload(); return; }
     var focus = document.activeElement && document.activeElement.id;
-    var said = document.getElementById("sentence").textContent, seen = {};
+    var before = document.getElementById("sentence").textContent, seen = {};
     var main = document.querySelector("main"), previous = null;
     parts(doc).forEach(function (part) {
       var name = part.dataset.part, old = document.querySelector('[data-part="' + name + '"]'), html = part.outerHTML;
@@ -60,8 +60,8 @@
     document.getElementById("favicon").href = doc.getElementById("favicon").href;
     ["written", "staleAfter", "interval"].forEach(function (name) { root.dataset[name] = doc.documentElement.dataset[name]; });
     if (focus && document.activeElement === document.body) { var again = document.getElementById(focus); if (again) again.focus({preventScroll: true}); }
-    var says = document.getElementById("sentence").textContent;
-    if (says !== said) document.getElementById("announce").textContent = says;
+    var sentence = document.getElementById("sentence").textContent;
+    if (sentence !== before) document.getElementById("announce").textContent = sentence;
     tip.hidden = true;
     tick();
   }
@@ -91,22 +91,22 @@
   addEventListener("hashchange", reveal);
   addEventListener("beforeprint", function () { document.querySelectorAll("details.incident").forEach(function (d) { d.open = true; }); });
 
-  // What a day was like, under the pointer.
+  // The note of the day under the pointer.
   document.addEventListener("pointermove", function (event) {
     var bars = event.target.closest && event.target.closest(".bars");
     if (!bars) { tip.hidden = true; return; }
     var box = bars.getBoundingClientRect(), day = Math.min(89, Math.max(0, Math.floor((event.clientX - box.left) / box.width * 90)));
     var date = new Date(Date.parse(bars.dataset.end) - (89 - day) * 864e5);
-    var notes = JSON.parse(bars.dataset.notes), words = notes[day] || (Object.keys(notes).length || bars.querySelector(".b-up") ? "no trouble" : "not measured");
-    text(tip, date.toLocaleDateString("en-GB", {day: "numeric", month: "short", timeZone: "UTC"}) + ": " + words);
+    var notes = JSON.parse(bars.dataset.notes), note = notes[day] || (Object.keys(notes).length || bars.querySelector(".b-up") ? "no trouble" : "not measured");
+    text(tip, date.toLocaleDateString("en-GB", {day: "numeric", month: "short", timeZone: "UTC"}) + ": " + note);
     tip.hidden = false;
     tip.style.left = Math.max(8, Math.min(innerWidth - tip.offsetWidth - 8, event.clientX - tip.offsetWidth / 2)) + scrollX + "px";
     tip.style.top = box.top + scrollY - tip.offsetHeight - 8 + "px";
   });
 
-  // Light, dark, or what the device says.
+  // Light, dark, or the device's own scheme.
   var schemes = ["auto", "light", "dark"], chosen = "auto";
-  try { chosen = localStorage.getItem("scheme") || "auto"; } catch (e) { /* no storage: what the device says */ }
+  try { chosen = localStorage.getItem("scheme") || "auto"; } catch (e) { /* no storage: the device's scheme */ }
   function paint() {
     if (chosen === "auto") delete root.dataset.scheme; else root.dataset.scheme = chosen;
     button.textContent = "Theme: " + chosen;

@@ -5,7 +5,7 @@ outside request; it allows its own style and script by their hashes (Content Sec
 
 ``write`` leaves this in its folder::
 
-    public/   index.html status.json inter.woff2               for everybody: no machine, no address
+    public/   index.html status.json inter.woff2               public: no machine, no address
     private/  index.html status.json inter.woff2 metrics       for operators
 """
 
@@ -76,9 +76,9 @@ def policy() -> str:
     )
 
 
-def _favicon(look: str) -> str:
-    shape = _SHAPES.get(look, _SHAPES["warning"]).format(
-        _COLOURS.get(look, "#80868f"),
+def _favicon(icon: str) -> str:
+    shape = _SHAPES.get(icon, _SHAPES["warning"]).format(
+        _COLOURS.get(icon, "#80868f"),
         "fill='none' stroke='#fff' stroke-width='1.8' stroke-linecap='round' stroke-linejoin='round'",
     )
     return "data:image/svg+xml," + urllib.parse.quote(
@@ -96,7 +96,7 @@ def page(which: str, shown: Mapping[str, Any]) -> str:
             css=Markup(_text("page.css")),  # ours; nothing from outside is in it
             js=Markup(_text("page.js")),
             csp=policy(),
-            favicon=_favicon(str(shown["look"])),
+            favicon=_favicon(str(shown["icon"])),
         )
     )
 
@@ -106,7 +106,7 @@ def _json(value: object) -> bytes:
 
 
 def _replace(path: Path, content: bytes, mode: int) -> None:
-    """The file is the old one or the new one, whole, for whoever reads it meanwhile."""
+    """Replace a file by rename: a reader gets the old or the new content, whole."""
     temporary = path.with_name(f".{path.name}.new")
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "wb") as file:
         os.fchmod(file.fileno(), mode)

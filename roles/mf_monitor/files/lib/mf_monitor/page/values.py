@@ -15,8 +15,8 @@ from mf.text import span
 
 from .model import Day
 
-# state of a host or service -> what people read. The icon of that name differs in shape, not only in colour.
-WORDS = {
+# state of a host or service -> its label. The icon of that name differs in shape, not only in colour.
+LABELS = {
     "up": "Up",
     "warning": "Warning",
     "throttled": "Throttled",

@@ -18,7 +18,7 @@ _TROUBLE = ("down", "warning", "unknown", "throttled", "maintenance", "up")
 _FLEET = {"up": "Well", "warning": "Reduced", "throttled": "Reduced", "maintenance": "Reduced", "down": "Failing"}
 # What the public page calls the parts of the service; it names no machine.
 _COMPONENTS = (("mx", "Incoming mail"), ("control", "Quarantine and control panel"), ("offsite", "Backups"))
-_PUBLIC_WORDS = {
+_PUBLIC_LABELS = {
     "up": "Working",
     "throttled": "Working, slower than usual",
     "warning": "Working",
@@ -39,18 +39,18 @@ _PUBLIC = {
 def _frame(snapshot: Snapshot) -> dict[str, Any]:
     """What both pages have."""
     now, fleet = snapshot.generated, snapshot.fleet
-    look, word = fleet.state, _FLEET.get(fleet.state, "Not known")
+    icon, label = fleet.state, _FLEET.get(fleet.state, "Not known")
     offline = snapshot.uplink.state == "down"
     if offline:
-        look, word = "unknown", "Monitor offline"
+        icon, label = "unknown", "Monitor offline"
     return {
         "name": show(snapshot.name, 40),
         "now": now,
         "written": when(now, now),
         "interval": int(snapshot.interval),
         "stale_after": int(snapshot.stale_after),
-        "look": "warning" if look in {"throttled", "maintenance"} else look,
-        "word": word,
+        "icon": "warning" if icon in {"throttled", "maintenance"} else icon,
+        "label": label,
         "offline": offline,
         "bars": charts.bars(fleet.days, now),
         "uptime": uptime(fleet.days),
@@ -61,7 +61,7 @@ def _frame(snapshot: Snapshot) -> dict[str, Any]:
 def _meter(snapshot: Snapshot) -> dict[str, Any]:
     """How many MXs accept mail, of how many, and how many must; a pip for each while they can be told apart."""
     fleet = snapshot.fleet
-    pips = [{"look": host.state, "name": show(host.name, 64)} for host in snapshot.hosts if host.role == "mx"]
+    pips = [{"icon": host.state, "name": show(host.name, 64)} for host in snapshot.hosts if host.role == "mx"]
     return {
         "accepting": fleet.accepting or 0,
         "total": fleet.mxs,
@@ -96,7 +96,7 @@ def private(snapshot: Snapshot) -> dict[str, Any]:
     count = plural(len(counted), "machine", "machines")
     return {
         **frame,
-        "title": f"{f'{len(opened)} open · ' if opened else ''}{frame['word']} · {frame['name']}",
+        "title": f"{f'{len(opened)} open · ' if opened else ''}{frame['label']} · {frame['name']}",
         "monitor": show(snapshot.monitor, 64),
         "sentence": show(fleet.sentence or "Nothing is known about the fleet yet.", 200),
         "need": needs,
@@ -119,19 +119,19 @@ def _monitor(snapshot: Snapshot) -> dict[str, Any]:
     waiting = plural(messages.waiting, "message waits", "messages wait") if messages.waiting else "nothing waits"
     failing = f"{plural(messages.waiting, 'message waits', 'messages wait')}, {messages.failing} after a failure"
     facts: list[dict[str, Any]] = [
-        {"name": "Connectivity", "look": uplink.state, "text": show(uplink.words or "not known", 120)},
+        {"name": "Connectivity", "icon": uplink.state, "text": show(uplink.words or "not known", 120)},
         {
             "name": "Outgoing messages",
-            "look": "down" if messages.failing else "up",
+            "icon": "down" if messages.failing else "up",
             "text": failing if messages.failing else waiting,
         },
-        {"name": "Last message", "look": "up" if sent else "unknown", "text": "none yet", "at": when(sent, now)},
+        {"name": "Last message", "icon": "up" if sent else "unknown", "text": "none yet", "at": when(sent, now)},
         *(_channel(channel, now) for channel in messages.channels),
     ]
     for name, last in (("Heartbeat", snapshot.heartbeat), ("Weekly test message", snapshot.test_message)):
         if last:
-            look, text = ("up", "sent") if last.ok else ("down", "failed")
-            facts.append({"name": name, "look": look, "text": text, "at": when(last.at, now)})
+            icon, text = ("up", "sent") if last.ok else ("down", "failed")
+            facts.append({"name": name, "icon": icon, "text": text, "at": when(last.at, now)})
     return {
         "facts": [{"at": None, **fact} for fact in facts],
         "messages": [
@@ -149,9 +149,9 @@ def _monitor(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _channel(channel: Channel, now: float) -> dict[str, Any]:
-    look = "unknown" if channel.ok is None else "up" if channel.ok else "down"
+    icon = "unknown" if channel.ok is None else "up" if channel.ok else "down"
     text = "the last message failed" if channel.ok is False else "nothing sent yet"
-    return {"name": f"Channel {show(channel.name, 32)}", "look": look, "text": text, "at": when(channel.last, now)}
+    return {"name": f"Channel {show(channel.name, 32)}", "icon": icon, "text": text, "at": when(channel.last, now)}
 
 
 def _silence(silence: Silence, now: float) -> str:
@@ -167,10 +167,10 @@ def components(snapshot: Snapshot) -> list[dict[str, Any]]:
         ours = [host for host in snapshot.hosts if host.role == role]
         if not ours:
             continue
-        look = _component(role, ours, snapshot)
+        icon = _component(role, ours, snapshot)
         days = fleet.days if role == "mx" else ours[0].days
         bars = {"bars": charts.bars(days, snapshot.generated), "uptime": uptime(days)}
-        shown.append({"name": name, "state": look, "look": look, "word": _PUBLIC_WORDS[look], **bars})
+        shown.append({"name": name, "icon": icon, "label": _PUBLIC_LABELS[icon], **bars})
     return shown
 
 
@@ -178,20 +178,20 @@ def _component(role: str, hosts: list[Host], snapshot: Snapshot) -> str:
     """The state of a part of the service."""
     if snapshot.uplink.state == "down":
         return "unknown"
-    if role == "mx":  # one of several may be out: what counts is whether enough of them accept mail
+    if role == "mx":  # some may be out: what counts is whether enough of them accept mail
         return {"down": "down", "unknown": "unknown"}.get(snapshot.fleet.state, "up")
     states = {host.state for host in hosts}
-    if role == "offsite":  # what counts is the backups' age, which the host that makes them knows
+    if role == "offsite":  # what counts is the backups' age, which the host that makes them reports
         states |= {CHECKS[host.backups.status] for host in snapshot.hosts if host.backups}
     return next(state for state in _TROUBLE if state in states)
 
 
 def public(snapshot: Snapshot) -> dict[str, Any]:
-    """The page for everybody."""
+    """The public page."""
     frame, now = _frame(snapshot), snapshot.generated
-    if frame["look"] == "warning":  # a matter for operators: the public's mail isn't touched by it
-        frame.update(look="up", word=_FLEET["up"])
-    sentence, needs = _PUBLIC[frame["look"]]
+    if frame["icon"] == "warning":  # a matter for operators: the public's mail isn't touched by it
+        frame.update(icon="up", label=_FLEET["up"])
+    sentence, needs = _PUBLIC[frame["icon"]]
     past: list[Incident] = [*snapshot.incidents.open, *snapshot.incidents.recent]
     outages = [incidents.card(incident, now) for incident in past if incident.kind == "fleet"]
     return {
@@ -200,7 +200,7 @@ def public(snapshot: Snapshot) -> dict[str, Any]:
         "sentence": sentence,
         "need": needs,
         "components": components(snapshot),
-        "outages": [{key: outage[key] for key in ("look", "opened", "open", "lasted")} for outage in outages],
+        "outages": [{key: outage[key] for key in ("icon", "opened", "open", "lasted")} for outage in outages],
     }
 
 
@@ -221,14 +221,16 @@ def _presentable(value: Any) -> Any:
 
 
 def public_status(snapshot: Snapshot) -> dict[str, Any]:
-    """``status.json`` for everybody."""
+    """The public ``status.json``."""
     shown = public(snapshot)
     return {
         "version": VERSION,
         "name": shown["name"],
         "generated": int(shown["now"]),
         "stale_after": shown["stale_after"],
-        "state": shown["look"],
+        "state": shown["icon"],
         "sentence": shown["sentence"],
-        "components": [{key: part[key] for key in ("name", "state", "word")} for part in shown["components"]],
+        "components": [
+            {"name": part["name"], "state": part["icon"], "word": part["label"]} for part in shown["components"]
+        ],
     }
