@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mf import decisions, run, state
 from mf.throttle import control, firewall, marker
 from mf_checks import load
-from throttle_support import Clock, Host
+from throttle_support import Clock, Host, count_reads
 
 LIMITS: dict[str, Any] = {"high": 5.0, "low": 4.0, "mark": None}
 
@@ -139,6 +139,20 @@ def test_anything_odd_is_cold(host: Host, disturb: Callable[[Host], object]) -> 
     check(host, 0.1)
     disturb(host)
     assert not isinstance(load.probe(host.places, host.settings["checks"]["load"]), state.Result)
+
+
+@pytest.mark.parametrize(("one", "expected"), [(0.1, 0), (3.0, 2), (9.0, 2)])
+def test_the_marker_is_read_before_the_decision_and_under_the_lock(
+    host: Host, one: float, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.settings["fleet"]["min_accepting"] = 1
+    host.save()
+    check(host, 0.1)
+    if expected:
+        check(host, 9.0)
+    reads = count_reads(host, monkeypatch)
+    check(host, one)
+    assert len(reads) == expected
 
 
 def test_overload_and_back(host: Host) -> None:

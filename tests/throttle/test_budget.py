@@ -9,7 +9,7 @@ import pytest
 from mf.throttle import control, marker
 from mf.throttle.budget import SPREAD, settle
 from mf.throttle.peers import Survey
-from throttle_support import Host, controller, sound, status
+from throttle_support import Host, controller, count_reads, sound, status
 
 
 class Fleet:
@@ -88,6 +88,13 @@ def test_force_a_hold_and_a_mere_mark_need_no_survey(member: Host, options: dict
     fleet = Fleet(NOBODY)
     controller(member, survey=fleet.survey).on("operator", "", **options)
     assert fleet.asked == 0
+
+
+def test_before_the_survey_the_marker_is_read_once_more(member: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A survey lasts seconds, so the marker is read before it, and under the lock after it."""
+    reads = count_reads(member, monkeypatch)
+    controller(member, survey=Fleet(BOTH).survey).on("operator", "", 900)
+    assert len(reads) == 2
 
 
 def test_two_at_once_the_lower_rank_yields(member: Host) -> None:

@@ -11,7 +11,7 @@ import pytest
 from mf import state
 from mf.command import throttle as command
 from mf.throttle import marker
-from throttle_support import DOWN, Host, controller, failing, sound, status
+from throttle_support import DOWN, Host, controller, count_reads, failing, sound, status
 
 
 def run(host: Host, *words: str) -> int:
@@ -32,6 +32,30 @@ def test_command_on_status_off(host: Host, capsys: pytest.CaptureFixture[str]) -
     assert run(host, "status") == 1
     assert run(host, "off") == 0
     assert run(host, "status") == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["on"],
+        ["on", "--hold"],
+        ["on", "--mark-only"],
+        ["off"],
+        ["status"],
+        ["reconcile"],
+        ["restore"],
+        ["remove"],
+    ],
+)
+@pytest.mark.parametrize("present", [False, True])
+def test_a_command_reads_the_marker_once(
+    host: Host, words: list[str], present: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if present:
+        controller(host).on("operator", "", 900)
+    reads = count_reads(host, monkeypatch)
+    run(host, *words)
+    assert len(reads) == 1
 
 
 @pytest.mark.parametrize(

@@ -245,3 +245,17 @@ def host(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(firewall, "_run", host.kernel.run)
     monkeypatch.setattr(decisions, "JOURNAL", str(tmp_path / "journal"))
     return host
+
+
+def count_reads(host: Host, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A list that grows by one with each read of the marker."""
+    reads: list[str] = []
+    read_plain = state.read_plain
+
+    def counted(path: str, limit: int = 65536) -> tuple[bytes | None, str]:
+        if path == host.places.marker:
+            reads.append(path)
+        return read_plain(path, limit)
+
+    monkeypatch.setattr(state, "read_plain", counted)
+    return reads

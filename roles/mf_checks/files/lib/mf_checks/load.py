@@ -89,7 +89,8 @@ def diagnose(
     load = metrics["load1"]
     high, low = values["high"] * scale, values["low"] * scale
     mark = values["mark"] * scale if isinstance(values.get("mark"), (int, float)) else None
-    own = lease.find(marker.current(places).leases, claims.LOAD)
+    leases = marker.current(places).leases
+    own = lease.find(leases, claims.LOAD)
     holding = NONE if own is None else REFUSE if own.refuse else MARK
     want, calm_runs = decide(load, holding, _calm_runs(places), high=high, low=low, mark=mark)
     # the work after the wait, nft above all, has to fit into the deadline too
@@ -102,7 +103,7 @@ def diagnose(
             outcome = throttle.reconcile() if own is None else throttle.off(claims.LOAD)
         else:
             ttl = float(settings["throttle"]["lease_ttl"])
-            outcome = throttle.on(claims.LOAD, reason, ttl, refuse=want == REFUSE, mark_instead=True)
+            outcome = throttle.on(claims.LOAD, reason, ttl, refuse=want == REFUSE, mark_instead=True, leases=leases)
     except Failure as error:
         status = state.CRITICAL if want == REFUSE else state.WARNING
         return state.Result("load", status, f"load {load:g}; the throttle can't be set: {error}", figures)

@@ -108,19 +108,21 @@ class Control:
         refuse: bool = True,
         force: bool = False,
         mark_instead: bool = False,
+        leases: Sequence[Lease] | None = None,
     ) -> Outcome:
         """Take or renew the owner's lease; ``ttl`` None is a hold.
 
         A lease that is to refuse obeys the fleet budget (see ``budget``) unless it is a hold or ``force``: over budget
         it raises OverBudgetError and nothing has changed, or with ``mark_instead`` only marks. Also raises
-        LeaseError and ThrottleError.
+        LeaseError and ThrottleError. ``leases``: those in force, when the caller has read the marker already.
         """
         lease.make(owner, reason, 0.0, ttl, refuse)  # validate before any wait
         refuse = refuse and self.can_refuse
-        own = lease.find(marker.current(self._places).leases, owner)
+        if not refuse or force or ttl is None or not self._budget.applies:
+            return self._take(owner, reason, ttl, refuse)
+        own = lease.find(marker.current(self._places).leases if leases is None else leases, owner)
         renewal = own is not None and own.refuse
-        budgeted = refuse and not force and ttl is not None and self._budget.applies
-        if not budgeted or (renewal and owner != claims.LOAD):
+        if renewal and owner != claims.LOAD:
             return self._take(owner, reason, ttl, refuse)
         survey = self._budget.survey(delayed=owner == claims.LOAD and not renewal and not self._dry_run)
         if self._budget.allows(survey):
