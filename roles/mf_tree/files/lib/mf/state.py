@@ -2,8 +2,8 @@
 locks, results.
 
 Fast path: every check imports this module each minute, on machines that may be struggling. It uses C modules only
-(``posix`` instead of ``os`` saves about 1 ms of CPU a run), of json its C half. It is one file on purpose: cut by
-subject into six, the import took 9.5 ms of CPU instead of 9.0 (150 runs in turn), so 0.1 ms a file and minute.
+(``posix`` instead of ``os`` saves about 1 ms of CPU a run), of json its C half. It is one file on purpose: see
+docs/decisions/0089-one-module-for-a-hosts-state.md.
 
 Clocks: freshness and leases are judged on CLOCK_BOOTTIME (man clock_gettime: seconds since boot, counting suspend,
 never stepped), so setting the wall clock changes nothing. Epoch seconds are kept beside it for display.
