@@ -188,9 +188,9 @@ def test_health_is_not_mentioned_beside_a_nearer_cause() -> None:
 def test_what_its_own_check_says_of_a_service_just_back_is_from_before() -> None:
     back = run(UP, UP, current=bad())
     soon = back.changes[-1] + 60
-    later = back.changes[-1] + complaints.LOOKS_AGAIN["smtp"] + RULES.interval + 1
+    later = back.changes[-1] + complaints.RUNS_AGAIN["smtp"] + RULES.interval + 1
     # an MX with a dead queue greets nobody, and check-queue runs every five minutes
-    latest = back.changes[-1] + complaints.LOOKS_AGAIN["queue"] + RULES.interval + 1
+    latest = back.changes[-1] + complaints.RUNS_AGAIN["queue"] + RULES.interval + 1
     for check, now, notified in (
         *(("smtp", soon, False), ("smtp", later, True)),
         *(("queue", soon, False), ("queue", later, False), ("queue", latest, True)),

@@ -1,10 +1,10 @@
-"""The external monitor: probes the fleet from outside, keeps its history, notifies people.
+"""The external monitor: probes the fleet from outside, keeps its history, notifies operators.
 
 ::
 
     engine ─→ schedule, probing      when, and with what result
            ─→ judging                decide what is wrong; pure
-           ─→ notifying              decide whom to notify, and send
+           ─→ notifying              decide which operators to notify, and send
            ─→ recorder               remember
     publisher ─→ page ─→ store       what the page shows
 

@@ -24,7 +24,7 @@ from .incidents import Incidents, Update
 from .judging import problems, states
 from .judging.problems import View
 from .judging.severity import NOTICE, Problem
-from .judging.states import ProbeResult
+from .judging.states import CONNECTIVITY, ProbeResult
 from .notifying import outbox
 from .notifying.direct import Direct
 from .notifying.outbox import Outbox, awaken
@@ -43,7 +43,7 @@ from .subjects import Subjects
 AT_ONCE = 1000  # probes under way; 10 % dead hosts of 1,000 hold 400 of them for one timeout
 CALM = 50  # times the CPU that an evaluation took are let pass before the next: 2 % of a core
 BLIND = 10  # results in a row that proved nothing: then that is a problem
-UPLINK_RECHECK = 2.0  # seconds until the next probe of the uplink while its state is not confirmed
+CONNECTIVITY_RECHECK = 2.0  # seconds until the next connectivity check while its state is not confirmed
 
 
 class Engine:
@@ -102,7 +102,7 @@ class Engine:
         try:
             await self.recorder.stored(self.restore)
             self.schedule.start(
-                {"uplink", *(name for name, current in self.subjects.states.items() if current.pending)}
+                {CONNECTIVITY, *(name for name, current in self.subjects.states.items() if current.pending)}
             )
             works = (self.schedule.run(self._probe), self._evaluate_forever(), self.outbox.run())
             tasks = [asyncio.create_task(work) for work in works]
@@ -140,14 +140,14 @@ class Engine:
     async def _probe(self, name: str) -> None:
         try:
             async with self._room:
-                if name == "uplink":
+                if name == CONNECTIVITY:
                     self.on_result(await self.connectivity.probe())
                 elif name in self.services:
                     self.on_result(await self.prober.probe(self.services[name]))
                 else:
                     await self.prober.read(self.hosts[name.partition("/")[0]])
         except Exception as error:  # noqa: BLE001  (one bug must not end the monitoring; it is in the journal)
-            journal.log(f"a bug while looking at {name}: {type(error).__name__}: {error}")
+            journal.log(f"a bug in the probe of {name}: {type(error).__name__}: {error}")
 
     def on_result(self, result: ProbeResult) -> None:
         """Keep a result for the next evaluation."""
@@ -248,5 +248,5 @@ class Engine:
         """Probe a subject again soon; a check of a host by reading its health."""
         name = subject if subject in self.schedule.intervals else f"{subject.partition('/')[0]}/health"
         if name in self.schedule.intervals:
-            soon = UPLINK_RECHECK if name == "uplink" else self.settings.recheck
+            soon = CONNECTIVITY_RECHECK if name == CONNECTIVITY else self.settings.recheck
             self.schedule.plan_soon(name, min(soon, self.schedule.intervals[name]))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from .judging import problems, states
 from .judging.problems import HostView, View
-from .judging.states import DOWN, UNKNOWN, ProbeResult, SubjectState
+from .judging.states import CONNECTIVITY, DOWN, UNKNOWN, ProbeResult, SubjectState
 from .recorder import Batch
 from .settings import Settings
 from .store import Store
@@ -63,7 +63,7 @@ class History:
             if last is None or not 0 < at - last <= max(most, 2 * interval):
                 continue
             state = UNKNOWN
-            if not subjects.offline or name == "uplink":
+            if not subjects.offline or name == CONNECTIVITY:
                 state = states.shown(subjects.states[name], at, states.patience(interval, settings.timeout))[0]
             if name.partition("/")[0] in subjects.maintenance and state == DOWN:
                 state = problems.MAINTENANCE
@@ -96,7 +96,7 @@ class History:
     def _views(self, store: Store, view: View, now: float) -> list[Row]:
         """Hosts and fleet whose state, message, maintenance or number of accepting MXs changed."""
         changed: list[Row] = []
-        offline = view.state == UNKNOWN and "uplink" in view.problems
+        offline = view.state == UNKNOWN and CONNECTIVITY in view.problems
         fleet = HostView(view.state, view.sentence, None, None)
         for name, host in [*view.hosts.items(), ("fleet", fleet)]:
             state = UNKNOWN if offline and name != "fleet" else host.state

@@ -77,7 +77,7 @@ class Recorder:
         await self.stored(work)
 
     async def renew(self, seen: Store, reason: str) -> None:
-        """Replace a file that is damaged, whatever a check of it says; ``seen`` unless that has happened since."""
+        """Replace a damaged file, whatever a check of it finds; ``seen`` unless that has happened since."""
         await self._in_thread(lambda: self._renew(seen, reason))
 
     def _renew(self, seen: Store, reason: str) -> None:

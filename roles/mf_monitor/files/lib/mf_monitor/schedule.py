@@ -11,7 +11,7 @@ import heapq
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
-from .judging.states import DOWN, THROTTLED, UNKNOWN, ProbeResult, SubjectState
+from .judging.states import CONNECTIVITY, DOWN, THROTTLED, UNKNOWN, ProbeResult, SubjectState
 from .notifying.outbox import awaken
 from .settings import Service, Settings
 
@@ -96,7 +96,7 @@ def intervals(settings: Settings) -> dict[str, float]:
     names = {
         service.subject: service.interval for service in sorted(services, key=lambda service: share(service.subject))
     }
-    names["uplink"] = settings.interval
+    names[CONNECTIVITY] = settings.interval
     if settings.health:
         names |= {f"{host.name}/health": settings.interval for host in settings.hosts if host.health}
     return names
@@ -108,7 +108,7 @@ def share(name: str) -> float:
 
 
 def turns(before: SubjectState, result: ProbeResult) -> bool:
-    """Whether a result is the first that says that something works no more, or works again."""
+    """Whether a result is the first of a failure, or of a recovery."""
     bad = (DOWN, THROTTLED)
     if result.state in (UNKNOWN, before.state, before.pending):
         return False

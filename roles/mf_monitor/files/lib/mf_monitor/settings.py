@@ -60,7 +60,7 @@ def _setting(default: Any, rule: Rule, key: str = "") -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One thing to be probed. ``address`` is numeric or a name; ``options`` are those of its kind, complete."""
+    """A service to probe. ``address`` is numeric or a name; ``options`` are those of its kind, complete."""
 
     host: str
     name: str
@@ -84,7 +84,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One machine; ``health``: whether its own health is read by ssh."""
+    """A machine; ``health``: whether its own health is read by ssh."""
 
     name: str
     role: str
@@ -152,7 +152,8 @@ class Settings:
     )
     database: str = _setting("/mf/var/monitor/monitor.sqlite", TEXT)
     page: str = _setting("", TEXT)
-    references: tuple[tuple[str, int], ...] = _setting((), TEXTS)  # "192.0.2.1:53", "[2001:db8::1]:443"
+    # "192.0.2.1:53", "[2001:db8::1]:443"
+    reference_hosts: tuple[tuple[str, int], ...] = _setting((), TEXTS, "references")
     resolvers: tuple[str, ...] = _setting((), TEXTS)
     heartbeat: str = _setting("", matching(r"(https?://[!-~]+)?", "an http:// or https:// address or empty"))
     canary_key: str = _setting("", matching("([0-9a-f]{64})?", "64 hexadecimal digits or empty"))
@@ -205,9 +206,6 @@ def _parse(data: Any) -> Settings:
         raise WrongError("not a JSON object")
     values = {key: value for key, value in data.items() if key != "ansible_managed"}
     _check(values, Settings, "", "no setting")
-    for item in fields(Settings):
-        if (key := item.metadata.get("key")) and key in values:
-            values[item.name] = values.pop(key)
     values["health"] = _health(values.get("health"))
     values["channels"] = _channels(values.get("channels", []))
     values["references"] = tuple(place(text) for text in values.get("references", ()))
@@ -215,6 +213,9 @@ def _parse(data: Any) -> Settings:
     for key in ("urgent_checks", "domains", "cert_notice_days"):
         if key in values:
             values[key] = tuple(values[key])
+    for item in fields(Settings):
+        if item.metadata.get("key") in values:
+            values[item.name] = values.pop(item.metadata["key"])
     raw, values["hosts"] = values.get("hosts", []), ()
     chosen = Settings(**values)
     hosts = tuple(_host(host, chosen.interval) for host in [*_dns(chosen.domains, raw), *raw])
@@ -248,7 +249,7 @@ def _health(access: Any) -> HealthAccess | None:
 
 
 def _channels(entries: list[dict[str, Any]]) -> tuple[Channel, ...]:
-    """The channels. What is said about a wrong one never shows its URL, which is a secret."""
+    """The channels. A message about a wrong channel never shows its URL, which is a secret."""
     channels = []
     for entry in entries:
         name = entry.get("name")

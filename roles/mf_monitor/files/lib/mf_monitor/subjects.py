@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from .judging import former, states
-from .judging.states import DOWN, UNKNOWN, ProbeResult, SubjectState
+from .judging.states import CONNECTIVITY, DOWN, UNKNOWN, ProbeResult, SubjectState
 from .probing import hosthealth
 from .probing.hosthealth import Reading
 from .settings import Settings
@@ -30,7 +30,7 @@ class Subjects:
         former.adopt(store, self._settings)
         rows = store.current.load()
         checks = hosthealth.known_checks(self._settings, rows, store.current.health())
-        watched = {*self._services, *checks, "uplink"}
+        watched = {*self._services, *checks, CONNECTIVITY}
         store.current.forget([name for name in rows if name not in {*watched, *self._hosts, "fleet"}])
         for name, row in rows.items():
             stored = json.loads(row["memory"])
@@ -45,7 +45,7 @@ class Subjects:
     @property
     def offline(self) -> bool:
         """Whether this monitor is known to be cut off."""
-        return self.states.get("uplink", SubjectState()).state == DOWN
+        return self.states.get(CONNECTIVITY, SubjectState()).state == DOWN
 
     def ingest_health(self, reading: Reading) -> list[ProbeResult]:
         """Results from a reading. Its maintenance is kept until its end: a host that reboots can't report it."""
@@ -69,7 +69,7 @@ class Subjects:
         """Advance a subject's state; the state before, and the result as it counts: nothing is seen while offline."""
         name = result.subject
         before = self.states.get(name, SubjectState())
-        if offline and name != "uplink":
+        if offline and name != CONNECTIVITY:
             result = replace(result, state=UNKNOWN)
         self.states[name] = states.advance(before, result, self._settings)
         return before, result

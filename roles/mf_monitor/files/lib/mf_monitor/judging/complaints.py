@@ -11,9 +11,9 @@ from . import states
 from .severity import NOTICE, PAGE, URGENT, Problem, severity_of
 from .states import DOWN, HELD, PART, UNREAD, WARNING, SubjectState
 
-# Seconds until a host's own check of SMTP, or of the queue for which SMTP greets nobody, has looked again: its period,
-# a splay and its deadline.
-LOOKS_AGAIN = {"smtp": 75.0, "queue": 335.0}
+# Seconds until a host's own check of SMTP, or of the queue because of which SMTP refuses mail, has run again: its
+# period, a splay and its deadline.
+RUNS_AGAIN = {"smtp": 75.0, "queue": 335.0}
 NOT_KNOWN = 10  # intervals after which what isn't known is notified
 
 
@@ -35,10 +35,10 @@ class Near:
             or (problem.kind == "service" and PAGE not in {problem.severity} - {severity})
             for problem in self.problems
         )
-        # its own check of a service that has just come back may say for minutes that it hasn't
-        fresh = self.now - LOOKS_AGAIN.get(check, 0.0) - self.settings.interval
+        # the host's own check of a service that has just come back may report it as down for minutes
+        fresh = self.now - RUNS_AGAIN.get(check, 0.0) - self.settings.interval
         return nearer or any(
-            current.pending or (service.kind == "smtp" and check in LOOKS_AGAIN and current.changes[-1:] > (fresh,))
+            current.pending or (service.kind == "smtp" and check in RUNS_AGAIN and current.changes[-1:] > (fresh,))
             for service, current in self.services.items()
         )
 
@@ -72,8 +72,8 @@ def checks(host: Host, settings: Settings, checked: Mapping[str, SubjectState], 
 
 
 def _unread(host: Host, name: str, current: SubjectState, near: Near) -> bool:
-    """Whether a vital check isn't known, and has no incident of its own: one that is CRITICAL and not known by turns
-    would be notified at every turn."""
+    """Whether a vital check isn't known, and has no incident of its own: a check that is CRITICAL and not known by
+    turns would be notified at every turn."""
     unread = current.state == DOWN and current.reason == UNREAD and not states.wavers(current)
     return unread and _key(host, name) not in near.open_keys
 

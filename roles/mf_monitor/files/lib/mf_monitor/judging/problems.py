@@ -1,8 +1,8 @@
 """Derive root causes from the confirmed state of every subject: what is wrong, once each. Pure.
 
-The way down: the monitor's own connectivity, then a host, then its services, then what the host says of itself. While
+The way down: the monitor's own connectivity, then a host, then its services, then what its own health reports. While
 the monitor is offline nothing else is judged; while a host is down its services are not mentioned; while a service is
-down, the host's own complaints aren't. Beside them stands the one that matters most: fewer MXs accept mail than must.
+down, the host's own complaints aren't. The gravest problem is apart: fewer MXs accept mail than must.
 
 What is wrong follows from what is confirmed, and stays wrong until something better was seen. What is shown follows
 from what is known: a state that nothing was seen of for too long is unknown, and when probes were in vain for so long
@@ -21,7 +21,7 @@ from ..probing.hosthealth import CANARY, CHECK, check_subject, door
 from ..settings import Host, Service, Settings
 from . import complaints, states
 from .severity import NOTICE, PAGE, URGENT, Problem, expiry, muted, severity_of
-from .states import DOWN, THROTTLED, UNKNOWN, UP, WARNING, SubjectState
+from .states import CONNECTIVITY, DOWN, THROTTLED, UNKNOWN, UP, WARNING, SubjectState
 
 MAINTENANCE = "maintenance"
 NEVER_PROBED = SubjectState()
@@ -31,7 +31,7 @@ NEVER_PROBED = SubjectState()
 class HostView:
     """A host's summary for the page: ``state`` is that of its worst service; ``accepts`` is None without SMTP.
 
-    ``accepts`` is what is confirmed, ``known`` says whether that was seen lately.
+    ``accepts`` is what is confirmed, ``known`` whether that was seen lately.
     """
 
     state: str
@@ -45,7 +45,7 @@ class HostView:
 class View:
     """The whole fleet: hosts' views, problems by key, how many MXs are known to accept mail, its state and sentence.
 
-    ``behind``: keys of open incidents that are no problems now, though nothing better was seen: another one hides them.
+    ``behind``: keys of open incidents that are no problems now because another hides them; nothing better was seen.
     """
 
     hosts: Mapping[str, HostView]
@@ -64,7 +64,7 @@ def judge(
     now: float,
 ) -> View:
     """All problems. ``maintenance``: host to ``{"owner", "reason", "until"}``; ``open_keys``: open incidents."""
-    uplink = subjects.get("uplink", NEVER_PROBED)
+    connectivity = subjects.get(CONNECTIVITY, NEVER_PROBED)
     problems: dict[str, Problem] = {}
     hosts: dict[str, HostView] = {}
     checks = _by_host(subjects)
@@ -82,10 +82,11 @@ def judge(
         problems[fleet.key] = fleet
     elif unseen := _unseen(settings, subjects, hosts, confirmed):
         problems[unseen.key] = unseen
-    if uplink.state == DOWN:
+    if connectivity.state == DOWN:
         message = "this monitor is offline; nothing is known of the fleet"
-        problem = Problem("uplink", "uplink", "", "", NOTICE, f"monitor {settings.host} is offline", uplink.since)
-        # what was open before stays open: nobody can say that it is over
+        title, since = f"monitor {settings.host} is offline", connectivity.since
+        problem = Problem(CONNECTIVITY, CONNECTIVITY, "", "", NOTICE, title, since)
+        # what was open before stays open: its end can't be seen
         kept = {key: problem for key, problem in problems.items() if key in open_keys}
         problems, state, sentence = {**kept, problem.key: problem}, UNKNOWN, message[0].upper() + message[1:] + "."
     behind = {key for key in open_keys if key not in problems and not _over(key, settings, subjects, accepting)}
@@ -143,8 +144,8 @@ def _host(
     silent = [current for current in evidence if current.silent and DOWN in (current.state, current.pending)]
     dead = bool(evidence) and len(silent) == len(evidence) and any(current.state == DOWN for current in silent)
     down = dead or (key in open_keys and _returning(evidence, settings, now))
-    began = [current.flapping for current in evidence if current.flapping is not None and states.wavers(current)]
-    # begun: all of it goes and comes together; gone on with: the others have calmed down already
+    flapping = [current.flapping for current in evidence if current.flapping is not None and states.wavers(current)]
+    # together: all of it goes and comes; goes_on: the other services have calmed down already
     together = dead and all(_flaps(current, settings, now) for current in evidence)
     goes_on = key in open_keys and all(
         _flaps(current, settings, now) or not (current.changes or current.bad or current.state == DOWN)
@@ -152,10 +153,10 @@ def _host(
     )
     severity = severity_of("host", host)
     rest = services
-    if began and (together or goes_on):
+    if flapping and (together or goes_on):
         most = max(max(len(current.changes), len(current.turns)) for current in evidence)
         title = f"{host.name} is flapping, {most} changes"
-        problems.append(Problem(key, "host", host.name, "", severity, title, min(began), True))
+        problems.append(Problem(key, "host", host.name, "", severity, title, min(flapping), True))
         rest = {
             service: current
             for service, current in services.items()
@@ -217,10 +218,12 @@ def _services(
             title = f"{host.name}: {current.message}"
             problems.append(Problem(f"throttled:{host.name}", "throttled", host.name, "", PAGE, title, current.since))
         elif current.state == WARNING:
-            loud, level = expiry(current, host, settings, now)
+            severity, level = expiry(current, host, settings, now)
             title = f"{label}: {current.message}"
             key = f"warning:{service.subject}"
-            problems.append(Problem(key, "warning", host.name, service.name, loud, title, current.since, level=level))
+            problems.append(
+                Problem(key, "warning", host.name, service.name, severity, title, current.since, level=level)
+            )
     return problems
 
 
@@ -276,7 +279,7 @@ def _view(
     now: float,
 ) -> HostView:
     smtp = {service: services[service] for service in host.front}
-    # not probed yet is not "doesn't accept": nobody is woken by a start of the monitor. What flaps isn't relied on
+    # not probed yet is not "doesn't accept": a start of the monitor is no alarm. What flaps isn't relied on
     # until it is calm, otherwise the fleet's alarm would flap with it.
     steady = any(current.state in (UP, WARNING, UNKNOWN) and current.flapping is None for current in smtp.values())
     accepts = steady and not down if smtp else None
@@ -334,12 +337,12 @@ def _fleet(
             problem.host in lost
             and (problem.kind in ("host", "throttled", "health", "check") or (problem.host, problem.service) in smtp)
         )
-        # no canary goes through while nobody takes mail
+        # no canary goes through while no MX accepts mail
         or (not accepting and problem.kind == "check" and problem.service == CANARY)
     )
-    said = ", ".join(f"{name} {_short(hosts[name].state)}" for name in lost)
+    named = ", ".join(f"{name} {_short(hosts[name].state)}" for name in lost)
     since = max((problems[key].since for key in about), default=now)
-    title = f"{accepting} of {len(settings.mxs)} MX accept mail, {settings.min_accepting} must: {said}"
+    title = f"{accepting} of {len(settings.mxs)} MX accept mail, {settings.min_accepting} must: {named}"
     return Problem("fleet", "fleet", "", "", URGENT, title, since, about=about, level=accepting)
 
 
@@ -364,14 +367,14 @@ def _sentence(settings: Settings, hosts: Mapping[str, HostView], accepting: int)
     if unknown:
         many = "any MX" if len(unknown) == total else ", ".join(unknown)
         return UNKNOWN, f"Nothing is known at the moment of {many}."
-    said = f"All {total} MXs accept mail" if accepting == total else f"{accepting} of {total} MXs accept mail"
+    accepted = f"All {total} MXs accept mail" if accepting == total else f"{accepting} of {total} MXs accept mail"
     if accepting == total == 1:
-        said = "The only MX accepts mail"
+        accepted = "The only MX accepts mail"
     if others:
-        return WARNING, f"{said}; {', '.join(others)} {'is' if len(others) == 1 else 'are'} down."
+        return WARNING, f"{accepted}; {', '.join(others)} {'is' if len(others) == 1 else 'are'} down."
     if accepting < total:
-        return WARNING, f"{said}, enough for the fleet."
+        return WARNING, f"{accepted}, enough for the fleet."
     if unseen := [name for name, state in rest.items() if state == UNKNOWN]:
-        return WARNING, f"{said}; nothing is known of {', '.join(unseen)}."
+        return WARNING, f"{accepted}; nothing is known of {', '.join(unseen)}."
     worst = [view.state for view in hosts.values() if view.state in (WARNING, THROTTLED, DOWN)]
-    return (WARNING, f"{said}; something else wants attention.") if worst else (UP, f"{said}. All is well.")
+    return (WARNING, f"{accepted}; something else wants attention.") if worst else (UP, f"{accepted}. All is well.")

@@ -13,7 +13,7 @@ DAY = 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong. ``about``: the keys of other problems that this one speaks for as well."""
+    """Something that is wrong. ``about``: the keys of other problems that are part of it."""
 
     key: str
     kind: str  # uplink fleet host service throttled warning health check unknown internal
@@ -32,12 +32,12 @@ class Problem:
 def severity_of(kind: str, host: Host, way_in: bool = False) -> str:
     """The severity of a kind of problem: control urgent; an MX's mail service, or any host that is gone, a notice.
 
-    ``way_in``: a service through which the host's own word comes.
+    ``way_in``: a service through which the host's own health is read.
     """
     if host.role == "control" and kind in ("host", "tcp", "ssh", "http", "https", "smtp", "relay"):
         return URGENT
-    loud = way_in or kind in ("host", "health", "mx") or (host.role == "mx" and kind in ("smtp", "relay"))
-    return NOTICE if loud else PAGE
+    notice = way_in or kind in ("host", "health", "mx") or (host.role == "mx" and kind in ("smtp", "relay"))
+    return NOTICE if notice else PAGE
 
 
 def expiry(current: SubjectState, host: Host, settings: Settings, now: float) -> tuple[str, int | None]:

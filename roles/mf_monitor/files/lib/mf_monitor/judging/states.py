@@ -20,8 +20,9 @@ T = TypeVar("T")
 UP, WARNING, THROTTLED, DOWN, UNKNOWN = "up", "warning", "throttled", "down", "unknown"
 # Why something is down. SILENT means that nothing at all came back: it may be the host, or the way to it.
 SILENT, REFUSED, WRONG, EXPIRED, UNREAD = "silent", "refused", "wrong", "expired", "unread"
-HELD = "held"  # by a person, until a person ends it
+HELD = "held"  # by an operator, until an operator ends it
 PART = "part"  # it concerns a part of the fleet only
+CONNECTIVITY = "uplink"  # the subject of the connectivity check, in the store as well
 MOST_CHANGES = 40  # remembered
 GRACE = 30.0  # seconds that a busy monitor may be late
 STAYS = 2.0  # intervals without a good result after which what flapped is down
@@ -88,7 +89,7 @@ def stored(value: Any, keys: Mapping[str, str]) -> dict[str, Any]:
 
 def restored(kind: type[T], row: Mapping[str, Any], keys: Mapping[str, str]) -> T:
     """An object of a dataclass from its JSON; a field without a key there gets its default."""
-    names = {keys.get(one.name, one.name): one.name for one in fields(kind)}  # type: ignore[arg-type]
+    names = {keys.get(item.name, item.name): item.name for item in fields(kind)}  # type: ignore[arg-type]
     return kind(**{names[key]: tuple(v) if isinstance(v, list) else v for key, v in row.items() if key in names})
 
 
@@ -103,7 +104,7 @@ def needed(confirmed: str, result: ProbeResult, rules: Settings) -> int:
 
 
 def advance(current: SubjectState, result: ProbeResult, rules: Settings) -> SubjectState:
-    """The state after one more result. One that saw nothing (unknown) changes nothing that is confirmed."""
+    """The state after one more result. A result that saw nothing (unknown) changes nothing that is confirmed."""
     if result.state == UNKNOWN:
         never = current.state == UNKNOWN and not current.since
         return replace(
@@ -163,12 +164,12 @@ def _flap(current: SubjectState, now: float, rules: Settings) -> SubjectState:
         if not current.pending and current.calm >= rules.flap_calm:
             return replace(current, flapping=None, fell=0.0, turns=(), changes=())
         stays = current.state == DOWN and not current.pending and current.calm >= _enough(current, rules)
-        # once: one that stays down again and again is notified when it is calm
+        # once: a subject that stays down again and again is notified when it is calm
         return replace(current, fell=current.since) if stays and not current.fell else current
     since = now - rules.flap_window
     hard = sum(at >= since for at in current.changes)
     single = sum(at >= since for at in current.turns)
-    # half of the results that turn never become hard; twice as many of them say the same
+    # half of the results that turn never become hard; twice as many of them count the same
     if hard >= rules.flap_changes or single >= 2 * rules.flap_changes:
         return replace(current, flapping=now, calm=0.0)
     return current
@@ -181,7 +182,7 @@ def _enough(current: SubjectState, rules: Settings) -> float:
 
 
 def wavers(current: SubjectState) -> bool:
-    """Whether it flaps, and nothing better can be said of it: not that it has stayed down since."""
+    """Whether it flaps, and has not stayed down since."""
     return current.flapping is not None and not (current.state == DOWN and current.fell == current.since)
 
 

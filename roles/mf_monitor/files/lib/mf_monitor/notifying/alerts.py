@@ -1,4 +1,4 @@
-"""Whom to notify of what, and when: from incidents to messages. Pure.
+"""Which operators are notified of what, and when: from incidents to messages. Pure.
 
 =========  ============================================================================================
 urgent     at once, day and night; reminders; escalation if it is not acknowledged
@@ -8,7 +8,7 @@ page       no message
 
 Incidents that begin within a few seconds share a message, and so do those that end. While fewer MXs accept mail than
 must, what is wrong with single MXs is part of that incident's message. An incident is notified once for its severity;
-what grows worse is notified anew, and so is what was said to flap and stays down.
+what grows worse is notified anew, and so is what was notified as flapping and stays down.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mf import text
 
 from .. import texts
 from ..judging.severity import NOTICE, PAGE, URGENT
-from ..judging.states import restored, stored
+from ..judging.states import CONNECTIVITY, restored, stored
 from ..settings import Settings
 
 GROUP = 3.0  # seconds in which what begins together becomes one message, and what ends together
@@ -33,7 +33,7 @@ MARKS = {URGENT: "URGENT", NOTICE: ""}
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """What was done about an incident. ``notified``: at which severity; ``suppressed``: another one speaks for it."""
+    """What was done about an incident. ``notified``: at which severity; ``suppressed``: part of another's message."""
 
     noticed: float = 0.0
     notified: str = ""
@@ -42,7 +42,7 @@ class Alert:
     reminded_at: float = 0.0
     escalated_at: float = 0.0
     flapping: bool = False
-    stays_since: float = 0.0  # what was said to flap is steadily so since then
+    stays_since: float = 0.0  # what was notified as flapping is steadily down since then
     stays_notified: bool = False
     resolution_notified: bool = False
     held_since: float = 0.0  # a lease that refuses mail
@@ -75,8 +75,8 @@ _KEYS = {  # in the store, where they differ
 class Incident:
     """An incident: what is stored of it, and below what holds at the moment of a plan. Times are epoch seconds.
 
-    ``behind``: another one hides it, and nothing better was seen of it yet; ``ack_ended``: when an acknowledgement ran
-    out.
+    ``behind``: another incident hides it, and nothing better was seen of it yet; ``ack_ended``: when an acknowledgement
+    ran out.
     """
 
     number: int
@@ -210,7 +210,7 @@ class _Planner:
         for incident in self.open:
             alert = incident.alert
             # a monitor that is offline can't send that; it does afterwards
-            if incident.number in self.silenced or incident.acked or incident.kind == "uplink" or incident.behind:
+            if incident.number in self.silenced or incident.acked or incident.kind == CONNECTIVITY or incident.behind:
                 continue
             if severity_now(self.settings, incident, self.now) != severity or alert.suppressed:
                 continue
@@ -227,8 +227,8 @@ class _Planner:
         for kind, chosen in (("opened", fresh), ("flapping", turned), ("stays", stays)):
             if not chosen:
                 continue
-            began = min(incident.alert.stays_since if kind == "stays" else incident.opened for incident in chosen)
-            self._draft(kind, severity, chosen, f"since {texts.clock(began)}")
+            since = min(incident.alert.stays_since if kind == "stays" else incident.opened for incident in chosen)
+            self._draft(kind, severity, chosen, f"since {texts.clock(since)}")
             for incident in chosen:
                 alert = incident.alert
                 self._change(
@@ -240,9 +240,9 @@ class _Planner:
                     flapping=incident.flapping or kind == "stays",
                     stays_notified=alert.stays_since > 0,
                 )
-            spoken = {key for incident in chosen for key in incident.alert.about}
+            included = {key for incident in chosen for key in incident.alert.about}
             for incident in self.open:
-                if incident.key in spoken:
+                if incident.key in included:
                     self._change(incident, suppressed=True)
 
     def _unanswered(self) -> list[Incident]:
@@ -261,12 +261,12 @@ class _Planner:
         late = []
         for incident in self._unanswered():
             alert = incident.alert
-            begun = max(alert.notified_at, incident.ack_ended)
-            if alert.escalated_at < begun <= self.now - self.settings.escalate_after:
-                late.append((begun, incident))
+            waiting_since = max(alert.notified_at, incident.ack_ended)
+            if alert.escalated_at < waiting_since <= self.now - self.settings.escalate_after:
+                late.append((waiting_since, incident))
         if late and any(channel.escalation for channel in self.settings.channels):
             chosen = [incident for _, incident in late]
-            waited = text.span(self.now - min(begun for begun, _ in late))
+            waited = text.span(self.now - min(waiting_since for waiting_since, _ in late))
             self._draft("escalation", URGENT, chosen, f"not acknowledged for {waited}")
             for incident in chosen:
                 self._change(incident, escalated_at=self.now)
@@ -278,8 +278,8 @@ class _Planner:
             if self.now - incident.alert.reminded_at >= self.settings.reminder
         ]
         if again:
-            began = min(incident.opened for incident in again)
-            self._draft("reminder", URGENT, again, f"still, for {text.span(self.now - began)}")
+            since = min(incident.opened for incident in again)
+            self._draft("reminder", URGENT, again, f"still, for {text.span(self.now - since)}")
             for incident in again:
                 self._change(incident, reminded_at=self.now)
 
@@ -290,25 +290,23 @@ class _Planner:
             for incident in self.incidents
             if incident.closed is not None and not incident.alert.resolution_notified
         ]
-        loud = [incident for incident in over if self._end_severity(incident)]
+        notified = [incident for incident in over if self._end_severity(incident)]
         back = {incident.key for incident in self.open}
         # good news waits for more of it, unless bad news of the same is about to overtake it
-        if not any(self.now - (incident.closed or 0.0) >= GROUP or incident.key in back for incident in loud):
-            over = [incident for incident in over if incident not in loud]
-            loud = []
+        if not any(self.now - (incident.closed or 0.0) >= GROUP or incident.key in back for incident in notified):
+            over = [incident for incident in over if incident not in notified]
+            notified = []
         for severity in (URGENT, NOTICE):
-            self._resolve(severity, [incident for incident in loud if self._end_severity(incident) == severity])
-        self._resolve(URGENT, [incident for incident in loud if incident.alert.escalated_at], escalation=True)
+            self._resolve(severity, [incident for incident in notified if self._end_severity(incident) == severity])
+        self._resolve(URGENT, [incident for incident in notified if incident.alert.escalated_at], escalation=True)
         for incident in over:
             self._change(incident, resolution_notified=True)
         if any(incident.key == "fleet" for incident in over):
             for incident in self.open:
                 if incident.alert.suppressed:
                     # named in the fleet's recovery as still wrong: so it was notified
-                    notified = incident.severity if incident.severity != PAGE else ""
-                    self._change(
-                        incident, suppressed=False, notified=notified, notified_at=self.now, reminded_at=self.now
-                    )
+                    level = incident.severity if incident.severity != PAGE else ""
+                    self._change(incident, suppressed=False, notified=level, notified_at=self.now, reminded_at=self.now)
 
     def _resolve(self, severity: str, chosen: Sequence[Incident], escalation: bool = False) -> None:
         if chosen:
@@ -324,7 +322,7 @@ class _Planner:
         # the monitor probes again, and too few accept mail: that is a message by itself
         if incident.key == "unknown:fleet" and any(other.key == "fleet" for other in self.open):
             return ""
-        return incident.alert.notified or (NOTICE if incident.kind == "uplink" else "")
+        return incident.alert.notified or (NOTICE if incident.kind == CONNECTIVITY else "")
 
     def _draft(self, kind: str, severity: str, chosen: Sequence[Incident], tail: str) -> None:
         """A message about what is wrong."""
@@ -338,7 +336,7 @@ class _Planner:
 def _resolution(settings: Settings, still: Sequence[Incident], incident: Incident) -> str:
     """The text for an incident that is over: well again, or what is still wrong there."""
     lasted = text.span(max(0.0, (incident.closed or incident.opened) - incident.opened))
-    if incident.kind == "uplink":
+    if incident.kind == CONNECTIVITY:
         return f"{settings.host} was offline for {lasted} and saw nothing meanwhile"
     if incident.kind == "fleet":
         left = dict.fromkeys(other.host for other in still if other.alert.suppressed)
@@ -354,8 +352,8 @@ def _resolution(settings: Settings, still: Sequence[Incident], incident: Inciden
     watched.update(host.name for host in settings.hosts)
     if incident.kind != "check" and subject not in watched:
         return f"{_subject(incident)} no longer watched"
-    loud = [other for other in still if other.severity != PAGE]
-    well = all(subject not in (other.host, other.key.partition(":")[2]) for other in loud)
+    notified = [other for other in still if other.severity != PAGE]
+    well = all(subject not in (other.host, other.key.partition(":")[2]) for other in notified)
     rest = "answers again" if incident.kind == "host" else "better"
     return f"{_subject(incident)} {'well again' if well else rest} after {lasted}"
 

@@ -1,4 +1,4 @@
-"""Send past the queue: while nothing can be stored nothing can be queued, and operators must hear of that."""
+"""Send past the queue: while nothing can be stored nothing can be queued, and operators must be notified of that."""
 
 from __future__ import annotations
 

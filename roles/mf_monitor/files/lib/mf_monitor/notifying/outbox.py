@@ -1,9 +1,9 @@
 """Deliver the queue on disk: one message at a time for each channel, tried again until the gateway accepts it.
 
 A message is marked as being sent *before* it is handed over, so after a crash in between it is known that it may have
-arrived: it is sent again, marked ``repeat``, as is one whose attempt ended without an answer. Every other message is
-sent exactly once. While a channel fails, the one that stands in for it gets everything that waits, each message once,
-and the first goes on being tried.
+arrived: it is sent again, marked ``repeat``, as is a message whose attempt ended without an answer. Every other message
+is sent exactly once. While a channel fails, its second channel gets everything that waits, each message once, and the
+first goes on being tried.
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ class Sender:
             return f"can't be run: {error.strerror}"
         try:
             async with asyncio.timeout(LIMIT):
-                _, said = await process.communicate(order)
+                _, errors = await process.communicate(order)
         except TimeoutError:
             return UNSURE
         finally:
             await children.end(process)
         if process.returncode == 0:
             return ""
-        lines = said.decode("utf-8", "replace").strip().splitlines()
+        lines = errors.decode("utf-8", "replace").strip().splitlines()
         message = (
             text.clean(lines[-1].replace(channel.url, "URL"), 200) if lines else f"exit status {process.returncode}"
         )
@@ -200,7 +200,7 @@ class Outbox:
                 next_try=now + pause,
                 finished=finished,
                 error=text.clean(error, 200),
-                # nobody knows whether the gateway has it
+                # the gateway may have it
                 unsure=error.startswith(UNSURE),
             )
             if not known:

@@ -30,7 +30,7 @@ class Day:
     warning_seconds: float
     maintenance_seconds: float
     unknown_seconds: float  # probed in vain
-    unmeasured_seconds: float  # those, and what nobody probed of the day so far
+    unmeasured_seconds: float  # those, and what was not probed of the day so far
     mean_ms: float | None
 
 
@@ -153,7 +153,7 @@ class Fleet:
 
 
 @dataclass(slots=True)
-class Uplink:
+class Connectivity:
     """The monitor's own connection."""
 
     state: str = "unknown"
@@ -192,7 +192,7 @@ class Incident:
 
 @dataclass(slots=True)
 class Incidents:
-    """Open ones, and those closed within 14 days; newest first."""
+    """Open incidents, and those closed within 14 days; newest first."""
 
     open: list[Incident] = field(default_factory=list)
     recent: list[Incident] = field(default_factory=list)
@@ -266,7 +266,7 @@ class Snapshot:
     name: str
     monitor: str
     fleet: Fleet = field(default_factory=Fleet)
-    uplink: Uplink = field(default_factory=Uplink)
+    uplink: Connectivity = field(default_factory=Connectivity)
     hosts: list[Host] = field(default_factory=list)
     incidents: Incidents = field(default_factory=Incidents)
     silences: list[Silence] = field(default_factory=list)
@@ -278,7 +278,7 @@ class Snapshot:
 def as_json(value: object, left_out: Collection[str] = ()) -> Any:
     """A snapshot, or a part of it, for ``json``; fields and keys named ``left_out`` are not in it."""
     if is_dataclass(value):
-        own = ((one.name, getattr(value, one.name)) for one in fields(value))
+        own = ((item.name, getattr(value, item.name)) for item in fields(value))
         return {name: as_json(inner, left_out) for name, inner in own if name not in left_out}
     if isinstance(value, dict):
         return {name: as_json(inner, left_out) for name, inner in value.items() if name not in left_out}

@@ -24,8 +24,8 @@ LATENCY_SPAN = 86400
 RECENT = 14 * 86400
 # What a day is called after, gravest first, and from how many seconds on: a lost packet doesn't colour a day.
 GRAVE = (("down", 60.0), ("throttled", 60.0), ("warning", 600.0), ("maintenance", 60.0))
-# what a host's health and the page call alike
-OWN_WORD = ("load1", "throttled", "refusing", "held", "leases", "queue", "accepting", "uptime_seconds", "problems")
+# fields that a host's health and the page have in common
+SHARED = ("load1", "throttled", "refusing", "held", "leases", "queue", "accepting", "uptime_seconds", "problems")
 BACKUP_CHECK, CANARY_CHECK = "backup", "canary"
 
 
@@ -52,10 +52,10 @@ def take(store: store_.Store, settings: settings_.Settings, now: float) -> model
     canary = _canary(control, [host.name for host in settings.hosts if host.health])
     backups = _backups(own)
     limit = states.patience(settings.interval, settings.timeout)
-    uplink = _service_row(current.get("uplink"), now, limit)
+    connectivity = _service_row(current.get(states.CONNECTIVITY), now, limit)
     probed = max((row["checked"] for row in current.values()), default=None)
-    # the reason why nothing is known, if there is one for all
-    gone = "the monitor is offline" if uplink.state == states.DOWN else ""
+    # why nothing is known of the whole fleet, or empty
+    gone = "the monitor is offline" if connectivity.state == states.DOWN else ""
     if probed is not None and now - probed > limit:
         gone = f"nothing was probed since {texts.clock(probed)}"
     reader = _Reader(current, days, latency, settings, now, gone)
@@ -70,7 +70,7 @@ def take(store: store_.Store, settings: settings_.Settings, now: float) -> model
         name=settings.name,
         monitor=settings.host,
         fleet=reader.fleet(hosts),
-        uplink=model.Uplink(uplink.state, uplink.since, uplink.message),
+        uplink=model.Connectivity(connectivity.state, connectivity.since, connectivity.message),
         hosts=hosts,
         incidents=model.Incidents(
             open=[incident for incident in shown if incident.closed is None],
@@ -241,7 +241,7 @@ def _health(stored: HostHealth | None, now: float, interval: float) -> model.Hea
         ok=stored.ok,
         words=stored.words,
         status=record.status if fresh else UNKNOWN,
-        **{name: getattr(record, name) for name in OWN_WORD},
+        **{name: getattr(record, name) for name in SHARED},
         checks=[
             model.Check(
                 name=name,
@@ -285,13 +285,13 @@ def _checks(hosts: Mapping[str, model.Health], name: str) -> list[tuple[str, mod
 
 
 def _number(check: model.Check, metric: str) -> float | None:
-    """A metric that is a number: a host may say anything."""
+    """A metric that is a number: a host may report anything."""
     value = check.metrics.get(metric)
     return None if isinstance(value, (str, bool)) else value
 
 
 def _older(age: float | None, check: model.Check) -> float | None:
-    """An age as it is now: the check said it when it ran."""
+    """An age as it is now: the check reported it when it ran."""
     return None if age is None else round(age + (check.age_seconds or 0.0), 1)
 
 

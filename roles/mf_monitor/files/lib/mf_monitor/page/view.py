@@ -88,7 +88,7 @@ def private(snapshot: Snapshot) -> dict[str, Any]:
     opened = snapshot.incidents.open
     troubled = sum(state != "up" for state in counted)
     if frame["offline"]:
-        needs = "Its own connection is down, so nothing can be said of the fleet. Below is what it saw last."
+        needs = "Its own connection is down, so nothing is known of the fleet. Below is what it saw last."
     elif not hosts:
         needs = "Nothing has been measured yet."
     else:
@@ -114,12 +114,12 @@ def private(snapshot: Snapshot) -> dict[str, Any]:
 
 def _monitor(snapshot: Snapshot) -> dict[str, Any]:
     """The monitor's own state: its connectivity, what waits to be sent, the last messages, silences."""
-    uplink, messages, now = snapshot.uplink, snapshot.messages, snapshot.generated
+    connectivity, messages, now = snapshot.uplink, snapshot.messages, snapshot.generated
     sent = max((message.finished for message in messages.recent if message.finished is not None), default=None)
     waiting = plural(messages.waiting, "message waits", "messages wait") if messages.waiting else "nothing waits"
     failing = f"{plural(messages.waiting, 'message waits', 'messages wait')}, {messages.failing} after a failure"
     facts: list[dict[str, Any]] = [
-        {"name": "Connectivity", "icon": uplink.state, "text": show(uplink.words or "not known", 120)},
+        {"name": "Connectivity", "icon": connectivity.state, "text": show(connectivity.words or "not known", 120)},
         {
             "name": "Outgoing messages",
             "icon": "down" if messages.failing else "up",

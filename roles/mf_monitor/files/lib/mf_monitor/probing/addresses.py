@@ -33,10 +33,10 @@ def of_error(error: OSError) -> Ended:
     if isinstance(error, ConnectionRefusedError):
         return Ended(REFUSED, "connection refused")
     if isinstance(error, socket.gaierror):
-        said = text.clean(error.strerror or "", 60)
+        message = text.clean(error.strerror or "", 60)
         if error.errno in NO_NAME:
-            return Ended(WRONG, f"name can't be resolved: {said}")
-        return Ended(OWN, f"the monitor's resolver: {said.lower()}")
+            return Ended(WRONG, f"name can't be resolved: {message}")
+        return Ended(OWN, f"the monitor's resolver: {message.lower()}")
     if isinstance(error, (ConnectionResetError, BrokenPipeError)):
         return Ended(WRONG, "connection broken")
     return Ended(SILENT, f"no answer: {text.clean(error.strerror or str(error), 60).lower()}")

@@ -72,15 +72,15 @@ def _moment(der: bytes, at: int) -> float:
     return float(calendar.timegm(time.strptime(message, "%Y%m%d%H%M%SZ")))
 
 
-def outcome(der: bytes, world: World, said: str) -> Outcome:
+def outcome(der: bytes, world: World, message: str) -> Outcome:
     """A certificate's date: expired or about to."""
     now = world.clocks.wall()
     expires = not_after(der)
     if expires is None:
-        return Outcome(f"{said}, a certificate that can't be read", WARNING, WRONG)
+        return Outcome(f"{message}, a certificate that can't be read", WARNING, WRONG)
     left = expires - now
     if left <= 0:
         return Outcome(f"certificate expired {text.span(-left)} ago", WARNING, EXPIRED, expires)
     if left < world.settings.cert_warning_days * DAY:
         return Outcome(f"certificate expires in {text.span(left)}", WARNING, "", expires)
-    return Outcome(said, expires=expires)
+    return Outcome(message, expires=expires)

@@ -1,8 +1,8 @@
 """The connectivity check: several reference hosts outside the fleet, asked before silence is blamed on a target.
 
-A reference is an address and port that should always answer; a refusal is an answer, too. One that answers is enough:
-"everything is down" must not be said by a monitor that is itself cut off. Silence over IPv6 needs one that answers over
-IPv6, silence over IPv4 one over IPv4: a monitor may lose one of them only.
+A reference host has an address and port that should always answer; a refusal is an answer, too. A single answer is
+enough: a monitor that is itself cut off must not report that everything is down. Silence over IPv6 needs an answer over
+IPv6, silence over IPv4 an answer over IPv4: a monitor may lose only one family.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ..clocks import Clocks
-from ..judging.states import DOWN, SILENT, UP, ProbeResult
+from ..judging.states import CONNECTIVITY, DOWN, SILENT, UP, ProbeResult
 from ..settings import Settings
 from . import addresses
 
@@ -32,7 +32,7 @@ def _family(address: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether the network was there in a check that began then (on the monotonic clock)."""
+    """Whether the network was there in a check that ``started`` then (on the monotonic clock)."""
 
     started: float
     up: bool
@@ -66,11 +66,11 @@ async def answer(name: str, port: int, limit: float) -> int:
 
 
 class ConnectivityCheck:
-    """Asks the references; any number of waiters share one check."""
+    """Asks the reference hosts; any number of waiters share one check."""
 
     def __init__(self, settings: Settings, clocks: Clocks, answer: Answer = answer) -> None:
-        self._references = settings.references
-        self._wanted = {_family(name) for name, _ in settings.references} - {0} or {socket.AF_INET}
+        self._reference_hosts = settings.reference_hosts
+        self._wanted = {_family(name) for name, _ in settings.reference_hosts} - {0} or {socket.AF_INET}
         self._limit = min(3.0, settings.timeout)
         self._clocks = clocks
         self._answer = answer
@@ -78,7 +78,7 @@ class ConnectivityCheck:
         self.last = Verdict(-1.0, True, "not asked yet")
 
     async def after(self, moment: float) -> Verdict:
-        """The verdict of a check that began at or after ``moment`` (monotonic); a new one when there is none."""
+        """The verdict of a check that started at or after ``moment`` (monotonic); without any, of a new check."""
         if self.last.started >= moment:
             return self.last
         if self._running is None or self._running[1].done() or self._running[0] < moment:
@@ -86,19 +86,19 @@ class ConnectivityCheck:
         return await asyncio.shield(self._running[1])
 
     async def probe(self) -> ProbeResult:
-        """A fresh check as a result of the subject ``uplink``."""
-        began, started = self._clocks.wall(), self._clocks.monotonic()
+        """A fresh check as a result of its subject."""
+        started, before = self._clocks.wall(), self._clocks.monotonic()
         verdict = await self.after(self._clocks.monotonic())
-        latency = round((self._clocks.monotonic() - started) * 1000, 3) if verdict.up else None
+        latency = round((self._clocks.monotonic() - before) * 1000, 3) if verdict.up else None
         state, reason = (UP, "") if verdict.up else (DOWN, SILENT)
-        return ProbeResult("uplink", began, self._clocks.wall(), state, verdict.message, reason, latency)
+        return ProbeResult(CONNECTIVITY, started, self._clocks.wall(), state, verdict.message, reason, latency)
 
     async def _check(self) -> Verdict:
-        began = self._clocks.monotonic()
-        if not self._references:
-            self.last = Verdict(began, True, "no references are set")
+        started = self._clocks.monotonic()
+        if not self._reference_hosts:
+            self.last = Verdict(started, True, "no references are set")
             return self.last
-        answers = (self._answer(name, port, self._limit) for name, port in self._references)
+        answers = (self._answer(name, port, self._limit) for name, port in self._reference_hosts)
         waiting = {asyncio.create_task(answer) for answer in answers}
         total = len(waiting)
         families: set[int] = set()
@@ -114,5 +114,5 @@ class ConnectivityCheck:
             task.cancel()
         families.discard(0)
         message = "a reference answers" if families else f"none of {total} references answers"
-        self.last = Verdict(began, bool(families), message, frozenset(families))
+        self.last = Verdict(started, bool(families), message, frozenset(families))
         return self.last

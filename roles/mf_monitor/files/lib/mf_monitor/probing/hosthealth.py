@@ -23,7 +23,7 @@ from ..store.current import HostHealth
 
 CANARY = "canary"  # the check that is urgent only when all MXs are concerned
 REFUSED = "refused"  # the check that is notified anew when more is refused
-MAX_DOMAINS = 20  # after which another domain is no new message; one host can send only so many
+MAX_DOMAINS = 20  # after which another domain is no new message: the messages about a host are limited
 CHECK = "check-"  # what the name of a check's subject begins with
 KEEP_UP_TO = 60  # hosts whose connections are kept
 AT_ONCE = 16  # reads in turn
@@ -36,7 +36,7 @@ Ask: TypeAlias = Callable[[list[str]], Awaitable[tuple[bytes, int | None]]]  # s
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One attempt: ``record`` is the health, or None and ``message`` says why not."""
+    """One attempt: ``record`` is the health, or None and ``message`` the reason."""
 
     host: str
     started: float
@@ -69,7 +69,7 @@ def door(service: Service, host: Host) -> bool:
 
 
 async def ask(argv: list[str]) -> tuple[bytes, int | None]:
-    """Run ssh: its answer and exit code; of one that is too long the beginning, and None."""
+    """Run ssh: its answer and exit code; of an answer that is too long the beginning, and None."""
     process = await asyncio.create_subprocess_exec(
         *argv,
         stdin=asyncio.subprocess.DEVNULL,
@@ -95,7 +95,7 @@ class Reader:
     def __init__(self, settings: Settings, clocks: Clocks, ask: Ask = ask) -> None:
         assert settings.health is not None
         self._access = settings.health
-        # a fresh ssh is slow on a host that struggles, and just then its own word is wanted
+        # a fresh ssh is slow on a host that struggles, and just then its health is needed
         self._limit = max(settings.timeout, 10.0)
         self._clocks = clocks
         self._ask = ask
@@ -106,7 +106,7 @@ class Reader:
     async def read(self, host: Host, asked: bool = False) -> Reading:
         """One attempt, within the timeout or 10 s; raises only for cancellation. ``asked``: by a failed probe."""
         async with self._failed if asked else self._room:
-            began = self._clocks.wall()
+            started = self._clocks.wall()
             record, message = None, ""
             try:
                 async with asyncio.timeout(self._limit):
@@ -116,9 +116,9 @@ class Reader:
                 self._forget(host)
             except OSError as error:
                 message = f"ssh can't be run: {error.strerror}"
-            except Exception as error:  # noqa: BLE001  (whatever a host says is a reading)
+            except Exception as error:  # noqa: BLE001  (any answer of a host is a reading)
                 message = f"health can't be understood: {type(error).__name__}"
-            return Reading(host.name, began, self._clocks.wall(), record, message)
+            return Reading(host.name, started, self._clocks.wall(), record, message)
 
     async def _run(self, host: Host) -> tuple[Health | None, str]:
         data, code = await self._ask(command(self._access, host, self._keep, self._limit))
@@ -206,11 +206,11 @@ def results(reading: Reading, chosen: tuple[str, ...], known: Collection[str]) -
 
     ``chosen``: see ``vital``. The others are subjects from when they first complain (``known``).
     """
-    name, began, at = reading.host, reading.started, reading.finished
+    name, started, at = reading.host, reading.started, reading.finished
     record = reading.record
     if record is None:
         message = f"health can't be read: {reading.message}"
-        return [ProbeResult(f"{name}/health", began, at, WARNING, message, UNREAD)]
+        return [ProbeResult(f"{name}/health", started, at, WARNING, message, UNREAD)]
     result, unsure = [], []
     room = health_record.MAX_CHECKS - len(known)
     for check, last in record.checks.items():
@@ -219,37 +219,39 @@ def results(reading: Reading, chosen: tuple[str, ...], known: Collection[str]) -
             unsure.append(f"{check} UNKNOWN: {message}")
         # a lease has a colour of its own and is no complaint, and a hold comes below
         mild = check == "load" and record.throttled and (record.held or status != state.CRITICAL)
-        word = UP if mild else _GRAVE[status]
+        verdict = UP if mild else _GRAVE[status]
         if status == state.UNKNOWN and check in chosen:
-            word, reason = DOWN, UNREAD
-        elif check == CANARY and word == DOWN:
-            word, reason = _canary(last)
+            verdict, reason = DOWN, UNREAD
+        elif check == CANARY and verdict == DOWN:
+            verdict, reason = _canary(last)
         if check not in known and check not in chosen:
-            if word in (UP, UNKNOWN) or room <= 0:
+            if verdict in (UP, UNKNOWN) or room <= 0:
                 continue
             room -= 1
         level = _refused_level(last) if check == REFUSED else None
-        result.append(ProbeResult(check_subject(name, check), began, at, word, message, reason, level=level))
+        result.append(ProbeResult(check_subject(name, check), started, at, verdict, message, reason, level=level))
     for check in sorted(set(known).difference(record.checks)):
         if not record.checks:
             # a host that can't read its own settings reports no checks, so the check's state is not known
             gone = f"not known: {(record.problems or ['it names no check'])[0]}"
-            word = DOWN if check in chosen else UNKNOWN
+            verdict = DOWN if check in chosen else UNKNOWN
             result.append(
-                ProbeResult(check_subject(name, check), began, at, word, gone, UNREAD if word == DOWN else "")
+                ProbeResult(check_subject(name, check), started, at, verdict, gone, UNREAD if verdict == DOWN else "")
             )
         else:
-            result.append(ProbeResult(check_subject(name, check), began, at, WARNING, "not among its checks any more"))
+            result.append(
+                ProbeResult(check_subject(name, check), started, at, WARNING, "not among its checks any more")
+            )
     # what neither its checks nor the throttle explain: settings that can't be read, a marker that is lost
     checks = [check.status for check in record.checks.values()]
-    said = state.worst([*checks, state.WARNING if record.throttled else state.OK])
-    word, message, reason = UP, "health OK", ""
+    explained = state.worst([*checks, state.WARNING if record.throttled else state.OK])
+    verdict, message, reason = UP, "health OK", ""
     if unsure:
-        word, message = WARNING, unsure[0] + (f" (and {len(unsure) - 1} more)" if len(unsure) > 1 else "")
-    if state.SEVERITY[record.status] > state.SEVERITY[said]:
-        word = DOWN if record.status == state.CRITICAL else WARNING
+        verdict, message = WARNING, unsure[0] + (f" (and {len(unsure) - 1} more)" if len(unsure) > 1 else "")
+    if state.SEVERITY[record.status] > state.SEVERITY[explained]:
+        verdict = DOWN if record.status == state.CRITICAL else WARNING
         message = (record.problems or [record.status])[0]
     if record.held:
-        word, message, reason = DOWN, "on hold: refuses mail, an operator must end it", HELD
-    result.append(ProbeResult(f"{name}/health", began, at, word, message, reason))
+        verdict, message, reason = DOWN, "on hold: refuses mail, an operator must end it", HELD
+    result.append(ProbeResult(f"{name}/health", started, at, verdict, message, reason))
     return result

@@ -51,8 +51,8 @@ async def _records(resolver: Any, domain: str, expect: Mapping[str, Sequence[str
     names = {str(record.exchange).rstrip(".").lower() for record in await resolver.resolve(domain, "MX")}
     missing, foreign = sorted(set(expect) - names), sorted(names - set(expect))
     if missing or foreign:
-        said = [f"{name} is missing" for name in missing] + [f"{name} is not ours" for name in foreign]
-        raise Ended(WRONG, f"MX of {domain}: {', '.join(said)}")
+        differences = [f"{name} is missing" for name in missing] + [f"{name} is not ours" for name in foreign]
+        raise Ended(WRONG, f"MX of {domain}: {', '.join(differences)}")
     for name in sorted(expect):
         answers: set[str] = set()
         for kind in ("A", "AAAA"):
@@ -61,6 +61,6 @@ async def _records(resolver: Any, domain: str, expect: Mapping[str, Sequence[str
             except dns.resolver.NoAnswer:
                 pass
         if answers != {str(ipaddress.ip_address(address)) for address in expect[name]}:
-            said_ = ", ".join(sorted(answers)[: addresses.MOST]) or "no address"
-            raise Ended(WRONG, f"{name} has {said_}, not {', '.join(expect[name])}")
+            listed = ", ".join(sorted(answers)[: addresses.MOST]) or "no address"
+            raise Ended(WRONG, f"{name} has {listed}, not {', '.join(expect[name])}")
     return Outcome(f"{len(expect)} MX records as in the inventory")

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TypeAlias
 
-from ..judging.states import DOWN, SILENT, THROTTLED, UNKNOWN, ProbeResult, SubjectState
+from ..judging.states import CONNECTIVITY, DOWN, SILENT, THROTTLED, UNKNOWN, ProbeResult, SubjectState
 from ..settings import Host, Service
 from . import hosthealth
 from .connectivity import ConnectivityCheck
@@ -65,7 +65,7 @@ class Prober:
         if result.reason == SILENT:
             verdict = await self._connectivity.after(started)
             if not verdict.up:
-                self._recheck("uplink")
+                self._recheck(CONNECTIVITY)
                 return replace(result, state=UNKNOWN, message="this monitor is offline")
             if not verdict.reaches(service.address):
                 return replace(result, state=UNKNOWN, message="no reference answers over this family of addresses")

@@ -1,4 +1,4 @@
-"""The probes, one for each kind of service. Whatever a target says or does becomes a result; nothing is raised.
+"""The probes, one for each kind of service. Whatever a target sends or does becomes a result; nothing is raised.
 
 ``probe(service, world)`` is all a caller needs. Hostile targets: every probe has one deadline and a cap on bytes,
 redirects are counted, names with many addresses are tried at a few of them, and no text leaves here uncleaned.
@@ -29,7 +29,7 @@ PROBES: dict[str, Callable[[Service, World], Awaitable[Outcome]]] = {
 
 async def probe(service: Service, world: World) -> ProbeResult:
     """One probe. Never raises, except for cancellation."""
-    began, started = world.clocks.wall(), world.clocks.monotonic()
+    started, before = world.clocks.wall(), world.clocks.monotonic()
     try:
         outcome = await PROBES[service.kind](service, world)
     except Ended as end:
@@ -42,6 +42,6 @@ async def probe(service: Service, world: World) -> ProbeResult:
     except Exception as error:  # noqa: BLE001  (a bug in a probe must not stop the others; it is shown as unknown)
         outcome = Outcome(f"a bug: {type(error).__name__}: {text.clean(str(error), 60)}", UNKNOWN, OWN)
     state = UNKNOWN if outcome.reason == OWN else outcome.state
-    latency = None if state in (DOWN, UNKNOWN) else round((world.clocks.monotonic() - started) * 1000, 3)
+    latency = None if state in (DOWN, UNKNOWN) else round((world.clocks.monotonic() - before) * 1000, 3)
     finished, message = world.clocks.wall(), text.clean(outcome.message, 100)
-    return ProbeResult(service.subject, began, finished, state, message, outcome.reason, latency, outcome.expires)
+    return ProbeResult(service.subject, started, finished, state, message, outcome.reason, latency, outcome.expires)

@@ -30,8 +30,8 @@ def smtp_script(
     included. Returns whether STARTTLS was offered, and the certificate in DER or b"".
     """
     yield from _expect("greeting", b"", 220)
-    said = yield from _expect("EHLO", b"EHLO %b\r\n" % hello, 250)
-    offered = b"STARTTLS" in said.upper()
+    reply = yield from _expect("EHLO", b"EHLO %b\r\n" % hello, 250)
+    offered = b"STARTTLS" in reply.upper()
     der = b""
     if starttls != "off" and offered and context is not None:
         yield from _expect("STARTTLS", b"STARTTLS\r\n", 220)
@@ -45,7 +45,7 @@ def smtp_script(
         yield from _expect("RCPT", b"RCPT TO:<%b>\r\n" % recipient, 250)
         yield from _expect("DATA", b"DATA\r\n", 354)
         yield from _expect("message", body, 250)
-    # a server that is rude at QUIT has done its work, but one that says nothing at all holds the connection
+    # a server that is rude at QUIT has done its work, but a server that sends nothing at all holds the connection
     yield ("QUIT", b"QUIT\r\n")
     return offered, der
 
@@ -63,14 +63,14 @@ def relay_script(hello: bytes, sender: bytes, recipient: bytes) -> Script:
 
 def _expect(stage: str, data: bytes, wanted: int) -> Script:
     """One command and the text of its reply; another code than the wanted one raises Ended."""
-    code, said = yield (stage, data)
+    code, reply = yield (stage, data)
     if code != wanted:
-        raise Ended(WRONG, f"{code} at {stage}: {_first(said)}")
-    return said
+        raise Ended(WRONG, f"{code} at {stage}: {_first(reply)}")
+    return reply
 
 
-def _first(said: bytes, limit: int = 60) -> str:
-    return text.clean(said.partition(b"\n")[0], limit)
+def _first(reply: bytes, limit: int = 60) -> str:
+    return text.clean(reply.partition(b"\n")[0], limit)
 
 
 async def probe(service: Service, world: World) -> Outcome:
@@ -87,10 +87,10 @@ async def probe(service: Service, world: World) -> Outcome:
             message=_canary(options["canary"], world) if options["canary"] else None,
         )
         offered, der = await wire.converse(address, service.port, limit, script, wire.reply)
-        said = "accepts mail" if options["canary"] else "greets"
+        message = "accepts mail" if options["canary"] else "greets"
         if not offered or options["starttls"] == "off":
-            return Outcome(said)
-        return certificate.outcome(der, world, f"{said}, STARTTLS")
+            return Outcome(message)
+        return certificate.outcome(der, world, f"{message}, STARTTLS")
 
     return await addresses.each(service, world.clocks, world.settings.timeout, act)
 
@@ -109,7 +109,7 @@ def _canary(recipient: str, world: World) -> tuple[bytes, bytes, bytes]:
 
 
 def relay_senders(chosen: str, domains: Sequence[str]) -> tuple[str, ...]:
-    """Senders of the relay test: the chosen one, or the null sender (RFC 5321, 4.5.5) and one of our domains."""
+    """Senders of the relay test: the chosen sender, or the null sender (RFC 5321, 4.5.5) and one of our domains."""
     return (chosen,) if chosen else ("", *(f"postmaster@{domain}" for domain in domains[:1]))
 
 
@@ -129,7 +129,7 @@ async def probe_relay(service: Service, world: World) -> Outcome:
 
         left = (give_up - world.clocks.monotonic()) / (len(senders) - number)
         try:
-            code, said = await addresses.each(service, world.clocks, left, act)
+            code, reply = await addresses.each(service, world.clocks, left, act)
         except (Ended, OSError) as error:
             end = error if isinstance(error, Ended) else addresses.of_error(error)
             if end.reason == OWN:
@@ -140,7 +140,7 @@ async def probe_relay(service: Service, world: World) -> Outcome:
         if 200 <= code < 300:
             raise Ended(WRONG, f"OPEN RELAY: takes mail for {recipient} from anybody")
         if code // 100 == 5:
-            refused = f"refuses: {code} {_first(said, 40)}"
+            refused = f"refuses: {code} {_first(reply, 40)}"
         else:
-            trouble = f"not answered: {code} {_first(said, 40)}"  # not now is not never
+            trouble = f"not answered: {code} {_first(reply, 40)}"  # not now is not never
     return Outcome(refused) if refused else Outcome(trouble, UNKNOWN)

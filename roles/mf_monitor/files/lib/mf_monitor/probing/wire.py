@@ -3,7 +3,7 @@
 A *script* is a generator: it yields ``(stage, bytes to be sent)`` and gets the peer's next item for it; what it returns
 is the conversation's result. At the stage ``QUIT`` it has all it wants: whatever comes then, or doesn't, is no failure.
 ``parse`` cuts items off the bytes received. There is one deadline for the whole conversation, a cap on the bytes read,
-and nothing a peer does raises anything but ``Ended`` in the one who waits.
+and nothing a peer does raises anything but ``Ended`` in its caller.
 
 An asyncio stream costs some ten times the system calls' own time; this costs about as much as they do.
 """
@@ -62,7 +62,7 @@ class Tls:
         self._incoming.write(data)
 
     def shake(self) -> bytes:
-        """Go on with the handshake; ``shaking`` says whether it needs more. Raises ssl.SSLError."""
+        """Go on with the handshake; ``shaking``: whether it needs more. Raises ssl.SSLError."""
         try:
             self._object.do_handshake()
             self.shaking = False
@@ -181,7 +181,7 @@ class Conversation:
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            self._out = b""  # what the peer said before it closed is worth more than the broken pipe
+            self._out = b""  # what the peer sent before it closed is worth more than the broken pipe
         if not self._out:
             self._loop.remove_writer(self._fd)
 
@@ -226,8 +226,8 @@ class Conversation:
 
     def _secure(self, order: StartTls) -> None:
         if self._buffer:
-            # RFC 3207, 6: what came before the handshake isn't to be believed
-            raise Ended(WRONG, "said something before TLS began")
+            # RFC 3207, 6: what came before the handshake is not trustworthy
+            raise Ended(WRONG, "data before TLS began")
         self._tls = Tls(order)
         self._shake()
 

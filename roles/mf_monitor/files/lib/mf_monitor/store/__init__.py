@@ -15,7 +15,7 @@ silences   patterns of incidents that send no messages, and until when
 meta       single values
 =========  ==========================================================================================================
 
-A file that SQLite calls damaged is moved aside (``…damaged-<time>``) and a new one begun; ``Store.damage`` has the
+A file that SQLite calls damaged is moved aside (``…damaged-<time>``) and a new one made; ``Store.damage`` has the
 reason. Commits are durable (``synchronous=FULL``): what was queued survives kill -9 and a power cut.
 """
 

@@ -1,4 +1,4 @@
-"""The open file: opened or begun anew when it is damaged, transactions, single values, subjects' numbers."""
+"""The open file: opened, or made anew when it is damaged, transactions, single values, subjects' numbers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Connection:
     def __init__(
         self, path: str, *, readonly: bool = False, now: float | None = None, damage: str = "", own: bool = True
     ) -> None:
-        """Open it. ``damage``: what is already known to be wrong with it, so that another one is begun in any case.
+        """Open it. ``damage``: what is already known to be wrong with it, so that a new file is made in any case.
 
         ``own``: it may be moved aside. Only the engine does that: under others it would go on in a file without a name.
         """
@@ -53,13 +53,13 @@ class Connection:
             aside = self._move_aside(time.time() if now is None else now)
             self.damage = f"history was damaged ({error}); moved to {aside}, started afresh"
             self._connection = self._open()
-            # numbers that people have seen mean nothing else later
+            # a number that an operator has seen never means another incident
             with self.writing():
                 for table, number in used.items():
                     self._connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table, number))
 
     def _connect(self, name: str, *, uri: bool = False) -> sqlite3.Connection:
-        # The engine uses it from one thread that isn't the one it was opened in, never from two at once.
+        # The engine uses it from another thread than that which opened it, never from two at once.
         connection = sqlite3.connect(name, timeout=BUSY, isolation_level=None, check_same_thread=False, uri=uri)
         connection.row_factory = sqlite3.Row
         return connection
@@ -70,12 +70,12 @@ class Connection:
             _begin_wal(connection)
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA journal_size_limit=16777216")
-            said = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if said != "ok":
-                raise sqlite3.DatabaseError(str(said).splitlines()[-1][:200])
+            problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if problem != "ok":
+                raise sqlite3.DatabaseError(str(problem).splitlines()[-1][:200])
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
-                # another process may have begun it in this moment: each waits for the other and finds it made
+                # another process may make it at this moment: each waits for the other
                 tables = schema.TABLES.replace(" TABLE ", " TABLE IF NOT EXISTS ").replace(
                     " INDEX ", " INDEX IF NOT EXISTS "
                 )

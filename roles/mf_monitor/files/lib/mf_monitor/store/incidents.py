@@ -32,7 +32,7 @@ class Incidents:
         )
 
     def rename(self, former: str, key: str, kind: str, service: str) -> None:
-        """Another key for an open one, unless that is open itself."""
+        """Give an open incident another key, unless that key is open itself."""
         self._db.execute(
             "UPDATE OR IGNORE incidents SET key = ?, kind = ?, service = ? WHERE key = ? AND closed IS NULL",
             (key, kind, service, former),
@@ -86,7 +86,7 @@ class Incidents:
         return cursor.lastrowid
 
     def end_silence(self, number: int) -> bool:
-        """End one; False when there is none of that number."""
+        """End a silence; False when there is none of that number."""
         return self._db.execute("DELETE FROM silences WHERE id = ?", (number,)).rowcount == 1
 
     def silences(self, now: float) -> list[dict[str, Any]]:

@@ -46,7 +46,7 @@ class Messages:
     def due(self, now: float) -> list[sqlite3.Row]:
         """The oldest queued message of each channel, if its time has come: what happened first is sent first.
 
-        One that the gateway has refused for long doesn't hold up the others any more.
+        A message that the gateway has refused for long doesn't hold up the others any more.
         """
         heads = "SELECT *, min(id) FROM messages WHERE status = ? GROUP BY channel, attempts >= ?"
         # further away than any pause: the clock was set back
@@ -83,7 +83,7 @@ class Messages:
         return cursor.rowcount == 1
 
     def not_stood_in_for(self, channel: str) -> list[sqlite3.Row]:
-        """While a channel fails: what waits for it and hasn't been given to another one yet."""
+        """While a channel fails: what waits for it and hasn't been given to its second channel yet."""
         own = "SELECT * FROM messages WHERE status IN (?, ?) AND channel = ? AND"
         if not self._db.rows(f"{own} error != '' AND attempts < ? LIMIT 1", QUEUED, SENDING, channel, STUCK):
             return []
