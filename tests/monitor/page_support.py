@@ -378,8 +378,11 @@ def _build(kind: Any, raw: Any) -> Any:
         return raw
     if dataclasses.is_dataclass(kind) and isinstance(raw, dict):
         make = typing.cast(Callable[..., Any], kind)
-        hints = _hints(make)
-        return make(**{key: _build(hints[key], value) for key, value in raw.items()})
+        hints, names = (
+            _hints(make),
+            {item.metadata.get("key", item.name): item.name for item in dataclasses.fields(kind)},
+        )
+        return make(**{names[key]: _build(hints[names[key]], value) for key, value in raw.items()})
     inner = next(iter(typing.get_args(kind)), Any)
     if isinstance(raw, list):
         return [_build(inner, entry) for entry in raw]

@@ -203,7 +203,7 @@ def test_public_files_name_no_machine_and_no_address(state: str, tmp_path: Path)
     render.write(snapshot, tmp_path)
     said = (tmp_path / "public/index.html").read_text() + (tmp_path / "public/status.json").read_text()
     for host in snapshot.hosts:
-        for secret in (host.name, host.address, host.provider, host.location, host.words):
+        for secret in (host.name, host.address, host.provider, host.location, host.message):
             assert secret not in said
     assert not re.search(r"\d+\.\d+\.\d+\.\d+", Parsed((tmp_path / "public/index.html").read_text()).text)
     assert "OpenSSH" not in said

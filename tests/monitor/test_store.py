@@ -131,7 +131,7 @@ def test_a_failed_read_of_health_keeps_what_was_read(tmp_path: Path) -> None:
     store.current.set_health("mx1", NOW, True, "read", monitor_support.health_record("mx1", "mx", NOW))
     store.current.set_health("mx1", NOW + 60, False, "ssh: no route", None)
     stored = store.current.health()["mx1"]
-    assert (stored.ok, stored.read, stored.words) == (False, NOW, "ssh: no route")
+    assert (stored.ok, stored.read, stored.message) == (False, NOW, "ssh: no route")
     assert stored.record is not None
     assert stored.record.host == "mx1"
 
@@ -285,7 +285,7 @@ def test_while_the_monitor_is_offline_nothing_is_shown_as_good(tmp_path: Path) -
     with store.writing():
         store.current.set([("uplink", "down", NOW - 9, NOW - 9, None, "none of 2 references answers", {})])
     shot = snapshot.take(store, settings, NOW)
-    assert shot.uplink.state == "down"
+    assert shot.connectivity.state == "down"
     assert {service.state for host in shot.hosts for service in host.services} == {"unknown"}
     assert {host.state for host in shot.hosts} | {shot.fleet.state} == {"unknown"}
 
@@ -297,7 +297,7 @@ def test_one_service_that_is_not_probed_any_more_is_not_known(tmp_path: Path) ->
         store.current.set([("mx1/relay", "up", NOW - 9000, NOW - 9, 1.0, "refuses: 550", memory)])
     (relay,) = [one for one in snapshot.take(store, settings, NOW).hosts[1].services if one.name == "relay"]
     assert (relay.state, relay.latency_ms) == ("unknown", None)
-    assert relay.words.endswith("Z: not asked: 550 at MAIL")
+    assert relay.message.endswith("Z: not asked: 550 at MAIL")
 
 
 def test_a_year_of_history_is_found_by_an_index_and_read_once(tmp_path: Path) -> None:

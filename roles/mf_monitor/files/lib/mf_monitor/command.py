@@ -71,11 +71,11 @@ def _status(chosen: argparse.Namespace, _: state.Places) -> int:
 
 def _lines(shot: model.Snapshot, now: float) -> list[str]:
     lines = [shot.fleet.sentence]
-    if shot.uplink.state == "down":
+    if shot.connectivity.state == "down":
         lines.append("This monitor is offline.")
     for host in shot.hosts:
         services = " ".join(f"{service.name}={service.state}" for service in host.services)
-        lines.append(f"  {text.clean(host.name, 40):<12} {host.state:<12} {services}  {text.clean(host.words)}")
+        lines.append(f"  {text.clean(host.name, 40):<12} {host.state:<12} {services}  {text.clean(host.message)}")
     for incident in shot.incidents.open:
         marks = [f"acknowledged by {text.clean(incident.acked_by or '?', 32)}"] if incident.acked else []
         marks += ["silenced"] if incident.silenced else []

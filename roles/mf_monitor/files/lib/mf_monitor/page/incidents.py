@@ -45,7 +45,7 @@ def card(incident: Incident, now: float) -> dict[str, Any]:
                 "at": when(event.at, now),
                 "kind": slug(event.what[:20]),
                 "label": _EVENTS.get(event.what, show(event.what, 20).capitalize()),
-                "text": show(event.words),
+                "text": show(event.text),
             }
             for event in incident.timeline[-60:]
         ],

@@ -35,7 +35,7 @@ def _service(service: Service, now: float) -> dict[str, Any]:
         "soft": service.soft,
         "flapping": service.flapping,
         "latency": milliseconds(service.latency_ms),
-        "message": show(service.words),
+        "message": show(service.message),
         "since": when(service.since, now),
         "certificate": None if expires is None else (short(expires - now) if expires > now else "expired"),
         "certificate_soon": expires is not None and expires - now < _CERTIFICATE_SOON,
@@ -78,7 +78,7 @@ def row(host: Host, now: float) -> dict[str, Any]:
         "icon": host.state,
         "label": _state_line(host, now),
         "flapping": host.flapping,
-        "why": show(host.words) if host.state != "up" or host.flapping else "",
+        "why": show(host.message) if host.state != "up" or host.flapping else "",
         "checked": when(checked, now),
         "chips": [chip(service) for service in host.services],
         "load": "–" if load is None else f"{load:.2f}",
@@ -119,9 +119,9 @@ def details(host: Host, shown: dict[str, Any], now: float) -> dict[str, Any]:
         ],
         "charts": [curve for curve in curves if curve],
         "troubled": [
-            f"{charts.day_name(day.day)}: {words}"
+            f"{charts.day_name(day.day)}: {note}"
             for day in reversed(host.days)
-            if day and day.up is not None and (words := charts.classify(day)[1])
+            if day and day.up is not None and (note := charts.classify(day)[1])
         ],
     }
 

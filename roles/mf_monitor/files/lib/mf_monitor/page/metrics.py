@@ -61,7 +61,7 @@ _Sample = tuple[str, Mapping[str, object], float | None]
 def _samples(snapshot: Snapshot) -> Iterator[_Sample]:
     fleet, messages = snapshot.fleet, snapshot.messages
     yield "mf_monitor_written_timestamp_seconds", {}, snapshot.generated
-    yield "mf_monitor_uplink_up", {}, _flag(snapshot.uplink.state, ("up",), ("down",))
+    yield "mf_monitor_uplink_up", {}, _flag(snapshot.connectivity.state, ("up",), ("down",))
     yield "mf_fleet_mx_machines", {}, fleet.mxs
     yield "mf_fleet_mx_accepting", {}, fleet.accepting
     yield "mf_fleet_mx_required", {}, fleet.min_accepting

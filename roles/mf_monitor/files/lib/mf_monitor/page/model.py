@@ -2,7 +2,8 @@
 
 Times are epoch seconds, latencies ms; texts are cleaned but not HTML-escaped. Oldest first in ``days``, ``latency`` and
 ``timeline``; hosts in the inventory's order. A host of role ``dns`` is none: it holds what is asked of the DNS (``mx``
-services) and counts nowhere. Field names are the keys of ``monitor status --json`` and of the operators' status.json.
+services) and counts nowhere. Field names are the keys of ``monitor status --json`` and of the operators' status.json, except
+where a field's metadata name another ``key``.
 
 A state is up, warning, throttled, maintenance, down or unknown. What wasn't seen for too long (``states.patience``) is
 unknown, whatever it was; so is everything while the monitor is offline or makes no probes.
@@ -45,7 +46,7 @@ class Service:
     since: float
     checked: float | None
     latency_ms: float | None
-    words: str
+    message: str = field(metadata={"key": "words"})
     soft: bool = False
     flapping: bool = False
     expires: float | None = None
@@ -68,13 +69,13 @@ class Check:
 
 @dataclass(slots=True)
 class Health:
-    """A host's own health; ``fresh``: read lately, else status is UNKNOWN. ``ok``, ``words``: the last reading."""
+    """A host's own health; ``fresh``: read lately, else status is UNKNOWN. ``ok``, ``message``: the last reading."""
 
     read: float
     age_seconds: float
     fresh: bool
     ok: bool
-    words: str
+    message: str = field(metadata={"key": "words"})
     status: str
     load1: float | None = None
     throttled: bool = False
@@ -127,7 +128,7 @@ class Host:
     address: str
     state: str
     since: float
-    words: str
+    message: str = field(metadata={"key": "words"})
     flapping: bool
     maintenance: Maintenance | None
     services: list[Service]
@@ -158,7 +159,7 @@ class Connectivity:
 
     state: str = "unknown"
     since: float | None = None
-    words: str = ""
+    message: str = field(default="", metadata={"key": "words"})
 
 
 @dataclass(slots=True)
@@ -167,7 +168,7 @@ class Event:
 
     at: float
     what: str
-    words: str
+    text: str = field(metadata={"key": "words"})
 
 
 @dataclass(slots=True)
@@ -266,7 +267,7 @@ class Snapshot:
     name: str
     monitor: str
     fleet: Fleet = field(default_factory=Fleet)
-    uplink: Connectivity = field(default_factory=Connectivity)
+    connectivity: Connectivity = field(default_factory=Connectivity, metadata={"key": "uplink"})
     hosts: list[Host] = field(default_factory=list)
     incidents: Incidents = field(default_factory=Incidents)
     silences: list[Silence] = field(default_factory=list)
@@ -276,9 +277,9 @@ class Snapshot:
 
 
 def as_json(value: object, left_out: Collection[str] = ()) -> Any:
-    """A snapshot, or a part of it, for ``json``; fields and keys named ``left_out`` are not in it."""
+    """A snapshot, or a part of it, for ``json``; keys ``left_out`` are not in it."""
     if is_dataclass(value):
-        own = ((item.name, getattr(value, item.name)) for item in fields(value))
+        own = ((item.metadata.get("key", item.name), getattr(value, item.name)) for item in fields(value))
         return {name: as_json(inner, left_out) for name, inner in own if name not in left_out}
     if isinstance(value, dict):
         return {name: as_json(inner, left_out) for name, inner in value.items() if name not in left_out}

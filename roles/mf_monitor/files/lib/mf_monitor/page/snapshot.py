@@ -70,7 +70,7 @@ def take(store: store_.Store, settings: settings_.Settings, now: float) -> model
         name=settings.name,
         monitor=settings.host,
         fleet=reader.fleet(hosts),
-        uplink=model.Connectivity(connectivity.state, connectivity.since, connectivity.message),
+        connectivity=model.Connectivity(connectivity.state, connectivity.since, connectivity.message),
         hosts=hosts,
         incidents=model.Incidents(
             open=[incident for incident in shown if incident.closed is None],
@@ -149,7 +149,7 @@ class _Reader:
             since=row.since,
             checked=row.checked,
             latency_ms=row.latency_ms,
-            words=row.message,
+            message=row.message,
             soft=bool(row.details.get("pending")),
             flapping=bool(row.details.get("flapping")),
             expires=row.details.get("expires"),
@@ -180,7 +180,7 @@ class _Reader:
             address=host.address,
             state=own.state,
             since=own.since,
-            words=own.message,
+            message=own.message,
             flapping=any(service.flapping for service in services),
             maintenance=model.Maintenance(**maintenance) if maintenance else None,
             services=services,
@@ -239,7 +239,7 @@ def _health(stored: HostHealth | None, now: float, interval: float) -> model.Hea
         age_seconds=round(age, 1),
         fresh=fresh,
         ok=stored.ok,
-        words=stored.words,
+        message=stored.message,
         status=record.status if fresh else UNKNOWN,
         **{name: getattr(record, name) for name in SHARED},
         checks=[
@@ -300,7 +300,7 @@ def _incident(
 ) -> model.Incident:
     acked = entry["acked"] is not None and (entry["ack_until"] is None or entry["ack_until"] > now)
     silenced = any(fnmatch.fnmatchcase(entry["key"], silence.pattern) for silence in silences)
-    events = [model.Event(**event) for event in timeline]
+    events = [model.Event(event["at"], event["what"], event["words"]) for event in timeline]
     kept = {key: value for key, value in entry.items() if key != "alert"}
     return model.Incident(**{**kept, "acked": acked, "silenced": silenced, "timeline": events})
 

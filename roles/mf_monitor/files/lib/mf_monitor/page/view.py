@@ -40,7 +40,7 @@ def _frame(snapshot: Snapshot) -> dict[str, Any]:
     """What both pages have."""
     now, fleet = snapshot.generated, snapshot.fleet
     icon, label = fleet.state, _FLEET.get(fleet.state, "Not known")
-    offline = snapshot.uplink.state == "down"
+    offline = snapshot.connectivity.state == "down"
     if offline:
         icon, label = "unknown", "Monitor offline"
     return {
@@ -114,12 +114,12 @@ def private(snapshot: Snapshot) -> dict[str, Any]:
 
 def _monitor(snapshot: Snapshot) -> dict[str, Any]:
     """The monitor's own state: its connectivity, what waits to be sent, the last messages, silences."""
-    connectivity, messages, now = snapshot.uplink, snapshot.messages, snapshot.generated
+    connectivity, messages, now = snapshot.connectivity, snapshot.messages, snapshot.generated
     sent = max((message.finished for message in messages.recent if message.finished is not None), default=None)
     waiting = plural(messages.waiting, "message waits", "messages wait") if messages.waiting else "nothing waits"
     failing = f"{plural(messages.waiting, 'message waits', 'messages wait')}, {messages.failing} after a failure"
     facts: list[dict[str, Any]] = [
-        {"name": "Connectivity", "icon": connectivity.state, "text": show(connectivity.words or "not known", 120)},
+        {"name": "Connectivity", "icon": connectivity.state, "text": show(connectivity.message or "not known", 120)},
         {
             "name": "Outgoing messages",
             "icon": "down" if messages.failing else "up",
@@ -176,7 +176,7 @@ def components(snapshot: Snapshot) -> list[dict[str, Any]]:
 
 def _component(role: str, hosts: list[Host], snapshot: Snapshot) -> str:
     """The state of a part of the service."""
-    if snapshot.uplink.state == "down":
+    if snapshot.connectivity.state == "down":
         return "unknown"
     if role == "mx":  # some may be out: what counts is whether enough of them accept mail
         return {"down": "down", "unknown": "unknown"}.get(snapshot.fleet.state, "up")

@@ -12,17 +12,17 @@ from mf import health_record
 
 from .connection import Connection
 
-# name, state, since, checked, latency, words, memory
+# name, state, since, checked, latency, message, state machine
 Row: TypeAlias = tuple[str, str, float, float, float | None, str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class HostHealth:
-    """A host's health as last read, and when (None: never); ``ok`` and ``words``: the result of the last attempt."""
+    """A host's health as last read, and when (None: never); ``ok`` and ``message``: the result of the last attempt."""
 
     read: float | None
     ok: bool
-    words: str
+    message: str
     record: health_record.Health | None
 
     @classmethod
@@ -65,18 +65,18 @@ class Current:
             "DELETE FROM current WHERE subject = (SELECT id FROM subjects WHERE name = ?)", [(name,) for name in names]
         )
 
-    def set_health(self, host: str, tried: float, ok: bool, words: str, record: Mapping[str, Any] | None) -> None:
+    def set_health(self, host: str, tried: float, ok: bool, message: str, record: Mapping[str, Any] | None) -> None:
         """Store a reading of a host's health; a failure keeps the last good record and when that was read."""
         if ok:
             self._db.execute(
                 "INSERT OR REPLACE INTO health VALUES (?, ?, ?, 1, ?, ?)",
-                (host, tried, tried, words, json.dumps(record)),
+                (host, tried, tried, message, json.dumps(record)),
             )
         else:
             self._db.execute(
                 "INSERT INTO health VALUES (?, ?, NULL, 0, ?, NULL) "
                 "ON CONFLICT (host) DO UPDATE SET tried = excluded.tried, ok = 0, words = excluded.words",
-                (host, tried, words),
+                (host, tried, message),
             )
 
     def health(self) -> dict[str, HostHealth]:

@@ -60,10 +60,10 @@ class Incidents:
         rows = self._db.rows(query, 1e18 if since is None else since)
         return [{**dict(row), "alert": json.loads(row["alert"])} for row in rows]
 
-    def add_event(self, incident: int, at: float, what: str, words: str) -> None:
+    def add_event(self, incident: int, at: float, what: str, text: str) -> None:
         """A line of an incident's timeline."""
         self._db.execute(
-            "INSERT INTO events (incident, at, what, words) VALUES (?, ?, ?, ?)", (incident, at, what, words)
+            "INSERT INTO events (incident, at, what, words) VALUES (?, ?, ?, ?)", (incident, at, what, text)
         )
 
     def events(self, incidents: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
