@@ -2,8 +2,8 @@
 
 Times are epoch seconds, latencies ms; texts are cleaned but not HTML-escaped. Oldest first in ``days``, ``latency`` and
 ``timeline``; hosts in the inventory's order. A host of role ``dns`` is none: it holds what is asked of the DNS (``mx``
-services) and counts nowhere. Field names are the keys of ``monitor status --json`` and of the operators' status.json, except
-where a field's metadata name another ``key``.
+services) and counts nowhere. Field names are the keys of ``monitor status --json`` and of the operators' status.json,
+except where a field's metadata name another ``key``.
 
 A state is up, warning, throttled, maintenance, down or unknown. What wasn't seen for too long (``states.patience``) is
 unknown, whatever it was; so is everything while the monitor is offline or makes no probes.
