@@ -184,7 +184,7 @@ def apply_services(
     if any(path.startswith(SSHD) for path in (*paths, *(file.path for file in wanted.outside if everything))):
         commands.append(RELOAD_SSHD)
     texts = drift.texts_below(layout, wanted, drift.TMPFILES)
-    if texts and (everything or paths & set(texts) or drift.folders(layout, wanted, texts)):
+    if texts and (everything or paths & set(texts) or drift.folders(layout, texts)):
         commands.append(["systemd-tmpfiles", "--create", *sorted(texts)])
     for command in commands:
         code, output = run(command)

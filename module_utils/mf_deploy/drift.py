@@ -117,7 +117,7 @@ def links(layout: Layout) -> list[Finding]:
     return findings
 
 
-def folders(layout: Layout, wanted: manifest.Manifest, texts: dict[str, str]) -> list[Finding]:
+def folders(layout: Layout, texts: dict[str, str]) -> list[Finding]:
     """Directories that a tmpfiles.d(5) file of ours asks for (``d PATH MODE USER GROUP``) and that are not so.
 
     ``texts``: the content of those files by path.

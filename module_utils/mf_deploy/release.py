@@ -27,7 +27,7 @@ class Plan:
         self.outside = drift.outside(layout, wanted)
         self.elsewhere = [
             *drift.links(layout),
-            *drift.folders(layout, wanted, drift.texts_below(layout, wanted, drift.TMPFILES)),
+            *drift.folders(layout, drift.texts_below(layout, wanted, drift.TMPFILES)),
             *drift.accounts(drift.texts_below(layout, wanted, drift.SYSUSERS)),
         ]
         self.removed = [
@@ -131,7 +131,7 @@ def present(
         # what was seen before the lock was held may be old
         plan = Plan(layout, wanted)
         contents = stage.Contents(layout, sent)
-        stage.make_accounts(layout, wanted, contents, run)
+        stage.make_accounts(wanted, contents, run)
         if plan.tree and not plan.new:
             stage.repair(layout, wanted, plan.tree, contents)
         elif plan.tree:

@@ -67,7 +67,7 @@ def build(layout: Layout, wanted: manifest.Manifest, contents: Contents, run: ho
         raise
 
 
-def make_accounts(layout: Layout, wanted: manifest.Manifest, contents: Contents, run: host.Run) -> None:
+def make_accounts(wanted: manifest.Manifest, contents: Contents, run: host.Run) -> None:
     """Make the accounts of the release's sysusers.d(5) files that are missing, for files may be theirs.
 
     Raises ReleaseError. An account stays when its file goes: something on disk may belong to it.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from . import host
 from .layout import ReleaseError
 
-_ASKED = "LoadState,ActiveState,UnitFileState,InactiveExitTimestampMonotonic,NeedDaemonReload"
+_ASKED = "LoadState,ActiveState,UnitFileState,InactiveExitTimestampMonotonic"
 # "static" and its like have no [Install] section: there is nothing left to enable
 _ENABLED = frozenset({"enabled", "enabled-runtime", "static", "alias", "indirect", "generated", "transient", "linked"})
 
@@ -21,7 +21,6 @@ class Unit(NamedTuple):
     active: bool
     enabled: bool
     started: float
-    reload: bool
 
 
 def read(names: Iterable[str], run: host.Run) -> dict[str, Unit]:
@@ -47,7 +46,6 @@ def _unit(block: Mapping[str, str]) -> Unit:
         active=block.get("ActiveState") in ("active", "activating", "reloading"),
         enabled=block.get("UnitFileState") in _ENABLED,
         started=int(started) / 1e6 if started.isdigit() else 0.0,
-        reload=block.get("NeedDaemonReload") == "yes",
     )
 
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from mf import smtp, state
+from mf import state
 from mf.smtp import Dialogue
 from mf_checks import smtp as hot
 from mf_checks import smtp_diagnose, smtp_report, starttls
@@ -18,7 +18,7 @@ from smtp_scenes import (
     VALUES,
     attempt,
 )
-from smtp_support import server, silent, talking
+from smtp_support import STAGES, server, silent, talking
 
 
 def test_the_fast_path(places: state.Places) -> None:
@@ -27,7 +27,7 @@ def test_the_fast_path(places: state.Places) -> None:
     assert isinstance(result, state.Result)
     assert result.status == state.OK
     assert result.metrics["starttls"] == 0
-    assert {stage + "_seconds" for stage in smtp.STAGES} <= set(result.metrics)
+    assert {stage + "_seconds" for stage in STAGES} <= set(result.metrics)
     with server(silent) as port:
         rest = hot.probe(places, {**VALUES, "port": port, "dialogue": 0.3})
     assert not isinstance(rest, state.Result)

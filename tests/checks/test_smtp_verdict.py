@@ -22,6 +22,7 @@ from smtp_scenes import (
     attempt,
     ended,
 )
+from smtp_support import STAGES
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ from smtp_scenes import (
         ],
         (ended(SILENT, "message", stall=2 * LIMIT, session=True), View(children=15), BUSY),
         # a verdict is never cured by a restart, unless it isn't this release's service that speaks
-        *[(ended(smtp.REFUSED, stage, 552), View(), REFUSED) for stage in smtp.STAGES[1:7]],
+        *[(ended(smtp.REFUSED, stage, 552), View(), REFUSED) for stage in STAGES[1:7]],
         (ended(smtp.REFUSED, "message", 554, text="5.7.1 relaying denied"), View(), REFUSED),
         (ended(smtp.REFUSED, "rcpt", 550, text="5.7.1 relaying denied"), View(configured=False), REFUSED),
         # wedged
@@ -116,7 +117,7 @@ def test_a_verdict_is_an_alarm_unless_a_restart_can_cure_it(
 dialogues = st.builds(
     ended,
     st.sampled_from([ACCEPTED, TEMPORARY, smtp.REFUSED, GARBAGE, CLOSED, SILENT, UNREACHABLE, UNTRIED]),
-    st.sampled_from(smtp.STAGES),
+    st.sampled_from(STAGES),
     st.sampled_from([0, 220, 250, 421, 450, 550]),
     st.floats(0, LIMIT),
     st.sampled_from(["", "5.7.1 relaying denied"]),

@@ -17,7 +17,6 @@ from mf_checks import systemd
 
 SHOWN = """MainPID=1741
 Result=success
-ControlGroup=/system.slice/qpsmtpd.service
 LoadState=loaded
 ActiveState=active
 SubState=running
@@ -27,7 +26,6 @@ SubState=running
 def test_the_output_of_systemctl_show() -> None:
     unit = systemd.parse(SHOWN)
     assert (unit.active, unit.sub, unit.pid, unit.known) == ("active", "running", 1741, True)
-    assert unit.cgroup == "/system.slice/qpsmtpd.service"
 
 
 def test_an_unknown_unit() -> None:
@@ -110,7 +108,7 @@ def test_listeners_and_their_backlog() -> None:
         time.sleep(0.05)
         states = systemd.sessions()
         session = states[os.fstat(accepted.fileno()).st_ino]
-        assert (session.state, session.sending, session.unread) == ("close-wait", 0, 11)
+        assert (session.state, session.sending) == ("close-wait", 0)
         assert session.remote() == far
         accepted.close()
         for client in clients:

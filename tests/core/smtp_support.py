@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 Behaviour = Callable[[socket.socket], None]
 
+STAGES = ("connect", "greeting", "ehlo", "mail", "rcpt", "data", "message", "quit")  # of a whole dialogue, in order
 GOOD = {
     b"EHLO": b"250-here\r\n250-STARTTLS\r\n250 PIPELINING\r\n",
     b"MAIL": b"250 sender\r\n",

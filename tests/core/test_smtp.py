@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mf import smtp
-from smtp_support import Behaviour, endless, server, silent, talking
+from smtp_support import STAGES, Behaviour, endless, server, silent, talking
 
 RECIPIENT = "canary@mx1.mf.invalid"
 MESSAGE = b"Subject: canary\r\n\r\nhere\r\n.\r\n"
@@ -28,7 +28,7 @@ def held(behaviour: Behaviour, limit: float = 0.5) -> smtp.Dialogue:
 def test_a_good_server_accepts() -> None:
     dialogue = held(talking(), 3)
     assert (dialogue.outcome, dialogue.stage, dialogue.code) == (smtp.ACCEPTED, "message", 250)
-    assert list(dialogue.timings) == list(smtp.STAGES)
+    assert list(dialogue.timings) == list(STAGES)
     assert dialogue.starttls
 
 
@@ -264,7 +264,7 @@ def test_a_greeting_in_pieces_counts() -> None:
             time.sleep(0.01)
 
     with server(pieces) as port:
-        assert smtp.greets("127.0.0.1", port, 2)
+        assert smtp.greeting_many([("127.0.0.1", port)], 2) == {("127.0.0.1", port): True}
 
 
 def test_a_survey_of_no_server() -> None:
@@ -276,4 +276,4 @@ def test_ipv6() -> None:
         pytest.skip("no IPv6 here")
     with server(talking(), socket.AF_INET6) as port:
         assert smtp.transaction("::1", port, 2, RECIPIENT, MESSAGE).outcome == smtp.ACCEPTED
-        assert smtp.greets("::1", port, 2)
+        assert smtp.greeting_many([("::1", port)], 2) == {("::1", port): True}

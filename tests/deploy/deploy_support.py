@@ -144,7 +144,6 @@ class Systemd:
             "ActiveState": "active" if active else "inactive",
             "UnitFileState": "enabled" if enabled else "disabled",
             "InactiveExitTimestampMonotonic": str(int(at * 1e6)),
-            "NeedDaemonReload": "no",
         }
 
     def __call__(self, command: Sequence[str]) -> host.Outcome:

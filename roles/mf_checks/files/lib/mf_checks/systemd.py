@@ -39,7 +39,6 @@ class Unit:
     active: str
     sub: str = ""
     pid: int = 0
-    cgroup: str = ""
     known: bool = True
     result: str = ""
     started: float = 0.0
@@ -47,7 +46,7 @@ class Unit:
 
 def show(unit: str, limit: float = 5.0, systemctl: str = SYSTEMCTL) -> Unit:
     """The state of a unit. Raises ServiceError."""
-    names = "ActiveState,SubState,MainPID,ControlGroup,LoadState,Result,InactiveExitTimestampMonotonic"
+    names = "ActiveState,SubState,MainPID,LoadState,Result,InactiveExitTimestampMonotonic"
     return parse(_call([systemctl, "show", f"--property={names}", "--", unit], limit))
 
 
@@ -59,7 +58,6 @@ def parse(output: str) -> Unit:
         values.get("ActiveState", "unknown"),
         values.get("SubState", ""),
         int(pid) if pid.isascii() and pid.isdigit() else 0,
-        values.get("ControlGroup", ""),
         values.get("LoadState", "") == "loaded",
         values.get("Result", ""),
         int(started) / 1e6 if started.isascii() and started.isdigit() else 0.0,
@@ -222,11 +220,10 @@ def still(states: str, share: float) -> str:
 
 @dataclass
 class Session:
-    """A TCP socket: its state, bytes to send and not read yet, the remote end as the kernel writes it."""
+    """A TCP socket: its state, bytes to send, the remote end as the kernel writes it."""
 
     state: str
     sending: int = 0
-    unread: int = 0
     far: bytes = b""
 
     def remote(self) -> str:
@@ -250,9 +247,9 @@ def sessions(proc: str = "/proc") -> dict[int, Session]:
     with contextlib.suppress(OSError):
         for fields in _rows(proc):
             try:
-                sending, _, unread = fields[4].partition(b":")
+                sending = fields[4].partition(b":")[0]
                 name = TCP_STATES.get(fields[3], "unknown")
-                found[int(fields[9])] = Session(name, int(sending, 16), int(unread, 16), fields[2])
+                found[int(fields[9])] = Session(name, int(sending, 16), fields[2])
             except (ValueError, IndexError):
                 continue
     return found

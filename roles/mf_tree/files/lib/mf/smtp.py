@@ -34,7 +34,6 @@ UNTRIED = "untried"  # this end failed (no descriptors, ports, memory; no route)
 # errors that a server can cause here
 _REMOTE = (ConnectionRefusedError, ConnectionResetError, BrokenPipeError, TimeoutError)
 
-STAGES = ("connect", "greeting", "ehlo", "mail", "rcpt", "data", "message", "quit")
 _GOOD = {"greeting": 220, "ehlo": 250, "mail": 250, "rcpt": 250, "data": 354, "message": 250}
 
 
@@ -288,11 +287,6 @@ def _clean(text: bytes, limit: int) -> str:
     from .text import clean
 
     return clean(text, limit)
-
-
-def greets(address: str, port: int, limit: float) -> bool:
-    """Whether a server there greets with a 220 within ``limit`` seconds."""
-    return greeting_many([(address, port)], limit)[address, port]
 
 
 def greeting_many(servers: Iterable[Address], limit: float) -> dict[Address, bool]:
