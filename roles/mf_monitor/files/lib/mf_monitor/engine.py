@@ -21,7 +21,7 @@ from .clocks import Clocks
 from .heartbeat import Heartbeat
 from .history import History
 from .incidents import Incidents, Update
-from .judging import problems, states
+from .judging import problems
 from .judging.problems import View
 from .judging.severity import NOTICE, Problem
 from .judging.states import CONNECTIVITY, ProbeResult
@@ -237,7 +237,7 @@ class Engine:
         offline = self.subjects.offline
         for result in results:
             before, seen = self.subjects.advance(result, offline)
-            if states.wants_recheck(self.subjects.states[result.subject]):
+            if self.subjects.states[result.subject].pending:
                 self.recheck_soon(result.subject)
             service = self.services.get(result.subject)
             if service is not None and schedule.turns(before, seen):

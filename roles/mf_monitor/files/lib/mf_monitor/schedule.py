@@ -1,6 +1,6 @@
 """Schedule probes: of each subject once an interval, spread over it, and at once when something has changed.
 
-All of it is on the monotonic clock: the other one may be set back.
+All of it is on the monotonic clock: the wall clock may be set back.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Schedule:
         while self._due and self._due[0][0] <= now:
             at, name = heapq.heappop(self._due)
             if self._planned.get(name) != at:
-                continue  # an earlier one came since
+                continue  # an earlier probe was planned since
             del self._planned[name]
             if name not in self._running:  # what is under way plans the next
                 self._running[name] = asyncio.create_task(self._run(name, probe))

@@ -1,6 +1,6 @@
 """Rename what a monitor of a former release has stored.
 
-Checks had no subjects of their own, but for urgent ones (``HOST/NAME``); the worst of the rest was in ``HOST/health``.
+Checks had no subjects of their own, except urgent checks (``HOST/NAME``); the worst of the rest was in ``HOST/health``.
 Without this an upgrade would notify that all of it is well, and then notify it anew.
 """
 

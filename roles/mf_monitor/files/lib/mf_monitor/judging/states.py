@@ -204,8 +204,3 @@ def blind(current: SubjectState, limit: float) -> float | None:
     """Since when probes were made in vain, if that is longer than ``limit`` seconds; None otherwise."""
     since = max(current.seen, current.since if current.state == UNKNOWN else 0.0)
     return since if current.blind and current.checked - since > limit else None
-
-
-def wants_recheck(current: SubjectState) -> bool:
-    """Whether the next probe should come soon: the state is soft."""
-    return bool(current.pending)

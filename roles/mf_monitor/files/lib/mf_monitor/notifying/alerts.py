@@ -126,12 +126,8 @@ class Plan:
 
 
 def plan(settings: Settings, incidents: Sequence[Incident], silences: Iterable[Mapping[str, Any]], now: float) -> Plan:
-    """What to send now. ``incidents``: all open ones, and closed ones of which the end wasn't notified yet."""
+    """What to send now. ``incidents``: all that are open, and those closed whose end wasn't notified yet."""
     return _Planner(settings, incidents, [str(silence["pattern"]) for silence in silences], now).plan()
-
-
-def _fell(alert: Alert) -> bool:
-    return alert.level is not None and alert.notified_level is not None and alert.level < alert.notified_level
 
 
 def severity_now(settings: Settings, incident: Incident, now: float) -> str:
@@ -141,7 +137,7 @@ def severity_now(settings: Settings, incident: Incident, now: float) -> str:
 
 
 class _Planner:
-    """One plan in the making."""
+    """Makes a plan."""
 
     def __init__(self, settings: Settings, incidents: Sequence[Incident], patterns: Sequence[str], now: float) -> None:
         self.settings = settings
@@ -179,7 +175,8 @@ class _Planner:
         """Notify anew of what has grown worse, acknowledged or not: a lower level, or a higher severity."""
         for incident in self.open:
             alert = incident.alert
-            fell = _fell(alert)
+            level, before = alert.level, alert.notified_level
+            fell = level is not None and before is not None and level < before
             if fell:
                 self._change(incident, notified="", notified_level=None, noticed=self.now)
             elif alert.notified and alert.notified_level is None:

@@ -76,7 +76,7 @@ def enqueue_weekly_test(store: Store, settings: Settings, now: float) -> bool:
     if due > now:
         due -= WEEK
     last = float(store.get("tested", "0"))
-    sane = 0 < last <= now + 60  # otherwise a new history, or a clock that went wrong: the next one is the first
+    sane = 0 < last <= now + 60  # otherwise a new history, or a clock that went wrong: the next test is the first
     if sane and last >= due:
         return False
     store.put("tested", str(now))

@@ -133,7 +133,7 @@ def _lease(lease: Lease) -> str:
 
 
 def first_charts(hosts: Iterable[Host], now: float) -> list[charts.Latency]:
-    """The first service of each MX, all on one scale; in a large fleet the slowest ones."""
+    """The first service of each MX, all on one scale; in a large fleet those of the slowest."""
     chosen = []
     for host in hosts:
         if host.role == "mx" and host.services and (series := host.services[0].latency):

@@ -36,7 +36,7 @@ class When(NamedTuple):
 
 
 def show(text: object, limit: int = 300) -> str:
-    """Printable text of at most ``limit`` characters; control, bidirectional and invisible ones become escapes."""
+    """Printable text of at most ``limit`` characters; control, bidirectional and invisible letters become escapes."""
     source = str(text)[: 4 * limit]
     if source.isprintable() and len(source) <= limit:
         return source

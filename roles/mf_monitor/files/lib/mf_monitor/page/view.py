@@ -16,7 +16,7 @@ VERSION = 1  # of status.json: raised when a key goes away or changes its meanin
 
 _TROUBLE = ("down", "warning", "unknown", "throttled", "maintenance", "up")
 _FLEET = {"up": "Well", "warning": "Reduced", "throttled": "Reduced", "maintenance": "Reduced", "down": "Failing"}
-# What the public page calls the parts of the service; it names no machine.
+# Names of the parts of the service on the public page, which names no machine.
 _COMPONENTS = (("mx", "Incoming mail"), ("control", "Quarantine and control panel"), ("offsite", "Backups"))
 _PUBLIC_LABELS = {
     "up": "Working",
@@ -37,7 +37,7 @@ _PUBLIC = {
 
 
 def _frame(snapshot: Snapshot) -> dict[str, Any]:
-    """What both pages have."""
+    """The values that both pages show."""
     now, fleet = snapshot.generated, snapshot.fleet
     icon, label = fleet.state, _FLEET.get(fleet.state, "Not known")
     offline = snapshot.connectivity.state == "down"

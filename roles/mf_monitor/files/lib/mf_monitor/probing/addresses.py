@@ -19,7 +19,7 @@ from .world import OWN
 
 T = TypeVar("T")
 
-MOST = 4  # addresses of a name, so that one with fifty can't take the whole deadline
+MOST = 4  # addresses of a name, so that a name with fifty can't take the whole deadline
 # errors that concern the name; every other error is the resolver's own
 NO_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
 
@@ -43,7 +43,7 @@ def of_error(error: OSError) -> Ended:
 
 
 async def resolve(name: str, port: int) -> list[str]:
-    """A few numeric addresses of a name, both families in turn; a numeric one is itself. Raises OSError."""
+    """A few numeric addresses of a name, both families in turn; a numeric address is itself. Raises OSError."""
     try:
         return [str(ipaddress.ip_address(name))]
     except ValueError:

@@ -6,16 +6,15 @@ self-signed or expired.
 
 from __future__ import annotations
 
+import calendar
+import time
+
 from mf import text
 
 from ..judging.states import EXPIRED, WARNING, WRONG
 from .world import Outcome, World
 
 DAY = 86400
-
-import calendar
-import time
-
 _SEQUENCE, _UTC_TIME, _GENERALIZED_TIME, _VERSION = 0x30, 0x17, 0x18, 0xA0
 
 

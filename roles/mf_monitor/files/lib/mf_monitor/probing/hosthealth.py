@@ -64,7 +64,7 @@ def command(access: HealthAccess, host: Host, keep: bool, limit: float) -> list[
 
 
 def door(service: Service, host: Host) -> bool:
-    """Whether a service is the one through which health is read."""
+    """Whether health is read through this service."""
     return service.kind == "ssh" and service.port == 22 and service.address == host.address
 
 
@@ -145,7 +145,7 @@ class Reader:
 
 
 def parse(data: bytes) -> Health | None:
-    """The health in an answer; None when it isn't one."""
+    """The health in an answer; None when the answer isn't a health record."""
     try:
         return health_record.decode(data)
     except health_record.HealthRecordError:

@@ -88,7 +88,7 @@ class Target:
 
 
 def _same(name: str) -> str:
-    """A host's name or address in the one way it is compared in."""
+    """A host's name or address in a form that can be compared."""
     try:
         return str(ipaddress.ip_address(name))
     except ValueError:
@@ -113,7 +113,7 @@ async def fetch(target: Target, context: ssl.SSLContext, places: Sequence[str]) 
             break
         except ssl.SSLError:
             raise
-        except OSError as error:  # TimeoutError is one
+        except OSError as error:  # TimeoutError, too
             last = error
     else:
         raise last or Ended(WRONG, "the name has no address")

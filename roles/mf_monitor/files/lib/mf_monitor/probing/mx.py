@@ -45,7 +45,7 @@ async def probe(service: Service, world: World) -> Outcome:
 
 
 async def _records(resolver: Any, domain: str, expect: Mapping[str, Sequence[str]]) -> Outcome:
-    """The comparison. Raises Ended and what the resolver raises."""
+    """Compare the records. Raises Ended and the resolver's exceptions."""
     import dns.resolver
 
     names = {str(record.exchange).rstrip(".").lower() for record in await resolver.resolve(domain, "MX")}

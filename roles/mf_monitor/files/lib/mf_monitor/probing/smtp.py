@@ -62,7 +62,7 @@ def relay_script(hello: bytes, sender: bytes, recipient: bytes) -> Script:
 
 
 def _expect(stage: str, data: bytes, wanted: int) -> Script:
-    """One command and the text of its reply; another code than the wanted one raises Ended."""
+    """Send a command; returns the text of its reply. Another code than ``wanted`` raises Ended."""
     code, reply = yield (stage, data)
     if code != wanted:
         raise Ended(WRONG, f"{code} at {stage}: {_first(reply)}")

@@ -32,7 +32,7 @@ Parse: TypeAlias = Callable[[bytes], "tuple[Item, bytes] | None"]
 
 
 class Ended(Exception):
-    """A conversation that did not end: ``reason`` as in ``states``, and a few words that are safe to show."""
+    """A conversation that did not end: ``reason`` as in ``states``, and a short text that is safe to show."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -71,7 +71,7 @@ class Tls:
         return self._outgoing.read()
 
     def certificate(self) -> bytes:
-        """The peer's, in DER."""
+        """The peer's certificate in DER."""
         return self._object.getpeercert(binary_form=True) or b""
 
     def read(self) -> tuple[bytes, bytes]:
@@ -85,7 +85,7 @@ class Tls:
         return b"".join(plain), self._outgoing.read()
 
     def encrypt(self, data: bytes) -> bytes:
-        """The bytes to be sent for plain ones."""
+        """Encrypt plain bytes; returns the bytes to send."""
         self._object.write(data)
         return self._outgoing.read()
 

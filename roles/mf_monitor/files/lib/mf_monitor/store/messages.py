@@ -97,7 +97,7 @@ class Messages:
         return [{**dict(row), "incidents": json.loads(row["incidents"])} for row in rows]
 
     def sent_since(self, channel: str, since: float) -> int:
-        """How many messages were queued for a channel since then, held back ones left out."""
+        """How many messages were queued for a channel since then, without those held back."""
         query = "SELECT count(*) AS n FROM messages WHERE channel = ? AND created >= ? AND status != ?"
         return int(self._db.rows(query, channel, since, HELD_BACK)[0]["n"])
 

@@ -1,4 +1,4 @@
-"""The tables of the database; what each holds stands in the package's docstring."""
+"""The tables of the database; the package's docstring describes each."""
 
 VERSION = 1
 TABLES = """
