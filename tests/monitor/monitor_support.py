@@ -197,7 +197,7 @@ def _present(store: Store, chosen: Settings, now: float) -> None:
             {"accepting": 1},
         )
     )
-    rows.append(("uplink", "up", now - 86400, now - 20, 11.0, "2 of 2 references answer", {}))
+    rows.append(("uplink", "up", now - 86400, now - 20, 11.0, "2 of 2 reference hosts answer", {}))
     store.current.set(rows)
 
 

@@ -201,7 +201,7 @@ def _all_well(now: float = NOW) -> Raw:
             "hosts_up": 6,
             "days": _days(now),
         },
-        "uplink": {"state": "up", "since": now - 30 * DAY, "words": "3 of 3 references answer"},
+        "uplink": {"state": "up", "since": now - 30 * DAY, "words": "3 of 3 reference hosts answer"},
         "hosts": hosts,
         "incidents": {
             "open": [],
@@ -304,7 +304,7 @@ def _failing(now: float = NOW) -> Raw:
 def _uplink_lost(now: float = NOW) -> Raw:
     """The monitor itself is offline."""
     snapshot = _all_well(now)
-    snapshot["uplink"] = {"state": "down", "since": now - 420, "words": "0 of 3 references answer"}
+    snapshot["uplink"] = {"state": "down", "since": now - 420, "words": "0 of 3 reference hosts answer"}
     sentence = "This monitor is offline; nothing is known of the fleet."
     snapshot["fleet"].update(state="unknown", sentence=sentence, accepting=0)
     for host in snapshot["hosts"]:
@@ -313,7 +313,7 @@ def _uplink_lost(now: float = NOW) -> Raw:
         for service in host["services"]:
             service.update(state="unknown", latency_ms=None, words="this monitor is offline", checked=now - 440)
     title = "monitor monitor1 is offline"
-    snapshot["incidents"]["open"] = [_incident(now, 45, "uplink", "notice", title, "no reference answers", 420)]
+    snapshot["incidents"]["open"] = [_incident(now, 45, "uplink", "notice", title, "no reference host answers", 420)]
     snapshot["messages"].update(waiting=1, failing=1)
     return snapshot
 

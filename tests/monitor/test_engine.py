@@ -128,7 +128,7 @@ def test_ipv6_that_is_lost_at_the_monitor_is_no_alarm(tmp_path: Path) -> None:
 
     async def go() -> None:
         async with watching(world) as monitor:
-            world.silence("mx1/smtp6", "mx2/smtp6")  # the reference answers over IPv4
+            world.silence("mx1/smtp6", "mx2/smtp6")  # the reference host answers over IPv4
             await asyncio.sleep(600)
             assert monitor.subjects.states["mx1/smtp"].state == "up"
             assert monitor.subjects.states["mx1/smtp6"].blind

@@ -283,7 +283,7 @@ def test_what_was_seen_long_ago_is_nowhere_shown_as_good(tmp_path: Path) -> None
 def test_while_the_monitor_is_offline_nothing_is_shown_as_good(tmp_path: Path) -> None:
     store, settings = monitor_support.sample(tmp_path / "m.sqlite", NOW)
     with store.writing():
-        store.current.set([("uplink", "down", NOW - 9, NOW - 9, None, "none of 2 references answers", {})])
+        store.current.set([("uplink", "down", NOW - 9, NOW - 9, None, "none of 2 reference hosts answers", {})])
     shot = snapshot.take(store, settings, NOW)
     assert shot.connectivity.state == "down"
     assert {service.state for host in shot.hosts for service in host.services} == {"unknown"}

@@ -14,7 +14,7 @@ from .values import LABELS, show
 
 _HELP = {
     "mf_monitor_written_timestamp_seconds": "When the monitor finished this round.",
-    "mf_monitor_uplink_up": "1 while enough references answer, 0 while the monitor itself is offline.",
+    "mf_monitor_uplink_up": "1 while a reference host answers, 0 while the monitor itself is offline.",
     "mf_fleet_mx_machines": "MX machines in the inventory.",
     "mf_fleet_mx_accepting": "MX machines that accept mail.",
     "mf_fleet_mx_required": "MX machines that must accept mail.",

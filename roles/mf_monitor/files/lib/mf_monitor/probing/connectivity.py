@@ -37,7 +37,7 @@ class Verdict:
     started: float
     up: bool
     message: str
-    families: frozenset[int] = frozenset()  # of the references that answered
+    families: frozenset[int] = frozenset()  # of the reference hosts that answered
 
     def reaches(self, address: str) -> bool:
         """Whether silence from there is its own: something answered the same way, IPv4 or IPv6."""
@@ -96,7 +96,7 @@ class ConnectivityCheck:
     async def _check(self) -> Verdict:
         started = self._clocks.monotonic()
         if not self._reference_hosts:
-            self.last = Verdict(started, True, "no references are set")
+            self.last = Verdict(started, True, "no reference hosts are set")
             return self.last
         answers = (self._answer(name, port, self._limit) for name, port in self._reference_hosts)
         waiting = {asyncio.create_task(answer) for answer in answers}
@@ -113,6 +113,6 @@ class ConnectivityCheck:
         for task in waiting:
             task.cancel()
         families.discard(0)
-        message = "a reference answers" if families else f"none of {total} references answers"
+        message = "a reference host answers" if families else f"none of {total} reference hosts answers"
         self.last = Verdict(started, bool(families), message, frozenset(families))
         return self.last

@@ -68,7 +68,7 @@ class Prober:
                 self._recheck(CONNECTIVITY)
                 return replace(result, state=UNKNOWN, message="this monitor is offline")
             if not verdict.reaches(service.address):
-                return replace(result, state=UNKNOWN, message="no reference answers over this family of addresses")
+                return replace(result, state=UNKNOWN, message="no reference host answers over this family of addresses")
         # a throttle refuses, it is never silent
         elif service.kind == "smtp":
             return await self._refused(service, result, started)
