@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SMTP = "smtp"
 CHECKS = (SMTP, "processes", "queue")
+DAY = 86400.0
 TRIES, PAUSE = 4, 2.0  # times and seconds; a service that has just been started may need a moment
 BUSY_WAIT, BUSY_PAUSE = 60.0, 5.0  # seconds; a busy host is waited for
 
@@ -95,8 +96,11 @@ def judge(now: Answer, before: Answer | None, checks: Sequence[str] = CHECKS) ->
             continue
         was = earlier[name].status if name in earlier else "not there"
         tolerated = state.SEVERITY[state.OK if name == SMTP and name in earlier else state.WARNING]
-        worse = state.SEVERITY[check.status] > max(state.SEVERITY.get(was, 0), tolerated)
-        if worse and name in checks and not (name == SMTP and (full or wrong)):
+        allowed = max(state.SEVERITY.get(was, 0), tolerated)
+        worse = state.SEVERITY[check.status] > allowed
+        if worse and state.SEVERITY[_but_for_time(check, earlier.get(name))] <= allowed:
+            remarks.append(f"{_state(name, check)} (before the change: {was}; a matter of time)")
+        elif worse and name in checks and not (name == SMTP and (full or wrong)):
             wrong.append(f"{_state(name, check)} (before the change: {was})")
         elif check.status != state.OK and not (name == SMTP and wrong):
             remarks.append(_state(name, check) + (", as before" if check.status == was else ""))
@@ -105,6 +109,16 @@ def judge(now: Answer, before: Answer | None, checks: Sequence[str] = CHECKS) ->
     busy = kind == "BUSY" and not full
     stuck = busy and not metrics.get("code") and bool(metrics.get("children"))
     return Verdict(wrong, remarks, full, busy, stuck, as_before and len(wrong) == 1)
+
+
+def _but_for_time(check: health_record.Check, before: health_record.Check | None) -> str:
+    """Return a check's status without what time alone brings. An ended certificate counts if it is new."""
+    status = str(check.metrics.get(state.BUT_FOR_TIME))
+    left = check.metric("certificate_seconds")
+    had = before.metric("certificate_seconds") if before else None
+    ended = left is not None and left <= 0
+    same = left is not None and had is not None and 0 < had - left <= DAY
+    return status if status in state.SEVERITY and (same or not ended) else check.status
 
 
 def stale(checks: Mapping[str, health_record.Check], seconds: float) -> list[str]:

@@ -12,6 +12,8 @@ description:
   - "Runs the host's checks and decides two things: does it accept mail, and is anything worse than before the change?"
   - "Worse: SMTP by any degree; processes or the queue UNKNOWN or CRITICAL and not as bad before. All other problems are
     remarks: they are shown, and the host passes."
+  - What time alone brings is a remark, too, whenever it begins. A certificate nears its end, or the one that was there
+    before has ended; a message in the queue grows old.
   - A busy host gets up to a minute. After that an MX that works and whose slots are all taken passes with a remark, for
     it accepts mail; unless it had a slot for the check since the change and gave no answer.
 version_added: "0.1.0"

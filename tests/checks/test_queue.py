@@ -281,6 +281,20 @@ def test_the_fast_path_stores_the_oldest(tmp_path: Path, monkeypatch: pytest.Mon
     assert second.metrics["oldest"] == first.metrics["oldest"]
 
 
+def test_the_age_of_a_message_is_told_from_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate of a deploy reads it: time alone is no reason for a hold."""
+    monkeypatch.setattr(queue, "GREETING", 0.2)
+    path = spool(tmp_path, (int(time.time()) - 90_000, True))
+    with server(talking()) as port:
+        result = probed(path, port)
+    assert (result.status, result.metrics[state.BUT_FOR_TIME]) == (state.CRITICAL, state.WARNING)
+    with server(silent) as port:
+        rest = probed(path, port)
+    assert not isinstance(rest, state.Result)
+    result = rest(False)
+    assert (result.status, result.metrics.get(state.BUT_FOR_TIME)) == (state.CRITICAL, None)
+
+
 def test_exim_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "GREETING", 0.2)
     path = spool(tmp_path)

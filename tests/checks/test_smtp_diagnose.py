@@ -181,3 +181,27 @@ def test_that_it_is_full_stands_in_the_result(places: state.Places) -> None:
     """The gate of a deploy and the budget read it there."""
     assert Scene(places, [(MUTE, FULL)]).go().metrics["full"] == 1
     assert Scene(places, [(ended(TEMPORARY, "greeting", 421), FULL)]).go().metrics["full"] == 0
+
+
+@pytest.mark.parametrize(
+    ("found", "slow", "status", "but_for_time"),
+    [
+        (attempt(days=9), False, state.WARNING, state.OK),
+        (attempt(days=-1), False, state.CRITICAL, state.OK),
+        (attempt(days=9), True, state.WARNING, state.WARNING),
+        (attempt("silence at tls"), False, state.CRITICAL, None),
+        (attempt(), False, state.OK, None),
+    ],
+)
+def test_the_end_of_a_certificate_is_told_from_the_rest(
+    places: state.Places, found: starttls.Attempt, slow: bool, status: str, but_for_time: str | None
+) -> None:
+    """The gate of a deploy reads it: time alone is no reason for a hold."""
+
+    class Secured(Scene):
+        def handshake(self) -> starttls.Attempt:
+            return found
+
+    first = state.Result("smtp", state.WARNING if slow else state.OK, "canary accepted")
+    result = Secured(places, []).secured(first, offered=True)
+    assert (result.status, result.metrics.get(state.BUT_FOR_TIME)) == (status, but_for_time)

@@ -86,6 +86,52 @@ def test_worse_keeps_it_from_passing_and_the_rest_is_a_remark(
     assert (len(verdict.wrong), len(verdict.remarks)) == (wrong, remarks), verdict
 
 
+def ending(status: str, left: float, but_for_time: str = "OK") -> dict[str, Any]:
+    """The health of an MX that accepts mail and whose certificate ends in ``left`` seconds."""
+    return health(status, {**WELL, "certificate_seconds": left, "status_but_for_time": but_for_time})
+
+
+def waiting(status: str, but_for_time: str) -> dict[str, Any]:
+    """The health of an MX with an old message in its queue."""
+    result = health(queue=status)
+    result["checks"]["queue"]["metrics"]["status_but_for_time"] = but_for_time
+    return result
+
+
+@pytest.mark.parametrize(
+    ("now", "before"),
+    [
+        # the last handshake before the change was good, and counted for a quarter of an hour
+        (ending("WARNING", 1209590), health()),
+        (ending("CRITICAL", -20), ending("WARNING", 300)),
+        (waiting("CRITICAL", "WARNING"), waiting("WARNING", "OK")),
+        (waiting("CRITICAL", "OK"), health()),
+    ],
+)
+def test_what_time_alone_brings_is_a_remark(now: dict[str, Any], before: dict[str, Any]) -> None:
+    verdict = judge(now, before)
+    assert not verdict.wrong
+    assert [remark.endswith("; a matter of time)") for remark in verdict.remarks] == [True]
+
+
+@pytest.mark.parametrize(
+    ("now", "before"),
+    [
+        # slow as well, which it was not
+        (ending("WARNING", 1209590, "WARNING"), health()),
+        # the change brought another certificate, which has ended
+        (ending("CRITICAL", -20), health()),
+        (ending("CRITICAL", -20), health("OK", {**WELL, "certificate_seconds": 7776000})),
+        (ending("CRITICAL", -86400), ending("WARNING", 300)),
+        # the spool is full as well
+        (waiting("CRITICAL", "CRITICAL"), waiting("WARNING", "OK")),
+        (waiting("CRITICAL", "no status"), waiting("WARNING", "OK")),
+    ],
+)
+def test_what_is_worse_beside_it_is_not(now: dict[str, Any], before: dict[str, Any]) -> None:
+    assert judge(now, before).wrong
+
+
 def test_who_accepts_no_mail_as_before_is_not_worse() -> None:
     deferring, wedged = health("WARNING", DEFERRED), health("CRITICAL", {"class": "WEDGED"})
     assert judge(deferring, deferring).as_before

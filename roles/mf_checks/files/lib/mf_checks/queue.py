@@ -196,6 +196,8 @@ def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagno
     }
     if queue.read < messages:
         result.metrics["read"] = queue.read
+    if waited >= values["age_warning"]:
+        result.metrics[state.BUT_FOR_TIME] = decide(queue, 0.0, free, inodes, values)[0]
     if greeting.outcome == smtp.ACCEPTED:
         return result
     return lambda dry_run: _without_exim(values, result, greeting)
@@ -211,6 +213,7 @@ def _without_exim(values: run.Values, result: state.Result, greeting: smtp.Dialo
     except systemd.ServiceError as error:
         how = str(error)
     result.status = state.CRITICAL
+    result.metrics.pop(state.BUT_FOR_TIME, None)
     result.summary = f"Exim doesn't answer ({greeting.describe()}), {how}; {result.summary}"
     return result
 

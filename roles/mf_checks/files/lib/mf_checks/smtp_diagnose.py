@@ -89,6 +89,8 @@ class Diagnosis:
                     result.metrics[f"{stage}_seconds"] = round(attempt.timings[stage], 6)
             if attempt.expires is not None:
                 result.metrics["certificate_seconds"] = round(attempt.expires - time.time())
+            if status != state.OK and not attempt.problem:
+                result.metrics[state.BUT_FOR_TIME] = result.status
         if status == state.OK:
             result.metrics[TLS_GOOD] = round(state.boottime() + TLS_EVERY, 1)
             result.metrics[TLS_START] = start

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 OK, WARNING, CRITICAL, UNKNOWN = "OK", "WARNING", "CRITICAL", "UNKNOWN"
 EXIT_CODES = {OK: 0, WARNING: 1, CRITICAL: 2, UNKNOWN: 3}
 SEVERITY = {OK: 0, WARNING: 1, UNKNOWN: 2, CRITICAL: 3}
+# a metric: the status without what time alone brings (the end of a certificate, the age of a message); only beside that
+BUT_FOR_TIME = "status_but_for_time"
 
 
 class Places:
