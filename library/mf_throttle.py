@@ -28,7 +28,7 @@ options:
     description:
       - "Whose lease it is: a small letter, then up to 31 of C(a-z 0-9 _ . -)."
       - V(load) belongs to check-load and can't be used.
-      - V(deploy) is used by C(playbooks/site.yml) for a host that failed its gate.
+      - V(deploy) is used by C(playbooks/site.yml) and C(playbooks/rollback_tree.yml) for a host that failed its gate.
     type: str
     default: operator
   reason:

@@ -25,11 +25,23 @@ def test_no_task_of_such_a_play_counts_a_lost_host_twice(name: str) -> None:
     """Ansible ends a play when all hosts of a batch are lost, and with any_errors_fatal it counts an unreachable one as
     unreachable and as failed: two of one, so the play goes on. run_once implies it for its task."""
     text = yaml.safe_dump(PLAYS[name]) + "".join(
-        path.read_text() for kind in ("tasks", "handlers") for path in sorted(ROOT.glob(f"roles/*/{kind}/*.yml"))
+        path.read_text()
+        for folder in ("playbooks/tasks", "roles/*/tasks", "roles/*/handlers")
+        for path in sorted(ROOT.glob(f"{folder}/*.yml"))
     )
     assert "run_once" not in text
     assert text.count("any_errors_fatal") == 1
     assert PLAYS[name]["any_errors_fatal"] is False
+
+
+@pytest.mark.parametrize("name", [name for name, play in PLAYS.items() if "mf_gate" in yaml.safe_dump(play)])
+def test_an_mx_that_fails_its_gate_is_put_on_hold(name: str) -> None:
+    """On real hosts: molecule/fleet."""
+    (change,) = [task for task in PLAYS[name]["tasks"] if "mf_gate:" in yaml.safe_dump(task)]
+    (rescue,) = change["rescue"]
+    assert rescue["ansible.builtin.import_tasks"] == "tasks/hold.yml"
+    (gate,) = [task for task in change["block"] if "mf_gate" in task]
+    assert gate["register"] == "mf_gate"
 
 
 def lost(**known: Any) -> mf_rollout.Lost:

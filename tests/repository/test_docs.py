@@ -100,7 +100,9 @@ def test_files_of_the_repository_that_are_named_exist(path: Path) -> None:
 
 
 def test_variables_that_are_named_exist() -> None:
-    known = "\n".join(path.read_text() for path in (*ROOT.glob("roles/*/defaults/main.yml"), *ROOT.glob("playbooks/*")))
+    known = "\n".join(
+        path.read_text() for path in (*ROOT.glob("roles/*/defaults/main.yml"), *ROOT.glob("playbooks/**/*.yml"))
+    )
     named = set(
         re.findall(
             r"\b((?:qpsmtpd|mf_(?:exim|checks|throttle|quarantine|rejected|canary))_[a-z_]+[a-z])\b", README + RUNBOOK
