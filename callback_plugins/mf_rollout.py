@@ -23,8 +23,8 @@ short_description: Reports the state of all hosts when a host became unreachable
 version_added: "0.1.0"
 description:
   - Prints nothing unless a host became unreachable while it was being changed, or before that in a play that goes from
-    host to host. Then it reports at the very end which release may be in force there, which hosts are untouched, and
-    the next steps.
+    host to host. Then it reports at the very end which release may be in force there (or that a removal may be
+    incomplete), which hosts are untouched, and the next steps.
 author:
   - The mf authors
 """
@@ -38,7 +38,7 @@ class Lost(NamedTuple):
     """A host that became unreachable: the task, and the result of mf_deploy, if the change had ``begun``.
 
     ``done`` and ``untouched`` are the hosts before and after it in a play that goes from host to ``host``.
-    ``back``: the change was a rollback.
+    ``state`` is the state that the change had to bring, as in mf_deploy: present, rolled_back or absent.
     """
 
     host: str
@@ -48,7 +48,7 @@ class Lost(NamedTuple):
     one_by_one: bool
     done: Sequence[str]
     untouched: Sequence[str]
-    back: bool = False
+    state: str = "present"
 
 
 def tell(lost: Lost) -> str:
@@ -57,17 +57,18 @@ def tell(lost: Lost) -> str:
     if not lost.begun:
         lines = [f"{host} became unreachable {where}, before its change began: nothing was changed there."]
     else:
-        lines = [f"{host} became unreachable in the middle of its change, {where}.", *_there(lost.release)]
+        lines = [f"{host} became unreachable in the middle of its change, {where}.", *_there(lost)]
     if lost.one_by_one:
         lines.append(f"The run ended here. Changed before it in this run: {_names(lost.done)}.")
         lines.append(f"Untouched: {_names(lost.untouched)}, and all later plays.")
     if lost.begun:
+        back = lost.state == "rolled_back"
         lines.append(
             "Next: reach it another way (its provider's console) and find out what cut it off, before any other host"
             f" gets the same (with --limit '!{host}' they would)."
-            + ("" if lost.back else " Then run this again: it finishes what was begun.")
+            + ("" if back else " Then run this again: it finishes what was begun.")
         )
-        if lost.back:
+        if back:
             few = 0 < len(lost.untouched) <= MOST
             lines.append(
                 f"Don't run this again for {_names([lost.host, *lost.done])}: hosts that have gone back would go one"
@@ -80,27 +81,38 @@ def tell(lost: Lost) -> str:
     return "\n  ".join(lines)
 
 
-def _there(release: Mapping[str, Any] | None) -> list[str]:
-    """Return lines on the release in force on a host, from mf_deploy's result; without one it is unknown."""
-    lines = []
-    if release is None:
-        lines.append("Whether the new release took effect there isn't known: wholly or not at all.")
-    elif not release.get("changed"):
-        lines.append(f"Release {clean(release.get('generation'))} is in force there, as before.")
-    else:
-        before = release.get("previous")
-        lines.append(
-            f"Release {clean(release.get('generation'))} is in force there"
-            + (f", before it was {clean(before)}." if before else ", the first one.")
-        )
-        paths = release.get("changed_paths")
-        outside = [path for path in paths if str(path).startswith("/")] if isinstance(paths, list) else []
-        if outside:
-            lines.append(f"Files outside of /mf that this changed: {_names(outside)}.")
+def _there(lost: Lost) -> list[str]:
+    """Return lines on the state of a host, from mf_deploy's result; without one it is unknown."""
+    if lost.state == "absent":
+        gone = "All of our services and files are removed there."
+        unknown = "How much of our services and files is removed there isn't known: all, a part or nothing."
+        return [
+            unknown if lost.release is None else gone,
+            "It is not on hold: it goes on taking mail while its SMTP service runs.",
+        ]
+    lines = _release(lost.release, "previous" if lost.state == "rolled_back" else "new")
     lines.append(
         "It has passed no gate and is not on hold: services may run with the old files or the new, and it goes on"
         " taking mail if it can."
     )
+    return lines
+
+
+def _release(result: Mapping[str, Any] | None, wanted: str) -> list[str]:
+    """Return lines on the release in force on a host, which should be the ``wanted`` one: new or previous."""
+    if result is None:
+        return [f"Whether the {wanted} release took effect there isn't known: wholly or not at all."]
+    release = clean(result.get("generation"))
+    if not result.get("changed"):
+        return [f"Release {release} is in force there, as before."]
+    before = result.get("previous")
+    lines = [
+        f"Release {release} is in force there" + (f", before it was {clean(before)}." if before else ", the first one.")
+    ]
+    paths = result.get("changed_paths")
+    outside = [path for path in paths if str(path).startswith("/")] if isinstance(paths, list) else []
+    if outside:
+        lines.append(f"Files outside of /mf that this changed: {_names(outside)}.")
     return lines
 
 
@@ -129,7 +141,7 @@ class CallbackModule(CallbackBase):
         self._one_by_one = False
         self._order: list[str] = []
         self._begun: set[str] = set()
-        self._back = False
+        self._state = "present"
         self._released: dict[str, Mapping[str, Any]] = {}
         self._lost: list[Lost] = []
 
@@ -137,13 +149,15 @@ class CallbackModule(CallbackBase):
         """Record the play's hosts; a play that goes from host to host begins once for each of them."""
         self._one_by_one = play.serial == [1]
         self._order = list(play.get_variable_manager().get_vars(play=play)["ansible_play_hosts_all"])
-        self._begun, self._back, self._released = set(), False, {}
+        self._begun, self._state, self._released = set(), "present", {}
 
     def v2_runner_on_start(self, host: Any, task: Any) -> None:
         """Record that a change begins on a host."""
         if task.action == CHANGES and not task.check_mode:
             self._begun.add(host.get_name())
-            self._back = self._back or task.args.get("state") == "rolled_back"
+            state = task.args.get("state", "present")
+            # settled only ends a change of another state
+            self._state = self._state if state == "settled" else state
 
     def v2_runner_on_ok(self, result: Any) -> None:
         """Record the release in force from mf_deploy's result."""
@@ -165,7 +179,7 @@ class CallbackModule(CallbackBase):
                 self._one_by_one,
                 self._order[:place],
                 self._order[place + 1 :],
-                self._back,
+                self._state,
             )
         )
 

@@ -74,10 +74,28 @@ def test_it_says_what_is_in_force() -> None:
 def test_it_claims_no_more_than_is_known() -> None:
     assert "Whether the new release took effect there isn't known" in mf_rollout.tell(lost())
     assert "is in force there, as before." in mf_rollout.tell(lost(release={"changed": False, "generation": "c" * 12}))
-    assert "The untouched:" not in mf_rollout.tell(lost(back=True, untouched=()))
+    assert "The untouched:" not in mf_rollout.tell(lost(state="rolled_back", untouched=()))
     alone = mf_rollout.tell(lost(one_by_one=False))
     assert "The run ended here" not in alone
     assert "has passed no gate" in alone
+
+
+def test_a_rollback_has_no_new_release() -> None:
+    said = mf_rollout.tell(lost(state="rolled_back"))
+    assert "Whether the previous release took effect there isn't known" in said
+    assert "new release" not in said
+
+
+def test_a_removal_has_no_release() -> None:
+    removal = {"changed": True, "generation": None, "previous": "a" * 12, "changed_paths": ["/etc/cron.d/mf"]}
+    unknown, gone = mf_rollout.tell(lost(state="absent")), mf_rollout.tell(lost(state="absent", release=removal))
+    assert "How much of our services and files is removed there isn't known: all, a part or nothing." in unknown
+    assert "All of our services and files are removed there." in gone
+    for said in (unknown, gone):
+        assert "elease" not in said
+        assert "gate" not in said
+        assert "it goes on taking mail while its SMTP service runs" in said
+        assert "Then run this again: it finishes what was begun." in said
 
 
 def test_text_from_a_host_is_made_safe_and_short() -> None:

@@ -102,3 +102,12 @@ def test_a_way_back_is_not_to_be_run_again(tmp_path: Path, closed: int) -> None:
     assert "Then run this again" not in said
     assert "Don't run this again for mx2, mx1: hosts that have gone back would go one release further." in said
     assert "--limit 'mx3'" in said
+
+
+def test_a_removal_has_no_release(tmp_path: Path, closed: int) -> None:
+    task = {"mf_deploy": {"state": "absent"}, "check_mode": False, "when": "inventory_hostname == 'mx2'"}
+    code, said = run(tmp_path, PLAYS[next(name for name in PLAYS if "remove" in name)], [task], closed, "mx2")
+    assert code == 4, said
+    assert "How much of our services and files is removed there isn't known" in said
+    assert "Then run this again: it finishes what was begun." in said
+    assert "new release" not in said
