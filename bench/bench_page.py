@@ -14,12 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = map(str, [*ROOT.glob("roles/*/files/lib"), ROOT / "tests/monitor"])
+sys.path[:0] = map(str, [*ROOT.glob("roles/*/files/lib"), ROOT])
 
-import monitor_support
-import page_support
 from mf_monitor.page import render
 from mf_monitor.store import DAY
+
+from tests.monitor import page_samples, samples
 
 RUNS = 7
 PAGE_LIMIT, YEAR_LIMIT = 1.0, 0.1  # seconds
@@ -35,12 +35,12 @@ def cpu(work: Callable[[], object]) -> float:
 def main() -> int:
     """Measure and print; returns the exit code."""
     now = time.time()
-    big = page_support.big(now)
+    big = page_samples.big(now)
     with tempfile.TemporaryDirectory() as folder:
         render.write(big, folder)  # templates are compiled once in a prober's life
         page = statistics.median(cpu(lambda: render.write(big, folder)) for _ in range(RUNS))
         size = Path(folder, "private/index.html").stat().st_size
-        store, chosen = monitor_support.sample(Path(folder, "monitor.sqlite"), now, days=366)
+        store, chosen = samples.sample(Path(folder, "monitor.sqlite"), now, days=366)
         last = int(now // DAY)
         year = statistics.median(cpu(lambda: store.history.days(last - 365, last)) for _ in range(RUNS))
         subjects = len(store.history.days(last - 365, last))

@@ -34,8 +34,10 @@ settings.load_profile("repeatable")
 from mf import state
 from mf_checks import procfs
 
-# Fixtures of several folders' files. Not in a conftest of each folder: for mypy all of these have the same name.
-pytest_plugins = ("deploy_support", "throttle_support")
+# Fixtures of one folder that others use, too.
+from tests.throttle.conftest import clock, host
+
+__all__ = ["clock", "host"]
 
 ModuleRunner = Callable[..., dict[str, Any]]
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backup_support import HOUR, NOW
 from mf import state
 from mf_backup import check, record
+
+from tests.backup.conftest import HOUR, NOW
 
 VALUES = {"dump_period": 4 * HOUR, "full_period": 24 * HOUR, "verify_period": 7 * 86400, "drill_period": 7 * 86400}
 WELL = {"started": NOW - 600, "succeeded": NOW - 600, "failures": 0}

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backup_support import NOW, archive
 from mf import state
 from mf_backup import facts, record
+
+from tests.backup.conftest import NOW, archive
 
 
 def test_the_record_survives_and_a_torn_line_is_left_out(places: state.Places) -> None:

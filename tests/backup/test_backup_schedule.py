@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from backup_support import HOUR, NOW, SECTION, SETTINGS
 from mf import config
 from mf_backup import record, schedule, settings
+
+from tests.backup.conftest import HOUR, NOW, SECTION, SETTINGS
 
 
 @pytest.mark.parametrize("section", [None, [], {}, {**SECTION, "jobs": 3}, {**SECTION, "newest": 1}])

@@ -9,9 +9,10 @@ from typing import IO
 
 import pytest
 import yaml
-from backup_support import SETTINGS, archive, fake
 from mf import borg, state
 from mf_backup import jobs, repository
+
+from tests.backup.conftest import SETTINGS, archive, fake
 
 HELD = '{"type": "log_message", "levelname": "ERROR", "message": "Failed to create/acquire the lock", "msgid": ""}'
 

@@ -8,9 +8,10 @@ import os
 from pathlib import Path
 
 import pytest
-from backup_support import LIST, NOW, SECTION, archive, context
 from mf import state
 from mf_backup import check, command, jobs, record, stream
+
+from tests.backup.conftest import LIST, NOW, SECTION, archive, context
 
 
 def test_a_rebuilt_machine_does_not_write_over_history(tmp_path: Path, places: state.Places) -> None:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from backup_support import LIST, SETTINGS, archive, context
 from mf import state
 from mf_backup import facts, jobs, record, restore, settings
+
+from tests.backup.conftest import LIST, SETTINGS, archive, context
 
 
 @pytest.fixture(autouse=True)

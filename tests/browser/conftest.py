@@ -17,10 +17,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import page_support
 import pytest
 from mf_monitor.page import model, render
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.monitor import page_samples
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "build/screenshots"
@@ -144,8 +145,8 @@ class Watched:
     def go(self, path: str) -> Page:
         """The same without waiting, which takes script."""
         state = path.split("/")[1]
-        if state in page_support.STATES:
-            self.site.write(state, page_support.STATES[state](time.time()))
+        if state in page_samples.STATES:
+            self.site.write(state, page_samples.STATES[state](time.time()))
         self.page.goto(self.site.address + path)
         return self.page
 

@@ -17,7 +17,8 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, Page, expect
 
-from .conftest import SHOTS
+from tests.browser.conftest import SHOTS
+
 from .test_pages import WIDTHS, every_scheme, violations
 
 ADDRESS = os.environ.get("MF_LIVE_PAGE", "")

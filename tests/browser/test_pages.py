@@ -11,15 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import page_support
 import pytest
 from playwright.sync_api import Page, expect
 
-from .conftest import SHOTS, Site, Watched
+from tests.browser.conftest import SHOTS, Site, Watched
+from tests.monitor import page_samples
 
 Watch = Callable[..., Watched]
 WIDTHS = (360, 768, 1280)
-every_state = pytest.mark.parametrize("state", page_support.STATES)
+every_state = pytest.mark.parametrize("state", page_samples.STATES)
 every_scheme = pytest.mark.parametrize("scheme", ["light", "dark"])
 
 RENEW = "document.dispatchEvent(new Event('visibilitychange'))"  # as when somebody comes back to the tab
@@ -67,12 +67,12 @@ def test_accessible_on_a_phone(watch: Watch, axe: str, state: str) -> None:
 
 
 def test_renews_itself_without_a_reload(watch: Watch, site: Site) -> None:
-    address = site.write("renewed", page_support.all_well(time.time()))
+    address = site.write("renewed", page_samples.all_well(time.time()))
     page = watch().open("/renewed/private/")
     page.evaluate("window.still = 1; window.kept = document.querySelector('[data-part=charts]')")
     page.locator("#m-mx3").locator("xpath=..").locator("summary").click()
     page.evaluate("document.getElementById('scheme').focus(); scrollTo(0, 700)")
-    site.write("renewed", page_support.failing(time.time()))
+    site.write("renewed", page_samples.failing(time.time()))
     page.evaluate(RENEW)
     expect(page.locator("#sentence")).to_contain_text("Only 1 of 3 MXs accepts mail; 2 must.")
     expect(page).to_have_title("2 open · Failing · mf")
@@ -82,7 +82,7 @@ def test_renews_itself_without_a_reload(watch: Watch, site: Site) -> None:
     assert page.evaluate("[window.still, scrollY, document.activeElement.id]") == [1, 700, "scheme"]
     # and back again; what did not change was not touched
     page.evaluate("window.kept = document.querySelector('[data-part=past]')")
-    site.write("renewed", page_support.one_down(time.time() - 1))
+    site.write("renewed", page_samples.one_down(time.time() - 1))
     page.evaluate(RENEW)
     expect(page.locator("#sentence")).to_contain_text("2 of 3 MXs accept mail")
     assert page.evaluate(
@@ -93,10 +93,10 @@ def test_renews_itself_without_a_reload(watch: Watch, site: Site) -> None:
 
 def test_a_part_that_did_not_change_stays_the_same_element(watch: Watch, site: Site) -> None:
     now = time.time()
-    site.write("kept", page_support.all_well(now))
+    site.write("kept", page_samples.all_well(now))
     page = watch().open("/kept/private/")
     page.evaluate("window.kept = document.querySelector('[data-part=monitor]')")
-    changed = page_support.all_well(now)
+    changed = page_samples.all_well(now)
     changed.fleet.sentence = "All 3 MXs still accept mail."
     site.write("kept", changed)
     page.evaluate(RENEW)
@@ -105,12 +105,12 @@ def test_a_part_that_did_not_change_stays_the_same_element(watch: Watch, site: S
 
 
 def test_a_page_of_a_new_release_is_loaded_anew(watch: Watch, site: Site) -> None:
-    site.write("release", page_support.all_well(time.time()))
+    site.write("release", page_samples.all_well(time.time()))
     watched = watch()
     page = watched.open("/release/private/")
     page.evaluate("window.still = 1")
     path = site.folder / "release/private/index.html"
-    site.write("release", page_support.one_down(time.time()))
+    site.write("release", page_samples.one_down(time.time()))
     stamp = path.stat().st_mtime
     path.write_text(path.read_text().replace('"use strict";', '"use strict"; /* new */'))
     os.utime(path, (stamp + 5, stamp + 5))
@@ -135,7 +135,7 @@ def test_a_stale_page_says_so(watch: Watch, which: str) -> None:
 
 
 def test_a_page_grows_stale_while_its_server_is_gone(watch: Watch, site: Site) -> None:
-    site.write("gone", page_support.all_well(time.time()))
+    site.write("gone", page_samples.all_well(time.time()))
     watched = watch()
     watched.page.clock.install()
     page = watched.open("/gone/private/")
@@ -144,14 +144,14 @@ def test_a_page_grows_stale_while_its_server_is_gone(watch: Watch, site: Site) -
     page.clock.fast_forward(600_000)
     expect(page.locator("#stale")).to_contain_text("can't be fetched")
     page.context.set_offline(False)
-    site.write("gone", page_support.all_well(time.time() + 600))
+    site.write("gone", page_samples.all_well(time.time() + 600))
     page.evaluate(RENEW)
     expect(page.locator("#stale")).to_be_hidden()
     watched.complaints = [text for text in watched.complaints if "ERR_INTERNET_DISCONNECTED" not in text]
 
 
 def test_a_device_with_a_wrong_clock_is_not_fooled(watch: Watch, site: Site) -> None:
-    site.write("clock", page_support.all_well(time.time()))
+    site.write("clock", page_samples.all_well(time.time()))
     watched = watch()
     watched.page.clock.install(time=time.time() + 86400)
     page = watched.open("/clock/private/")
@@ -232,7 +232,7 @@ def test_on_paper_it_is_black_on_white(watch: Watch, tmp_path: Path) -> None:
 
 
 def test_a_thousand_machines_are_shown_at_once(watch: Watch, site: Site) -> None:
-    site.write("big", page_support.big(time.time()))
+    site.write("big", page_samples.big(time.time()))
     page = watch().open("/big/private/")
     assert page.locator("tbody.m").count() == 1000
     expect(page.locator("tbody.m").first).to_contain_text("Down")

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from deploy_support import ROOT, Controller, load_action
+
+from tests.deploy.conftest import ROOT, Controller, load_action
 
 ROLE = ROOT / "roles/mf_checks"
 

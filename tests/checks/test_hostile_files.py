@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import bounds_support
 import pytest
+
+from tests.integration import bounds
 
 
 @pytest.mark.parametrize("kind", ["names", "files"])
 def test_hostile_files_by_the_thousand(kind: str, tmp_path: Path) -> None:
-    bounds_support.feed(kind, tmp_path)
+    bounds.feed(kind, tmp_path)

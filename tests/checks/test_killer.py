@@ -14,7 +14,8 @@ import pytest
 from mf import state
 from mf_checks import killer, orphans, procfs
 from mf_checks.orphans import BURNING
-from process_support import decisions, diagnosis, executioner, verdict
+
+from tests.checks.conftest import decisions, diagnosis, executioner, verdict
 
 
 def test_term_is_enough_for_most(places: state.Places, victim: subprocess.Popen[bytes]) -> None:

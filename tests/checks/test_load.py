@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from mf import decisions, run, state
 from mf.throttle import control, firewall, marker
 from mf_checks import load
-from throttle_support import Clock, Host, count_reads
+
+from tests.throttle.conftest import Clock, Host, count_reads
 
 LIMITS: dict[str, Any] = {"high": 5.0, "low": 4.0, "mark": None}
 

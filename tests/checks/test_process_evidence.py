@@ -15,7 +15,8 @@ import psutil
 import pytest
 from mf_checks import process_evidence, procfs, systemd
 from mf_checks.orphans import Process
-from process_support import verdict
+
+from tests.checks.conftest import verdict
 
 SCRIPT = "/usr/bin/qpsmtpd-forkserver"
 

@@ -13,7 +13,8 @@ from mf import state
 from mf_checks import process_evidence, procfs, systemd
 from mf_checks import processes as check
 from mf_checks.procfs import Stat
-from process_support import decisions, diagnosis, verdict
+
+from tests.checks.conftest import decisions, diagnosis, verdict
 
 
 def test_the_diagnosis_counts_all_processes_as_the_fast_path_does(victim: subprocess.Popen[bytes]) -> None:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mf import state
 from mf_checks import queue
-from smtp_support import server, silent, talking
+
+from tests.core.conftest import server, silent, talking
 
 NOW = 1_795_000_000
 VALUES: dict[str, Any] = {

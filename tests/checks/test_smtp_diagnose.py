@@ -10,7 +10,8 @@ from mf.smtp import ACCEPTED, CLOSED, SILENT, TEMPORARY, UNTRIED, Dialogue
 from mf_checks import smtp as hot
 from mf_checks import smtp_diagnose, starttls, systemd
 from mf_checks.smtp_verdict import BUSY, REFUSED, View
-from smtp_scenes import (
+
+from tests.checks.conftest import (
     FROZEN,
     FULL,
     GONE,
@@ -23,7 +24,7 @@ from smtp_scenes import (
     decided,
     ended,
 )
-from smtp_support import server, talking
+from tests.core.conftest import server, talking
 
 
 @pytest.fixture(autouse=True)

@@ -14,11 +14,12 @@ from mf_checks import procfs, systemd
 from mf_checks import smtp as hot
 from mf_checks.smtp_evidence import Evidence
 from mf_checks.smtp_verdict import BUSY, classify
-from smtp_scenes import (
+
+from tests.checks.conftest import (
     REFUSING,
     VALUES,
 )
-from smtp_support import server, talking
+from tests.core.conftest import server, talking
 
 
 def test_evidence_on_a_process(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> None:

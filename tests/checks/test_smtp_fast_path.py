@@ -13,12 +13,13 @@ from mf_checks import smtp as hot
 from mf_checks import smtp_diagnose, smtp_report, starttls
 from mf_checks.smtp_evidence import Evidence
 from mf_checks.smtp_report import OK
-from smtp_scenes import (
+
+from tests.checks.conftest import (
     PLAIN,
     VALUES,
     attempt,
 )
-from smtp_support import STAGES, server, silent, talking
+from tests.core.conftest import STAGES, server, silent, talking
 
 
 def test_the_fast_path(places: state.Places) -> None:

@@ -11,7 +11,8 @@ from mf import maintenance, smtp, state
 from mf.smtp import SILENT, UNTRIED, Dialogue
 from mf_checks import breaker, healer, smtp_diagnose
 from mf_checks.smtp_verdict import View
-from smtp_scenes import (
+
+from tests.checks.conftest import (
     FROZEN,
     FULL,
     GONE,
@@ -24,7 +25,7 @@ from smtp_scenes import (
     decided,
     ended,
 )
-from smtp_support import server, silent, talking
+from tests.core.conftest import server, silent, talking
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,8 @@ from mf.smtp import ACCEPTED, CLOSED, GARBAGE, SILENT, TEMPORARY, UNREACHABLE, U
 from mf_checks import smtp_verdict, starttls, systemd
 from mf_checks.smtp_report import OK
 from mf_checks.smtp_verdict import BUSY, DOWN, FOREIGN, REFUSED, STOPPED, UNKNOWN, WEDGED, Finding, View, classify
-from smtp_scenes import (
+
+from tests.checks.conftest import (
     FULL,
     GOOD,
     LIMIT,
@@ -22,7 +23,7 @@ from smtp_scenes import (
     attempt,
     ended,
 )
-from smtp_support import STAGES
+from tests.core.conftest import STAGES
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mf import smtp
 from mf_checks import starttls
-from smtp_support import Behaviour, server, silent, talking
+
+from tests.core.conftest import Behaviour, server, silent, talking
 
 HELLO = b"250-here\r\n250 STARTTLS\r\n"
 

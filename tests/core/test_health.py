@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from mf import config, decisions, health, health_record, maintenance, state
 from mf.command import health as command
 from mf.throttle import control, firewall
-from throttle_support import Clock, Host
+
+from tests.throttle.conftest import Clock, Host
 
 _refresh = command.refresh
 GENERATION = "0123456789ab"

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 from mf import state
-from smtp_support import server, talking
+
+from tests.core.conftest import server, talking
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = sorted(map(str, ROOT.glob("roles/*/files/lib")))

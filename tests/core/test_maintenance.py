@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mf import claims, decisions, maintenance, state
 from mf.command import maintenance as command
-from throttle_support import Clock, Host
+
+from tests.throttle.conftest import Clock, Host
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mf import smtp
-from smtp_support import STAGES, Behaviour, endless, server, silent, talking
+
+from tests.core.conftest import STAGES, Behaviour, endless, server, silent, talking
 
 RECIPIENT = "canary@mx1.mf.invalid"
 MESSAGE = b"Subject: canary\r\n\r\nhere\r\n.\r\n"

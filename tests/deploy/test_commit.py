@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deploy_support import ONE, THREE, Injected, Machine, files_of, make
+
+from tests.deploy.conftest import ONE, THREE, Injected, Machine, files_of, make
 
 pytestmark = pytest.mark.usefixtures("impatient")
 

@@ -15,7 +15,8 @@ from ansible.errors import AnsibleActionFail
 from ansible.module_utils.mf_deploy import facts, host
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
-from deploy_support import ROOT, load_action
+
+from tests.deploy.conftest import ROOT, load_action
 
 preflight = load_action("mf_preflight")
 

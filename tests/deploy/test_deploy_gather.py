@@ -14,10 +14,11 @@ from ansible.errors import AnsibleActionFail
 from ansible.module_utils.mf_deploy import manifest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
-from deploy_support import ROOT, action, find_plugins, make
 from hypothesis import given
 from hypothesis import strategies as st
 from mf_monitor import settings
+
+from tests.deploy.conftest import ROOT, action, find_plugins, make
 
 
 class Play:

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from ansible.module_utils.mf_deploy import secret
 from ansible.module_utils.mf_deploy.layout import ReleaseError
-from deploy_support import ROOT, Machine, make
+
+from tests.deploy.conftest import ROOT, Machine, make
 
 KEY, ACCESS, OUTSIDE = "etc/backup/key", "etc/ssh/mf-x.keys", "/etc/x/token"
 SECRETS = (KEY, ACCESS, OUTSIDE)

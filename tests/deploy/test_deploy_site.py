@@ -15,7 +15,8 @@ from ansible import constants
 from ansible.module_utils.mf_deploy import guard
 from ansible.module_utils.mf_deploy.layout import ReleaseError
 from ansible.module_utils.mf_deploy.manifest import Manifest
-from deploy_support import ROOT, Controller, action
+
+from tests.deploy.conftest import ROOT, Controller, action
 
 SITE = ROOT / "playbooks/site.yml"
 PACKAGES = {

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deploy_support import ONE, Machine, make
+
+from tests.deploy.conftest import ONE, Machine, make
 
 
 def _edit(path: str) -> Callable[[Path], None]:

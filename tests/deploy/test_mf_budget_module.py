@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from smtp_support import server, talking
 
 from library import mf_budget
+from tests.core.conftest import server, talking
 
 peers, marker, lease, smtp, health = (
     importlib.import_module(f"ansible.module_utils.mf.{name}")

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 from ansible.module_utils.mf_deploy import guard, host
-from deploy_support import ONE, ROOT, TWO, Machine, action, make
+
+from tests.deploy.conftest import ONE, ROOT, TWO, Machine, action, make
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mf import health_record
 from mf import state as core_state
-from throttle_support import Clock, Host
 
 from action_plugins import mf_health as plugin
 from library import mf_health
+from tests.throttle.conftest import Clock, Host
 
 KEYS = [field.name for field in dataclasses.fields(health_record.Health)]
 Health = Callable[..., dict[str, Any]]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 from ansible.errors import AnsibleUndefinedVariable
-from deploy_support import ROOT
 
 from action_plugins import mf_inventory as plugin
+from tests.deploy.conftest import ROOT
 
 
 def fleet(count: int = 3, **changes: Any) -> dict[str, dict[str, Any]]:

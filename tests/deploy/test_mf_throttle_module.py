@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from throttle_support import Clock, Host
 
 from action_plugins import mf_throttle as plugin
 from library import mf_throttle
+from tests.throttle.conftest import Clock, Host
 
 Throttle = Callable[..., dict[str, Any]]
 # the package as Ansible's modules see it

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from ansible.module_utils.mf_deploy import guard, journal, manifest
 from ansible.module_utils.mf_deploy.layout import Layout, ReleaseError
-from deploy_support import ONE, THREE, TWO, Machine, files_of, make
+
+from tests.deploy.conftest import ONE, THREE, TWO, Machine, files_of, make
 
 
 def test_a_release_is_there_whole(machine: Machine) -> None:

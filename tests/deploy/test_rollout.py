@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
-from deploy_support import ROOT, serial_plays
 
 from callback_plugins import mf_rollout
+from tests.deploy.conftest import ROOT, serial_plays
 
 PLAYS = serial_plays()
 

@@ -13,7 +13,8 @@ import pytest
 import yaml
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.loader import lookup_loader
-from deploy_support import ROOT
+
+from tests.deploy.conftest import ROOT
 
 PORT = 2211
 

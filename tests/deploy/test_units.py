@@ -9,7 +9,8 @@ import time
 import pytest
 from ansible.module_utils.mf_deploy import host
 from ansible.module_utils.mf_deploy.layout import ReleaseError
-from deploy_support import ONE, TWO, Injected, Machine, make
+
+from tests.deploy.conftest import ONE, TWO, Injected, Machine, make
 
 UNITS = {"one.service": ["one"], "two.service": ["two"]}
 BOTH = {**ONE, "etc/two": "2\n"}

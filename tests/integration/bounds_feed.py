@@ -1,6 +1,6 @@
 """Feeds the parsers COUNT of one kind of hostile input, in a bare process whose memory is measured.
 
-Started by bounds_support.py as ``python -I -S bounds_feed.py PATHS KIND FOLDER PORT COUNT``, as the checks are by cron.
+Started by bounds.py as ``python -I -S bounds_feed.py PATHS KIND FOLDER PORT COUNT``, as the checks are by cron.
 Writes one line: ``COUNT SLOWEST PEAK``, the longest that one input took beyond its own limit in seconds, and MiB of
 memory.
 

@@ -9,9 +9,10 @@ import time
 from functools import partial
 from pathlib import Path
 
-import bounds_support
 import pytest
-from smtp_support import GOOD, server
+
+from tests.core.conftest import GOOD, server
+from tests.integration import bounds
 
 
 def anything(seeds: random.Random, connection: socket.socket) -> None:
@@ -116,4 +117,4 @@ def test_hostile_servers_by_the_thousand(kind: str, certificate: Path, tmp_path:
     )
     with server(hostile) as port:
         # most of the time is spent waiting
-        bounds_support.feed(kind, tmp_path, port, processes=4)
+        bounds.feed(kind, tmp_path, port, processes=4)

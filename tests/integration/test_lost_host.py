@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-from deploy_support import ROOT, serial_plays
+
+from tests.deploy.conftest import ROOT, serial_plays
 
 PLAYS = serial_plays()
 # What a play does with its hosts; all else of it is replaced here.

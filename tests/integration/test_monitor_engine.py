@@ -24,7 +24,8 @@ from mf import text
 from mf_monitor import engine, settings
 from mf_monitor.notifying import outbox
 from mf_monitor.store import Store
-from monitor_targets import SENDER, Gateway, Target, says, smtp, until
+
+from tests.monitor.servers import SENDER, Gateway, Target, says, smtp, until
 
 KILLS = int(os.environ.get("MF_KILLS", "5"))
 

@@ -18,8 +18,9 @@ from mf_monitor import engine, settings
 from mf_monitor.notifying.outbox import Outbox, Sender
 from mf_monitor.settings import Channel
 from mf_monitor.store import SENDING, SENT, Store
-from monitor_targets import SENDER, says, until
-from test_monitor_engine import fleet
+
+from tests.integration.test_monitor_engine import fleet
+from tests.monitor.servers import SENDER, says, until
 
 
 def test_a_release_is_refused_by_the_program_that_would_read_it(tmp_path: Path) -> None:

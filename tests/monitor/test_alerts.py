@@ -6,7 +6,6 @@ import dataclasses
 import json
 from typing import Any
 
-import monitor_support
 import pytest
 from mf_monitor.incidents import fresh_alert
 from mf_monitor.judging import problems, states
@@ -15,7 +14,9 @@ from mf_monitor.notifying import alerts
 from mf_monitor.notifying.alerts import Alert, Incident
 from mf_monitor.probing import hosthealth
 from mf_monitor.settings import Settings
-from monitor_states import NOW, RULES, incident, run, subjects
+
+from tests.monitor import samples
+from tests.monitor.conftest import NOW, RULES, incident, run, subjects
 
 
 class Story:
@@ -96,7 +97,7 @@ def test_the_end_is_notified_once_and_only_if_the_beginning_was() -> None:
 
 def test_what_another_cause_hides_sends_nothing_until_it_is_really_over() -> None:
     boss = {"name": "boss", "url": "json://x", "escalation": True}
-    story = Story(monitor_support.settings(channels=[boss]))
+    story = Story(samples.settings(channels=[boss]))
     one = incident(1, "service:control1/ssh", "urgent")
     story.at(1, one)
     behind = dataclasses.replace(one, behind=True)
@@ -140,7 +141,7 @@ def test_the_page_gets_no_message() -> None:
 
 def test_urgent_is_notified_again_and_escalates_until_somebody_acknowledges() -> None:
     boss = {"name": "boss", "url": "json://x", "escalation": True}
-    story = Story(monitor_support.settings(channels=[boss]))
+    story = Story(samples.settings(channels=[boss]))
     one = incident(1, "fleet", "urgent")
     assert [draft.kind for draft in story.at(1, one)] == ["opened"]
     assert story.at(RULES.escalate_after, one) == []
@@ -153,7 +154,7 @@ def test_urgent_is_notified_again_and_escalates_until_somebody_acknowledges() ->
 
 
 def boss_story() -> Story:
-    return Story(monitor_support.settings(channels=[{"name": "boss", "url": "json://x", "escalation": True}]))
+    return Story(samples.settings(channels=[{"name": "boss", "url": "json://x", "escalation": True}]))
 
 
 def test_what_is_not_urgent_any_more_wakes_nobody_until_it_is_again() -> None:
@@ -207,7 +208,7 @@ def test_that_it_can_see_again_is_not_that_all_is_well() -> None:
 
 def test_what_an_operator_has_acknowledged_before_escalates_no_more() -> None:
     boss = {"name": "boss", "url": "json://x", "escalation": True}
-    story = Story(monitor_support.settings(channels=[boss]))
+    story = Story(samples.settings(channels=[boss]))
     one = incident(1, "fleet", "urgent")
     story.at(1, one)
     assert story.at(RULES.escalate_after + 9, dataclasses.replace(one, acked=True)) == []
@@ -283,7 +284,7 @@ def refused(*seen: dict[str, Any]) -> list[int]:
     """Numbers of the metrics of mx1's check-refused that are notified; from its health's JSON to messages."""
     story, current, messages = Story(), run(UP), ""
     for number, metrics in enumerate(seen):
-        record = monitor_support.health_record("mx1", "mx", NOW, status="CRITICAL")
+        record = samples.health_record("mx1", "mx", NOW, status="CRITICAL")
         check = {"status": "CRITICAL", "summary": f"metrics {number};", "age_seconds": 1.0, "since": NOW}
         record["checks"]["refused"] = {**check, "overdue_seconds": 0.0, "metrics": metrics}
         health = hosthealth.parse(json.dumps(record).encode())

@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import monitor_support
 import pytest
 import yaml
 from mf import health_record, state
@@ -20,6 +19,8 @@ from mf_monitor.judging.states import SubjectState
 from mf_monitor.probing import hosthealth
 from mf_monitor.store import Store
 
+from tests.monitor import samples
+
 ROOT = Path(__file__).resolve().parents[2]
 CHECKS = sorted(
     importlib.import_module(f"{path.parent.name}.{path.stem}").CHECK.name
@@ -27,7 +28,7 @@ CHECKS = sorted(
     if "\nCHECK = run.Check(" in path.read_text()
 )
 URGENT = yaml.safe_load((ROOT / "roles/mf_monitor/vars/main.yml").read_text())["__mf_monitor_urgent_checks"]
-RULES = monitor_support.settings(urgent_checks=URGENT)
+RULES = samples.settings(urgent_checks=URGENT)
 HOSTS = {host.name: host for host in RULES.hosts if host.health}
 NOW = 1_790_000_000.0
 
@@ -46,7 +47,7 @@ def notified(host: str, record: dict[str, Any] | None, lasts: float = 700.0, bef
     found = {service.subject: up() for one in RULES.hosts for service in one.services} | {"uplink": up()}
     known: set[str] = set()
     vital = hosthealth.vital(RULES, HOSTS[host])
-    well = monitor_support.health_record(host, HOSTS[host].role, NOW)
+    well = samples.health_record(host, HOSTS[host].role, NOW)
     at = NOW
     while at <= NOW + 60 + lasts:
         said = well if before and at == NOW else record
@@ -67,7 +68,7 @@ def notified(host: str, record: dict[str, Any] | None, lasts: float = 700.0, bef
 
 
 def says(host: str, check: str, status: str, metrics: dict[str, Any] | None = None, **changed: Any) -> dict[str, Any]:
-    record = monitor_support.health_record(host, HOSTS[host].role, NOW, status=status, **changed)
+    record = samples.health_record(host, HOSTS[host].role, NOW, status=status, **changed)
     entry = {"status": status, "summary": "as it is", "age_seconds": 1.0, "since": NOW, "metrics": metrics or {}}
     record["checks"][check] = entry
     return {**record, "problems": [f"{check} {status}: as it is"]}
@@ -115,7 +116,7 @@ def test_what_is_not_known_is_notified_once_it_lasts(check: str, host: str) -> N
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_dead_cron_is_one_incident(host: str) -> None:
-    record = monitor_support.health_record(host, HOSTS[host].role, NOW, status=state.UNKNOWN)
+    record = samples.health_record(host, HOSTS[host].role, NOW, status=state.UNKNOWN)
     for entry in record["checks"].values():
         entry.update({"status": state.UNKNOWN, "summary": "last ran 12 min ago, then OK; is cron running?"})
     assert notified(host, record) == {f"health:{host}": "urgent" if host == "control1" else "notice"}
@@ -126,12 +127,12 @@ def test_what_no_check_says_is_notified_as_well(host: str) -> None:
     role = HOSTS[host].role
     unread = "urgent" if host == "control1" else "notice"
     assert notified(host, None) == {f"health:{host}": unread}
-    lost = monitor_support.health_record(
+    lost = samples.health_record(
         host, role, NOW, status=state.UNKNOWN, checks={}, problems=["/mf/etc/mf.json is missing"]
     )
     assert notified(host, lost) == {f"health:{host}": unread}
     for status, wait in ((state.CRITICAL, 3 * RULES.interval), (state.UNKNOWN, 700.0)):
-        fact = monitor_support.health_record(host, role, NOW, status=status, problems=["the marker is lost"])
+        fact = samples.health_record(host, role, NOW, status=status, problems=["the marker is lost"])
         assert notified(host, fact, wait) == {f"health:{host}": "notice"}
     held = says(host, "load", state.CRITICAL, throttled=True, refusing=True, held=True)
     assert notified(host, held, 3 * RULES.interval) == {f"health:{host}": "notice"}
@@ -229,7 +230,7 @@ def test_what_the_release_before_knew_of_checks_is_known_by_its_new_name(tmp_pat
 def test_a_host_that_makes_up_checks_is_bounded(tmp_path: Path) -> None:
     monitor = engine.Engine(dataclasses.replace(RULES, database=str(tmp_path / "m.sqlite")))
     for number in range(40):
-        record = monitor_support.health_record("mx1", "mx", NOW, status=state.CRITICAL)
+        record = samples.health_record("mx1", "mx", NOW, status=state.CRITICAL)
         entry = {**record["checks"]["queue"], "status": state.CRITICAL}
         record["checks"] = {f"c{number}_{one}": entry for one in range(40)}
         parsed = hosthealth.parse(json.dumps(record).encode())

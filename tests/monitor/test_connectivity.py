@@ -10,7 +10,8 @@ from collections.abc import Callable
 from mf_monitor import settings
 from mf_monitor.clocks import Clocks
 from mf_monitor.probing import connectivity
-from monitor_targets import LIMIT, Target, says
+
+from tests.monitor.servers import LIMIT, Target, says
 
 
 def verdict(make: Callable[[Target], list[str]]) -> bool:

@@ -9,13 +9,14 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-import monitor_support
 import pytest
 from mf_monitor import command, engine, settings
 from mf_monitor.clocks import Clocks
 from mf_monitor.probing.prober import LAG
 from mf_monitor.store import SENT, Store
-from monitor_virtual import NOW, fleet, run, until, watching
+
+from tests.monitor import samples
+from tests.monitor.virtual import NOW, fleet, run, until, watching
 
 
 def test_a_fault_and_its_end_are_one_message_each_in_time(tmp_path: Path) -> None:
@@ -288,7 +289,7 @@ def test_a_monitor_that_was_held_up_sees_silence_only_when_its_probes_had_their_
 def test_without_results_there_is_no_sign_of_life(tmp_path: Path) -> None:
     said: list[str] = []
     now = [0.0]
-    chosen = monitor_support.settings(database=str(tmp_path / "m.sqlite"))
+    chosen = samples.settings(database=str(tmp_path / "m.sqlite"))
     monitor = engine.Engine(chosen, clocks=Clocks(monotonic=lambda: now[0]), ready=said.append)
     monitor.signal_liveness()
     assert said == ["WATCHDOG=1"]

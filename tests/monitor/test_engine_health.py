@@ -7,24 +7,25 @@ import json
 from pathlib import Path
 from typing import Any
 
-import monitor_support
 import pytest
 from mf_monitor import engine, settings
 from mf_monitor.clocks import Clocks
 from mf_monitor.probing import hosthealth
 from mf_monitor.probing.hosthealth import Reading
-from monitor_virtual import NOW, Fleet, fleet, run
+
+from tests.monitor import samples
+from tests.monitor.virtual import NOW, Fleet, fleet, run
 
 ACCESS = {"user": "u", "key": "k", "known_hosts": "n", "folder": "/nowhere"}
 
 
 def health(host: str, **changed: Any) -> bytes:
     """What ssh gets from a host."""
-    return json.dumps(monitor_support.health_record(host, "mx", NOW, **changed)).encode()
+    return json.dumps(samples.health_record(host, "mx", NOW, **changed)).encode()
 
 
 def test_a_bug_with_one_hosts_health_leaves_the_others(tmp_path: Path) -> None:
-    monitor = engine.Engine(monitor_support.settings(database=str(tmp_path / "m.sqlite")), clocks=Clocks(lambda: NOW))
+    monitor = engine.Engine(samples.settings(database=str(tmp_path / "m.sqlite")), clocks=Clocks(lambda: NOW))
     monitor.on_reading(Reading("nobody", NOW, NOW, None, "a host that there isn't"))
     monitor.on_reading(Reading("mx2", NOW, NOW, hosthealth.parse(health("mx2")), "read"))
     run(monitor.evaluate)
@@ -36,7 +37,7 @@ def test_an_answer_that_cannot_be_understood_is_a_reading() -> None:
     async def broken(argv: list[str]) -> Any:
         raise TypeError("unhashable")
 
-    chosen = monitor_support.settings(health=ACCESS)
+    chosen = samples.settings(health=ACCESS)
     readings: list[Reading] = []
 
     async def go() -> None:

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import monitor_support
 import pytest
 from hypothesis import given
 from hypothesis import settings as effort
@@ -22,7 +21,9 @@ from mf_monitor.page import metrics, model, snapshot
 from mf_monitor.probing import hosthealth, http, wire
 from mf_monitor.probing.hosthealth import Reading
 from mf_monitor.store import SENT, Store
-from monitor_virtual import run
+
+from tests.monitor import samples
+from tests.monitor.virtual import run
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(9e14),
@@ -51,13 +52,13 @@ HOSTILE = st.fixed_dictionaries(
 
 @pytest.fixture(scope="module")
 def listener(tmp_path_factory: pytest.TempPathFactory) -> engine.Engine:
-    return engine.Engine(monitor_support.settings(database=str(tmp_path_factory.mktemp("monitor") / "m.sqlite")))
+    return engine.Engine(samples.settings(database=str(tmp_path_factory.mktemp("monitor") / "m.sqlite")))
 
 
 @effort(deadline=None)
 @given(changed=HOSTILE)
 def test_whatever_a_hosts_health_says_it_is_a_reading(listener: engine.Engine, changed: dict[str, Any]) -> None:
-    record = monitor_support.health_record("mx1", "mx", 0.0, **changed)
+    record = samples.health_record("mx1", "mx", 0.0, **changed)
     found = hosthealth.parse(json.dumps(record).encode())
     if found is not None:
         hosthealth.leases(found)
@@ -67,7 +68,7 @@ def test_whatever_a_hosts_health_says_it_is_a_reading(listener: engine.Engine, c
 
 def test_the_program_says_whether_its_settings_are_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "settings.json"
-    path.write_text(json.dumps(monitor_support.raw_settings(database=str(tmp_path / "m.sqlite"))))
+    path.write_text(json.dumps(samples.raw_settings(database=str(tmp_path / "m.sqlite"))))
     assert daemon.main(["--check", str(path)]) == 0
     assert capsys.readouterr().out == f"{path}: right; 7 hosts, 17 services\n"
     assert not (tmp_path / "m.sqlite").exists()
@@ -80,7 +81,7 @@ def test_the_program_says_whether_its_settings_are_right(tmp_path: Path, capsys:
     with pytest.raises(SystemExit, match="2"):
         daemon.main(["--chekc"])
     assert capsys.readouterr().err == "monitord: unrecognized arguments: --chekc; see monitord --help\n"
-    path.write_text(json.dumps(monitor_support.raw_settings(database="/nowhere/m.sqlite")))
+    path.write_text(json.dumps(samples.raw_settings(database="/nowhere/m.sqlite")))
     assert daemon.main([str(path)]) == daemon.UNUSABLE
     assert "/nowhere/m.sqlite can't be opened" in capsys.readouterr().err
 
@@ -148,7 +149,7 @@ def test_damage_that_a_check_does_not_see_is_moved_aside_once_and_numbers_go_on(
     whole.close()
 
     async def go() -> None:
-        monitor = engine.Engine(monitor_support.settings(database=str(path)))
+        monitor = engine.Engine(samples.settings(database=str(path)))
         monitor.incidents.silences = [
             {"pattern": "mx1*", "until": time.time() + 99, "reason": "", "by": "anna", "created": 1.0}
         ]
@@ -199,7 +200,7 @@ def test_a_certificate_must_be_for_the_name_in_the_mx_record() -> None:
 
 def test_what_a_host_said_long_ago_is_not_known(tmp_path: Path) -> None:
     now = time.time()
-    store, chosen = monitor_support.sample(tmp_path / "m.sqlite", now, days=2)
+    store, chosen = samples.sample(tmp_path / "m.sqlite", now, days=2)
 
     def backups(age: float) -> tuple[model.Backups | None, str]:
         with store.writing():
@@ -207,7 +208,7 @@ def test_what_a_host_said_long_ago_is_not_known(tmp_path: Path) -> None:
         shot = snapshot.take(store, chosen, now)
         return next(host for host in shot.hosts if host.name == "control1").backups, metrics.text(shot)
 
-    record = monitor_support.health_record("control1", "control", now)
+    record = samples.health_record("control1", "control", now)
     fresh, text = backups(10)
     assert fresh is not None
     assert (fresh.status, fresh.age_seconds) == ("OK", 4320.0 + 34.2 + 10)
@@ -238,9 +239,9 @@ def test_the_command_neither_moves_nor_changes_the_database(tmp_path: Path, caps
 
 def test_a_hold_is_notified_though_the_throttle_shows() -> None:
     now = time.time()
-    record = monitor_support.health_record("mx1", "mx", now, throttled=True, refusing=True, held=True)
+    record = samples.health_record("mx1", "mx", now, throttled=True, refusing=True, held=True)
     found = hosthealth.parse(json.dumps(record).encode())
-    chosen = monitor_support.settings()
+    chosen = samples.settings()
     subjects: dict[str, states.SubjectState] = {}
     for result in hosthealth.results(Reading("mx1", now, now, found, "read"), (), ()) * 3:
         subjects[result.subject] = states.advance(subjects.get(result.subject, states.SubjectState()), result, chosen)

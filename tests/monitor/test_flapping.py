@@ -12,7 +12,8 @@ from mf_monitor.judging import problems, states
 from mf_monitor.judging.states import DOWN, REFUSED, SILENT, UP, ProbeResult, SubjectState
 from mf_monitor.notifying import alerts
 from mf_monitor.notifying.alerts import Alert, Incident
-from monitor_states import NOW, RULES, bad, incident, keys, run, silent, subjects
+
+from tests.monitor.conftest import NOW, RULES, bad, incident, keys, run, silent, subjects
 
 
 def messages(role: str, rounds: int, services: Mapping[str, str], stays: int = 0) -> list[str]:

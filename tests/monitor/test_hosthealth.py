@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import monitor_support
 import pytest
 from mf import health_record
 from mf_monitor import settings
 from mf_monitor.judging.states import DOWN, UP, WARNING
 from mf_monitor.probing import hosthealth
+
+from tests.monitor import samples
 
 WHOLE = (
     b'{"status": "OK", "throttled": false, "refusing": false, "leases": [], "problems": [], "checks": {}, '
@@ -43,7 +44,7 @@ def test_health_that_is_whole_is_taken() -> None:
 
 def test_health_is_cleaned() -> None:
 
-    record = monitor_support.health_record("mx1", "mx", 0.0, problems=["\x1b[2J<b>"])
+    record = samples.health_record("mx1", "mx", 0.0, problems=["\x1b[2J<b>"])
     record["checks"]["load"]["summary"] = "\x1b]0;title\x07" + "x" * 10000
     record["unexpected"] = {"deep": [1] * 1000}
     found = hosthealth.parse(json.dumps(record).encode())
@@ -58,7 +59,7 @@ def reading(record: dict[str, Any] | None) -> hosthealth.Reading:
 
 
 def test_vital_checks_are_subjects_of_their_own_and_bad_when_they_are_not_known() -> None:
-    record = monitor_support.health_record("control1", "control", 0.0)
+    record = samples.health_record("control1", "control", 0.0)
     record["checks"]["backup"]["status"] = "UNKNOWN"
     found = {result.subject: result.state for result in hosthealth.results(reading(record), ("backup",), ())}
     assert found == {"control1/check-backup": DOWN, "control1/health": WARNING}
@@ -80,14 +81,14 @@ def test_vital_checks_are_subjects_of_their_own_and_bad_when_they_are_not_known(
     ],
 )
 def test_canaries_are_urgent_when_all_of_them_are_overdue(status: str, metrics: dict[str, Any], state: str) -> None:
-    record = monitor_support.health_record("control1", "control", 0.0)
+    record = samples.health_record("control1", "control", 0.0)
     record["checks"]["canary"] = {**record["checks"]["backup"], "status": status, "metrics": metrics}
     found = {result.subject: result.state for result in hosthealth.results(reading(record), ("canary",), ())}
     assert found["control1/check-canary"] == state
 
 
 def test_a_host_that_does_not_know_its_checks_is_not_well() -> None:
-    record = monitor_support.health_record("control1", "control", 0.0)
+    record = samples.health_record("control1", "control", 0.0)
     lost = {**record, "checks": {}, "status": "UNKNOWN", "problems": ["/mf/etc/mf.json is damaged"]}
     found = {one.subject: one for one in hosthealth.results(reading(lost), ("backup",), ("backup",))}
     assert {name: one.state for name, one in found.items()} == {
@@ -109,7 +110,7 @@ def test_a_host_that_does_not_know_its_checks_is_not_well() -> None:
 
 def test_the_ssh_command_believes_nothing_but_its_options() -> None:
     access = settings.HealthAccess("mf-health", "/key", "/known", "/run/x")
-    message = hosthealth.command(access, monitor_support.settings().hosts[1], keep=True, limit=10)
+    message = hosthealth.command(access, samples.settings().hosts[1], keep=True, limit=10)
     assert message[:3] == ["/usr/bin/ssh", "-F", "none"]
     assert {"StrictHostKeyChecking=yes", "KexAlgorithms=^curve25519-sha256"} <= set(message)
     assert message[-3:] == ["--", "mf-health@192.0.2.11", "health"]

@@ -10,20 +10,21 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import page_support
 import pytest
 import yaml
 from mf_monitor.page import charts, incidents, machines, metrics, model, render, values, view
 from mf_monitor.page import snapshot as snapshot_
-from monitor_support import sample
+
+from tests.monitor import page_samples
+from tests.monitor.samples import sample
 
 ROOT = Path(__file__).resolve().parents[2]
-NOW = page_support.NOW
+NOW = page_samples.NOW
 FILES = {
     "private": {"index.html", "status.json", "metrics", "inter.woff2"},
     "public": {"index.html", "status.json", "inter.woff2"},
 }
-every_state = pytest.mark.parametrize("state", page_support.STATES)
+every_state = pytest.mark.parametrize("state", page_samples.STATES)
 
 
 def private(snapshot: model.Snapshot) -> str:
@@ -68,12 +69,12 @@ class Parsed(HTMLParser):
 
 @every_state
 def test_writes_all_files_and_nothing_else(state: str, tmp_path: Path) -> None:
-    render.write(page_support.STATES[state](), tmp_path)
+    render.write(page_samples.STATES[state](), tmp_path)
     assert {place.name: {path.name for path in place.iterdir()} for place in tmp_path.iterdir()} == FILES
 
 
 def test_only_the_group_reads_what_is_private(tmp_path: Path) -> None:
-    render.write(page_support.all_well(), tmp_path)
+    render.write(page_samples.all_well(), tmp_path)
     assert stat.S_IMODE((tmp_path / "private").stat().st_mode) == 0o750
     for name in ("index.html", "status.json", "metrics"):
         assert stat.S_IMODE((tmp_path / "private" / name).stat().st_mode) == 0o640
@@ -81,17 +82,17 @@ def test_only_the_group_reads_what_is_private(tmp_path: Path) -> None:
 
 
 def test_a_reader_keeps_the_page_that_it_opened(tmp_path: Path) -> None:
-    render.write(page_support.all_well(), tmp_path)
+    render.write(page_samples.all_well(), tmp_path)
     with (tmp_path / "private/index.html").open() as opened:
-        render.write(page_support.failing(), tmp_path)
+        render.write(page_samples.failing(), tmp_path)
         assert "All 3 MXs accept mail." in opened.read()
     assert "Only 1 of 3 MXs" in (tmp_path / "private/index.html").read_text()
 
 
 def test_the_font_is_written_once(tmp_path: Path) -> None:
-    render.write(page_support.all_well(), tmp_path)
+    render.write(page_samples.all_well(), tmp_path)
     before = (tmp_path / "public/inter.woff2").stat()
-    render.write(page_support.all_well(), tmp_path)
+    render.write(page_samples.all_well(), tmp_path)
     assert (tmp_path / "public/inter.woff2").stat().st_ino == before.st_ino
 
 
@@ -101,7 +102,7 @@ def test_the_font_is_written_once(tmp_path: Path) -> None:
 @every_state
 @pytest.mark.parametrize("page", [private, public])
 def test_pages_are_well_formed_and_ask_nobody_outside(page: Any, state: str) -> None:
-    parsed = Parsed(page(page_support.STATES[state]()))
+    parsed = Parsed(page(page_samples.STATES[state]()))
     for tag, attributes in parsed.tags:
         for name in ("href", "src", "action", "srcset", "poster", "data", "xlink:href"):
             target = attributes.get(name) or ""
@@ -121,7 +122,7 @@ def test_style_and_script_ask_nobody_outside() -> None:
 
 
 def test_the_policy_allows_exactly_what_is_in_the_page() -> None:
-    html = private(page_support.all_well())
+    html = private(page_samples.all_well())
     for tag in ("style", "script"):
         (inside,) = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
         assert render.content_hash(inside) in render.policy()
@@ -147,34 +148,34 @@ def test_nginx_says_the_policy_of_the_pages() -> None:
     ],
 )
 def test_the_first_thing_said(state: str, sentence: str, need: str, title: str) -> None:
-    shown = view.private(page_support.STATES[state]())
+    shown = view.private(page_samples.STATES[state]())
     assert shown["sentence"].startswith(sentence)
     assert shown["need"].startswith(need)
     assert shown["title"] == title
 
 
 def test_an_urgent_incident_that_is_not_acknowledged_asks_for_an_operator() -> None:
-    snapshot = page_support.failing()
+    snapshot = page_samples.failing()
     snapshot.incidents.open[0].acked = False
     assert view.private(snapshot)["need"] == "Act now."
 
 
 def test_acknowledgement_and_its_end_are_shown_in_plain_words() -> None:
-    incident = page_support.failing().incidents.open[0]
+    incident = page_samples.failing().incidents.open[0]
     incident.timeline.append(replace(incident.timeline[-1], what="unacked"))
     acked, unacked = incidents.card(incident, NOW)["events"][-2:]
     assert (acked["label"], unacked["label"]) == ("Acknowledged", "Not acknowledged")
-    assert f".e-{acked['kind']}::before" in private(page_support.failing())
+    assert f".e-{acked['kind']}::before" in private(page_samples.failing())
 
 
 def test_one_row_a_machine_has_everything() -> None:
-    text = " ".join(Parsed(private(page_support.throttled())).text.split())
+    text = " ".join(Parsed(private(page_samples.throttled())).text.split())
     for words in ("mx1", "Throttled, 4 min left", "9.12", "1 284", "4.2 s", "Maintenance, 40 min left", "2.2 h"):
         assert words in text
 
 
 def test_facts_that_a_host_has_not_reported_lately_are_not_shown() -> None:
-    row = machines.row(page_support.one_down().hosts[1], NOW)
+    row = machines.row(page_samples.one_down().hosts[1], NOW)
     assert (row["load"], row["queue"]) == ("–", "–")
 
 
@@ -186,7 +187,7 @@ def test_a_service_whose_last_probe_failed_is_in_doubt_and_not_up() -> None:
 
 
 def test_many_machines_those_in_trouble_come_first_and_have_details() -> None:
-    shown = view.private(page_support.big(count=60))
+    shown = view.private(page_samples.big(count=60))
     icons = [host["icon"] for host in shown["machines"]]
     assert len(icons) == 60
     assert icons == sorted(icons, key=["down", "up"].index)
@@ -199,7 +200,7 @@ def test_many_machines_those_in_trouble_come_first_and_have_details() -> None:
 
 @every_state
 def test_public_files_name_no_machine_and_no_address(state: str, tmp_path: Path) -> None:
-    snapshot = page_support.STATES[state]()
+    snapshot = page_samples.STATES[state]()
     render.write(snapshot, tmp_path)
     said = (tmp_path / "public/index.html").read_text() + (tmp_path / "public/status.json").read_text()
     for host in snapshot.hosts:
@@ -220,14 +221,14 @@ def test_public_files_name_no_machine_and_no_address(state: str, tmp_path: Path)
     ],
 )
 def test_public_sentence(state: str, words: str) -> None:
-    assert view.public(page_support.STATES[state]())["sentence"].endswith(words)
+    assert view.public(page_samples.STATES[state]())["sentence"].endswith(words)
 
 
 # --- hostile text
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
-    render.write(page_support.hostile(), tmp_path)
+    render.write(page_samples.hostile(), tmp_path)
     for name in ("private", "public"):
         html = (tmp_path / name / "index.html").read_text()
         parsed = Parsed(html)
@@ -254,17 +255,17 @@ def test_show_cuts_and_escapes() -> None:
     ("down", "shown"), [(0, "100 %"), (1, "99.999 %"), (240, "99.996 %"), (86400, "98.88 %"), (90 * 86400, "0.00 %")]
 )
 def test_uptime_is_never_rounded_up(down: float, shown: str) -> None:
-    days = page_support.days(NOW, {0: {"down": min(down, 86400.0)}})
+    days = page_samples.days(NOW, {0: {"down": min(down, 86400.0)}})
     if down > 86400:
-        days = page_support.days(NOW, {back: {"down": 86400.0} for back in range(90)})
+        days = page_samples.days(NOW, {back: {"down": 86400.0} for back in range(90)})
     assert values.uptime(days) == shown
 
 
 def test_uptime_counts_only_what_was_measured() -> None:
     day = {0: {"down": 4320.0, "missing": 43200.0}}
-    assert values.uptime(page_support.days(NOW, day, length=1)) == "90.00 %"
-    assert values.uptime(page_support.days(NOW, {0: {"down": 4320.0, "unknown": 43200.0}}, length=1)) == "90.00 %"
-    assert values.uptime(page_support.days(NOW, {0: {"down": 4320.0, "maintenance": 43200.0}}, length=1)) == "90.00 %"
+    assert values.uptime(page_samples.days(NOW, day, length=1)) == "90.00 %"
+    assert values.uptime(page_samples.days(NOW, {0: {"down": 4320.0, "unknown": 43200.0}}, length=1)) == "90.00 %"
+    assert values.uptime(page_samples.days(NOW, {0: {"down": 4320.0, "maintenance": 43200.0}}, length=1)) == "90.00 %"
 
 
 def test_uptime_of_nothing() -> None:
@@ -272,7 +273,7 @@ def test_uptime_of_nothing() -> None:
 
 
 def test_bars_are_runs_of_days() -> None:
-    found = charts.bars(page_support.days(NOW, {89: {"down": 901.0}, 1: {"down": 60.0}, 0: {"throttled": 5.0}}), NOW)
+    found = charts.bars(page_samples.days(NOW, {89: {"down": 901.0}, 1: {"down": 60.0}, 0: {"throttled": 5.0}}), NOW)
     paths = dict(found["paths"])
     assert paths == {"down": "M0 12h3", "up": "M4 16.5h347", "brief": "M352 13.5h3", "throttled": "M356 15h3"}
     assert found["notes"] == {0: "down 15 min", 88: "down 60 s", 89: "throttled 5 s"}
@@ -281,7 +282,7 @@ def test_bars_are_runs_of_days() -> None:
 
 @pytest.mark.parametrize("kind", ["missing", "unknown"])
 def test_a_day_that_was_not_wholly_measured_is_not_green(kind: str) -> None:
-    found = charts.bars(page_support.days(NOW, {2: {kind: 900.0}, 1: {kind: 899.0}, 0: {kind: 7200, "down": 3.0}}), NOW)
+    found = charts.bars(page_samples.days(NOW, {2: {kind: 900.0}, 1: {kind: 899.0}, 0: {kind: 7200, "down": 3.0}}), NOW)
     paths = dict(found["paths"])
     assert (paths["part"], paths["brief"]) == ("M348 19.5h3", "M356 13.5h3")
     assert found["notes"] == {87: "not measured 15 min", 89: "down 3 s, not measured 2.0 h"}
@@ -289,14 +290,14 @@ def test_a_day_that_was_not_wholly_measured_is_not_green(kind: str) -> None:
 
 
 def test_a_day_of_maintenance_was_measured() -> None:
-    day = page_support.days(NOW, {0: {"maintenance": 86400.0}})[-1]
+    day = page_samples.days(NOW, {0: {"maintenance": 86400.0}})[-1]
     assert day
     day.up = None
     assert charts.classify(day) == ("maintenance", "maintenance 24.0 h")
 
 
 def test_bars_of_a_young_monitor_end_today() -> None:
-    found = charts.bars(page_support.days(NOW, length=2), NOW)
+    found = charts.bars(page_samples.days(NOW, length=2), NOW)
     assert dict(found["paths"]) == {"up": "M352 16.5h7", "none": "M0 22h351"}
     assert found["end"] == "2025-11-25"
 
@@ -313,7 +314,7 @@ def test_a_curve_has_a_gap_where_nothing_answered() -> None:
 
 
 def test_curves_of_one_scale_have_the_same_axis() -> None:
-    shown = view.private(page_support.all_well())["charts"]
+    shown = view.private(page_samples.all_well())["charts"]
     assert len(shown) == 3
     assert len({tuple(chart["ticks"]) for chart in shown}) == 1
 
@@ -330,7 +331,7 @@ def test_nice_top(value: float, top: float) -> None:
 def test_metrics_keep_the_rules_of_the_format(state: str) -> None:
     typed: list[str] = []
     seen: set[str] = set()
-    for line in metrics.text(page_support.STATES[state]()).splitlines():
+    for line in metrics.text(page_samples.STATES[state]()).splitlines():
         if line.startswith("# TYPE "):
             typed.append(line.split()[2])
         elif not line.startswith("#"):
@@ -344,7 +345,7 @@ def test_metrics_keep_the_rules_of_the_format(state: str) -> None:
 
 
 def test_metrics_of_what_is_not_known_are_absent() -> None:
-    text = metrics.text(page_support.one_down())
+    text = metrics.text(page_samples.one_down())
     assert re.search(r'^mf_host_load1\{host="mx1",role="mx"\} 0\.', text, re.MULTILINE)
     assert not re.search(r'^mf_host_load1\{host="mx2"', text, re.MULTILINE)
     assert 'mf_service_up{host="mx2",role="mx",service="smtp",kind="smtp"} 0\n' in text
@@ -353,7 +354,7 @@ def test_metrics_of_what_is_not_known_are_absent() -> None:
 
 @every_state
 def test_status_json_is_json_of_a_known_version(state: str, tmp_path: Path) -> None:
-    snapshot = page_support.STATES[state]()
+    snapshot = page_samples.STATES[state]()
     render.write(snapshot, tmp_path)
     inside = json.loads((tmp_path / "private/status.json").read_text())
     assert inside["version"] == view.VERSION
@@ -382,7 +383,7 @@ def test_what_the_engine_remembers_can_be_shown(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("status", "icon"), [("OK", "up"), ("CRITICAL", "down"), ("UNKNOWN", "unknown")])
 def test_backups_are_as_good_as_the_newest_one_not_as_the_machine_they_go_to(status: str, icon: str) -> None:
-    snapshot = page_support.all_well()
+    snapshot = page_samples.all_well()
     for host in snapshot.hosts:
         if host.backups:
             host.backups.status = status

@@ -8,7 +8,6 @@ import subprocess
 import time
 from pathlib import Path
 
-import monitor_support
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +15,9 @@ from mf_monitor.clocks import Clocks
 from mf_monitor.judging.states import DOWN, EXPIRED, UP, WARNING
 from mf_monitor.probing import certificate
 from mf_monitor.probing.world import World
-from monitor_targets import Talk, probe, smtp
+
+from tests.monitor import samples
+from tests.monitor.servers import Talk, probe, smtp
 
 
 def certify(folder: Path, *options: str) -> tuple[str, str]:
@@ -67,7 +68,7 @@ def test_starttls_that_is_offered_and_not_wanted_is_no_warning(word: object) -> 
 
 def test_an_expired_certificate(tmp_path: Path) -> None:
     key, crt = certify(tmp_path, "-days", "1")
-    chosen = monitor_support.settings()
+    chosen = samples.settings()
     later = World.of(chosen, Clocks(wall=lambda: time.time() + 2e5))
     der = ssl.PEM_cert_to_DER_cert(Path(crt).read_text())
     found = certificate.outcome(der, later, "greets")

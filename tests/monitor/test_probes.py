@@ -13,7 +13,21 @@ from mf_monitor.clocks import Clocks
 from mf_monitor.judging.states import DOWN, REFUSED, SILENT, UNKNOWN, UP, WRONG, ProbeResult
 from mf_monitor.probing import addresses, probes
 from mf_monitor.probing.world import World
-from monitor_targets import HOSTILE, LIMIT, SLACK, Talk, Target, drip, flood, http, lines_without_end, probe, says, smtp
+
+from tests.monitor.servers import (
+    HOSTILE,
+    LIMIT,
+    SLACK,
+    Talk,
+    Target,
+    drip,
+    flood,
+    http,
+    lines_without_end,
+    probe,
+    says,
+    smtp,
+)
 
 
 def test_smtp_that_greets() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-import monitor_support
 import pytest
 from mf_monitor import settings
 from mf_monitor.judging import complaints, problems
 from mf_monitor.judging.states import DOWN, REFUSED, SILENT, THROTTLED, UNKNOWN, UP, WARNING, SubjectState
-from monitor_states import NOW, RULES, bad, keys, run, silent, subjects
+
+from tests.monitor import samples
+from tests.monitor.conftest import NOW, RULES, bad, keys, run, silent, subjects
 
 
 def test_one_service_of_one_mx_is_a_notice() -> None:
@@ -90,7 +91,7 @@ def test_control_is_urgent_and_others_are_a_notice() -> None:
 
 @pytest.mark.parametrize("host", ["mx1", "control1", "offsite1", "monitor1"])
 def test_what_is_not_known_of_a_host_is_a_notice_when_it_lasts(host: str) -> None:
-    rules = monitor_support.settings(urgent_checks=["backup"])
+    rules = samples.settings(urgent_checks=["backup"])
     wait = complaints.NOT_KNOWN * rules.interval
     for reason in ("", "unread"):  # a dead cron; a key that ssh doesn't take any more
         current = run(WARNING, WARNING, WARNING, reason=reason, current=run(UP))
@@ -111,7 +112,7 @@ def test_a_dead_sshd_is_notified_once_not_as_a_host_that_is_not_known() -> None:
 
 
 def test_an_urgent_check_that_is_not_known_is_as_bad_as_a_failed_one() -> None:
-    rules = monitor_support.settings(urgent_checks=["backup"])
+    rules = samples.settings(urgent_checks=["backup"])
     current = subjects() | {f"control1/check-{name}": bad("unread") for name in ("backup", "quarantine")}
     view = problems.judge(rules, current, {}, (), NOW + 100)
     # once, however many there are: the reason is one
@@ -138,7 +139,7 @@ def test_an_urgent_check_that_is_not_known_is_as_bad_as_a_failed_one() -> None:
 def test_what_another_cause_hides_is_not_over(
     open_: str, hidden: dict[str, SubjectState], mended: dict[str, SubjectState]
 ) -> None:
-    rules = monitor_support.settings(urgent_checks=["backup"])
+    rules = samples.settings(urgent_checks=["backup"])
     view = problems.judge(rules, subjects() | hidden, {}, (open_,), NOW + 100)
     assert open_ not in view.problems
     assert view.behind == {open_}
@@ -167,7 +168,7 @@ def test_enough_accept_mail_again_only_when_that_was_seen() -> None:
 
 
 def test_overdue_canaries_are_urgent_unless_no_mx_takes_mail_anyway() -> None:
-    rules = monitor_support.settings(urgent_checks=["canary"])
+    rules = samples.settings(urgent_checks=["canary"])
     current = subjects() | {"control1/check-canary": bad()}
     view = problems.judge(rules, current, {}, (), NOW + 100)
     assert view.problems["check:control1/canary"].severity == "urgent"

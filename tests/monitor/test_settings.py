@@ -7,11 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-import monitor_support
 import pytest
 import yaml
 from mf_monitor import rules, settings
 from mf_monitor.settings import MonitorSettingsError
+
+from tests.monitor import samples
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLE = ROOT / "roles/mf_monitor"
@@ -64,7 +65,7 @@ ROLE = ROOT / "roles/mf_monitor"
 )
 def test_wrong_settings_are_one_clear_line(changed: dict[str, Any], said: str) -> None:
     with pytest.raises(MonitorSettingsError) as caught:
-        settings.parse(monitor_support.raw_settings(**changed))
+        settings.parse(samples.raw_settings(**changed))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 

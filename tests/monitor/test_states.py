@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from mf_monitor.judging import states
 from mf_monitor.judging.states import DOWN, REFUSED, THROTTLED, UNKNOWN, UP, WARNING, SubjectState
 from mf_monitor.notifying.alerts import Alert
-from monitor_states import NOW, RULES, run
+
+from tests.monitor.conftest import NOW, RULES, run
 
 
 def test_what_is_stored_keeps_its_keys() -> None:

@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import monitor_support
 import pytest
 from mf_monitor.page import charts, metrics, model, snapshot, view
 from mf_monitor.store import DAY, QUEUED, SENDING, SENT, Store, StoreError
+
+from tests.monitor import samples
 
 NOW = 1_790_000_000.0
 
@@ -81,7 +82,7 @@ def test_an_error_in_a_transaction_undoes_all_of_it(tmp_path: Path) -> None:
 )
 def test_a_damaged_file_is_moved_aside_and_said(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "m.sqlite"
-    store, _ = monitor_support.sample(path, NOW, days=20)
+    store, _ = samples.sample(path, NOW, days=20)
     store.close()
     whole = path.read_bytes()
     path.write_bytes(damage or whole[: len(whole) // 2] + b"\xff" * 4096)
@@ -93,7 +94,7 @@ def test_a_damaged_file_is_moved_aside_and_said(tmp_path: Path, damage: bytes) -
 
 def test_a_whole_file_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "m.sqlite"
-    monitor_support.sample(path, NOW, days=3)[0].close()
+    samples.sample(path, NOW, days=3)[0].close()
     again = Store(str(path))
     assert again.damage == ""
     assert "mx1/smtp" in again.current.load()
@@ -128,7 +129,7 @@ def test_what_was_being_sent_in_a_crash_is_sent_again_as_repeat(tmp_path: Path) 
 
 def test_a_failed_read_of_health_keeps_what_was_read(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "m.sqlite"))
-    store.current.set_health("mx1", NOW, True, "read", monitor_support.health_record("mx1", "mx", NOW))
+    store.current.set_health("mx1", NOW, True, "read", samples.health_record("mx1", "mx", NOW))
     store.current.set_health("mx1", NOW + 60, False, "ssh: no route", None)
     stored = store.current.health()["mx1"]
     assert (stored.ok, stored.read, stored.message) == (False, NOW, "ssh: no route")
@@ -144,8 +145,8 @@ def test_a_stored_record_of_another_shape_counts_as_never_read(tmp_path: Path, r
 
 
 def test_texts_where_a_host_should_say_numbers_are_passed_over(tmp_path: Path) -> None:
-    store, settings = monitor_support.sample(tmp_path / "m.sqlite", NOW)
-    record = monitor_support.health_record("control1", "control", NOW)
+    store, settings = samples.sample(tmp_path / "m.sqlite", NOW)
+    record = samples.health_record("control1", "control", NOW)
     for check in ("backup", "canary"):
         metrics = record["checks"][check]["metrics"]
         record["checks"][check]["metrics"] = dict.fromkeys(metrics, "<b>soon</b>")
@@ -156,8 +157,8 @@ def test_texts_where_a_host_should_say_numbers_are_passed_over(tmp_path: Path) -
 
 
 def test_an_mx_has_no_say_about_the_canaries_of_others(tmp_path: Path) -> None:
-    store, settings = monitor_support.sample(tmp_path / "m.sqlite", NOW)
-    record = monitor_support.health_record("mx2", "mx", NOW)
+    store, settings = samples.sample(tmp_path / "m.sqlite", NOW)
+    record = samples.health_record("mx2", "mx", NOW)
     lie = {"mx": 3, "overdue": 3, "mx1_age_seconds": 9e5, "mx3_age_seconds": 9e5}
     record["checks"]["canary"] = {**record["checks"]["load"], "status": "CRITICAL", "metrics": lie}
     store.current.set_health("mx2", NOW, True, "read", record)
@@ -194,7 +195,7 @@ KEYS = {
 
 
 def test_the_snapshot_has_its_documented_shape(tmp_path: Path) -> None:
-    store, settings = monitor_support.sample(tmp_path / "m.sqlite", NOW)
+    store, settings = samples.sample(tmp_path / "m.sqlite", NOW)
     shot = snapshot.take(store, settings, NOW)
     assert shot.fleet.accepting == 1
     assert shot.fleet.since == NOW - 700
@@ -213,7 +214,7 @@ def test_the_snapshot_has_its_documented_shape(tmp_path: Path) -> None:
 
 
 def test_the_keys_of_the_json_are_the_documented_ones(tmp_path: Path) -> None:
-    store, settings = monitor_support.sample(tmp_path / "m.sqlite", NOW)
+    store, settings = samples.sample(tmp_path / "m.sqlite", NOW)
     shot = model.as_json(snapshot.take(store, settings, NOW))
     _, mx1, _, mx3, control, offsite, _ = shot["hosts"]
     parts = {
@@ -239,7 +240,7 @@ def test_the_keys_of_the_json_are_the_documented_ones(tmp_path: Path) -> None:
 
 
 def test_time_that_nobody_looked_is_not_measured(tmp_path: Path) -> None:
-    store, settings = monitor_support.sample(tmp_path / "m.sqlite", NOW, days=1)
+    store, settings = samples.sample(tmp_path / "m.sqlite", NOW, days=1)
     midnight = NOW // DAY * DAY
     with store.writing():
         store.rows("DELETE FROM days")
@@ -268,20 +269,20 @@ def shown(shot: Any) -> set[str]:
 
 
 def test_what_was_seen_long_ago_is_nowhere_shown_as_good(tmp_path: Path) -> None:
-    store, settings = monitor_support.sample(tmp_path / "m.sqlite", NOW)
+    store, settings = samples.sample(tmp_path / "m.sqlite", NOW)
     assert shown(model.as_json(snapshot.take(store, settings, NOW))) >= {"up", "OK", "throttled", "maintenance", "down"}
     late = snapshot.take(store, settings, NOW + 3600)
     assert shown(model.as_json(late)) == {"unknown", "UNKNOWN"}
     assert late.fleet.accepting is None
     assert late.fleet.sentence.startswith("Nothing is known at the moment: nothing was probed since ")
-    samples = [line for line in metrics.text(late).splitlines() if line.startswith(("mf_service_up", "mf_fleet_mx_a"))]
-    assert samples == []
+    lines = [line for line in metrics.text(late).splitlines() if line.startswith(("mf_service_up", "mf_fleet_mx_a"))]
+    assert lines == []
     for page in (view.private(late), view.public(late)):
         assert page["icon"] == "unknown"
 
 
 def test_while_the_monitor_is_offline_nothing_is_shown_as_good(tmp_path: Path) -> None:
-    store, settings = monitor_support.sample(tmp_path / "m.sqlite", NOW)
+    store, settings = samples.sample(tmp_path / "m.sqlite", NOW)
     with store.writing():
         store.current.set([("uplink", "down", NOW - 9, NOW - 9, None, "none of 2 reference hosts answers", {})])
     shot = snapshot.take(store, settings, NOW)
@@ -291,7 +292,7 @@ def test_while_the_monitor_is_offline_nothing_is_shown_as_good(tmp_path: Path) -
 
 
 def test_one_service_that_is_not_probed_any_more_is_not_known(tmp_path: Path) -> None:
-    store, settings = monitor_support.sample(tmp_path / "m.sqlite", NOW)
+    store, settings = samples.sample(tmp_path / "m.sqlite", NOW)
     with store.writing():
         memory = {"seen": NOW - 4000, "blind": "not asked: 550 at MAIL"}
         store.current.set([("mx1/relay", "up", NOW - 9000, NOW - 9, 1.0, "refuses: 550", memory)])
@@ -302,7 +303,7 @@ def test_one_service_that_is_not_probed_any_more_is_not_known(tmp_path: Path) ->
 
 def test_a_year_of_history_is_found_by_an_index_and_read_once(tmp_path: Path) -> None:
     """How long it takes is a matter for bench/bench_page.py."""
-    store, _ = monitor_support.sample(tmp_path / "m.sqlite", NOW, days=500)
+    store, _ = samples.sample(tmp_path / "m.sqlite", NOW, days=500)
     today = int(NOW // DAY)
     queries: list[str] = []
     store._connection.set_trace_callback(queries.append)

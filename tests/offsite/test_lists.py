@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mf_offsite import lists, prune
-from offsite_support import entry, made_repository
+
+from tests.offsite.conftest import entry, made_repository
 
 
 def test_an_archive_that_was_ever_listed_is_listed_or_was_deleted(tmp_path: Path) -> None:

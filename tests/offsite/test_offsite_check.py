@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from mf import state
 from mf_offsite import check, rewind, segment_log
-from offsite_support import CONFIG, GONE, HOUR, KEY, PUT, entry, made_repository
+
+from tests.offsite.conftest import CONFIG, GONE, HOUR, KEY, PUT, entry, made_repository
 
 LIMITS = {
     "quota_bytes": 1000,

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from mf import borg, state
 from mf_offsite import check, command, prune, segment_log
-from offsite_support import GONE, HOUR, NOW, PUT, archive, entry, made_repository, manifest
+
+from tests.offsite.conftest import GONE, HOUR, NOW, PUT, archive, entry, made_repository, manifest
 
 KEEP = {"dump": {"within": "7d", "daily": 31}, "full": {"daily": 14}}
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from mf_offsite import rewind, segment_log
-from offsite_support import CONFIG, GONE, PUT, made_repository
+
+from tests.offsite.conftest import CONFIG, GONE, PUT, made_repository
 
 
 def test_rewinding_leaves_out_what_came_later_and_loses_nothing(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from mf_offsite import segment_log
-from offsite_support import GONE, KEY, PUT, entry, made_repository, manifest
+
+from tests.offsite.conftest import GONE, KEY, PUT, entry, made_repository, manifest
 
 
 def test_a_new_manifest_is_no_deletion_and_a_deletion_is_one(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 from mf import state
 from mf_quarantine import QuarantineError, cli, context, importer, pull, remote
 from mf_quarantine.commands import pull as pull_command
-from quarantine_support import NOON, Room, ident, kept, put
+
+from tests.quarantine.conftest import NOON, Room, ident, kept, put
 
 
 @pytest.mark.usefixtures("command")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from mf_quarantine import envelope, layout
-from quarantine_support import NOON, ident, kept
+
+from tests.quarantine.conftest import NOON, ident, kept
 
 
 @pytest.mark.parametrize(

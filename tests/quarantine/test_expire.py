@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from mf_quarantine import envelope, expire, store
-from quarantine_support import NOON, Died, Room, ident, kept, put
+
+from tests.quarantine.conftest import NOON, Died, Room, ident, kept, put
 
 
 def fill(room: Room, days: int) -> None:

@@ -14,7 +14,8 @@ import pytest
 from mf import state
 from mf_quarantine import context, release
 from mf_quarantine.commands import release as release_command
-from quarantine_support import ident, kept
+
+from tests.quarantine.conftest import ident, kept
 
 ROW = {"state": "kept", "lost": 0, "truncated": 0, "mx": "mx2", "size": 9, "kept": 9}
 

@@ -11,7 +11,8 @@ import pytest
 from mf import canary, state
 from mf_canary import send
 from mf_quarantine import canaries, envelope, layout, store
-from quarantine_support import NOON, Died, Index, Room, ident, kept, put, total
+
+from tests.quarantine.conftest import NOON, Died, Index, Room, ident, kept, put, total
 
 
 def test_a_message_is_imported_once(room: Room) -> None:

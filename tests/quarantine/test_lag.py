@@ -12,7 +12,8 @@ import pytest
 from mf import state
 from mf_quarantine import check, layout
 from mf_quarantine.source import Source
-from quarantine_support import NOON, Room, ident, kept, put
+
+from tests.quarantine.conftest import NOON, Room, ident, kept, put
 
 VALUES = {"folder": "", "mx": "mx1 mx2", "lag_warning": 3600, "lag_critical": 259200, "silence": 600, "free_percent": 5}
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-import quarantine_support as support
 from mf import state
 from mf_quarantine import importer, layout, pull, remote
 from mf_quarantine.remote import EVERYTHING
-from quarantine_support import NOON, Room, ident, kept, put
+
+from tests.quarantine import conftest as support
+from tests.quarantine.conftest import NOON, Room, ident, kept, put
 
 
 def test_messages_of_an_mx_are_fetched_once(room: Room) -> None:

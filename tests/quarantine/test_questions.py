@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import quarantine_support as support
 from mf import config
 from mf_quarantine import QuarantineError, layout, query, schema
-from quarantine_support import NOON, ident
+
+from tests.quarantine import conftest as support
+from tests.quarantine.conftest import NOON, ident
 
 ROLE = Path(__file__).resolve().parents[2] / "roles/mf_quarantine"
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from mf import ssh
 from mf_quarantine import remote
-from quarantine_support import NOON, ident
+
+from tests.quarantine.conftest import NOON, ident
 
 
 def test_hours_around_midnight_are_asked_for_in_both_days() -> None:

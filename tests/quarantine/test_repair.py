@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from mf_quarantine import envelope, remote, store
-from quarantine_support import Mx, Room, ident, kept, put
+
+from tests.quarantine.conftest import Mx, Room, ident, kept, put
 
 
 def restored(room: Room) -> Any:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from mf_quarantine import envelope, expire, importer, layout, release, repair, store
-from quarantine_support import NOON, Died, Room, ident, kept, put, shared
+
+from tests.quarantine.conftest import NOON, Died, Room, ident, kept, put, shared
 
 DOMAINS = ["a.example", "short.example", "z.example"]
 BODY = b"Subject: many\n\n" + b"x" * 100000

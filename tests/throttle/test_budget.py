@@ -9,7 +9,8 @@ import pytest
 from mf.throttle import control, marker
 from mf.throttle.budget import SPREAD, settle
 from mf.throttle.peers import Survey
-from throttle_support import Host, controller, count_reads, sound, status
+
+from tests.throttle.conftest import Host, controller, count_reads, sound, status
 
 
 class Fleet:

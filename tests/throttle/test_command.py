@@ -11,7 +11,8 @@ import pytest
 from mf import state
 from mf.command import throttle as command
 from mf.throttle import marker
-from throttle_support import DOWN, Host, controller, count_reads, failing, sound, status
+
+from tests.throttle.conftest import DOWN, Host, controller, count_reads, failing, sound, status
 
 
 def run(host: Host, *words: str) -> int:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from mf import claims, state
 from mf.throttle import control, firewall, storage
-from throttle_support import DOWN, Clock, Host, controller, failing, sound, status
+
+from tests.throttle.conftest import DOWN, Clock, Host, controller, failing, sound, status
 
 # --- on, off, expiry
 

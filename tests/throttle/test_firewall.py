@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mf.throttle import firewall
-from throttle_support import Clock, Kernel
+
+from tests.throttle.conftest import Clock, Kernel
 
 # printed by nft 1.0.6 on Debian 12
 RECORDED = b"""{"nftables": [{"metainfo":

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mf.throttle import budget, firewall, peers
 from mf.throttle.peers import Survey
-from smtp_support import server
 
 from action_plugins import mf_inventory
+from tests.core.conftest import server
 
 ROOT = Path(__file__).resolve().parents[2]
 

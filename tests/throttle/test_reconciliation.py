@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mf import decisions, state
 from mf.throttle import firewall, storage
-from throttle_support import DOWN, Clock, Host, controller, sound, status
+
+from tests.throttle.conftest import DOWN, Clock, Host, controller, sound, status
 
 
 def test_nft_flushed(host: Host) -> None:

@@ -1,20 +1,13 @@
-"""A monitor's store filled with the plausible history of a fleet, for tests and for looking at the page.
-
-As a program, ``monitor_support.py FILE [NOW]``: writes the database and prints its snapshot as JSON.
-"""
+"""A monitor's store filled with the plausible history of a fleet, for tests and for looking at the page."""
 
 from __future__ import annotations
 
-import json
 import math
 import random
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from mf_monitor import settings as settings_
-from mf_monitor.page import model, snapshot
 from mf_monitor.settings import Settings
 from mf_monitor.store import DAY, QUEUED, SENT, Store
 
@@ -236,10 +229,3 @@ def sample(path: Path, now: float, days: int = 90, **changed: Any) -> tuple[Stor
     store = Store(str(path), now=now)
     fill(store, chosen, now, days)
     return store, chosen
-
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "roles/mf_tree/files/lib"))
-    moment = float(sys.argv[2]) if len(sys.argv) > 2 else time.time()
-    opened, made = sample(Path(sys.argv[1]), moment)
-    print(json.dumps(model.as_json(snapshot.take(opened, made, moment)), indent=1))

@@ -1,4 +1,4 @@
-"""Dialogues, views, and a diagnosis whose evidence and actions are scripted."""
+"""Dialogues, views and a scripted diagnosis of the SMTP check; verdicts on real processes, and the killer of them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,21 @@ from typing import Any
 
 from mf import state
 from mf.smtp import ACCEPTED, GARBAGE, SILENT, UNREACHABLE, Dialogue
-from mf_checks import smtp_diagnose, starttls, systemd
+from mf_checks import (
+    killer,
+    orphans,
+    process_evidence,
+    processes_diagnose,
+    procfs,
+    smtp_diagnose,
+    starttls,
+    systemd,
+)
+from mf_checks.orphans import ORPHAN
 from mf_checks.smtp_evidence import Evidence
 from mf_checks.smtp_verdict import View
-from smtp_support import talking
+
+from tests.core.conftest import talking
 
 LIMIT = 10.0
 
@@ -48,26 +59,12 @@ def ended(
 
 
 GOOD = ended(ACCEPTED, "message", 250)
-
-
 MUTE = ended(SILENT, "greeting", stall=LIMIT)
-
-
 REFUSING = ended(UNREACHABLE, "connect")
-
-
 FULL = View(children=15)
-
-
 FROZEN = (MUTE, View(ticks=False))
-
-
 NONSENSE = (ended(GARBAGE), View())
-
-
 HEALED = (GOOD, View())
-
-
 GONE = (REFUSING, View("failed", listening=False, ours=False))
 
 
@@ -131,3 +128,30 @@ class Scene(smtp_diagnose.Diagnosis, Evidence):
 
     def go(self) -> state.Result:
         return self.result(self.looks[0][0])
+
+
+def diagnosis(places: state.Places, cap: int = 5, *, dry_run: bool = False) -> processes_diagnose.Diagnosis:
+    values = {"unit": "no-such.service", "user": "root", "script": "/none", "session_limit": 60, "kill_cap": cap}
+    values["session_cpu"] = 60
+    return processes_diagnose.Diagnosis(places, values, dry_run)
+
+
+def executioner(places: state.Places) -> killer.Killer:
+    return killer.Killer(places, "processes", diagnosis(places).unchanged)
+
+
+def verdict(pid: int) -> orphans.Verdict:
+    stat = procfs.read_stat(pid)
+    assert stat is not None
+    values = {"unit": "no-such.service", "script": "/none"}
+    process = process_evidence.evidence(stat, values, systemd.sessions())
+    assert process is not None
+    return orphans.Verdict(process, ORPHAN, 60.0, kill=True)
+
+
+def decisions(places: state.Places) -> list[dict[str, Any]]:
+    try:
+        text = Path(places.decisions).read_bytes()
+    except FileNotFoundError:
+        return []
+    return [one for line in text.splitlines() if (one := state.decode(line)) is not None]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import monitor_support
 from mf_monitor.judging import problems, states
 from mf_monitor.judging.states import DOWN, REFUSED, SILENT, UP, ProbeResult, SubjectState
 from mf_monitor.notifying.alerts import Alert, Incident
 
-RULES = monitor_support.settings()
+from tests.monitor import samples
+
+RULES = samples.settings()
 
 
 NOW = 1_790_000_000.0
