@@ -39,8 +39,8 @@ FLAGS = (
 
 def find_chromium() -> str:
     """Its path; installed first if need be. Fails the test with what to do."""
-    if found := shutil.which("chromium"):
-        return found
+    if program := shutil.which("chromium"):
+        return program
     if not shutil.which("apt-get"):
         pytest.fail("The browser tests need Debian's chromium, and there is no apt-get to install it with.")
     log = ROOT / "build/chromium.log"
@@ -57,10 +57,10 @@ def find_chromium() -> str:
                 stderr=out,
                 env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
             )
-    found = shutil.which("chromium")
-    if not found:
+    program = shutil.which("chromium")
+    if not program:
         pytest.fail(f"Chromium can't be installed ({log}). As root: apt install chromium")
-    return found
+    return program
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -117,10 +117,10 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def axe() -> str:
     """axe-core's source, which the package brings along; its own Python isn't used."""
-    found = importlib.util.find_spec("axe_playwright_python")
-    assert found
-    assert found.origin
-    return Path(found.origin).with_name("axe.min.js").read_text()
+    package = importlib.util.find_spec("axe_playwright_python")
+    assert package
+    assert package.origin
+    return Path(package.origin).with_name("axe.min.js").read_text()
 
 
 class Watched:
@@ -153,7 +153,7 @@ class Watched:
 
 @pytest.fixture
 def watch(browser: Browser, site: Site) -> Iterator[Callable[..., Watched]]:
-    """Makes a page with a context of its own; in the end, nobody outside was asked and nothing complained."""
+    """Makes a page with a context of its own; in the end, no request went outside and nothing complained."""
     made: list[tuple[BrowserContext, Watched]] = []
 
     def new(*, width: int = 1280, height: int = 900, **options: Any) -> Watched:

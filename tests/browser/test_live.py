@@ -1,4 +1,4 @@
-"""The page that a running monitor writes and nginx serves: read by people, by programs, by nobody without the password.
+"""The page that a running monitor writes and nginx serves: read by people, by programs, not without the password.
 
 Needs such a machine, so it is skipped unless MF_LIVE_PAGE is its address and MF_LIVE_SECRETS the file that
 `scripts/make_secrets.py` wrote. Run by the scenario mf_monitor and by `make chaos-monitor`, each while something is
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not ADDRESS, reason="no running monitor: MF_LIVE
 
 
 class Visitor:
-    """A browser of somebody's; what it asked for and what it complained about."""
+    """A browser of a visitor's; what it asked for and what it complained about."""
 
     def __init__(self, browser: Browser, **options: Any) -> None:
         # the lab's certificate is its own; who serves it is checked where that is the subject (molecule mf_status_page)
@@ -42,7 +42,7 @@ class Visitor:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
     def close(self) -> None:
-        """End it: nobody else was asked, nothing complained."""
+        """End it: no request went elsewhere, no error was logged."""
         self.context.close()
         assert not [url for url in self.requests if not url.startswith((f"{ADDRESS}/", "data:image/svg+xml,"))]
         assert self.complaints == []

@@ -22,16 +22,16 @@ WIDTHS = (360, 768, 1280)
 every_state = pytest.mark.parametrize("state", page_samples.STATES)
 every_scheme = pytest.mark.parametrize("scheme", ["light", "dark"])
 
-RENEW = "document.dispatchEvent(new Event('visibilitychange'))"  # as when somebody comes back to the tab
+RENEW = "document.dispatchEvent(new Event('visibilitychange'))"  # as when a reader comes back to the tab
 
 
 def violations(page: Page, axe: str) -> list[str]:
     """What axe-core finds, all its rules on, one line for each. It runs beside the page: the page's policy stays on."""
     page.evaluate(axe)
-    found: dict[str, Any] = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    report: dict[str, Any] = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [
         f"{violation['id']}: {node['html'][:120]} {node['failureSummary'][:200]}"
-        for violation in found["violations"]
+        for violation in report["violations"]
         for node in violation["nodes"]
     ]
 

@@ -159,22 +159,22 @@ def _fleet_is_up(database: str) -> bool:
     """Whether the monitor has seen it so; False while there is no database yet."""
     try:
         store = Store(database, readonly=True)
-        found = store.current.load().get("fleet")
+        row = store.current.load().get("fleet")
         store.close()
     except sqlite3.Error:
         return False
-    return found is not None and found["state"] == "up"
+    return row is not None and row["state"] == "up"
 
 
 async def break_and_mend(world: Fleet, dice: random.Random, stop: asyncio.Event) -> list[Outage]:
-    """One outage after the other, each until what it must become was queued to be told, and then until it was closed.
+    """One outage after the other, each until what it must become was queued as a message, and then until it was closed.
 
-    (What is over within the seconds in which messages are grouped is never told.)
+    (What is over within the seconds in which messages are grouped is never notified.)
     """
     store = Store(world.raw["database"], readonly=True)
     outages: list[Outage] = []
 
-    def told(outage: Outage) -> bool:
+    def notified(outage: Outage) -> bool:
         queued = {
             one["key"] for one in store.incidents.load() if one["alert"].get("told") or one["alert"].get("covered")
         }
@@ -184,7 +184,7 @@ async def break_and_mend(world: Fleet, dice: random.Random, stop: asyncio.Event)
         outage = Outage(dice.choice([(0,), (1,), (0, 1)]), time.time())
         for number in outage.mxs:
             await world.mail[number].stop()
-        await until(functools.partial(told, outage), 120)
+        await until(functools.partial(notified, outage), 120)
         await asyncio.sleep(dice.uniform(0.0, 2.0))
         outage.ended = time.time()
         for number in outage.mxs:
@@ -266,7 +266,7 @@ def test_killed_at_random_moments_every_outage_is_one_incident_told_once(tmp_pat
         assert heard[one["text"]] <= 1
         assert heard[one["text"]] + heard[f"repeat: {one['text']}"] >= 1
         assert one["repeat"] or not heard[f"repeat: {one['text']}"]
-    # every incident was told once, by a message of its own or by the fleet's
+    # every incident was notified once, by a message of its own or by the fleet's
     by_incident: dict[int, list[str]] = collections.defaultdict(list)
     for one in messages:
         for number in one["incidents"]:

@@ -25,8 +25,8 @@ from tests.monitor.servers import SENDER, says, until
 
 def test_a_release_is_refused_by_the_program_that_would_read_it(tmp_path: Path) -> None:
     """The role's validate command, with this package as the staged release."""
-    found = yaml.safe_load((Path(__file__).parents[2] / "roles/mf_monitor/vars/main.yml").read_text())
-    message = found["__mf_monitor_files"]["etc/monitor/settings.json"]["validate"]
+    variables = yaml.safe_load((Path(__file__).parents[2] / "roles/mf_monitor/vars/main.yml").read_text())
+    message = variables["__mf_monitor_files"]["etc/monitor/settings.json"]["validate"]
     path = tmp_path / "settings.json"
     packages = ":".join(str(Path(module).parents[1]) for module in (engine.__file__, text.__file__))
     message = message.replace("%r/lib", packages).replace("%s", str(path)).replace("/usr/bin/python3", sys.executable)

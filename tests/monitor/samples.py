@@ -148,14 +148,14 @@ def _present(store: Store, chosen: Settings, now: float) -> None:
     for host in chosen.hosts:
         worst, words = "up", "all well"
         for service in host.services:
-            state, said = special.get(service.subject, ("up", "220 greeting, EHLO, STARTTLS offered"))
+            state, message = special.get(service.subject, ("up", "220 greeting, EHLO, STARTTLS offered"))
             if state != "up":
-                worst, words = state, f"{service.name}: {said}"
+                worst, words = state, f"{service.name}: {message}"
             memory: dict[str, Any] = {"flapping": service.subject == "mx2/smtp", "pending": ""}
             if service.kind == "https":
                 memory["expires"] = now + 9 * DAY
             since = now - (1500 if state != "up" else 86400 * 12)
-            rows.append((service.subject, state, since, now - 20, None if state == "down" else 23.4, said, memory))
+            rows.append((service.subject, state, since, now - 20, None if state == "down" else 23.4, message, memory))
         on = {"owner": "operator", "reason": HOSTILE, "until": now + 1800} if host.name == "offsite1" else None
         state = "maintenance" if on else worst
         rows.append((host.name, state, now - 1500, now - 20, None, words, {"maintenance": on}))

@@ -85,16 +85,16 @@ def smtp(**replies: bytes) -> Talk:
         "RSET": b"250 ok\r\n",
         "QUIT": b"221 bye\r\n",
     }
-    said = {**own, **replies}
+    script = {**own, **replies}
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(said["GREETING"])
+        writer.write(script["GREETING"])
         while line := await reader.readline():
             verb = line[:4].decode("latin-1").upper()
-            writer.write(said.get(verb, b"500 what?\r\n"))
+            writer.write(script.get(verb, b"500 what?\r\n"))
             if verb == "DATA":
                 await reader.readuntil(b"\r\n.\r\n")
-                writer.write(said["DOT"])
+                writer.write(script["DOT"])
             if verb == "QUIT":
                 break
         await writer.drain()
@@ -122,11 +122,11 @@ class Gateway:
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         size = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
-        found: dict[str, Any] = json.loads(await reader.readexactly(size))
+        request: dict[str, Any] = json.loads(await reader.readexactly(size))
         if self.broken:
             writer.write(b"HTTP/1.1 503 no\r\nContent-Length: 0\r\n\r\n")
         else:
-            self.texts.append(found["message"])
+            self.texts.append(request["message"])
             writer.write(b"HTTP/1.1 200 ok\r\nContent-Length: 0\r\n\r\n")
         await writer.drain()
 

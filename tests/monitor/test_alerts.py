@@ -111,7 +111,7 @@ def test_well_again_is_only_what_has_nothing_else() -> None:
     host, ssh = incident(1, "host:mx1"), incident(2, "service:mx1/ssh")
     expired, smtp = incident(3, "warning:mx2/smtp"), incident(4, "service:mx2/smtp")
     slow = incident(5, "internal:slow", host="")
-    for over, left, said in (
+    for over, left, expected in (
         (host, ssh, "mx1 answers again"),
         (smtp, expired, "mx2 smtp better"),
         (slow, ssh, "keeps up"),
@@ -119,16 +119,16 @@ def test_well_again_is_only_what_has_nothing_else() -> None:
         story = Story()
         story.at(4, over, left)
         (draft,) = story.at(63, dataclasses.replace(over, closed=NOW + 60), left)
-        assert said in draft.text
+        assert expected in draft.text
         assert "well again" not in draft.text
 
 
-@pytest.mark.parametrize(("key", "said"), [("host:mx9", "mx9"), ("service:mx1/imap", "mx1 imap")])
-def test_what_was_taken_off_the_inventory_is_not_well_again(key: str, said: str) -> None:
+@pytest.mark.parametrize(("key", "subject"), [("host:mx9", "mx9"), ("service:mx1/imap", "mx1 imap")])
+def test_what_was_taken_off_the_inventory_is_not_well_again(key: str, subject: str) -> None:
     story, one = Story(), incident(1, key)
     story.at(4, one)
     (draft,) = story.at(63, dataclasses.replace(one, closed=NOW + 60))
-    assert f"OK: {said} no longer watched" in draft.text
+    assert f"OK: {subject} no longer watched" in draft.text
 
 
 def test_the_page_gets_no_message() -> None:

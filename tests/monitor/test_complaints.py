@@ -43,26 +43,26 @@ def up() -> SubjectState:
 
 
 def notified(host: str, record: dict[str, Any] | None, lasts: float = 700.0, before: bool = True) -> dict[str, str]:
-    """Severity by incident, when a host has said so for that long; ``before``: it was well before that."""
-    found = {service.subject: up() for one in RULES.hosts for service in one.services} | {"uplink": up()}
+    """Severity by incident, when a host has reported it for that long; ``before``: it was well before that."""
+    current = {service.subject: up() for watched in RULES.hosts for service in watched.services} | {"uplink": up()}
     known: set[str] = set()
     vital = hosthealth.vital(RULES, HOSTS[host])
     well = samples.health_record(host, HOSTS[host].role, NOW)
     at = NOW
     while at <= NOW + 60 + lasts:
-        said = well if before and at == NOW else record
-        parsed = None if said is None else hosthealth.parse(json.dumps(said).encode())
-        assert said is None or parsed is not None
+        reported = well if before and at == NOW else record
+        parsed = None if reported is None else hosthealth.parse(json.dumps(reported).encode())
+        assert reported is None or parsed is not None
         reading = hosthealth.Reading(host, at, at, parsed, "ssh doesn't let us in")
         for result in hosthealth.results(reading, vital, known):
-            found[result.subject] = states.advance(found.get(result.subject, SubjectState()), result, RULES)
+            current[result.subject] = states.advance(current.get(result.subject, SubjectState()), result, RULES)
             if result.subject.startswith(hosthealth.check_subject(host, "")):
                 known.add(result.subject.removeprefix(hosthealth.check_subject(host, "")))
         at += RULES.interval
     # the services were looked at meanwhile
     for service in (one.subject for other in RULES.hosts for one in other.services):
-        found[service] = dataclasses.replace(found[service], checked=at, seen=at)
-    view = problems.judge(RULES, found, {}, (), at)
+        current[service] = dataclasses.replace(current[service], checked=at, seen=at)
+    view = problems.judge(RULES, current, {}, (), at)
     assert not before or view.hosts[host].state == states.WARNING
     return {key: one.severity for key, one in view.problems.items()}
 
@@ -151,8 +151,8 @@ def test_what_is_wrong_already_hides_no_other_check() -> None:
     assert notified("mx1", record, 3 * RULES.interval) == {"check:mx1/queue": "notice", "check:mx1/smtp": "notice"}
     flaps = SubjectState(states.DOWN, NOW, "full", flapping=NOW, changes=(NOW,) * 3, checked=NOW, seen=NOW)
     other = dataclasses.replace(flaps, flapping=None, changes=(), message="STARTTLS is broken")
-    found = {"mx1/check-queue": flaps, "mx1/check-smtp": other, "mx1/smtp": up(), "mx1/ssh": up()}
-    view = problems.judge(RULES, found, {}, (), NOW + 60)
+    current = {"mx1/check-queue": flaps, "mx1/check-smtp": other, "mx1/smtp": up(), "mx1/ssh": up()}
+    view = problems.judge(RULES, current, {}, (), NOW + 60)
     assert view.problems["check:mx1/queue"].title == "mx1 queue is flapping, 3 changes: full"
     assert view.problems["check:mx1/smtp"].title == "mx1: smtp CRITICAL: STARTTLS is broken"
 

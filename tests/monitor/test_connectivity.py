@@ -18,16 +18,16 @@ def verdict(make: Callable[[Target], list[str]]) -> bool:
     async def go() -> bool:
         target = await Target(says(b"")).start()
         chosen = settings.parse({"timeout": LIMIT, "references": make(target)})
-        found = await connectivity.ConnectivityCheck(chosen, Clocks()).after(time.monotonic())
+        verdict = await connectivity.ConnectivityCheck(chosen, Clocks()).after(time.monotonic())
         await target.stop()
-        return found.up
+        return verdict.up
 
     return asyncio.run(go())
 
 
 def test_one_reference_that_answers_or_refuses_is_enough() -> None:
     with socket.socket() as full:
-        # nobody accepts here, and its queue is full: silence
+        # nothing accepts here, and its queue is full: silence
         full.bind(("127.0.0.1", 0))
         full.listen(0)
         dead = f"127.0.0.1:{full.getsockname()[1]}"

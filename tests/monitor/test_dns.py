@@ -1,4 +1,4 @@
-"""MX records against the inventory: what the records say, and what follows when nobody answers for them."""
+"""MX records against the inventory: agreement, difference, and what follows when no server answers."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def ask(domain: str, *answers: str, root: bool = True) -> ProbeResult:
                 reply.set_rcode(dns.rcode.SERVFAIL)
             else:
                 kind = dns.rdatatype.to_text(question.rdtype)
-                found = [line.split(None, 2)[2] for line in answers if line.startswith(f"{question.name} {kind} ")]
-                if found:
-                    reply.answer.append(dns.rrset.from_text(question.name, 60, "IN", kind, *found))
+                records = [line.split(None, 2)[2] for line in answers if line.startswith(f"{question.name} {kind} ")]
+                if records:
+                    reply.answer.append(dns.rrset.from_text(question.name, 60, "IN", kind, *records))
             self.transport.sendto(reply.to_wire(), address)
 
     async def go() -> ProbeResult:
@@ -64,7 +64,7 @@ def ask(domain: str, *answers: str, root: bool = True) -> ProbeResult:
 
 
 @pytest.mark.parametrize(
-    ("answers", "state", "said"),
+    ("answers", "state", "expected"),
     [
         (("x.example. MX 10 mx1.example.", "mx1.example. A 192.0.2.1"), UP, "1 MX records as in the inventory"),
         (("x.example. MX 10 mx1.example.", "mx1.example. A 192.0.2.9"), DOWN, "mx1.example has 192.0.2.9"),
@@ -74,9 +74,9 @@ def ask(domain: str, *answers: str, root: bool = True) -> ProbeResult:
         (("silence",), DOWN, "do not answer in time"),
     ],
 )
-def test_mx_records(answers: tuple[str, ...], state: str, said: str) -> None:
+def test_mx_records(answers: tuple[str, ...], state: str, expected: str) -> None:
     result = ask("x.example", *answers)
-    assert (result.state, said in result.message) == (state, True), result.message
+    assert (result.state, expected in result.message) == (state, True), result.message
 
 
 @pytest.mark.parametrize("answer", ["SERVFAIL", "silence"])

@@ -287,13 +287,13 @@ def test_a_monitor_that_was_held_up_sees_silence_only_when_its_probes_had_their_
 
 
 def test_without_results_there_is_no_sign_of_life(tmp_path: Path) -> None:
-    said: list[str] = []
+    sent: list[str] = []
     now = [0.0]
     chosen = samples.settings(database=str(tmp_path / "m.sqlite"))
-    monitor = engine.Engine(chosen, clocks=Clocks(monotonic=lambda: now[0]), ready=said.append)
+    monitor = engine.Engine(chosen, clocks=Clocks(monotonic=lambda: now[0]), ready=sent.append)
     monitor.signal_liveness()
-    assert said == ["WATCHDOG=1"]
+    assert sent == ["WATCHDOG=1"]
     now[0] += 2.5 * chosen.interval + chosen.timeout + 31
     monitor.signal_liveness()
-    assert said == ["WATCHDOG=1"]
+    assert sent == ["WATCHDOG=1"]
     monitor.recorder.close()

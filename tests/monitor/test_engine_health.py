@@ -50,11 +50,11 @@ def test_an_answer_that_cannot_be_understood_is_a_reading() -> None:
 def behind_ssh(world: Fleet, hosts: int, ask: Any) -> engine.Engine:
     """A monitor of so many MXs whose health is read by ssh."""
     services = [{"kind": "smtp"}, {"kind": "ssh"}]
-    found = [
+    fleet = [
         {"name": f"mx{number}", "role": "mx", "address": "192.0.2.1", "health": True, "services": services}
         for number in range(hosts)
     ]
-    chosen = settings.parse({**world.raw, "hosts": found, "health": ACCESS})
+    chosen = settings.parse({**world.raw, "hosts": fleet, "health": ACCESS})
     return engine.Engine(chosen, clocks=world.clocks, probe=world.probe, answer=world.answer, ask=ask, send=world.send)
 
 

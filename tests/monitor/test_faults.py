@@ -59,10 +59,10 @@ def listener(tmp_path_factory: pytest.TempPathFactory) -> engine.Engine:
 @given(changed=HOSTILE)
 def test_whatever_a_hosts_health_says_it_is_a_reading(listener: engine.Engine, changed: dict[str, Any]) -> None:
     record = samples.health_record("mx1", "mx", 0.0, **changed)
-    found = hosthealth.parse(json.dumps(record).encode())
-    if found is not None:
-        hosthealth.leases(found)
-    listener.subjects.ingest_health(Reading("mx1", 99.0, 100.0, found, "read"))
+    parsed = hosthealth.parse(json.dumps(record).encode())
+    if parsed is not None:
+        hosthealth.leases(parsed)
+    listener.subjects.ingest_health(Reading("mx1", 99.0, 100.0, parsed, "read"))
     assert listener.subjects.maintenance.get("mx1", {"until": 0.0})["until"] <= 100.0 + maintenance.MAX_TTL
 
 
@@ -72,12 +72,12 @@ def test_the_program_says_whether_its_settings_are_right(tmp_path: Path, capsys:
     assert daemon.main(["--check", str(path)]) == 0
     assert capsys.readouterr().out == f"{path}: right; 7 hosts, 17 services\n"
     assert not (tmp_path / "m.sqlite").exists()
-    for content, said in (('{"interval": 0}', "interval must be a number"), ("{", "is not JSON")):
+    for content, expected in (('{"interval": 0}', "interval must be a number"), ("{", "is not JSON")):
         path.write_text(content)
         assert daemon.main(["--check", str(path)]) == daemon.UNUSABLE
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"monitord: {path}")
-        assert said in line
+        assert expected in line
     with pytest.raises(SystemExit, match="2"):
         daemon.main(["--chekc"])
     assert capsys.readouterr().err == "monitord: unrecognized arguments: --chekc; see monitord --help\n"
@@ -94,7 +94,7 @@ SLOW = (
 
 
 @pytest.mark.parametrize(
-    ("said", "arrived"),
+    ("warning", "arrived"),
     [
         # as Apprise 1.2.1 logs it
         (f"{POOL}Read timed out. (read timeout=4.0)", True),
@@ -106,9 +106,10 @@ SLOW = (
         ("Failed to send JSON POST notification: Servers are overloaded., error=503.", False),
     ],
 )
-def test_what_broke_off_may_have_arrived(said: str, arrived: bool) -> None:
+def test_what_broke_off_may_have_arrived(warning: str, arrived: bool) -> None:
     assert (
-        send.may_have_arrived(["A Connection error occurred sending JSON notification to 192.0.2.1.", said]) is arrived
+        send.may_have_arrived(["A Connection error occurred sending JSON notification to 192.0.2.1.", warning])
+        is arrived
     )
 
 
@@ -121,8 +122,8 @@ def hollow(path: Path) -> None:
         "INSERT INTO sqlite_schema VALUES ('index', 'messages_status', 'messages', {root}, '{sql}')",
     ):
         connection = sqlite3.connect(path)
-        found = connection.execute("SELECT rootpage, sql FROM sqlite_schema WHERE name = 'messages_status'").fetchone()
-        known = found or known
+        row = connection.execute("SELECT rootpage, sql FROM sqlite_schema WHERE name = 'messages_status'").fetchone()
+        known = row or known
         connection.execute("PRAGMA writable_schema = 1")
         if "DELETE FROM messages" in statement:
             connection.execute("DELETE FROM messages")
@@ -194,8 +195,8 @@ def test_a_redirect_to_another_host_is_not_followed(where: str) -> None:
 
 def test_a_certificate_must_be_for_the_name_in_the_mx_record() -> None:
     host = {"name": "mx1", "role": "mx", "address": "192.0.2.1", "mx_name": "mx1.filter.example"}
-    (found,) = settings.parse({"hosts": [host]}).hosts
-    assert {one.tls_name for one in found.services} == {"mx1.filter.example"}
+    (chosen,) = settings.parse({"hosts": [host]}).hosts
+    assert {service.tls_name for service in chosen.services} == {"mx1.filter.example"}
 
 
 def test_what_a_host_said_long_ago_is_not_known(tmp_path: Path) -> None:
@@ -240,10 +241,10 @@ def test_the_command_neither_moves_nor_changes_the_database(tmp_path: Path, caps
 def test_a_hold_is_notified_though_the_throttle_shows() -> None:
     now = time.time()
     record = samples.health_record("mx1", "mx", now, throttled=True, refusing=True, held=True)
-    found = hosthealth.parse(json.dumps(record).encode())
+    parsed = hosthealth.parse(json.dumps(record).encode())
     chosen = samples.settings()
     subjects: dict[str, states.SubjectState] = {}
-    for result in hosthealth.results(Reading("mx1", now, now, found, "read"), (), ()) * 3:
+    for result in hosthealth.results(Reading("mx1", now, now, parsed, "read"), (), ()) * 3:
         subjects[result.subject] = states.advance(subjects.get(result.subject, states.SubjectState()), result, chosen)
     subjects["mx1/smtp"] = states.SubjectState(state="throttled", since=now, message="throttled by anna", checked=now)
     seen = problems.judge(chosen, subjects, {}, (), now + 1).problems

@@ -47,10 +47,10 @@ def test_health_is_cleaned() -> None:
     record = samples.health_record("mx1", "mx", 0.0, problems=["\x1b[2J<b>"])
     record["checks"]["load"]["summary"] = "\x1b]0;title\x07" + "x" * 10000
     record["unexpected"] = {"deep": [1] * 1000}
-    found = hosthealth.parse(json.dumps(record).encode())
-    assert found is not None
-    assert "\x1b" not in json.dumps(found.as_json()).encode().decode("unicode_escape")
-    assert "unexpected" not in found.as_json()
+    parsed = hosthealth.parse(json.dumps(record).encode())
+    assert parsed is not None
+    assert "\x1b" not in json.dumps(parsed.as_json()).encode().decode("unicode_escape")
+    assert "unexpected" not in parsed.as_json()
 
 
 def reading(record: dict[str, Any] | None) -> hosthealth.Reading:
@@ -61,8 +61,8 @@ def reading(record: dict[str, Any] | None) -> hosthealth.Reading:
 def test_vital_checks_are_subjects_of_their_own_and_bad_when_they_are_not_known() -> None:
     record = samples.health_record("control1", "control", 0.0)
     record["checks"]["backup"]["status"] = "UNKNOWN"
-    found = {result.subject: result.state for result in hosthealth.results(reading(record), ("backup",), ())}
-    assert found == {"control1/check-backup": DOWN, "control1/health": WARNING}
+    by_subject = {result.subject: result.state for result in hosthealth.results(reading(record), ("backup",), ())}
+    assert by_subject == {"control1/check-backup": DOWN, "control1/health": WARNING}
     (unread,) = hosthealth.results(reading(None), ("backup",), ("backup",))
     assert (unread.subject, unread.state, unread.reason) == ("control1/health", WARNING, "unread")
 
@@ -83,22 +83,22 @@ def test_vital_checks_are_subjects_of_their_own_and_bad_when_they_are_not_known(
 def test_canaries_are_urgent_when_all_of_them_are_overdue(status: str, metrics: dict[str, Any], state: str) -> None:
     record = samples.health_record("control1", "control", 0.0)
     record["checks"]["canary"] = {**record["checks"]["backup"], "status": status, "metrics": metrics}
-    found = {result.subject: result.state for result in hosthealth.results(reading(record), ("canary",), ())}
-    assert found["control1/check-canary"] == state
+    by_subject = {result.subject: result.state for result in hosthealth.results(reading(record), ("canary",), ())}
+    assert by_subject["control1/check-canary"] == state
 
 
 def test_a_host_that_does_not_know_its_checks_is_not_well() -> None:
     record = samples.health_record("control1", "control", 0.0)
     lost = {**record, "checks": {}, "status": "UNKNOWN", "problems": ["/mf/etc/mf.json is damaged"]}
-    found = {one.subject: one for one in hosthealth.results(reading(lost), ("backup",), ("backup",))}
-    assert {name: one.state for name, one in found.items()} == {
+    results = {result.subject: result for result in hosthealth.results(reading(lost), ("backup",), ("backup",))}
+    assert {name: result.state for name, result in results.items()} == {
         "control1/check-backup": DOWN,
         "control1/health": WARNING,
     }
-    assert all("mf.json is damaged" in one.message for one in found.values())
+    assert all("mf.json is damaged" in result.message for result in results.values())
     del record["checks"]["backup"]
-    found = {one.subject: one for one in hosthealth.results(reading(record), ("backup",), ("backup",))}
-    assert {name: one.state for name, one in found.items()} == {
+    results = {result.subject: result for result in hosthealth.results(reading(record), ("backup",), ("backup",))}
+    assert {name: result.state for name, result in results.items()} == {
         "control1/check-backup": WARNING,
         "control1/health": UP,
     }

@@ -202,13 +202,13 @@ def test_many_machines_those_in_trouble_come_first_and_have_details() -> None:
 def test_public_files_name_no_machine_and_no_address(state: str, tmp_path: Path) -> None:
     snapshot = page_samples.STATES[state]()
     render.write(snapshot, tmp_path)
-    said = (tmp_path / "public/index.html").read_text() + (tmp_path / "public/status.json").read_text()
+    public = (tmp_path / "public/index.html").read_text() + (tmp_path / "public/status.json").read_text()
     for host in snapshot.hosts:
         for secret in (host.name, host.address, host.provider, host.location, host.message):
-            assert secret not in said
+            assert secret not in public
     assert not re.search(r"\d+\.\d+\.\d+\.\d+", Parsed((tmp_path / "public/index.html").read_text()).text)
-    assert "OpenSSH" not in said
-    assert "anna" not in said
+    assert "OpenSSH" not in public
+    assert "anna" not in public
 
 
 @pytest.mark.parametrize(
@@ -273,20 +273,20 @@ def test_uptime_of_nothing() -> None:
 
 
 def test_bars_are_runs_of_days() -> None:
-    found = charts.bars(page_samples.days(NOW, {89: {"down": 901.0}, 1: {"down": 60.0}, 0: {"throttled": 5.0}}), NOW)
-    paths = dict(found["paths"])
+    drawn = charts.bars(page_samples.days(NOW, {89: {"down": 901.0}, 1: {"down": 60.0}, 0: {"throttled": 5.0}}), NOW)
+    paths = dict(drawn["paths"])
     assert paths == {"down": "M0 12h3", "up": "M4 16.5h347", "brief": "M352 13.5h3", "throttled": "M356 15h3"}
-    assert found["notes"] == {0: "down 15 min", 88: "down 60 s", 89: "throttled 5 s"}
-    assert found["label"] == "90 of 90 days measured, 2 with an outage"
+    assert drawn["notes"] == {0: "down 15 min", 88: "down 60 s", 89: "throttled 5 s"}
+    assert drawn["label"] == "90 of 90 days measured, 2 with an outage"
 
 
 @pytest.mark.parametrize("kind", ["missing", "unknown"])
 def test_a_day_that_was_not_wholly_measured_is_not_green(kind: str) -> None:
-    found = charts.bars(page_samples.days(NOW, {2: {kind: 900.0}, 1: {kind: 899.0}, 0: {kind: 7200, "down": 3.0}}), NOW)
-    paths = dict(found["paths"])
+    drawn = charts.bars(page_samples.days(NOW, {2: {kind: 900.0}, 1: {kind: 899.0}, 0: {kind: 7200, "down": 3.0}}), NOW)
+    paths = dict(drawn["paths"])
     assert (paths["part"], paths["brief"]) == ("M348 19.5h3", "M356 13.5h3")
-    assert found["notes"] == {87: "not measured 15 min", 89: "down 3 s, not measured 2.0 h"}
-    assert found["label"] == "90 of 90 days measured (1 in part), 1 with an outage"
+    assert drawn["notes"] == {87: "not measured 15 min", 89: "down 3 s, not measured 2.0 h"}
+    assert drawn["label"] == "90 of 90 days measured (1 in part), 1 with an outage"
 
 
 def test_a_day_of_maintenance_was_measured() -> None:
@@ -297,9 +297,9 @@ def test_a_day_of_maintenance_was_measured() -> None:
 
 
 def test_bars_of_a_young_monitor_end_today() -> None:
-    found = charts.bars(page_samples.days(NOW, length=2), NOW)
-    assert dict(found["paths"]) == {"up": "M352 16.5h7", "none": "M0 22h351"}
-    assert found["end"] == "2025-11-25"
+    drawn = charts.bars(page_samples.days(NOW, length=2), NOW)
+    assert dict(drawn["paths"]) == {"up": "M352 16.5h7", "none": "M0 22h351"}
+    assert drawn["end"] == "2025-11-25"
 
 
 def test_a_curve_has_a_gap_where_nothing_answered() -> None:
@@ -369,15 +369,15 @@ def test_status_json_is_json_of_a_known_version(state: str, tmp_path: Path) -> N
 
 def test_what_the_engine_remembers_can_be_shown(tmp_path: Path) -> None:
     store, settings = sample(tmp_path / "monitor.sqlite", NOW)
-    found = snapshot_.take(store, settings, NOW)
-    render.write(found, tmp_path / "page")
+    shot = snapshot_.take(store, settings, NOW)
+    render.write(shot, tmp_path / "page")
     text = Parsed((tmp_path / "page/private/index.html").read_text()).text
     for words in ("Only 1 of 3 MXs accepts mail; 2 must.", "ops is on it.", "mx2 smtp: connection refused", "4.1 s"):
         assert words in text
     assert re.search(r"\d ms", text)
-    said = (tmp_path / "page/public/index.html").read_text()
-    assert "Incoming mail is delayed." in said
-    assert "mx2" not in said
+    public = (tmp_path / "page/public/index.html").read_text()
+    assert "Incoming mail is delayed." in public
+    assert "mx2" not in public
     store.close()
 
 

@@ -49,13 +49,13 @@ def starttls(key: str, crt: str) -> Talk:
 
 
 @pytest.mark.parametrize(
-    ("days", "state", "said"), [("400", UP, "greets, STARTTLS"), ("5", WARNING, "certificate expires in")]
+    ("days", "state", "expected"), [("400", UP, "greets, STARTTLS"), ("5", WARNING, "certificate expires in")]
 )
-def test_the_certificate_behind_starttls(tmp_path: Path, days: str, state: str, said: str) -> None:
+def test_the_certificate_behind_starttls(tmp_path: Path, days: str, state: str, expected: str) -> None:
     key, crt = certify(tmp_path, "-days", days)
     result, _ = probe(starttls(key, crt), {"kind": "smtp"}, limit=5)
     assert result.state == state
-    assert said in result.message
+    assert expected in result.message
     assert result.expires is not None
     assert abs(result.expires - time.time() - int(days) * 86400) < 120
 
@@ -71,9 +71,9 @@ def test_an_expired_certificate(tmp_path: Path) -> None:
     chosen = samples.settings()
     later = World.of(chosen, Clocks(wall=lambda: time.time() + 2e5))
     der = ssl.PEM_cert_to_DER_cert(Path(crt).read_text())
-    found = certificate.outcome(der, later, "greets")
-    assert (found.state, found.reason) == (WARNING, EXPIRED)
-    assert "expired" in found.message
+    outcome = certificate.outcome(der, later, "greets")
+    assert (outcome.state, outcome.reason) == (WARNING, EXPIRED)
+    assert "expired" in outcome.message
     assert key
 
 

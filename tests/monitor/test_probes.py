@@ -142,7 +142,7 @@ def test_relaying_is_asked_for_as_nobody_and_as_somebody_whose_domain_exists() -
 
 
 @pytest.mark.parametrize(
-    ("talk", "kind", "reason", "said"),
+    ("talk", "kind", "reason", "expected"),
     [
         (says(b"", hold=True), "smtp", SILENT, "no answer"),
         (drip, "smtp", SILENT, "silence at greeting"),
@@ -157,10 +157,10 @@ def test_relaying_is_asked_for_as_nobody_and_as_somebody_whose_domain_exists() -
         (flood, "http", WRONG, "a header without end"),
     ],
 )
-def test_bad_targets_end_in_time_with_a_result(talk: Talk, kind: str, reason: str, said: str) -> None:
+def test_bad_targets_end_in_time_with_a_result(talk: Talk, kind: str, reason: str, expected: str) -> None:
     result, took = probe(talk, {"kind": kind})
     assert result.state == DOWN
-    assert said in result.message
+    assert expected in result.message
     assert took < LIMIT + SLACK
     assert result.message.isascii()
     assert result.message.isprintable()
@@ -214,14 +214,14 @@ def test_a_name_with_fifty_addresses_is_tried_at_a_few(monkeypatch: pytest.Monke
         return many
 
     monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "getaddrinfo", resolve)
-    found = asyncio.run(addresses.resolve("many.example", 1))
-    assert len(found) == addresses.MOST
-    assert found[0] == "::1"
+    resolved = asyncio.run(addresses.resolve("many.example", 1))
+    assert len(resolved) == addresses.MOST
+    assert resolved[0] == "::1"
 
 
 @pytest.mark.parametrize("kind", ["tcp", "smtp", "relay", "http"])
 @pytest.mark.parametrize(
-    ("code", "state", "said"),
+    ("code", "state", "expected"),
     [
         (socket.EAI_AGAIN, UNKNOWN, "the monitor's resolver: in these words"),
         (socket.EAI_FAIL, UNKNOWN, "the monitor's resolver: in these words"),
@@ -231,7 +231,7 @@ def test_a_name_with_fifty_addresses_is_tried_at_a_few(monkeypatch: pytest.Monke
     ],
 )
 def test_a_resolver_that_fails_is_no_fault_of_the_target(
-    monkeypatch: pytest.MonkeyPatch, kind: str, code: int | None, state: str, said: str
+    monkeypatch: pytest.MonkeyPatch, kind: str, code: int | None, state: str, expected: str
 ) -> None:
     async def resolve(self: object, *argv: object, **named: object) -> list[Any]:
         if code is None:
@@ -243,5 +243,5 @@ def test_a_resolver_that_fails_is_no_fault_of_the_target(
     chosen = settings.parse(raw)
     result = asyncio.run(probes.probe(chosen.hosts[0].services[0], World.of(chosen, Clocks())))
     if kind == "relay" and state == DOWN:  # that is for the smtp service to say
-        state, said = UNKNOWN, f"not asked: {said}"
-    assert (result.state, said in result.message) == (state, True), result.message
+        state, expected = UNKNOWN, f"not asked: {expected}"
+    assert (result.state, expected in result.message) == (state, True), result.message

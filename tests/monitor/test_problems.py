@@ -95,7 +95,7 @@ def test_what_is_not_known_of_a_host_is_a_notice_when_it_lasts(host: str) -> Non
     wait = complaints.NOT_KNOWN * rules.interval
     for reason in ("", "unread"):  # a dead cron; a key that ssh doesn't take any more
         current = run(WARNING, WARNING, WARNING, reason=reason, current=run(UP))
-        # nobody knows whether control's data are whole: that can't wait any longer
+        # it isn't known whether control's data are whole: that can't wait any longer
         loud = "urgent" if host == "control1" and reason else "notice"
         for lasted, severity in ((wait - 1, "page"), (wait, loud)):
             unknown = dataclasses.replace(current, seen=current.since + lasted)
@@ -172,25 +172,25 @@ def test_overdue_canaries_are_urgent_unless_no_mx_takes_mail_anyway() -> None:
     current = subjects() | {"control1/check-canary": bad()}
     view = problems.judge(rules, current, {}, (), NOW + 100)
     assert view.problems["check:control1/canary"].severity == "urgent"
-    nobody = current | silent("mx1") | silent("mx2") | silent("mx3")
-    assert "check:control1/canary" in problems.judge(rules, nobody, {}, (), NOW + 100).problems["fleet"].about
+    none = current | silent("mx1") | silent("mx2") | silent("mx3")
+    assert "check:control1/canary" in problems.judge(rules, none, {}, (), NOW + 100).problems["fleet"].about
     some = current | silent("mx1") | silent("mx2")
     assert "check:control1/canary" not in problems.judge(rules, some, {}, (), NOW + 100).problems["fleet"].about
 
 
 def test_health_is_not_mentioned_beside_a_nearer_cause() -> None:
-    said = {"mx1/health": bad(), "mx1/check-queue": bad()}
-    assert list(keys(subjects(mx1_smtp=bad()) | said)) == ["service:mx1/smtp"]
+    own = {"mx1/health": bad(), "mx1/check-queue": bad()}
+    assert list(keys(subjects(mx1_smtp=bad()) | own)) == ["service:mx1/smtp"]
     notified = {"check:mx1/queue": "notice", "health:mx1": "notice"}
-    assert keys(subjects() | said) == notified
-    assert keys(subjects(mx1_ssh6=bad()) | said) == {"service:mx1/ssh6": "page", **notified}
+    assert keys(subjects() | own) == notified
+    assert keys(subjects(mx1_ssh6=bad()) | own) == {"service:mx1/ssh6": "page", **notified}
 
 
 def test_what_its_own_check_says_of_a_service_just_back_is_from_before() -> None:
     back = run(UP, UP, current=bad())
     soon = back.changes[-1] + 60
     later = back.changes[-1] + complaints.RUNS_AGAIN["smtp"] + RULES.interval + 1
-    # an MX with a dead queue greets nobody, and check-queue runs every five minutes
+    # an MX with a dead queue does not greet, and check-queue runs every five minutes
     latest = back.changes[-1] + complaints.RUNS_AGAIN["queue"] + RULES.interval + 1
     for check, now, notified in (
         *(("smtp", soon, False), ("smtp", later, True)),

@@ -19,7 +19,7 @@ ROLE = ROOT / "roles/mf_monitor"
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "expected"),
     [
         ({"interval": 0}, "interval must be a number"),
         ({"bogus": 1}, "'bogus' is no setting"),
@@ -63,10 +63,10 @@ ROLE = ROOT / "roles/mf_monitor"
         ({"hosts": "mx1"}, "hosts must be a list of objects"),
     ],
 )
-def test_wrong_settings_are_one_clear_line(changed: dict[str, Any], said: str) -> None:
+def test_wrong_settings_are_one_clear_line(changed: dict[str, Any], expected: str) -> None:
     with pytest.raises(MonitorSettingsError) as caught:
         settings.parse(samples.raw_settings(**changed))
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -95,7 +95,7 @@ def test_a_variable_stands_in_four_places_at_most() -> None:
     }
     assert len(fields.intersection(names)) > 20
     for name in names:
-        places = [str(path) for path, found in variables.items() if name in found]
+        places = [str(path) for path, named in variables.items() if name in named]
         places += ["mf_monitor/settings.py"] if name in fields else []
         assert len(places) <= 4, f"{name}: {places}"
 
@@ -113,23 +113,23 @@ def test_services_by_role_where_none_are_said() -> None:
         {"name": "b", "role": "control", "address": "192.0.2.2"},
         {"name": "c", "role": "offsite", "address": "192.0.2.3", "services": []},
     ]
-    found = settings.parse({"hosts": hosts, "domains": ["customer.example"]})
-    assert [[service.name for service in host.services] for host in found.hosts] == [
+    chosen = settings.parse({"hosts": hosts, "domains": ["customer.example"]})
+    assert [[service.name for service in host.services] for host in chosen.hosts] == [
         ["customer.example"],
         ["smtp", "smtp6", "ssh", "ssh6", "relay", "relay6"],
         ["ssh"],
         [],
     ]
-    assert found.hosts[0].services[0].options["expect"] == {"a.example": ["192.0.2.1", "2001:db8::1"]}
+    assert chosen.hosts[0].services[0].options["expect"] == {"a.example": ["192.0.2.1", "2001:db8::1"]}
 
 
 def test_a_channel_takes_all_unless_it_stands_behind_another() -> None:
     boss, chat = {"name": "boss", "url": "x", "escalation": True}, {"name": "chat", "url": "x"}
     sms = {"name": "sms", "url": "x", "second": "chat"}
-    found = settings.parse({"channels": [sms, boss, chat]}).channels
-    assert [one.severities for one in found] == [settings.SEVERITIES, (), ()]
+    chosen = settings.parse({"channels": [sms, boss, chat]}).channels
+    assert [channel.severities for channel in chosen] == [settings.SEVERITIES, (), ()]
 
 
 def test_a_channels_url_is_not_shown() -> None:
-    found = settings.parse({"channels": [{"name": "sms", "url": "secret://token", "severities": ["urgent"]}]})
-    assert "token" not in repr(found)
+    chosen = settings.parse({"channels": [{"name": "sms", "url": "secret://token", "severities": ["urgent"]}]})
+    assert "token" not in repr(chosen)

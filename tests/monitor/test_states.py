@@ -78,7 +78,7 @@ def test_what_was_seen_too_long_ago_is_not_known() -> None:
     assert states.shown(seen, NOW + limit + 1, limit) == (UNKNOWN, "not known since 14:13Z")
     vain = run(*[UNKNOWN] * 30, current=seen)
     assert states.shown(vain, vain.checked, limit) == (UNKNOWN, "not known since 14:13Z: unknown")
-    # probes in vain are not the same as no probes: a restart notifies nobody
+    # probes in vain are not the same as no probes: a restart notifies no operator
     assert states.blind(vain, limit) == NOW
     assert states.blind(run(*[UNKNOWN] * 2, current=seen), limit) is None
     assert states.blind(seen, 0.0) is None

@@ -307,8 +307,8 @@ def test_a_year_of_history_is_found_by_an_index_and_read_once(tmp_path: Path) ->
     today = int(NOW // DAY)
     queries: list[str] = []
     store._connection.set_trace_callback(queries.append)
-    found = store.history.days(today - 364, today)
+    by_subject = store.history.days(today - 364, today)
     (query,) = queries
-    assert {len(rows) for rows in found.values()} <= {364, 365}  # of mx3 one day is missing
+    assert {len(rows) for rows in by_subject.values()} <= {364, 365}  # of mx3 one day is missing
     plan = [row["detail"] for row in store.rows(f"EXPLAIN QUERY PLAN {query}")]
     assert not [step for step in plan if step.startswith("SCAN days")], plan

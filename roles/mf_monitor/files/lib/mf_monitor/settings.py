@@ -1,7 +1,8 @@
 """The monitor's settings, one JSON file rendered from the inventory: read whole, checked whole, or refused in one line.
 
-``roles/mf_monitor/templates/etc/monitor/settings.json.j2`` renders it; its keys are the fields of the dataclasses here.
-A field carries what a setting takes and its default, so each stands once. Texts of hosts are those of the inventory::
+``roles/mf_monitor/templates/etc/monitor/settings.json.j2`` renders it from the role's argument_specs. Its keys are the
+fields of the dataclasses here, or a field's own ``key``. A field carries the rule of a setting and its default, so each
+stands once. Texts of hosts are those of the inventory::
 
     "hosts": [{"name": "mx1", "role": "mx", "address": "192.0.2.11", "address6": "", "provider": "", "location": "",
                "health": true, "smtp_port": 25, "mx_name": "mx1.filter.example",
