@@ -315,7 +315,9 @@ def parser() -> argparse.ArgumentParser:
     fake.add_argument("value", metavar="NUMBER|off")
     fake.set_defaults(work=do_load)
     customer = commands.add_parser("customer", help="set the behaviour of the customer's mail server")
-    customer.add_argument("mode", choices=world.MODES, help="accept mail; 4xx; 5xx; don't answer at all")
+    customer.add_argument(
+        "mode", choices=world.MODES, help="accept mail; 4xx; 5xx; 5xx to long lines; don't answer at all"
+    )
     customer.set_defaults(work=do_customer)
     sms = commands.add_parser("sms", help="show the messages that the monitor sent to people")
     sms.add_argument("--last", type=number(int, 1, 10000), default=30, metavar="N", help="the newest N (default: 30)")

@@ -13,7 +13,7 @@ from mflab.spec import Host, Lab, LabError
 FILES = Path(__file__).resolve().parents[1] / "world"
 RECORD = "/var/lib/world/mail.jsonl"
 DOMAINS = ("customer.example", "shop.example")
-MODES = ("accept", "tempfail", "refuse", "down")
+MODES = ("accept", "tempfail", "refuse", "strict", "down")
 
 # $1 is the hash of lab/world; says "current" when that is what is installed and running.
 CURRENT = """\
@@ -70,7 +70,10 @@ def gateway_record(podman: Podman, lab: Lab, port: int = 8025) -> list[dict[str,
 
 
 def set_customer(podman: Podman, host: Host, mode: str) -> None:
-    """Have the customer's mail server accept mail, refuse it for now (4xx) or for good (5xx), or be down."""
+    """Have the customer's mail server accept mail, refuse it for now (4xx) or for good (5xx), or be down.
+
+    ``strict``: it refuses for good a message with a line that is too long, after its final dot.
+    """
     words = "stop" if mode == "down" else "start"
     text = "accept" if mode == "down" else mode
     podman.run(

@@ -5,8 +5,9 @@ Each accepted message is one JSON line in RECORD: id (its X-Lab-Id header, null 
 (epoch seconds), via (who delivered it), size, sha256 (of the message below its Received lines). The line is on disk
 before the 250 is said, so what was accepted is never forgotten. The bytes of a message whose id begins with "bytes-"
 are kept in KEPT, under its id.
-The file MODE tells it to behave: "accept" (or no file), "tempfail" (451 to every recipient), "refuse" (550). A second
-word limits that to recipients that begin with it.
+The file MODE tells it to behave: "accept" (or no file), "tempfail" (451 to every recipient), "refuse" (550), "strict"
+(500 after the final dot to a message with a line that is longer than RFC 5321 allows). A second word limits "tempfail"
+and "refuse" to recipients that begin with it.
 """
 
 from __future__ import annotations
@@ -33,8 +34,14 @@ KEPT = STATE / "kept"
 PORT = 2525
 LARGEST = 100 << 20  # bytes of a message
 LONGEST = 1 << 20  # bytes of a line: as most servers, it minds none
+STRICT = 998  # bytes of a line, without its end (RFC 5321, 4.5.3.1.6)
 TRACE = re.compile(rb"\A(?:Received:[^\n]*\n(?:[ \t][^\n]*\n)*)+")
 REPLIES = {"tempfail": "451 4.3.2 try again later", "refuse": "550 5.1.1 no such user"}
+
+
+def current() -> str:
+    """Return the mode, and its second word if there is one."""
+    return MODE.read_text(encoding="ascii").strip() if MODE.exists() else "accept"
 
 
 class Customer:
@@ -47,7 +54,7 @@ class Customer:
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         """Take a recipient, or refuse it as MODE says."""
-        mode, _, whom = (MODE.read_text(encoding="ascii").strip() if MODE.exists() else "accept").partition(" ")
+        mode, _, whom = current().partition(" ")
         if mode in REPLIES and address.startswith(whom):
             return REPLIES[mode]
         envelope.rcpt_tos.append(address)
@@ -55,8 +62,10 @@ class Customer:
         return "250 2.1.5 ok"
 
     async def take_message(self, _server: SMTP, session: Session, envelope: Envelope) -> str:
-        """Write the message down, then say 250."""
+        """Write the message down, then say 250; or refuse it as MODE says."""
         content = envelope.original_content or b""
+        if current() == "strict" and max(map(len, content.split(b"\r\n"))) > STRICT:
+            return "500 Line too long"
         headers = email.parser.BytesHeaderParser(policy=email.policy.compat32).parsebytes(content)
         identifier = headers["X-Lab-Id"]
         if identifier and re.fullmatch(r"bytes-[a-z-]{1,40}", identifier):
