@@ -173,7 +173,7 @@ def killed(scene: Scene) -> Generator[None, None, str]:
     round_.start()
     # the brackets keep the pattern from matching the shell that looks
     running = "pgrep -f '[b]in/run-checks'"
-    scene.until("a check is in its cold part", lambda: len(scene.host.ask(running)[1].split()) > 1, 30)
+    scene.until("a check is in its slow path", lambda: len(scene.host.ask(running)[1].split()) > 1, 30)
     victims = scene.host.ask(running)[1].split()
     scene.host.ask(f"kill -9 {' '.join(victims)}")
     round_.join(60)

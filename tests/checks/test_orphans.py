@@ -89,25 +89,25 @@ def test_a_stuck_session_dies_and_a_long_one_that_moves_lives() -> None:
 
 
 # ticks of CPU at the run before and now: more than its limit
-BEFORE, HOT = int(70 * procfs.TICK), int(100 * procfs.TICK)
+BEFORE, BURNT = int(70 * procfs.TICK), int(100 * procfs.TICK)
 
 
 def test_a_session_that_burns_dies() -> None:
     before = orphans.progress_of([a(11, progress=(BEFORE, 500, 0))], {}, NOW - 60)
-    burning = a(11, progress=(HOT, 500, 0))
+    burning = a(11, progress=(BURNT, 500, 0))
     assert judged(burning, before=before) == [(11, BURNING, True, True)]
     (found,) = orphans.decide([BOSS, burning], MASTER, before, NOW, (LIMIT, CPU))
     assert found.why() == "100 s of CPU and not a byte moved for 60 s"
     # an old one and an orphan too, though their CPU was once their progress
-    assert judged(a(11, age=9999, progress=(HOT, 500, 0)), before=before) == [(11, BURNING, True, True)]
-    assert judged(a(11, parent=1, progress=(HOT, 500, 0)), before=before) == [(11, BURNING, True, True)]
+    assert judged(a(11, age=9999, progress=(BURNT, 500, 0)), before=before) == [(11, BURNING, True, True)]
+    assert judged(a(11, parent=1, progress=(BURNT, 500, 0)), before=before) == [(11, BURNING, True, True)]
 
 
 @pytest.mark.parametrize(
     "progress",
     [
-        (HOT, 501, 0),  # it read or wrote
-        (HOT, 500, 9),  # it has something to send
+        (BURNT, 501, 0),  # it read or wrote
+        (BURNT, 500, 9),  # it has something to send
         (BEFORE, 500, 0),  # it waits for its client, after a long but honest day
         (BEFORE + int(0.5 * procfs.TICK), 500, 0),
     ],
@@ -123,7 +123,7 @@ def test_cpu_up_to_the_limit_is_progress() -> None:
 
 
 def test_one_run_or_two_within_a_minute_are_no_proof_of_burning() -> None:
-    burning = a(11, progress=(HOT, 500, 0))
+    burning = a(11, progress=(BURNT, 500, 0))
     assert judged(burning, before={}) == [(11, BURNING, False, False)]
     before = orphans.progress_of([a(11, progress=(BEFORE, 500, 0))], {}, NOW - 44)
     assert judged(burning, before=before) == [(11, BURNING, False, False)]

@@ -43,13 +43,13 @@ def test_a_main_process_that_is_no_qpsmtpd_is_unknown_each_time(
 ) -> None:
     unit = systemd.Unit("active", "running", victim.pid)
     monkeypatch.setattr(systemd, "show", lambda _: unit)
-    hot = Path(places.results + procfs.MASTER)
-    hot.write_text("1 2 3\n")
+    master = Path(places.results + procfs.MASTER)
+    master.write_text("1 2 3\n")
     for _ in range(2):
         result = diagnosis(places).result()
         assert result.status == state.UNKNOWN
         assert f", {victim.pid}, isn't /none of user root" in result.summary
-        assert not hot.exists()
+        assert not master.exists()
     # who has just ended was no master of another kind
     monkeypatch.setattr(systemd, "show", lambda _: systemd.Unit("active", "running", 2**22 + 1))
     assert diagnosis(places).result().status != state.UNKNOWN

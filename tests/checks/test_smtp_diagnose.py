@@ -7,7 +7,7 @@ import os
 import pytest
 from mf import run, smtp, state
 from mf.smtp import ACCEPTED, CLOSED, SILENT, TEMPORARY, UNTRIED, Dialogue
-from mf_checks import smtp as hot
+from mf_checks import smtp as smtp_check
 from mf_checks import smtp_diagnose, starttls, systemd
 from mf_checks.smtp_verdict import BUSY, REFUSED, View
 
@@ -47,7 +47,7 @@ def test_a_filter_slower_than_patience_is_busy_while_its_session_lives(
             "a@b.invalid",
             b".\r\n",
             patience=0.6,
-            silence=lambda local: hot.serves(values["unit"], local),
+            silence=lambda local: smtp_check.serves(values["unit"], local),
         )
     assert (first.outcome, first.stage, first.session) == (SILENT, "message", True)
     assert 0.5 < first.seconds() < 2.0

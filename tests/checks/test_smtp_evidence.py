@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mf import smtp, state
 from mf_checks import procfs, systemd
-from mf_checks import smtp as hot
+from mf_checks import smtp as smtp_check
 from mf_checks.smtp_evidence import Evidence
 from mf_checks.smtp_verdict import BUSY, classify
 
@@ -65,8 +65,8 @@ def test_a_session_held_by_no_child_of_the_master_is_gone(monkeypatch: pytest.Mo
     def ask(local: str) -> bool | None:
         for pid in (os.getppid(), os.getpid(), 0):
             monkeypatch.setattr(systemd, "show", lambda _, pid=pid: systemd.Unit("active", pid=pid))
-            found.append(hot.serves(VALUES["unit"], local))
-        found.append(hot.serves(VALUES["unit"], "127.0.0.1:1"))
+            found.append(smtp_check.serves(VALUES["unit"], local))
+        found.append(smtp_check.serves(VALUES["unit"], "127.0.0.1:1"))
         return None
 
     with server(talking(late=("RCPT", 60))) as port:

@@ -35,16 +35,16 @@ def probe(places, values):
                 time.sleep(100)
             except Exception:
                 pass
-    return cold
+    return slow
 
-def cold(dry_run):
-    if {cold!r} == "raise":
+def slow(dry_run):
+    if {slow!r} == "raise":
         raise OSError(28, "No space left")
-    if {cold!r} == "hang":
+    if {slow!r} == "hang":
         time.sleep(100)
-    if {cold!r} == "nothing":
+    if {slow!r} == "nothing":
         return None
-    result = state.Result("load", state.CRITICAL, "cold")
+    result = state.Result("load", state.CRITICAL, "slow")
     result.actions.append("would act" if dry_run else "acted")
     return result
 
@@ -73,13 +73,13 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def program(root: Path, cold: str = "", **values: Any) -> str:
+def program(root: Path, slow: str = "", **values: Any) -> str:
     chosen = {key: value for key, value in {**VALUES, **values}.items() if value is not None}
-    return PROGRAM.format(lib=str(LIB), cold=cold, values=chosen, root=str(root))
+    return PROGRAM.format(lib=str(LIB), slow=slow, values=chosen, root=str(root))
 
 
-def ran(root: Path, *argv: str, cold: str = "", **values: Any) -> Ran:
-    command = [sys.executable, "-IS", "-c", program(root, cold, **values), *argv]
+def ran(root: Path, *argv: str, slow: str = "", **values: Any) -> Ran:
+    command = [sys.executable, "-IS", "-c", program(root, slow, **values), *argv]
     return Ran(subprocess.run(command, capture_output=True, text=True, check=False, timeout=20), root)
 
 
@@ -91,22 +91,22 @@ def test_a_healthy_run(root: Path) -> None:
     assert one.stored["generation"] == "abc"
 
 
-def test_a_cold_run(root: Path) -> None:
-    one = ran(root, do="cold")
+def test_a_run_on_the_slow_path(root: Path) -> None:
+    one = ran(root, do="slow")
     assert one.code == 2
     assert one.stored is not None
     assert one.stored["actions"] == ["acted"]
 
 
 def test_a_dry_run_stores_nothing(root: Path) -> None:
-    one = ran(root, "--dry-run", "--json", do="cold")
+    one = ran(root, "--dry-run", "--json", do="slow")
     assert one.code == 2
     assert json.loads(one.out)["actions"] == ["would act"]
     assert one.stored is None
 
 
 def test_a_dry_run_lists_its_actions(root: Path) -> None:
-    assert ran(root, "--dry-run", do="cold").out == "LOAD CRITICAL - cold\nwould act\n"
+    assert ran(root, "--dry-run", do="slow").out == "LOAD CRITICAL - slow\nwould act\n"
 
 
 def test_json(root: Path) -> None:
@@ -138,19 +138,19 @@ def test_an_exception_is_one_line(root: Path) -> None:
     assert one.stored["status"] == "UNKNOWN"
 
 
-def test_an_exception_in_the_cold_part(root: Path) -> None:
-    one = ran(root, do="cold", cold="raise")
+def test_an_exception_on_the_slow_path(root: Path) -> None:
+    one = ran(root, do="slow", slow="raise")
     assert (one.code, one.out) == (3, "LOAD UNKNOWN - internal error: OSError: [Errno 28] No space left\n")
 
 
-def test_a_cold_part_without_a_result(root: Path) -> None:
-    assert ran(root, do="cold", cold="nothing").code == 3
+def test_a_slow_path_without_a_result(root: Path) -> None:
+    assert ran(root, do="slow", slow="nothing").code == 3
 
 
-@pytest.mark.parametrize(("do", "cold"), [("hang", ""), ("cold", "hang")])
-def test_the_deadline(root: Path, do: str, cold: str) -> None:
+@pytest.mark.parametrize(("do", "slow"), [("hang", ""), ("slow", "hang")])
+def test_the_deadline(root: Path, do: str, slow: str) -> None:
     begun = time.monotonic()
-    one = ran(root, do=do, cold=cold, deadline=1)
+    one = ran(root, do=do, slow=slow, deadline=1)
     assert (one.code, one.out) == (3, "LOAD UNKNOWN - did not finish within 1 s\n")
     assert time.monotonic() - begun < 20
     assert one.stored is not None
@@ -234,7 +234,7 @@ def test_bad_settings_files(root: Path, content: str | None, said: str) -> None:
 
 
 def test_settings_of_another_release(root: Path) -> None:
-    one = ran(root, generation="def", do="cold")
+    one = ran(root, generation="def", do="slow")
     assert one.code == 3
     assert "this launcher is of release def" in one.out
     assert one.stored is not None
@@ -265,7 +265,7 @@ def ran_without_result(root: Path) -> subprocess.CompletedProcess[str]:
 def test_no_lock_no_action(root: Path) -> None:
     os.rmdir(root / "run/mf/lock")
     (root / "run/mf/lock").write_text("in the way")
-    one = ran(root, do="cold")
+    one = ran(root, do="slow")
     assert one.code == 3
     assert "no lock" in one.out
 

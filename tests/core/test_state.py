@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mf import decisions, state, text
+from mf import state
 from mf.state import CRITICAL, OK, UNKNOWN, WARNING, Result
 
 
@@ -206,31 +206,6 @@ def test_the_line_is_a_nagios_plugins() -> None:
         "smtp", OK, "fine | really", {"greeting_seconds": 0.25, "free_percent": 12, "class": "OK", "code": 250}
     )
     assert result.line() == "SMTP OK - fine / really | greeting_seconds=0.25s free_percent=12% code=250"
-
-
-def test_decisions_are_lines_of_json(places: state.Places, tmp_path: Path) -> None:
-    os.makedirs(os.path.dirname(places.decisions))
-    for _ in range(2):
-        decisions.record(
-            places, "smtp", "restart", "qpsmtpd", "a\nb", "done", {"pid": 1}, journal_socket=str(tmp_path / "none")
-        )
-    lines = Path(places.decisions).read_text().splitlines()
-    assert len(lines) == 2
-    entry = json.loads(lines[0])
-    assert set(entry) == {"time", "host", "check", "action", "target", "reason", "outcome", "evidence"}
-
-
-def test_a_log_that_cannot_be_written_stops_nothing(places: state.Places, capsys: pytest.CaptureFixture[str]) -> None:
-    decisions.record(places, "smtp", "restart", "qpsmtpd", "why", "done", journal_socket="/none")
-    assert "decisions.jsonl: No such file" in capsys.readouterr().err
-
-
-@given(st.text() | st.binary())
-def test_clean_text_cannot_move_a_cursor(hostile: str | bytes) -> None:
-    shown = text.clean(hostile, 40)
-    assert shown.isascii()
-    assert shown.isprintable() or not shown
-    assert len(shown) <= 40
 
 
 def test_a_directory_in_the_boot_tokens_place_is_moved_aside(places: state.Places) -> None:

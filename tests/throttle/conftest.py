@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import strategies as st
 from mf import decisions, state
-from mf.throttle import control, firewall, marker
+from mf.throttle import control, firewall, lease, marker
+from mf.throttle.lease import Lease
 
 # what nft 1.0.6 on Debian 12 prints for our table, elements left out
 TABLE: list[dict[str, Any]] = [
@@ -259,3 +261,33 @@ def count_reads(host: Host, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(state, "read_plain", counted)
     return reads
+
+
+NOW = 5000.0
+
+
+owners = st.from_regex(r"[a-z][a-z0-9_.-]{0,31}", fullmatch=True).filter(lambda owner: owner != "load")
+
+
+leases = st.builds(
+    lease.make,
+    owners,
+    st.text(st.characters(categories=["L", "N", "P"]), max_size=60),
+    st.just(NOW),
+    st.none() | st.floats(1, 7 * 86400),
+    st.booleans(),
+)
+
+
+def held(*some: Lease) -> tuple[Lease, ...]:
+    found: tuple[Lease, ...] = ()
+    for one in some:
+        found = lease.put(found, one, NOW)
+    return found
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)

@@ -3,62 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mf import claims
 from mf.claims import LeaseError
-from mf.throttle import lease, marker
+from mf.throttle import lease
 from mf.throttle.lease import Lease
 
-NOW = 5000.0
-owners = st.from_regex(r"[a-z][a-z0-9_.-]{0,31}", fullmatch=True).filter(lambda owner: owner != "load")
-leases = st.builds(
-    lease.make,
-    owners,
-    st.text(st.characters(categories=["L", "N", "P"]), max_size=60),
-    st.just(NOW),
-    st.none() | st.floats(1, 7 * 86400),
-    st.booleans(),
-)
-
-
-def held(*some: Lease) -> tuple[Lease, ...]:
-    found: tuple[Lease, ...] = ()
-    for one in some:
-        found = lease.put(found, one, NOW)
-    return found
-
-
-@pytest.mark.parametrize("owner", ["", "Bob", "1a", "a" * 33, "a b", "a\n", "é", "../x", None, 7, "_a", "a\x00"])
-def test_owner_is_refused(owner: Any) -> None:
-    with pytest.raises(LeaseError, match="is not a name"):
-        claims.check_owner(owner)
-
-
-@pytest.mark.parametrize("owner", ["a", "operator", "borg.daily-2_x", "a" * 32])
-def test_owner_is_taken(owner: str) -> None:
-    assert claims.check_owner(owner) == owner
-
-
-def test_load_is_reserved() -> None:
-    with pytest.raises(LeaseError, match="belongs to check-load"):
-        claims.check_owner("load")
-    assert claims.check_owner("load", reserved=True) == "load"
-
-
-@pytest.mark.parametrize("ttl", [-5, 0, 0.9, 7 * 86400 + 1, float("nan"), float("inf"), True, "60", None])
-def test_ttl_is_refused(ttl: Any) -> None:
-    with pytest.raises(LeaseError, match="1 s to 7 d"):
-        claims.check_ttl(ttl)
-
-
-@pytest.mark.parametrize("reason", ["x" * 201, "two\nlines", "\x1b[31m", None])
-def test_reason_is_refused(reason: Any) -> None:
-    with pytest.raises(LeaseError, match="one line"):
-        claims.check_reason(reason)
+from tests.throttle.conftest import NOW, held, json_values
 
 
 def test_renewal_keeps_since_and_replaces_the_rest() -> None:
@@ -101,89 +54,6 @@ def test_there_is_a_cap() -> None:
     assert len(lease.put(some, lease.make("o5", "again", NOW, 60, False), NOW)) == lease.MAX_LEASES
     # once the others have ended there is room
     assert len(lease.put(some, lease.make("one-more", "", NOW + 61, 60, False), NOW + 61)) == 1
-
-
-@given(st.lists(leases, max_size=6), st.booleans())
-def test_a_marker_reads_back_as_it_was_written(some: list[Lease], refusing: bool) -> None:
-    there = marker.Marker(held(*some), refusing)
-    assert marker.parse(there.encode(NOW), NOW) == there
-
-
-@given(st.lists(leases, max_size=6), st.data())
-def test_a_torn_marker_counts_as_absent(some: list[Lease], data: st.DataObject) -> None:
-    whole = marker.Marker(held(*some), True).encode(NOW)
-    torn = whole[: data.draw(st.integers(0, len(whole) - 2))]
-    assert marker.parse(torn, NOW) is None
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
-    max_leaves=12,
-)
-nearly = st.fixed_dictionaries(
-    {
-        "leases": st.lists(
-            st.fixed_dictionaries(
-                {
-                    "owner": json_values | owners,
-                    "reason": json_values | st.just(""),
-                    "since": json_values | st.just(NOW),
-                    "until": json_values | st.just(NOW + 60),
-                    "refuse": json_values | st.booleans(),
-                }
-            )
-            | json_values,
-            max_size=3,
-        )
-        | json_values,
-        "refusing": st.booleans() | json_values,
-    }
-)
-
-
-@settings(max_examples=1000)
-@given(
-    st.binary(max_size=300)
-    | json_values.map(lambda it: json.dumps(it).encode())
-    | nearly.map(lambda it: json.dumps(it).encode())
-)
-def test_hostile_bytes_give_a_sound_marker_or_none(data: bytes) -> None:
-    found = marker.parse(data, NOW)
-    if found is None:
-        return
-    assert len(found.leases) <= lease.MAX_LEASES
-    for one in found.leases:
-        assert claims.check_owner(one.owner, reserved=True)
-        assert claims.check_reason(one.reason) is not None
-        assert one.until is None or one.until <= NOW + claims.MAX_TTL + 1
-        assert one.since <= NOW + 1
-    # and it is fit to be shown and stored again
-    status = marker.Status(found.leases, found.refusing, NOW)
-    assert status.describe().isprintable()
-    json.dumps(status.as_json(), allow_nan=False)
-    assert marker.parse(marker.Marker(found.leases, found.refusing).encode(NOW), NOW) == found
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"null",
-        b"[]",
-        b"{" * 100000,
-        b'{"leases": [' + b" " * 70000 + b'], "refusing": false}',
-        b'{"leases": {}, "refusing": false}',
-        b'{"leases": [], "refusing": 1}',
-        b'{"leases": [{"owner": "a", "reason": "", "since": 1, "until": 1e999, "refuse": true}], "refusing": true}',
-        b'{"leases": [{"owner": "a", "reason": "", "since": 1, "until": NaN, "refuse": true}], "refusing": true}',
-        b'{"leases": [{"owner": "a", "reason": "", "since": 9999, "until": 10000, "refuse": true}], "refusing": true}',
-        b'{"leases": [{"owner": "a", "reason": "", "since": 1, "until": 9999999, "refuse": true}], "refusing": true}',
-        b"\xff\xfe\x00",
-    ],
-)
-def test_marker_that_is_none(data: bytes) -> None:
-    assert marker.parse(data, NOW) is None
 
 
 def test_two_leases_of_one_owner_are_none() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mf import state
 from mf.smtp import Dialogue
-from mf_checks import smtp as hot
+from mf_checks import smtp as smtp_check
 from mf_checks import smtp_diagnose, smtp_report, starttls
 from mf_checks.smtp_evidence import Evidence
 from mf_checks.smtp_report import OK
@@ -24,13 +24,13 @@ from tests.core.conftest import STAGES, server, silent, talking
 
 def test_the_fast_path(places: state.Places) -> None:
     with server(PLAIN) as port:
-        result = hot.probe(places, {**VALUES, "port": port})
+        result = smtp_check.probe(places, {**VALUES, "port": port})
     assert isinstance(result, state.Result)
     assert result.status == state.OK
     assert result.metrics["starttls"] == 0
     assert {stage + "_seconds" for stage in STAGES} <= set(result.metrics)
     with server(silent) as port:
-        rest = hot.probe(places, {**VALUES, "port": port, "dialogue": 0.3})
+        rest = smtp_check.probe(places, {**VALUES, "port": port, "dialogue": 0.3})
     assert not isinstance(rest, state.Result)
 
 
@@ -46,7 +46,7 @@ def test_the_canary_is_whole_and_its_end_is_found() -> None:
 def test_a_slow_filter_is_waited_for_and_only_a_warning(places: state.Places) -> None:
     values = {**VALUES, "dialogue": 0.3, "patience": 20.0}
     with server(talking(late=("dot", 0.6), EHLO=b"250 here\r\n")) as port:
-        result = hot.probe(places, {**values, "port": port})
+        result = smtp_check.probe(places, {**values, "port": port})
     assert isinstance(result, state.Result)
     assert (result.status, result.metrics["class"]) == (state.WARNING, OK)
     assert result.summary.startswith("slow: canary accepted in ")
@@ -55,10 +55,10 @@ def test_a_slow_filter_is_waited_for_and_only_a_warning(places: state.Places) ->
 
 def test_starttls_that_is_configured_must_be_offered(places: state.Places) -> None:
     with server(PLAIN) as port:
-        result = hot.probe(places, {**VALUES, "port": port})
+        result = smtp_check.probe(places, {**VALUES, "port": port})
         assert isinstance(result, state.Result)
         assert result.status == state.OK
-        rest = hot.probe(places, {**VALUES, "port": port, "starttls": 1})
+        rest = smtp_check.probe(places, {**VALUES, "port": port, "starttls": 1})
     assert not isinstance(rest, state.Result)
     assert rest(False).status == state.CRITICAL
 
@@ -79,7 +79,7 @@ def test_a_good_handshake_counts_for_a_while(
         values = {**VALUES, "port": port}
 
         def one() -> state.Result:
-            outcome = hot.probe(places, values)
+            outcome = smtp_check.probe(places, values)
             result = outcome if isinstance(outcome, state.Result) else outcome(False)
             state.write_result(places, result, generation="a", started=1.0, period=60, slack=70)
             return result
@@ -106,7 +106,7 @@ def test_a_broken_handshake_is_tried_again_each_run(places: state.Places, monkey
     monkeypatch.setattr(Evidence, "handshake", lambda _: attempt("silence at tls"))
     with server(talking()) as port:
         for _ in range(2):
-            outcome = hot.probe(places, {**VALUES, "port": port})
+            outcome = smtp_check.probe(places, {**VALUES, "port": port})
             assert not isinstance(outcome, state.Result)
             result = outcome(False)
             assert result.status == state.CRITICAL
@@ -117,7 +117,7 @@ def test_a_broken_handshake_is_tried_again_each_run(places: state.Places, monkey
 def test_the_deadline_counts_from_the_first_dialogue(places: state.Places) -> None:
     with server(silent) as port:
         begun = time.monotonic()
-        rest = hot.probe(places, {**VALUES, "port": port, "dialogue": 0.3})
+        rest = smtp_check.probe(places, {**VALUES, "port": port, "dialogue": 0.3})
         assert not isinstance(rest, state.Result)
     diagnosed: list[smtp_diagnose.Diagnosis] = []
 

@@ -1,4 +1,4 @@
-"""The hot paths, a healthy minute on an MX and /mf/bin/health: what they load, and what such a module may cost."""
+"""The fast path, a healthy minute on an MX and /mf/bin/health: what they load, and what such a module may cost."""
 
 from __future__ import annotations
 
