@@ -105,7 +105,7 @@ def crons(stage: Stage) -> Generator[None, None, None]:
         stage.hosts[name].run(STOP_CRON)
     stage.broke()
     for name in names:
-        stage.message(rf"{name} .*(last ran|UNKNOWN)", VITAL + NOT_KNOWN)
+        stage.message(rf"{name}\b.*(last ran|UNKNOWN)", VITAL + NOT_KNOWN)
     stage.message("URGENT: control1", VITAL)
     # the last check of control grows old as well
     stage.until(
