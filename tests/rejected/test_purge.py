@@ -12,7 +12,7 @@ from mf_rejected import check, purge, purge_record
 from mf_rejected import purge_command as command
 
 NOW = 1764036000.0  # 2025-11-25T02:00:00Z
-SETTINGS = {"root": "/x", "keep_days": 5, "free_percent": 8, "period": 300, "deadline": 20}
+SETTINGS = {"root": "/x", "refused": "/x", "keep_days": 5, "free_percent": 8, "period": 300, "deadline": 20}
 ROOMY = purge.Room(1000, 500, 0, 0)
 
 

@@ -10,8 +10,9 @@ import os
 from pathlib import Path
 
 import pytest
-from mf import run, state
+from mf import Failure, run, state
 from mf_quarantine import envelope, layout
+from mf_rejected import check as rejected_check
 from mf_rejected import check_refused as check
 from mf_rejected import deliver, keeper, purge, purge_record, refused
 from mf_rejected import keeper_command as program
@@ -151,21 +152,60 @@ def test_an_underscore_in_the_sender_s_domain_is_one_again(root: Path, folder: P
         assert deliver.read(file).sender == "<a0-.0b@em_1.news_x.example>"
 
 
-def test_a_file_for_each_domain_with_the_refused_recipients_only(root: Path, folder: Path) -> None:
-    reports = (
-        failed("a@Customer.Example", "550 5.1.1 a"),
-        failed("b@customer.example", "550 5.1.1 b"),
-        failed("c@shop.example", ""),
-        "Action: delayed\nFinal-Recipient: rfc822;later@shop.example\nStatus: 4.0.0\n",
-    )
-    idents = keep(root, folder, bounce(RAW, *reports))
-    found = [json.loads(path.read_bytes().partition(b"\n")[0]) for path in files(root)]
-    assert [(one["recipients"], one["reason"]) for one in found] == [
-        (["a@Customer.Example", "b@customer.example"], "550 5.1.1 a; 550 5.1.1 b"),
-        (["c@shop.example"], "host mail.customer.example [192.0.2.5] retry timeout exceeded"),
+TWO = (
+    failed("a@Customer.Example", "550 5.1.1 a"),
+    failed("b@customer.example", "550 5.1.1 b"),
+    failed("c@shop.example", ""),
+    "Action: delayed\nFinal-Recipient: rfc822;later@shop.example\nStatus: 4.0.0\n",
+)
+
+
+def test_one_body_for_all_domains_with_the_refused_recipients_only(root: Path, folder: Path) -> None:
+    idents = keep(root, folder, bounce(RAW, *TWO))
+    (path,) = files(root)
+    assert idents == [path.name, path.name[:-1] + "1"] == refused.noted(str(folder))
+    assert layout.kept_file(str(path.relative_to(root))) == (layout.SHARED, idents[0])
+    found = envelope.copies(str(path), path.name)
+    assert [(one.id, one.domain, one.recipients, one.reason) for one in found] == [
+        (idents[0], "customer.example", "a@Customer.Example b@customer.example", "550 5.1.1 a; 550 5.1.1 b"),
+        (idents[1], "shop.example", "c@shop.example", "host mail.customer.example [192.0.2.5] retry timeout exceeded"),
     ]
-    assert len({one["message"] for one in found}) == 1
-    assert len(set(idents)) == 2
+    assert path.read_bytes().partition(b"\n")[2] == RAW
+    assert {refused.path(str(root), domain, ident) for domain, ident in zip("xy", idents, strict=True)} == {str(path)}
+    # a second try is the same file, whichever notes are left
+    refused.forget(str(folder), idents[0])
+    assert keep(root, folder, bounce(RAW, *TWO)) == idents
+    assert files(root) == [path]
+
+
+def test_each_domain_s_copy_is_sent_again_alone(places: state.Places, root: Path, folder: Path) -> None:
+    idents = keep(root, folder, bounce(RAW, *TWO)) + keep(root, folder)
+    kept = command.Kept(places)
+    to = []
+    for ident in idents:
+        with kept.open(ident) as file:
+            # as a child reads it: at the descriptor's own position
+            line, _, raw = os.pread(file.fileno(), 1 << 20, os.lseek(file.fileno(), 0, os.SEEK_CUR)).partition(b"\n")
+        assert raw == RAW
+        to.append(deliver.parse(line, raw).recipients)
+        assert json.loads(line)["id"] == ident
+    assert to == [["<a@Customer.Example>", "<b@customer.example>"], ["<c@shop.example>"], ["<gone@customer.example>"]]
+
+
+@pytest.mark.parametrize("line", [b"", b"[]", b"{}", b'{"copies": [1, 2]}', b'{"copies": []}', b'{"copies": {"1": 2}}'])
+def test_a_damaged_shared_file_is_not_sent(line: bytes) -> None:
+    with pytest.raises(Failure, match="no envelope"):
+        keeper.alone(line, LONG + ".1")
+
+
+def test_a_thousand_domains_have_one_body_and_a_line_that_all_readers_take(root: Path, folder: Path) -> None:
+    said = "550 " + "\\" * 400
+    reports = [failed("\\" * 200 + f"@d{number}.{'x' * 200}.example", said) for number in range(1000)]
+    assert len(keep(root, folder, bounce(RAW, *reports))) == 1000
+    (path,) = files(root)
+    found = envelope.copies(str(path), path.name)
+    assert (len(found), {one.reason for one in found}) == (1000, {"refused by the servers of several domains"})
+    assert refused.read(str(folder), found[7].id)["reason"].startswith("550 ")
 
 
 def test_a_second_try_writes_the_same_file_again(root: Path, folder: Path) -> None:
@@ -181,11 +221,12 @@ def test_a_second_try_writes_the_same_file_again(root: Path, folder: Path) -> No
 def test_the_server_s_words_are_shown_harmless_and_short(root: Path, folder: Path) -> None:
     said = "550-\x1b[2J one\n 550 two\tAction: failed " + "x" * 900
     keep(root, folder, bounce(RAW, failed("gone@customer.example", said), failed("x@/../..", "550 no")))
-    found = [json.loads(path.read_bytes().partition(b"\n")[0]) for path in files(root)]
+    (path,) = files(root)
+    found = json.loads(path.read_bytes().partition(b"\n")[0])["copies"]
+    assert [one["domain"] for one in found] == ["_invalid", "customer.example"]
     assert found[0]["reason"].startswith("550 no")
     assert found[1]["reason"].startswith("550-\\x1b[2J one 550 two")
     assert len(found[1]["reason"]) <= 250
-    assert {path.parent.parent.name for path in files(root)} == {"_invalid", "customer.example"}
 
 
 @pytest.mark.parametrize(
@@ -292,12 +333,77 @@ def test_ids_tell_accepted_mail_apart_from_rejected_mail() -> None:
         assert not refused.is_refused(other)
 
 
-def test_accepted_mail_is_the_last_to_go_when_the_disk_is_full(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [LONG, "20261129T190000.000000Z-mx1-1-0-aa", "20261129T200000.000000Z-mx1-1-0-bb"]
+# --- nothing goes without a decision
+
+OLD = "20200102T030405.000000Z"
+
+
+def aged(root: Path, folder: Path) -> None:
+    """All refused mail and its notes are of a day that is long over."""
+    for path in [*files(root), *files(folder)]:
+        box = root / "2020-01-02" / path.parent.parent.name / "new" if root in path.parents else folder
+        box.mkdir(parents=True, exist_ok=True)
+        path.rename(box / (OLD + path.name[len(OLD) :]))
+
+
+def test_a_day_that_is_over_keeps_what_waits_until_each_domain_is_decided(
+    places: state.Places, root: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(root, folder)
+    keep(root, folder, bounce(RAW, *TWO).replace(QUEUED.encode(), b"1xXjgd-0000WM-1H"))
+    aged(root, folder)
+    spam = root / "2020-01-02/customer.example/new/20200102T030405.000000Z-mx1-1-0-aa"
+    spam.touch()
+    single, first, second = refused.noted(str(folder))
+    shared = Path(refused.path(str(root), "", first))
+    assert purging.main(["--dry-run"], places) == purging.main([], places) == 0
+    sentence = "1 messages of 2020-01-02 removed: their time was over\n"
+    assert capsys.readouterr().out == f"would: {sentence}{sentence}"
+    assert len(files(root)) == 2
+    assert check.probe(places, values(places)).metrics["waiting"] == 3
+    # a run with nothing to do is silent, and check-rejected doesn't expect the day to go
+    assert purging.main([], places) == 0
+    assert capsys.readouterr().out == ""
+    own = {"root": str(root), "refused": str(folder), "keep_days": 5, "free_percent": 0}
+    days = rejected_check.probe(places, own)
+    assert isinstance(days, state.Result)
+    assert days.summary.startswith("2 days kept")
+    assert "still here" not in days.summary
+    # one domain of two is released by control, and the other one waits
+    (tmp_path / "releases").mkdir()
+    (tmp_path / "releases" / first).write_text("accepted OK id=1\n")
+    assert command.main(["forget", single], places) == 0
+    assert purging.main([], places) == 0
+    assert files(root) == [shared]
+    assert refused.noted(str(folder)) == [second]
+    assert command.main(["forget", "--dry-run", "--all"], places) == 0
+    assert purging.main([], places) == 0
+    assert files(root) == [shared]
+    assert command.main(["forget", "--all"], places) == 0
+    assert purging.main([], places) == 0
+    assert files(root) == []
+    assert not (root / "2020-01-02").exists()
+
+
+def test_all_refused_mail_stays_while_its_notes_cannot_be_read(places: state.Places, root: Path, folder: Path) -> None:
+    keep(root, folder)
+    aged(root, folder)
+    (note,) = files(folder)
+    note.unlink()
+    folder.rmdir()
+    assert purging.main([], places) == 0
+    assert len(files(root)) == 1
+    assert check.probe(places, values(places)).status == state.CRITICAL
+    assert command.main(["list"], places) == 1
+
+
+def test_a_full_disk_costs_no_mail_that_waits(root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [LONG, "20261129T190000.000000Z-mx1-1-0-aa", LONG.replace("070b", "0000")]
     for name in names:
         path = root / "2026-11-29/customer.example/new" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x" * 100)
+    (folder / LONG).touch()
     order: list[str] = []
 
     def sacrifice(kept: list[purge.Kept], *_: object) -> tuple[list[purge.Kept], bool]:
@@ -306,8 +412,11 @@ def test_accepted_mail_is_the_last_to_go_when_the_disk_is_full(root: Path, monke
 
     monkeypatch.setattr(purge, "sacrifice", sacrifice)
     with purge.Store(str(root)) as store:
+        purge.purge(store, 5, 101.0, 1796000000.0, waits=purge.undecided(str(folder), "/nowhere"))
+        assert order == [names[2], names[1]]
+        order.clear()
         purge.purge(store, 5, 101.0, 1796000000.0)
-    assert order == [*names[1:], names[0]]
+    assert order == [names[1]]
 
 
 # --- a person is told, and decides
@@ -315,7 +424,7 @@ def test_accepted_mail_is_the_last_to_go_when_the_disk_is_full(root: Path, monke
 
 def values(places: state.Places) -> run.Values:
     settings = json.loads(Path(places.settings).read_text())["rejected"]
-    return {"folder": settings["refused"], "releases": settings["releases"]}
+    return {"root": settings["root"], "folder": settings["refused"], "releases": settings["releases"]}
 
 
 def test_the_check_reports_until_an_operator_has_decided(
@@ -326,17 +435,21 @@ def test_the_check_reports_until_an_operator_has_decided(
     keep(root, folder, bounce(b"Subject: 2\n\n", failed("a@shop.example", "500 Line too long")))
     (third,) = keep(root, folder, bounce(b"Subject: 3\n\n"))
     found = check.probe(places, values(places))
-    assert (found.status, found.metrics) == (state.CRITICAL, {"waiting": 3, "domains": 2})
+    stored = sum(path.stat().st_blocks * 512 for path in files(root))
+    assert (found.status, found.metrics) == (
+        state.CRITICAL,
+        {"waiting": 3, "domains": 2, "bytes": stored, "missing": 0},
+    )
+    assert found.summary.endswith(f"(500 Line too long); 1 MiB, the oldest of {refused.day(first)}; see refused list")
     assert found.summary.startswith(
         "3 messages refused for good by customers' servers, kept: customer.example 2 since "
     )
     assert "(550 5.1.1 no such user), shop.example 1 since " in found.summary
-    assert "(500 Line too long)" in found.summary
     # control has released one here, somebody has forgotten the other
     (tmp_path / "releases").mkdir()
     (tmp_path / "releases" / first).write_text("accepted OK id=1\n")
     (tmp_path / "releases" / third).write_text("refused 550 no\n")
-    assert check.probe(places, values(places)).metrics == {"waiting": 2, "domains": 2}
+    assert check.probe(places, values(places)).metrics["waiting"] == 2
     assert command.main(["forget", third], places) == 0
     assert command.main(["forget", "--domain", "Shop.Example"], places) == 0
     assert check.probe(places, values(places)).status == state.OK
@@ -349,20 +462,35 @@ def test_a_nonsensical_note_is_harmless(places: state.Places, folder: Path) -> N
     ):
         (folder / LONG.replace("070b", f"{number:04d}")).write_bytes(words)
     found = check.probe(places, values(places))
-    assert found.metrics == {"waiting": 4, "domains": 2}
+    assert found.metrics == {"waiting": 4, "domains": 2, "bytes": 0, "missing": 4}
     assert "\x1b" not in found.summary
     assert refused.read(str(folder), LONG.replace("070b", "0002")) == {"domain": "", "reason": "", "recipients": ""}
 
 
-def test_notes_go_with_their_messages(places: state.Places, root: Path, folder: Path, tmp_path: Path) -> None:
-    (ident,) = keep(root, folder)
-    assert refused.settle(str(root), str(folder), "/nowhere") == []
-    Path(refused.path(str(root), "customer.example", ident)).unlink()
-    (tmp_path / "log").touch()
-    assert refused.settle(str(root), str(folder), "/nowhere") == [ident]
-    assert refused.noted(str(folder)) == []
+def test_a_message_whose_file_is_gone_is_reported_until_it_is_forgotten(
+    places: state.Places, root: Path, folder: Path, tmp_path: Path
+) -> None:
+    idents = keep(root, folder, bounce(RAW, *TWO))
+    (tmp_path / "releases").mkdir()
+    (tmp_path / "releases" / idents[1]).write_text("accepted OK id=1\n")
+    files(root)[0].unlink()
     assert purging.main(["--json"], places) == 0
     assert purge_record.read(places)["ran"]
+    assert refused.noted(str(folder)) == idents[:1]
+    found = check.probe(places, values(places))
+    assert (found.status, found.metrics["missing"]) == (state.CRITICAL, 1)
+    assert "; 1 without a file; " in found.summary
+
+
+def test_a_shared_file_counts_once_and_a_crowd_is_counted_in_part(
+    places: state.Places, root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(root, folder, bounce(b"Subject: large\n\n" + b"x" * (3 << 20), *TWO))
+    assert "; 4 MiB, the oldest of " in check.probe(places, values(places)).summary
+    monkeypatch.setattr(check, "READ", 1)
+    found = check.probe(places, values(places))
+    assert (found.metrics["waiting"], found.metrics["domains"]) == (2, 1)
+    assert "; at least 4 MiB, the oldest of " in found.summary
 
 
 @pytest.mark.parametrize(

@@ -153,8 +153,8 @@ def parse_all(line: bytes, ident: str) -> list[dict[str, Any]]:
 
 
 def _shared(envelope: dict[str, Any], ident: str) -> list[dict[str, Any]]:
-    """An envelope for each of the copies, with its ``domain``. Their ids are derived from the file's, so none can be
-    that of another message.
+    """An envelope for each of the copies, with its ``domain`` and its own ``reason``, if it has one. Their ids are
+    derived from the file's, so none can be that of another message.
     """
     entries = envelope["copies"]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -163,10 +163,14 @@ def _shared(envelope: dict[str, Any], ident: str) -> list[dict[str, Any]]:
     proper = all(isinstance(domain, str) and layout.is_domain(domain) for domain in domains)
     if not proper or len(set(domains)) != len(domains):
         raise DamagedError("its envelope has no proper copies")
+    if not all(isinstance(entry.get("reason", ""), str) for entry in entries):
+        raise DamagedError("its envelope has no proper reason")
     common = {key: value for key, value in envelope.items() if key != "copies"}
     name = layout.message(ident)
     return [
-        common | {"id": layout.copy(name, number), "domain": entry["domain"], "recipients": entry.get("recipients")}
+        common
+        | {key: entry[key] for key in ("domain", "reason") if key in entry}
+        | {"id": layout.copy(name, number), "recipients": entry.get("recipients")}
         for number, entry in enumerate(entries)
     ]
 

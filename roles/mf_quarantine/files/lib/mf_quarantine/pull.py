@@ -120,6 +120,9 @@ class Puller:
         source.listed = started
         source.error = ""
         limit = layout.bound(started + AHEAD)
+        # an MX keeps refused mail until an operator decides, perhaps for longer than the ledger remembers it
+        oldest = self.settings.ledger_cutoff(started)
+        files = [file for file in files if file.name >= oldest]
         due = [file for file in files if file.name < limit]
         if full:
             source.swept = started

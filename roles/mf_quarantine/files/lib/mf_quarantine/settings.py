@@ -63,7 +63,7 @@ class Settings:
         return layout.bound(now - self.days(domain) * DAY)
 
     def ledger_cutoff(self, now: float) -> str:
-        """The bound of the ledger: ids that sort before it are on no MX and not kept any more."""
+        """The bound of the ledger: ids that sort before it have expired, and of rejected mail no MX has them."""
         longest = max(self.retention_days, *self.retention.values(), self.mx_keeps_days)
         return layout.bound(now - (longest + self.mx_keeps_days + MARGIN) * DAY)
 

@@ -10,16 +10,17 @@ import time
 
 from mf import run, state
 
-from . import purge_record
+from . import purge_record, refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
 NAME = "rejected"
 PURPOSE = "Check that rejected mail is removed in time and that there is room for it."
 RULES: run.Rules = {
     "root": str,
+    "refused": str,
     "keep_days": (1, 60),
     "free_percent": (1, 50),
 }
@@ -36,8 +37,9 @@ def decide(
     now: float,
     values: run.Values,
     today: purge_record.Record = purge_record.NO_DAY,
+    undecided: Container[str] = (),
 ) -> tuple[str, list[str]]:
-    """The status, and its problems. Pure."""
+    """The status, and its problems; ``undecided`` are days whose refused mail waits for an operator. Pure."""
     critical, warnings = [], []
     if record["full"] or free < values["free_percent"]:
         critical.append(f"the disk is nearly full ({free:.0f}% free)")
@@ -56,8 +58,9 @@ def decide(
         from mf.text import span
 
         warnings.append("never purged" if not record["ran"] else f"last purged {span(now - record['ran'])} ago")
-    if purge_record.expired(days, now, values["keep_days"] + 1):
-        warnings.append(f"mail of {days[0]} is still here")
+    late = [day for day in purge_record.expired(days, now, values["keep_days"] + 1) if day not in undecided]
+    if late:
+        warnings.append(f"mail of {late[0]} is still here")
     if days and days[-1] > time.strftime("%Y-%m-%d", time.gmtime(now + 86400)):
         warnings.append(f"mail is dated {days[-1]}, which goes by age only after that")
     return state.CRITICAL if critical else state.WARNING if warnings else state.OK, critical + warnings
@@ -72,6 +75,13 @@ def _gib(today: purge_record.Record) -> str:
     return f"{today['limit'] / (1 << 30):.3g} GiB"
 
 
+def _undecided(folder: str) -> set[str]:
+    try:
+        return {refused.day(ident) for ident in refused.noted(folder)}
+    except OSError:
+        return set()  # check-refused reports it
+
+
 def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagnosis:
     """Judge the record, the stored days and the free space."""
     record = purge_record.read(places)
@@ -80,9 +90,11 @@ def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagno
         free = min(state.free_percent(values["root"]))
         now = time.time()
         today = purge_record.today(values["root"], now)
+        late = purge_record.expired(days, now, values["keep_days"] + 1)
     except OSError as error:
         return state.Result(NAME, state.CRITICAL, f"{values['root']} can't be read: {error.strerror}")
-    status, problems = decide(record, days, free, now, values, today)
+    undecided = _undecided(values["refused"]) if late else set()
+    status, problems = decide(record, days, free, now, values, today, undecided)
     kept = f"{len(days)} day{'' if len(days) == 1 else 's'} kept"
     result = state.Result(NAME, status, ", ".join([kept, *problems]))
     result.metrics = {

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 NAME = "refused"
 PURPOSE = "List accepted mail that customers' servers refused for good and that waits for an operator."
 RULES: run.Rules = {
+    "root": str,
     "folder": str,
     "releases": str,
 }
@@ -24,9 +25,11 @@ READ = 1000  # notes read in one run, the newest
 DOMAINS = 2  # named in the summary
 
 
-def decide(count: int, groups: Sequence[tuple[str, int, str, str]]) -> tuple[str, str]:
-    """``(status, summary)``; ``groups`` as ``refused.groups`` gives them. Pure."""
-    if not count:
+def decide(
+    waiting: Sequence[str], groups: Sequence[tuple[str, int, str, str]], stored: int, missing: int
+) -> tuple[str, str]:
+    """``(status, summary)`` of the ids, oldest first; the rest, of the newest READ, as ``refused`` gives it. Pure."""
+    if not waiting:
         return state.OK, "nothing that a customer's server refused waits for an operator"
     from mf.text import clean
 
@@ -36,9 +39,15 @@ def decide(count: int, groups: Sequence[tuple[str, int, str, str]]) -> tuple[str
     ]
     if len(groups) > DOMAINS:
         shown.append(f"and {len(groups) - DOMAINS} more domains")
-    number = f"{count} messages" if count > 1 else "1 message"
+    number = f"{len(waiting)} messages" if len(waiting) > 1 else "1 message"
+    least = "at least " if len(waiting) > READ else ""
+    room = f"{least}{-(-stored // (1 << 20))} MiB, the oldest of {refused.day(waiting[0])}"
+    lost = f"; {missing} without a file" if missing else ""
     domains = ", ".join(shown)
-    return state.CRITICAL, f"{number} refused for good by customers' servers, kept: {domains}; see refused list"
+    return (
+        state.CRITICAL,
+        f"{number} refused for good by customers' servers, kept: {domains}; {room}{lost}; see refused list",
+    )
 
 
 def probe(places: state.Places, values: run.Values) -> state.Result:
@@ -47,9 +56,11 @@ def probe(places: state.Places, values: run.Values) -> state.Result:
         waiting = refused.waiting(values["folder"], values["releases"])
     except OSError as error:
         return state.Result(NAME, state.CRITICAL, f"{values['folder']} can't be read: {error.strerror}")
-    groups = list(refused.groups(values["folder"], waiting[-READ:]))
-    result = state.Result(NAME, *decide(len(waiting), groups))
-    result.metrics = {"waiting": len(waiting), "domains": len(groups)}
+    notes = {ident: refused.read(values["folder"], ident) for ident in waiting[-READ:]}
+    groups = list(refused.groups(notes))
+    stored, missing = refused.stored(values["root"], notes)
+    result = state.Result(NAME, *decide(waiting, groups, stored, missing))
+    result.metrics = {"waiting": len(waiting), "domains": len(groups), "bytes": stored, "missing": missing}
     return result
 
 

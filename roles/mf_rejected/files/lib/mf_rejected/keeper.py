@@ -2,13 +2,13 @@
 
 Exim gives each of its own bounces to this program, by LMTP over a unix socket (mf-keep.socket), with the whole original
 inside: a multipart/report (RFC 6522) of three parts, the last of which is the message as it was accepted, below a line
-``Return-path:`` with its envelope's sender. For each recipient domain among the refused recipients one file is
-written, in the format of roles/qpsmtpd/files/lib/qpsmtpd/lib/Mf/Rejected.pm, with ``plugin`` "customer" and the
-server's answer as ``reason``; so control fetches, indexes and releases it like any other.
+``Return-path:`` with its envelope's sender. One file is written, in the format of
+roles/qpsmtpd/files/lib/qpsmtpd/lib/Mf/Rejected.pm, with a copy for each domain of the refused recipients, with
+``plugin`` "customer" and the server's answer as ``reason``; so control fetches, indexes and releases it like any other.
 
-The answer to the final dot is a 250 only when all files are synced and in their places. Otherwise it is a 451, and the
-bounce stays in Exim's queue, whole. The note comes before the file, and the end of an id is the same at a second try:
-the second try finds the note and writes the same file again, so control recognises by the id what it has fetched.
+The answer to the final dot is a 250 only when file and notes are synced and in their places. Otherwise it is a 451, and
+the bounce stays in Exim's queue, whole. The notes come before the file, and the end of an id is the same at a second
+try: the second try finds a note and writes the same file again, so control recognises by the id what it has fetched.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import re
 import sys
 import time
 from io import BufferedIOBase
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from mf import Failure, state, text
 
 from . import refused
 
+MAX_ENVELOPE = 1 << 20  # bytes; a file's readers take no longer line
 MAX_LINE = 4096  # bytes of a command
 MAX_COMMANDS = 100
 MAX_REPORT = 16 << 20  # bytes before the original: 1,100 recipients and their servers' answers are far less
@@ -124,7 +125,7 @@ def _explanation(part: bytes) -> str:
 
 
 def keep(report: bytes | bytearray, root: str, folder: str, host: str) -> list[str]:
-    """Write files and notes, synced; returns the ids. Raises ReportError, and OSError; written files then stay."""
+    """Write notes and file, synced; returns the ids, one for each domain. Raises ReportError, and OSError."""
     refusal = parse(report)
     raw = memoryview(report)[refusal.start : refusal.end]
     domains: dict[str, list[str]] = {}
@@ -132,43 +133,70 @@ def keep(report: bytes | bytearray, root: str, folder: str, host: str) -> list[s
         name = address.rpartition("@")[2].lower()
         domains.setdefault(name if _DOMAIN.fullmatch(name) else "_invalid", []).append(address)
     digest = hashlib.sha256(raw).hexdigest()
-    idents = []
-    for domain, addresses in sorted(domains.items()):
-        ident = _ident(folder, refusal.queued, host, domain, digest)
-        reason = "; ".join(dict.fromkeys(refusal.recipients[address] for address in addresses))[:250]
-        envelope = {
-            "id": ident,
-            "message": f"{host}-{refusal.queued}",
-            "host": host,
-            "received": f"{ident[:4]}-{ident[4:6]}-{ident[6:11]}:{ident[11:13]}:{ident[13:23]}",
-            "sender": refusal.sender,
+    copies: list[dict[str, Any]] = [
+        {
+            "domain": domain,
             "recipients": addresses,
-            "client_ip": "",
-            "helo": "",
-            "plugin": refused.PLUGIN,
-            "reason": reason,
-            "size": len(raw),
-            "truncated": False,
-            "sha256": digest,
+            "reason": "; ".join(dict.fromkeys(refusal.recipients[address] for address in addresses))[:250],
         }
-        note = f"{folder}/{ident}"
-        content = json.dumps({"domain": domain, "recipients": addresses[:20], "reason": reason}).encode("ascii") + b"\n"
-        state.write_atomic(note, content, 0o640, durable=True)
-        _write(refused.path(root, domain, ident), json.dumps(envelope).encode("ascii") + b"\n", raw)
-        # the purge removes a note without a file, perhaps between the two writes above
-        state.write_atomic(note, content, 0o640, durable=True)
-        idents.append(ident)
+        for domain, addresses in sorted(domains.items())
+    ]
+    name = _name(folder, refusal.queued, host, digest, sorted(domains))
+    idents = [f"{name[:-1]}{number}" for number in range(len(copies))] if len(copies) > 1 else [name]
+    for ident, copy in zip(idents, copies, strict=True):
+        note = {**copy, "recipients": copy["recipients"][:20]}
+        state.write_atomic(f"{folder}/{ident}", json.dumps(note).encode("ascii") + b"\n", 0o640, durable=True)
+    envelope = {
+        "message": f"{host}-{refusal.queued}",
+        "host": host,
+        "received": f"{name[:4]}-{name[4:6]}-{name[6:11]}:{name[11:13]}:{name[13:23]}",
+        "sender": refusal.sender,
+        "client_ip": "",
+        "helo": "",
+        "plugin": refused.PLUGIN,
+        "size": len(raw),
+        "truncated": False,
+        "sha256": digest,
+    }
+    _write(refused.path(root, copies[0]["domain"], name), _line(envelope, name, copies), raw)
     return idents
 
 
-def _ident(folder: str, queued: str, host: str, domain: str, digest: str) -> str:
-    """The id of an earlier try, or a new one."""
-    unique = hashlib.sha256(f"{queued} {host} {domain} {digest}".encode()).hexdigest()[:16]
-    name = re.sub(r"[^a-z0-9.-]", "-", host.lower()[:64])
-    tail = f"Z-{name}-{refused.PLUGIN}-{queued.replace('-', '.')}-{unique}"
+def _line(envelope: dict[str, Any], name: str, copies: list[dict[str, Any]]) -> bytes:
+    """The first line of a file."""
+    if len(copies) == 1:
+        own = {"id": name, "recipients": copies[0]["recipients"], "reason": copies[0]["reason"]}
+        return json.dumps({**envelope, **own}).encode("ascii") + b"\n"
+    envelope["reason"] = "refused by the servers of several domains"
+    line = json.dumps({**envelope, "copies": copies}).encode("ascii") + b"\n"
+    if len(line) > MAX_ENVELOPE:
+        # the notes still have the reasons
+        bare = [{key: copy[key] for key in ("domain", "recipients")} for copy in copies]
+        line = json.dumps({**envelope, "copies": bare}).encode("ascii") + b"\n"
+    return line
+
+
+def alone(line: bytes, ident: str) -> bytes:
+    """A shared file's first line with one copy only, as of a file for one domain. Raises Failure."""
+    try:
+        envelope = json.loads(line)
+        copies = envelope.pop("copies")
+        copy = copies[int(ident.rpartition(".")[2])]
+        own = {"id": ident, "recipients": copy["recipients"], "reason": copy.get("reason", envelope.get("reason"))}
+    except (ValueError, RecursionError, KeyError, TypeError, IndexError, AttributeError):
+        raise Failure("its first line is no envelope of several copies") from None
+    return json.dumps({**envelope, **own}).encode("ascii") + b"\n"
+
+
+def _name(folder: str, queued: str, host: str, digest: str, domains: list[str]) -> str:
+    """The file's name: that of an earlier try, or a new one."""
+    words = [queued, host, *(domains if len(domains) == 1 else []), digest]
+    unique = hashlib.sha256(" ".join(words).encode()).hexdigest()[:16] + (".0" if len(domains) > 1 else "")
+    mx = re.sub(r"[^a-z0-9.-]", "-", host.lower()[:64])
+    tail = f"Z-{mx}-{refused.PLUGIN}-{queued.replace('-', '.')}-{unique}"
     for ident in refused.noted(folder):
-        if ident.endswith(tail):
-            return ident
+        if refused.file_name(ident).endswith(tail):
+            return refused.file_name(ident)
     now = time.time()
     return time.strftime("%Y%m%dT%H%M%S", time.gmtime(now)) + f".{int(now % 1 * 1e6):06d}{tail}"
 

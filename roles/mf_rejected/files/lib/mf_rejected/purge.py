@@ -8,6 +8,9 @@ for one of two reasons only:
 - the disk is nearly full and removing the oldest helps: reported as CRITICAL, because mail that control had not
   fetched by then is lost.
 
+Accepted mail that a customer's server refused is there as well (see ``refused``). It is removed for neither reason
+while it waits for an operator's decision.
+
 The tree belongs to an account that talks to the internet, and this runs as root: every step goes by a file descriptor
 of the directory above, and follows no symbolic link.
 """
@@ -17,7 +20,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Self
 
 from mf import decisions, state, text
@@ -137,12 +140,12 @@ class Store:
                     if not stat.S_ISDIR(status.st_mode):
                         yield Kept((day, domain, box, entry.name), status.st_blocks * 512, status.st_mtime)
 
-    def remove_day(self, day: str) -> int:
-        """Remove a day with all that is in it; returns how many files in ``new`` that were."""
+    def remove_day(self, day: str, waits: Callable[[str], bool]) -> int:
+        """Remove a day without the files that wait, by their names; returns how many files in ``new`` that were."""
         count = 0
         for _, domain, box, descriptor in self._boxes([day], ("new", "tmp")):
             for name in os.listdir(descriptor):
-                count += _unlink(name, descriptor) and box == "new"
+                count += not waits(name) and _unlink(name, descriptor) and box == "new"
             self._rmdir(day, domain, box)
         for _, domain in self._domains([day]):
             self._rmdir(day, domain)
@@ -234,20 +237,45 @@ def doubted(before: purge_record.Record, now: float) -> float:
     return before["doubted"] if 0 <= now - before["doubted"] < DOUBT else 0
 
 
+def undecided(folder: str, releases: str) -> Callable[[str], bool]:
+    """Whether a file has that name and waits for an operator: all refused mail while its notes can't be read."""
+    try:
+        waiting = refused.waiting(folder, releases)
+    except OSError:
+        return refused.is_refused
+    return {refused.file_name(ident) for ident in waiting}.__contains__
+
+
 def purge(
-    store: Store, keep_days: int, free_percent: float, now: float, *, dry_run: bool = False, by_age: bool = True
+    store: Store,
+    keep_days: int,
+    free_percent: float,
+    now: float,
+    *,
+    dry_run: bool = False,
+    by_age: bool = True,
+    waits: Callable[[str], bool] = refused.is_refused,
 ) -> Purge:
-    """One run: by age, then unfinished files, then for room if there is too little. ``now``: epoch seconds."""
-    days = purge_record.expired(store.days(), now, keep_days) if by_age else []
-    aged = sum(sum(1 for _ in store.files([day])) if dry_run else store.remove_day(day) for day in days)
+    """One run: by age, then unfinished files, then for room if there is too little. ``now``: epoch seconds.
+
+    No file that ``waits``, by its name, is removed.
+    """
+    days, aged = [], 0
+    for day in purge_record.expired(store.days(), now, keep_days) if by_age else []:
+        names = [file.path[3] for file in store.files([day])]
+        due = sum(not waits(name) for name in names)
+        if names and not due:
+            continue
+        days.append(day)
+        aged += due if dry_run else store.remove_day(day, waits)
     left = [day for day in store.days() if day not in days]
     unfinished = [file for file in store.files(left, ("tmp",)) if by_age and now - file.modified > UNFINISHED]
     early: list[Kept] = []
     enough = True
     if store.room().percent() < free_percent:
-        # accepted mail goes last: no other host has it
         oldest_first = sorted(
-            store.files(left), key=lambda file: (refused.is_refused(file.path[3]), file.path[0], file.path[3])
+            (file for file in store.files(left) if not waits(file.path[3])),
+            key=lambda file: (file.path[0], file.path[3]),
         )
         early, enough = sacrifice(oldest_first, store.room(), free_percent)
     if not dry_run:
@@ -323,13 +351,14 @@ def run(
     now: float | None = None,
     dry_run: bool = False,
     counters: str = COUNTERS,
+    waits: Callable[[str], bool] = refused.is_refused,
 ) -> list[str]:
     """The job: purge, store the record, log; returns its actions, in sentences. Raises OSError."""
     moment = time.time() if now is None else now
     before = purge_record.read(places)
     with Store(root) as store:
         doubt = doubted(before, moment)
-        done = purge(store, keep_days, free_percent, moment, dry_run=dry_run, by_age=not doubt)
+        done = purge(store, keep_days, free_percent, moment, dry_run=dry_run, by_age=not doubt, waits=waits)
     sentences = [f"nothing goes by its age for a day: {purge_record.DOUBTED}"] if doubt else []
     if not dry_run:
         purge_record.write(places, updated(before, done, failures(counters), moment))

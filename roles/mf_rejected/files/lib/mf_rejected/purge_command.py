@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Sequence
 
-from mf import cli, config, decisions, state
+from mf import cli, config, state
 
 from . import deliver, purge, refused
 
 LOCK = "purge-rejected"
 
 _EPILOG = """\
-It runs from cron every 10 minutes. What it did is in the decision log when it was out of the ordinary; check-rejected
+It runs from cron every 10 minutes. Mail that a customer's server refused stays until an operator has decided (refused
+list). What it did is in the decision log when it was out of the ordinary; check-rejected
 shows the state.
 
 Exit codes: 0 done, or another run is under way; 1 not done; 2 wrong command line
@@ -38,11 +40,14 @@ def _purge(chosen: argparse.Namespace, host: state.Places) -> int:
     with host.lock(LOCK) as held:
         if not held:
             return 0
-        sentences = purge.run(host, root, keep_days, free_percent, dry_run=chosen.dry_run)
+        folder = settings.get("refused", refused.FOLDER)
+        releases = settings.get("releases", deliver.RECORDS)
+        waits = purge.undecided(folder, releases)
+        sentences = purge.run(host, root, keep_days, free_percent, dry_run=chosen.dry_run, waits=waits)
         if not chosen.dry_run:
-            releases = settings.get("releases", deliver.RECORDS)
-            for ident in refused.settle(root, settings.get("refused", refused.FOLDER), releases):
-                decisions.journal(f"{ident}: refused by a customer's server, gone undecided", {"PRIORITY": "4"})
+            # check-refused reports a folder that is missing
+            with contextlib.suppress(FileNotFoundError):
+                refused.settle(folder, releases)
             deliver.forget(releases)
     if chosen.json:
         print(state.encode({"dry_run": chosen.dry_run, "said": sentences}))

@@ -1,8 +1,9 @@
 """Accepted mail that a customer's server refused for good and that waits for an operator. Fast path: a check reads it.
 
-The message is kept whole where rejected mail is, ``ROOT/YYYY-MM-DD/<domain>/new/<id>`` (see ``keeper``), and beside
-that tree there is a note of it, ``FOLDER/<id>``: ``{"domain", "recipients", "reason", "received"}``. The note is
-removed when an operator has decided (``/mf/bin/refused``), when control has released the message, or with the message.
+The message is kept whole where rejected mail is, ``ROOT/YYYY-MM-DD/<domain>/new/<id>``, or in ``_shared`` when several
+domains refused it (see ``keeper``). Beside that tree there is a note for each domain, ``FOLDER/<id>``: ``{"domain",
+"recipients", "reason"}``. The note is removed when an operator has decided (``/mf/bin/refused``), or when control has
+released the message; until then the purge keeps the message, however old it is.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from mf import state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 FOLDER = "/mf/var/refused"
 PLUGIN = "customer"
 """The plugin in the envelope; it is part of the id as well."""
+SHARED = "_shared"
 
 
 def is_refused(ident: str) -> bool:
@@ -26,17 +28,26 @@ def is_refused(ident: str) -> bool:
     return len(parts) == 4 and parts[1] == PLUGIN and len(ident) > 27 and ident[:8].isdigit() and "/" not in ident
 
 
+def file_name(ident: str) -> str:
+    """The name of the message's file: the id, or that of the first copy when several domains share the file."""
+    message, _, copy = ident.rpartition(".")
+    return f"{message}.0" if copy.isdigit() else ident
+
+
+def day(ident: str) -> str:
+    """The folder of the refusal's day, ``2026-11-29``."""
+    return f"{ident[:4]}-{ident[4:6]}-{ident[6:8]}"
+
+
 def path(root: str, domain: str, ident: str) -> str:
     """The path of the message."""
-    return f"{root}/{ident[:4]}-{ident[4:6]}-{ident[6:8]}/{domain}/new/{ident}"
+    shared = ident.rpartition(".")[2].isdigit()
+    return f"{root}/{day(ident)}/{SHARED if shared else domain}/new/{file_name(ident)}"
 
 
 def noted(folder: str) -> list[str]:
-    """The ids of all notes, oldest first; none where there is no folder. Raises OSError."""
-    try:
-        return sorted(name for name in posix.listdir(folder) if is_refused(name))
-    except FileNotFoundError:
-        return []
+    """The ids of all notes, oldest first. Raises OSError."""
+    return sorted(name for name in posix.listdir(folder) if is_refused(name))
 
 
 def released(releases: str, ident: str) -> bool:
@@ -61,16 +72,11 @@ def read(folder: str, ident: str) -> dict[str, str]:
     return record
 
 
-def settle(root: str, folder: str, releases: str) -> list[str]:
-    """Remove notes of messages that were released or are gone; returns the ids of the undecided. Raises OSError."""
-    lost = []
+def settle(folder: str, releases: str) -> None:
+    """Remove the notes of messages that were released. Raises OSError."""
     for ident in noted(folder):
-        done = released(releases, ident)
-        if not done and _exists(path(root, read(folder, ident)["domain"] or "_invalid", ident)):
-            continue
-        forget(folder, ident)
-        lost += [] if done else [ident]
-    return lost
+        if released(releases, ident):
+            forget(folder, ident)
 
 
 def forget(folder: str, ident: str) -> None:
@@ -83,24 +89,28 @@ def forget(folder: str, ident: str) -> None:
 
 def moment(ident: str) -> str:
     """The time of the refusal, as text: ``2026-11-29 18:24 UTC``."""
-    return f"{ident[:4]}-{ident[4:6]}-{ident[6:8]} {ident[9:11]}:{ident[11:13]} UTC"
+    return f"{day(ident)} {ident[9:11]}:{ident[11:13]} UTC"
 
 
-def groups(folder: str, idents: list[str]) -> Iterator[tuple[str, int, str, str]]:
-    """``(domain, messages, id of the first, reason of the last)``, most messages first."""
+def groups(notes: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, int, str, str]]:
+    """``(domain, messages, id of the first, reason of the last)``, most messages first, from notes by id."""
     by_domain: dict[str, list[str]] = {}
     reasons: dict[str, str] = {}
-    for ident in idents:
-        note = read(folder, ident)
+    for ident, note in notes.items():
         by_domain.setdefault(note["domain"], []).append(ident)
         reasons[note["domain"]] = note["reason"]
     for domain in sorted(by_domain, key=lambda name: (-len(by_domain[name]), name)):
         yield domain, len(by_domain[domain]), by_domain[domain][0], reasons[domain]
 
 
-def _exists(name: str) -> bool:
-    try:
-        posix.lstat(name)
-    except FileNotFoundError:
-        return False
-    return True
+def stored(root: str, notes: Mapping[str, Mapping[str, str]]) -> tuple[int, int]:
+    """``(bytes on disk, notes without a file)`` of notes by id; a shared file counts once."""
+    sizes: dict[str, int] = {}
+    missing = 0
+    for ident, note in notes.items():
+        name = path(root, note["domain"] or "_invalid", ident)
+        try:
+            sizes[name] = posix.lstat(name).st_blocks * 512
+        except OSError:
+            missing += 1
+    return sum(sizes.values()), missing

@@ -5,20 +5,24 @@ from __future__ import annotations
 import argparse
 import os
 import pwd
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import BinaryIO
 
 from mf import Failure, cli, config, decisions, state, text
 
-from . import refused
+from . import keeper, refused
 
 ACCOUNT = "mf-release"
 HAND_OVER = "/mf/bin/release-message"
 LIMIT = 400.0  # seconds for one message
 
 _EPILOG = """\
-What a customer's server refuses for good is kept whole, and check-refused reports it until an operator has decided.
+What a customer's server refuses for good is kept whole, and check-refused reports it until an operator has decided:
+it is sent again, or forgotten. Without a decision it is never removed. A message that several domains refused is
+stored once; each domain is decided by itself.
 Control has it, too: quarantine list --plugin customer, quarantine release. Sent again by both, it arrives once.
 
 Exit codes: 0 done, 1 not done or not all of it (with one line that explains it), 2 wrong command line, 130 interrupted.
@@ -26,7 +30,8 @@ Exit codes: 0 done, 1 not done or not all of it (with one line that explains it)
 Examples
   refused list
   refused release --domain customer.example     the customer's server takes mail again
-  refused forget ID                             it need not be sent again; it stays kept for its time
+  refused forget --dry-run --domain customer.example
+  refused forget ID                             it need not be sent again: it goes with its day's rejected mail
 """
 
 
@@ -55,6 +60,21 @@ class Kept:
     def path(self, ident: str) -> str:
         """The path of the message."""
         return refused.path(self.root, refused.read(self.folder, ident)["domain"] or "_invalid", ident)
+
+    def open(self, ident: str) -> BinaryIO:
+        """The message as release-message takes it: from a shared file with this copy alone. Raises OSError, Failure."""
+        path = self.path(ident)
+        file = open(path, "rb")  # noqa: SIM115
+        if f"/{refused.SHARED}/" not in path.removeprefix(self.root):
+            return file
+        with file:
+            line = keeper.alone(file.readline(keeper.MAX_ENVELOPE), ident)
+            # in memory: the disk may be full
+            whole = open(os.memfd_create(ident), "w+b")  # noqa: SIM115
+            whole.write(line)
+            shutil.copyfileobj(file, whole, 1 << 20)
+        whole.seek(0)
+        return whole
 
 
 def main(argv: Sequence[str] | None = None, places: state.Places | None = None) -> int:
@@ -87,7 +107,7 @@ def _release(chosen: argparse.Namespace, host: state.Places) -> int:
             print(f"{ident}: would be handed to Exim")
             continue
         try:
-            with open(kept.path(ident), "rb") as file:
+            with kept.open(ident) as file:
                 # as for control's requests: the records of releases belong to that account
                 done = subprocess.run(
                     [HAND_OVER, ident],
@@ -102,7 +122,7 @@ def _release(chosen: argparse.Namespace, host: state.Places) -> int:
                     extra_groups=os.getgrouplist(ACCOUNT, entry.pw_gid),
                     cwd="/",
                 )
-        except (OSError, subprocess.TimeoutExpired) as error:
+        except (OSError, Failure, subprocess.TimeoutExpired) as error:
             failed = True
             print(f"refused: {ident}: {text.clean(str(error), 200)}", file=sys.stderr)
             continue

@@ -22,7 +22,8 @@ the envelope appear as the code points U+0080 to U+00FF.
     received    time, ISO 8601 in UTC
     sender      envelope sender without angle brackets, "" for a bounce
     recipients  list, those in this domain only; not in _shared
-    copies      only in _shared: a list of {"domain", "recipients"}. The id of the
+    copies      only in _shared: a list of {"domain", "recipients"}, and with plugin
+                "customer" (mf_rejected/keeper.py) each copy's "reason". The id of the
                 first is "<message>.0", of the second "<message>.1", and so on
     client_ip, helo
     plugin      which plugin refused
