@@ -2,6 +2,7 @@
 """Send an MX one odd message among others, and check what the customer's server got.
 
     odd_one.py send ADDRESS      three messages to the MX at ADDRESS, port 25; the second has a line of 2,000 bytes
+    odd_one.py large ADDRESS     one message of 1.4 MB for two domains; no command line takes so much
     odd_one.py got               "same" when the second arrived as it was sent
 
 An MX puts its own header fields in front; all that was sent follows unchanged.
@@ -23,22 +24,26 @@ def message(name: str) -> bytes:
     return b"Subject: odd\r\nX-Lab-Id: " + name.encode() + b"\r\n\r\n" + BODIES[name]
 
 
-def send(address: str) -> None:
-    """Send all messages; the MX has to accept each."""
-    for name in BODIES:
-        with smtplib.SMTP(address, 25, "world.example", timeout=60) as link:
-            link.ehlo()
-            link.mail("sender@world.example")
-            link.rcpt("user@customer.example")
-            link.docmd("DATA")
-            link.send(message(name).replace(b"\r\n.", b"\r\n..") + b".\r\n")
-            code, text = link.getreply()
-            if code != 250:
-                raise SystemExit(f"{name}: {code} {text!r}")
+def send(address: str, data: bytes, *recipients: str) -> None:
+    """Send a message; the MX has to accept it."""
+    with smtplib.SMTP(address, 25, "world.example", timeout=60) as link:
+        link.ehlo()
+        link.mail("sender@world.example")
+        for recipient in recipients:
+            link.rcpt(recipient)
+        link.docmd("DATA")
+        link.send(data.replace(b"\r\n.", b"\r\n..") + b".\r\n")
+        code, text = link.getreply()
+        if code != 250:
+            raise SystemExit(f"{code} {text!r}")
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "send":
-        send(sys.argv[2])
+        for name in BODIES:
+            send(sys.argv[2], message(name), "user@customer.example")
+    elif sys.argv[1] == "large":
+        large = b"Subject: refused\r\nX-Lab-Id: verify-refused\r\n\r\n" + (b"y" * 72 + b"\r\n") * 20000
+        send(sys.argv[2], large, "user@customer.example", "user@shop.example")
     else:
         print("same" if ARRIVED.read_bytes().endswith(b"\n" + message("bytes-odd")) else "another")
