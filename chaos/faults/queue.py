@@ -121,6 +121,39 @@ def spool_full(scene: Scene) -> Generator[None, None, str]:
 
 
 @fault(
+    "queue",
+    "Exim's spool read-only",
+    "421 instead of a greeting, no peer counts it, no restart; greeted again",
+    "fleet",
+)
+def spool_read_only(scene: Scene) -> Generator[None, None, str]:
+    """A file system of the spool's own, remounted read-only as a disk error does it, and writable again."""
+    master = scene.host.master()
+    spool = "/var/spool/exim4"
+    scene.undo(f"systemctl stop mf-exim.service; umount {spool}; systemctl start mf-exim.service")
+    scene.host.run(
+        "systemctl stop mf-exim.service && "
+        f"mount -t tmpfs -o size=100m,mode=0750,uid=Debian-exim,gid=Debian-exim chaos {spool} && "
+        f"systemctl start mf-exim.service && mount -o remount,ro {spool}"
+    )
+    yield
+    said = turned_away(scene, "MAIL: 451 .*Read-only file system", master)
+    peer = scene.fleet[next(name for name in MXS if name != scene.host.name)]
+    scene.undo("/mf/bin/throttle off", peer)
+    code, refusal = peer.ask("/mf/bin/throttle on --ttl 1m --reason 'fault suite' 2>&1")
+    must(
+        code != 0 and "1 of 2 peers accept mail" in refusal, f"throttle on of a peer ended with {code}: {refusal[:150]}"
+    )
+    must(not peer.refused_ports(), "the peer refuses")
+    scene.host.run(f"mount -o remount,rw {spool}")
+    scene.broken()
+    scene.until("a sender outside is greeted", lambda: scene.sees() == "220", 10, None, 0.2)
+    scene.healed()
+    untouched(scene, master)
+    return f"{said}; throttle on of a peer refused: 1 of 2 peers accept mail"
+
+
+@fault(
     "queue", "Exim stopped on all MXs", "421 from all, nobody counts as accepting, no throttle; greeted again", "fleet"
 )
 def exim_stopped_everywhere(scene: Scene) -> Generator[None, None, str]:

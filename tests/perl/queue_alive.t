@@ -191,7 +191,19 @@ subtest 'greetings' => sub {
     my ($again) = queue(@good);
     my $back = TestServer->start(%config, plugins => ["mf_queue_alive 127.0.0.1 $again $dir/queue"]);
     like(greeting($back, '192.0.2.1'), qr/^220 /, 'a queue that is back');
-    is((grep { /takes mail again/ } $back->log_lines), 1, 'is said, once');
+    is((grep { /mail is taken again/ } $back->log_lines), 1, 'is said, once');
+
+    my $spool = $back->spool_dir =~ s{/\z}{}r;
+    my $closed = qr/^421 4\.3\.2 no mail can be spooled now/;
+    rename $spool, "$spool.away" or die $!;
+    like(greeting($back, '192.0.2.1'), $closed, 'no spool');
+    is((grep { /nobody is greeted from now on: no mail can be spooled: \Q$spool\E: No such file or directory$/ } $back->log_lines), 1, 'is said');
+    rename "$spool.away", $spool or die $!;
+    symlink '/dev/full', "$spool/mf_queue_alive.$$" or die $!;
+    like(greeting($back, '192.0.2.1'), $closed, 'a spool without room');
+    like(do { open my $in, '<', "$dir/queue" or die $!; <$in> }, qr/: No space left on device$/, 'as the verdict has it');
+    like(greeting($back, '192.0.2.1'), qr/^220 /, 'a spool that is back');
+    is_deeply([glob "$spool/*"], [], 'the test leaves nothing');
 
     ok(!eval { TestServer->start(%config, plugins => ["mf_queue_alive $_"]); 1 }, "it does not start with: $_")
       for '', '127.0.0.1', '127.0.0.1 25', 'localhost 25 /run/x', '127.0.0.1 25 run/x';
