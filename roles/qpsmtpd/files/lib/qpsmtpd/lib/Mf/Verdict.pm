@@ -85,7 +85,8 @@ sub _write {
     my ($path, $fault) = @_;
     (my $reason = substr $fault, 0, 300) =~ s/[^\x20-\x7e]+/ /g;
     open my $out, '>', "$path.new" or return;
-    syswrite $out, sprintf "%.3f %s\n", _now(), $reason;
+    # rounded down: a moment to come would be none
+    syswrite $out, sprintf "%.3f %s\n", int(_now() * 1000) / 1000, $reason;
     close $out or return;
     return rename "$path.new", $path;
 }
