@@ -256,3 +256,30 @@ def test_no_file_names_a_place_of_its_author() -> None:
     )
     assert listed.returncode in {0, 1}, listed.stderr
     assert not listed.stdout
+
+
+# outside tests/integration, with what their program is
+STARTERS = {
+    "backup/test_schedule.py": "ansible prints a variable",
+    "checks/test_starttls.py": "openssl reads a certificate",
+    "core/test_fast_path.py": "an interpreter lists the modules it has loaded",
+    "core/test_state.py": "mount, for a full disk",
+    "deploy/test_commit.py": "a fork for each call at which a deploy may be killed, and jobs beside a deploy",
+    "deploy/test_example_inventory.py": "ansible reads an inventory",
+    "deploy/test_secrets.py": "the script that makes secrets, and ssh-keygen reads a key",
+    "lab/test_demo.py": "none: its result is a stub",
+    "monitor/test_certificate.py": "openssl makes a certificate",
+    "quarantine/test_remote.py": "none by itself: its result is a stub",
+    "rejected/test_deliver.py": "a delivery, killed in the middle",
+    "repository/test_docs.py": "git lists files",
+    "repository/test_repository.py": "git lists files, a script lists its stages",
+}
+
+
+def test_processes_are_started_in_the_integration_tests() -> None:
+    program = re.compile(r"^ *import subprocess$|= os\.fork\(\)$", re.MULTILINE)
+    starting = set()
+    for path in (ROOT / "tests").glob("*/test_*.py"):
+        if path.parent.name not in {"integration", "browser"} and program.search(path.read_text()):
+            starting.add(f"{path.parent.name}/{path.name}")
+    assert starting == set(STARTERS)
