@@ -100,7 +100,7 @@ def test_it_renews_itself(operator: Visitor) -> None:
 
 
 @every_scheme
-def test_the_summary_is_for_everybody_and_names_nobody(browser: Browser, axe: str, scheme: str) -> None:
+def test_the_summary_is_public_and_names_no_host(browser: Browser, axe: str, scheme: str) -> None:
     visitor = Visitor(browser, color_scheme=scheme)
     page = visitor.page
     page.goto(f"{ADDRESS}/")

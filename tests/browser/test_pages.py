@@ -128,7 +128,7 @@ def test_a_fresh_page_does_not_call_itself_stale(watch: Watch) -> None:
 
 
 @pytest.mark.parametrize("which", ["private", "public"])
-def test_a_stale_page_says_so(watch: Watch, which: str) -> None:
+def test_a_stale_page_is_marked_stale(watch: Watch, which: str) -> None:
     page = watch().open(f"/stale/{which}/")
     expect(page.locator("#stale")).to_contain_text("This page is out of date. The monitor wrote it 14 min ago")
     expect(page.locator(".age")).to_contain_text("14 min ago")

@@ -108,7 +108,7 @@ def check(host: Host, one: float, *, dry_run: bool = False, **values: Any) -> st
     return found
 
 
-def test_the_healthy_path_is_hot(host: Host) -> None:
+def test_a_healthy_run_takes_the_fast_path(host: Host) -> None:
     check(host, 0.1)
     assert isinstance(load.probe(host.places, host.settings["checks"]["load"]), state.Result)
 
@@ -136,7 +136,7 @@ def waiting(path: Path) -> None:
         lambda host: (host.root / "run/mf/reconciled").write_text(f"throttled {host.clock.boot:.3f}\n"),
     ],
 )
-def test_anything_odd_is_cold(host: Host, disturb: Callable[[Host], object]) -> None:
+def test_anything_unusual_takes_the_slow_path(host: Host, disturb: Callable[[Host], object]) -> None:
     check(host, 0.1)
     disturb(host)
     assert not isinstance(load.probe(host.places, host.settings["checks"]["load"]), state.Result)

@@ -282,7 +282,7 @@ def test_the_fast_path_stores_the_oldest(tmp_path: Path, monkeypatch: pytest.Mon
     assert second.metrics["oldest"] == first.metrics["oldest"]
 
 
-def test_the_age_of_a_message_is_told_from_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_age_of_a_message_is_separate_from_other_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gate of a deploy reads it: time alone is no reason for a hold."""
     monkeypatch.setattr(queue, "GREETING", 0.2)
     path = spool(tmp_path, (int(time.time()) - 90_000, True))

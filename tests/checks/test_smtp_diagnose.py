@@ -194,7 +194,7 @@ def test_that_it_is_full_stands_in_the_result(places: state.Places) -> None:
         (attempt(), False, state.OK, None),
     ],
 )
-def test_the_end_of_a_certificate_is_told_from_the_rest(
+def test_an_ending_certificate_is_separate_from_other_faults(
     places: state.Places, found: starttls.Attempt, slow: bool, status: str, but_for_time: str | None
 ) -> None:
     """The gate of a deploy reads it: time alone is no reason for a hold."""

@@ -37,18 +37,18 @@ Status: hold ok installed
 """
 
 
-def test_installed_is_what_dpkg_says() -> None:
+def test_installed_packages_are_those_of_dpkg() -> None:
     wanted = ["adduser", "nftables", "python3-psutil", "logrotate", "psutil", "a+.*"]
     assert facts.installed(STATUS, wanted) == {"adduser", "logrotate"}
     assert facts.installed(b"", wanted) == set()
 
 
-def test_the_system_is_what_os_release_says() -> None:
+def test_the_system_is_that_of_os_release() -> None:
     assert facts.system('# x\nNAME="Debian GNU/Linux"\nVERSION_ID="12"\nID=debian\n') == "debian 12"
     assert facts.system("") == "unknown unknown"
 
 
-def test_the_reason_is_what_apt_says_went_wrong() -> None:
+def test_the_reason_is_the_error_of_apt() -> None:
     output = (
         "Reading package lists...\n exim4 : Depends: exim4-base but it is not going to be installed\n"
         "E: Unable to correct problems, you have held broken packages.\n"
@@ -118,7 +118,7 @@ def test_stale_lists_are_fetched_once(see: See) -> None:
     assert apt.updates == 1
 
 
-def test_fresh_lists_are_believed(see: See) -> None:
+def test_fresh_lists_are_trusted(see: See) -> None:
     apt = Apt(set(), HAS)
     assert see(apt, stale=False)["refused"] == "E: Unable to locate package nftables"
     assert apt.updates == 0

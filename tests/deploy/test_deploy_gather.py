@@ -171,7 +171,7 @@ def test_two_roles_may_not_bring_the_same_package(play: Play) -> None:
     assert str(error.value) == "lib/pkg/__init__.py is brought twice, by role one and role two; rename or remove one"
 
 
-def test_nobody_brings_the_settings_file(play: Play) -> None:
+def test_no_role_brings_the_settings_file(play: Play) -> None:
     play.role("one", {"files/etc/mf.json": "{}"})
     with pytest.raises(AnsibleActionFail, match=r"etc/mf\.json is brought twice"):
         play.gather()
@@ -208,7 +208,7 @@ def test_two_roles_that_disagree_about_a_setting_are_refused(play: Play, other: 
         play.gather()
 
 
-def test_nobody_sets_the_generation(play: Play) -> None:
+def test_no_role_sets_the_generation(play: Play) -> None:
     play.role("one", {}, settings={"generation": "mine"})
     with pytest.raises(AnsibleActionFail, match="setting generation comes from role mf_tree and"):
         play.gather()
@@ -298,7 +298,7 @@ def monitor_settings(**chosen: Any) -> dict[str, Any]:
     return found
 
 
-def test_the_monitor_is_told_only_what_differs_from_what_it_knows() -> None:
+def test_the_monitor_gets_only_what_differs_from_its_record() -> None:
     """Its settings are a secret, so a release from before cert_notice_days, gone back to, gets the file of now."""
     assert "cert_notice_days" not in monitor_settings()
     assert settings.parse(monitor_settings()).cert_notice_days == (10, 3)

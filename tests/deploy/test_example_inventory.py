@@ -60,7 +60,7 @@ def test_it_has_every_kind_of_host(inventory: dict[str, Any]) -> None:
         assert {"mf_address", "mf_provider", "mf_location"} <= set(variables)
 
 
-def test_the_lab_uses_the_same_words(inventory: dict[str, Any]) -> None:
+def test_the_lab_uses_the_same_variables(inventory: dict[str, Any]) -> None:
     lab = yaml.safe_load((ROOT / "inventory/lab/group_vars/fleet.yml").read_text())
     words = {word for word in lab if word.startswith("mf_") and not word.startswith(("mf_checks_", "mf_exim_"))}
     for variables in inventory["_meta"]["hostvars"].values():

@@ -57,7 +57,7 @@ def test_too_few_others_accept(budget: Callable[..., dict[str, Any]]) -> None:
     )
 
 
-def test_who_accepts_nothing_takes_nothing(budget: Callable[..., dict[str, Any]]) -> None:
+def test_a_host_that_refuses_mail_takes_nothing(budget: Callable[..., dict[str, Any]]) -> None:
     assert budget("mx2")["exit_code"] == 0
     assert budget("this", refusing=True)["exit_code"] == 0
 
@@ -70,7 +70,7 @@ def test_an_mx_whose_slots_are_all_taken_is_one_that_the_fleet_needs(budget: Cal
     assert budget("mx2", silent="frozen")["exit_code"] == 0
 
 
-def test_what_a_check_said_counts_only_for_one_that_is_silent(
+def test_a_check_result_counts_only_for_a_silent_host(
     budget: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped since the last run of its check: refused connections leave no doubt."""

@@ -49,7 +49,7 @@ def test_the_module_and_its_messages(
     assert run_module(module, state="absent")["changed"]
 
 
-def test_what_fails_after_the_release_took_effect_says_that_a_restart_is_owed(
+def test_a_failure_after_activation_reports_the_owed_restart(
     machine: Machine, module: ModuleType, monkeypatch: pytest.MonkeyPatch, run_module: Callable[..., dict[str, Any]]
 ) -> None:
     machine.deploy(make(ONE))

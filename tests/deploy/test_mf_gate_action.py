@@ -132,7 +132,7 @@ def test_what_is_worse_beside_it_is_not(now: dict[str, Any], before: dict[str, A
     assert judge(now, before).wrong
 
 
-def test_who_accepts_no_mail_as_before_is_not_worse() -> None:
+def test_a_host_that_refused_mail_before_is_not_worse() -> None:
     deferring, wedged = health("WARNING", DEFERRED), health("CRITICAL", {"class": "WEDGED"})
     assert judge(deferring, deferring).as_before
     assert "it accepts no mail, as before: " in judge(wedged, wedged).wrong[0]
@@ -151,7 +151,7 @@ def test_who_accepts_no_mail_as_before_is_not_worse() -> None:
     assert not Course(deferring, health("WARNING", SLOW), health("WARNING", FULL)).verdict(deferring).as_before
 
 
-def test_the_words_say_what_and_how_it_was() -> None:
+def test_the_message_names_the_result_and_the_one_before() -> None:
     assert judge(health("CRITICAL"), health("WARNING")).wrong == [
         "smtp CRITICAL: the certificate ends in 9 days (before the change: WARNING)"
     ]
@@ -191,7 +191,7 @@ class Course:
         return plugin.watch(self.look, answer(before or health()), checks, self.pause, lambda: self.now)
 
 
-def test_who_passes_is_looked_at_once() -> None:
+def test_a_host_that_passes_is_probed_once() -> None:
     course = Course(health())
     assert not course.verdict().wrong
     assert (course.seen, course.now) == (1, 0.0)
@@ -235,7 +235,7 @@ def stale(*names: str, **what: Any) -> dict[str, Any]:
     return {**health(**what), "stale": list(names)}
 
 
-def test_a_result_from_before_the_look_lets_nobody_pass() -> None:
+def test_a_result_older_than_the_probe_lets_no_host_pass() -> None:
     """A check that cron began goes on while the looks end: what is on disk is then from before the change."""
     hangs = health("WARNING", SLOW)
     assert Course(stale("smtp"), hangs).verdict().wrong
@@ -249,7 +249,7 @@ def test_a_result_from_before_the_look_lets_nobody_pass() -> None:
     assert not Course(stale("queue")).verdict(checks=["smtp"]).wrong
 
 
-def test_whether_a_result_is_from_before_the_look() -> None:
+def test_whether_a_result_is_older_than_the_probe() -> None:
     checks = health()["checks"]
     for name, age in {"smtp": 40.0, "processes": 3.0, "queue": None, "load": 90.0}.items():
         checks[name]["age_seconds"] = age

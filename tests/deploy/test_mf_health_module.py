@@ -256,7 +256,7 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), json_values), st.integers(0, 255))
-def test_nothing_that_a_host_says_crashes_it(found: dict[str, Any], code: int) -> None:
+def test_malformed_health_of_a_host_does_not_crash_it(found: dict[str, Any], code: int) -> None:
     with contextlib.suppress(plugin.NotUnderstoodError):
         plugin.understand(json.dumps({**record().as_json(), **found}), code)
 

@@ -65,7 +65,7 @@ def test_take_renew_and_give_back(host: Host, throttle: Throttle) -> None:
     assert not throttle(state="absent")["changed"]
 
 
-def test_an_owner_that_holds_nothing_is_told_who_does(throttle: Throttle) -> None:
+def test_an_owner_without_a_lease_gets_the_names_of_the_holders(throttle: Throttle) -> None:
     throttle(reason="disk swap")
     slip = throttle(state="absent", owner="operater")
     assert (slip["changed"], slip["msg"]) == (False, "operater holds no lease here; held by: operator")
@@ -86,7 +86,7 @@ def test_marking_only_refuses_nothing(host: Host, throttle: Throttle, monkeypatc
     assert (result["throttled"], result["refusing"], host.kernel.refused) == (True, False, [])
 
 
-def test_check_mode_changes_nothing_and_says_the_same(host: Host, throttle: Throttle) -> None:
+def test_check_mode_changes_nothing_and_reports_the_same(host: Host, throttle: Throttle) -> None:
     forecast = throttle(check=True, diff=True, ttl="1h", reason="x")
     assert forecast["changed"]
     assert not host.marker.exists()
@@ -141,7 +141,7 @@ def test_over_budget_nothing_changes(host: Host, throttle: Throttle, monkeypatch
     assert throttle(force=True)["refusing"]
 
 
-def test_who_is_throttled_in_the_same_run_counts_as_gone(host: Host, throttle: Throttle) -> None:
+def test_a_host_throttled_in_the_same_run_counts_as_gone(host: Host, throttle: Throttle) -> None:
     result = throttle(leaving=["mx3"])
     assert result["failed"]
     assert "1 of 2 peers accept mail; 2 must (mx3 would be throttled in the same run)" in result["msg"]
@@ -163,7 +163,7 @@ def test_a_firewall_that_does_not_follow_is_a_failure(host: Host, throttle: Thro
     assert host.marker.exists()  # local jobs back off all the same
 
 
-def test_without_a_tree_it_says_what_to_do(host: Host, throttle: Throttle) -> None:
+def test_without_a_tree_the_error_names_the_remedy(host: Host, throttle: Throttle) -> None:
     Path(host.places.settings).unlink()
     result = throttle()
     assert result["failed"]

@@ -71,9 +71,7 @@ def test_settings_change_their_part_and_restart_nothing(machine: Machine) -> Non
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, ONE), (ONE, ONE), (ONE, TWO), (TWO, THREE), (THREE, ONE)])
-def test_check_mode_says_what_the_run_then_does(
-    machine: Machine, before: dict[str, str] | None, after: dict[str, str]
-) -> None:
+def test_check_mode_predicts_the_run(machine: Machine, before: dict[str, str] | None, after: dict[str, str]) -> None:
     if before is not None:
         machine.deploy(make(before, units={"one.service": ["one"]}))
         machine.systemd.start("one.service", time.monotonic())
@@ -112,7 +110,7 @@ def test_a_validator_that_refuses_stops_it_with_nothing_changed(machine: Machine
     _refused(machine, made, "/etc/new/deep/file", "mf_throttle", "nft -c -f", "it does not want to", "exit code 1")
 
 
-def test_a_validator_is_told_the_file_and_the_release(machine: Machine) -> None:
+def test_a_validator_gets_the_file_and_the_release(machine: Machine) -> None:
     machine.deploy(make(TWO, validate={"/etc/new/deep/file": "env LIB=%r/lib check %s"}))
     (call,) = [call for call in machine.systemd.calls if call[0] == "env"]
     release = call[1].removeprefix("LIB=").removesuffix("/lib")
@@ -172,7 +170,7 @@ def test_a_directory_in_the_place_of_a_file_stops_it(machine: Machine) -> None:
     _refused(machine, make(TWO), "/etc/new/deep/file", "is a directory")
 
 
-def test_somebody_elses_directory_is_not_taken(machine: Machine) -> None:
+def test_a_directory_of_another_owner_is_not_taken(machine: Machine) -> None:
     (machine.root / "mf/bin").mkdir(parents=True)
     with pytest.raises(ReleaseError, match="/mf/bin is there and is not ours"):
         machine.deploy(make(ONE))

@@ -57,7 +57,7 @@ def lost(**known: Any) -> mf_rollout.Lost:
     return mf_rollout.Lost(**{**whole, **known})
 
 
-def test_it_says_what_is_in_force() -> None:
+def test_it_reports_what_is_in_force() -> None:
     release = {
         "changed": True,
         "generation": "b" * 12,

@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_everything_is_there_and_nobody_else_may_read_it(made: Path) -> None:
+def test_all_secrets_exist_and_only_the_owner_may_read_them(made: Path) -> None:
     assert stat.S_IMODE(made.stat().st_mode) == 0o600
     assert list(made.parent.iterdir()) == [made]
     values = yaml.safe_load(made.read_text())["mf_secrets"]
@@ -91,7 +91,7 @@ def test_the_key_is_that_of_address_and_port(plugin: Any, known: Path) -> None:
     assert ask(plugin, known, {**host, "mf_ssh_host_key": "ssh-ed25519 AAAAsaid me@here"}) == "ssh-ed25519 AAAAsaid"
 
 
-def test_an_unknown_host_is_an_error_that_says_what_to_do(plugin: Any, known: Path) -> None:
+def test_an_unknown_host_is_an_error_that_names_the_remedy(plugin: Any, known: Path) -> None:
     host = {"ansible_host": "192.0.2.2", "ansible_port": PORT}
     with pytest.raises(AnsibleLookupError, match="ssh-keyscan"):
         ask(plugin, known, host)

@@ -34,7 +34,7 @@ def test_a_unit_that_is_not_there_is_neither_active_nor_stale(machine: Machine) 
     assert result["units"] == {"one.service": {"exists": False, "active": False, "enabled": False, "stale": False}}
 
 
-def test_a_unit_nobody_has_any_more_is_stopped_and_disabled(machine: Machine) -> None:
+def test_a_unit_that_no_role_has_any_more_is_stopped_and_disabled(machine: Machine) -> None:
     machine.deploy(make(BOTH, parts=PARTS, units=UNITS))
     for name in UNITS:
         machine.systemd.start(name, time.monotonic())

@@ -44,7 +44,7 @@ def test_a_run_without_the_monitor_does_not_read_its_variables() -> None:
     assert "PLAY [Rehearse" in done.stdout
 
 
-def test_ansible_lint_knows_our_modules(tmp_path: Path) -> None:
+def test_ansible_lint_accepts_our_modules(tmp_path: Path) -> None:
     """Its args rule imports a module to check parameters, and is silent when it can't."""
     playbook = tmp_path / "wrong.yml"
     playbook.write_text(

@@ -19,7 +19,7 @@ from mf_checks import due
 
 
 @given(st.integers(0, 10**8), st.integers(0, 59), st.integers(1, 1440))
-def test_each_period_has_one_turn(start: int, offset: int, minutes: int) -> None:
+def test_each_period_is_due_once(start: int, offset: int, minutes: int) -> None:
     turns = [minute for minute in range(start, start + minutes) if due.due(minute, offset, minutes * 60)]
     assert len(turns) == 1
 

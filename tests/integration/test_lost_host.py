@@ -77,7 +77,7 @@ def test_a_host_that_does_not_come_back_ends_the_run(name: str, tmp_path: Path, 
     assert "Untouched: mx3, and all" in said
 
 
-def test_before_a_change_begins_it_says_so(tmp_path: Path, closed: int) -> None:
+def test_a_change_is_announced_before_it_begins(tmp_path: Path, closed: int) -> None:
     code, said = run(tmp_path, PLAYS[next(iter(PLAYS))], [{"ping": None}], closed, "mx1")
     assert code == 4, said
     assert 'mx1 became unreachable at the task "ping", before its change began: nothing was changed there.' in said

@@ -195,7 +195,7 @@ async def break_and_mend(world: Fleet, dice: random.Random, stop: asyncio.Event)
     return outages
 
 
-def test_killed_at_random_moments_every_outage_is_one_incident_told_once(tmp_path: Path) -> None:
+def test_killed_at_random_moments_every_outage_is_one_incident_notified_once(tmp_path: Path) -> None:
     """`make kill-monitor` kills 50 times."""
     dice = random.Random(50)
     packages = [str(Path(module).parents[1]) for module in (engine.__file__, text.__file__)]

@@ -12,7 +12,7 @@ from chaos.tally import Tally
 from chaos.watch import fewest, steady
 
 
-def test_every_fault_has_a_name_of_its_own_and_says_what_is_expected() -> None:
+def test_every_fault_has_a_name_of_its_own_and_an_expectation() -> None:
     names = [(fault.system, fault.name) for fault in FAULTS]
     assert len(set(names)) == len(names)
     assert {fault.system for fault in FAULTS} == set(SYSTEMS)
@@ -79,7 +79,7 @@ def test_a_fall_of_a_moment_is_seen() -> None:
     assert steady(looks, 90.0) > 50  # whoever stops looking has seen nothing
 
 
-def test_who_never_accepts_counts_from_the_beginning() -> None:
+def test_a_host_that_never_accepts_counts_from_the_beginning() -> None:
     worst, below = fewest([(0.0, "a", False), (0.1, "b", True), (0.3, "b", True)], 2)
     assert (worst, round(below, 3)) == (1, 0.2)
 

@@ -49,7 +49,7 @@ def test_progress_shows_plays_tasks_and_handlers() -> None:
     assert [demo.current_task(line) for line in lines] == ["MX machines", "Gate: SMTP", "End it", None, None]
 
 
-def test_the_recap_is_told_in_words() -> None:
+def test_the_recap_is_summed_up() -> None:
     hosts = demo.recap(OUTPUT)
     assert hosts["mx1"]["changed"] == 4
     assert demo.summary(hosts) == "2 hosts, changed mx1"
@@ -57,7 +57,7 @@ def test_the_recap_is_told_in_words() -> None:
     assert demo.summary(hosts) == "2 hosts, nothing to change"
 
 
-def test_a_failed_playbook_ends_the_run_with_its_last_words(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_playbook_ends_the_run_with_its_last_lines(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ansible(places, code=2)
     with pytest.raises(demo.Failure, match=r"playbooks/site.yml failed; everything it said is in build/site.log"):
         demo.playbook("deployment", "site")

@@ -148,7 +148,7 @@ def test_a_foreign_lab_is_left_alone(tmp_path: Path) -> None:
     hosts.refuse_foreign(lab, [{"Labels": {"mf.lab.home": str(mine)}}])
 
 
-def test_a_container_is_remade_when_its_words_change() -> None:
+def test_a_container_is_remade_when_its_arguments_change() -> None:
     lab = spec.Lab(7, Path("/x"))
     one, two = (hosts.made_of(hosts.create_words(lab, lab.host("mx1"), name)) for name in ("i:1", "i:2"))
     assert one != two

@@ -28,7 +28,7 @@ def test_under_the_budget_enough_accept(seed: int) -> None:
     assert outcome.below <= SETTLED
 
 
-def test_naive_throttling_leaves_nobody() -> None:
+def test_naive_throttling_leaves_no_mx() -> None:
     naive, budget = run(overload.NAIVE), run(overload.BUDGET)
     assert naive.fewest == 0
     assert naive.below > 60
@@ -54,7 +54,7 @@ def at_the_same_moment(monkeypatch: pytest.MonkeyPatch) -> overload.Simulation:
     return simulation
 
 
-def test_hosts_that_begin_at_the_same_moment_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hosts_that_begin_at_the_same_moment_alternate(monkeypatch: pytest.MonkeyPatch) -> None:
     simulation = at_the_same_moment(monkeypatch)
     assert simulation.fewest == 2
     assert sum(host.refusing for host in simulation.hosts) == 1
@@ -78,7 +78,7 @@ def test_the_same_seed_gives_the_same_figures() -> None:
     assert run(overload.BUDGET, 7) == run(overload.BUDGET, 7) != run(overload.BUDGET, 8)
 
 
-def test_no_throttling_refuses_nobody_and_the_surge_is_more_than_can_be_accepted() -> None:
+def test_no_throttling_refuses_no_sender_and_the_surge_is_more_than_can_be_accepted() -> None:
     outcome = run(overload.NOTHING)
     assert outcome.fewest == 3
     assert 0.5 < outcome.accepted <= 1 / overload.SURGE + 0.02

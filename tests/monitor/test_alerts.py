@@ -95,7 +95,7 @@ def test_the_end_is_notified_once_and_only_if_the_beginning_was() -> None:
     assert story.at(64, dataclasses.replace(one, closed=NOW + 60)) == []
 
 
-def test_what_another_cause_hides_sends_nothing_until_it_is_really_over() -> None:
+def test_a_suppressed_problem_sends_nothing_until_it_is_resolved() -> None:
     boss = {"name": "boss", "url": "json://x", "escalation": True}
     story = Story(samples.settings(channels=[boss]))
     one = incident(1, "service:control1/ssh", "urgent")
@@ -139,7 +139,7 @@ def test_the_page_gets_no_message() -> None:
     assert draft.severity == "notice"
 
 
-def test_urgent_is_notified_again_and_escalates_until_somebody_acknowledges() -> None:
+def test_urgent_is_notified_again_and_escalates_until_acknowledged() -> None:
     boss = {"name": "boss", "url": "json://x", "escalation": True}
     story = Story(samples.settings(channels=[boss]))
     one = incident(1, "fleet", "urgent")
@@ -157,7 +157,7 @@ def boss_story() -> Story:
     return Story(samples.settings(channels=[{"name": "boss", "url": "json://x", "escalation": True}]))
 
 
-def test_what_is_not_urgent_any_more_wakes_nobody_until_it_is_again() -> None:
+def test_a_problem_no_longer_urgent_is_not_repeated_until_it_is_again() -> None:
     story, one = boss_story(), incident(1, "check:control1/backup", "urgent")
     story.at(1, one)
     calm = dataclasses.replace(one, severity="page")  # maintenance, or a warning by now
@@ -167,7 +167,7 @@ def test_what_is_not_urgent_any_more_wakes_nobody_until_it_is_again() -> None:
     assert [draft.kind for draft in story.at(again + RULES.escalate_after, one)] == ["escalation"]
 
 
-def test_whom_it_was_escalated_to_learns_that_it_is_over() -> None:
+def test_escalation_channels_get_the_resolution() -> None:
     story, one = boss_story(), incident(1, "fleet", "urgent")
     story.at(1, one)
     story.at(RULES.escalate_after + 2, one)
@@ -178,7 +178,7 @@ def test_whom_it_was_escalated_to_learns_that_it_is_over() -> None:
     assert [draft.escalation for draft in story.at(99, dataclasses.replace(one, closed=NOW + 90))] == [False]
 
 
-def test_after_an_acknowledgement_ran_out_somebody_has_as_long_again() -> None:
+def test_an_expired_acknowledgement_restarts_the_escalation_delay() -> None:
     story, one = boss_story(), incident(1, "fleet", "urgent")
     story.at(1, one)
     ended = RULES.escalate_after * 2

@@ -123,7 +123,7 @@ def test_a_dead_cron_is_one_incident(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_what_no_check_says_is_notified_as_well(host: str) -> None:
+def test_a_complaint_without_a_check_is_notified_as_well(host: str) -> None:
     role = HOSTS[host].role
     unread = "urgent" if host == "control1" else "notice"
     assert notified(host, None) == {f"health:{host}": unread}
@@ -170,7 +170,7 @@ def test_what_is_not_known_of_a_check_ends_nothing(tmp_path: Path) -> None:
     monitor.recorder.close()
 
 
-def test_a_vital_check_that_is_critical_and_not_known_by_turns_is_one_urgent_incident(tmp_path: Path) -> None:
+def test_a_vital_check_alternating_critical_and_unknown_is_one_urgent_incident(tmp_path: Path) -> None:
     monitor = engine.Engine(dataclasses.replace(RULES, database=str(tmp_path / "m.sqlite")))
     at, urgent = NOW, []
     held: set[str] = set()

@@ -102,7 +102,7 @@ def test_what_fails_together_is_probed_and_notified_together(tmp_path: Path) -> 
     run(go)
 
 
-def test_offline_says_nothing_of_the_fleet_and_notifies_afterwards(tmp_path: Path) -> None:
+def test_offline_reports_nothing_of_the_fleet_and_notifies_afterwards(tmp_path: Path) -> None:
     world = fleet(tmp_path)
 
     async def go() -> None:
@@ -222,7 +222,7 @@ def test_a_database_that_breaks_at_work_is_replaced_and_notified(tmp_path: Path)
     run(go)
 
 
-def test_while_nothing_can_be_stored_it_goes_on_judging_and_says_so_directly(tmp_path: Path) -> None:
+def test_without_storage_it_goes_on_judging_and_notifies_directly(tmp_path: Path) -> None:
     world = fleet(tmp_path)
 
     async def go() -> None:

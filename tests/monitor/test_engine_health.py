@@ -81,7 +81,7 @@ def test_failed_probes_do_not_wait_for_hosts_that_ssh_cannot_read(tmp_path: Path
     run(go)
 
 
-def test_a_throttle_is_confirmed_while_the_reads_in_turn_are_stuck(tmp_path: Path) -> None:
+def test_a_throttle_is_confirmed_while_scheduled_reads_are_stuck(tmp_path: Path) -> None:
     world = fleet(tmp_path)
 
     async def ask(argv: list[str]) -> tuple[bytes, int]:
@@ -107,7 +107,7 @@ def test_a_throttle_is_confirmed_while_the_reads_in_turn_are_stuck(tmp_path: Pat
     run(go)
 
 
-def test_health_behind_a_silent_ssh_is_not_read_in_turn(tmp_path: Path) -> None:
+def test_health_behind_a_silent_ssh_is_not_read_on_schedule(tmp_path: Path) -> None:
     world = fleet(tmp_path)
 
     async def go() -> None:

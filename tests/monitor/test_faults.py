@@ -57,7 +57,7 @@ def listener(tmp_path_factory: pytest.TempPathFactory) -> engine.Engine:
 
 @effort(deadline=None)
 @given(changed=HOSTILE)
-def test_whatever_a_hosts_health_says_it_is_a_reading(listener: engine.Engine, changed: dict[str, Any]) -> None:
+def test_any_health_of_a_host_is_a_reading(listener: engine.Engine, changed: dict[str, Any]) -> None:
     record = samples.health_record("mx1", "mx", 0.0, **changed)
     parsed = hosthealth.parse(json.dumps(record).encode())
     if parsed is not None:
@@ -66,7 +66,7 @@ def test_whatever_a_hosts_health_says_it_is_a_reading(listener: engine.Engine, c
     assert listener.subjects.maintenance.get("mx1", {"until": 0.0})["until"] <= 100.0 + maintenance.MAX_TTL
 
 
-def test_the_program_says_whether_its_settings_are_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_program_validates_its_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "settings.json"
     path.write_text(json.dumps(samples.raw_settings(database=str(tmp_path / "m.sqlite"))))
     assert daemon.main(["--check", str(path)]) == 0

@@ -68,7 +68,7 @@ def messages(role: str, rounds: int, services: Mapping[str, str], stays: int = 0
     ("services", "message"),
     [({"ssh": SILENT, "smtp": SILENT}, "a"), ({"ssh": REFUSED}, "a ssh"), ({"check-backup": "wrong"}, "a backup")],
 )
-def test_what_flaps_says_so_once(services: dict[str, str], message: str) -> None:
+def test_flapping_is_notified_once(services: dict[str, str], message: str) -> None:
     notified = messages("control", 6, services)
     assert [text.partition(": ")[0] for text in notified] == ["mf URGENT", "mf OK", "mf URGENT", "mf OK"], notified
     assert f"{message} is flapping, 3 changes" in notified[2] or f"{message} is flapping, 6 changes" in notified[2], (

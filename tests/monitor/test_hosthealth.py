@@ -108,7 +108,7 @@ def test_a_host_that_does_not_know_its_checks_is_not_well() -> None:
     assert hosthealth.results(reading(plain), (), ())[-1].state == UP
 
 
-def test_the_ssh_command_believes_nothing_but_its_options() -> None:
+def test_the_ssh_command_uses_nothing_but_its_options() -> None:
     access = settings.HealthAccess("mf-health", "/key", "/known", "/run/x")
     message = hosthealth.command(access, samples.settings().hosts[1], keep=True, limit=10)
     assert message[:3] == ["/usr/bin/ssh", "-F", "none"]

@@ -101,7 +101,7 @@ def test_the_font_is_written_once(tmp_path: Path) -> None:
 
 @every_state
 @pytest.mark.parametrize("page", [private, public])
-def test_pages_are_well_formed_and_ask_nobody_outside(page: Any, state: str) -> None:
+def test_pages_are_well_formed_and_load_nothing_external(page: Any, state: str) -> None:
     parsed = Parsed(page(page_samples.STATES[state]()))
     for tag, attributes in parsed.tags:
         for name in ("href", "src", "action", "srcset", "poster", "data", "xlink:href"):
@@ -114,7 +114,7 @@ def test_pages_are_well_formed_and_ask_nobody_outside(page: Any, state: str) -> 
     assert len(identities) == len(set(identities))
 
 
-def test_style_and_script_ask_nobody_outside() -> None:
+def test_style_and_script_load_nothing_external() -> None:
     for name in ("page.css", "page.js"):
         assert "//" not in re.sub(
             r"^ *//.*$", "", (Path(render.__file__).parent / name).read_text(), flags=re.MULTILINE
@@ -130,7 +130,7 @@ def test_the_policy_allows_exactly_what_is_in_the_page() -> None:
     assert render.policy().startswith("default-src 'none'; ")
 
 
-def test_nginx_says_the_policy_of_the_pages() -> None:
+def test_nginx_sends_the_policy_of_the_pages() -> None:
     """After a change of page.css or page.js: put the hashes that this names into the role's variable."""
     variables = yaml.safe_load((ROOT / "roles/mf_status_page/vars/main.yml").read_text())
     assert variables["__mf_status_page_policy"] == f"{render.policy()}; frame-ancestors 'none'"
@@ -160,7 +160,7 @@ def test_an_urgent_incident_that_is_not_acknowledged_asks_for_an_operator() -> N
     assert view.private(snapshot)["need"] == "Act now."
 
 
-def test_acknowledgement_and_its_end_are_shown_in_plain_words() -> None:
+def test_acknowledgement_and_its_end_are_shown_in_plain_text() -> None:
     incident = page_samples.failing().incidents.open[0]
     incident.timeline.append(replace(incident.timeline[-1], what="unacked"))
     acked, unacked = incidents.card(incident, NOW)["events"][-2:]

@@ -117,7 +117,7 @@ def test_relaying_that_could_not_be_asked_is_not_known() -> None:
     assert (result.state, result.message) == (UNKNOWN, "not answered: 451 come again")
 
 
-def test_relaying_is_asked_for_as_nobody_and_as_somebody_whose_domain_exists() -> None:
+def test_relaying_is_tried_with_an_empty_sender_and_with_an_existing_domain() -> None:
     heard: list[bytes] = []
 
     async def picky(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -168,7 +168,7 @@ def test_bad_targets_end_in_time_with_a_result(talk: Talk, kind: str, reason: st
         assert result.reason == reason
 
 
-def test_nobody_listens() -> None:
+def test_connection_refused() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

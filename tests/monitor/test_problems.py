@@ -17,7 +17,7 @@ def test_one_service_of_one_mx_is_a_notice() -> None:
     assert keys(subjects(mx2_smtp=bad())) == {"service:mx2/smtp": "notice"}
 
 
-def test_a_silent_host_is_one_cause_not_five() -> None:
+def test_a_silent_host_is_one_problem_not_five() -> None:
     assert keys(subjects() | silent("mx1")) == {"host:mx1": "notice"}
 
 
@@ -136,7 +136,7 @@ def test_an_urgent_check_that_is_not_known_is_as_bad_as_a_failed_one() -> None:
         ("check:mx2/backup", silent("mx2") | {"mx2/check-backup": bad()}, {"mx2/check-backup": run(UP)}),
     ],
 )
-def test_what_another_cause_hides_is_not_over(
+def test_a_suppressed_problem_is_not_over(
     open_: str, hidden: dict[str, SubjectState], mended: dict[str, SubjectState]
 ) -> None:
     rules = samples.settings(urgent_checks=["backup"])
@@ -178,7 +178,7 @@ def test_overdue_canaries_are_urgent_unless_no_mx_takes_mail_anyway() -> None:
     assert "check:control1/canary" not in problems.judge(rules, some, {}, (), NOW + 100).problems["fleet"].about
 
 
-def test_health_is_not_mentioned_beside_a_nearer_cause() -> None:
+def test_health_is_not_mentioned_beside_a_nearer_problem() -> None:
     own = {"mx1/health": bad(), "mx1/check-queue": bad()}
     assert list(keys(subjects(mx1_smtp=bad()) | own)) == ["service:mx1/smtp"]
     notified = {"check:mx1/queue": "notice", "health:mx1": "notice"}
@@ -186,7 +186,7 @@ def test_health_is_not_mentioned_beside_a_nearer_cause() -> None:
     assert keys(subjects(mx1_ssh6=bad()) | own) == {"service:mx1/ssh6": "page", **notified}
 
 
-def test_what_its_own_check_says_of_a_service_just_back_is_from_before() -> None:
+def test_an_old_check_result_of_a_recovered_service_is_ignored() -> None:
     back = run(UP, UP, current=bad())
     soon = back.changes[-1] + 60
     later = back.changes[-1] + complaints.RUNS_AGAIN["smtp"] + RULES.interval + 1
@@ -206,7 +206,7 @@ def test_what_its_own_check_says_of_a_service_just_back_is_from_before() -> None
         assert (f"check:mx2/{check}" in problems.judge(RULES, current, {}, (), now).problems) is notified
 
 
-def test_offline_there_is_one_cause_and_what_was_open_stays() -> None:
+def test_offline_there_is_one_problem_and_open_incidents_stay() -> None:
     current = subjects(mx2_smtp=bad(), control1_ssh=bad(), uplink=bad(SILENT))
     assert set(keys(current)) == {"uplink"}
     assert set(keys(current, ["service:mx2/smtp"])) == {"uplink", "service:mx2/smtp"}
@@ -257,7 +257,7 @@ def test_what_is_probed_in_vain_is_not_shown_as_good(service: str) -> None:
     assert view.sentence != "All 3 MXs accept mail. All is well."
 
 
-def test_a_nearer_cause_explains_why_relaying_is_not_known() -> None:
+def test_a_nearer_problem_explains_why_relaying_is_not_known() -> None:
     current = subjects(mx1_smtp=bad(), mx1_smtp6=bad()) | vain("mx1/relay")
     current["mx1/relay"] = dataclasses.replace(current["mx1/relay"], seen=NOW - 7200)
     assert set(keys(current)) == {"service:mx1/smtp", "service:mx1/smtp6"}

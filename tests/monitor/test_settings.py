@@ -70,7 +70,7 @@ def test_wrong_settings_are_one_clear_line(changed: dict[str, Any], expected: st
     assert "\n" not in str(caught.value)
 
 
-def test_ansible_knows_the_options_of_a_service_and_of_a_channel() -> None:
+def test_ansible_has_the_options_of_a_service_and_of_a_channel() -> None:
     specs = yaml.safe_load((ROLE / "meta/argument_specs.yml").read_text())["argument_specs"]
     service = specs["services"]["options"]["mf_services"]["options"]
     # the DNS is asked for mf_domains: no service of a host

@@ -145,7 +145,7 @@ def test_what_stays_down_flaps_no_more(down: float) -> None:
     assert not states.wavers(run(*[DOWN] * 40, current=again))
 
 
-def test_slow_flapping_is_not_notified_at_each_turn() -> None:
+def test_slow_flapping_is_not_notified_at_each_change() -> None:
     current = run(UP)
     for _ in range(3):
         current = run(*[DOWN] * 20, current=current)

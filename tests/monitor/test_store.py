@@ -42,7 +42,7 @@ def test_results_are_counted_in_buckets(tmp_path: Path) -> None:
     assert (second["start"], second["looks"], second["bad"], second["timed"]) == (900, 1, 1, 0)
 
 
-def test_who_begins_it_in_the_same_moment_finds_it_whole(tmp_path: Path) -> None:
+def test_a_second_process_at_the_same_moment_opens_a_whole_database(tmp_path: Path) -> None:
     many = 8
     for number in range(10):
         path, start = str(tmp_path / f"{number}.sqlite"), threading.Barrier(many)
@@ -239,7 +239,7 @@ def test_the_keys_of_the_json_are_the_documented_ones(tmp_path: Path) -> None:
     assert {name: " ".join(part) for name, part in parts.items()} == KEYS
 
 
-def test_time_that_nobody_looked_is_not_measured(tmp_path: Path) -> None:
+def test_time_without_probes_is_not_measured(tmp_path: Path) -> None:
     store, settings = samples.sample(tmp_path / "m.sqlite", NOW, days=1)
     midnight = NOW // DAY * DAY
     with store.writing():

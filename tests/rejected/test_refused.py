@@ -218,7 +218,7 @@ def test_a_second_try_writes_the_same_file_again(root: Path, folder: Path) -> No
     assert len(files(root)) == 2
 
 
-def test_the_server_s_words_are_shown_harmless_and_short(root: Path, folder: Path) -> None:
+def test_the_server_s_reply_is_shown_harmless_and_short(root: Path, folder: Path) -> None:
     said = "550-\x1b[2J one\n 550 two\tAction: failed " + "x" * 900
     keep(root, folder, bounce(RAW, failed("gone@customer.example", said), failed("x@/../..", "550 no")))
     (path,) = files(root)

@@ -186,7 +186,7 @@ SHARED = {
 }
 
 
-def test_the_core_knows_no_role_and_no_check() -> None:
+def test_the_core_names_no_role_and_no_check() -> None:
     """No name of either in its code, beyond those; and no text about a service that a role brings."""
     checks = {check.CHECK.name for check in every_check()}
     assert len(checks) == 10

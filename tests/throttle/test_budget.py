@@ -45,7 +45,7 @@ def test_budget_left(member: Host) -> None:
     assert member.clock.boot - start == settle({})
 
 
-def test_load_waits_for_its_turn_and_a_renewal_does_not(member: Host) -> None:
+def test_load_waits_for_the_budget_and_a_renewal_does_not(member: Host) -> None:
     member.settings["host"] = "mx2"
     member.settings["fleet"]["peers"] = [{"name": name, "address": "192.0.2.1", "port": 25} for name in ("mx3", "mx1")]
     fleet = Fleet(BOTH)

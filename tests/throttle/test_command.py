@@ -172,7 +172,7 @@ def test_run_reports_that_it_ran_throttled(
     assert "Running all the same after 10 min" in capsys.readouterr().err
 
 
-def test_interrupted_waiting_is_quiet(
+def test_interrupted_waiting_prints_no_traceback(
     host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     controller(host).on("deploy", "gate", None)

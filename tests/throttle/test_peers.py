@@ -73,7 +73,7 @@ def test_a_small_fleet_is_counted(accepting: int, minimum: int, enough: bool) ->
     assert budget.is_enough(survey, minimum) is enough
 
 
-def test_a_sample_is_believed_at_its_lower_end() -> None:
+def test_a_sample_counts_at_its_lower_end() -> None:
     everyone = [str(number) for number in range(30)]
     assert Survey(999, everyone, everyone).estimate() == 885
     assert Survey(999, everyone, everyone[:15]).estimate() == 331
