@@ -115,7 +115,7 @@ def test_after_a_run_that_was_cut_short_the_way_back_brings_none_either(
     assert leaks(machine, "old secret") == []
 
 
-def test_a_present_secret_with_a_changed_time_takes_no_place(machine: Machine) -> None:
+def test_a_present_secret_with_changed_content_takes_no_place(machine: Machine) -> None:
     machine.deploy(release("one"))
     machine.deploy(release("two", "new"))
     (machine.root / "mf" / KEY).write_text("somebody's")
