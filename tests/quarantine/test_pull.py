@@ -136,6 +136,17 @@ def test_a_message_dated_far_ahead_stays_on_its_mx_until_its_time(room: Room) ->
     assert sorted(name for _, name in room.index.message) == names[:2]
 
 
+def test_a_message_older_than_the_ledger_stays_on_its_mx(room: Room) -> None:
+    # an MX keeps refused mail without a limit; once the ledger has forgotten its id, it would come again each month
+    cutoff = layout.received(room.settings.ledger_cutoff(room.now) + "Z-mx1")
+    older, newer = ident(1, cutoff - 1), ident(2, cutoff + 1)
+    for name in (older, newer):
+        put(str(room.mx.root), name, kept(name))
+    source = room.pull()
+    assert sorted(room.index.ledger) == [newer]
+    assert (source.unpulled, source.oldest, source.error) == (0, None, "")
+
+
 def test_a_full_disk_stops_the_pull_and_is_reported(room: Room) -> None:
     room.fill(2)
     room.settings = support.settings(free_percent=0)

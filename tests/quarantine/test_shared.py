@@ -159,6 +159,8 @@ def test_an_import_is_counted_in_files_and_in_messages(room: Room) -> None:
         {"copies": [{"domain": "a.example", "recipients": [1]}]},
         {"copies": [{"domain": ["a.example"], "recipients": []}]},
         {"copies": None},
+        {"copies": [{"domain": "a.example", "recipients": [], "reason": 550}]},
+        {"copies": [{"domain": "a.example", "recipients": [], "reason": None}]},
         {"host": "../x"},
     ],
 )
