@@ -88,7 +88,7 @@ class ActionModule(ActionBase):
         result = self._ask({**request, "packages": self.packages(variables)}, variables)
         if result.get("failed"):
             return result
-        facts, before = result.pop("look"), result.pop("before", None)
+        facts, before = result.pop("facts"), result.pop("before", None)
         missing, lacking = list(facts["missing"]), result.pop("needed", [])
         # an unchanged host passed its preflight with the same values when it was deployed
         full = bool(result["changed"] or missing)
@@ -113,7 +113,7 @@ class ActionModule(ActionBase):
         self, facts: dict[str, Any] | None, variables: dict[str, Any], *, full: bool = True
     ) -> dict[str, Any] | None:
         """Return the failure that mf_preflight finds, or None."""
-        result = run_action(self, "mf_preflight", {"look": facts or {}, "roles": full}, variables)
+        result = run_action(self, "mf_preflight", {"facts": facts or {}, "roles": full}, variables)
         return result if result.get("failed") else None
 
     def _install(self, packages: list[str], variables: dict[str, Any]) -> dict[str, Any]:
@@ -211,7 +211,7 @@ class ActionModule(ActionBase):
             options = exceptions.get(source.path) or {}
             if not isinstance(options, dict) or set(options) - EXCEPTIONS:
                 raise AnsibleActionFail(
-                    f"{where}[{source.path!r}] knows {', '.join(sorted(EXCEPTIONS))}, not {options!r}"
+                    f"{where}[{source.path!r}] takes {', '.join(sorted(EXCEPTIONS))}, not {options!r}"
                 )
             if not options.get("present", True):
                 continue

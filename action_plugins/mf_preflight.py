@@ -79,16 +79,16 @@ class ActionModule(ActionBase):
 
     _supports_check_mode = True
     _requires_connection = False
-    _VALID_ARGS = frozenset({"look", "roles"})
+    _VALID_ARGS = frozenset({"facts", "roles"})
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Entry point: report all problems in one message."""
         variables = task_vars or {}
         super().run(tmp, variables)
         _, arguments = self.validate_argument_spec(
-            argument_spec={"look": {"type": "dict", "default": {}}, "roles": {"type": "bool", "default": True}}
+            argument_spec={"facts": {"type": "dict", "default": {}}, "roles": {"type": "bool", "default": True}}
         )
-        facts, host = arguments["look"], str(variables.get("inventory_hostname", "this host"))
+        facts, host = arguments["facts"], str(variables.get("inventory_hostname", "this host"))
         problems = list(host_problems(facts, host)) if facts else []
         for name, path in self._roles().items() if arguments["roles"] else ():
             problems += self._out_of_range(name, host, variables)

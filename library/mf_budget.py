@@ -11,8 +11,8 @@ short_description: Refuse to touch an MX that the fleet can't spare
 description:
   - "If this MX accepts mail now, at least C(mf_min_accepting) others must accept it too, or it isn't touched."
   - An MX that accepts no mail takes nothing from the fleet when it is touched, so it may always be repaired.
-  - An MX that is silent because senders hold all its slots accepts mail. The last result of its SMTP check tells it
-    from a frozen one.
+  - An MX that is silent because senders hold all its slots accepts mail. The last result of its SMTP check
+    distinguishes it from a frozen one.
   - An MX counts as accepting when it greets with a 220 within C(mf_greeting_patience) seconds. Of more than 30 others
     a sample is probed.
 version_added: "0.1.0"
@@ -85,7 +85,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.mf import health, smtp, state
 from ansible.module_utils.mf.throttle import budget, marker, peers
 
-OWN_LOOK = 10.0  # seconds: a greeting may wait for the queue, and silence here would pass for a greeting
+OWN_TIMEOUT = 10.0  # seconds: a greeting may wait for the queue, and silence here would pass for a greeting
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "min_accepting": {"type": "int"},
@@ -119,12 +119,12 @@ def accepts(address: str, port: int, patience: float) -> bool:
     places = state.Places()
     if marker.current(places).refusing:
         return False
-    said = smtp.greeting("127.0.0.1", port, patience)
-    if said.outcome == smtp.SILENT:
-        # all slots are taken, or it is frozen: its check knows more of what stands behind the port
+    reply = smtp.greeting("127.0.0.1", port, patience)
+    if reply.outcome == smtp.SILENT:
+        # all slots are taken, or it is frozen: the result of its SMTP check distinguishes the two
         return bool(health.collect(places)["accepting"])
     # the way to its own address may not exist (NAT): nothing but a 421 counts
-    return said.outcome == smtp.ACCEPTED and (not address or smtp.greeting(address, port, OWN_LOOK).code != 421)
+    return reply.outcome == smtp.ACCEPTED and (not address or smtp.greeting(address, port, OWN_TIMEOUT).code != 421)
 
 
 def main() -> None:

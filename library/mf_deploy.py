@@ -167,10 +167,10 @@ def bring(module: AnsibleModule, layout: Layout, run: host.Run) -> dict[str, Any
     if not module.params["manifest"]:
         raise ReleaseError("mf_deploy state=present works in a play with roles, through its action plugin")
     content = module.params["content"]
-    found = {} if content else {"look": facts.read(module.params["packages"], run, check=check)}
-    if found and (not found["look"]["root"] or sys.version_info < (3, 11)):
+    host_facts = {} if content else {"facts": facts.read(module.params["packages"], run, check=check)}
+    if host_facts and (not host_facts["facts"]["root"] or sys.version_info < (3, 11)):
         # it can't go on; the controller gives the reason
-        return {"changed": False, **found}
+        return {"changed": False, **host_facts}
     guard.keep_roles(guard.present_roles(layout), module.params["roles"], module.params["remove_roles"])
     done = release.present(
         layout,
@@ -180,7 +180,7 @@ def bring(module: AnsibleModule, layout: Layout, run: host.Run) -> dict[str, Any
         check=check,
         diff=bool(module._diff),
     )
-    return {**done, **found}
+    return {**done, **host_facts}
 
 
 def _leave(number: int, _frame: object) -> None:

@@ -12,7 +12,7 @@ description:
   - "One line a host: its status, load, whether it is throttled, age of its oldest check result, mail in its queue, and
     its problems."
   - A check result that is overdue counts as UNKNOWN, so a host on which nothing runs any more is never OK.
-  - An unhealthy host is no failure of this module, unless O(fail_at) says so.
+  - An unhealthy host is no failure of this module, unless O(fail_at) is set so.
   - Works on a host where C(/mf) is broken or missing, too, and reports that.
 version_added: "0.1.0"
 options:
@@ -26,7 +26,7 @@ options:
     description:
       - Let only these checks decide for O(fail_at), instead of all problems of the host.
       - Any check that the host has, such as V(smtp), V(quarantine) or V(backup); O(details) lists them.
-      - A name that the host doesn't have fails, whatever O(fail_at) says. On a host that reports no check at all, each
+      - A name that the host doesn't have fails, whatever O(fail_at) is. On a host that reports no check at all, each
         counts as UNKNOWN.
     type: list
     elements: str
@@ -173,7 +173,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def look(places: state.Places, broken: str | None) -> health_record.Health:
+def read_health(places: state.Places, broken: str | None) -> health_record.Health:
     """Return the host's health; ``broken``, the error of its own command, is one of the problems.
 
     A host without settings reports that already, so the error is left out.
@@ -191,7 +191,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     if module.params["refresh"] and not module.check_mode:
         command.refresh()
-    record = look(state.Places(), module.params["broken"])
+    record = read_health(state.Places(), module.params["broken"])
     answer = record.as_json()
     line = answer.pop("line")
     if not module.params["details"]:

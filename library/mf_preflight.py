@@ -16,7 +16,7 @@ description:
   - M(mf_deploy) does this by itself before it changes anything.
 version_added: "0.1.0"
 options:
-  look:
+  facts:
     description: The host's facts from M(mf_deploy); without them, only the roles' own conditions are evaluated.
     type: dict
     default: {}
@@ -56,7 +56,7 @@ msg:
 
 from ansible.module_utils.basic import AnsibleModule
 
-ARGUMENTS = {"look": {"type": "dict", "default": {}}, "roles": {"type": "bool", "default": True}}
+ARGUMENTS = {"facts": {"type": "dict", "default": {}}, "roles": {"type": "bool", "default": True}}
 
 
 def main() -> None:

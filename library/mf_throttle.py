@@ -218,7 +218,8 @@ def shown(status: marker.Status) -> dict[str, Any]:
     return {
         "refusing": status.refusing,
         "leases": {
-            one.owner: {"reason": one.reason, "refuse": one.refuse, "hold": one.until is None} for one in status.leases
+            held.owner: {"reason": held.reason, "refuse": held.refuse, "hold": held.until is None}
+            for held in status.leases
         },
     }
 
@@ -232,7 +233,7 @@ def not_an_owner(params: Mapping[str, Any], before: marker.Status) -> str:
     """Return the message for an owner without a lease to release while others hold some; empty otherwise."""
     if params["state"] == "present" or not before.leases or lease.find(before.leases, params["owner"]) is not None:
         return ""
-    return f"{params['owner']} holds no lease here; held by: {', '.join(one.owner for one in before.leases)}"
+    return f"{params['owner']} holds no lease here; held by: {', '.join(held.owner for held in before.leases)}"
 
 
 def main() -> None:

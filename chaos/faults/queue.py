@@ -154,7 +154,7 @@ def spool_read_only(scene: Scene) -> Generator[None, None, str]:
 
 
 @fault(
-    "queue", "Exim stopped on all MXs", "421 from all, nobody counts as accepting, no throttle; greeted again", "fleet"
+    "queue", "Exim stopped on all MXs", "421 from all, no MX counts as accepting, no throttle; greeted again", "fleet"
 )
 def exim_stopped_everywhere(scene: Scene) -> Generator[None, None, str]:
     """Senders, the table, the budgets of throttle and deploy must all find that no MX takes mail."""

@@ -112,7 +112,7 @@ def test_exceptions(play: Play) -> None:
     ("options", "words"),
     [
         ({"/etc/y": {"mode": "0640"}}, "names what the role doesn't bring: /etc/y"),
-        ({"/etc/x": {"mod": "0640"}}, "knows group, mode, owner, present, secret, validate"),
+        ({"/etc/x": {"mod": "0640"}}, "takes group, mode, owner, present, secret, validate"),
         ({"/etc/x": {"mode": "u=rw"}}, "mode must be an octal text"),
         ({"/etc/x": {"mode": 640}}, "mode must be an octal text"),
         ({"/etc/x": {"validate": "check"}}, "validate must have %s"),

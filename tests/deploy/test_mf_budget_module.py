@@ -27,7 +27,7 @@ def budget(monkeypatch: pytest.MonkeyPatch, run_module: Callable[..., dict[str, 
         here = smtp.Dialogue("greeting", outcome)
         # on loopback; its own address is asked in earnest
         monkeypatch.setattr(
-            smtp, "greeting", lambda *where: here if where[2] < mf_budget.OWN_LOOK else greeting(*where)
+            smtp, "greeting", lambda *where: here if where[2] < mf_budget.OWN_TIMEOUT else greeting(*where)
         )
         monkeypatch.setattr(health, "collect", lambda _: {"accepting": silent == "full"})
 

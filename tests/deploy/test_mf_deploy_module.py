@@ -34,7 +34,7 @@ def test_the_module_and_its_messages(
     seen = {"root": True, "missing": ["nftables"]}
     monkeypatch.setattr(module.facts, "read", lambda packages, _, *, check: {**seen, "asked": [packages, check]})
     asked = run_module(module, manifest=packed, packages=["nftables"])
-    assert asked["look"] == {**seen, "asked": [["nftables"], False]}
+    assert asked["facts"] == {**seen, "asked": [["nftables"], False]}
     assert machine.layout.generation() is None
     assert sorted(asked["needed"]) == sorted(made.contents)
     done = run_module(module, manifest=packed, content=action.pack_content(made.contents))

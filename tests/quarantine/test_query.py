@@ -92,7 +92,7 @@ def test_the_files_of_the_schema_lead_to_its_version(tmp_path: Path) -> None:
 
 def test_an_unknown_schema_is_refused() -> None:
     schema.judge(schema.SCHEMA, "x")
-    with pytest.raises(QuarantineError, match="version 99 and this release knows versions up to"):
+    with pytest.raises(QuarantineError, match="version 99 and this release supports versions up to"):
         schema.judge(99, "x")
     with pytest.raises(QuarantineError, match="quarantine migrate"):
         schema.judge(0, "x")

@@ -92,7 +92,7 @@ def read(data: bytes) -> Order:
 def arguments(rules: Mapping[str, str]) -> list[str]:
     """borg prune's options for one job's retention. Pure. Raises PruneError for another option, or for none."""
     if not rules or set(rules) - set(OPTIONS):
-        raise PruneError(f"mf_backup_keep says of each kind of archive what to keep: {', '.join(OPTIONS)}")
+        raise PruneError(f"mf_backup_keep sets how many archives of each kind to keep: {', '.join(OPTIONS)}")
     return [f"--keep-{name}={rules[name]}" for name in OPTIONS if name in rules]
 
 

@@ -26,7 +26,7 @@ def judge(there: int, name: str) -> None:
     """Raise SchemaError unless a database's version is the one that this code works with."""
     if there > SCHEMA:
         raise SchemaError(
-            f"the schema of {name} is version {there} and this release knows versions up to {SCHEMA}; nothing was "
+            f"the schema of {name} is version {there} and this release supports versions up to {SCHEMA}; nothing was "
             "done. Deploy the newer release again with playbooks/site.yml"
         )
     if there < SCHEMA:
