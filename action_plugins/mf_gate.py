@@ -73,7 +73,8 @@ def read(result: Mapping[str, Any]) -> Answer | None:
 def judge(now: Answer, before: Answer | None, checks: Sequence[str] = CHECKS) -> Verdict:
     """Compare a host's health with its health ``before`` the change, None when that is unknown. Pure.
 
-    A check that the host didn't have before is worse from UNKNOWN on, not by a warning.
+    A check that the host didn't have before is worse from UNKNOWN on, not by a warning. A filter that was as slow
+    before is a remark: senders wait longer than the canary.
     """
     wrong, remarks = [], []
     as_before = False
@@ -84,9 +85,11 @@ def judge(now: Answer, before: Answer | None, checks: Sequence[str] = CHECKS) ->
     metrics = smtp.metrics if smtp else {}
     kind, full = metrics.get("class"), bool(metrics.get("full"))
     earlier = before.health.checks if before else {}
+    slow = kind == "BUSY" and bool(metrics.get("slow") and SMTP in earlier and earlier[SMTP].metrics.get("slow"))
+    accepts = full or slow
     if smtp is None:
         wrong.append("it has no check of SMTP")
-    elif smtp.status == state.UNKNOWN or not (full or kind == "OK"):
+    elif smtp.status == state.UNKNOWN or not (accepts or kind == "OK"):
         former = earlier[SMTP].metrics.get("class") if SMTP in earlier else None
         as_before = kind is not None and kind == former and kind != "OK"
         wrong.append(f"it accepts no mail{', as before' if as_before else ''}: {_state(SMTP, smtp)}")
@@ -100,13 +103,13 @@ def judge(now: Answer, before: Answer | None, checks: Sequence[str] = CHECKS) ->
         worse = state.SEVERITY[check.status] > allowed
         if worse and state.SEVERITY[_but_for_time(check, earlier.get(name))] <= allowed:
             remarks.append(f"{_state(name, check)} (before the change: {was}; a matter of time)")
-        elif worse and name in checks and not (name == SMTP and (full or wrong)):
+        elif worse and name in checks and not (name == SMTP and (accepts or wrong)):
             wrong.append(f"{_state(name, check)} (before the change: {was})")
         elif check.status != state.OK and not (name == SMTP and wrong):
             remarks.append(_state(name, check) + (", as before" if check.status == was else ""))
     if before and before.door == "command" and now.door == "module":
         wrong.append("its own /mf/bin/health is broken, and wasn't before")
-    busy = kind == "BUSY" and not full
+    busy = kind == "BUSY" and not accepts
     stuck = busy and not metrics.get("code") and bool(metrics.get("children"))
     return Verdict(wrong, remarks, full, busy, stuck, as_before and len(wrong) == 1)
 

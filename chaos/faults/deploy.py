@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Generator
 
 from chaos import ROOT, site_command
+from chaos.faults.degraded import SLOW, alone, letter
 from chaos.faults.smtp import fill
 from chaos.plugin import add_plugin
 from chaos.scene import MXS, Scene, fault, must
@@ -129,3 +130,18 @@ def late_greeting(scene: Scene) -> Generator[None, None, str]:
     code, said = command("ansible", "mx1", "-m", "mf_budget")
     must(code != 0 and "over budget" in said, f"the last one might have been touched: {said[:200]}")
     return "throttle on without force, a deploy passed, the last one was not touched"
+
+
+@fault("deploy", "a filter slower than any patience, as before", "passes with a remark", LANE, host="mx1", seconds=150)
+def slow_filter(scene: Scene) -> Generator[None, None, str]:
+    """Mail goes through before, meanwhile and after: the host is no worse, and a hold would cost it."""
+    as_it_was(scene)
+    alone(scene)
+    add_plugin(scene, SLOW % 25)
+    yield
+    said = deploy(scene, mf_checks_load_high=5.5)
+    must("a filter is slow" in said, f"the deploy has no remark: {said[-300:]}")
+    must(not scene.host.status().get("held"), "it is on hold")
+    answer = letter(scene)
+    must(answer.startswith("250"), f"a sender got: {answer}")
+    return "passed with a remark; a sender got 250"

@@ -178,6 +178,14 @@ def test_an_end_before_starttls_is_judged_as_any_dialogue(
     assert scene.done == []
 
 
+def test_that_a_session_lives_without_an_answer_stands_in_the_result(places: state.Places) -> None:
+    """The gate of a deploy reads it there."""
+    hangs = ended(SILENT, "message", stall=30.0)
+    overloaded = View(ticks=False, hindrance="waits for a disk")
+    for dialogue, view, slow in ((hangs, View(), 1), (hangs, overloaded, 0), (MUTE, View(), 0), (MUTE, FULL, 0)):
+        assert Scene(places, [(dialogue, view)]).go().metrics["slow"] == slow
+
+
 def test_that_it_is_full_stands_in_the_result(places: state.Places) -> None:
     """The gate of a deploy and the budget read it there."""
     assert Scene(places, [(MUTE, FULL)]).go().metrics["full"] == 1

@@ -362,11 +362,12 @@ def takes_mail(status: str, metrics: dict[str, float | str]) -> bool:
     return health.takes_mail({"status": status, "metrics": metrics})
 
 
-def test_an_mx_whose_slots_senders_have_taken_takes_mail() -> None:
-    full: dict[str, float | str] = {"class": "BUSY", "full": 1}
-    assert takes_mail(state.WARNING, full)
-    assert takes_mail(state.CRITICAL, full)
-    assert not takes_mail(state.UNKNOWN, full)
+@pytest.mark.parametrize("reason", ["full", "slow"])
+def test_a_busy_mx_takes_mail_if_its_slots_are_taken_or_its_filter_is_slow(reason: str) -> None:
+    busy: dict[str, float | str] = {"class": "BUSY", reason: 1}
+    assert takes_mail(state.WARNING, busy)
+    assert takes_mail(state.CRITICAL, busy)
+    assert not takes_mail(state.UNKNOWN, busy)
 
 
 @pytest.mark.parametrize(

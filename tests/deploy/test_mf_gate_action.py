@@ -14,6 +14,7 @@ from library import mf_gate
 
 FULL = {"class": "BUSY", "code": 0, "children": 15, "full": 1}
 SLOW = {"class": "BUSY", "code": 0, "children": 3, "full": 0}
+FILTERING = {**SLOW, "slow": 1}
 STARTING = {"class": "BUSY", "code": 0, "children": 0, "full": 0}
 DEFERRED = {"class": "BUSY", "code": 451, "children": 1, "full": 0}
 WELL = {"class": "OK", "code": 250}
@@ -74,6 +75,11 @@ def judge(now: Mapping[str, Any], before: Mapping[str, Any], checks: Sequence[st
         # senders that have all its slots are mail
         (health("WARNING", FULL), health(), 0, 1),
         (health("CRITICAL", FULL), health(), 0, 1),
+        # a filter slower than the canary's patience costs no mail; a new one may never answer
+        (health("WARNING", FILTERING), health("WARNING", FILTERING), 0, 1),
+        (health("CRITICAL", FILTERING), health("WARNING", FILTERING), 0, 1),
+        (health("WARNING", FILTERING), health("WARNING", FULL), 1, 0),
+        (health("WARNING", FILTERING), health(), 1, 0),
         # its own command is part of the release
         (health(door="module"), health(), 1, 0),
         (health(door="module"), health(door="module"), 0, 0),

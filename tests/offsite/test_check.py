@@ -53,6 +53,26 @@ def test_offsite(used: int, free: float, age: float, deleted: int, status: str, 
     assert word in "; ".join(words)
 
 
+def test_an_attended_command_that_hangs_hides_no_deletion_for_long(
+    places: state.Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(state, "boottime", lambda: clock[0])
+
+    def after(hours: int) -> state.Result:
+        clock[0] = 1e6 + hours * HOUR
+        result = check.probe(places, {**LIMITS, "repository": str(tmp_path), "lock": str(tmp_path), "deadline": 60})
+        assert isinstance(result, state.Result)
+        state.write_result(places, result, started=clock[0], generation="g", period=600, slack=60)
+        return result
+
+    with places.lock(check.ATTENDED) as held:
+        assert held
+        seen = [after(hours) for hours in (0, 4, 5, 24, 25)]
+    assert [result.status for result in seen] == [state.OK, state.OK, state.WARNING, state.WARNING, state.CRITICAL]
+    assert "under way for 25.0 h, and nothing else is checked" in seen[-1].summary
+
+
 @pytest.mark.parametrize(
     "data",
     [None, b"", b"{", b'{"baseline": 1}', b'{"baseline": true, "scanned": 1, "deleted": 1, "first": 1, "manifest": 1}'],

@@ -30,6 +30,7 @@ from .smtp_verdict import (
     classify,
     confirmed,
     is_full,
+    is_slow,
     status_of,
     symptom,
     tls_verdict,
@@ -153,6 +154,7 @@ class Diagnosis:
         result.metrics["children"] = view.children
         result.metrics["waiting"] = view.waiting
         result.metrics["full"] = int(is_full(dialogue, view, self.values["children_max"]))
+        result.metrics["slow"] = int(is_slow(finding, dialogue, view))
         return result
 
     def carried(self, *names: str) -> dict[str, float | str]:

@@ -146,6 +146,12 @@ def is_full(dialogue: smtp.Dialogue, view: View, children_max: int) -> bool:
     return no_greeting and serving and view.children >= children_max
 
 
+def is_slow(finding: Finding, dialogue: smtp.Dialogue, view: View) -> bool:
+    """Whether a session gave no answer after its greeting, and lives. Senders wait for minutes, and may get a 250."""
+    in_session = dialogue.outcome == smtp.SILENT and dialogue.stage not in ("connect", "greeting")
+    return finding.kind == BUSY and in_session and view.ticks
+
+
 def confirmed(first: Finding, second: Finding) -> Finding:
     """The finding that two dialogues agree on: an action needs the same class twice, else the second is BUSY."""
     if second.action and (first.kind, first.action) != (second.kind, second.action):

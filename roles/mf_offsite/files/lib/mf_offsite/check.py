@@ -31,6 +31,8 @@ RULES: run.Rules = {
 REMEMBERED = "offsite.json"
 SKEW = 300.0  # seconds that the newest transaction may be in the future before that is a problem
 ATTENDED = "offsite-attended"  # the lock of an operator's command that may delete
+ATTENDED_SINCE = "attended_since_boottime"
+LONG, TOO_LONG = 4 * 3600.0, 24 * 3600.0  # seconds that such a command may take, before a warning and an alarm
 KEPT_CONFIG = "offsite-config"  # a copy of the repository's first config, out of the writer's reach
 
 
@@ -80,8 +82,22 @@ def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagno
     """Skip the check during an attended command; all else is on the slow path, as it runs every ten minutes."""
     with places.lock(ATTENDED) as free:
         if not free:
-            return state.Result(NAME, state.OK, "an attended prune, rewind or compaction is under way")
+            return _attended(places)
     return lambda dry_run: _examine(places, values, dry_run)
+
+
+def _attended(places: state.Places) -> state.Result:
+    """The result during an attended command. One that hangs would hide deletions, so its time is limited."""
+    now = state.boottime()
+    since = run.former(places, NAME)["metrics"].get(ATTENDED_SINCE)
+    if not isinstance(since, (int, float)) or not 0 < since <= now:
+        since = round(now, 1)
+    took = now - since
+    status = state.CRITICAL if took > TOO_LONG else state.WARNING if took > LONG else state.OK
+    summary = "an attended prune, rewind or compaction is under way"
+    if status != state.OK:
+        summary += f" for {span(took)}, and nothing else is checked: end it if it hangs"
+    return state.Result(NAME, status, summary, {ATTENDED_SINCE: since})
 
 
 def _examine(places: state.Places, values: run.Values, dry_run: bool) -> state.Result:

@@ -117,11 +117,11 @@ def judge(
 
 def takes_mail(smtp: Mapping[str, Any]) -> bool:
     """Return whether mail is accepted, by the SMTP check. A certificate that ends soon is only a warning; a service
-    that has given all slots to senders, and works, takes mail."""
+    that has given all slots to senders, and works, takes mail, and so does one with a slow filter."""
     status, metrics = smtp["status"], smtp["metrics"]
     warned = status == state.WARNING and metrics.get("class") == state.OK
-    full = status in (state.WARNING, state.CRITICAL) and metrics.get("full") == 1
-    return bool(status == state.OK or warned or full)
+    works = 1 in (metrics.get("full"), metrics.get("slow"))
+    return bool(status == state.OK or warned or (works and status in (state.WARNING, state.CRITICAL)))
 
 
 def judge_throttle(throttle: marker.Status, reported: str) -> list[tuple[str, str]]:
