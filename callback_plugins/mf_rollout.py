@@ -51,13 +51,13 @@ class Lost(NamedTuple):
     state: str = "present"
 
 
-def tell(lost: Lost) -> str:
+def report(lost: Lost) -> str:
     """Return the report on a host that became unreachable, with the next steps."""
     host, where = clean(lost.host), f'at the task "{clean(lost.task)}"'
     if not lost.begun:
         lines = [f"{host} became unreachable {where}, before its change began: nothing was changed there."]
     else:
-        lines = [f"{host} became unreachable in the middle of its change, {where}.", *_there(lost)]
+        lines = [f"{host} became unreachable in the middle of its change, {where}.", *_state_lines(lost)]
     if lost.one_by_one:
         lines.append(f"The run ended here. Changed before it in this run: {_names(lost.done)}.")
         lines.append(f"Untouched: {_names(lost.untouched)}, and all later plays.")
@@ -81,7 +81,7 @@ def tell(lost: Lost) -> str:
     return "\n  ".join(lines)
 
 
-def _there(lost: Lost) -> list[str]:
+def _state_lines(lost: Lost) -> list[str]:
     """Return lines on the state of a host, from mf_deploy's result; without one it is unknown."""
     if lost.state == "absent":
         gone = "All of our services and files are removed there."
@@ -116,16 +116,16 @@ def _release(result: Mapping[str, Any] | None, wanted: str) -> list[str]:
     return lines
 
 
-def _names(found: Sequence[Any]) -> str:
-    names = [clean(name) for name in found]
+def _names(hosts: Sequence[Any]) -> str:
+    names = [clean(name) for name in hosts]
     more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
     return ", ".join(names[:MOST]) + more if names else "none"
 
 
 def clean(text: object) -> str:
     """Return text from a host or an inventory on one line, without characters that move the cursor or hide text."""
-    words = " ".join(str(text).split())[:200]
-    return "".join(letter if unicodedata.category(letter)[0] != "C" else "?" for letter in words)
+    line = " ".join(str(text).split())[:200]
+    return "".join(letter if unicodedata.category(letter)[0] != "C" else "?" for letter in line)
 
 
 class CallbackModule(CallbackBase):
@@ -186,4 +186,4 @@ class CallbackModule(CallbackBase):
     def v2_playbook_on_stats(self, stats: Any) -> None:
         """Show the reports at the end of the run, after ``stats``."""
         for lost in self._lost:
-            self._display.display(f"\n{tell(lost)}\n", color="red")
+            self._display.display(f"\n{report(lost)}\n", color="red")

@@ -73,7 +73,7 @@ attributes:
 notes:
   - Needs root on the host.
   - "Idempotent: to take the lease again with the same O(reason), O(refuse) and O(hold) renews it, and is no change."
-  - A new refusal takes some 3 seconds, for the host looks at the other MX machines again after it began.
+  - A new refusal takes some 3 seconds, because the host probes the other MX machines again after it began.
 seealso:
   - module: mf_health
 author:

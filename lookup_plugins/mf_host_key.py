@@ -56,29 +56,29 @@ def known_keys(settings: dict[str, str]) -> list[str]:
     port = settings.get("port", "22")
     host = settings["hostname"]
     name = settings.get("hostkeyalias") or (host if port == "22" else f"[{host}]:{port}")
-    found = []
-    for key in ("userknownhostsfile", "globalknownhostsfile"):
-        for file in shlex.split(settings.get(key, "")):
+    keys = []
+    for setting in ("userknownhostsfile", "globalknownhostsfile"):
+        for file in shlex.split(settings.get(setting, "")):
             if os.path.exists(os.path.expanduser(file)):
                 lines = _run(["ssh-keygen", "-F", name, "-f", os.path.expanduser(file)], missing=True).splitlines()
                 # marked lines (@revoked, @cert-authority) are no host's key
-                found += [
-                    line.split()[1:3] for line in lines if not line.startswith(("#", "@")) and line.count(" ") > 1
-                ]
-    return [" ".join(one) for one in sorted(found, key=_rank) if one[0] in PREFERRED]
+                keys += [line.split()[1:3] for line in lines if not line.startswith(("#", "@")) and line.count(" ") > 1]
+    return [" ".join(key) for key in sorted(keys, key=_rank) if key[0] in PREFERRED]
 
 
 def _rank(key: list[str]) -> int:
     return PREFERRED.index(key[0]) if key[0] in PREFERRED else len(PREFERRED)
 
 
-def _run(words: list[str], *, missing: bool = False) -> str:
+def _run(command: list[str], *, missing: bool = False) -> str:
     try:
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=20)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=20
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise AnsibleLookupError(f"{words[0]}: {error}") from None
+        raise AnsibleLookupError(f"{command[0]}: {error}") from None
     if done.returncode and not missing:
-        raise AnsibleLookupError(f"{shlex.join(words)}: {done.stderr.strip()[:300]}")
+        raise AnsibleLookupError(f"{shlex.join(command)}: {done.stderr.strip()[:300]}")
     return done.stdout
 
 
@@ -96,9 +96,9 @@ class LookupModule(LookupBase):
         if name not in hosts:
             raise AnsibleLookupError(f"mf_host_key: no host {name!r} in the inventory")
         host = hosts[name]
-        said = host.get("mf_ssh_host_key")
-        if said:
-            return " ".join(str(said).split()[:2])
+        own = host.get("mf_ssh_host_key")
+        if own:
+            return " ".join(str(own).split()[:2])
         address, port = str(host.get("ansible_host", name)), int(host.get("ansible_port", 22))
         options = [word for key in ("common", "extra") for word in shlex.split(host.get(f"ansible_ssh_{key}_args", ""))]
         asked = (address, str(port), *options)
@@ -111,5 +111,5 @@ class LookupModule(LookupBase):
             return str(default)
         raise AnsibleLookupError(
             f"the ssh host key of {name} ({address}, port {port}) isn't in your known_hosts. Fetch it with "
-            "ssh-keyscan, compare its fingerprint with the one your provider tells you, then add it"
+            "ssh-keyscan, compare its fingerprint with the one your provider gives, then add it"
         )

@@ -204,7 +204,7 @@ def _is_secret(wanted: manifest.Manifest, stored: str) -> bool:
 
 def _enforce(layout: Layout, plan: Plan, history: list[str], run: host.Run) -> None:
     generation = plan.wanted.generation
-    with guard.lock(layout, "action", "a check, a restart or a person"):
+    with guard.lock(layout, "action", "a check, a restart or an operator"):
         guard.mark(layout, generation)
         try:
             commit.switch(layout, plan.wanted, plan.known, history, plan.restart, run)
@@ -307,7 +307,7 @@ def absent(layout: Layout, run: host.Run, *, check: bool = False) -> dict[str, A
         return result
     with (
         guard.lock(layout, "release", "another deployment"),
-        guard.lock(layout, "action", "a check, a restart or a person"),
+        guard.lock(layout, "action", "a check, a restart or an operator"),
     ):
         for name, unit in units.read(names, run).items():
             if unit.exists:

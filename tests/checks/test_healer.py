@@ -210,7 +210,7 @@ def test_a_restart_that_did_not_cure_is_not_repeated_before_something_changes(
     assert minutes(5, FROZEN, FROZEN, FROZEN) == 0
     # another symptom
     assert minutes(30, NONSENSE, NONSENSE, NONSENSE) == 1
-    # another start, by a person
+    # another start, by an operator
     start[0] = "by hand"
     assert minutes(60, NONSENSE, NONSENSE, NONSENSE) == 1
     # another release

@@ -64,7 +64,7 @@ def test_it_reports_what_is_in_force() -> None:
         "previous": "a" * 12,
         "changed_paths": ["bin/x", "/etc/ssh/sshd_config.d/mf.conf"],
     }
-    said = mf_rollout.tell(lost(release=release))
+    said = mf_rollout.report(lost(release=release))
     assert "Release bbbbbbbbbbbb is in force there, before it was aaaaaaaaaaaa." in said
     assert "Files outside of /mf that this changed: /etc/ssh/sshd_config.d/mf.conf." in said
     assert "Changed before it in this run: none." in said
@@ -72,23 +72,25 @@ def test_it_reports_what_is_in_force() -> None:
 
 
 def test_it_claims_no_more_than_is_known() -> None:
-    assert "Whether the new release took effect there isn't known" in mf_rollout.tell(lost())
-    assert "is in force there, as before." in mf_rollout.tell(lost(release={"changed": False, "generation": "c" * 12}))
-    assert "The untouched:" not in mf_rollout.tell(lost(state="rolled_back", untouched=()))
-    alone = mf_rollout.tell(lost(one_by_one=False))
+    assert "Whether the new release took effect there isn't known" in mf_rollout.report(lost())
+    assert "is in force there, as before." in mf_rollout.report(
+        lost(release={"changed": False, "generation": "c" * 12})
+    )
+    assert "The untouched:" not in mf_rollout.report(lost(state="rolled_back", untouched=()))
+    alone = mf_rollout.report(lost(one_by_one=False))
     assert "The run ended here" not in alone
     assert "has passed no gate" in alone
 
 
 def test_a_rollback_has_no_new_release() -> None:
-    said = mf_rollout.tell(lost(state="rolled_back"))
+    said = mf_rollout.report(lost(state="rolled_back"))
     assert "Whether the previous release took effect there isn't known" in said
     assert "new release" not in said
 
 
 def test_a_removal_has_no_release() -> None:
     removal = {"changed": True, "generation": None, "previous": "a" * 12, "changed_paths": ["/etc/cron.d/mf"]}
-    unknown, gone = mf_rollout.tell(lost(state="absent")), mf_rollout.tell(lost(state="absent", release=removal))
+    unknown, gone = mf_rollout.report(lost(state="absent")), mf_rollout.report(lost(state="absent", release=removal))
     assert "How much of our services and files is removed there isn't known: all, a part or nothing." in unknown
     assert "All of our services and files are removed there." in gone
     for said in (unknown, gone):
@@ -105,7 +107,7 @@ def test_text_from_a_host_is_made_safe_and_short() -> None:
         "previous": None,
         "changed_paths": [f"/{n}" for n in range(99)],
     }
-    said = mf_rollout.tell(lost(release=release, untouched=[f"mx{number}\n\x1b[2J" for number in range(2, 1000)]))
+    said = mf_rollout.report(lost(release=release, untouched=[f"mx{number}\n\x1b[2J" for number in range(2, 1000)]))
     assert "\x1b" not in said
     assert len(said) < 1500
     assert "and 988 more" in said

@@ -37,9 +37,9 @@ def test_the_first_probe_is_confirmed_when_it_is_good_only() -> None:
 
 def test_bad_news_is_confirmed_after_failures_in_a_row_and_dates_from_the_first() -> None:
     soft = run(UP, DOWN, DOWN)
-    assert (soft.state, soft.pending, soft.count) == (UP, DOWN, 2)
+    assert (soft.state, soft.soft, soft.count) == (UP, DOWN, 2)
     hard = run(DOWN, current=soft)
-    assert (hard.state, hard.pending) == (DOWN, "")
+    assert (hard.state, hard.soft) == (DOWN, "")
     assert hard.since == NOW + 10 - 1
 
 

@@ -69,7 +69,7 @@ def test_only_approved_archives_go() -> None:
     all_three = (archive(1), archive(2), archive(3))
     first, second = archive(1).name, archive(2).name
     prune.refuse(plan(*all_three, going=(first,)), order(approved=[first, second]))
-    with pytest.raises(prune.PruneError, match=r"1 archives more.*00000002"):
+    with pytest.raises(prune.PruneError, match=r"1 more archives.*00000002"):
         prune.refuse(plan(*all_three, going=(first, second)), order(approved=[first]))
 
 

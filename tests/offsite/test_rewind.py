@@ -30,8 +30,8 @@ def test_no_rewind_during_a_backup(tmp_path: Path) -> None:
     lock.touch()
     descriptor = os.open(lock, os.O_RDWR)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(rewind.BusyError, match="under way"), rewind.quiet(str(lock), 0.1):
+    with pytest.raises(rewind.BusyError, match="under way"), rewind.repository_lock(str(lock), 0.1):
         raise AssertionError
     os.close(descriptor)
-    with rewind.quiet(str(lock), 0.1):
+    with rewind.repository_lock(str(lock), 0.1):
         pass

@@ -233,7 +233,7 @@ def test_the_server_s_reply_is_shown_harmless_and_short(root: Path, folder: Path
     ("report", "why"),
     [
         (bounce(kind=b"text/rfc822-headers"), "doesn't hold the whole message"),
-        (bounce(path=b""), "doesn't say who sent"),
+        (bounce(path=b""), "doesn't name the sender"),
         (bounce(RAW, "Action: delayed\n"), "names no recipient"),
         (bounce()[:-30], "has no end"),
         (bounce().replace(b"multipart/report", b"multipart/mixed"), "not a bounce"),
@@ -419,7 +419,7 @@ def test_a_full_disk_costs_no_mail_that_waits(root: Path, folder: Path, monkeypa
     assert order == [names[1]]
 
 
-# --- a person is told, and decides
+# --- an operator is told, and decides
 
 
 def values(places: state.Places) -> run.Values:

@@ -102,7 +102,7 @@ class Engine:
         try:
             await self.recorder.stored(self.restore)
             self.schedule.start(
-                {CONNECTIVITY, *(name for name, current in self.subjects.states.items() if current.pending)}
+                {CONNECTIVITY, *(name for name, current in self.subjects.states.items() if current.soft)}
             )
             works = (self.schedule.run(self._probe), self._evaluate_forever(), self.outbox.run())
             tasks = [asyncio.create_task(work) for work in works]
@@ -237,7 +237,7 @@ class Engine:
         offline = self.subjects.offline
         for result in results:
             before, seen = self.subjects.advance(result, offline)
-            if self.subjects.states[result.subject].pending:
+            if self.subjects.states[result.subject].soft:
                 self.recheck_soon(result.subject)
             service = self.services.get(result.subject)
             if service is not None and schedule.turns(before, seen):

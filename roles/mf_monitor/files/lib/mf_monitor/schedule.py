@@ -110,7 +110,7 @@ def share(name: str) -> float:
 def turns(before: SubjectState, result: ProbeResult) -> bool:
     """Whether a result is the first of a failure, or of a recovery."""
     bad = (DOWN, THROTTLED)
-    if result.state in (UNKNOWN, before.state, before.pending):
+    if result.state in (UNKNOWN, before.state, before.soft):
         return False
     return result.state in bad or before.state in bad
 

@@ -46,7 +46,7 @@ def _repository(places: state.Places) -> str:
 def _locked(places: state.Places, wait: float = 30.0) -> Iterator[str]:
     """The repository, under its lock, without check-offsite counting our deletions. Raises rewind.BusyError."""
     section = config.load(places).section("offsite")
-    with rewind.quiet(section["lock"], wait), places.lock(ATTENDED, 5.0) as held:
+    with rewind.repository_lock(section["lock"], wait), places.lock(ATTENDED, 5.0) as held:
         if not held:
             raise rewind.BusyError("another offsite command is under way; try again when it has ended")
         with places.lock("offsite", 120.0):
@@ -165,7 +165,7 @@ def _accept(_: argparse.Namespace, places: state.Places) -> int:
         _forget(places, repository)
         with suppress(FileNotFoundError):
             os.unlink(f"{places.persistent}/{LEFT}")
-    decisions.record(places, "offsite", "accept", repository, "deletions so far are known to a person", "done")
+    decisions.record(places, "offsite", "accept", repository, "deletions so far are known to an operator", "done")
     print("deletions up to now are accepted")
     return DONE
 

@@ -277,7 +277,8 @@ def refuse(plan: Plan, order: Order) -> None:
     more = sorted(set(plan.going) - order.approved) if order.approved is not None else []
     if more:
         raise PruneError(
-            f"{len(more)} archives more would go than was seen, {text.clean(more[0], 120)} first; look again"
+            f"{len(more)} more archives would be deleted than were approved, {text.clean(more[0], 120)} first; "
+            "list them again"
         )
 
 

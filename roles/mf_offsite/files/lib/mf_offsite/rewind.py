@@ -30,7 +30,7 @@ class BusyError(Failure):
 
 
 @contextmanager
-def quiet(lock: str, wait: float = 30.0) -> Generator[None]:
+def repository_lock(lock: str, wait: float = 30.0) -> Generator[None]:
     """Hold the repository lock, under which the account's borg serve runs. Raises BusyError, OSError."""
     with state.Lock(lock, wait, create=False) as held:
         if not held:
@@ -41,8 +41,8 @@ def quiet(lock: str, wait: float = 30.0) -> Generator[None]:
 def rewind(repository: str, to: int, stamp: str, config: bytes) -> str:
     """Restore the repository as of transaction ``to``; returns where the replaced repository is kept.
 
-    ``config`` is the content of the file of that name, from out of the writer's reach. The caller is in ``quiet``.
-    Raises RewindError, segment_log.LogError, OSError, with nothing changed.
+    ``config`` is the content of the file of that name, from out of the writer's reach. The caller holds
+    ``repository_lock``. Raises RewindError, segment_log.LogError, OSError, with nothing changed.
     """
     if to not in {transaction.segment for transaction in segment_log.transactions(repository)}:
         raise RewindError(f"there is no transaction {to}; /mf/bin/offsite history lists them")

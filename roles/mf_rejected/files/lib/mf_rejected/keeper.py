@@ -83,7 +83,7 @@ def parse(report: bytes | bytearray) -> Refusal:
         raise ReportError("the bounce doesn't hold the whole message")
     path = _PATH.match(report, first, end)
     if path is None:
-        raise ReportError("the bounce doesn't say who sent the message")
+        raise ReportError("the bounce doesn't name the sender of the message")
     recipients = _recipients(bytes(report[parts[1] : parts[2]]), _explanation(bytes(report[parts[0] : parts[1]])))
     if not recipients:
         raise ReportError("the bounce names no recipient")

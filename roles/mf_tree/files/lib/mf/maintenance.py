@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_TTL = 7 * 86400.0  # seconds
-LOCK_WAIT = 60.0  # seconds; a restart with its second look and its test takes no longer than a check's deadline
+LOCK_WAIT = 60.0  # seconds; a restart with its confirmation probe and its test takes no longer than a check's deadline
 
 
 class MaintenanceError(Failure):

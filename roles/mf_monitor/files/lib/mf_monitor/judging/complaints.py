@@ -38,7 +38,7 @@ class Near:
         # the host's own check of a service that has just come back may report it as down for minutes
         fresh = self.now - RUNS_AGAIN.get(check, 0.0) - self.settings.interval
         return nearer or any(
-            current.pending or (service.kind == "smtp" and check in RUNS_AGAIN and current.changes[-1:] > (fresh,))
+            current.soft or (service.kind == "smtp" and check in RUNS_AGAIN and current.changes[-1:] > (fresh,))
             for service, current in self.services.items()
         )
 

@@ -141,7 +141,7 @@ def _host(
     key = f"host:{host.name}"
     # all services silent, and one of them for long enough; those probed seldom don't count
     evidence = [current for service, current in services.items() if service.is_evidence]
-    silent = [current for current in evidence if current.silent and DOWN in (current.state, current.pending)]
+    silent = [current for current in evidence if current.silent and DOWN in (current.state, current.soft)]
     dead = bool(evidence) and len(silent) == len(evidence) and any(current.state == DOWN for current in silent)
     down = dead or (key in open_keys and _returning(evidence, settings, now))
     flapping = [current.flapping for current in evidence if current.flapping is not None and states.wavers(current)]
@@ -185,7 +185,7 @@ def _flaps(current: SubjectState, settings: Settings, now: float) -> bool:
     if current.flapping is not None:
         return states.wavers(current)
     recent = sum(at >= now - settings.flap_window for at in current.changes)
-    return recent + (current.pending == DOWN) >= settings.flap_changes
+    return recent + (current.soft == DOWN) >= settings.flap_changes
 
 
 def _returning(subjects: Collection[SubjectState], settings: Settings, now: float) -> bool:
@@ -209,7 +209,7 @@ def _services(
             problems.append(Problem(key, "service", host.name, service.name, severity, title, current.flapping, True))
         elif current.state == DOWN:
             # a first good result after it: no new problem is made of that
-            if key not in open_keys and (current.pending or _waits(current, services)):
+            if key not in open_keys and (current.soft or _waits(current, services)):
                 continue
             stays = " stays down after flapping" if current.flapping is not None else ""
             title = f"{label}{stays}: {current.message}"

@@ -1,6 +1,6 @@
 """The state of one subject, from single probe results: soft and hard states, success threshold, flap damping. Pure.
 
-A result that contradicts the confirmed state makes the state *soft* (``pending``); so many in a row
+A result that contradicts the confirmed state makes the state *soft*; so many in a row
 (``failure_threshold``, ``success_threshold``) make it *hard*, and only hard states are confirmed, shown and alerted.
 A subject that keeps changing is *flapping*: one message reports it, another that it stays down, or has been calm for a
 while. What no probe has seen for longer than its ``patience`` is unknown (``shown``), whatever is confirmed.
@@ -46,13 +46,13 @@ class ProbeResult:
 
 @dataclass(frozen=True, slots=True)
 class SubjectState:
-    """The confirmed state of a subject. ``pending``: the soft one, seen ``count`` times since ``first``."""
+    """The confirmed state of a subject. ``soft``: an unconfirmed one, seen ``count`` times since ``first``."""
 
     state: str = UNKNOWN
     since: float = 0.0
     message: str = ""
     reason: str = ""
-    pending: str = ""
+    soft: str = ""
     count: int = 0
     first: float = 0.0
     silent: bool = False
@@ -79,7 +79,7 @@ class SubjectState:
         return restored(SubjectState, {"seen": row.get("checked", 0.0), **row}, _KEYS)
 
 
-_KEYS = {"message": "words", "reason": "why", "turns": "looks"}  # in the store, where they differ
+_KEYS = {"message": "words", "reason": "why", "soft": "pending", "turns": "looks"}  # in the store, where they differ
 
 
 def stored(value: Any, keys: Mapping[str, str]) -> dict[str, Any]:
@@ -131,11 +131,11 @@ def advance(current: SubjectState, result: ProbeResult, rules: Settings) -> Subj
     )
     if result.state == current.state:
         current = replace(
-            current, pending="", count=0, first=0.0, message=result.message, reason=result.reason, level=result.level
+            current, soft="", count=0, first=0.0, message=result.message, reason=result.reason, level=result.level
         )
     else:
-        count, first = (current.count + 1, current.first) if current.pending == result.state else (1, result.started)
-        current = replace(current, pending=result.state, count=count, first=first)
+        count, first = (current.count + 1, current.first) if current.soft == result.state else (1, result.started)
+        current = replace(current, soft=result.state, count=count, first=first)
         if count >= needed(current.state, result, rules):
             current = _confirm(current, result)
     return _flap(current, result.finished, rules)
@@ -151,7 +151,7 @@ def _confirm(current: SubjectState, result: ProbeResult) -> SubjectState:
         message=result.message,
         reason=result.reason,
         level=result.level,
-        pending="",
+        soft="",
         count=0,
         first=0.0,
         changes=(*current.changes[-MOST_CHANGES + 1 :], result.finished) if changed else current.changes,
@@ -161,9 +161,9 @@ def _confirm(current: SubjectState, result: ProbeResult) -> SubjectState:
 
 def _flap(current: SubjectState, now: float, rules: Settings) -> SubjectState:
     if current.flapping is not None:
-        if not current.pending and current.calm >= rules.flap_calm:
+        if not current.soft and current.calm >= rules.flap_calm:
             return replace(current, flapping=None, fell=0.0, turns=(), changes=())
-        stays = current.state == DOWN and not current.pending and current.calm >= _enough(current, rules)
+        stays = current.state == DOWN and not current.soft and current.calm >= _enough(current, rules)
         # once: a subject that stays down again and again is notified when it is calm
         return replace(current, fell=current.since) if stays and not current.fell else current
     since = now - rules.flap_window

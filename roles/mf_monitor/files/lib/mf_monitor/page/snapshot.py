@@ -41,7 +41,7 @@ def take(store: store_.Store, settings: settings_.Settings, now: float) -> model
         events = store.incidents.events([entry["id"] for entry in incidents])
         silences = [model.Silence(**entry) for entry in store.incidents.silences(now)]
         messages = store.messages.newest(200)
-        beat = store.get("heartbeat")
+        heartbeat = store.get("heartbeat")
     shown = [_incident(entry, events[entry["id"]], silences, now) for entry in incidents]
     own = {
         host.name: known
@@ -77,7 +77,7 @@ def take(store: store_.Store, settings: settings_.Settings, now: float) -> model
             recent=[incident for incident in shown if incident.closed is not None],
         ),
         silences=silences,
-        heartbeat=_heartbeat(beat),
+        heartbeat=_heartbeat(heartbeat),
         test_message=_test(messages),
         messages=_messages(messages, settings),
     )

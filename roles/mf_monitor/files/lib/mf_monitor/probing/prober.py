@@ -107,4 +107,4 @@ class Prober:
         """Whether ssh there was silent at the last probe: a read would hold its place for a whole timeout."""
         doors = [service.subject for service in host.services if hosthealth.door(service, host)]
         states = [self._subjects.get(subject, SubjectState()) for subject in doors]
-        return bool(states) and all(state.silent and DOWN in (state.state, state.pending) for state in states)
+        return bool(states) and all(state.silent and DOWN in (state.state, state.soft) for state in states)
