@@ -22,7 +22,7 @@ UNITS = [
     *(bytes([code]) for code in b"\0\t\n\v\r\x1b \"'(),-./:<=>?@[\\]a\x7f\x80\xa0\xff"),
     *(b"\r\n", b"\n ", b"\r\n\t", b" \r", b"=?", b"?=", b"=?a?q?b?= ", b"=?utf-8?b?"),
     *(b'\\"', b'"\\', b"a.", b"-a", b"a:\n", b"[", b"{", b'{"a":', b"X-Mf-Canary: ", b"\xc3\xa9", b"\xed\xa0\x80"),
-    *(b"\n.", b"\r\n.", b"\n-", b"\n--b\n", b"--b--\n", b"0-.0", b"@", b"Action: failed\n\n"),
+    *(b"\n.", b"\r\n.", b"\n-", b"\n--b\n", b"--b--\n", b"=a@0", b"@", b"Action: failed\n\n"),
     *(b"AA refused@keep.mf.invalid\n", b"--b\n\n"),
     *(b"Content-Type:\n", b"Content-Type: multipart/report;\n", b"Content-Type: message/rfc822\n", b"Message-Id:\n"),
 ]

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -146,10 +147,20 @@ def test_a_bounce_from_outside_has_no_sender(root: Path, folder: Path) -> None:
     assert json.loads(files(root)[0].read_bytes().partition(b"\n")[0])["sender"] == ""
 
 
-def test_an_underscore_in_the_sender_s_domain_is_one_again(root: Path, folder: Path) -> None:
-    keep(root, folder, bounce(path=b"Return-path: <a0-.0b@em0-.01.news0-.0x.example>\n"))
-    with files(root)[0].open("rb") as file:
-        assert deliver.read(file).sender == "<a0-.0b@em_1.news_x.example>"
+@pytest.mark.parametrize(
+    ("queued", "sender"),
+    [
+        ("a=em_1.News_x.example@0", "<a@em_1.News_x.example>"),
+        ("SRS0=f=b.example=a_=em_1.example@0", "<SRS0=f=b.example=a_@em_1.example>"),
+        (r'"john \"@= doe=em_1.example"@0', r'<"john \"@= doe"@em_1.example>'),
+        ("a=b=0@0", "<a=b@0>"),
+        ("a=em_1.example@10", "<a=em_1.example@10>"),
+    ],
+)
+def test_a_sender_in_exim_s_form_is_the_real_one_again(root: Path, folder: Path, queued: str, sender: str) -> None:
+    keep(root, folder, bounce(path=f"Return-path: <{queued}>\n".encode()))
+    line, _, _ = files(root)[0].read_bytes().partition(b"\n")
+    assert f"<{json.loads(line)['sender']}>" == sender
 
 
 TWO = (
@@ -206,6 +217,19 @@ def test_a_thousand_domains_have_one_body_and_a_line_that_all_readers_take(root:
     found = envelope.copies(str(path), path.name)
     assert (len(found), {one.reason for one in found}) == (1000, {"refused by the servers of several domains"})
     assert refused.read(str(folder), found[7].id)["reason"].startswith("550 ")
+
+
+def test_an_id_of_the_longest_names_is_one_for_all_readers(root: Path, folder: Path) -> None:
+    reports = [failed(f"a@d{number}.example") for number in range(1000)]
+    report = re.sub(rb"(?i)(message-id: <E)[^@]+", rb"\g<1>1xXw0A-0000N4Abcde-0Qab", bounce(RAW, *reports))
+    idents = keeper.keep(report, str(root), str(folder), "m" * 64)
+    assert max(map(len, idents)) > 135
+    for ident in idents:
+        assert layout.is_id(ident)
+        assert refused.is_refused(ident)
+        assert deliver._ID.fullmatch(ident)
+    (path,) = files(root)
+    assert len(envelope.copies(str(path), path.name)) == 1000
 
 
 def test_a_second_try_writes_the_same_file_again(root: Path, folder: Path) -> None:

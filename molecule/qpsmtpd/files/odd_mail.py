@@ -27,6 +27,9 @@ OURS = re.compile(rb"(?:(Received|Authentication-Results): [^\n]*\r\n(?:[ \t][^\
 SRS = "SRS0=fGv9=BC=a.ccdefghijklmn.com=bounce-4IDNASXYtY_FG21s4IoV1XzCfCtHkb2RZY_qdGZ8Q-6A@email.sender.example"
 VERP = f"b-{'0123456789abcdef' * 12}+user=customer.example@news.example"
 PLAIN = "sender@world.example"
+# of the 254 bytes that fit into a path of 256; Exim's form of such a sender is longer
+LONGEST = f"SRS0={'x' * 213}=a_b.example@em_1234_.Shop_1.example"
+UNDERSCORES = f"b@{('_' * 60 + '.') * 4}example"
 
 
 class Odd(NamedTuple):
@@ -47,6 +50,8 @@ def messages(names: list[str]) -> list[Odd]:
         "long-recipient": b"Subject: x\r\n",
         "underscore": b"Subject: x\r\n",
         "underscores": b"Subject: x\r\n",
+        "many-underscores": b"Subject: x\r\n",
+        "longest": b"Subject: x\r\n",
         "colon": b"Subject : x\r\nFrom : a@b.example\r\nTo\t \t: u@customer.example\r\nX-After:y\r\n",
         "fold": b"Subject: a\r\n \r\n\t \r\n b\r\nX-Tab:\r\n\t\r\n\tz\r\nFrom: a@b.example\r\nX-Last: 1\r\n",
         "bytes": (
@@ -68,6 +73,8 @@ def messages(names: list[str]) -> list[Odd]:
         "long-recipient": (VERP, "u" * 120),
         "underscore": ("bounce@em_1234.news.example", "user"),
         "underscores": ("bounce@_a_.b_.example", "user"),
+        "many-underscores": (UNDERSCORES, "user"),
+        "longest": (LONGEST, "u" * (len(LONGEST) - len("@customer.example"))),
     }
     found = []
     for name, lines in common.items():

@@ -37,6 +37,8 @@ _BOUNDARY = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _WHOLE = re.compile(rb"^content-type:\s*message/rfc822\s*$", re.IGNORECASE | re.MULTILINE)
+# as it is written in Exim's queue, see the rewriting rule in exim4.conf
+_QUEUED_SENDER = re.compile(r'\A(.*)=([^=@"]*)("?)@0\Z')
 _PATH = re.compile(rb"return-path: <([^\n]*)>\n", re.IGNORECASE)
 _QUEUED = re.compile(
     rb"^message-id:\s*<E([0-9A-Za-z]{6}-[0-9A-Za-z]{6,11}-[0-9A-Za-z]{2,4})@", re.IGNORECASE | re.MULTILINE
@@ -87,9 +89,7 @@ def parse(report: bytes | bytearray) -> Refusal:
     recipients = _recipients(bytes(report[parts[1] : parts[2]]), _explanation(bytes(report[parts[0] : parts[1]])))
     if not recipients:
         raise ReportError("the bounce names no recipient")
-    # as it is written in Exim's queue, see the rewriting rule in exim4.conf
-    local, at_sign, domain = path[1].decode("latin-1").rpartition("@")
-    sender = local + at_sign + domain.replace("0-.0", "_")
+    sender = _QUEUED_SENDER.sub(r"\1\3@\2", path[1].decode("latin-1"))
     return Refusal(queued[1].decode("ascii"), sender, recipients, parts[2], path.end(), end)
 
 
