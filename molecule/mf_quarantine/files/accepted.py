@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Hand the queue mail that a customer's server may refuse, as the SMTP service in front does.
 
-    accepted.py          prints {"X-Lab-Id": {"sha256": ..., "sender": ...}}
+    accepted.py          prints {"X-Lab-Id": {"sha256": ..., "sender": ..., "recipients": [...]}}
 
 The hash is over the message as it was sent, without any Received line. The delivered message must have the same hash.
 """
@@ -14,10 +14,14 @@ import smtplib
 
 ODD = b"z" * 5000 + b"\r\n.\r\n..dots\r\n \xe9\xff 8bit, not UTF-8\r\n\r\n\r\n"
 LARGE = (b"y" * 99 + b"\r\n") * 1010
+# the longest addresses that are accepted, with underscores, which Exim by itself refuses
+LONG_SENDER = f"SRS0={'x' * 213}=a_b.example@em_1234_.Shop_1.example"
+LONG_RECIPIENT = f"gone+{'u' * 232}@customer.example"
 MESSAGES = {
     **{f"accepted-{number}": ("a@world.example", ["gone@customer.example"], LARGE) for number in range(2)},
     "accepted-odd": ("a@world.example", ["gone@customer.example"], ODD),
     "accepted-bounce": ("", ["gone@customer.example"], b"a bounce from outside\r\n"),
+    "accepted-long": (LONG_SENDER, [LONG_RECIPIENT], b"from and to long addresses\r\n"),
     "accepted-two": ("a@world.example", ["gone@customer.example", "here@customer.example"], b"to two\r\n"),
     # the largest size that is accepted
     "accepted-huge": ("a@world.example", ["gone@customer.example"], (b"h" * 998 + b"\r\n") * 52000),
@@ -39,7 +43,8 @@ def main() -> None:
             code, words = link.getreply()
             if code != 250:
                 raise SystemExit(f"{name}: {code} {words!r}")
-        told[name] = {"sha256": hashlib.sha256(message).hexdigest(), "sender": sender or "<>"}
+        digest = hashlib.sha256(message).hexdigest()
+        told[name] = {"sha256": digest, "sender": sender or "<>", "recipients": recipients}
     print(json.dumps(told))
 
 

@@ -25,6 +25,8 @@ for sender in 'John Doe@world.example' 'a@[192.0.2.1]' "$long@em_1234.news.examp
     sed "1s/\"sender\":\"[^\"]*\"/\"sender\":\"$sender\"/" "$file" > /run/odd
     say "from $sender" release /run/odd "odd-$(echo "$sender" | tr -cd a-z)"
 done
+sed "1s/user@customer.example/u$long@customer.example/" "$file" > /run/to-long
+say "to a long local part" release /run/to-long to-long
 sed '1s/@customer.example"/@foreign.example"/' "$file" > /run/foreign
 say foreign release /run/foreign foreign
 head -c 200 "$file" > /run/half
