@@ -233,6 +233,14 @@ def test_the_lock_has_hashes_and_no_addresses() -> None:
     assert {package.lower() for package in wanted} <= locked
 
 
+def test_the_one_supported_ansible_core_is_the_locked_one() -> None:
+    (locked,) = re.findall(r"^ansible-core==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    decision = (ROOT / "docs/decisions/0070-a-lost-host-ends-the-run.md").read_text()
+    assert re.findall(r"ansible-core ([0-9.]+\d)", decision) == [locked]
+    oldest = {load(path)["galaxy_info"]["min_ansible_version"] for path in (ROOT / "roles").glob("*/meta/main.yml")}
+    assert oldest == {locked.rpartition(".")[0]}
+
+
 def test_pre_commit_runs_the_linters_of_make_lint() -> None:
     hooks = {
         hook["id"] for repository in load(ROOT / ".pre-commit-config.yaml")["repos"] for hook in repository["hooks"]
