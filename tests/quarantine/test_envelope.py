@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,44 @@ def test_odd_messages_are_read(tmp_path: Path, body: bytes, subject: str | None)
     found.subject.encode("utf-8")
     if subject is not None:
         assert found.subject == subject
+
+
+def test_values_of_any_length_fit_into_their_columns(tmp_path: Path) -> None:
+    schema = (Path(envelope.__file__).parent / "schema/0001_index.sql").read_text()
+    columns = {
+        name: int(size)
+        for name, size in re.findall(
+            r"^  (\w+) +VARCHAR\((\d+)\)", schema.partition("TABLE IF NOT EXISTS ledger")[0], re.MULTILINE
+        )
+    }
+    assert {"sender", "recipients", "subject", "plugin", "reason"} < set(columns)
+    domain = ".".join(["d" * 63] * 4)[:253]
+    name = ident(host="m" * 64)[:24] + "x" * 120
+    long = "\U0001f4e7" * 2000
+    path = tmp_path / name
+    path.write_bytes(
+        kept(
+            name,
+            b"Message-ID: <" + b"i" * 2000 + b"@a.example>\nSubject: " + long.encode() + b"\n\nx\n",
+            **(
+                dict.fromkeys(("sender", "plugin", "reason", "helo"), long)
+                | {"recipients": [long] * 3, "host": "m" * 64}
+            ),
+        )
+    )
+    assert layout.is_id(name)
+    assert layout.is_domain(domain)
+    found = envelope.read(str(path), domain, name)
+    lengths = {column: len(getattr(found, column)) for column in columns if column != "path"}
+    assert lengths == {column: columns[column] for column in lengths} | {"id": len(name)}
+    assert len(f"{layout.day(name)}/{domain}/{name}") <= columns["path"]
+
+
+def test_a_long_address_is_not_cut(tmp_path: Path) -> None:
+    # longer than an MX takes one (256 bytes with its brackets)
+    sender, recipient = (f"{'l' * 256}@{'d' * 55}.example" for _ in range(2))
+    found = read(tmp_path, kept(ident(), sender=sender, recipients=[recipient] * 3))
+    assert (found.sender, found.recipients) == (sender, " ".join([recipient] * 3))
 
 
 def test_a_large_message_is_streamed(tmp_path: Path) -> None:
