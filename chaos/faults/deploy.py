@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Generator
 
 from chaos import ROOT, site_command
-from chaos.faults.degraded import SLOW, alone, letter
+from chaos.faults.degraded import SLOW, letter
 from chaos.faults.smtp import fill
 from chaos.plugin import add_plugin
 from chaos.scene import MXS, Scene, fault, must
@@ -136,8 +136,9 @@ def late_greeting(scene: Scene) -> Generator[None, None, str]:
 def slow_filter(scene: Scene) -> Generator[None, None, str]:
     """Mail goes through before, meanwhile and after: the host is no worse, and a hold would cost it."""
     as_it_was(scene)
-    alone(scene)
     add_plugin(scene, SLOW % 25)
+    result = scene.host.check("smtp")
+    must(result.get("metrics", {}).get("slow") == 1, f"before the deploy: {result.get('summary')}")
     yield
     said = deploy(scene, mf_checks_load_high=5.5)
     must("a filter is slow" in said, f"the deploy has no remark: {said[-300:]}")
