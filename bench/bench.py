@@ -110,15 +110,15 @@ def install_peers(lab: int) -> None:
         raise BenchError(f"the peers can't be installed on mx1; run there: apt-get install {packages}")
 
 
-def by_program(lab: int, what: str, number: int) -> dict[str, Any]:
+def by_program(lab: int, measurement: str, number: int) -> dict[str, Any]:
     """The figures of bench/on_host.py on mx1."""
     program = (REPO / "bench" / "on_host.py").read_text(encoding="utf-8")
-    command = f"{PYTHON} -I -c {shlex.quote(program)} {what} {number}"
+    command = f"{PYTHON} -I -c {shlex.quote(program)} {measurement} {number}"
     answer = subprocess.run(ssh(lab, MX1, command), capture_output=True, text=True, check=False)
     if answer.returncode:
-        raise BenchError(f"{what} on mx1 failed: {answer.stderr.strip()[-300:]}")
-    found: dict[str, Any] = json.loads(answer.stdout)
-    return found
+        raise BenchError(f"{measurement} on mx1 failed: {answer.stderr.strip()[-300:]}")
+    result: dict[str, Any] = json.loads(answer.stdout)
+    return result
 
 
 def bench_scan(lab: int, runs: int) -> None:
@@ -185,11 +185,11 @@ def bench_checks(lab: int, runs: int) -> None:
 
 def bench_restart(lab: int, runs: int) -> None:
     """Time without mail when qpsmtpd is restarted, and when check-smtp finds it dead."""
-    found = by_program(lab, "restart", runs)
+    seconds = by_program(lab, "restart", runs)
     names = {"restart": "systemctl restart qpsmtpd", "heal": "master killed, check-smtp started"}
     rows = [
-        [names[what], f"{statistics.median(each):.2f}", f"{min(each):.2f}", f"{max(each):.2f}"]
-        for what, each in found.items()
+        [names[name], f"{statistics.median(each):.2f}", f"{min(each):.2f}", f"{max(each):.2f}"]
+        for name, each in seconds.items()
     ]
     table(
         f"Until a canary is accepted again on mx1, seconds ({runs} runs each, in turn)",
@@ -247,8 +247,8 @@ def bench_deploy(runs: int) -> None:
 
 def recap(output: str) -> dict[str, dict[str, int]]:
     """The counts of Ansible's PLAY RECAP, by host; localhost is left out."""
-    found = re.findall(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)", output.rpartition("PLAY RECAP")[2], re.MULTILINE)
-    return {host: {"ok": int(ok), "changed": int(changed)} for host, ok, changed in found if host != "localhost"}
+    hosts = re.findall(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)", output.rpartition("PLAY RECAP")[2], re.MULTILINE)
+    return {host: {"ok": int(ok), "changed": int(changed)} for host, ok, changed in hosts if host != "localhost"}
 
 
 def executions(output: str) -> dict[str, int]:

@@ -68,11 +68,11 @@ with open("/dev/null", "wb") as nowhere:
 
 def job(control: Host, name: str) -> dict[str, Any]:
     """Run a job and return its record. Raises SystemExit when it failed."""
-    found: dict[str, Any] = json.loads(control.ask(f"/mf/bin/backup run {name} --json --wait 10m", limit=1800)[1])
-    if found["failures"]:
-        print(f"bench_backup: {name}: {found['error']}", file=sys.stderr)
+    outcome: dict[str, Any] = json.loads(control.ask(f"/mf/bin/backup run {name} --json --wait 10m", limit=1800)[1])
+    if outcome["failures"]:
+        print(f"bench_backup: {name}: {outcome['error']}", file=sys.stderr)
         raise SystemExit(1)
-    return found
+    return outcome
 
 
 def files(control: Host, megabytes: int) -> None:
@@ -84,9 +84,10 @@ def files(control: Host, megabytes: int) -> None:
     control.python(FILL, FOLDER, str(FILES // 100), str(size))
     second = job(control, "full")
     for name, unit in (("seconds", "s"), ("stored_bytes", "bytes")):
-        one, two = ((each.get(name) or each["figures"].get(name)) for each in (first, second))
+        before, after = ((each.get(name) or each["figures"].get(name)) for each in (first, second))
         print(
-            f"daily archive, {megabytes} MB new, then 1 % changed: {one:.1f}, {two:.1f} {unit}, {two / one:.3f} of it"
+            f"daily archive, {megabytes} MB new, then 1 % changed: {before:.1f}, {after:.1f} {unit},"
+            f" {after / before:.3f} of it"
         )
 
 
@@ -107,9 +108,10 @@ def imports(control: Host, rows: int, seconds: float) -> None:
             beside.append(float(control.python(IMPORT, str(seconds), limit=300)))
         finally:
             control.ask("kill -- -$(cat /run/bench-pid)")
-    one, two = statistics.median(alone), statistics.median(beside)
+    alone_rate, beside_rate = statistics.median(alone), statistics.median(beside)
     print(
-        f"rows a second into MariaDB: {one:.0f} alone, {two:.0f} while dumps run without a pause, ratio {two / one:.2f}"
+        f"rows a second into MariaDB: {alone_rate:.0f} alone, {beside_rate:.0f} while dumps run without a pause,"
+        f" ratio {beside_rate / alone_rate:.2f}"
     )
 
 
@@ -122,7 +124,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         lab = open_lab(None)
-        control = Host(Podman(machine.look(lab.home.parent)), lab.host("control1"))
+        control = Host(Podman(machine.inspect(lab.home.parent)), lab.host("control1"))
         control.run("test -x /mf/bin/backup")
     except LabError as error:
         print(f"bench_backup: {error} (it needs a deployed lab: make demo)", file=sys.stderr)

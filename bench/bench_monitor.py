@@ -113,13 +113,13 @@ def bench_smtp(count: int, rounds: int) -> int:
     print(f"\nFull SMTP dialogues, {count} in a round, medians of {rounds} rounds in turn, one core each\n")
     print(f"{'':<20}{'good':>8}{'each second':>14}{'for a second of its CPU':>26}")
     rates = {}
-    for name, found in rows.items():
-        good = sum(row[0] for row in found)
-        wall = statistics.median(row[0] / row[1] for row in found)
-        rates[name] = statistics.median(row[0] / row[2] for row in found)
+    for name, measured in rows.items():
+        good = sum(row[0] for row in measured)
+        wall = statistics.median(row[0] / row[1] for row in measured)
+        rates[name] = statistics.median(row[0] / row[2] for row in measured)
         print(f"{name:<20}{good:>8}{wall:>14.0f}{rates[name]:>26.0f}")
     print(f"\nratio for a second of CPU: {rates['mf_monitor'] / rates['blackbox_exporter']:.2f}")
-    return int(any(row[0] != count for found in rows.values() for row in found))
+    return int(any(row[0] != count for measured in rows.values() for row in measured))
 
 
 # --- a large fleet
@@ -157,17 +157,20 @@ def bench_fleet(hosts: int, seconds: float) -> int:
             os._exit(code)
         os.close(writer)
         with os.fdopen(reader) as answer:
-            found = json.loads(answer.read() or "{}")
+            figures = json.loads(answer.read() or "{}")
         _, status = os.waitpid(pid, 0)
-    if os.waitstatus_to_exitcode(status) or not found:
+    if os.waitstatus_to_exitcode(status) or not figures:
         print("bench: the monitor failed", file=sys.stderr)
         return 1
-    print(f"\n{hosts} hosts with 4 services each, every {chosen.interval:.0f} s, for {found['seconds']:.0f} s\n")
-    print(f"looks {found['looks']}, {found['looks'] / found['seconds']:.0f} a second; late: {found['late']} of all")
-    print(f"page  rendered {found['pages']} times, {found['page_seconds']:.2f} s of CPU each")
-    print(f"CPU   {100 * found['cpu'] / found['seconds']:.1f} % of one core")
-    print(f"RSS   {found['rss'] / 1024:.0f} MiB")
-    return int(found["bad"] > 0)
+    print(f"\n{hosts} hosts with 4 services each, every {chosen.interval:.0f} s, for {figures['seconds']:.0f} s\n")
+    print(
+        f"probes {figures['probes']}, {figures['probes'] / figures['seconds']:.0f} a second;"
+        f" late: {figures['late']} of all"
+    )
+    print(f"page  rendered {figures['pages']} times, {figures['page_seconds']:.2f} s of CPU each")
+    print(f"CPU   {100 * figures['cpu'] / figures['seconds']:.1f} % of one core")
+    print(f"RSS   {figures['rss'] / 1024:.0f} MiB")
+    return int(figures["bad"] > 0)
 
 
 class Pages(Publisher):
@@ -210,17 +213,17 @@ async def watch(chosen: settings.Settings, seconds: float, answer: int) -> int:
     status = Path("/proc/self/status").read_text()
     rss = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
     seen = monitor.results - results
-    found = {
+    figures = {
         "seconds": took,
         "cpu": time.process_time() - cpu,
         "rss": rss,
-        "looks": seen,
+        "probes": seen,
         "late": max(0, round(expected - seen)),
         "bad": monitor.bad,
         "pages": len(monitor.rendered) - pages,
         "page_seconds": statistics.median(monitor.rendered or [0.0]),
     }
-    os.write(answer, json.dumps(found).encode())
+    os.write(answer, json.dumps(figures).encode())
     os.close(answer)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -238,19 +241,19 @@ def bench_dead(hosts: int, timeout: float) -> int:
         async def sweep() -> tuple[float, int]:
             room = asyncio.Semaphore(engine.AT_ONCE)
 
-            async def one(service: settings.Service) -> bool:
+            async def is_down(service: settings.Service) -> bool:
                 async with room:
                     return (await probes.probe(service, world)).state == "down"
 
             started = time.perf_counter()
-            bad = await asyncio.gather(*(one(service) for host in chosen.hosts for service in host.services))
+            bad = await asyncio.gather(*(is_down(service) for host in chosen.hosts for service in host.services))
             return time.perf_counter() - started, sum(bad)
 
         took, bad = asyncio.run(sweep())
-        for one in kept:
-            one.close()
+        for listener in kept:
+            listener.close()
     print(f"\nA sweep over {hosts} hosts with 4 services each, {gone} hosts dead, timeout {timeout:g} s\n")
-    print(f"took {took:.1f} s, {took / timeout:.2f} timeouts; {bad} of {4 * hosts} looks were bad, {4 * gone} must be")
+    print(f"took {took:.1f} s, {took / timeout:.2f} timeouts; {bad} of {4 * hosts} probes were bad, {4 * gone} must be")
     return int(bad != 4 * gone)
 
 
@@ -278,8 +281,8 @@ def door(sshd: str, folder: str) -> Iterator[None]:
     key = Path(folder, "host.pub").read_text().rsplit(maxsplit=1)[0]
     Path(folder, "known").write_text(f"{DOOR} {key}\n")
     checks = {name: {"status": "OK", "summary": "all well", "metrics": {"load1": 0.3}} for name in ("load", "smtp")}
-    said: dict[str, Any] = {"status": "OK", "throttled": False, "refusing": False, "leases": [], "problems": []}
-    Path(folder, "health").write_text(json.dumps({**said, "checks": checks, "maintenance": None}))
+    health: dict[str, Any] = {"status": "OK", "throttled": False, "refusing": False, "leases": [], "problems": []}
+    Path(folder, "health").write_text(json.dumps({**health, "checks": checks, "maintenance": None}))
     Path(folder, "config").write_text(SSHD.format(door=DOOR, folder=folder))
     process = subprocess.Popen([sshd, "-D", "-e", "-f", f"{folder}/config"], stderr=subprocess.DEVNULL)
     try:
@@ -303,8 +306,10 @@ def bench_health(readings: int) -> int:
 
         async def read() -> tuple[int, set[str]]:
             reader = hosthealth.Reader(chosen, Clocks())
-            found = await asyncio.gather(*(reader.read(chosen.hosts[0]) for _ in range(readings)))
-            return sum(one.record is not None for one in found), {one.message for one in found if one.record is None}
+            answers = await asyncio.gather(*(reader.read(chosen.hosts[0]) for _ in range(readings)))
+            return sum(reading.record is not None for reading in answers), {
+                reading.message for reading in answers if reading.record is None
+            }
 
         before, own = resource.getrusage(resource.RUSAGE_CHILDREN), time.process_time()
         good, messages = asyncio.run(read())

@@ -36,11 +36,11 @@ sys.exit(part.main(sys.argv[1:]))
 A_MONTH = 6_900_000 / 30 / 86400  # messages a second of the size to hold
 
 
-def on_control(lab: int, *words: str) -> dict[str, Any]:
+def on_control(lab: int, *arguments: str) -> dict[str, Any]:
     """Have control1 measure one thing; show its progress."""
     parts = [(name, (REPO / "bench" / f"{name}.py").read_text(encoding="utf-8")) for name in PARTS]
     answer = subprocess.run(
-        ssh(lab, CONTROL1, f"{PYTHON} -I - {shlex.join(words)}"),
+        ssh(lab, CONTROL1, f"{PYTHON} -I - {shlex.join(arguments)}"),
         input=LOADER.format(parts),
         stdout=subprocess.PIPE,
         text=True,
@@ -61,16 +61,16 @@ def percentile(sorted_: Sequence[float], share: float) -> float:
 
 def rates(lab: int, count: int, where: str) -> list[str]:
     """Measure the import beside its floors; return each missed aim."""
-    found = on_control(lab, "import", str(count))["rates"]
+    measured = on_control(lab, "import", str(count))["rates"]
     rows = [
         [
             name,
             f"{rate:,.0f}",
-            f"{rate / found[FLOOR]:.2f}",
-            f"{rate / found[WITH_FILES]:.2f}",
+            f"{rate / measured[FLOOR]:.2f}",
+            f"{rate / measured[WITH_FILES]:.2f}",
             f"{rate / A_MONTH:,.0f}",
         ]
-        for name, rate in found.items()
+        for name, rate in measured.items()
     ]
     table(
         f"{count:,} messages of 4 kB, {where} (medians of 3)",
@@ -78,21 +78,22 @@ def rates(lab: int, count: int, where: str) -> list[str]:
         rows,
     )
     missed = []
-    if found[INDEX] < AIM_RATE * found[FLOOR]:
+    if measured[INDEX] < AIM_RATE * measured[FLOOR]:
         missed.append(
-            f"the index alone takes {found[INDEX] / found[FLOOR]:.2f} of the rate of LOAD DATA, {AIM_RATE} is the aim"
+            f"the index alone takes {measured[INDEX] / measured[FLOOR]:.2f} of the rate of LOAD DATA,"
+            f" {AIM_RATE} is the aim"
         )
-    if found[IMPORT] < AIM_RATE * found[WITH_FILES]:
+    if measured[IMPORT] < AIM_RATE * measured[WITH_FILES]:
         missed.append(
-            f"import goes at {found[IMPORT] / found[WITH_FILES]:.2f} of its floor's rate, {AIM_RATE} is the aim"
+            f"import goes at {measured[IMPORT] / measured[WITH_FILES]:.2f} of its floor's rate, {AIM_RATE} is the aim"
         )
     return missed
 
 
-def slow(what: str, ms: Sequence[float]) -> list[str]:
+def slow(query: str, ms: Sequence[float]) -> list[str]:
     """The message when sorted times miss their aim."""
     most = percentile(ms, 0.95)
-    return [f"{what} takes {most:.0f} ms at the 95th percentile, {AIM_LIST:.0f} is the aim"] if most > AIM_LIST else []
+    return [f"{query} takes {most:.0f} ms at the 95th percentile, {AIM_LIST:.0f} is the aim"] if most > AIM_LIST else []
 
 
 def full(lab: int, count: int, runs: int) -> list[str]:
@@ -154,8 +155,8 @@ def main(argv: Sequence[str]) -> int:
         return error.code
     except KeyboardInterrupt:
         return 130
-    for words in missed:
-        print(f"bench_quarantine: {words}", file=sys.stderr)
+    for target in missed:
+        print(f"bench_quarantine: {target}", file=sys.stderr)
     return 1 if missed else 0
 
 

@@ -38,11 +38,11 @@ modules:
 def free_ports(count: int) -> list[int]:
     """Ports without a listener."""
     held = [socket.socket() for _ in range(count)]
-    for one in held:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
+    for listener in held:
+        listener.bind(("127.0.0.1", 0))
+    ports = [listener.getsockname()[1] for listener in held]
+    for listener in held:
+        listener.close()
     return ports
 
 
@@ -53,7 +53,7 @@ def wait_for(port: int, place: str = "127.0.0.1") -> None:
         with contextlib.suppress(OSError), socket.create_connection((place, port), 1):
             return
         time.sleep(0.05)
-    raise TimeoutError(f"nobody listens on port {port}")
+    raise TimeoutError(f"no listener on port {port}")
 
 
 def cpu_of(pid: int) -> float:
@@ -98,10 +98,10 @@ class Blackbox:
 
         started, before = time.perf_counter(), cpu_of(self.process.pid)
         walkers = [threading.Thread(target=walk) for _ in range(at_once)]
-        for one in walkers:
-            one.start()
-        for one in walkers:
-            one.join()
+        for walker in walkers:
+            walker.start()
+        for walker in walkers:
+            walker.join()
         return good, time.perf_counter() - started, cpu_of(self.process.pid) - before
 
     def stop(self) -> None:

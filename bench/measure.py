@@ -51,8 +51,8 @@ def peak_memory(argv: Sequence[str]) -> float:
     timer = "/usr/bin/time"
     if not os.access(timer, os.X_OK):
         return 0.0
-    words = subprocess.run([timer, "-f", "%M", *argv], capture_output=True, text=True, check=False).stderr.split()
-    return int(words[-1]) / 1024
+    figures = subprocess.run([timer, "-f", "%M", *argv], capture_output=True, text=True, check=False).stderr.split()
+    return int(figures[-1]) / 1024
 
 
 @contextmanager
@@ -77,10 +77,10 @@ def crowd(size: int) -> Iterator[None]:
 def compare(commands: Mapping[str, Sequence[str]], runs: int, warm_up: int = 2) -> dict[str, Figures]:
     """Medians for each command, run in turn; the warm-up rounds are not counted."""
     seen: dict[str, list[tuple[float, float, int]]] = {name: [] for name in commands}
-    for turn in range(warm_up + runs):
+    for round_number in range(warm_up + runs):
         for name, argv in commands.items():
             figures = run(argv)
-            if turn >= warm_up:
+            if round_number >= warm_up:
                 seen[name].append(figures)
     return {
         name: {

@@ -89,13 +89,13 @@ def until_accepted(begun: float) -> float:
 
 def restart(runs: int) -> dict[str, list[float]]:
     """Time without mail, again and again; without cron, whose check would heal in between."""
-    found: dict[str, list[float]] = {"restart": [], "heal": []}
+    seconds: dict[str, list[float]] = {"restart": [], "heal": []}
     subprocess.run(["systemctl", "stop", "cron.service"], check=True)
     try:
         for _ in range(runs):
             begun = time.monotonic()
             subprocess.run(["systemctl", "restart", "qpsmtpd.service"], check=True)
-            found["restart"].append(until_accepted(begun))
+            seconds["restart"].append(until_accepted(begun))
             # this many in a row would open the circuit breaker
             for path in ("/mf/var/state/breaker.json", "/run/mf/state/breaker.fallback"):
                 if os.path.exists(path):
@@ -105,12 +105,12 @@ def restart(runs: int) -> dict[str, list[float]]:
                 time.sleep(0.01)
             begun = time.monotonic()
             subprocess.run(["/mf/bin/check-smtp"], stdout=subprocess.DEVNULL, check=False)
-            found["heal"].append(until_accepted(begun))
+            seconds["heal"].append(until_accepted(begun))
     finally:
         subprocess.run(["systemctl", "start", "cron.service"], check=True)
-    return found
+    return seconds
 
 
 if __name__ == "__main__":
-    what, number = sys.argv[1:]
-    json.dump(monit(float(number)) if what == "monit" else restart(int(number)), sys.stdout)
+    measurement, number = sys.argv[1:]
+    json.dump(monit(float(number)) if measurement == "monit" else restart(int(number)), sys.stdout)

@@ -57,9 +57,9 @@ class Outcome(NamedTuple):
 
     ``accepted``: messages accepted during the surge, as a share of those sent in it; ``at_once``: share of these that
     some MX took at the first visit. ``fewest``: fewest MXs not refusing at any moment; ``below``: longest time (s) with
-    fewer than ``minimum``; ``nobody``: time (s) in which all refused. ``recovered``: seconds from the surge's end
-    until, for good, less mail waits (at senders and MXs) than a calm minute brings; None: not by the end. ``minutes``:
-    fewest not refusing in each minute.
+    fewer than ``minimum``; ``none_accepting``: time (s) in which all refused. ``recovered``: seconds from the
+    surge's end until, for good, less mail waits (at senders and MXs) than a calm minute brings; None: not by the end.
+    ``minutes``: fewest not refusing in each minute.
     """
 
     case: Case
@@ -67,7 +67,7 @@ class Outcome(NamedTuple):
     at_once: float
     fewest: int
     below: float
-    nobody: float
+    none_accepting: float
     recovered: float | None
     minutes: list[int]
 
@@ -128,10 +128,10 @@ class Simulation:
         self._later: dict[int, Counter[int]] = {}  # step -> how often tried -> messages
         self._refusing = 0
         self._below_since: float | None = None
-        self._nobody_since: float | None = None
+        self._none_since: float | None = None
         self.fewest = case.fleet
         self.minute_fewest = case.fleet
-        self.below = self.nobody = 0.0
+        self.below = self.none_accepting = 0.0
         known = [{"name": host.name, "address": host.name, "port": 25} for host in self.hosts]
         if case.throttling != NOTHING:
             for index, host in enumerate(self.hosts):
@@ -179,7 +179,7 @@ class Simulation:
             at_once / max(1, sent),
             self.fewest,
             self.below,
-            self.nobody,
+            self.none_accepting,
             None if last_bad >= END else last_bad - SURGE_ENDS,
             minutes,
         )
@@ -231,14 +231,14 @@ class Simulation:
 
     # --- checks
 
-    def _at(self, when: float, what: Callable[[], None]) -> None:
-        heapq.heappush(self._events, (when, next(self._order), what))
+    def _at(self, when: float, event: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (when, next(self._order), event))
 
     def happen(self, until: float) -> None:
         """Let everything happen that is to happen before ``until``."""
         while self._events and self._events[0][0] < until:
-            self.now, _, what = heapq.heappop(self._events)
-            what()
+            self.now, _, event = heapq.heappop(self._events)
+            event()
 
     def _check(self, host: Host) -> None:
         host.due += PERIOD
@@ -282,9 +282,9 @@ class Simulation:
         def ask(addresses: Sequence[tuple[str, int]], seconds: float) -> Mapping[tuple[str, int], bool]:
             nonlocal takes
             asked = [(address, self._by_name[address[0]]) for address in addresses]
-            if any(not one.refusing and not one.greets() for _, one in asked):
+            if any(not host.refusing and not host.greets() for _, host in asked):
                 takes = seconds
-            return {address: one.greets() for address, one in asked}
+            return {address: host.greets() for address, host in asked}
 
         return peers.survey(host.fleet, ask, self._chance.sample, only), takes
 
@@ -314,10 +314,10 @@ class Simulation:
         self.minute_fewest = min(self.minute_fewest, accepting)
         if self._below_since is not None:
             self.below = max(self.below, now - self._below_since)
-        if self._nobody_since is not None:
-            self.nobody += now - self._nobody_since
+        if self._none_since is not None:
+            self.none_accepting += now - self._none_since
         self._below_since = None if accepting >= self.case.minimum else self._below_since or now
-        self._nobody_since = None if accepting else now
+        self._none_since = None if accepting else now
 
 
 def turn(name: str) -> float:

@@ -33,7 +33,7 @@ STYLE = """\
 
 def plot(outcomes: Sequence[Outcome]) -> str:
     """An SVG: of each fleet, the fewest MXs that accepted in each minute, naive beside budget."""
-    fleets = sorted({one.case.fleet for one in outcomes})
+    fleets = sorted({outcome.case.fleet for outcome in outcomes})
     across = WIDTH - LEFT - 32
     height = TOP + len(fleets) * (PANEL + GAP) - 24
 
@@ -46,17 +46,20 @@ def plot(outcomes: Sequence[Outcome]) -> str:
         f' aria-labelledby="title desc" font-family="{font}" font-size="14">\n'
         '  <title id="title">Overload: MXs that accept mail, naive throttling and under the fleet budget</title>'
     )
-    said: list[str] = []
+    sentences: list[str] = []
     body: list[str] = []
     for row, fleet in enumerate(fleets):
         drawn = {
-            kind: max((one for one in outcomes if one.case[::2] == (fleet, kind)), key=lambda one: one.case.minimum)
+            kind: max(
+                (outcome for outcome in outcomes if outcome.case[::2] == (fleet, kind)),
+                key=lambda outcome: outcome.case.minimum,
+            )
             for kind in (NAIVE, BUDGET)
         }
         minimum = drawn[BUDGET].case.minimum
         top = TOP + row * (PANEL + GAP)
         bottom = top + PANEL
-        said.append(
+        sentences.append(
             f"Of {fleet} MXs, at the worst moment, {drawn[NAIVE].fewest} accepted with naive throttling and"
             f" {drawn[BUDGET].fewest} under the budget, whose minimum is {minimum}."
         )
@@ -76,9 +79,9 @@ def plot(outcomes: Sequence[Outcome]) -> str:
             f'  <text class="small end" x="{LEFT - 8}" y="{level + 4}">{minimum}</text>',
             f'  <text class="small end" x="{LEFT - 8}" y="{bottom + 4}">0</text>',
         ]
-        for kind, one in drawn.items():
+        for kind, outcome in drawn.items():
             line, before = "", None
-            for minute, accepting in enumerate(one.minutes):
+            for minute, accepting in enumerate(outcome.minutes):
                 if accepting != before:
                     y = round(bottom - PANEL * accepting / fleet, 1)
                     line += f"M{x(minute)} {y}" if before is None else f"H{x(minute)}V{y}"
@@ -89,22 +92,22 @@ def plot(outcomes: Sequence[Outcome]) -> str:
             for minute in range(0, 121, 30)
         ]
     key = [
-        ("naive", "naive: refuses, asks nobody"),
+        ("naive", "naive: refuses, asks no peer"),
         ("budget", "under the budget"),
         ("minimum", "the minimum"),
     ]
     legend = []
-    for column, (kind, words) in enumerate(key):
+    for column, (kind, label) in enumerate(key):
         left = LEFT + (0, 240, 415)[column]
         legend += [
             f'  <path class="{kind}" d="M{left} 22 H{left + 34}"/>',
-            f'  <text class="small" x="{left + 42}" y="26">{words}</text>',
+            f'  <text class="small" x="{left + 42}" y="26">{label}</text>',
         ]
     legend += [
         f'  <rect class="surge" x="{LEFT + 555}" y="14" width="34" height="16"/>',
         f'  <text class="small" x="{LEFT + 597}" y="26">the surge</text>',
     ]
-    said.insert(0, "Simulated: fewest MXs that accept mail in each minute, before, in and after a surge.")
-    parts = [head, f'  <desc id="desc">{" ".join(said)}</desc>', f"  <style>\n{STYLE}\n  </style>"]
+    sentences.insert(0, "Simulated: fewest MXs that accept mail in each minute, before, in and after a surge.")
+    parts = [head, f'  <desc id="desc">{" ".join(sentences)}</desc>', f"  <style>\n{STYLE}\n  </style>"]
     parts += [*legend, *body, "</svg>"]
     return "\n".join(parts) + "\n"

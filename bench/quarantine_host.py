@@ -57,8 +57,8 @@ def bench_import(count: int) -> dict[str, Any]:
         os.makedirs(folder, exist_ok=True)
     now = time.time()
     rates: dict[str, list[float]] = {}
-    for turn in range(3):
-        names = make_files(places, count, now - 3600 * (turn + 1), turn)
+    for round_number in range(3):
+        names = make_files(places, count, now - 3600 * (round_number + 1), round_number)
         rates.setdefault("quarantine pull, its import", []).append(count / timed(lambda: ours(index, places)))
         messages = [envelope.read(places.path(domain, ident), domain, ident) for domain, ident in names]
         wipe(index, names)
@@ -74,7 +74,7 @@ def bench_import(count: int) -> dict[str, Any]:
         wipe(index, names)
         shutil.rmtree(places.mail)
         os.makedirs(places.mail)
-        make_files(places, count, now - 3600 * (turn + 1), turn)
+        make_files(places, count, now - 3600 * (round_number + 1), round_number)
         rates.setdefault("cp -l, sha256sum, LOAD DATA, rm", []).append(count / timed(lambda: plain(places)))
         wipe(index, names)
         shutil.rmtree(places.mail)
@@ -96,13 +96,14 @@ def plain(places: layout.Layout) -> None:
 
 def tables(messages: list[envelope.Message]) -> None:
     """What LOAD DATA reads, prepared outside of the measured time."""
-    with (TABLES / "message").open("w") as message, (TABLES / "ledger").open("w") as ledger:
-        for one in messages:
-            message.write(
-                f"{one.domain}\t{one.id}\t{one.mx}\t{one.sender}\t{one.recipients}\t{one.subject}\t{one.plugin}\t"
-                f"{one.reason}\t{one.size}\t{one.kept}\t{int(one.truncated)}\t{one.sha256.hex()}\n"
+    with (TABLES / "message").open("w") as rows, (TABLES / "ledger").open("w") as ledger:
+        for message in messages:
+            rows.write(
+                f"{message.domain}\t{message.id}\t{message.mx}\t{message.sender}\t{message.recipients}\t"
+                f"{message.subject}\t{message.plugin}\t{message.reason}\t{message.size}\t{message.kept}\t"
+                f"{int(message.truncated)}\t{message.sha256.hex()}\n"
             )
-            ledger.write(f"{one.id}\t{one.domain}\tkept\n")
+            ledger.write(f"{message.id}\t{message.domain}\tkept\n")
 
 
 def load() -> None:
@@ -190,14 +191,16 @@ def bench_query(runs: int) -> dict[str, Any]:
         "show ID": lambda: lambda: index.find(dice.choice(idents)),
         "1,000 ids against the ledger": lambda: lambda: index.known(idents[:1000]),
     }
-    found = {}
+    measured = {}
     for name, prepare in asked.items():
         prepare()()
-        found[name] = sorted(timed(prepare()) * 1000 for _ in range(runs if "ids" not in name else max(10, runs // 10)))
-    found |= {name: commands(words, runs // 3) for name, words in whole(days[1:-1]).items()}
-    found["stats"] = sorted(timed(lambda: query.stats(index)) * 1000 for _ in range(5))
+        measured[name] = sorted(
+            timed(prepare()) * 1000 for _ in range(runs if "ids" not in name else max(10, runs // 10))
+        )
+    measured |= {name: commands(make_command, runs // 3) for name, make_command in whole(days[1:-1]).items()}
+    measured["stats"] = sorted(timed(lambda: query.stats(index)) * 1000 for _ in range(5))
     index.close()
-    return {"runs": runs, "ms": found}
+    return {"runs": runs, "ms": measured}
 
 
 def whole(days: list[str]) -> dict[str, Callable[[], list[str]]]:
@@ -220,11 +223,11 @@ def whole(days: list[str]) -> dict[str, Callable[[], list[str]]]:
     }
 
 
-def commands(words: Callable[[], list[str]], runs: int) -> list[float]:
-    """Milliseconds of each run, sorted; SystemExit when one says nothing at all."""
+def commands(make_command: Callable[[], list[str]], runs: int) -> list[float]:
+    """Milliseconds of each run, sorted; SystemExit when a run prints nothing."""
     spent = []
     for _ in range(runs):
-        command = words()
+        command = make_command()
         began = time.perf_counter()
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
         spent.append((time.perf_counter() - began) * 1000)
@@ -266,9 +269,9 @@ def bench_expire(seconds: float) -> dict[str, Any]:
     index.close()
     phases = {"before": (0.0, began), "meanwhile": (began, began + spent)}
 
-    def within(found: list[tuple[float, float]], phase: str) -> list[float]:
+    def within(series: list[tuple[float, float]], phase: str) -> list[float]:
         start, stop = phases[phase]
-        return sorted(value for moment, value in found if start <= moment < stop)
+        return sorted(value for moment, value in series if start <= moment < stop)
 
     return {
         "messages": outcome.messages,
@@ -284,7 +287,7 @@ class Beside:
     def __init__(self, work: Callable[[Event, Connection], None]) -> None:
         fork = multiprocessing.get_context("fork")
         self.stop = fork.Event()
-        self.found, theirs = fork.Pipe(duplex=False)
+        self.results, theirs = fork.Pipe(duplex=False)
         self.process = fork.Process(target=work, args=(self.stop, theirs))
         self.process.start()
         theirs.close()
@@ -292,12 +295,12 @@ class Beside:
     def end(self) -> list[tuple[float, float]]:
         """What was measured."""
         self.stop.set()
-        found: list[tuple[float, float]] = self.found.recv()
+        results: list[tuple[float, float]] = self.results.recv()
         self.process.join()
-        return found
+        return results
 
 
-def read_on(stop: Event, found: Connection) -> None:
+def read_on(stop: Event, results: Connection) -> None:
     """A reader's ``list --domain``, in milliseconds."""
     index = connect()
     dice = random.Random(8)
@@ -308,10 +311,10 @@ def read_on(stop: Event, found: Connection) -> None:
         rows = list(index.stream(*query.select(wanted)))
         waits.append((began, (time.monotonic() - began) * 1000))
         del rows
-    found.send(waits)
+    results.send(waits)
 
 
-def import_on(stop: Event, found: Connection) -> None:
+def import_on(stop: Event, results: Connection) -> None:
     """Imports of 500 messages each, in messages a second; to make them isn't counted."""
     index = connect()
     places = layout.Layout(ROOT)
@@ -321,7 +324,7 @@ def import_on(stop: Event, found: Connection) -> None:
         began = time.monotonic()
         spent = timed(lambda: ours(index, places))
         rates.append((began, 500 / spent))
-    found.send(rates)
+    results.send(rates)
 
 
 def drop() -> dict[str, Any]:
@@ -337,7 +340,7 @@ def drop() -> dict[str, Any]:
 
 def main(argv: list[str]) -> int:
     """Measure one thing."""
-    what, number = argv[0], float(argv[1]) if len(argv) > 1 else 0.0
+    part, number = argv[0], float(argv[1]) if len(argv) > 1 else 0.0
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "import": lambda: bench_import(int(number)),
         "fill": lambda: bench_fill(int(number)),
@@ -345,7 +348,7 @@ def main(argv: list[str]) -> int:
         "expire": lambda: bench_expire(number),
         "drop": drop,
     }
-    print(json.dumps(parts[what]()))
+    print(json.dumps(parts[part]()))
     return 0
 
 

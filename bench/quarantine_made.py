@@ -49,12 +49,12 @@ def kept_for(days: int) -> settings.Settings:
     )
 
 
-def make_files(places: layout.Layout, count: int, when: float, turn: int) -> list[tuple[str, str]]:
+def make_files(places: layout.Layout, count: int, when: float, round_number: int) -> list[tuple[str, str]]:
     """Kept files of about 4 kB in ``incoming``, by 20 domains; returns (domain, id)."""
     names = []
     for number in range(count):
         moment = dt.datetime.fromtimestamp(when + number / count * 600, dt.UTC)
-        ident = f"{moment:%Y%m%dT%H%M%S.%f}Z-mx1-{number}-{turn}-{number:016x}.0"
+        ident = f"{moment:%Y%m%dT%H%M%S.%f}Z-mx1-{number}-{round_number}-{number:016x}.0"
         domain = DOMAINS[number % 20]
         body = f"From: a@b.example\nSubject: offer {number}\n\n".encode() + BODY * 50
         envelope_line = {

@@ -61,35 +61,35 @@ FLEETS = (3, 30, 1000)
 
 def cases(fleets: Sequence[int], minimum: int | None) -> list[Case]:
     """The runs for these fleets. Without ``minimum``: two thirds of each fleet, and the budget also with 2."""
-    found = []
+    chosen = []
     for fleet in fleets:
         share = min(fleet, minimum or math.ceil(fleet * 2 / 3))
-        found += [Case(fleet, share, throttling) for throttling in (NOTHING, NAIVE, BUDGET)]
+        chosen += [Case(fleet, share, throttling) for throttling in (NOTHING, NAIVE, BUDGET)]
         if minimum is None and share > 2:
-            found.append(Case(fleet, 2, BUDGET))
-    return found
+            chosen.append(Case(fleet, 2, BUDGET))
+    return chosen
 
 
 LEFT_ALIGNED = "throttling"
-HEADINGS = ("MXs", "minimum", LEFT_ALIGNED, "accepted", "at once", "fewest", "too few for", "nobody for", "recovered")
+HEADINGS = ("MXs", "minimum", LEFT_ALIGNED, "accepted", "at once", "fewest", "too few for", "none for", "recovered")
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """Aligned columns, for people."""
     rows = [HEADINGS]
-    for one in outcomes:
-        ended = one.recovered is not None
+    for outcome in outcomes:
+        ended = outcome.recovered is not None
         rows.append(
             (
-                str(one.case.fleet),
-                str(one.case.minimum),
-                one.case.throttling,
-                f"{one.accepted:.1%}",
-                f"{one.at_once:.1%}",
-                str(one.fewest),
-                f"{one.below:.0f} s",
-                f"{one.nobody:.0f} s",
-                f"{(one.recovered or 0) / 60:.0f} min" if ended else f"> {(END - SURGE_ENDS) / 60:.0f} min",
+                str(outcome.case.fleet),
+                str(outcome.case.minimum),
+                outcome.case.throttling,
+                f"{outcome.accepted:.1%}",
+                f"{outcome.at_once:.1%}",
+                str(outcome.fewest),
+                f"{outcome.below:.0f} s",
+                f"{outcome.none_accepting:.0f} s",
+                f"{(outcome.recovered or 0) / 60:.0f} min" if ended else f"> {(END - SURGE_ENDS) / 60:.0f} min",
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
@@ -104,7 +104,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 LEGEND = f"""\
 accepted: during the surge, of the mail sent in it; at once: of that, taken at the first visit; fewest: MXs not
-refusing, at the worst moment; too few for: longest time below the minimum; nobody for: time in which all refused;
+refusing, at the worst moment; too few for: longest time below the minimum; none for: time in which all refused;
 recovered: from the surge's end until less mail waits than a calm minute brings, for good. The surge is {SURGE:.0%} of
 capacity for {(SURGE_ENDS - SURGE_BEGINS) / 60:.0f} minutes, so no more than {1 / SURGE:.0%} can be accepted in it."""
 
@@ -118,17 +118,17 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
 
 def simulate(case: Case, seed: int, cost: float = COST, *, show: bool = False) -> Outcome:
     """One case; ``show``: say on stderr how far it is."""
-    words = f"{case.fleet} MXs, {case.throttling}, minimum {case.minimum}"
+    label = f"{case.fleet} MXs, {case.throttling}, minimum {case.minimum}"
     began = time.monotonic()
     there = sys.stderr.isatty()
 
     def progress(share: float) -> None:
         if show and there:
-            print(f"\r{words}: {share:4.0%}", end="", file=sys.stderr, flush=True)
+            print(f"\r{label}: {share:4.0%}", end="", file=sys.stderr, flush=True)
 
     outcome = Simulation(case, seed, cost).run(progress)
     if show:
-        print(f"{chr(13) * there}{words}: done in {time.monotonic() - began:.1f} s", file=sys.stderr)
+        print(f"{chr(13) * there}{label}: done in {time.monotonic() - began:.1f} s", file=sys.stderr)
     return outcome
 
 
@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for case in cases(fleets, options.min_accepting)
     ]
     if options.json:
-        print(json.dumps([as_json(one) for one in outcomes], indent=1))
+        print(json.dumps([as_json(outcome) for outcome in outcomes], indent=1))
     else:
         print(f"{table(outcomes)}\n\n{LEGEND}")
     if options.plot:

@@ -27,12 +27,12 @@ GREETINGS = {"smtp": b"220 target ESMTP\r\n", "ssh": b"SSH-2.0-OpenSSH_9.2p1\r\n
 
 def listen(address: str, port: int, backlog: int) -> socket.socket:
     """A listening socket."""
-    found = socket.socket()
+    listener = socket.socket()
     # an address of its own beside the one for all
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    found.bind((address, port))
-    found.listen(backlog)
-    return found
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((address, port))
+    listener.listen(backlog)
+    return listener
 
 
 def dead(addresses: Iterable[str], ports: Iterable[int]) -> list[socket.socket]:
@@ -57,20 +57,20 @@ def serve(ports: dict[str, int]) -> None:
     poll.register(0, select.EPOLLIN | select.EPOLLHUP)
     listeners = {}
     for kind, port in ports.items():
-        found = listen("0.0.0.0", port, 4096)
-        found.setblocking(False)
-        listeners[found.fileno()] = (found, kind)
-        poll.register(found.fileno(), select.EPOLLIN)
+        listener = listen("0.0.0.0", port, 4096)
+        listener.setblocking(False)
+        listeners[listener.fileno()] = (listener, kind)
+        poll.register(listener.fileno(), select.EPOLLIN)
     open_: dict[int, tuple[socket.socket, str]] = {}
     while True:
         for descriptor, _ in poll.poll():
             if descriptor == 0:
                 return
             if descriptor in listeners:
-                found, kind = listeners[descriptor]
+                listener, kind = listeners[descriptor]
                 for _ in range(64):
                     try:
-                        client, _ = found.accept()
+                        client, _ = listener.accept()
                     except BlockingIOError:
                         break
                     greeting = GREETINGS[kind]
@@ -95,11 +95,11 @@ def serve(ports: dict[str, int]) -> None:
                 client.close()
 
 
-def main(words: list[str]) -> None:
+def main(argv: list[str]) -> None:
     """The program."""
-    if words[0] != "-":
-        os.sched_setaffinity(0, {int(words[0])})
-    serve(dict(zip(("smtp", "ssh", "http", "tcp"), map(int, words[1:5]), strict=True)))
+    if argv[0] != "-":
+        os.sched_setaffinity(0, {int(argv[0])})
+    serve(dict(zip(("smtp", "ssh", "http", "tcp"), map(int, argv[1:5]), strict=True)))
 
 
 if __name__ == "__main__":

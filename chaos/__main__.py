@@ -34,9 +34,9 @@ HOSTS = "mx1,mx2,mx3,world"
 QUEUE_LIMIT = 240.0  # s that deliveries may take in the end: Exim retries every minute
 
 
-def lab_tool(*words: str) -> int:
+def lab_tool(*arguments: str) -> int:
     """Run lab/lab.py."""
-    return subprocess.run([sys.executable, str(ROOT / "lab/lab.py"), *words], check=False).returncode
+    return subprocess.run([sys.executable, str(ROOT / "lab/lab.py"), *arguments], check=False).returncode
 
 
 def deploy(limit: str, **settings: object) -> int:
@@ -117,7 +117,7 @@ def main() -> int:
     if args.list:
         if not args.only:
             faults = sorted(FAULTS, key=lambda fault: SYSTEMS.index(fault.system))
-        rows = [(one.system, one.name, one.expected, one.hand or "-") for one in faults]
+        rows = [(fault.system, fault.name, fault.expected, fault.hand or "-") for fault in faults]
         print(ui.table(("system", "fault", "expected", "needs a person"), rows))
         return 0
     Scene.minutes = args.minutes
@@ -132,7 +132,7 @@ def main() -> int:
     try:
         if not args.no_deploy and (lab_tool("up", "--only", hosts) or deploy(groups, **settings)):
             return 1
-        podman = Podman(machine.look(lab.home.parent))
+        podman = Podman(machine.inspect(lab.home.parent))
         if apart:
             code = without_mail(args, scene.fleet_of(podman, lab), faults, started)
         else:
@@ -158,9 +158,13 @@ def without_mail(args: argparse.Namespace, fleet: dict[str, Host], faults: Seque
         suite.stop.set()
         suite.wait()
         raise
-    wrong = sum(not one.ok for one in suite.outcomes)
+    wrong = sum(not outcome.ok for outcome in suite.outcomes)
     if args.json:
-        print(json.dumps({"faults": [asdict(one) for one in suite.outcomes], "seconds": time.monotonic() - started}))
+        print(
+            json.dumps(
+                {"faults": [asdict(outcome) for outcome in suite.outcomes], "seconds": time.monotonic() - started}
+            )
+        )
     else:
         print(show(suite.outcomes))
         print(f"{len(suite.outcomes) - wrong} as expected, {wrong} not, in {(time.monotonic() - started) / 60:.0f} min")
@@ -185,8 +189,8 @@ def work(
     account = trickle.finish(QUEUE_LIMIT)
     attribute(suite.outcomes, account, trickle.ends())
     order = [(fault.system, fault.name) for fault in faults]
-    outcomes = sorted(suite.outcomes, key=lambda one: order.index((one.system, one.name)))
-    deviations = [one for one in outcomes if not one.ok]
+    outcomes = sorted(suite.outcomes, key=lambda outcome: order.index((outcome.system, outcome.name)))
+    deviations = [outcome for outcome in outcomes if not outcome.ok]
     faulty = account.faults()
     if args.table:
         day = time.strftime("%Y-%m-%d", time.gmtime())
@@ -194,7 +198,7 @@ def work(
     failed = bool(deviations or faulty or len(outcomes) != len(faults))
     if args.json:
         record = {
-            "faults": [asdict(one) for one in outcomes],
+            "faults": [asdict(outcome) for outcome in outcomes],
             "mail": asdict(account),
             "mail_faults": faulty,
             "trouble": trickle.trouble,
@@ -209,8 +213,8 @@ def work(
         f"as spam, {len(account.lost)} lost, {len(account.doubled)} doubled, {len(account.undecided)} undecided; "
         f"{account.retried} needed a second attempt"
     )
-    for words in [*faulty, *sorted(set(trickle.trouble))]:
-        print(f"chaos: {words}", file=sys.stderr)
+    for problem in [*faulty, *sorted(set(trickle.trouble))]:
+        print(f"chaos: {problem}", file=sys.stderr)
     print("Healed in: with a check run at once; cron's next minute may come up to 60 s (load: 120 s) later.")
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
     print(f"{len(outcomes) - len(deviations)} as expected, {len(deviations)} deviations, in {minutes} min {seconds} s")

@@ -33,8 +33,8 @@ BATCH = 20  # messages that are sent together
 PATIENCE = 60.0  # s a message may be tried; later mail has come too late to count
 PAUSE = 2.0  # s between two batches
 MEMORY = 1024  # MiB that the service may use at most
-SETTLE = 20.0  # s after the attack; what still burns then burns for nobody
-LOOK = r"""
+SETTLE = 20.0  # s after the attack; what still burns then serves no client
+SAMPLER = r"""
 import glob, json, os, pwd, time
 uid, tick = pwd.getpwnam("qpsmtpd").pw_uid, os.sysconf("SC_CLK_TCK")
 while True:
@@ -90,9 +90,9 @@ class Gauge:
     """Reads the service's memory, sessions, load and CPU on `host` each second."""
 
     def __init__(self, host: Host) -> None:
-        self.looks: list[tuple[float, dict[str, Any]]] = []
+        self.samples: list[tuple[float, dict[str, Any]]] = []
         self._process = subprocess.Popen(
-            host.podman.command("exec", "-i", host.place.container, "/usr/bin/python3", "-c", LOOK),
+            host.podman.command("exec", "-i", host.place.container, "/usr/bin/python3", "-c", SAMPLER),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -106,7 +106,7 @@ class Gauge:
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self.looks.append((time.monotonic(), json.loads(line)))
+            self.samples.append((time.monotonic(), json.loads(line)))
 
     def end(self) -> None:
         """End the readings."""
@@ -115,14 +115,14 @@ class Gauge:
         self._thread.join(5)
 
 
-def used(looks: list[tuple[float, dict[str, Any]]]) -> float:
+def used(samples: list[tuple[float, dict[str, Any]]]) -> float:
     """CPU seconds between the first and the last reading; use after a process's own last reading is missing."""
-    if not looks:
+    if not samples:
         return 0.0
-    first = looks[0][1]["cpu"]
+    first = samples[0][1]["cpu"]
     last: dict[str, float] = {}
-    for _, look in looks:
-        last.update(look["cpu"])
+    for _, sample in samples:
+        last.update(sample["cpu"])
     return float(sum(value - first.get(name, 0.0) for name, value in last.items()))
 
 
@@ -162,9 +162,9 @@ def attack(podman: Podman, lab: Any, name: str, seconds: float) -> Report:
         sender.join(3 * PATIENCE)
         if sender.is_alive() or not good.accounts:
             raise LabError("the good mail's sender didn't come to an end")
-        during = list(gauge.looks)
+        during = list(gauge.samples)
         time.sleep(SETTLE)
-        after = [look for look in gauge.looks if look[0] > time.monotonic() - SETTLE / 2]
+        after = [sample for sample in gauge.samples if sample[0] > time.monotonic() - SETTLE / 2]
     finally:
         gauge.end()
         for source in sources:
@@ -178,11 +178,11 @@ def attack(podman: Podman, lab: Any, name: str, seconds: float) -> Report:
         report.refused += account.refused_total
     delays = [account.delays for account in good.accounts if account.delays]
     if delays:
-        report.delay = round(median(one["median"] for one in delays), 2)
-        report.slowest = max(one["p95"] for one in delays)
-    report.memory = round(max(look["memory"] for _, look in during))
-    report.load = max(look["load"] for _, look in during)
-    report.sessions = max(look["sessions"] for _, look in during)
+        report.delay = round(median(delay["median"] for delay in delays), 2)
+        report.slowest = max(delay["p95"] for delay in delays)
+    report.memory = round(max(sample["memory"] for _, sample in during))
+    report.load = max(sample["load"] for _, sample in during)
+    report.sessions = max(sample["sessions"] for _, sample in during)
     report.cpu = round(used(during), 1)
     report.burning = round(used(after) / max(after[-1][0] - after[0][0], 0.1), 2) if len(after) > 1 else 0.0
     report.attacks, report.answers, report.turned_away = done["made"], done["answers"], done["turned_away"]
@@ -230,7 +230,7 @@ def main() -> int:
         return EXIT_USAGE
     lab = open_lab("chaos.attack")
     try:
-        report = attack(Podman(machine.look(lab.home.parent)), lab, args.mx, float(args.seconds))
+        report = attack(Podman(machine.inspect(lab.home.parent)), lab, args.mx, float(args.seconds))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except LabError as error:

@@ -52,12 +52,12 @@ class Line:
 
     def ask(self, *commands: bytes) -> str:
         """Send commands, one after the other; return the last answer."""
-        said = ""
+        reply = ""
         for command in commands:
             self.socket.settimeout(PATIENCE)
             self.socket.sendall(command + b"\r\n")
-            said = self.answer()
-        return said
+            reply = self.answer()
+        return reply
 
     def flood(self) -> None:
         """Send a line without an end, until all is sent or the other side or the time is over."""
@@ -101,20 +101,20 @@ def endless_message(line: Line) -> str:
 
 def worst_commands(line: Line) -> str:
     """As many costly commands of a permitted length as one session will take."""
-    said = line.ask(OPENING[0])
+    reply = line.ask(OPENING[0])
     for _ in range(200):
-        said = line.ask(b"MAIL FROM:<a@" + b"a" * 2000 + b"!>")
-    return said
+        reply = line.ask(b"MAIL FROM:<a@" + b"a" * 2000 + b"!>")
+    return reply
 
 
 def burst(line: Line) -> str:
     """Five hundred short commands at once."""
     line.ask(OPENING[0])
     line.socket.sendall(b"RSET\r\n" * 500)
-    said = ""
+    reply = ""
     for _ in range(500):
-        said = line.answer()
-    return said
+        reply = line.answer()
+    return reply
 
 
 ATTACKS: tuple[Callable[[Line], str], ...] = (
@@ -164,18 +164,18 @@ class Attack:
     def make(self, attack: Callable[[Line], str], line: Line) -> None:
         """Make one attack and count it."""
         try:
-            said = attack(line)
+            reply = attack(line)
         except OSError as error:
-            said = "no answer" if isinstance(error, TimeoutError) else "closed"
+            reply = "no answer" if isinstance(error, TimeoutError) else "closed"
         with self.guard:
             self.made[attack.__name__] += 1
-            self.answers[f"{attack.__name__}: {said}"] += 1
+            self.answers[f"{attack.__name__}: {reply}"] += 1
 
 
 def main(address: str, seconds: str, *sources: str) -> None:
     """Attack, then print the counts."""
     attack = Attack(address, time.monotonic() + float(seconds))
-    threads = [threading.Thread(target=attack.run, args=(one,), daemon=True) for one in sources * PER_SOURCE]
+    threads = [threading.Thread(target=attack.run, args=(source,), daemon=True) for source in sources * PER_SOURCE]
     for thread in threads:
         thread.start()
     for thread in threads:

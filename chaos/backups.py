@@ -15,7 +15,7 @@ RECORD = "/mf/var/state/backup.json"
 REPOSITORY = "/mf/var/offsite/repository"
 LOAD = "/mf/var/chaos-load"  # below /mf: it is part of the daily archive
 OUT = "/run/chaos-out"  # what a job in the background printed
-# $1 words that must be in the command line, $2 user (or empty): pids of such processes, this one left out
+# $1 text that must be in the command line, $2 user (or empty): pids of such processes, this one left out
 PIDS = """
 import os, pwd, sys
 wanted = pwd.getpwnam(sys.argv[2]).pw_uid if sys.argv[2] else None
@@ -48,15 +48,18 @@ def offsite(scene: Scene) -> Host:
 def run(scene: Scene, job: str, limit: float = 240) -> dict[str, Any]:
     """Run a job; return its record."""
     _, out = scene.host.ask(f"{BACKUP} run {job} --json --wait 3m 2>/dev/null", limit=limit)
-    found = json.loads(out)
-    return found if isinstance(found, dict) else {}
+    answer = json.loads(out)
+    return answer if isinstance(answer, dict) else {}
 
 
-def alarm(scene: Scene, host: Host, check: str, status: str, words: str) -> str:
+def alarm(scene: Scene, host: Host, check: str, status: str, expected: str) -> str:
     """Require the alarm from the check and from the host's mf_health; return it for the table."""
     result = host.check(check)
-    said = f"check-{check} says {result.get('status')}: {result.get('summary')}"
-    must(result.get("status") == status and words in str(result.get("summary")), f"{said}, not {status} with {words!r}")
+    shown = f"check-{check} says {result.get('status')}: {result.get('summary')}"
+    must(
+        result.get("status") == status and expected in str(result.get("summary")),
+        f"{shown}, not {status} with {expected!r}",
+    )
     asked = subprocess.run(
         ["ansible", host.name, "-m", "mf_health"],
         cwd=ROOT,
@@ -65,7 +68,7 @@ def alarm(scene: Scene, host: Host, check: str, status: str, words: str) -> str:
         text=True,
         check=False,
     ).stdout
-    must(f'"status": "{status}"' in asked and words in asked, f"mf_health says {' '.join(asked.split())[:200]}")
+    must(f'"status": "{status}"' in asked and expected in asked, f"mf_health says {' '.join(asked.split())[:200]}")
     return f"check-{check} and mf_health: {status}"
 
 
@@ -96,21 +99,21 @@ def due(scene: Scene) -> None:
     scene.host.ask(f"{BACKUP} due; flock --wait 300 /run/mf/lock/backup-due.lock true", limit=600)
 
 
-def begin(scene: Scene, words: str) -> int:
+def begin(scene: Scene, command: str) -> int:
     """Start a command in the background; its pid. What it prints is in OUT."""
     scene.undo(f"rm -f {OUT}")
-    return int(scene.host.run(f"{words} > {OUT} 2>&1 & echo $!"))
+    return int(scene.host.run(f"{command} > {OUT} 2>&1 & echo $!"))
 
 
-def pids(host: Host, words: str, user: str = "") -> list[int]:
-    """Processes of the host with these words in their command line."""
-    return [int(pid) for pid in host.python(PIDS, words, user).split()]
+def pids(host: Host, arguments: str, user: str = "") -> list[int]:
+    """Processes of the host whose command line contains `arguments`."""
+    return [int(pid) for pid in host.python(PIDS, arguments, user).split()]
 
 
-def kill(host: Host, found: list[int]) -> None:
+def kill(host: Host, processes: list[int]) -> None:
     """SIGKILL."""
-    must(found, f"there was nothing to kill on {host.name}")
-    host.ask(f"kill -9 {' '.join(map(str, found))}")
+    must(processes, f"there was nothing to kill on {host.name}")
+    host.ask(f"kill -9 {' '.join(map(str, processes))}")
 
 
 def load(scene: Scene, megabytes: int) -> str:
@@ -142,10 +145,10 @@ def size(scene: Scene) -> int:
     return int(offsite(scene).run(f"du -sb {REPOSITORY} | cut -f1") or 0)
 
 
-def under_way(scene: Scene, words: str, before: int) -> int:
+def under_way(scene: Scene, command: str, before: int) -> int:
     """Start a job over a slow line and wait until its bytes arrive; its pid."""
     scene.undo(FAST)
     scene.host.run(SLOW)
-    pid = begin(scene, words)
+    pid = begin(scene, command)
     scene.until("bytes arrive", lambda: size(scene) > before + 2_000_000, 120, every=0.2)
     return pid

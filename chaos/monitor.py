@@ -153,13 +153,15 @@ def throttled_all(stage: Stage) -> Generator[None, None, None]:
 
 
 @fault("the monitor's uplink", "monitor1 was offline for")
-def uplink(stage: Stage) -> Generator[None, None, None]:
+def connectivity(stage: Stage) -> Generator[None, None, None]:
     """Drop all its packets; it can only report that afterwards."""
     stage.undo("monitor1", UNBLOCK)
     stage.hosts["monitor1"].run(BLOCK, 'iifname != "lo"')
-    stage.until("it knows that it is offline", lambda: stage.status().get("uplink", {}).get("state") == "down", BOUND)
+    stage.until(
+        "the monitor shows that it is offline", lambda: stage.status().get("uplink", {}).get("state") == "down", BOUND
+    )
     time.sleep(2 * INTERVAL)
-    keys = [one["key"] for one in stage.status()["incidents"]["open"]]
+    keys = [incident["key"] for incident in stage.status()["incidents"]["open"]]
     must(set(keys) - stage.before == {"uplink"}, f"open incidents while offline: {keys}")
     stage.page(lambda seen: seen["fleet"]["state"] == "unknown" and seen["uplink"]["state"] == "down", "monitor1")
     stage.state = "uplink down, no other incident, fleet unknown"
@@ -171,7 +173,7 @@ def uplink(stage: Stage) -> Generator[None, None, None]:
 @fault("the prober killed")
 def prober(stage: Stage) -> Generator[None, None, None]:
     """SIGKILL; systemd starts it again, with the state it had."""
-    before = {one["name"]: one["since"] for one in stage.status()["hosts"]}
+    before = {host["name"]: host["since"] for host in stage.status()["hosts"]}
     stage.hosts["monitor1"].run("systemctl kill --signal=KILL mf-monitor.service")
     stage.broke()
     time.sleep(1)
@@ -180,7 +182,7 @@ def prober(stage: Stage) -> Generator[None, None, None]:
     )
     stage.state = f"runs again after {time.time() - stage.broken_at:.0f} s"
     time.sleep(BOUND)
-    after = {one["name"]: one["since"] for one in stage.status()["hosts"]}
+    after = {host["name"]: host["since"] for host in stage.status()["hosts"]}
     must(after == before, f"it forgot since when hosts are as they are: {before} {after}")
     stage.page(lambda seen: seen["fleet"]["state"] != "unknown")
     yield
@@ -191,8 +193,8 @@ def dead(stage: Stage) -> Generator[None, None, None]:
     """No message can leave; the dead man's switch gets no heartbeat, and the page is older than its own limit."""
 
     def beats() -> list[float]:
-        found = world.gateway_record(stage.podman, stage.lab, 8026)
-        return [one["time"] - stage.broken_at for one in found if one["path"] == "/heartbeat"]
+        requests = world.gateway_record(stage.podman, stage.lab, 8026)
+        return [request["time"] - stage.broken_at for request in requests if request["path"] == "/heartbeat"]
 
     stage.undo("monitor1", "systemctl start mf-monitor.service")
     stage.until("the heartbeat is heard", lambda: bool(beats()), BOUND)
@@ -201,7 +203,7 @@ def dead(stage: Stage) -> Generator[None, None, None]:
     shown = json.loads(stage.answers()["status"])
     limit = shown["stale_after"]
     stage.until("the page is stale", lambda: time.time() - shown["generated"] > limit, limit + INTERVAL)
-    must(json.loads(stage.answers()["status"]) == shown, "somebody wrote the page anew")
+    must(json.loads(stage.answers()["status"]) == shown, "another process wrote the page anew")
     must(max(beats()) < 1, f"a heartbeat {max(beats()):.0f} s after its end")
     stage.hosts["monitor1"].run("systemctl start mf-monitor.service")
     stage.until("the heartbeat is heard again", lambda: max(beats()) > limit, BOUND)
@@ -220,15 +222,15 @@ def flap(stage: Stage) -> Generator[None, None, None]:
     """Close and open the port three times; then leave it open."""
     stage.until("mx3 has been calm for long", lambda: not stage.recent("mx3", "smtp", WINDOW), WINDOW + 30)
     stage.undo("mx3", UNBLOCK)
-    for turn in range(3):
+    for outage in range(3):
         stage.hosts["mx3"].run(BLOCK, "tcp dport 25")
-        if not turn:
+        if not outage:
             stage.broke()
         time.sleep(40)
         stage.hosts["mx3"].run(UNBLOCK)
         time.sleep(40)
     stage.message("is flapping", 5)
-    stage.page(lambda seen: any(one["name"] == "mx3" and one["flapping"] for one in seen["hosts"]))
+    stage.page(lambda seen: any(host["name"] == "mx3" and host["flapping"] for host in seen["hosts"]))
     stage.state = "mx3 flapping"
     yield
 
@@ -250,7 +252,11 @@ def gateway(stage: Stage) -> Generator[None, None, None]:
     instead = stage.sms(8026)[0]["time"] - stage.broken_at
     must(instead <= BOUND, f"the second channel had it after {instead:.0f} s")
     stage.shows("mx2", "down")
-    stage.page(lambda seen: any(one["name"] == "sms" and one["ok"] is False for one in seen["messages"]["channels"]))
+    stage.page(
+        lambda seen: any(
+            channel["name"] == "sms" and channel["ok"] is False for channel in seen["messages"]["channels"]
+        )
+    )
     time.sleep(max(0.0, stage.gateway_seconds - (time.time() - stage.broken_at)))
     stage.hosts["world"].run("systemctl start world-gateway@8025.service")
     stage.message("mx2 smtp: connection refused", 75)
@@ -283,7 +289,7 @@ def queues(stage: Stage) -> Generator[None, None, None]:
     stage.broke()
     stage.message("URGENT: 0 of 3 MX accept mail, 2 must")
     stage.shows("mx3", "down")
-    stage.page(lambda seen: all("421 at greeting" in one["words"] for one in seen["hosts"] if one["role"] == "mx"))
+    stage.page(lambda seen: all("421 at greeting" in host["words"] for host in seen["hosts"] if host["role"] == "mx"))
     must("Incoming mail is delayed" in stage.answers()["summary"], "the public page doesn't say so")
     yield
 
@@ -293,11 +299,11 @@ def deploy(lab: Lab) -> int:
     tool = [sys.executable, str(ROOT / "lab/lab.py"), "--lab", str(lab.number)]
     if subprocess.run([*tool, "up"], check=False).returncode:
         return 1
-    words = ["ansible-playbook", "-i", "inventory/lab", "-i", "chaos/inventory", "playbooks/site.yml"]
+    command = ["ansible-playbook", "-i", "inventory/lab", "-i", "chaos/inventory", "playbooks/site.yml"]
     log = ROOT / "build/chaos-monitor-site.log"
     log.parent.mkdir(exist_ok=True)
     with log.open("wb") as out:
-        code = subprocess.run(words, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, check=False).returncode
+        code = subprocess.run(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, check=False).returncode
     if code:
         print(log.read_text(errors="replace")[-3000:], file=sys.stderr)
     return code
@@ -320,9 +326,11 @@ def main() -> int:
         "--gateway-seconds", type=float, default=600, metavar="N", help="how long the gateway is down (default 600)"
     )
     args = parser.parse_args()
-    chosen = [one for one in FAULTS if re.search(args.only, one.name)]
+    chosen = [fault for fault in FAULTS if re.search(args.only, fault.name)]
     if args.list:
-        print(ui.table(("fault", "messages"), [(one.name, " | ".join(one.expected) or "(none)") for one in FAULTS]))
+        print(
+            ui.table(("fault", "messages"), [(fault.name, " | ".join(fault.expected) or "(none)") for fault in FAULTS])
+        )
         return 0
     if not chosen:
         print(f"chaos.monitor: no fault is called {args.only!r}; see --list", file=sys.stderr)
@@ -334,7 +342,7 @@ def main() -> int:
     try:
         if not args.no_deploy and deploy(lab):
             return 1
-        stage = Stage(Podman(machine.look(lab.home.parent)), lab, args.gateway_seconds)
+        stage = Stage(Podman(machine.inspect(lab.home.parent)), lab, args.gateway_seconds)
         stage.hosts["control1"].run("apt-get install -qq -y openssl faketime > /dev/null", limit=120)
         stage.hosts["control1"].run(CERTIFY, "-days 100", "")
         for name in ("monitor1", "mx1", "mx3"):
@@ -344,10 +352,10 @@ def main() -> int:
         for name in ("mx1", "mx2", "mx3"):
             stage.hosts[name].load(0.2)
         stage.settle(WINDOW + 120)
-        for one in chosen:
-            outcomes.append(play(stage, one))
+        for fault in chosen:
+            outcomes.append(play(stage, fault))
             last = outcomes[-1]
-            print(f"{'DEVIATION' if last.trouble else 'ok       '} {one.name} {ui.clean(last.trouble)}", flush=True)
+            print(f"{'DEVIATION' if last.trouble else 'ok       '} {fault.name} {ui.clean(last.trouble)}", flush=True)
     except KeyboardInterrupt:
         print("chaos.monitor: interrupted; what was broken is restored", file=sys.stderr)
         code = EXIT_INTERRUPTED
@@ -356,7 +364,7 @@ def main() -> int:
         code = 1
     print()
     print(show(outcomes))
-    bad = sum(bool(one.trouble) for one in outcomes)
+    bad = sum(bool(outcome.trouble) for outcome in outcomes)
     print(f"{len(outcomes) - bad} as expected, {bad} deviations; the first SMS must come within {BOUND:.0f} s")
     if made_here and not args.keep:
         subprocess.run([sys.executable, str(ROOT / "lab/lab.py"), "--lab", str(lab.number), "down"], check=False)

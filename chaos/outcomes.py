@@ -25,15 +25,15 @@ def show(outcomes: Sequence[Outcome]) -> str:
     """The table."""
     rows = [
         (
-            "ok" if one.ok else "DEVIATION",
-            one.system,
-            one.name,
-            one.expected,
-            ui.clean(one.happened),
-            "-" if one.heal is None else f"{one.heal:.1f} s",
-            one.lost,
+            "ok" if outcome.ok else "DEVIATION",
+            outcome.system,
+            outcome.name,
+            outcome.expected,
+            ui.clean(outcome.happened),
+            "-" if outcome.heal is None else f"{outcome.heal:.1f} s",
+            outcome.lost,
         )
-        for one in outcomes
+        for outcome in outcomes
     ]
     header = ("", "system", "fault", "expected", "what happened", "healed in", "lost")
     return ui.table(header, rows, right=(5, 6))
@@ -47,7 +47,7 @@ def document(outcomes: Sequence[Outcome], account: Account, seconds: float, day:
         clean = ui.clean(text).replace("<", "&lt;")
         return textwrap.wrap(clean, 118, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
 
-    wrong = sum(not one.ok for one in outcomes)
+    wrong = sum(not outcome.ok for outcome in outcomes)
     lines = [
         "# Faults",
         "",
@@ -61,14 +61,16 @@ def document(outcomes: Sequence[Outcome], account: Account, seconds: float, day:
         "  come up to 60 s (load: 120 s) later.",
         "- *Lost*: messages that an MX had accepted while the fault was there and that never arrived. No figure: none.",
     ]
-    hands = {(one.system, one.name): one.hand for one in FAULTS}
-    for system in dict.fromkeys(one.system for one in outcomes):
+    hands = {(fault.system, fault.name): fault.hand for fault in FAULTS}
+    for system in dict.fromkeys(outcome.system for outcome in outcomes):
         lines += ["", f"## {system.capitalize()}", ""]
-        for one in outcomes:
-            if one.system == system:
-                hand = hands.get((one.system, one.name))
-                expected = one.expected + (f" (a person's part: {hand})" if hand else "")
-                happened = one.happened if one.ok else f"deviation: {one.happened}"
-                healed = "" if one.heal is None else f" Healed in {one.heal:.1f} s."
-                lines += item(one.name, happened, expected, healed + (f" Lost: {one.lost}." if one.lost else ""))
+        for outcome in outcomes:
+            if outcome.system == system:
+                hand = hands.get((outcome.system, outcome.name))
+                expected = outcome.expected + (f" (a person's part: {hand})" if hand else "")
+                happened = outcome.happened if outcome.ok else f"deviation: {outcome.happened}"
+                healed = "" if outcome.heal is None else f" Healed in {outcome.heal:.1f} s."
+                lines += item(
+                    outcome.name, happened, expected, healed + (f" Lost: {outcome.lost}." if outcome.lost else "")
+                )
     return "\n".join(lines) + "\n"

@@ -79,11 +79,11 @@ class Stage:
 
     def job(self, name: str) -> dict[str, Any]:
         """Run a backup job; return its record. Deviation when it fails."""
-        found: dict[str, Any] = json.loads(
+        outcome: dict[str, Any] = json.loads(
             self.control.ask(f"/mf/bin/backup run {name} --json --wait 10m", limit=JOB)[1]
         )
-        must(not found["failures"], f"{name}: {found['error']}")
-        return found
+        must(not outcome["failures"], f"{name}: {outcome['error']}")
+        return outcome
 
     def destroy(self) -> float:
         """Remove control with all its data, in the middle of its work; return the time (epoch seconds)."""
@@ -94,15 +94,15 @@ class Stage:
         """Make a bare machine and run the playbook on it; return seconds and output."""
         must(not lab_tool("up", "--only", CONTROL), "no new container")
         log = ROOT / "build/chaos-restore.log"
-        words = ["ansible-playbook", str(ROOT / "playbooks/restore_control.yml"), "--limit", "localhost,control"]
+        command = ["ansible-playbook", str(ROOT / "playbooks/restore_control.yml"), "--limit", "localhost,control"]
         began = time.monotonic()
         with log.open("wb") as out:
             code = subprocess.run(
-                words, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, timeout=RESTORE, check=False
+                command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, timeout=RESTORE, check=False
             ).returncode
-        said = log.read_text(errors="replace")
+        output = log.read_text(errors="replace")
         must(code == 0, f"restore_control.yml ended with {code}; all it said is in {log.relative_to(ROOT)}")
-        return time.monotonic() - began, said
+        return time.monotonic() - began, output
 
     def account(self, outcome: Outcome) -> None:
         """Compare every message ever sent with both ends."""
@@ -136,10 +136,10 @@ def _perform(stage: Stage, outcome: Outcome) -> None:
     unsaved.append(stage.send(fourth))
     with ThreadPoolExecutor(1) as pool:
         sending = pool.submit(stage.send, fifth)
-        outcome.restored, said = stage.restore()
+        outcome.restored, output = stage.restore()
         unsaved.append(sending.result())
-    must(re.search(r"restored in \d+ s, deployment included", said), "the playbook doesn't say how long it took")
-    must(str(dump["archive"]) in said, f"what was restored isn't the newest dump, {dump['archive']}")
+    must(re.search(r"restored in \d+ s, deployment included", output), "the playbook doesn't say how long it took")
+    must(str(dump["archive"]) in output, f"what was restored isn't the newest dump, {dump['archive']}")
     for mailer in unsaved:
         mailer.wait_for_quarantine(SETTLING)
         outcome.again += len(set(mailer.run.kept or ()))
@@ -162,18 +162,18 @@ def show(outcomes: Sequence[Outcome]) -> str:
     header = ("", "round", "sent", "delivered", "kept", "early", "came again", "RPO", "restored in", "what is wrong")
     rows = [
         (
-            "ok" if one.ok else "DEVIATION",
-            one.round,
-            one.sent,
-            one.delivered,
-            one.quarantined,
-            one.refused_early,
-            one.again,
-            f"{one.rpo:.0f} s",
-            f"{one.restored:.0f} s",
-            "; ".join(one.faults) or "-",
+            "ok" if outcome.ok else "DEVIATION",
+            outcome.round,
+            outcome.sent,
+            outcome.delivered,
+            outcome.quarantined,
+            outcome.refused_early,
+            outcome.again,
+            f"{outcome.rpo:.0f} s",
+            f"{outcome.restored:.0f} s",
+            "; ".join(outcome.faults) or "-",
         )
-        for one in outcomes
+        for outcome in outcomes
     ]
     return ui.table(header, rows, right=(1, 2, 3, 4, 5, 6, 7, 8))
 
@@ -201,7 +201,7 @@ def main() -> int:
     try:
         names = ",".join((*MXS, CONTROL, OFFSITE, "world"))
         if args.no_deploy or not (lab_tool("up", "--only", names) or deploy("mx,control,offsite")):
-            stage = Stage(Podman(machine.look(lab.home.parent)), lab, args.count)
+            stage = Stage(Podman(machine.inspect(lab.home.parent)), lab, args.count)
             must(quarantine.deployed(stage.podman, lab), "control has no quarantine")
             stage.control.ask("/mf/bin/backup due", limit=JOB)  # so that no job comes in between by itself
             for number in range(1, args.rounds + 1):
@@ -210,13 +210,13 @@ def main() -> int:
                     print(show(outcomes[-1:]), flush=True)
                 if not outcomes[-1].ok:
                     break
-            code = 0 if len(outcomes) == args.rounds and all(one.ok for one in outcomes) else 1
+            code = 0 if len(outcomes) == args.rounds and all(outcome.ok for outcome in outcomes) else 1
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     except (Deviation, LabError) as error:
         print(f"chaos.restore: {ui.clean(str(error))}", file=sys.stderr)
     if args.json:
-        print(json.dumps({"rounds": [asdict(one) for one in outcomes]}, indent=2))
+        print(json.dumps({"rounds": [asdict(outcome) for outcome in outcomes]}, indent=2))
     elif outcomes:
         print(show(outcomes))
     if made_here and not args.keep:

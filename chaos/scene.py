@@ -57,18 +57,22 @@ class Host:
         self.name = place.name
         self.address = place.address
 
-    def run(self, script: str, *words: str, text: str = "", limit: float = 90.0) -> str:
-        """Run a shell script (``$1`` … are `words`) and return its stdout. PodmanError when it fails."""
-        command = ("exec", "-i", self.place.container, "sh", "-euc", script, "sh", *words)
+    def run(self, script: str, *arguments: str, text: str = "", limit: float = 90.0) -> str:
+        """Run a shell script (``$1`` … are `arguments`) and return its stdout. PodmanError when it fails."""
+        command = ("exec", "-i", self.place.container, "sh", "-euc", script, "sh", *arguments)
         return self.podman.run(*command, text=text, limit=limit)[1]
 
-    def ask(self, script: str, *words: str, limit: float = 90.0) -> tuple[int, str]:
+    def ask(self, script: str, *arguments: str, limit: float = 90.0) -> tuple[int, str]:
         """Run a shell script; return exit status and stdout, whatever they are."""
-        return self.podman.run("exec", self.place.container, "sh", "-c", script, "sh", *words, check=False, limit=limit)
+        return self.podman.run(
+            "exec", self.place.container, "sh", "-c", script, "sh", *arguments, check=False, limit=limit
+        )
 
-    def python(self, program: str, *words: str, limit: float = 90.0) -> str:
+    def python(self, program: str, *arguments: str, limit: float = 90.0) -> str:
         """Run a Python program on the host and return its stdout."""
-        return self.podman.run("exec", self.place.container, "/usr/bin/python3", "-c", program, *words, limit=limit)[1]
+        return self.podman.run(
+            "exec", self.place.container, "/usr/bin/python3", "-c", program, *arguments, limit=limit
+        )[1]
 
     def checks(self) -> None:
         """Run all checks now as cron would, whatever their status; first wait for an earlier run of cron's."""
@@ -78,18 +82,18 @@ class Host:
         """Run one check, after one of cron's, and return its result; the stored one when another run is in the way."""
         _, out = self.ask(f"{AFTER_CRON} /mf/bin/check-{name} --json 2>/dev/null || :", name, limit=180)
         try:
-            found = json.loads(out)
+            answer = json.loads(out)
         except ValueError:
             return self.result(name)
-        return found if isinstance(found, dict) else {}
+        return answer if isinstance(answer, dict) else {}
 
     def result(self, name: str) -> dict[str, Any]:
         """The stored result of a check; empty when there is none."""
         try:
-            found = json.loads(self.ask(f"cat /run/mf/state/{name}.json")[1])
+            answer = json.loads(self.ask(f"cat /run/mf/state/{name}.json")[1])
         except ValueError:
             return {}
-        return found if isinstance(found, dict) else {}
+        return answer if isinstance(answer, dict) else {}
 
     def master(self) -> int:
         """The pid of qpsmtpd's master, 0 for none."""
@@ -116,8 +120,8 @@ class Host:
 
     def status(self) -> dict[str, Any]:
         """``throttle status --json``."""
-        found = json.loads(self.ask("/mf/bin/throttle status --json")[1])
-        return found if isinstance(found, dict) else {}
+        answer = json.loads(self.ask("/mf/bin/throttle status --json")[1])
+        return answer if isinstance(answer, dict) else {}
 
     def load(self, value: float | None) -> None:
         """Fake the host's load average."""
@@ -190,7 +194,7 @@ class Scene:
 
     def until(
         self,
-        what: str,
+        event: str,
         condition: Callable[[], bool],
         limit: float,
         hurry: Callable[[], object] | None = None,
@@ -206,7 +210,7 @@ class Scene:
             if condition():
                 return time.monotonic() - started
             if time.monotonic() - started > limit:
-                raise Deviation(f"not within {limit:.0f} s: {what}")
+                raise Deviation(f"not within {limit:.0f} s: {event}")
             self.stop.wait(every)
 
     def wait(self, seconds: float) -> None:
@@ -217,7 +221,11 @@ class Scene:
     def decided(self, **wanted: str) -> list[dict[str, Any]]:
         """Decisions on the host since this fault began that have these fields."""
         new = self.host.decisions()[self.seen :]
-        return [one for one in new if all(str(one.get(key, "")).startswith(value) for key, value in wanted.items())]
+        return [
+            decision
+            for decision in new
+            if all(str(decision.get(key, "")).startswith(value) for key, value in wanted.items())
+        ]
 
 
 Story: TypeAlias = Callable[[Scene], Generator[None, None, str]]

@@ -97,21 +97,21 @@ class Sessions:
     def _listen(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            name, _, said = line.strip().partition(" ")
-            self._box(name).put(said)
+            name, _, reply = line.strip().partition(" ")
+            self._box(name).put(reply)
 
     def _box(self, name: str) -> queue.Queue[str]:
         with self.guard:
             return self.answers.setdefault(name, queue.Queue())
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
 
     def open(self, name: str, address: str, stage: str, drip: float = 0.0) -> None:
         """Begin a session; `answer` returns its progress."""
-        self._tell(f"open {name} {address} {stage} {drip}")
+        self._send(f"open {name} {address} {stage} {drip}")
 
     def answer(self, name: str, limit: float = 40.0) -> str:
         """The server's last reply to this session; "silence" without a reply within `limit` seconds."""
@@ -122,12 +122,12 @@ class Sessions:
 
     def finish(self, name: str, limit: float = 40.0) -> str:
         """Send the final dot and return the reply."""
-        self._tell(f"finish {name}")
+        self._send(f"finish {name}")
         return self.answer(name, limit)
 
     def end(self, name: str) -> None:
         """Close one connection."""
-        self._tell(f"close {name}")
+        self._send(f"close {name}")
 
     def close(self) -> None:
         """End them all."""

@@ -84,9 +84,9 @@ class Stage:
         self.seen = 0
         self.state = ""
 
-    def undo(self, host: str, script: str, *words: str) -> None:
+    def undo(self, host: str, script: str, *arguments: str) -> None:
         """Run this at the end, whatever happens."""
-        self.stack.callback(lambda: self.hosts[host].ask(script, *words))
+        self.stack.callback(lambda: self.hosts[host].ask(script, *arguments))
 
     def broke(self) -> None:
         """Now it is broken."""
@@ -94,8 +94,8 @@ class Stage:
 
     def sms(self, port: int = 8025) -> list[dict[str, Any]]:
         """Messages that reached a gateway since this fault began; tests and heartbeats left out."""
-        found = [one for one in world.gateway_record(self.podman, self.lab, port) if one["text"]]
-        return [one for one in found if one["time"] >= self.began]
+        messages = [message for message in world.gateway_record(self.podman, self.lab, port) if message["text"]]
+        return [message for message in messages if message["time"] >= self.began]
 
     began = 0.0
     before: frozenset[str] = frozenset()
@@ -104,21 +104,23 @@ class Stage:
         """Wait until everything was probed and no message waits; problems that are only for the page may stay."""
 
         def settled() -> bool:
-            found = self.status()
-            open_ = found.get("incidents", {}).get("open", ())
-            self.before = frozenset(one["key"] for one in open_ if one["severity"] == "page")
+            status = self.status()
+            open_ = status.get("incidents", {}).get("open", ())
+            self.before = frozenset(incident["key"] for incident in open_ if incident["severity"] == "page")
             return (
-                bool(found)
+                bool(status)
                 and len(open_) == len(self.before)
-                and not found["messages"]["waiting"]
-                and found["fleet"]["state"] != "unknown"
+                and not status["messages"]["waiting"]
+                and status["fleet"]["state"] != "unknown"
                 # nor is an end about to be told
-                and not any(one["closed"] > time.time() - INTERVAL for one in found["incidents"]["recent"])
+                and not any(incident["closed"] > time.time() - INTERVAL for incident in status["incidents"]["recent"])
                 # nor is a former run, or a deployment, counted as flapping
                 and not any(self.recent(name, "smtp", WINDOW) for name in ("mx1", "mx2", "mx3"))
                 # what began to answer after the first looks isn't about to be told
                 and not any(
-                    one["soft"] or one["state"] == "down" for host in found["hosts"] for one in host["services"]
+                    service["soft"] or service["state"] == "down"
+                    for host in status["hosts"]
+                    for service in host["services"]
                 )
             )
 
@@ -128,40 +130,47 @@ class Stage:
         """``monitor status --json``, empty while the monitor starts."""
         out = self.hosts["monitor1"].ask("/mf/bin/monitor status --json 2> /dev/null")[1]
         try:
-            found = json.loads(out)
+            answer = json.loads(out)
         except ValueError:
             return {}
-        return found if isinstance(found, dict) else {}
+        return answer if isinstance(answer, dict) else {}
 
     def recent(self, host: str, service: str, seconds: float) -> bool:
         """Whether a host or its service was down within so many seconds."""
         keys = (f"host:{host}", f"service:{host}/{service}")
-        found = self.status().get("incidents", {})
-        known = [*found.get("open", ()), *found.get("recent", ())]
-        return any(one["key"] in keys and (one["closed"] or 1e18) > time.time() - seconds for one in known)
+        incidents = self.status().get("incidents", {})
+        all_incidents = [*incidents.get("open", ()), *incidents.get("recent", ())]
+        return any(
+            incident["key"] in keys and (incident["closed"] or 1e18) > time.time() - seconds
+            for incident in all_incidents
+        )
 
-    def until(self, what: str, condition: Callable[[], bool], limit: float) -> None:
+    def until(self, event: str, condition: Callable[[], bool], limit: float) -> None:
         """Wait for a condition."""
         give_up = time.monotonic() + limit
         while not condition():
             if time.monotonic() > give_up:
-                raise Deviation(f"not within {limit:.0f} s: {what}")
+                raise Deviation(f"not within {limit:.0f} s: {event}")
             time.sleep(0.5)
 
     def message(self, pattern: str, limit: float = BOUND + 10, port: int = 8025) -> None:
         """Wait for a message."""
         self.until(
-            f"a message {pattern!r}", lambda: any(re.search(pattern, one["text"]) for one in self.sms(port)), limit
+            f"a message {pattern!r}",
+            lambda: any(re.search(pattern, message["text"]) for message in self.sms(port)),
+            limit,
         )
 
     def shows(self, host: str, state: str, limit: float = BOUND, visitor: str = "world") -> None:
         """Wait until the monitor and its page show a host in this state; their state goes into the table."""
 
         def shown() -> bool:
-            return any(one["name"] == host and one["state"] == state for one in self.status().get("hosts", ()))
+            return any(listed["name"] == host and listed["state"] == state for listed in self.status().get("hosts", ()))
 
         self.until(f"{host} is shown as {state}", shown, limit)
-        self.page(lambda seen: any(one["name"] == host and one["state"] == state for one in seen["hosts"]), visitor)
+        self.page(
+            lambda seen: any(listed["name"] == host and listed["state"] == state for listed in seen["hosts"]), visitor
+        )
         self.state = f"{self.state}, {host} {state}".strip(", ")
 
     def answers(self, visitor: str = "world") -> dict[str, str]:
@@ -173,8 +182,8 @@ class Stage:
             "certificate": monitor.run("cat /mf/var/status-page/self.crt"),
             "secret": f"{secret['user']}:{secret['password']}",
         }
-        found: dict[str, str] = json.loads(self.hosts[visitor].run('python3 -c "$1"', VISIT, text=json.dumps(order)))
-        return found
+        replies: dict[str, str] = json.loads(self.hosts[visitor].run('python3 -c "$1"', VISIT, text=json.dumps(order)))
+        return replies
 
     def page(self, condition: Callable[[dict[str, Any]], bool], visitor: str = "world") -> None:
         """Wait until the page's JSON fulfils a condition, and its HTML and its summary agree; the details are closed.
@@ -185,17 +194,20 @@ class Stage:
 
         def agrees() -> bool:
             nonlocal wrong
-            found = self.answers(visitor)
-            seen, public = json.loads(found["status"]), json.loads(found["public"])
-            must(found["closed"] == "401", f"details without a password are answered with {found['closed']:.20}")
-            must(not re.search(r"mx\d|control1", found["summary"] + found["public"]), "the public page names machines")
+            replies = self.answers(visitor)
+            seen, public = json.loads(replies["status"]), json.loads(replies["public"])
+            must(replies["closed"] == "401", f"details without a password are answered with {replies['closed']:.20}")
+            must(
+                not re.search(r"mx\d|control1", replies["summary"] + replies["public"]),
+                "the public page names machines",
+            )
             sentence, fleet = seen["fleet"]["sentence"], seen["fleet"]["state"]
             good = {"up": "up", "warning": "up", "down": "down", "unknown": "unknown"}[fleet]
             for name, right in (
                 ("its JSON", seen["generated"] >= self.broken_at and condition(seen)),
-                ("its HTML", sentence in html.unescape(found["details"])),
+                ("its HTML", sentence in html.unescape(replies["details"])),
                 ("the public JSON", public["state"] == good),
-                ("the public page", public["sentence"] in html.unescape(found["summary"])),
+                ("the public page", public["sentence"] in html.unescape(replies["summary"])),
             ):
                 if not right:
                     wrong = f"{name} doesn't show it ({sentence} / {public['sentence']})"
@@ -231,11 +243,11 @@ class Stage:
         """Wait until nothing is wrong that wasn't before, and no message waits."""
 
         def fine() -> bool:
-            found = self.status()
-            if not found or found["messages"]["waiting"]:
+            status = self.status()
+            if not status or status["messages"]["waiting"]:
                 return False
-            keys = {one["key"] for one in found["incidents"]["open"]}
-            return keys <= self.before and found["fleet"]["accepting"] == found["fleet"]["mxs"]
+            keys = {incident["key"] for incident in status["incidents"]["open"]}
+            return keys <= self.before and status["fleet"]["accepting"] == status["fleet"]["mxs"]
 
         self.until("nothing is wrong any more", fine, limit)
 

@@ -50,7 +50,7 @@ class Suite:
 
     def run(self, faults: Sequence[Fault]) -> None:
         """All faults: each host's own beside each other, then those that need the fleet."""
-        self.shared.extend(sorted((one for one in faults if one.lane == "any"), key=lambda one: -one.seconds))
+        self.shared.extend(sorted((fault for fault in faults if fault.lane == "any"), key=lambda fault: -fault.seconds))
         for name in (*MXS, CONTROL):
             self.begin([fault for fault in faults if fault.lane == name], name)
         self.wait()
@@ -87,7 +87,7 @@ class Suite:
                     return
                 if fault.together in done:
                     continue
-                group = [one for one in faults if one.together == fault.together] if fault.together else [fault]
+                group = [other for other in faults if other.together == fault.together] if fault.together else [fault]
                 done |= {fault.together} - {""}
                 self.group(group)
             while name in MXS and not self.stop.is_set():
@@ -126,7 +126,7 @@ class Suite:
         for outcome in outcomes:
             if trouble and outcome.ok:
                 outcome.ok, outcome.happened = False, f"{outcome.happened}; afterwards: {trouble}"
-            self.tell(outcome)
+            self.report(outcome)
 
     def inject(self, fault: Fault, scene_: Scene, outcome: Outcome) -> Generator[None, None, str] | None:
         """Break it; None when that alone failed."""
@@ -179,7 +179,7 @@ class Suite:
             return host.ask("/mf/bin/throttle status")[0] == 0 and host.check("backup").get("status") == "OK"
         return host.ask(WELL)[0] == 0 and host.check("smtp").get("status") == "OK"
 
-    def tell(self, outcome: Outcome) -> None:
+    def report(self, outcome: Outcome) -> None:
         """Print one line as soon as a fault is over."""
         with self.guard:
             self.outcomes.append(outcome)

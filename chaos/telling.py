@@ -42,17 +42,17 @@ done
 /mf/bin/check-refused > /dev/null || :
 """
 FORGET = "/mf/bin/refused forget --all; /mf/bin/check-refused > /dev/null || :"
-LOOK = "/mf/bin/check-rejected > /dev/null || :"
+CHECK = "/mf/bin/check-rejected > /dev/null || :"
 # a file system without room where rejected mail is kept
-CROWD = f"mount -t tmpfs -o size=64k chaos /mf/var/rejected; head -c 65536 /dev/zero > /mf/var/rejected/full; {LOOK}"
+CROWD = f"mount -t tmpfs -o size=64k chaos /mf/var/rejected; head -c 65536 /dev/zero > /mf/var/rejected/full; {CHECK}"
 # that it was full is on record until the next purge
-CLEAR = f"umount /mf/var/rejected 2> /dev/null; /mf/bin/purge-rejected; {LOOK}"
+CLEAR = f"umount /mf/var/rejected 2> /dev/null; /mf/bin/purge-rejected; {CHECK}"
 
 
 def ends(days: int, seen: dict[str, Any]) -> bool:
     """Whether the page shows that the panel's certificate ends in so many days."""
-    services = next(one["services"] for one in seen["hosts"] if one["name"] == "control1")
-    at = next(one["expires"] for one in services if one["name"] == "panel") or 0.0
+    services = next(host["services"] for host in seen["hosts"] if host["name"] == "control1")
+    at = next(service["expires"] for service in services if service["name"] == "panel") or 0.0
     return bool(abs(at - time.time() - days * 86400) < 3600)
 
 
@@ -147,9 +147,9 @@ def flaps_down(stage: Stage) -> Generator[None, None, None]:
     """Close and open the port five times, then close it: notified when it lasts longer than the times before."""
     stage.until("mx3 has been calm for long", lambda: not stage.recent("mx3", "smtp", WINDOW), WINDOW + 30)
     stage.undo("mx3", UNBLOCK)
-    for turn in range(5):
+    for outage in range(5):
         stage.hosts["mx3"].run(BLOCK, "tcp dport 25")
-        if not turn:
+        if not outage:
             stage.broke()
         time.sleep(35)
         stage.hosts["mx3"].run(UNBLOCK)
@@ -160,7 +160,9 @@ def flaps_down(stage: Stage) -> Generator[None, None, None]:
     closed = time.time()
     stage.message("stays down", CALM + BOUND)
     # by the monitor's own clock: on a busy machine a message takes half a minute to its gateway
-    waited = max(one["at"] for one in stage.status()["messages"]["recent"] if one["kind"] == "stays") - closed
+    waited = (
+        max(message["at"] for message in stage.status()["messages"]["recent"] if message["kind"] == "stays") - closed
+    )
     must(waited < 1.5 * 45 + 2 * INTERVAL + 5 < CALM, f"decided after {waited:.0f} s")
     stage.shows("mx3", "down")
     stage.state += f", decided {waited:.0f} s after it closed for good"
@@ -182,8 +184,8 @@ def second(stage: Stage) -> Generator[None, None, None]:
     mx1 = stage.hosts["mx1"]
 
     def title() -> str:
-        found = stage.status().get("incidents", {}).get("open", ())
-        return next((str(one["title"]) for one in found if one["key"] == "check:mx1/rejected"), "")
+        incidents = stage.status().get("incidents", {}).get("open", ())
+        return next((str(incident["title"]) for incident in incidents if incident["key"] == "check:mx1/rejected"), "")
 
     stage.broke()
     for _ in range(4):

@@ -67,7 +67,7 @@ class Trickle:
 
     def record(self) -> list[dict[str, Any]]:
         """The customer's record of this mail."""
-        found = []
+        records = []
         for run in self.runs:
-            found += parse_lines(world.recorded(self.podman, self.lab, run.id))
-        return found
+            records += parse_lines(world.recorded(self.podman, self.lab, run.id))
+        return records

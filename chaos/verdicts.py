@@ -47,11 +47,11 @@ def play(stage: Stage, fault_: Fault) -> Outcome:
         outcome.trouble = f"{type(error).__name__}: {error}"
     finally:
         stage.stack.close()
-    found = stage.sms()
-    outcome.texts = [one["text"] for one in found]
+    messages = stage.sms()
+    outcome.texts = [message["text"] for message in messages]
     outcome.state = stage.state
-    if found:
-        outcome.seconds = found[0]["time"] - stage.broken_at
+    if messages:
+        outcome.seconds = messages[0]["time"] - stage.broken_at
     if not outcome.trouble:
         outcome.trouble = judge(outcome, fault_)
     return outcome
@@ -81,11 +81,13 @@ def judge(outcome: Outcome, fault_: Fault) -> str:
 def show(outcomes: Sequence[Outcome]) -> str:
     """The table: a line for each message."""
     rows = []
-    for one in outcomes:
-        texts = [ui.clean(text) for text in one.texts] or ["(none)"]
-        seconds = "-" if one.seconds is None else f"{one.seconds:.0f} s"
-        rows.append((("ok" if not one.trouble else "DEVIATION"), one.name, seconds, one.state or "-", texts[0]))
+    for outcome in outcomes:
+        texts = [ui.clean(text) for text in outcome.texts] or ["(none)"]
+        seconds = "-" if outcome.seconds is None else f"{outcome.seconds:.0f} s"
+        rows.append(
+            (("ok" if not outcome.trouble else "DEVIATION"), outcome.name, seconds, outcome.state or "-", texts[0])
+        )
         rows += [("", "", "", "", text) for text in texts[1:]]
-        if one.trouble:
-            rows.append(("", "", "", "", f"!! {ui.clean(one.trouble)}"))
+        if outcome.trouble:
+            rows.append(("", "", "", "", f"!! {ui.clean(outcome.trouble)}"))
     return ui.table(("", "fault", "first SMS", "state", "SMS that arrived"), rows, right=(2,))

@@ -11,41 +11,41 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from chaos.scene import Host
 
-# One thread for each address: a dialogue up to the greeting, again and again. Each line: ADDRESS BEGUN WORD.
-LOOKS = r"""
+# One thread for each address: a dialogue up to the greeting, again and again. Each line: ADDRESS BEGUN REPLY.
+PROBER = r"""
 import socket, sys, threading, time
-def look(address):
+def probe(address):
     while True:
-        begun, word = time.monotonic(), "closed"
+        begun, reply = time.monotonic(), "closed"
         try:
             with socket.create_connection((address, 25), 6) as line:
                 line.settimeout(6)
-                word = line.recv(100)[:3].decode("ascii", "replace") or word
+                reply = line.recv(100)[:3].decode("ascii", "replace") or reply
                 line.sendall(b"QUIT\r\n")
                 line.recv(100)
         except ConnectionRefusedError:
-            word = "refused"
+            reply = "refused"
         except OSError as error:
-            word = word if word == "220" else type(error).__name__
-        sys.stdout.write(f"{address} {begun:.3f} {word}\n")
+            reply = reply if reply == "220" else type(error).__name__
+        sys.stdout.write(f"{address} {begun:.3f} {reply}\n")
         sys.stdout.flush()
         time.sleep(0.15)
 for address in sys.argv[1:]:
-    threading.Thread(target=look, args=(address,), daemon=True).start()
+    threading.Thread(target=probe, args=(address,), daemon=True).start()
 sys.stdin.read()
 """
 
 
-def fewest(looks: Sequence[tuple[float, str, bool]], minimum: int) -> tuple[int, float]:
+def fewest(probes: Sequence[tuple[float, str, bool]], minimum: int) -> tuple[int, float]:
     """How few accepted at the worst moment, and for how many seconds in all fewer than `minimum` did.
 
-    `looks`: (time, host, whether it accepted), in order; what a host showed holds until its next look. Judged from the
-    moment when each has been looked at.
+    `probes`: (time, host, whether it accepted), in order; what a host showed holds until its next probe.
+    Judged from the moment when each has been probed.
     """
     shown: dict[str, bool] = {}
-    names = {name for _, name, _ in looks}
+    names = {name for _, name, _ in probes}
     worst, below, since = len(names), 0.0, None
-    for moment, name, accepts in looks:
+    for moment, name, accepts in probes:
         shown[name] = accepts
         if len(shown) < len(names):
             continue
@@ -61,11 +61,11 @@ class Watch:
     """Probes `hosts` from `world` until `end`."""
 
     def __init__(self, world: Host, hosts: Sequence[Host]) -> None:
-        self.looks: list[tuple[float, str, bool]] = []
+        self.probes: list[tuple[float, str, bool]] = []
         self.ended = 0.0
         self._process = subprocess.Popen(
             world.podman.command(
-                *("exec", "-i", world.place.container, "/usr/bin/python3", "-u", "-c", LOOKS),
+                *("exec", "-i", world.place.container, "/usr/bin/python3", "-u", "-c", PROBER),
                 *(host.address for host in hosts),
             ),
             stdin=subprocess.PIPE,
@@ -81,8 +81,8 @@ class Watch:
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            address, begun, word = line.split()
-            self.looks.append((float(begun), address, word == "220"))
+            address, begun, reply = line.split()
+            self.probes.append((float(begun), address, reply == "220"))
 
     def end(self) -> list[tuple[float, str, bool]]:
         """End the probes; return all of them in the order in which they began."""
@@ -95,14 +95,14 @@ class Watch:
             self._process.kill()
             self._process.wait()
         self._thread.join(5)
-        return sorted(self.looks)
+        return sorted(self.probes)
 
 
-def steady(looks: Sequence[tuple[float, str, bool]], ended: float) -> float:
+def steady(probes: Sequence[tuple[float, str, bool]], ended: float) -> float:
     """The longest time without a probe of one of the hosts: a fall that lasts longer is certain to be seen."""
     last: dict[str, float] = {}
     longest = 0.0
-    for moment, name, _ in looks:
+    for moment, name, _ in probes:
         longest = max(longest, moment - last.get(name, moment))
         last[name] = moment
     return max(longest, *(ended - moment for moment in last.values()))

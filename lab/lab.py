@@ -48,17 +48,17 @@ def one_host(args: argparse.Namespace, lab: Lab) -> Host:
 def prepare(lab: Lab, show: bool = True) -> Podman:
     """Check that this machine has everything a lab needs; return podman as it is called here."""
     if not show:
-        found = machine.look(lab.home.parent)
-        machine.provide(found)
-        return Podman(found)
+        host = machine.inspect(lab.home.parent)
+        machine.provide(host)
+        return Podman(host)
     with ui.phase("machine") as phase:
-        found = machine.look(lab.home.parent)
-        installed = machine.provide(found)
-        words = [f"restricted ({', '.join(found.restricted)})" if found.restricted else "ordinary"]
-        words += ["rootless"] if found.rootless else []
-        words += [f"installed {', '.join(installed)}"] if installed else []
-        phase.note(", ".join(words))
-    return Podman(found)
+        host = machine.inspect(lab.home.parent)
+        installed = machine.provide(host)
+        properties = [f"restricted ({', '.join(host.restricted)})" if host.restricted else "ordinary"]
+        properties += ["rootless"] if host.rootless else []
+        properties += [f"installed {', '.join(installed)}"] if installed else []
+        phase.note(", ".join(properties))
+    return Podman(host)
 
 
 def provide_image(podman: Podman, lab: Lab, rebuild: bool = False) -> str:
@@ -75,14 +75,14 @@ def provide_image(podman: Podman, lab: Lab, rebuild: bool = False) -> str:
     return name
 
 
-def tell(done: dict[str, str]) -> str:
+def summary(done: dict[str, str]) -> str:
     """Return "created mx1 mx2, kept world" for what was done to each host."""
-    words = []
+    parts = []
     for deed in ("created", "recreated", "started", "kept"):
         names = [name for name in OCTETS if done.get(name) == deed]
         if names:
-            words.append(f"{deed} {' '.join(names)}")
-    return ", ".join(words)
+            parts.append(f"{deed} {' '.join(names)}")
+    return ", ".join(parts)
 
 
 def bring_up(lab: Lab, names: list[str]) -> None:
@@ -93,7 +93,7 @@ def bring_up(lab: Lab, names: list[str]) -> None:
     name = provide_image(podman, lab)
     with hosts.locked(lab.home, f"lab {lab.number}"), ui.phase("hosts") as phase:
         fleet = hosts.Fleet(podman, lab, name, [lab.host(host) for host in names])
-        phase.note(tell(fleet.up()))
+        phase.note(summary(fleet.up()))
     if fleet.note:
         print(fleet.note)
     print(f"lab {lab.number} is up ({time.monotonic() - started:.1f} s)")
@@ -123,7 +123,7 @@ def do_down(args: argparse.Namespace, lab: Lab) -> int:
         shutil.rmtree(lab.home, ignore_errors=True)
         print(f"lab {lab.number}: nothing to remove (podman isn't installed)")
         return 0
-    podman = Podman(machine.look(lab.home.parent))
+    podman = Podman(machine.inspect(lab.home.parent))
     with hosts.locked(lab.home, f"lab {lab.number}"), ui.phase("hosts") as phase:
         removed = hosts.down(podman, lab)
         phase.note(
@@ -133,10 +133,10 @@ def do_down(args: argparse.Namespace, lab: Lab) -> int:
         )
     if args.image:
         with ui.phase("image") as phase:
-            found = image.listed(podman)
-            kept = [name for name in found if podman.run("rmi", name, check=False)[0]]
+            images = image.listed(podman)
+            kept = [name for name in images if podman.run("rmi", name, check=False)[0]]
             in_use = f", {len(kept)} still in use by another lab" if kept else ""
-            phase.note(f"removed {len(found) - len(kept)}{in_use}")
+            phase.note(f"removed {len(images) - len(kept)}{in_use}")
     leave = lab.home.parent
     if leave.is_dir() and {entry.name for entry in leave.iterdir()} <= {"containers.conf"}:
         shutil.rmtree(leave, ignore_errors=True)
@@ -184,13 +184,13 @@ def do_stop(args: argparse.Namespace, lab: Lab) -> int:
     """Shut hosts down, or cut their power."""
     podman = prepare(lab, show=False)
     chosen = [lab.host(name) for name in parse_hosts(args.host)]
-    words = ("kill",) if args.kill else ("stop", "--time", "20")
+    command = ("kill",) if args.kill else ("stop", "--time", "20")
     states = {name: entry.get("State") for name, entry in hosts.listed(podman, lab).items()}
     absent = [host.name for host in chosen if host.container not in states]
     if absent:
         raise LabError(f"{', '.join(absent)} of lab {lab.number} isn't there")
     chosen = [host for host in chosen if states[host.container] == "running"]
-    failed = hosts.each(podman, lambda host: podman.run(*words, host.container) and None, chosen)
+    failed = hosts.each(podman, lambda host: podman.run(*command, host.container) and None, chosen)
     if failed:
         raise LabError("\n".join(f"{host.name}: {error}" for host, error in failed))
     return 0
@@ -226,10 +226,10 @@ def do_sms(args: argparse.Namespace, lab: Lab) -> int:
     podman = prepare(lab, show=False)
     hosts.running(podman, lab, lab.host("world"))
     lines = [
-        (one["time"], name if one["path"] != "/boss" else "boss", one["text"])
+        (request["time"], name if request["path"] != "/boss" else "boss", request["text"])
         for name, port in (("sms", 8025), ("chat", 8026))
-        for one in world.gateway_record(podman, lab, port)
-        if one["text"]
+        for request in world.gateway_record(podman, lab, port)
+        if request["text"]
     ]
     for moment, name, text in sorted(lines)[-args.last :]:
         stamp = time.strftime("%H:%M:%SZ", time.gmtime(moment))
@@ -347,14 +347,14 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def main(words: list[str] | None = None) -> int:
-    """Run lab.py with the arguments `words`; return its exit status."""
+def main(argv: list[str] | None = None) -> int:
+    """Run lab.py with the arguments `argv`; return its exit status."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
-    args = parser().parse_args(words)
+    args = parser().parse_args(argv)
     try:
         return int(args.work(args, open_lab(args.lab)))
     except LabError as error:

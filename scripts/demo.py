@@ -37,16 +37,16 @@ class Failure(Exception):
     """A phase failed; the text names it and its log."""
 
 
-def lab(*words: str) -> None:
+def lab(*arguments: str) -> None:
     """Run lab.py, which shows its own progress. Raises Failure."""
-    if subprocess.run([sys.executable, "lab/lab.py", *words], cwd=ROOT, check=False).returncode:
-        raise Failure(f"`lab/lab.py {words[0]}` failed")
+    if subprocess.run([sys.executable, "lab/lab.py", *arguments], cwd=ROOT, check=False).returncode:
+        raise Failure(f"`lab/lab.py {arguments[0]}` failed")
 
 
 def current_task(line: str) -> str | None:
     """Return the name of the play or task that begins in this line of ansible-playbook's output."""
-    found = re.match(r"(?:TASK|PLAY|RUNNING HANDLER) \[(.+?)\]", line)
-    return found[1] if found else None
+    match = re.match(r"(?:TASK|PLAY|RUNNING HANDLER) \[(.+?)\]", line)
+    return match[1] if match else None
 
 
 def recap(text: str) -> dict[str, dict[str, int]]:
@@ -62,7 +62,7 @@ def summary(hosts: dict[str, dict[str, int]]) -> str:
     return f"{len(managed)} hosts, " + (f"changed {' '.join(changed)}" if changed else "nothing to change")
 
 
-def playbook(title: str, name: str, *words: str, may_fail: bool = False) -> str:
+def playbook(title: str, name: str, *arguments: str, may_fail: bool = False) -> str:
     """Run a playbook into its log and show one line; return its output. Raises Failure unless it `may_fail`."""
     log = LOGS / f"{name}.log"
     live = sys.stdout.isatty()
@@ -72,7 +72,7 @@ def playbook(title: str, name: str, *words: str, may_fail: bool = False) -> str:
     with (
         log.open("w") as out,
         subprocess.Popen(
-            ["ansible-playbook", f"playbooks/{name}.yml", *words],
+            ["ansible-playbook", f"playbooks/{name}.yml", *arguments],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

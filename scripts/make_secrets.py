@@ -65,9 +65,9 @@ def text() -> str:
     password = secrets.token_hex(12)
     lines += ["  page:", "    user: operator", f'    password: "{password}"', f'    hash: "{password_hash(password)}"']
     lines += ["  ssh:"]
-    for purpose, words in SSH_KEYS.items():
+    for purpose, comment in SSH_KEYS.items():
         private, public = ssh_key(f"mf-{purpose}")
-        lines += [f"    # {words}", f"    {purpose}:", f'      public: "{public}"', "      private: |"]
+        lines += [f"    # {comment}", f"    {purpose}:", f'      public: "{public}"', "      private: |"]
         lines += [f"        {line}" for line in private.splitlines()]
     return "\n".join(lines) + "\n"
 

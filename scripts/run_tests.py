@@ -106,7 +106,7 @@ def stages() -> list[Stage]:
     """Return every stage in the order of running: the fastest to fail come first."""
     python = sys.executable
     workers = str(len(os.sched_getaffinity(0)) + 1)  # one more than CPUs: some tests wait
-    found = [
+    listed = [
         Stage("ruff check", "lint", ("ruff", "check")),
         Stage("ruff format", "lint", ("ruff", "format", "--check")),
         Stage("yamllint", "lint", ("yamllint", "--strict", ".")),
@@ -128,11 +128,11 @@ def stages() -> list[Stage]:
     ]
     # on real clocks, so it mostly waits: run at the same time as the scenarios
     integration = (python, "-m", "pytest", "-q", "tests/integration", f"--junitxml={INTEGRATION_XML}")
-    found.append(Stage("integration", "integration", integration, count_integration, 900))
+    listed.append(Stage("integration", "integration", integration, count_integration, 900))
     for name in scenarios():
         argv = ("molecule", "test", "--no-command-borders", "--scenario-name", name)
-        found.append(Stage(f"molecule {name}", "molecule", argv, count_molecule, 1500, name in ON_DEMAND))
-    return found
+        listed.append(Stage(f"molecule {name}", "molecule", argv, count_molecule, 1500, name in ON_DEMAND))
+    return listed
 
 
 def python_roots() -> list[str]:

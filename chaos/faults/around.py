@@ -88,9 +88,9 @@ def run_full(scene: Scene) -> Generator[None, None, str]:
     die(scene)
     yield
     restarted(scene)
-    code, said = scene.host.ask("/mf/bin/health")
-    must(code >= 2, f"health ended with {code}: {said[:100]}")
-    return f"started; health says {said.split()[1] if len(said.split()) > 1 else said[:40]}"
+    code, output = scene.host.ask("/mf/bin/health")
+    must(code >= 2, f"health ended with {code}: {output[:100]}")
+    return f"started; health says {output.split()[1] if len(output.split()) > 1 else output[:40]}"
 
 
 @fault("around", "state files truncated", "next run writes them anew, no internal error", LANE)
@@ -136,10 +136,10 @@ def overlapping(scene: Scene) -> Generator[None, None, str]:
 AGE_RESULTS = """
 import glob, json, sys
 for path in glob.glob("/run/mf/state/*.json"):
-    one = json.load(open(path))
+    result = json.load(open(path))
     for key in ("started", "finished", "next_due", "next_due_boottime"):
-        one[key] -= float(sys.argv[1])
-    text = json.dumps(one)
+        result[key] -= float(sys.argv[1])
+    text = json.dumps(result)
     open(path, "w").write(text + chr(10))
 """
 
@@ -154,8 +154,8 @@ def cron_missed(scene: Scene) -> Generator[None, None, str]:
     scene.host.run("/mf/bin/purge-rejected")
     scene.host.python(AGE_RESULTS, "600")
     yield
-    code, said = scene.host.ask("/mf/bin/health")
-    must(code == 3, f"health ended with {code} though cron is dead: {said[:100]}")
+    code, output = scene.host.ask("/mf/bin/health")
+    must(code == 3, f"health ended with {code} though cron is dead: {output[:100]}")
     scene.broken()
     scene.host.run("systemctl start cron.service")
     scene.host.run("for n in 1 2 3 4 5 6 7 8 9 10; do /mf/bin/run-checks > /dev/null 2>&1 & done; wait", limit=120)
@@ -227,9 +227,9 @@ def out_of_memory(scene: Scene) -> Generator[None, None, str]:
     scene.host.run("systemctl stop cron.service; flock /run/mf/lock/smtp.lock true")
     freeze(scene)
     yield
-    count, limit, code, said = scene.host.python(STARVE, limit=180).split(" ", 3)
+    count, limit, code, output = scene.host.python(STARVE, limit=180).split(" ", 3)
     must(int(count) > 0, "the kernel killed nothing")
-    must(int(code) != 0, f"the checks ended with {code}: {said[:100]}")
+    must(int(code) != 0, f"the checks ended with {code}: {output[:100]}")
     restarted(scene)
     must(all(scene.host.result(name).get("status") != "UNKNOWN" for name in RESULTS), "a result is still UNKNOWN")
     return f"{count} killed by the kernel at {limit} MiB; the next run restarted the service"

@@ -19,9 +19,9 @@ AGE_BREAKER = """
 import json, sys
 path = "/mf/var/state/breaker.json"
 stored = json.load(open(path))
-for one in stored.values():
-    one["restarts"] = [at - float(sys.argv[1]) for at in one["restarts"]]
-    one["until"] = one["until"] and one["until"] - float(sys.argv[1])
+for breaker in stored.values():
+    breaker["restarts"] = [at - float(sys.argv[1]) for at in breaker["restarts"]]
+    breaker["until"] = breaker["until"] and breaker["until"] - float(sys.argv[1])
 json.dump(stored, open(path, "w"))
 """
 
@@ -31,20 +31,20 @@ def attempts(scene: Scene) -> int:
     return len(scene.decided(check="smtp", action="restart", outcome="failed"))
 
 
-def says(scene: Scene, words: str) -> bool:
+def reports(scene: Scene, expected: str) -> bool:
     """Whether check-smtp's last result is CRITICAL with this text."""
     result = scene.host.result("smtp")
-    return words in str(result.get("summary")) and result.get("status") == "CRITICAL"
+    return expected in str(result.get("summary")) and result.get("status") == "CRITICAL"
 
 
 def wear_out(scene: Scene) -> None:
     """Have the check try until its breaker opens: again only when something has changed, here a start by a person."""
     for count in (1, 2, 3):
-        scene.until("it isn't tried again", lambda: says(scene, "did not cure it"), 120, scene.host.checks, 0.2)
+        scene.until("it isn't tried again", lambda: reports(scene, "did not cure it"), 120, scene.host.checks, 0.2)
         scene.host.checks()
         must(attempts(scene) == count, f"{attempts(scene)} attempts, and {count} times something had changed")
         scene.host.run("systemctl restart qpsmtpd.service")
-    scene.until("the breaker opens", lambda: says(scene, "breaker is open"), 90, scene.host.checks, 0.2)
+    scene.until("the breaker opens", lambda: reports(scene, "breaker is open"), 90, scene.host.checks, 0.2)
     must(attempts(scene) == 3, f"{attempts(scene)} restarts before it opened")
 
 
@@ -66,7 +66,7 @@ def restart_never_works(scene: Scene) -> Generator[None, None, str]:
     scene.host.python(AGE_BREAKER, "905")
     scene.until("one more attempt, half-open", lambda: attempts(scene) == 4, 90, scene.host.checks, 0.2)
     scene.host.run("systemctl restart qpsmtpd.service")
-    scene.until("it is open again", lambda: says(scene, "breaker is open"), 60, scene.host.checks, 0.2)
+    scene.until("it is open again", lambda: reports(scene, "breaker is open"), 60, scene.host.checks, 0.2)
     must(attempts(scene) == 4, f"{attempts(scene)} restarts after it half-opened once")
     scene.host.run(remove_drop_in())
     scene.host.python(AGE_BREAKER, "1805")
@@ -83,23 +83,25 @@ def reboot_open(scene: Scene) -> Generator[None, None, str]:
     yield
 
     def acts() -> list[dict[str, Any]]:
-        return [one for one in scene.decided(check="smtp") if one["outcome"] in ("begun", "done", "failed")]
+        return [
+            decision for decision in scene.decided(check="smtp") if decision["outcome"] in ("begun", "done", "failed")
+        ]
 
-    scene.until("the breaker opens", lambda: says(scene, "breaker is open"), 200, scene.host.checks, 0.2)
+    scene.until("the breaker opens", lambda: reports(scene, "breaker is open"), 200, scene.host.checks, 0.2)
     counted = len(breaker_of(scene.host)["restarts"])
     must(counted == 3, f"{counted} restarts are counted")
     booted = len(acts())
     reboot(scene)
     for _ in range(3):
         scene.host.checks()
-        must(says(scene, "breaker is open"), f"after the reboot it says: {scene.host.result('smtp').get('summary')}")
+        must(reports(scene, "breaker is open"), f"after the reboot it says: {scene.host.result('smtp').get('summary')}")
     must(len(acts()) == booted, f"after the reboot it acted: {acts()[booted:][:1]}")
     must(len(breaker_of(scene.host)["restarts"]) == counted, "the restarts before the reboot were forgotten")
     must(scene.host.result("smtp").get("status") == "CRITICAL", "an open breaker isn't CRITICAL")
     scene.host.run(remove_drop_in("/etc/systemd/system"))
     scene.host.python(AGE_BREAKER, "905")
     back(scene, 90)
-    done = [one for one in acts()[booted:] if one["outcome"] == "done"]
+    done = [decision for decision in acts()[booted:] if decision["outcome"] == "done"]
     must(len(done) == 1, f"{len(done)} successful restarts after it half-opened")
     must(breaker_of(scene.host)["until"] is None, "the breaker didn't close")
     return f"{counted} restarts counted before and after the boot, none by the open breaker; then 1, healed, closed"
@@ -107,8 +109,8 @@ def reboot_open(scene: Scene) -> Generator[None, None, str]:
 
 def breaker_of(host: Host) -> dict[str, Any]:
     """The stored record of qpsmtpd's breaker."""
-    found: dict[str, Any] = json.loads(host.run("cat /mf/var/state/breaker.json"))["qpsmtpd.service"]
-    return found
+    breaker: dict[str, Any] = json.loads(host.run("cat /mf/var/state/breaker.json"))["qpsmtpd.service"]
+    return breaker
 
 
 @fault("smtp", "master stopped while throttled", "restarted on loopback's evidence, still refusing", LANE)
@@ -161,10 +163,10 @@ def same_moment(scene: Scene) -> Generator[None, None, str]:
     hold = threading.Thread(target=scene.host.ask, args=("flock /run/mf/lock/action.lock sleep 4",), daemon=True)
     hold.start()
     rounds = [threading.Thread(target=checks_quietly, args=(scene.host,), daemon=True) for _ in range(5)]
-    for one in rounds:
-        one.start()
-    for one in [*rounds, hold]:
-        one.join(120)
+    for thread in rounds:
+        thread.start()
+    for thread in [*rounds, hold]:
+        thread.join(120)
     back(scene)
     return was(scene, "restart", "WEDGED")
 
@@ -201,8 +203,8 @@ def deploy_meanwhile(scene: Scene) -> Generator[None, None, str]:
     yield
     scene.host.run("/mf/bin/maintenance off")
     rounds = [threading.Thread(target=checks_quietly, args=(scene.host,), daemon=True) for _ in range(3)]
-    for one in rounds:
-        one.start()
+    for thread in rounds:
+        thread.start()
     # A deploy that comes first keeps the checks from acting, and its gate then finds the frozen master.
     scene.until(
         "check-smtp restarts it", lambda: bool(scene.decided(check="smtp", action="restart", outcome="begun")), LIMIT
@@ -217,12 +219,12 @@ def deploy_meanwhile(scene: Scene) -> Generator[None, None, str]:
     )
     scene.later(deploying.kill)
     try:
-        said = deploying.communicate(timeout=240)[0]
+        output = deploying.communicate(timeout=240)[0]
     except subprocess.TimeoutExpired:
         raise Deviation("the deploy did not end within 240 s") from None
-    for one in rounds:
-        one.join(120)
-    must(deploying.returncode == 0, f"the deploy ended with {deploying.returncode}: {said[-300:]}")
+    for thread in rounds:
+        thread.join(120)
+    must(deploying.returncode == 0, f"the deploy ended with {deploying.returncode}: {output[-300:]}")
     must(scene.host.run("readlink /mf/current").strip() != before, "nothing was released")
     back(scene)
     kills = scene.decided(check="processes", action="kill", target=str(stuck), outcome="done")
@@ -238,15 +240,15 @@ def deploy_meanwhile(scene: Scene) -> Generator[None, None, str]:
 def overlapping(decisions: Sequence[Mapping[str, Any]]) -> str:
     """What in a decision log was begun while something else was under way, in words; nothing when all is in order."""
     under_way: dict[tuple[str, str], str] = {}
-    for one in decisions:
-        key = (str(one["action"]), str(one["target"]))
-        if one["outcome"] == "begun":
+    for decision in decisions:
+        key = (str(decision["action"]), str(decision["target"]))
+        if decision["outcome"] == "begun":
             # kills of one run are one act
             others = [f"{action} {target}" for action, target in under_way if (action, key[0]) != ("kill", "kill")]
             if others:
                 return f"{' '.join(key)} was begun during {others[0]}"
-            under_way[key] = str(one["time"])
-        elif one["outcome"] != "refused":
+            under_way[key] = str(decision["time"])
+        elif decision["outcome"] != "refused":
             under_way.pop(key, None)
     return ""
 

@@ -31,23 +31,23 @@ sub hook_connect { select undef, undef, undef, %s; return DECLINED }
 """
 
 
-def command(*words: str) -> tuple[int, str]:
+def command(*arguments: str) -> tuple[int, str]:
     """Run a program of Ansible's; return its exit status and output."""
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ)
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ)
     return done.returncode, done.stdout + done.stderr
 
 
 def deploy(scene: Scene, **settings: object) -> str:
     """Deploy the scene's host with other settings; return the output. A Deviation when it doesn't pass."""
-    code, said = command(*site_command(scene.host.name, **settings))
-    must(code == 0, f"the deploy ended with {code}: {last_failure(said)}")
-    return said
+    code, output = command(*site_command(scene.host.name, **settings))
+    must(code == 0, f"the deploy ended with {code}: {last_failure(output)}")
+    return output
 
 
-def last_failure(said: str) -> str:
+def last_failure(output: str) -> str:
     """The last line that reports a failure."""
-    lines = [line for line in said.splitlines() if "did not pass" in line or "fatal:" in line]
-    return lines[-1][-300:] if lines else said[-300:]
+    lines = [line for line in output.splitlines() if "did not pass" in line or "fatal:" in line]
+    return lines[-1][-300:] if lines else output[-300:]
 
 
 def as_it_was(scene: Scene) -> None:
@@ -63,8 +63,8 @@ def full(scene: Scene) -> Generator[None, None, str]:
     fill(scene, 5.0)
     scene.host.checks()
     yield
-    said = deploy(scene, mf_checks_load_high=5.5)
-    must("mx1 passes, with remarks: smtp" in said, f"it said nothing of it: {said[-300:]}")
+    output = deploy(scene, mf_checks_load_high=5.5)
+    must("mx1 passes, with remarks: smtp" in output, f"it said nothing of it: {output[-300:]}")
     must(not scene.host.status().get("held"), "it is on hold")
     return "passed with a remark"
 
@@ -79,8 +79,8 @@ def full_and_needed(scene: Scene) -> Generator[None, None, str]:
     scene.host.checks()
     scene.fleet["mx2"].run("systemctl stop qpsmtpd.service")
     yield
-    code, said = command("ansible", "mx1", "-m", "mf_budget")
-    must(code != 0 and "over budget" in said, f"it might have been touched: {said[:200]}")
+    code, output = command("ansible", "mx1", "-m", "mf_budget")
+    must(code != 0 and "over budget" in output, f"it might have been touched: {output[:200]}")
     return "over budget: it counts as accepting"
 
 
@@ -119,16 +119,16 @@ def late_greeting(scene: Scene) -> Generator[None, None, str]:
     yield
     scene.until("mx1 greets", lambda: scene.sees() == "220", 30)
     scene.undo("/mf/bin/throttle off --owner chaos")
-    code, said = scene.host.ask("/mf/bin/throttle on --owner chaos --ttl 5m")
-    must(code == 0, f"throttle on was refused: {said[:200]}")
+    code, output = scene.host.ask("/mf/bin/throttle on --owner chaos --ttl 5m")
+    must(code == 0, f"throttle on was refused: {output[:200]}")
     scene.host.run("/mf/bin/throttle off --owner chaos")
-    said = deploy(scene, mf_checks_load_high=5.5)
+    output = deploy(scene, mf_checks_load_high=5.5)
     # the only one that is left must never be restarted because its own greeting takes long
     for name in ("mx2", "mx3"):
         scene.undo("systemctl start qpsmtpd.service", scene.fleet[name])
         scene.fleet[name].run("systemctl stop qpsmtpd.service")
-    code, said = command("ansible", "mx1", "-m", "mf_budget")
-    must(code != 0 and "over budget" in said, f"the last one might have been touched: {said[:200]}")
+    code, output = command("ansible", "mx1", "-m", "mf_budget")
+    must(code != 0 and "over budget" in output, f"the last one might have been touched: {output[:200]}")
     return "throttle on without force, a deploy passed, the last one was not touched"
 
 

@@ -74,14 +74,14 @@ def burning(scene: Scene) -> Generator[None, None, str]:
     (pid,) = set(pids) - before
     scene.broken()
     yield
-    words = die(scene, pid)
-    must("s of CPU and not a byte moved for" in words, f"it was {words}")
+    outcome = die(scene, pid)
+    must("s of CPU and not a byte moved for" in outcome, f"it was {outcome}")
     must(moving in pids, f"the other one hasn't used as much CPU: {pids}")
     must(scene.host.alive(moving), "the one that moves was killed")
     must(not scene.decided(action="kill", target=str(moving)), "a kill of the one that moves was decided")
     reply = honest.finish("moving")
     must(reply.startswith("250"), f"its final dot got: {reply}")
-    return f"{words}; the other lived, then {reply[:3]}"
+    return f"{outcome}; the other lived, then {reply[:3]}"
 
 
 @fault("processes", "orphan after its master was killed", "idle one killed, service started again", "any", seconds=70)
@@ -90,17 +90,17 @@ def orphan(scene: Scene) -> Generator[None, None, str]:
     clients = scene.sessions()
     pid = child_of(scene, clients, "orphan", "mail")
     scene.undo(f"kill -9 {pid}")
-    code, said = scene.host.ask(LEAVE_CGROUP, str(pid))
-    must(code == 0, f"the child can't be moved: {said}")
+    code, output = scene.host.ask(LEAVE_CGROUP, str(pid))
+    must(code == 0, f"the child can't be moved: {output}")
     scene.host.run(f"kill -9 {scene.host.master()}")
     scene.broken()
     must(scene.host.alive(pid), "the child died with its master")
     yield
     scene.until("mail is accepted again", lambda: scene.sees() == "220", 90, scene.host.checks, 2)
     back = time.monotonic() - scene.broken_at
-    words = die(scene, pid)
+    outcome = die(scene, pid)
     must(scene.decided(check="smtp", action="start", outcome="done"), "the service was not started by check-smtp")
-    return f"service back after {back:.0f} s; orphan {words}"
+    return f"service back after {back:.0f} s; orphan {outcome}"
 
 
 @fault("processes", "more stuck than the cap", "5 killed, CRITICAL; the rest in the next run", "any", seconds=130)
@@ -113,14 +113,14 @@ def many_stuck(scene: Scene) -> Generator[None, None, str]:
     for number in range(8):
         clients.open(f"stuck{number}", "127.0.0.1", "mail")
     for number in range(8):
-        said = clients.answer(f"stuck{number}")
-        must(said.startswith("250"), f"no session: {said}")
+        reply = clients.answer(f"stuck{number}")
+        must(reply.startswith("250"), f"no session: {reply}")
     scene.wait(2)
     stuck = [pid for pid in scene.host.children() if pid not in before]
     must(len(stuck) >= 8, f"only {len(stuck)} sessions")
-    words = " ".join(map(str, stuck))
-    scene.undo(f"kill -CONT {words}")
-    scene.host.run(f"kill -STOP {words}")
+    pids = " ".join(map(str, stuck))
+    scene.undo(f"kill -CONT {pids}")
+    scene.host.run(f"kill -STOP {pids}")
     scene.broken()
     yield
     scene.wait(62)
@@ -220,8 +220,8 @@ def reused_pid(scene: Scene) -> Generator[None, None, str]:
     scene.wait(62)
     scene.host.check("processes")
     scene.wait(47)
-    said = scene.host.python(TAKE_OVER, str(pid)).strip()
-    must(said.startswith("alive"), f"the newcomer was {said}")
+    outcome = scene.host.python(TAKE_OVER, str(pid)).strip()
+    must(outcome.startswith("alive"), f"the newcomer was {outcome}")
     spared = scene.decided(action="kill", target=str(pid))
     must(spared and spared[-1]["outcome"].startswith("spared"), f"the log says {spared[-1:]}")
     return str(spared[-1]["outcome"])

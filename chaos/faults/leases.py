@@ -17,8 +17,8 @@ ENOUGH = 2  # MXs that have to accept: the lab's mf_min_accepting
 
 
 # Another wall clock for the programs under it, by libfaketime: a container can't set the machine's. The time since boot
-# stays as it is, as when somebody sets the date, and so do the times of files. Beside a monotonic clock that stays, its
-# version 0.9.10 fails every sleep (EINVAL): a copy with clock_nanosleep renamed leaves sleeping to libc.
+# stays as it is, as when an operator sets the date, and so do the times of files. Beside a monotonic clock that stays,
+# its version 0.9.10 fails every sleep (EINVAL): a copy with clock_nanosleep renamed leaves sleeping to libc.
 FAKETIME = "/var/tmp/chaos-faketime.so"
 GET_FAKETIME = (
     "dpkg -s faketime > /dev/null 2>&1 || apt-get install -qq -y faketime > /dev/null; "
@@ -42,8 +42,8 @@ def clock_jumps(scene: Scene) -> Generator[None, None, str]:
     yield
     for step in (86400, -86400, 0):
         for command in ("/mf/bin/run-checks --all", "/mf/bin/throttle reconcile", "/mf/bin/check-load"):
-            code, said = scene.host.ask(f"{FAKED} {command} 2>&1", f"{step:+d}")
-            bad = [line[:90] for line in said.splitlines() if not re.match(r"[A-Z]+ (OK|WARNING) - ", line)]
+            code, output = scene.host.ask(f"{FAKED} {command} 2>&1", f"{step:+d}")
+            bad = [line[:90] for line in output.splitlines() if not re.match(r"[A-Z]+ (OK|WARNING) - ", line)]
             must(code < 2, f"{command} ended with {code}, the clock {step} s away: {'; '.join(bad)}")
         away = float(scene.host.result("load")["finished"]) - float(scene.host.run("date +%s"))
         must(abs(away - step) < 30, f"the check saw the clock {away:.0f} s away instead of {step}")
@@ -52,8 +52,8 @@ def clock_jumps(scene: Scene) -> Generator[None, None, str]:
         must(abs(left - should) < 15, f"{left:.0f} s are left instead of {should:.0f}")
         must(scene.host.refused_ports(), "the refusal was lost")
         for clock in {step, 0}:
-            code, said = scene.host.ask(f"{FAKED} /mf/bin/health 2>&1", f"{clock:+d}")
-            must(code == 1, f"health with the clock {clock} s away ended with {code}: {said[:150]}")
+            code, output = scene.host.ask(f"{FAKED} /mf/bin/health 2>&1", f"{clock:+d}")
+            must(code == 1, f"health with the clock {clock} s away ended with {code}: {output[:150]}")
     scene.host.run(OFF)
     must(scene.sees() == "220", "mail isn't accepted after off")
     return "the lease kept its length, health stayed WARNING for the lease alone"
@@ -74,8 +74,8 @@ def crowd(scene: Scene) -> Generator[None, None, str]:
     scene.host.run(f"LOG=/run/chaos-crowd; rm -f $LOG; {script}", limit=150)
     took = time.monotonic() - started
     yield
-    said = scene.host.ask("cat /run/chaos-crowd; rm -f /run/chaos-crowd")[1]
-    must(not said.strip(), f"some failed: {said[-200:]}")
+    output = scene.host.ask("cat /run/chaos-crowd; rm -f /run/chaos-crowd")[1]
+    must(not output.strip(), f"some failed: {output[-200:]}")
     must(agree(scene.host), "marker and firewall differ")
     scene.host.run(f"for owner in {owners}; do /mf/bin/throttle off --owner $owner; done")
     must(not scene.host.refused_ports(), "it refuses when all have given back")
@@ -133,13 +133,16 @@ def flapping(scene: Scene) -> Generator[None, None, str]:
     scene.later(lambda: relax(scene.host))
     yield
     states = []
-    for turn in range(8):
-        scene.host.load(5.5 if turn % 2 else 4.5)
+    for minute in range(8):
+        scene.host.load(5.5 if minute % 2 else 4.5)
         load_check(scene)
         states.append(scene.host.refused_ports())
     must(states == [False] + [True] * 7, f"refused after each run: {states}; not at 4.5, from the first 5.5 on always")
     done = scene.decided(check="load", outcome="done")
-    must([one["action"] for one in done] == ["throttle"], f"in the log: {[one['action'] for one in done]}")
+    must(
+        [decision["action"] for decision in done] == ["throttle"],
+        f"in the log: {[decision['action'] for decision in done]}",
+    )
     must(scene.sees() == "refused", "a sender outside isn't refused")
     relax(scene.host)
     must(scene.sees() == "220", "mail isn't accepted when the load is gone")
@@ -168,7 +171,9 @@ def all_overloaded(scene: Scene) -> Generator[None, None, str]:
     watch = Watch(scene.world, mxs)
     scene.later(watch.end)
     scene.until(
-        "senders see all of them", lambda: {look[1] for look in watch.looks if look[2]} == {h.address for h in mxs}, 30
+        "senders see all of them",
+        lambda: {probe[1] for probe in watch.probes if probe[2]} == {h.address for h in mxs},
+        30,
     )
     for host in mxs:
         scene.undo("systemctl start cron.service", host)
@@ -177,24 +182,24 @@ def all_overloaded(scene: Scene) -> Generator[None, None, str]:
         host.load(50.0)
     scene.broken()
     yield
-    for turn in range(2):
+    for round_number in range(2):
         moment = str(time.time() + 2)
         crowd_ = [threading.Thread(target=host.python, args=(AT, moment), daemon=True) for host in mxs]
-        for one in crowd_:
-            one.start()
-        for one in crowd_:
-            one.join(90)
-        if turn == 0:
+        for thread in crowd_:
+            thread.start()
+        for thread in crowd_:
+            thread.join(90)
+        if round_number == 0:
             scene.healed()
         accepting = sum(scene.sees(host) == "220" for host in mxs)
-        must(accepting >= ENOUGH, f"{accepting} of 3 accept after round {turn + 1}")
+        must(accepting >= ENOUGH, f"{accepting} of 3 accept after round {round_number + 1}")
     marked = sum(bool(host.status().get("throttled")) for host in mxs)
     must(marked == 3, f"only {marked} are marked")
     refusing = sum(host.refused_ports() for host in mxs)
     must(refusing == len(mxs) - ENOUGH, f"{refusing} refuse: the budget allows {len(mxs) - ENOUGH}")
-    looks = watch.end()
-    worst, below = fewest(looks, ENOUGH)
+    probes = watch.end()
+    worst, below = fewest(probes, ENOUGH)
     must(worst >= ENOUGH, f"only {worst} of 3 accepted meanwhile; fewer than {ENOUGH} for {below:.1f} s")
-    apart = steady(looks, watch.ended)
-    must(apart <= BLIND, f"nobody looked at one of them for {apart:.1f} s")
-    return f"never fewer than {worst} of 3 accept ({len(looks)} looks, at most {apart:.1f} s apart), all 3 marked"
+    apart = steady(probes, watch.ended)
+    must(apart <= BLIND, f"no probe of one of them for {apart:.1f} s")
+    return f"never fewer than {worst} of 3 accept ({len(probes)} probes, at most {apart:.1f} s apart), all 3 marked"

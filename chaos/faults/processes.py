@@ -33,28 +33,28 @@ time.sleep(900)
 """
 
 
-def start(host: Host, program: str, *words: str, name: str) -> int:
+def start(host: Host, program: str, *arguments: str, name: str) -> int:
     """Start a Python program in the background, detached; return its pid. Its stdout is /run/NAME.out."""
     script = 'program=$1; shift; setsid /usr/bin/python3 -c "$program" "$@" > /run/$NAME.out 2>&1 < /dev/null & echo $!'
-    return int(host.run(f"NAME={name}; {script}", program, *words).strip())
+    return int(host.run(f"NAME={name}; {script}", program, *arguments).strip())
 
 
 def child_of(scene: Scene, clients: Sessions, name: str, stage: str, drip: float = 0.0, limit: float = 40.0) -> int:
     """Open a session from outside and return the pid of the child that serves it."""
     before = set(scene.host.children())
     clients.open(name, scene.host.address, stage, drip)
-    said = clients.answer(name, limit)
-    must(said[:1] in "23", f"no session: {said}")
+    reply = clients.answer(name, limit)
+    must(reply[:1] in "23", f"no session: {reply}")
     # a session of the mail that goes on may begin at the same moment: ours is the one that stays
-    found: list[int] = []
+    children: list[int] = []
 
     def settled() -> bool:
         scene.wait(1.0)
-        found[:] = [pid for pid in scene.host.children() if pid not in before]
-        return len(found) == 1
+        children[:] = [pid for pid in scene.host.children() if pid not in before]
+        return len(children) == 1
 
     scene.until("one new child", settled, 30)
-    return found[0]
+    return children[0]
 
 
 def die(scene: Scene, pid: int) -> str:
@@ -80,7 +80,7 @@ def die(scene: Scene, pid: int) -> str:
 
 
 # A child whose sender is this one waits for a child of its own as vfork(2) makes a parent wait: in D-state, until that
-# ends. The grandchild closes what it has open, so nobody takes it for a qpsmtpd, and writes its number down.
+# ends. The grandchild closes what it has open, so no check takes it for a qpsmtpd, and writes its number down.
 BLOCKER = r"""
 use POSIX ();
 sub hook_mail {
@@ -111,15 +111,15 @@ def blocked(scene: Scene) -> Generator[None, None, str]:
     (pid,) = pids
     scene.undo(f"pkill -9 -P {pid}")
     yield
-    found: dict[str, object] = {}
+    result: dict[str, object] = {}
 
     def reported() -> bool:
-        found.update(scene.host.check("processes"))
-        return f"blocked in the kernel: {pid}" in str(found.get("summary"))
+        result.update(scene.host.check("processes"))
+        return f"blocked in the kernel: {pid}" in str(result.get("summary"))
 
     began = time.monotonic()
     scene.until("it is reported", reported, 120, None, KEPT)
-    must(found.get("status") in ("WARNING", "CRITICAL"), f"the status is {found.get('status')}")
+    must(result.get("status") in ("WARNING", "CRITICAL"), f"the status is {result.get('status')}")
     scene.until("it is older than the limit", lambda: time.monotonic() - began > 75, 100, reported, KEPT)
     must(scene.host.alive(pid), "it is gone")
     must(not scene.decided(action="kill", target=str(pid)), "a kill of it was decided")
@@ -179,8 +179,8 @@ def moving_data(scene: Scene) -> Generator[None, None, str]:
 @fault("processes", "decoy with qpsmtpd in its arguments", "lives", LANE, together=AGED)
 def decoy(scene: Scene) -> Generator[None, None, str]:
     """Same user, same words, old, idle; not a qpsmtpd."""
-    words = ("qpsmtpd-forkser", "/usr/bin/qpsmtpd-forkserver", "[192.0.2.1 : host : 12:00]")
-    pid = start(scene.host, DECOY, *words, name="chaos-decoy")
+    arguments = ("qpsmtpd-forkser", "/usr/bin/qpsmtpd-forkserver", "[192.0.2.1 : host : 12:00]")
+    pid = start(scene.host, DECOY, *arguments, name="chaos-decoy")
     scene.undo(f"kill {pid}")
     began = time.monotonic()
     yield
@@ -214,16 +214,16 @@ def zombie(scene: Scene) -> Generator[None, None, str]:
     parent = start(scene.host, UNREAPED, name="chaos-zombie")
     scene.undo(f"kill {parent}")
     yield
-    found: dict[str, object] = {}
+    result: dict[str, object] = {}
 
     def reported() -> bool:
-        found.update(scene.host.check("processes"))
-        return "zombie" in str(found.get("summary"))
+        result.update(scene.host.check("processes"))
+        return "zombie" in str(result.get("summary"))
 
     # it is looked at closely only while something else is odd, as here a stuck session is
     scene.until("the zombie is reported", reported, 120, None, KEPT)
     must(scene.host.alive(parent), "its parent was killed")
-    return f"reported: {found.get('summary')}"[:60]
+    return f"reported: {result.get('summary')}"[:60]
 
 
 # A child of qpsmtpd's name and user that ends and that its parent, of the same name, never reaps.
@@ -244,20 +244,20 @@ def lone_zombie(scene: Scene) -> Generator[None, None, str]:
     scene.undo(f"kill {parent}; rm -f /run/chaos-lone.out")
     zombie = int(scene.host.run(f"ps -o pid= --ppid {parent}").strip())
     yield
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
 
     def reported() -> bool:
-        found.update(scene.host.check("processes"))
-        return f"zombie: {zombie}" in str(found.get("summary"))
+        result.update(scene.host.check("processes"))
+        return f"zombie: {zombie}" in str(result.get("summary"))
 
     scene.until("the zombie is reported", reported, 120, None, KEPT)
-    must(found["status"] == "WARNING", f"the status is {found['status']}")
+    must(result["status"] == "WARNING", f"the status is {result['status']}")
     must(scene.host.alive(parent), "its parent was killed")
     must("Z" in scene.host.run(f"ps -o stat= -p {zombie}"), "it is no zombie any more")
     must(not scene.decided(check="processes"), f"something was decided: {scene.decided(check='processes')[:1]}")
-    must(found["metrics"]["killed"] == 0, "it says that it killed something")
+    must(result["metrics"]["killed"] == 0, "it says that it killed something")
     scene.host.run(f"kill {parent}")
     scene.broken()
     scene.until("check-processes is OK", lambda: scene.host.check("processes").get("status") == "OK", 30)
     scene.healed()
-    return f"reported: {found['summary']}; nothing killed; OK when its parent had gone"[:90]
+    return f"reported: {result['summary']}; nothing killed; OK when its parent had gone"[:90]

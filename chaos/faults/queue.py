@@ -25,18 +25,18 @@ LETTERS = 4  # messages of a sender that tries until they are taken
 def turned_away(scene: Scene, why: str, master: int) -> str:
     """Wait until the queue's fault shows: senders get a 421, the canary gets the reason, nothing is restarted."""
     scene.until("a sender outside gets a 421", lambda: scene.sees() == "421", 30)
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
 
-    def heard() -> bool:
-        found.update(scene.host.result("smtp"))
-        return bool(re.search(f"^BUSY: 451 at message: .*takes no mail: {why}", str(found.get("summary"))))
+    def reported() -> bool:
+        result.update(scene.host.result("smtp"))
+        return bool(re.search(f"^BUSY: 451 at message: .*takes no mail: {why}", str(result.get("summary"))))
 
     # one of cron's that is under way keeps ours from looking
-    scene.until("check-smtp hears the reason", heard, 60, scene.host.checks)
+    scene.until("check-smtp hears the reason", reported, 60, scene.host.checks)
     untouched(scene, master)
-    must(found["status"] == "WARNING", f"check-smtp says {found['status']}")
+    must(result["status"] == "WARNING", f"check-smtp says {result['status']}")
     must(json.loads(scene.host.ask("/mf/bin/health --json")[1])["accepting"] is False, "health says that it accepts")
-    return str(found["summary"])
+    return str(result["summary"])
 
 
 @fault(
@@ -58,8 +58,8 @@ def exim_dead(scene: Scene) -> Generator[None, None, str]:
     sending = threading.Thread(target=mailer.send, args=(LETTERS, 0.0, 0.0, 300.0), daemon=True)
     scene.later(lambda: scene.world.ask(f"systemctl stop {mailer.unit}"))
     yield
-    said = clients.finish("person")
-    must(said.startswith("451"), f"a sender whose session was open got: {said}")
+    answer = clients.finish("person")
+    must(answer.startswith("451"), f"a sender whose session was open got: {answer}")
     scene.until("a sender outside gets a 421", lambda: scene.sees() == "421", 30)
     sending.start()
     turned_away(scene, "connect: Connection refused", master)
@@ -75,7 +75,7 @@ def exim_dead(scene: Scene) -> Generator[None, None, str]:
     must(len(ends) == LETTERS, f"{len(ends)} of {LETTERS} messages were decided")
     for end in ends:
         why = end["deferred"]
-        must(why and all("421" in one for one in why), f"a sender that keeps its mail was told {why}")
+        must(why and all("421" in reply for reply in why), f"a sender that keeps its mail was told {why}")
     account = reconcile(ends, mailer.wait(120))
     must(account.delivered == LETTERS and not account.faults(), f"{account.delivered} delivered; {account.faults()}")
     untouched(scene, master)
@@ -90,12 +90,12 @@ def exim_frozen(scene: Scene) -> Generator[None, None, str]:
     scene.undo(f"kill -CONT {pid}")
     scene.host.run(f"kill -STOP {pid}")
     yield
-    said = turned_away(scene, "greeting: timeout", master)
+    summary = turned_away(scene, "greeting: timeout", master)
     scene.host.run(f"kill -CONT {pid}")
     scene.broken()
     scene.until("a sender outside is greeted", lambda: scene.sees() == "220", 10, None, 0.2)
     scene.healed()
-    return said[:80]
+    return summary[:80]
 
 
 @fault("queue", "Exim's spool full", "421 instead of a greeting, CRITICAL, no restart", LANE)
@@ -114,10 +114,10 @@ def spool_full(scene: Scene) -> Generator[None, None, str]:
         f"mount --bind /run/chaos-spool {spool} && systemctl start mf-exim.service"
     )
     yield
-    said = turned_away(scene, "MAIL: 452", master)
+    summary = turned_away(scene, "MAIL: 452", master)
     queue = scene.host.check("queue")
     must(queue.get("status") == "CRITICAL", f"check-queue says {queue.get('status')}: {queue.get('summary')}")
-    return f"{queue['summary'][:60]}; {said[:80]}"
+    return f"{queue['summary'][:60]}; {summary[:80]}"
 
 
 @fault(
@@ -137,7 +137,7 @@ def spool_read_only(scene: Scene) -> Generator[None, None, str]:
         f"systemctl start mf-exim.service && mount -o remount,ro {spool}"
     )
     yield
-    said = turned_away(scene, "MAIL: 451 .*Read-only file system", master)
+    summary = turned_away(scene, "MAIL: 451 .*Read-only file system", master)
     peer = scene.fleet[next(name for name in MXS if name != scene.host.name)]
     scene.undo("/mf/bin/throttle off", peer)
     code, refusal = peer.ask("/mf/bin/throttle on --ttl 1m --reason 'fault suite' 2>&1")
@@ -150,7 +150,7 @@ def spool_read_only(scene: Scene) -> Generator[None, None, str]:
     scene.until("a sender outside is greeted", lambda: scene.sees() == "220", 10, None, 0.2)
     scene.healed()
     untouched(scene, master)
-    return f"{said}; throttle on of a peer refused: 1 of 2 peers accept mail"
+    return f"{summary}; throttle on of a peer refused: 1 of 2 peers accept mail"
 
 
 @fault(
@@ -164,9 +164,9 @@ def exim_stopped_everywhere(scene: Scene) -> Generator[None, None, str]:
         host.run("systemctl stop mf-exim.service")
     yield
     scene.until("all say 421", lambda: all(scene.sees(host) == "421" for host in mxs), 30)
-    code, said = scene.host.ask("/mf/bin/throttle on --ttl 1m --reason 'fault suite' 2>&1")
+    code, output = scene.host.ask("/mf/bin/throttle on --ttl 1m --reason 'fault suite' 2>&1")
     scene.undo("/mf/bin/throttle off")
-    must(code != 0 and "0 of 2 peers accept mail" in said, f"throttle on ended with {code}: {said[:150]}")
+    must(code != 0 and "0 of 2 peers accept mail" in output, f"throttle on ended with {code}: {output[:150]}")
     must(not scene.host.refused_ports(), "it refuses")
     for host in mxs:
         host.checks()
@@ -182,8 +182,8 @@ def exim_stopped_everywhere(scene: Scene) -> Generator[None, None, str]:
     return "421 from all; throttle on refused: 0 of 2 peers accept mail; not accepted in the table; may be mended"
 
 
-def ansible(*words: str) -> str:
+def ansible(*arguments: str) -> str:
     """The output of ansible-playbook, or of ansible where the first word is an option."""
-    program = "ansible" if words[0].startswith("-") else "ansible-playbook"
-    command = [str(Path(sys.executable).with_name(program)), *words]
+    program = "ansible" if arguments[0].startswith("-") else "ansible-playbook"
+    command = [str(Path(sys.executable).with_name(program)), *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120).stdout

@@ -78,7 +78,7 @@ def was(scene: Scene, action: str, kind: str) -> str:
 def untouched(scene: Scene, master: int) -> None:
     """Deviation if anything was restarted."""
     must(scene.host.master() == master, "the master was replaced")
-    acted = [one for one in scene.decided(check="smtp") if one["outcome"] in ("done", "failed")]
+    acted = [decision for decision in scene.decided(check="smtp") if decision["outcome"] in ("done", "failed")]
     must(not acted, f"check-smtp acted: {acted[:1]}")
 
 
@@ -107,9 +107,9 @@ def master_stopped(scene: Scene) -> Generator[None, None, str]:
     return was(scene, "restart", "WEDGED")
 
 
-def impostor(scene: Scene, what: str) -> Generator[None, None, str]:
+def impostor(scene: Scene, behaviour: str) -> Generator[None, None, str]:
     """A program in qpsmtpd's place that misbehaves; the restart brings qpsmtpd back."""
-    replace(scene, what)
+    replace(scene, behaviour)
     scene.host.run(remove_drop_in())
     scene.broken()
     yield

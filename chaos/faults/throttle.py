@@ -198,10 +198,10 @@ def marker_full_disk(scene: Scene) -> Generator[None, None, str]:
         "dd if=/dev/zero of=/run/mf/full bs=4k 2>/dev/null || :"
     )
     scene.undo("systemctl start cron.service")
-    code, said = scene.host.ask(f"{ON} --ttl 10s 2>&1")
+    code, output = scene.host.ask(f"{ON} --ttl 10s 2>&1")
     scene.broken()
     yield
-    must(code == 1 and "jobs don't know" in said, f"it passed for done: exit {code}, {said[-150:]}")
+    must(code == 1 and "jobs don't know" in output, f"it passed for done: exit {code}, {output[-150:]}")
     must(scene.host.refused_ports() or scene.sees() == "refused", "it doesn't refuse")
     scene.until("mail is accepted", lambda: scene.sees() == "220", 25)
     scene.healed()
@@ -222,11 +222,11 @@ def hold_full_disk(scene: Scene) -> Generator[None, None, str]:
     must(scene.host.refused_ports(), "the hold doesn't refuse")
     scene.host.run("dd if=/dev/zero of=/run/mf/full bs=4k 2>/dev/null || :")
     scene.broken()
-    code, said = scene.host.ask("/mf/bin/throttle off --owner chaos-hold 2>&1")
+    code, output = scene.host.ask("/mf/bin/throttle off --owner chaos-hold 2>&1")
     yield
-    must(code == 0, f"off ended with {code}: {said[-150:]}")
+    must(code == 0, f"off ended with {code}: {output[-150:]}")
     scene.host.run("/mf/bin/throttle reconcile")
-    held = [one["owner"] for one in scene.host.status()["leases"]]
+    held = [held_lease["owner"] for held_lease in scene.host.status()["leases"]]
     must(held == ["chaos"], f"held by {held}")
     must(not scene.host.refused_ports(), "it still refuses")
     scene.healed()
@@ -243,11 +243,11 @@ def hold_deleted(scene: Scene) -> Generator[None, None, str]:
         "rm /run/mf/throttled /mf/var/state/leases.json"
     )
     scene.broken()
-    code, said = scene.host.ask("/mf/bin/health")
+    code, output = scene.host.ask("/mf/bin/health")
     yield
-    must(code != 0 and "marker of the throttle is lost" in said, f"health ended with {code}: {said[:150]}")
-    code, said = scene.host.ask("/mf/bin/check-load")
-    must("was lost" in said, f"check-load ended with {code}: {said[:150]}")
+    must(code != 0 and "marker of the throttle is lost" in output, f"health ended with {code}: {output[:150]}")
+    code, output = scene.host.ask("/mf/bin/check-load")
+    must("was lost" in output, f"check-load ended with {code}: {output[:150]}")
     must(not scene.host.refused_ports(), "it still refuses")
     scene.healed()
     return "noticed by health, ended by check-load"
@@ -260,12 +260,12 @@ def marker_read_only(scene: Scene) -> Generator[None, None, str]:
     scene.undo(OFF)
     scene.undo("umount /run/mf")
     scene.host.run("systemctl stop cron.service; mount --bind /run/mf /run/mf && mount -o remount,ro,bind /run/mf")
-    code, said = scene.host.ask(f"{ON} --ttl 5m 2>&1")
-    checked, words = scene.host.ask("/mf/bin/check-load")
+    code, output = scene.host.ask(f"{ON} --ttl 5m 2>&1")
+    checked, shown = scene.host.ask("/mf/bin/check-load")
     yield
-    must(code == 1 and "Read-only file system" in said, f"throttle on ended with {code}: {said[-150:]}")
+    must(code == 1 and "Read-only file system" in output, f"throttle on ended with {code}: {output[-150:]}")
     must(not scene.host.refused_ports(), "it refuses without a marker")
-    must(checked == 3, f"check-load ended with {checked}: {words[:100]}")
+    must(checked == 3, f"check-load ended with {checked}: {shown[:100]}")
     scene.host.run("umount /run/mf")
     scene.broken()
     scene.host.run(f"{ON} --ttl 5m")
@@ -280,10 +280,10 @@ def disk_read_only(scene: Scene) -> Generator[None, None, str]:
     scene.undo("umount /mf/var")
     scene.undo(OFF)
     scene.host.run("mount --bind /mf/var /mf/var && mount -o remount,ro,bind /mf/var")
-    _, said = scene.host.ask(f"{ON} --ttl 5m 2>&1")
+    _, output = scene.host.ask(f"{ON} --ttl 5m 2>&1")
     yield
-    must(scene.host.refused_ports(), f"nothing is refused: {said[-150:]}")
-    must("survive" in said, f"nothing was said of the disk: {said[-150:]}")
+    must(scene.host.refused_ports(), f"nothing is refused: {output[-150:]}")
+    must("survive" in output, f"nothing was said of the disk: {output[-150:]}")
     scene.host.ask(OFF)
     must(not scene.host.refused_ports(), "it still refuses after off")
     must(scene.sees() == "220", "mail isn't accepted after off")

@@ -63,7 +63,9 @@ def perform(stage: Stage, name: str) -> Outcome:
 def _judge(stage: Stage, mailer: mail.Mailer, outcome: Outcome) -> None:
     """Wait until all that was sent has come to its end, and add it to the account."""
     record = mailer.wait(SETTLING)
-    stage.until("the quarantine answers", lambda: quarantine.look(stage.podman, stage.lab, "0") is not None, 120)
+    stage.until(
+        "the quarantine answers", lambda: quarantine.kept_or_none(stage.podman, stage.lab, "0") is not None, 120
+    )
     mailer.wait_for_quarantine(SETTLING)
     outcome.add(mailer.run, record)
 
@@ -93,7 +95,7 @@ def main() -> int:
     lab = open_lab("chaos.quarantine")
     outcomes = []
     try:
-        stage = Stage(Podman(machine.look(lab.home.parent)), lab, args.count, args.down, args.crowd)
+        stage = Stage(Podman(machine.inspect(lab.home.parent)), lab, args.count, args.down, args.crowd)
         for name in names:
             outcomes.append(perform(stage, name))
             if not args.json:
@@ -104,20 +106,29 @@ def main() -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     if args.json:
-        print(json.dumps([asdict(one) for one in outcomes], indent=2))
+        print(json.dumps([asdict(outcome) for outcome in outcomes], indent=2))
     else:
         rows: list[Sequence[Any]] = [
-            (one.name, one.sent, one.delivered, one.quarantined, one.refused_early, "yes" if one.ok else "NO")
-            for one in outcomes
+            (
+                outcome.name,
+                outcome.sent,
+                outcome.delivered,
+                outcome.quarantined,
+                outcome.refused_early,
+                "yes" if outcome.ok else "NO",
+            )
+            for outcome in outcomes
         ]
         print(ui.table(("fault", "sent", "delivered", "quarantined", "refused before DATA", "all there"), rows))
-    return int(any(not one.ok for one in outcomes))
+    return int(any(not outcome.ok for outcome in outcomes))
 
 
 def line(outcome: Outcome) -> str:
     """One outcome for people."""
-    what = "; ".join(outcome.faults) if outcome.faults else outcome.words
-    return f"{'ok ' if outcome.ok else 'NO '} {outcome.name} ({outcome.seconds:.0f} s){': ' + what if what else ''}"
+    comment = "; ".join(outcome.faults) if outcome.faults else outcome.words
+    return (
+        f"{'ok ' if outcome.ok else 'NO '} {outcome.name} ({outcome.seconds:.0f} s){': ' + comment if comment else ''}"
+    )
 
 
 if __name__ == "__main__":

@@ -63,8 +63,8 @@ def importer_killed(stage: Stage) -> Generator[mail.Mailer, None, str]:
     hits = tries = midway = 0
 
     def pull(moment: str, after: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(stage.control.python(KILL, quarantine.PULL, moment, after, limit=300))
-        return found
+        outcome: dict[str, Any] = json.loads(stage.control.python(KILL, quarantine.PULL, moment, after, limit=300))
+        return outcome
 
     lasting = pull("fetched", "never")
     while not lasting["fetched"]:
@@ -77,10 +77,10 @@ def importer_killed(stage: Stage) -> Generator[mail.Mailer, None, str]:
             sending = stage.sending()
         moment = "fetched" if tries % 2 else "begin"
         most = lasting["fetched"] if tries % 2 else lasting["all"]
-        found = pull(moment, str(stage.choice.uniform(0.0, most)))
+        outcome = pull(moment, str(stage.choice.uniform(0.0, most)))
         tries += 1
-        hits += found["killed"] > 0
-        midway += found["half"]
+        hits += outcome["killed"] > 0
+        midway += outcome["half"]
     yield sending.join()
     return f"{hits} kills met it, {midway} left files half way, {tries} tried"
 
@@ -107,17 +107,17 @@ def schema_unknown(stage: Stage) -> Generator[mail.Mailer, None, str]:
     mailer = stage.send(most=300)
     stage.pulling().join(120)
     _noticed(stage, "version 99")
-    must(not stage.rows(mailer.run.id), "messages came into an index that nobody knows")
+    must(not stage.rows(mailer.run.id), "messages came into an index of an unknown schema")
     stage.sql("DELETE FROM schema_version WHERE version = 99")
     yield mailer
     return "check-quarantine noticed, the index was left alone"
 
 
-def _noticed(stage: Stage, word: str) -> None:
+def _noticed(stage: Stage, expected: str) -> None:
     result = stage.control.check("quarantine")
     must(
-        result.get("status") in ("WARNING", "CRITICAL") and word in str(result.get("summary")),
-        f"check-quarantine doesn't speak of {word}: {result.get('status')} {result.get('summary')}",
+        result.get("status") in ("WARNING", "CRITICAL") and expected in str(result.get("summary")),
+        f"check-quarantine doesn't speak of {expected}: {result.get('status')} {result.get('summary')}",
     )
 
 
@@ -170,16 +170,16 @@ def mx_gone(stage: Stage) -> Generator[mail.Mailer, None, str]:
         5,
         lambda: f"{stage.unpulled(lost)} known, {len(missing())} missing",
     )
-    gone, found = missing(), account()
+    gone, reconciled = missing(), account()
     must(gone, f"nothing was left on {lost}")
     must(
-        set(found.unkept) == {there[ident] for ident in gone if there[ident]} and len(found.faults()) == 1,
-        f"others are missing: {found.faults()}",
+        set(reconciled.unkept) == {there[ident] for ident in gone if there[ident]} and len(reconciled.faults()) == 1,
+        f"others are missing: {reconciled.faults()}",
     )
     _noticed(stage, f"{len(gone)} messages known there and not fetched")
     _noticed(stage, lost)
     shown = json.loads(stage.control.run("/mf/bin/quarantine stats --json"))["sources"]
-    must([one["unpulled"] for one in shown if one["mx"] == lost] == [len(gone)], f"stats shows {shown}")
+    must([source["unpulled"] for source in shown if source["mx"] == lost] == [len(gone)], f"stats shows {shown}")
     stage.podman.run("start", stage.lab.host(lost).container)
     yield mailer
     return f"{len(gone)} known to be on {lost}, shown and alarmed; all else was here"
@@ -229,7 +229,7 @@ def bad_input(stage: Stage) -> Generator[mail.Mailer, None, str]:
     codes = {name: code for name, (code, _, _) in sent.items()}
     must(codes.pop("outside") in (501, 550, 553, 554) and set(codes.values()) == {552}, f"the MX said {codes}")
     rows = json.loads(stage.control.python(ROWS, run, " ".join(sent)))
-    must({name: len(found) for name, found in rows.items()} == dict.fromkeys(sent, 1) | {"outside": 0}, f"{rows}")
+    must({name: len(listed) for name, listed in rows.items()} == dict.fromkeys(sent, 1) | {"outside": 0}, f"{rows}")
     for name in ("headless", "nul", "utf8"):
         must(rows[name][0]["end"].endswith(sent[name][1]), f"{name} isn't what was sent: {rows[name]}")
     huge = rows["huge"][0]
@@ -250,8 +250,8 @@ def bad_input(stage: Stage) -> Generator[mail.Mailer, None, str]:
     foreign = json.loads(stage.control.run(f"cat /mf/var/quarantine/state/{mx}.json"))["foreign"]
     must(foreign == 1, f"{foreign} foreign names")
     must(stage.control.ask("test -e /etc/new || test -e /mf/var/quarantine/etc")[0], "files outside the quarantine")
-    code, said = stage.control.ask(f"/mf/bin/quarantine release {huge['id']} 2>&1")
-    must(code == 1 and "half a message isn't released" in said, said)
+    code, output = stage.control.ask(f"/mf/bin/quarantine release {huge['id']} 2>&1")
+    must(code == 1 and "half a message isn't released" in output, output)
     yield mailer
     return "4 kept from SMTP, 0 bytes kept, 2 put aside, 1 domain refused, 2 left"
 

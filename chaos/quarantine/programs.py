@@ -72,12 +72,12 @@ rm -f /mf/var/quarantine/full
 # What an MX keeps, as {id: X-Lab-Id or ""}.
 ON_MX = """
 import glob, json, re
-found = {}
+messages = {}
 for path in glob.glob("/mf/var/rejected/*/*/new/*"):
     with open(path, "rb") as source:
         name = re.search(rb"^X-Lab-Id: (\\S+)\\r?$", source.read(65536), re.MULTILINE)
-    found[path.rpartition("/")[2]] = name[1].decode("latin-1") if name else ""
-print(json.dumps(found))
+    messages[path.rpartition("/")[2]] = name[1].decode("latin-1") if name else ""
+print(json.dumps(messages))
 """
 # $1 domain, $2 days ago, $3 how many, $4 the message in hex, $5 box, $6 bytes cut off at the end ("all": each byte).
 # Files as mf_keep_rejected writes them, but for what is cut off; prints the first's id.
@@ -132,7 +132,7 @@ messages = {
     "huge": [b"Subject: huge\\r\\n\\r\\n", GTUBE] + [LINE] * 200000,
     "outside": [],
 }
-found = {}
+replies = {}
 for name, parts in messages.items():
     line = socket.create_connection((sys.argv[1], 25), 30)
     line.settimeout(300)
@@ -140,9 +140,9 @@ for name, parts in messages.items():
     def ask(data):
         if data:
             line.sendall(data)
-        while (said := reader.readline())[3:4] == b"-":
+        while (reply := reader.readline())[3:4] == b"-":
             pass
-        return int(said[:3])
+        return int(reply[:3])
     ask(b"")
     ask(b"EHLO world.example\\r\\n")
     ask(f"MAIL FROM:<{name}-{sys.argv[2]}@world.example>\\r\\n".encode())
@@ -152,22 +152,22 @@ for name, parts in messages.items():
         for part in parts:
             line.sendall(part)
         code = ask(b".\\r\\n")
-    found[name] = [code, b"".join(parts[-1:]).replace(b"\\r\\n", b"\\n").hex(), sum(map(len, parts))]
+    replies[name] = [code, b"".join(parts[-1:]).replace(b"\\r\\n", b"\\n").hex(), sum(map(len, parts))]
     ask(b"QUIT\\r\\n")
-print(json.dumps(found))
+print(json.dumps(replies))
 """
 # $1 run, $2 names: the rows of mail from NAME-RUN@, each with the end of its raw message, in hex.
 ROWS = """
 import json, subprocess, sys
-found = {}
+listed = {}
 for name in sys.argv[2].split():
     done = subprocess.run(["/mf/bin/quarantine", "list", "--json", "--sender", f"{name}-{sys.argv[1]}@"],
                           capture_output=True, check=True, text=True)
-    found[name] = [json.loads(line) for line in done.stdout.splitlines()]
-    for row in found[name]:
+    listed[name] = [json.loads(line) for line in done.stdout.splitlines()]
+    for row in listed[name]:
         raw = subprocess.run(["/mf/bin/quarantine", "show", "--raw", row["id"]], capture_output=True, check=True).stdout
         row["end"] = raw[-100:].hex()
-print(json.dumps(found))
+print(json.dumps(listed))
 """
 # $1 domain, $2 days or nothing: its retention in the settings; without days as it was deployed.
 RETENTION = """

@@ -67,9 +67,9 @@ class Stage:
         return thread
 
     def unpulled(self, mx: str) -> int:
-        """How many messages control knows to be on that MX and has not imported."""
-        found = json.loads(self.control.run(f"cat /mf/var/quarantine/state/{mx}.json"))
-        return int(found["unpulled"])
+        """How many messages of that MX control has listed and not imported."""
+        record = json.loads(self.control.run(f"cat /mf/var/quarantine/state/{mx}.json"))
+        return int(record["unpulled"])
 
     def sweep(self, *mxs: str) -> None:
         """Pull all days that some MXs have, now, after what is under way."""
@@ -96,12 +96,12 @@ class Stage:
 
     def rows(self, run: str) -> int:
         """How many messages of a run the quarantine has; 0 while it can't be asked."""
-        found = quarantine.look(self.podman, self.lab, run)
-        return len(found.ids) if found else 0
+        kept = quarantine.kept_or_none(self.podman, self.lab, run)
+        return len(kept.ids) if kept else 0
 
     def until(
         self,
-        what: str,
+        event: str,
         condition: Callable[[], bool],
         limit: float,
         every: float = 1.0,
@@ -111,8 +111,8 @@ class Stage:
         started = time.monotonic()
         while not condition():
             if time.monotonic() - started > limit:
-                found = instead()
-                raise Deviation(f"not within {limit:.0f} s: {what}{f' ({found})' if found else ''}")
+                detail = instead()
+                raise Deviation(f"not within {limit:.0f} s: {event}{f' ({detail})' if detail else ''}")
             time.sleep(every)
         return time.monotonic() - started
 

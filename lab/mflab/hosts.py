@@ -47,7 +47,7 @@ cat /etc/ssh/ssh_host_ed25519_key.pub
 """
 
 
-def create_words(lab: Lab, host: Host, image: str) -> list[str]:
+def create_arguments(lab: Lab, host: Host, image: str) -> list[str]:
     """Return the arguments after `podman run` for `host`, without the labels that are computed from them."""
     place = f"{lab.network}:ip={host.address},mac={host.mac}"
     network = ",".join([place, *(f"alias={name}" for name in (host.name, *host.aliases))])
@@ -78,9 +78,9 @@ def create_words(lab: Lab, host: Host, image: str) -> list[str]:
     ]
 
 
-def made_of(words: Sequence[str]) -> str:
+def made_of(arguments: Sequence[str]) -> str:
     """Return a short hash of what a container is made of; a container with another one is out of date."""
-    return hashlib.sha256("\0".join(words).encode()).hexdigest()[:12]
+    return hashlib.sha256("\0".join(arguments).encode()).hexdigest()[:12]
 
 
 def decide(container: dict[str, Any] | None, wanted: str) -> str:
@@ -112,8 +112,8 @@ def refuse_foreign(lab: Lab, containers: Iterable[dict[str, Any]]) -> None:
 
 
 @contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
-    """Hold the directory `folder` for this process alone; waits, saying `what` for, while another lab.py has it."""
+def locked(folder: Path, task: str) -> Iterator[None]:
+    """Hold the directory `folder` for this process alone; waits, and prints `task`, while another lab.py has it."""
     while True:
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -121,7 +121,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                print(f"waiting for another lab.py that is working on {what}", flush=True)
+                print(f"waiting for another lab.py that is working on {task}", flush=True)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             if os.fstat(descriptor).st_nlink:  # else `down` removed it while we waited
                 yield
@@ -204,7 +204,7 @@ class Fleet:
         self.podman = podman
         self.lab = lab
         self.hosts = list(hosts)
-        self.words = {host.name: create_words(lab, host, image) for host in hosts}
+        self.arguments = {host.name: create_arguments(lab, host, image) for host in hosts}
         self.done: dict[str, str] = {}  # host -> what was done to it
         self.host_keys: dict[str, str] = {}
         self.public_key = ""
@@ -218,7 +218,7 @@ class Fleet:
         make_secrets(self.lab)
         make_network(self.podman, self.lab)
         plans = {
-            host.name: decide(containers.get(host.container), made_of(self.words[host.name])) for host in self.hosts
+            host.name: decide(containers.get(host.container), made_of(self.arguments[host.name])) for host in self.hosts
         }
         self.note = machine.make_room(self.podman.machine, sum(plan != "keep" for plan in plans.values()))
         failed = self.settle(self.hosts, plans)
@@ -246,13 +246,13 @@ class Fleet:
         """Bring one container to running and booted."""
         if plan in ("create", "recreate"):
             remove(self.podman, [host.container])
-            made = self.words[host.name]
+            made = self.arguments[host.name]
             self.podman.run("run", "--detach", "--label", f"mf.lab.made-of={made_of(made)}", *made)
         elif plan == "start":
             self.podman.run("start", host.container)
-        words = ("exec", "--interactive", host.container, "sh", "-c", SETTLE)
+        command = ("exec", "--interactive", host.container, "sh", "-c", SETTLE)
         try:
-            self.host_keys[host.name] = self.podman.run(*words, text=self.public_key, limit=BOOT_LIMIT)[1].strip()
+            self.host_keys[host.name] = self.podman.run(*command, text=self.public_key, limit=BOOT_LIMIT)[1].strip()
         except PodmanError as error:
             if self.podman.run("inspect", "--format", "{{.State.Running}}", host.container)[1].strip() == "true":
                 raise
@@ -288,8 +288,8 @@ class Fleet:
             check=False,
         )
         if done.returncode:
-            said = done.stderr.strip().splitlines()
-            raise LabError(f"ssh: {said[-1] if said else f'exit status {done.returncode}'}")
+            lines = done.stderr.strip().splitlines()
+            raise LabError(f"ssh: {lines[-1] if lines else f'exit status {done.returncode}'}")
 
 
 def ssh_command(lab: Lab, host: Host) -> list[str]:

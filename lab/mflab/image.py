@@ -30,12 +30,12 @@ def parse_packages(text: str) -> dict[str, list[str]]:
     """Return the packages of lab/image/packages by their kind ("installed", "shelf"); ValueError for anything else."""
     kinds: dict[str, list[str]] = {"installed": [], "shelf": []}
     for number, line in enumerate(text.splitlines(), start=1):
-        words = line.partition("#")[0].split()
-        if not words:
+        fields = line.partition("#")[0].split()
+        if not fields:
             continue
-        if len(words) != 2 or words[1] not in kinds:
+        if len(fields) != 2 or fields[1] not in kinds:
             raise ValueError(f"line {number}: expected a package and one of {', '.join(kinds)}: {line!r}")
-        kinds[words[1]].append(words[0])
+        kinds[fields[1]].append(fields[0])
     return kinds
 
 
@@ -47,10 +47,10 @@ def package_sources(targets: str) -> list[str]:
     """
     lines = []
     for line in targets.splitlines():
-        words = line.split()
-        if len(words) != 3 or words[2] != "main":
+        fields = line.split()
+        if len(fields) != 3 or fields[2] != "main":
             continue
-        uri, release, component = words
+        uri, release, component = fields
         folder = urlsplit(uri).path.rstrip("/").rpartition("/")[2]
         wanted = folder.startswith("debian") and release in (SUITE, f"{SUITE}-updates", f"{SUITE}-security")
         entry = f"deb {uri} {release} {component}"
@@ -108,7 +108,7 @@ def build(podman: Podman, image: str) -> None:
     """Build `image`. Its tar goes straight from mmdebstrap into podman; an interrupted build leaves nothing."""
     machine = podman.machine
     mode = "auto" if machine.rootless else "root"
-    make_words = [
+    make_command = [
         *machine.prefix,
         "mmdebstrap",
         f"--mode={mode}",
@@ -119,13 +119,13 @@ def build(podman: Podman, image: str) -> None:
         *machine_sources(),
     ]
     # Imported without a name first: a tar that ends too early must never be taken for the image.
-    take_words = podman.command("import", "--quiet", "--change", f"LABEL {LABEL}", "-")
+    take_command = podman.command("import", "--quiet", "--change", f"LABEL {LABEL}", "-")
     identifier = ""
     complete = False
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log,
         subprocess.Popen(
-            make_words,
+            make_command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -133,7 +133,7 @@ def build(podman: Podman, image: str) -> None:
             start_new_session=True,
         ) as make,
         subprocess.Popen(
-            take_words,
+            take_command,
             stdin=make.stdout,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -43,17 +43,17 @@ def restrictions(status: str, mounts: str, uid: int) -> list[str]:
     """Return why podman's defaults can't work here, in words; an empty list on an ordinary machine.
 
     `status` is the text of /proc/self/status, `mounts` that of /proc/self/mounts, `uid` the effective user id
-    (an ordinary user has no effective capability anyway; for him the bounding set tells).
+    (an ordinary user has no effective capability anyway; for him the bounding set decides).
     """
-    found = []
+    reasons = []
     kinds = ("CapBnd", "CapEff") if uid == 0 else ("CapBnd",)
     if any(not capabilities(status, kind) >> CAP_SYS_RESOURCE & 1 for kind in kinds):
-        found.append("no CAP_SYS_RESOURCE")
+        reasons.append("no CAP_SYS_RESOURCE")
     fields = [line.split() for line in mounts.splitlines()]
     if ["/sys/fs/cgroup", "cgroup2"] not in [parts[1:3] for parts in fields]:
         hybrid = any(parts[2:3] == ["cgroup2"] for parts in fields)
-        found.append("cgroup v1/v2 hybrid" if hybrid else "no unified cgroup v2")
-    return found
+        reasons.append("cgroup v1/v2 hybrid" if hybrid else "no unified cgroup v2")
+    return reasons
 
 
 def containers_conf(nofile: int, nproc: int) -> str:
@@ -90,7 +90,7 @@ class Need:
 def needs(restricted: bool, rootless: bool) -> list[Need]:
     """Return what a lab needs on such a machine."""
     runtimes = ("runc",) if restricted else ("crun", "runc")
-    found = [
+    needed = [
         Need("podman", ("podman",)),
         Need(runtimes[0], runtimes),
         Need("netavark", ("netavark",), HELPERS),
@@ -101,12 +101,12 @@ def needs(restricted: bool, rootless: bool) -> list[Need]:
         Need("openssh-client", ("ssh",)),
     ]
     if rootless:
-        found += [
+        needed += [
             Need("uidmap", ("newuidmap",)),
             Need("slirp4netns", ("slirp4netns",)),
             Need("fuse-overlayfs", ("fuse-overlayfs",)),
         ]
-    return found
+    return needed
 
 
 def run_quietly(command: list[str], env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -145,9 +145,9 @@ def install(packages: Iterable[str]) -> None:
     updated = run_quietly([*get, "update"])
     done = run_quietly(command)
     if done.returncode:
-        said = (done.stdout.strip() or updated.stdout.strip()).splitlines()
+        lines = (done.stdout.strip() or updated.stdout.strip()).splitlines()
         raise LabError(
-            f"could not install {', '.join(names)}: {said[-1] if said else 'apt-get failed'}; {by_hand}",
+            f"could not install {', '.join(names)}: {lines[-1] if lines else 'apt-get failed'}; {by_hand}",
             EXIT_PREREQUISITES,
         )
 
@@ -162,24 +162,25 @@ class Machine:
     env: dict[str, str] = field(default_factory=dict)
 
 
-def look(state: Path) -> Machine:
+def inspect(state: Path) -> Machine:
     """Look at this machine; on a restricted one leave a containers.conf in the directory `state`.
 
     A CONTAINERS_CONF that the caller has set himself is respected. LabError when the user's rights don't suffice.
     """
     uid = os.geteuid()
     proc = Path("/proc/self")
-    found = restrictions(
+    reasons = restrictions(
         (proc / "status").read_text(encoding="utf-8"), (proc / "mounts").read_text(encoding="utf-8"), uid
     )
     env = dict(os.environ)
-    if not found:
+    if not reasons:
         return Machine((), rootless=uid != 0, env=env)
     # Without cgroup v2 no ordinary user can start a container with systemd in it.
     prefix = as_root()
     if prefix is None:
         raise LabError(
-            f"on this machine ({', '.join(found)}) the lab needs root: run it as root or with sudo", EXIT_PREREQUISITES
+            f"on this machine ({', '.join(reasons)}) the lab needs root: run it as root or with sudo",
+            EXIT_PREREQUISITES,
         )
     if "CONTAINERS_CONF" not in env:
         path = state / "containers.conf"
@@ -194,7 +195,7 @@ def look(state: Path) -> Machine:
         env["CONTAINERS_CONF"] = str(path)
     if prefix:
         prefix = [*prefix, f"CONTAINERS_CONF={env['CONTAINERS_CONF']}"]
-    return Machine(tuple(found), rootless=False, prefix=tuple(prefix), env=env)
+    return Machine(tuple(reasons), rootless=False, prefix=tuple(prefix), env=env)
 
 
 def instances(proc: Path = PROC) -> int:

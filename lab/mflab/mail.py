@@ -119,7 +119,7 @@ class Mailer:
                     self.progress(count)
                     if self.run.stopped and stopping is None and len(self.run.ends) * 2 >= count:
                         stopping = pool.submit(self.stop)
-                said = process.stderr.read().strip()
+                errors = process.stderr.read().strip()
             except BaseException:
                 self.podman.run("exec", self.container, "systemctl", "stop", self.unit, check=False)
                 process.kill()
@@ -131,7 +131,7 @@ class Mailer:
         if stopping is not None:
             stopping.result()
         if len(self.run.ends) != count:
-            raise LabError(f"the sender ended early: {said.splitlines()[-1] if said else 'no reason given'}")
+            raise LabError(f"the sender ended early: {errors.splitlines()[-1] if errors else 'no reason given'}")
         self.run.seconds = time.monotonic() - started
 
     def stop(self) -> None:
@@ -144,10 +144,10 @@ class Mailer:
         for host in self.run.stopped:
             self.podman.run("start", host.container)
 
-    def progress(self, count: int, words: str = "sent") -> None:
+    def progress(self, count: int, verb: str = "sent") -> None:
         """Show on a terminal how far it is."""
         if self.show and sys.stdout.isatty():
-            print(f"\rmail         {len(self.run.ends)} of {count} {words}\033[K", end="", flush=True)
+            print(f"\rmail         {len(self.run.ends)} of {count} {verb}\033[K", end="", flush=True)
 
     def queued(self) -> int:
         """Return how many messages the MXs' queues hold."""
@@ -185,8 +185,8 @@ class Mailer:
             return
         started = time.monotonic()
         while True:
-            found = quarantine.look(self.podman, self.lab, self.run.id)
-            ids = found.ids if found else []
+            kept = quarantine.kept_or_none(self.podman, self.lab, self.run.id)
+            ids = kept.ids if kept else []
             missing = unquarantined(self.run.ends, ids)
             self.run.fetched = time.monotonic() - started
             if not missing or self.run.fetched > limit:
@@ -194,7 +194,7 @@ class Mailer:
             self.progress(len(self.run.ends), f"sent, {missing} on their way to the quarantine")
             quarantine.pull(self.podman, self.lab)
             time.sleep(POLL)
-        self.run.kept, self.run.missing = ids, found.missing if found else []
+        self.run.kept, self.run.missing = ids, kept.missing if kept else []
 
 
 def report(run: Run, account: Account) -> dict[str, Any]:
@@ -218,10 +218,10 @@ def _quarantined(run: Run, account: Account) -> list[tuple[str, int, str]]:
     if account.quarantined is None:
         return []
     copies = len(run.kept or ()) - account.quarantined
-    words = [f"of those, {run.fetched:.0f} s later"]
-    words += [f"{len(account.unkept)} missing"] if account.unkept else []
-    words += [f"{copies} copies more: their refusal was lost on the way, and they came again"] if copies else []
-    return [("quarantined", account.quarantined, ", ".join(words))]
+    remarks = [f"of those, {run.fetched:.0f} s later"]
+    remarks += [f"{len(account.unkept)} missing"] if account.unkept else []
+    remarks += [f"{copies} copies more: their refusal was lost on the way, and they came again"] if copies else []
+    return [("quarantined", account.quarantined, ", ".join(remarks))]
 
 
 def show(run: Run, account: Account) -> str:

@@ -29,20 +29,20 @@ class Podman:
         self.machine = machine
         self.cancelled = threading.Event()
 
-    def command(self, *words: str) -> list[str]:
+    def command(self, *arguments: str) -> list[str]:
         """Return the whole command line for `podman WORDS`."""
-        return [*self.machine.prefix, "podman", *words]
+        return [*self.machine.prefix, "podman", *arguments]
 
-    def run(self, *words: str, text: str = "", check: bool = True, limit: float = 120.0) -> tuple[int, str]:
+    def run(self, *arguments: str, text: str = "", check: bool = True, limit: float = 120.0) -> tuple[int, str]:
         """Run `podman WORDS` with `text` on its stdin; return its exit status and stdout.
 
         PodmanError if it fails (unless `check` is off), takes longer than `limit` seconds or is cancelled.
         """
-        name = words[0]
+        name = arguments[0]
         deadline = time.monotonic() + limit
         pending: str | None = text
         with subprocess.Popen(
-            self.command(*words),
+            self.command(*arguments),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -63,15 +63,15 @@ class Podman:
                     process.communicate()
                     raise PodmanError(f"podman {name}: {f'no end within {limit:.0f} s' if late else 'cancelled'}")
         if check and process.returncode:
-            said = err.strip().splitlines() or out.strip().splitlines()
-            raise PodmanError(f"podman {name}: {said[-1] if said else f'exit status {process.returncode}'}")
+            lines = err.strip().splitlines() or out.strip().splitlines()
+            raise PodmanError(f"podman {name}: {lines[-1] if lines else f'exit status {process.returncode}'}")
         return process.returncode, out
 
-    def json(self, *words: str) -> list[dict[str, Any]]:
+    def json(self, *arguments: str) -> list[dict[str, Any]]:
         """Run a listing command and return its JSON output, a list of objects."""
-        found = json.loads(self.run(*words, "--format", "json")[1] or "[]")
-        return found if isinstance(found, list) else []
+        objects = json.loads(self.run(*arguments, "--format", "json")[1] or "[]")
+        return objects if isinstance(objects, list) else []
 
-    def call(self, *words: str) -> int:
+    def call(self, *arguments: str) -> int:
         """Run `podman WORDS` on the caller's own terminal and return its exit status."""
-        return subprocess.run(self.command(*words), env=self.machine.env, check=False).returncode
+        return subprocess.run(self.command(*arguments), env=self.machine.env, check=False).returncode

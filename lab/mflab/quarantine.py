@@ -49,18 +49,18 @@ class Kept:
 
 def deployed(podman: Podman, lab: Lab) -> bool:
     """Whether `control1` runs, with a quarantine."""
-    words = ("exec", lab.host(HOST).container, "test", "-x", "/mf/bin/quarantine")
-    return podman.run(*words, check=False)[0] == 0
+    command = ("exec", lab.host(HOST).container, "test", "-x", "/mf/bin/quarantine")
+    return podman.run(*command, check=False)[0] == 0
 
 
 def kept(podman: Podman, lab: Lab, run: str) -> Kept:
     """Return what the quarantine has of `run`. PodmanError when it can't be asked (MariaDB is stopped)."""
-    words = ("exec", lab.host(HOST).container, "/usr/bin/python3", "-c", READ, run)
-    found: dict[str, Any] = json.loads(podman.run(*words)[1])
-    return Kept(found["ids"], found["missing"])
+    command = ("exec", lab.host(HOST).container, "/usr/bin/python3", "-c", READ, run)
+    answer: dict[str, Any] = json.loads(podman.run(*command)[1])
+    return Kept(answer["ids"], answer["missing"])
 
 
-def look(podman: Podman, lab: Lab, run: str) -> Kept | None:
+def kept_or_none(podman: Podman, lab: Lab, run: str) -> Kept | None:
     """Return the same, or None while it can't be asked."""
     try:
         return kept(podman, lab, run)

@@ -55,8 +55,8 @@ class Account:
 
     def faults(self) -> list[str]:
         """Return what must not be, in words; an empty list when the run kept its promise."""
-        found = []
-        for ids, words in (
+        problems = []
+        for ids, problem in (
             (self.lost, "lost"),
             (self.unexplained, "doubled without a lost reply"),
             (self.undecided, "neither accepted nor refused"),
@@ -67,11 +67,11 @@ class Account:
             (self.strays, "in the quarantine although never refused after DATA"),
         ):
             if ids:
-                found.append(f"{len(ids)} {words}, such as {', '.join(ids[:3])}")
+                problems.append(f"{len(ids)} {problem}, such as {', '.join(ids[:3])}")
         total = self.delivered + self.refused_early + (self.quarantined or 0)
-        if self.quarantined is not None and total != self.sent and not found:
-            found.append(f"the sum is wrong: {total} of {self.sent} messages are accounted for")
-        return found
+        if self.quarantined is not None and total != self.sent and not problems:
+            problems.append(f"the sum is wrong: {total} of {self.sent} messages are accounted for")
+        return problems
 
 
 def parse_lines(text: str) -> list[dict[str, Any]]:
@@ -118,7 +118,7 @@ def reconcile(
         sent=len(ends),
         delivered=sum(1 for count in copies.values() if count),
         refused=dict(sorted(Counter(str(end["stage"]) for end in ends if end["outcome"] == "refused").items())),
-        lost=[one for one in away if not held[one]],
+        lost=[ident for ident in away if not held[ident]],
         undecided=[end["id"] for end in ends if end["outcome"] == "undecided" and not copies[end["id"]]],
         doubled=[end["id"] for end in doubled],
         unexplained=[end["id"] for end in doubled if not end["unknown"] and not stopped],
@@ -135,7 +135,7 @@ def reconcile(
         quarantined=None if kept is None else sum(1 for end in ends if held[end["id"]]),
         unkept=[] if kept is None else [end["id"] for end in ends if _after_data(end) and not held[end["id"]]],
         copied=[end["id"] for end in ends if held[end["id"]] > 1 and not end["unknown"] and not stopped],
-        turned=[one for one in away if held[one]],
+        turned=[ident for ident in away if held[ident]],
         strays=[
             end["id"]
             for end in ends

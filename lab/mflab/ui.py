@@ -31,9 +31,9 @@ class Phase:
         self.live = live  # on a terminal, where a line can be written over
         self.outcome = "done"
 
-    def update(self, words: str) -> None:
+    def update(self, status: str) -> None:
         """Show the progress of a step that takes long."""
-        line = f"{self.title:<12} {words} ..."
+        line = f"{self.title:<12} {status} ..."
         print(f"\r\033[K{line}" if self.live else line, end="" if self.live else "\n", flush=True)
 
     def note(self, outcome: str) -> None:

@@ -27,7 +27,7 @@ systemctl daemon-reload
 services="world-customer.service world-gateway@8025.service world-gateway@8026.service"
 systemctl --quiet enable $services world-dns.service
 systemctl restart $services
-# installs its package first: nobody waits for that
+# installs its package first: no start waits for that
 systemctl --no-block restart world-dns.service
 echo "$1" > /opt/world/made-of
 """
@@ -64,8 +64,8 @@ def equip(podman: Podman, lab: Lab, host: Host) -> None:
 
 def gateway_record(podman: Podman, lab: Lab, port: int = 8025) -> list[dict[str, Any]]:
     """Return what a gateway took, oldest first: `time`, `path`, `text`. 8025 is the SMS gateway, 8026 the chat."""
-    words = ("exec", lab.host("world").container, "cat", f"/var/lib/world/gateway-{port}.jsonl")
-    code, lines = podman.run(*words, check=False)
+    command = ("exec", lab.host("world").container, "cat", f"/var/lib/world/gateway-{port}.jsonl")
+    code, lines = podman.run(*command, check=False)
     return [] if code else [json.loads(line) for line in lines.splitlines()]
 
 
@@ -74,14 +74,14 @@ def set_customer(podman: Podman, host: Host, mode: str) -> None:
 
     ``strict``: it refuses for good a message with a line that is too long, after its final dot.
     """
-    words = "stop" if mode == "down" else "start"
+    action = "stop" if mode == "down" else "start"
     text = "accept" if mode == "down" else mode
     podman.run(
         "exec",
         host.container,
         "sh",
         "-c",
-        f"echo {text} > /var/lib/world/mode && systemctl {words} world-customer.service",
+        f"echo {text} > /var/lib/world/mode && systemctl {action} world-customer.service",
     )
 
 

@@ -54,8 +54,8 @@ class Customer:
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         """Take a recipient, or refuse it as MODE says."""
-        mode, _, whom = current().partition(" ")
-        if mode in REPLIES and address.startswith(whom):
+        mode, _, prefix = current().partition(" ")
+        if mode in REPLIES and address.startswith(prefix):
             return REPLIES[mode]
         envelope.rcpt_tos.append(address)
         envelope.rcpt_options.extend(options)

@@ -137,7 +137,7 @@ class Dialogue:
                     return judge(stage, code, text)
             return Reply("accepted", stage, code, text)
         except (OSError, ValueError, TimeoutError) as error:
-            # From the final dot on the other side may have taken it: nobody can know.
+            # From the final dot on the other side may have taken it: that can't be known.
             return Reply("unknown" if stage == "message" else "later", stage, 0, str(error) or type(error).__name__)
 
     async def close(self) -> None:

@@ -115,8 +115,8 @@ def assemble(entries: list[Entry], parts: Mapping[str, Any], units: Mapping[str,
     for entry in entries:
         other = by_path.setdefault(entry.path, entry)
         if other is not entry:
-            who = " and ".join(sorted({f"role {entry.part}", f"role {other.part}"}))
-            raise AnsibleActionFail(f"{entry.path} is brought twice, by {who}; rename or remove one")
+            owners = " and ".join(sorted({f"role {entry.part}", f"role {other.part}"}))
+            raise AnsibleActionFail(f"{entry.path} is brought twice, by {owners}; rename or remove one")
     for path, entry in by_path.items():
         folder = os.path.dirname(path)
         while folder not in ("", "/"):
@@ -169,16 +169,16 @@ def pack_content(contents: Mapping[str, bytes]) -> str:
 def diff(before: Mapping[str, str], paths: list[str], release: Release) -> list[dict[str, str]]:
     """One difference for each changed path. Files that not everybody may read are only named."""
     modes = {file["path"]: int(file["mode"], 8) for file in release.manifest["files"]}
-    found = []
+    changes = []
     for path in paths:
         new = release.tokens.get(path)
         label = {"before_header": path, "after_header": path}
         if new is None:
-            found.append({**label, "before": before.get(path, "there\n"), "after": ""})
+            changes.append({**label, "before": before.get(path, "there\n"), "after": ""})
         elif not modes[path] & 0o004 or b"\0" in new:
-            found.append({**label, "before": "", "after": "(changed; content not shown)\n"})
+            changes.append({**label, "before": "", "after": "(changed; content not shown)\n"})
         elif path.startswith("lib/") and path not in before:
-            found.append({**label, "before": "", "after": f"(new, {len(new)} bytes)\n"})
+            changes.append({**label, "before": "", "after": f"(new, {len(new)} bytes)\n"})
         else:
-            found.append({**label, "before": before.get(path, ""), "after": new.decode(errors="replace")})
-    return found
+            changes.append({**label, "before": before.get(path, ""), "after": new.decode(errors="replace")})
+    return changes

@@ -150,9 +150,9 @@ def test_a_foreign_lab_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_container_is_remade_when_its_arguments_change() -> None:
     lab = spec.Lab(7, Path("/x"))
-    one, two = (hosts.made_of(hosts.create_words(lab, lab.host("mx1"), name)) for name in ("i:1", "i:2"))
-    assert one != two
-    assert one == hosts.made_of(hosts.create_words(lab, lab.host("mx1"), "i:1"))
+    first, second = (hosts.made_of(hosts.create_arguments(lab, lab.host("mx1"), name)) for name in ("i:1", "i:2"))
+    assert first != second
+    assert first == hosts.made_of(hosts.create_arguments(lab, lab.host("mx1"), "i:1"))
 
 
 def test_packages() -> None:

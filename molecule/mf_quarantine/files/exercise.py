@@ -67,14 +67,14 @@ def write(name: str, domain: str, data: bytes) -> None:
         os.chown(path, owner.pw_uid, owner.pw_gid)
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command of the quarantine."""
-    return subprocess.run([COMMAND, *words], capture_output=True, text=True, errors="replace", check=False)
+    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, errors="replace", check=False)
 
 
-def objects(*words: str) -> list[dict[str, Any]]:
+def objects(*arguments: str) -> list[dict[str, Any]]:
     """Return the objects that a command prints with --json."""
-    done = run(*words, "--json")
+    done = run(*arguments, "--json")
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -124,20 +124,20 @@ def crashes(count: int) -> dict[str, Any]:
     def come(number: int) -> None:
         names.add(put(number, f"Subject: {number}\n\nbody\n".encode(), now - number % 7200))
 
-    for turn in range(count):
-        for number in range(turn * EACH_TURN, (turn + 1) * EACH_TURN):
+    for round_number in range(count):
+        for number in range(round_number * EACH_TURN, (round_number + 1) * EACH_TURN):
             come(number)
         before = state()
         process = subprocess.Popen(
             [COMMAND, "pull"], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         # kill by turns: at any moment, while a batch is linked and not committed, just after a commit
-        while turn % 3 and process.poll() is None:
-            if turn % 3 == 1 and sum(1 for _ in (ROOT / "mail").glob("*/*/*-mx9-*")) > before["files"]:
+        while round_number % 3 and process.poll() is None:
+            if round_number % 3 == 1 and sum(1 for _ in (ROOT / "mail").glob("*/*/*-mx9-*")) > before["files"]:
                 break
-            if turn % 3 == 2 and int(sql("SELECT COUNT(*) FROM ledger")) > before["all"]:
+            if round_number % 3 == 2 and int(sql("SELECT COUNT(*) FROM ledger")) > before["all"]:
                 break
-        time.sleep(dice.uniform(0, 0.02 if turn % 3 else 0.6))
+        time.sleep(dice.uniform(0, 0.02 if round_number % 3 else 0.6))
         kills += process.poll() is None
         # the whole session: the parent, and each MX's process
         with contextlib.suppress(ProcessLookupError):  # it has ended already
@@ -195,14 +195,14 @@ def bad() -> dict[str, Any]:
     traversal = run("list", "--domain", "../../etc")
     check = subprocess.run(["/mf/bin/check-quarantine"], capture_output=True, text=True, check=False)
     return {
-        "imported": sorted(name for name, one in good.items() if one in listed),
+        "imported": sorted(name for name, ident in good.items() if ident in listed),
         "others": sorted(set(listed) - set(good.values())),
         "huge": listed[good["huge"]]["size"],
         "harmless": harmless,
         "raw": raw == b"Subject: " + HOSTILE.encode() + b"\n\n\0\xff\xfe",
         "traversal": [traversal.returncode, len(traversal.stderr.splitlines())],
         "foreign left": left,
-        "aside": [one["bad"] for one in objects("stats")[0]["sources"] if one["mx"] == "mx9"],
+        "aside": [source["bad"] for source in objects("stats")[0]["sources"] if source["mx"] == "mx9"],
         "said": [check.returncode, check.stdout],
         "etc": Path("/etc/new").exists(),
     }
@@ -323,18 +323,18 @@ def mended() -> dict[str, Any]:
 def schema() -> dict[str, Any]:
     """Run commands with a schema newer than this release's, then with an older one."""
     sql("INSERT INTO schema_version VALUES (99, UTC_TIMESTAMP())")
-    newer = [run(*words) for words in (("list",), ("pull", "--mx", "none"), ("migrate",), ("expire",))]
+    newer = [run(*arguments) for arguments in (("list",), ("pull", "--mx", "none"), ("migrate",), ("expire",))]
     sql("DELETE FROM schema_version WHERE version = 99")
     rows = sql("SELECT version, applied FROM schema_version").split()
     sql("DELETE FROM schema_version")
     older = run("list")
     again = [run("migrate"), run("migrate")]
     return {
-        "newer": [one.returncode for one in newer],
+        "newer": [done.returncode for done in newer],
         "words": newer[0].stderr,
         "older": older.stderr,
         "version": rows[0],
-        "migrate": [one.stdout.strip() for one in again],
+        "migrate": [done.stdout.strip() for done in again],
         "list": run("list").returncode,
     }
 
@@ -343,8 +343,8 @@ def spoken() -> dict[str, Any]:
     """Run each command with --json; return its exit code and its first object's keys."""
     rows = objects("list", "--domain", "customer.example", "--mx", "mx9", "--limit", "100")
     name = next(row["id"] for row in rows if not row["lost"])
-    found: dict[str, Any] = {}
-    for words in (
+    answers: dict[str, Any] = {}
+    for command in (
         ("list", "--limit", "3"),
         ("show", name),
         ("stats",),
@@ -355,13 +355,13 @@ def spoken() -> dict[str, Any]:
         ("forget", "mx9", "--dry-run"),
         ("migrate", "--dry-run"),
     ):
-        done = run(*words, "--json")
+        done = run(*command, "--json")
         try:
             first, *_ = [json.loads(line) for line in done.stdout.splitlines()]
         except ValueError:
             first = [done.stdout, done.stderr]
-        found[words[0]] = [done.returncode, *sorted(first)]
-    return found
+        answers[command[0]] = [done.returncode, *sorted(first)]
+    return answers
 
 
 def main(argv: list[str]) -> int:

@@ -44,9 +44,9 @@ def send(address: str, count: int, size: int) -> dict[str, Any]:
         return {"recipients": taken, "answer": link.data(body)[0]}
 
 
-def run(*words: str) -> subprocess.CompletedProcess[bytes]:
+def run(*arguments: str) -> subprocess.CompletedProcess[bytes]:
     """Run a command of the quarantine."""
-    return subprocess.run([COMMAND, *words], capture_output=True, check=False)
+    return subprocess.run([COMMAND, *arguments], capture_output=True, check=False)
 
 
 def rows(domain: str = "") -> list[dict[str, Any]]:
@@ -59,16 +59,16 @@ def rows(domain: str = "") -> list[dict[str, Any]]:
 def pulled(count: int) -> list[dict[str, Any]]:
     """Return the rows as soon as there are that many, or those that came in time."""
     end = time.monotonic() + LIMIT
-    while len(found := rows()) < count and time.monotonic() < end:
+    while len(listed := rows()) < count and time.monotonic() < end:
         run("pull")
-    return found
+    return listed
 
 
 def disk(wanted: list[dict[str, Any]]) -> dict[str, int]:
     """Count the messages' names on this disk, the files behind them, and the bytes that these take."""
     files = [path.stat() for row in wanted for path in (ROOT / "mail").glob(row["path"])]
     waiting = [path.stat() for path in (ROOT / "incoming").rglob("*") if path.is_file()]
-    once = {one.st_ino: one.st_blocks * 512 for one in files + [one for one in waiting if one.st_size > 100000]}
+    once = {file.st_ino: file.st_blocks * 512 for file in files + [file for file in waiting if file.st_size > 100000]}
     return {"names": len(files), "files": len(once), "bytes": sum(once.values())}
 
 
@@ -101,7 +101,7 @@ def redated(row: dict[str, Any], days: float) -> None:
 def judge(count: int) -> dict[str, Any]:
     """Examine all copies, then those of an older message of which one domain's copy expires."""
     new = pulled(count)
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "rows": len(new),
         "domains": len({row["domain"] for row in new}),
         "whole": sum(map(whole, new)),
@@ -109,7 +109,7 @@ def judge(count: int) -> dict[str, Any]:
         "release": next((row["id"] for row in new if row["domain"] == "many2.example"), ""),
     }
     if len(new) != count:
-        return found
+        return result
     redated(new[0], 3)
     both = pulled(2 * count)
     ids = {row["id"] for row in new}
@@ -122,14 +122,14 @@ def judge(count: int) -> dict[str, Any]:
     finally:
         SETTINGS.write_text(before)
     left = [row for row in rows() if row["id"] not in ids]
-    found["older"] = {
+    result["older"] = {
         "rows": len(both) - count,
         "left": len(left),
-        "expired": [row["domain"] for row in both if row["id"] not in ids | {one["id"] for one in left}],
+        "expired": [row["domain"] for row in both if row["id"] not in ids | {row_left["id"] for row_left in left}],
         "whole": sum(map(intact, left)),
         **disk(left),
     }
-    return found
+    return result
 
 
 def main(argv: list[str]) -> int:

@@ -19,15 +19,15 @@ def main() -> int:
     if not cafile:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    found = {}
+    answers = {}
     for path in paths:
         connection = http.client.HTTPSConnection(name, context=context)
         connection.sock = context.wrap_socket(socket.create_connection((address, 443), 10), server_hostname=name)
         connection.request("HEAD", path)
         answer = connection.getresponse()
-        found[path] = {"status": answer.status, **{key.lower(): value for key, value in answer.getheaders()}}
+        answers[path] = {"status": answer.status, **{key.lower(): value for key, value in answer.getheaders()}}
         connection.close()
-    print(json.dumps(found))
+    print(json.dumps(answers))
     return 0
 
 

@@ -98,15 +98,15 @@ def talk(address: str, *steps: bytes) -> str:
     """Send `steps` and QUIT; return the reply to the last step."""
     with socket.create_connection((address, 25), PATIENCE) as connection:
         lines = connection.makefile("rb", buffering=0)
-        said = reply(lines)
+        answer = reply(lines)
         for step in steps:
             connection.sendall(step + b"\r\n")
-            said = reply(lines)
-            if said in ("silence", "closed"):
-                return said
+            answer = reply(lines)
+            if answer in ("silence", "closed"):
+                return answer
         connection.sendall(b"QUIT\r\n")
         reply(lines)
-        return said
+        return answer
 
 
 def flood(address: str, pid: int, *steps: bytes) -> float:

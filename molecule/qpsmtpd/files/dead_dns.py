@@ -25,11 +25,11 @@ def greeting(address: str) -> float | None:
     started = time.monotonic()
     with socket.create_connection((address, 25), 10) as connection:
         try:
-            said = connection.recv(200)
+            reply = connection.recv(200)
         except TimeoutError:
             return None
-        if not said.startswith(b"220 "):
-            raise ConnectionError(f"{address} said {said!r}")
+        if not reply.startswith(b"220 "):
+            raise ConnectionError(f"{address} said {reply!r}")
     return round(time.monotonic() - started, 3)
 
 

@@ -77,7 +77,7 @@ def main(address: str, recipient: str, identifier: str) -> None:
     )
     subprocess.run(("systemctl", "stop", "--no-block", UNIT), check=True)
     wait_until_frozen(master)
-    told = newcomer(address)
+    greeting = newcomer(address)
     answer = session.ask("second half\r\n.")
     dot = time.monotonic()
     goodbye = session.ask("QUIT")
@@ -88,7 +88,7 @@ def main(address: str, recipient: str, identifier: str) -> None:
     print(
         json.dumps(
             {
-                "newcomer": told,
+                "newcomer": greeting,
                 "answer": answer,
                 "goodbye": goodbye,
                 "stopped": stopped,

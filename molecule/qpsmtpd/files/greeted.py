@@ -19,12 +19,12 @@ def main(address: str, port: str, code: str, seconds: str) -> int:
     while True:
         try:
             with socket.create_connection((address, int(port)), 10) as connection:
-                said = connection.makefile("rb").readline(600).decode("ascii", "backslashreplace").strip()
+                reply = connection.makefile("rb").readline(600).decode("ascii", "backslashreplace").strip()
         except OSError as error:
-            said = str(error)
+            reply = str(error)
         took = time.monotonic() - begun
-        if said.startswith(f"{code} ") or took > float(seconds):
-            print(f"{said} (after {took:.1f} s)")
+        if reply.startswith(f"{code} ") or took > float(seconds):
+            print(f"{reply} (after {took:.1f} s)")
             return int(took > float(seconds))
         time.sleep(0.2)
 

@@ -76,29 +76,29 @@ def messages(names: list[str]) -> list[Odd]:
         "many-underscores": (UNDERSCORES, "user"),
         "longest": (LONGEST, "u" * (len(LONGEST) - len("@customer.example"))),
     }
-    found = []
+    listed = []
     for name, lines in common.items():
         sender, local = envelopes.get(name, (PLAIN, "user"))
-        found.append(Odd(name, sender, local, b"X-Lab-Id: bytes-" + name.encode() + b"\r\n" + lines + body))
+        listed.append(Odd(name, sender, local, b"X-Lab-Id: bytes-" + name.encode() + b"\r\n" + lines + body))
     # Exim drops such lines at the end of a field (no option keeps them), but the following fields stay in the header
     first, end, rest = (
         b"X-Lab-Id: bytes-fold-end\r\nSubject: a\r\n",
         b" \r\n\t\r\n",
         b"From: a@b.example\r\nX-Last: 1\r\n" + body,
     )
-    found.append(Odd("fold-end", PLAIN, "user", first + end + rest, first + rest))
+    listed.append(Odd("fold-end", PLAIN, "user", first + end + rest, first + rest))
     # an mbox separator is no field, and the queue would begin the body there
     rest = b"X-Lab-Id: bytes-mbox\r\nSubject: x\r\n" + body
     line = b"From a@b.example Mon Nov  2 10:00:00 2026\r\n"
-    found.append(Odd("mbox", PLAIN, "user", line + rest, b"Mail-" + line.replace(b"From ", b"From: ", 1) + rest))
-    return [*found, forged(names, body)]
+    listed.append(Odd("mbox", PLAIN, "user", line + rest, b"Mail-" + line.replace(b"From ", b"From: ", 1) + rest))
+    return [*listed, forged(names, body)]
 
 
 def forged(names: list[str], body: bytes) -> Odd:
     """Return a message with results of checks that claim to be the fleet's, and some that don't."""
     field, claim = b"Authentication-Results", b"; dkim=pass header.d=bank.example\r\n"
     ours = []
-    for name in (one.encode() for one in names):
+    for name in (name_.encode() for name_ in names):
         ours += [
             field + b": " + name + claim,
             field.upper() + b":" + name.upper() + b" 1" + claim,
@@ -146,7 +146,7 @@ def compare(odd: Odd, domain: str) -> str:
     if OURS.sub(b"", above) or sorted(OURS.findall(above)) != [b"Authentication-Results", b"Received", b"Received"]:
         return f"above it: {above!r}"
     lines = [json.loads(line) for line in (STATE / "mail.jsonl").read_text().splitlines()]
-    envelope = [(one["sender"], one["rcpt"]) for one in lines if one["id"] == f"bytes-{odd.name}"]
+    envelope = [(line["sender"], line["rcpt"]) for line in lines if line["id"] == f"bytes-{odd.name}"]
     if not envelope:
         raise FileNotFoundError  # the bytes are kept first
     return "" if envelope == [(odd.sender, [f"{odd.local}@{domain}"])] else f"its envelope: {envelope}"
@@ -155,18 +155,18 @@ def compare(odd: Odd, domain: str) -> str:
 def main(address: str, domain: str, *names: str) -> int:
     """Send all messages, then compare each; return the exit code."""
     odd = messages([*names])
-    wrong = {one.name: problem for one in odd if (problem := send(address, domain, one))}
+    wrong = {message.name: problem for message in odd if (problem := send(address, domain, message))}
     deadline = time.monotonic() + LIMIT
-    for one in odd:
-        while one.name not in wrong:
+    for message in odd:
+        while message.name not in wrong:
             try:
-                problem = compare(one, domain)
+                problem = compare(message, domain)
             except FileNotFoundError:
                 problem = "never came"
                 if time.monotonic() < deadline:
                     time.sleep(0.1)
                     continue
-            wrong |= {one.name: problem}
+            wrong |= {message.name: problem}
     for name, problem in wrong.items():
         print(f"{name}: {problem or 'as it should be'}")
     return 1 if any(wrong.values()) else 0

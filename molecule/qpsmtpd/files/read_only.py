@@ -32,11 +32,11 @@ def greeting(address: str, code: str) -> str:
     while True:
         try:
             with socket.create_connection((address, 25), LIMIT) as connection:
-                said = connection.makefile("rb").readline(600).decode("ascii", "backslashreplace").strip()
+                reply = connection.makefile("rb").readline(600).decode("ascii", "backslashreplace").strip()
         except OSError as error:
-            said = str(error)
-        if said.startswith(code) or time.monotonic() > give_up:
-            return said
+            reply = str(error)
+        if reply.startswith(code) or time.monotonic() > give_up:
+            return reply
         time.sleep(0.1)
 
 
@@ -46,8 +46,8 @@ def answer(canary: str) -> str:
         try:
             connection.sendmail("<>", [canary], "Subject: canary\r\n\r\nx\r\n")
         except smtplib.SMTPDataError as error:
-            said = error.smtp_error
-            return f"{error.smtp_code} {said.decode() if isinstance(said, bytes) else said}"
+            reply = error.smtp_error
+            return f"{error.smtp_code} {reply.decode() if isinstance(reply, bytes) else reply}"
     return "250"
 
 
@@ -63,8 +63,8 @@ def apart(directories: Sequence[str]) -> Iterator[None]:
     run("systemctl", "stop", *SERVICES)
     try:
         for directory in directories:
-            found = Path(directory).stat()
-            options = f"size=100m,mode={stat.S_IMODE(found.st_mode):o},uid={found.st_uid},gid={found.st_gid}"
+            status = Path(directory).stat()
+            options = f"size=100m,mode={stat.S_IMODE(status.st_mode):o},uid={status.st_uid},gid={status.st_gid}"
             run("mount", "-t", "tmpfs", "-o", options, "lab", directory)
             mounted.append(directory)
         run("systemctl", "start", *SERVICES)
