@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from mf import state
 from mf.smtp import ACCEPTED, GARBAGE, SILENT, UNREACHABLE, Dialogue
 from mf_checks import (
@@ -26,8 +27,6 @@ from mf_checks.smtp_verdict import View
 from tests.core.conftest import talking
 
 LIMIT = 10.0
-
-
 VALUES: dict[str, Any] = {
     "address": "127.0.0.1",
     "address6": "",
@@ -93,41 +92,48 @@ class Scene(smtp_diagnose.Diagnosis, Evidence):
     def __init__(
         self,
         places: state.Places,
-        looks: list[tuple[Dialogue, View]],
+        probes: list[tuple[Dialogue, View]],
         *,
         dry_run: bool = False,
         failure: str = "",
         ago: float = 0.0,
     ) -> None:
         super().__init__(VALUES, dry_run, places, time.monotonic() - ago, evidence=self)
-        self.looks = looks
+        self.probes = probes
         self.failure = failure
         self.done: list[str] = []
         self.allowed: list[float] = []
-        self.told_before: list[tuple[str, str]] = []
+        self.recorded_before: list[tuple[str, str]] = []
         self.locked: list[bool] = []
         self.limits: list[float] = []
-        self._next = iter([dialogue for dialogue, _ in looks[1:]])
-        self._views = iter([view for _, view in looks])
+        self._next = iter([dialogue for dialogue, _ in probes[1:]])
+        self._views = iter([view for _, view in probes])
 
     def transaction(self, limit: float = 0.0) -> Dialogue:
         self.limits.append(limit)
-        return next(self._next, self.looks[-1][0])
+        return next(self._next, self.probes[-1][0])
 
     def view(self) -> View:
         with self.places.lock(state.ACTION) as held:
             self.locked.append(not held)
-        return next(self._views, self.looks[-1][1])
+        return next(self._views, self.probes[-1][1])
 
     def act(self, action: str, limit: float) -> None:
         self.done.append(action)
         self.allowed.append(limit)
-        self.told_before = decided(self.places)
+        self.recorded_before = decided(self.places)
         if self.failure:
             raise systemd.ServiceError(self.failure)
 
     def go(self) -> state.Result:
-        return self.result(self.looks[0][0])
+        return self.result(self.probes[0][0])
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A diagnosis that waits neither for its confirmation nor for the action lock."""
+    monkeypatch.setattr(smtp_diagnose, "RETEST", 0.0)
+    monkeypatch.setattr(smtp_diagnose, "LOCK_WAIT", 0.1)
 
 
 def diagnosis(places: state.Places, cap: int = 5, *, dry_run: bool = False) -> processes_diagnose.Diagnosis:

@@ -27,11 +27,7 @@ from tests.checks.conftest import (
 )
 from tests.core.conftest import server, silent, talking
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(smtp_diagnose, "RETEST", 0.0)
-    monkeypatch.setattr(smtp_diagnose, "LOCK_WAIT", 0.1)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def test_a_frozen_master_is_restarted(places: state.Places) -> None:
@@ -41,7 +37,7 @@ def test_a_frozen_master_is_restarted(places: state.Places) -> None:
     assert scene.locked == [False, True]
     assert result.status == state.WARNING
     assert result.summary.startswith("restarted, works again; it was WEDGED: the master is frozen")
-    assert scene.told_before == [("restart", "begun")]
+    assert scene.recorded_before == [("restart", "begun")]
     assert decided(places) == [("restart", "begun"), ("restart", "done")]
     assert len(breaker.load(places, VALUES["unit"]).restarts) == 1
 
@@ -51,8 +47,8 @@ def test_a_frozen_master_gets_a_shorter_confirmation(places: state.Places) -> No
     frozen.go()
     assert frozen.limits[0] == smtp_diagnose.CONFIRM
     deaf = (MUTE, View(waiting=3))
-    for looks in ([deaf, deaf, HEALED], [GONE, GONE, HEALED]):
-        scene = Scene(places, looks)
+    for probes in ([deaf, deaf, HEALED], [GONE, GONE, HEALED]):
+        scene = Scene(places, probes)
         scene.go()
         assert scene.limits[0] == 0.0
 
@@ -78,10 +74,10 @@ def test_systemctl_fails(places: state.Places) -> None:
     assert "took longer than 20 s" in result.summary
 
 
-@pytest.mark.parametrize("looks", [[FROZEN, FROZEN, HEALED], [GONE, GONE, HEALED]])
-def test_an_action_leaves_time_to_test_again(places: state.Places, looks: list[tuple[Dialogue, View]]) -> None:
+@pytest.mark.parametrize("probes", [[FROZEN, FROZEN, HEALED], [GONE, GONE, HEALED]])
+def test_an_action_leaves_time_to_test_again(places: state.Places, probes: list[tuple[Dialogue, View]]) -> None:
     deadline = VALUES["deadline"]
-    scene = Scene(places, looks, ago=30)
+    scene = Scene(places, probes, ago=30)
     assert scene.go().status == state.WARNING
     # the wait for it, the test after it and a moment to write it down fit into what is left
     assert (
@@ -169,7 +165,7 @@ def test_a_dry_run_does_and_stores_nothing(places: state.Places) -> None:
     scene = Scene(places, [FROZEN, FROZEN], dry_run=True)
     result = scene.go()
     assert scene.done == []
-    # nor keeps others from acting while it looks again
+    # nor keeps others from acting while it probes again
     assert scene.locked == [False, False]
     assert result.actions == ["would restart qpsmtpd.service"]
     assert os.listdir(places.persistent) == []
@@ -190,15 +186,15 @@ def test_a_restart_that_did_not_cure_is_not_repeated_before_something_changes(
             super().act(action, limit)
             start[0] = f"by the check at {clock[0]}"
 
-    def minutes(count: int, *looks: tuple[Dialogue, View]) -> int:
+    def minutes(count: int, *probes: tuple[Dialogue, View]) -> int:
         restarts = 0
         for _ in range(count):
-            scene = Acting(places, list(looks))
+            scene = Acting(places, list(probes))
             result = scene.go()
             restarts += len(scene.done)
             state.write_result(places, result, generation="a", started=1.0, period=60, slack=60)
             clock[0] += 60
-            if looks[0] in (FROZEN, NONSENSE) and not scene.done:
+            if probes[0] in (FROZEN, NONSENSE) and not scene.done:
                 assert result.status == state.CRITICAL
                 assert "a restart did not cure it; not tried again before something changes" in result.summary
         return restarts

@@ -8,7 +8,7 @@ import pytest
 from mf import run, smtp, state
 from mf.smtp import ACCEPTED, CLOSED, SILENT, TEMPORARY, UNTRIED, Dialogue
 from mf_checks import smtp as smtp_check
-from mf_checks import smtp_diagnose, starttls, systemd
+from mf_checks import starttls, systemd
 from mf_checks.smtp_verdict import BUSY, REFUSED, View
 
 from tests.checks.conftest import (
@@ -26,11 +26,7 @@ from tests.checks.conftest import (
 )
 from tests.core.conftest import server, talking
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(smtp_diagnose, "RETEST", 0.0)
-    monkeypatch.setattr(smtp_diagnose, "LOCK_WAIT", 0.1)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def test_a_filter_slower_than_patience_is_busy_while_its_session_lives(
@@ -99,8 +95,8 @@ def test_busy_before_a_gap_of_hours_counts_not(places: state.Places) -> None:
 
 def test_a_host_that_cannot_ask_acts_not(places: state.Places) -> None:
     unable = ended(UNTRIED, "connect")
-    for looks in ([(unable, View())], [FROZEN, (unable, View())], [GONE, (unable, GONE[1])]):
-        scene = Scene(places, looks)
+    for probes in ([(unable, View())], [FROZEN, (unable, View())], [GONE, (unable, GONE[1])]):
+        scene = Scene(places, probes)
         assert scene.go().status == state.UNKNOWN
         assert scene.done == []
 
