@@ -118,7 +118,7 @@ def main() -> int:
         if not args.only:
             faults = sorted(FAULTS, key=lambda fault: SYSTEMS.index(fault.system))
         rows = [(fault.system, fault.name, fault.expected, fault.hand or "-") for fault in faults]
-        print(ui.table(("system", "fault", "expected", "needs a person"), rows))
+        print(ui.table(("system", "fault", "expected", "manual step"), rows))
         return 0
     Scene.minutes = args.minutes
     lab = open_lab("chaos")

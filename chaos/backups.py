@@ -28,7 +28,7 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
     if sys.argv[1] in words and int(pid) != os.getpid() and wanted in (None, owner):
         print(pid)
 """
-# What borg needs to work by hand on control, as a person would have it; without the repository lock of the host.
+# What borg needs to work by hand on control, as an operator has it; without the repository lock of the host.
 BY_HAND = """\
 export BORG_BASE_DIR=/mf/var/backup/borg BORG_PASSCOMMAND='cat /mf/etc/backup/passphrase' \
 BORG_RELOCATED_REPO_ACCESS_IS_OK=yes BORG_REPO=$(/usr/bin/python3 -c \

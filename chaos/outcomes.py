@@ -67,7 +67,7 @@ def document(outcomes: Sequence[Outcome], account: Account, seconds: float, day:
         for outcome in outcomes:
             if outcome.system == system:
                 hand = hands.get((outcome.system, outcome.name))
-                expected = outcome.expected + (f" (a person's part: {hand})" if hand else "")
+                expected = outcome.expected + (f" (manual step: {hand})" if hand else "")
                 happened = outcome.happened if outcome.ok else f"deviation: {outcome.happened}"
                 healed = "" if outcome.heal is None else f" Healed in {outcome.heal:.1f} s."
                 lines += item(

@@ -30,7 +30,7 @@ OWN_CHECKS = ("load", "processes", "smtp", "queue")
 # A check that finds its lock taken leaves at once: its result would be of before.
 AFTER_CRON = 'for name; do flock -w 60 "/run/mf/lock/$name.lock" true; done;'
 
-# $1 address, $2 port: says what a sender on the internet would see
+# $1 address, $2 port: prints what a sender on the internet would see
 SEE = """
 import socket, sys
 try:
@@ -234,7 +234,7 @@ Story: TypeAlias = Callable[[Scene], Generator[None, None, str]]
 @dataclass
 class Fault:
     """One thing that is broken on purpose. ``lane``: the host it happens on, or ``any``; lanes run beside each other,
-    ``fleet`` (needs all MXs) comes after them. ``hand``: the step of the repair that is a person's, if there is one.
+    ``fleet`` (needs all MXs) comes after them. ``hand``: the manual step of the repair, if there is one.
     ``seconds`` it takes, roughly, where that is more than half a minute: the long ones are begun first."""
 
     system: str

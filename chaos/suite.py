@@ -16,7 +16,7 @@ from chaos.scene import CONTROL, MXS, Deviation, Fault, Host, Outcome, Scene
 
 WELL_LIMIT = 90.0  # s a host may take to be well again after its fault was taken away
 
-# What a person would find after a quiet hour: no restarts counted, no lease, nothing left of the fault before.
+# What an operator finds after a quiet hour: no restarts counted, no lease, nothing left of the fault before.
 CLEAN = """\
 rm -f /mf/var/state/breaker.json /run/mf/state/breaker.fallback
 systemctl is-active --quiet cron.service || systemctl start cron.service

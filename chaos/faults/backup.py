@@ -246,7 +246,7 @@ def killed(scene: Scene) -> Generator[None, None, str]:
     must(len(scene.decided(check="backup", action="break-lock")) == 1, "the lock was broken without a word")
     nothing_half(scene)
     saved(scene, digest)
-    return "broken on the record: under flock nobody else can be there; no alarm needed"
+    return "broken on the record: under flock no other writer can be there; no alarm needed"
 
 
 @fault("backup", "lock of a living holder", "never broken: the next run is told, or waits", CONTROL)

@@ -38,7 +38,7 @@ def reports(scene: Scene, expected: str) -> bool:
 
 
 def wear_out(scene: Scene) -> None:
-    """Have the check try until its breaker opens: again only when something has changed, here a start by a person."""
+    """Have the check try until its breaker opens: again only when something has changed, here an operator's start."""
     for count in (1, 2, 3):
         scene.until("it isn't tried again", lambda: reports(scene, "did not cure it"), 120, scene.host.checks, 0.2)
         scene.host.checks()
@@ -133,9 +133,9 @@ def throttled_too(scene: Scene) -> Generator[None, None, str]:
     return "WEDGED, restarted, still refusing"
 
 
-@fault("smtp", "master stopped under maintenance", "only looked at; healed when maintenance ends", LANE)
+@fault("smtp", "master stopped under maintenance", "probed only; healed when maintenance ends", LANE)
 def under_maintenance(scene: Scene) -> Generator[None, None, str]:
-    """A person is at work."""
+    """An operator is at work."""
     scene.undo("/mf/bin/maintenance off")
     scene.host.run("/mf/bin/maintenance on --ttl 5m --reason 'fault suite'")
     pid = scene.host.master()

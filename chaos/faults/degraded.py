@@ -16,7 +16,7 @@ LANE = "any"
 CONFIG = "/mf/etc/qpsmtpd/plugins"
 
 SLOW = "sub hook_data_post { sleep %d; return DECLINED; }\n"
-# What a content filter or a policy may say to a message like the canary: from nobody, without a trace.
+# What a content filter or a policy may say to a message like the canary: without a sender and a trace.
 POLICY = r"""
 sub hook_data_post {
     my ($self, $transaction) = @_;
@@ -24,7 +24,7 @@ sub hook_data_post {
     return (DENY, "5.7.1 policy \x1b[31mred");
 }
 """
-# mail that goes on meanwhile is from somebody
+# other mail has a sender
 OLD_POLICY = r"""
 sub hook_mail {
     my ($self, $transaction, $sender) = @_;
@@ -66,7 +66,7 @@ def delivered(scene: Scene, host: Host, since: float) -> list[float]:
     return [one["time"] for one in record if one["via"] == host.address and not one["id"] and one["time"] >= since]
 
 
-@fault("smtp", "a filter of 9 s", "a warning that says so, never restarted; mail goes through", LANE, seconds=60)
+@fault("smtp", "a filter of 9 s", "a warning that names it, never restarted; mail goes through", LANE, seconds=60)
 def slow_filter(scene: Scene) -> Generator[None, None, str]:
     """Longer than a greeting may take, shorter than a canary is waited for."""
     alone(scene)

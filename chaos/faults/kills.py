@@ -204,7 +204,7 @@ os.kill(victim, signal.SIGKILL)
 """
 
 
-@fault("processes", "pid re-used between look and signal", "the newcomer lives", "any", seconds=125)
+@fault("processes", "pid re-used between probe and signal", "the newcomer lives", "any", seconds=125)
 def reused_pid(scene: Scene) -> Generator[None, None, str]:
     """The stuck child ends by itself and another process gets its number, after the verdict and before the signal."""
     scene.undo("systemctl start cron.service")

@@ -220,7 +220,7 @@ def zombie(scene: Scene) -> Generator[None, None, str]:
         result.update(scene.host.check("processes"))
         return "zombie" in str(result.get("summary"))
 
-    # it is looked at closely only while something else is odd, as here a stuck session is
+    # it is examined closely only while something else is odd, as here a stuck session is
     scene.until("the zombie is reported", reported, 120, None, KEPT)
     must(scene.host.alive(parent), "its parent was killed")
     return f"reported: {result.get('summary')}"[:60]

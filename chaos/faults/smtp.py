@@ -259,7 +259,7 @@ def plugin_4xx(scene: Scene) -> Generator[None, None, str]:
     return str(result["summary"])[:80]
 
 
-@fault("smtp", "IPv6 loopback alone broken", "WARNING that says so, never restarted; OK when it is mended", LANE)
+@fault("smtp", "IPv6 loopback alone broken", "WARNING that names it, never restarted; OK when it is mended", LANE)
 def ipv6_broken(scene: Scene) -> Generator[None, None, str]:
     """IPv4 works; ::1 swallows every packet, then refuses."""
     scene.undo("systemctl start cron.service")

@@ -135,7 +135,7 @@ def nft_flushed(scene: Scene) -> Generator[None, None, str]:
     return "put back by check-load"
 
 
-@fault("throttle", "nft missing", "only marked, and said; refusing when it is back", LANE)
+@fault("throttle", "nft missing", "only marked, and reported; refusing when it is back", LANE)
 def nft_missing(scene: Scene) -> Generator[None, None, str]:
     """The package was removed."""
     scene.undo(OFF)
@@ -187,7 +187,7 @@ def marker_symlink(scene: Scene) -> Generator[None, None, str]:
     return "replaced, its target untouched"
 
 
-@fault("throttle", "no room for the marker", "refused by the firewall, said; ends with the lease", LANE)
+@fault("throttle", "no room for the marker", "refused by the firewall, reported; ends with the lease", LANE)
 def marker_full_disk(scene: Scene) -> Generator[None, None, str]:
     """A full file system over /run/mf."""
     scene.undo("umount /run/mf")
@@ -233,7 +233,7 @@ def hold_full_disk(scene: Scene) -> Generator[None, None, str]:
     return "written over the old marker; a reconcile brought nothing back"
 
 
-@fault("throttle", "marker and file of a hold deleted", "the refusal ends at the next check, said", LANE)
+@fault("throttle", "marker and file of a hold deleted", "the refusal ends at the next check, reported", LANE)
 def hold_deleted(scene: Scene) -> Generator[None, None, str]:
     """Only the kernel has it, and there it has no end."""
     scene.undo("systemctl start cron.service")
@@ -253,7 +253,7 @@ def hold_deleted(scene: Scene) -> Generator[None, None, str]:
     return "noticed by health, ended by check-load"
 
 
-@fault("throttle", "/run/mf read-only", "nothing half done, said; works when it is back", LANE)
+@fault("throttle", "/run/mf read-only", "nothing half done, reported; works when it is back", LANE)
 def marker_read_only(scene: Scene) -> Generator[None, None, str]:
     """Neither lock nor marker can be written."""
     scene.undo("systemctl start cron.service")
@@ -274,7 +274,7 @@ def marker_read_only(scene: Scene) -> Generator[None, None, str]:
     return "exit 1 and UNKNOWN, both with the reason; refused as soon as it could be written"
 
 
-@fault("throttle", "/mf/var read-only", "refusing and given back; says what won't survive", LANE)
+@fault("throttle", "/mf/var read-only", "refusing and given back; reports what won't survive", LANE)
 def disk_read_only(scene: Scene) -> Generator[None, None, str]:
     """The lease can't be kept for a reboot."""
     scene.undo("umount /mf/var")
