@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -134,11 +135,53 @@ def test_a_full_disk_costs_no_mail_that_waits(root: Path, folder: Path, monkeypa
 
     monkeypatch.setattr(purge, "sacrifice", sacrifice)
     with purge.Store(str(root)) as store:
-        purge.purge(store, 5, 101.0, 1796000000.0, waits=purge.undecided(str(folder), "/nowhere"))
+        purge.purge(store, 5, 101.0, 1796000000.0, waits=partial(refused.waits, str(folder), "/nowhere"))
         assert order == [names[2], names[1]]
         order.clear()
         purge.purge(store, 5, 101.0, 1796000000.0)
     assert order == [names[1]]
+
+
+def change(places: state.Places, **values: object) -> None:
+    settings = json.loads(Path(places.settings).read_text())
+    settings["rejected"] |= values
+    Path(places.settings).write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize("domains", [(), TWO])
+def test_a_full_disk_costs_no_mail_that_is_kept_during_the_purge(
+    places: state.Places, root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, domains: tuple[str, ...]
+) -> None:
+    """The keeper writes between the purge's first step and its last; Exim has the keeper's 250."""
+    change(places, free_percent=1)
+    root.mkdir()
+    days = purge.Store.days
+
+    def meanwhile(store: purge.Store) -> list[str]:
+        if not files(root):
+            keep(root, folder, bounce(b"Subject: x\n\n" + b"x" * (1 << 18), *domains))
+        return days(store)
+
+    monkeypatch.setattr(purge.Store, "days", meanwhile)
+    monkeypatch.setattr(purge.Store, "room", lambda _: purge.Room(1 << 20, 0, 0, 0))
+    assert purging.main([], places) == 0
+    assert len(files(root)) == 1
+
+
+def test_mail_is_spared_that_waits_when_its_turn_comes(root: Path, folder: Path) -> None:
+    """A forgotten message that Exim hands over again waits again."""
+    path = root / "2026-11-29/customer.example/new" / LONG
+    path.parent.mkdir(parents=True)
+    path.touch()
+    waits = partial(refused.waits, str(folder), "/nowhere")
+    with purge.Store(str(root)) as store:
+        listed = list(store.files(["2026-11-29"]))
+        (folder / LONG).touch()
+        store.remove(listed, waits)
+        assert files(root) == [path]
+        (folder / LONG).unlink()
+        store.remove(listed, waits)
+    assert files(root) == []
 
 
 # --- an operator is notified, and decides

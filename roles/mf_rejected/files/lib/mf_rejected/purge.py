@@ -152,10 +152,12 @@ class Store:
         self._rmdir(day)
         return count
 
-    def remove(self, files: Iterable[Kept]) -> None:
-        """Remove single files."""
+    def remove(self, files: Iterable[Kept], waits: Callable[[str], bool] = lambda _: False) -> None:
+        """Remove single files, without those that wait by now."""
         for file in files:
             day, domain, box, name = file.path
+            if waits(name):
+                continue
             try:
                 descriptor = self._open(day, domain, box)
             except OSError:
@@ -237,15 +239,6 @@ def doubted(before: purge_record.Record, now: float) -> float:
     return before["doubted"] if 0 <= now - before["doubted"] < DOUBT else 0
 
 
-def undecided(folder: str, releases: str) -> Callable[[str], bool]:
-    """Whether a file has that name and waits for an operator: all refused mail while its notes can't be read."""
-    try:
-        waiting = refused.waiting(folder, releases)
-    except OSError:
-        return refused.is_refused
-    return {refused.file_name(ident) for ident in waiting}.__contains__
-
-
 def purge(
     store: Store,
     keep_days: int,
@@ -258,7 +251,8 @@ def purge(
 ) -> Purge:
     """One run: by age, then unfinished files, then for room if there is too little. ``now``: epoch seconds.
 
-    No file that ``waits``, by its name, is removed.
+    No file that ``waits``, by its name, is removed. Each is looked at again right before it goes, since the
+    keeper writes at any time.
     """
     days, aged = [], 0
     for day in purge_record.expired(store.days(), now, keep_days) if by_age else []:
@@ -279,7 +273,8 @@ def purge(
         )
         early, enough = sacrifice(oldest_first, store.room(), free_percent)
     if not dry_run:
-        store.remove([*unfinished, *early])
+        store.remove(unfinished)
+        store.remove(early, waits)
     return Purge(days, aged, len(unfinished), early, not enough, store.room().percent())
 
 

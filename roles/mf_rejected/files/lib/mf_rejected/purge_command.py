@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 from collections.abc import Sequence
 
 from mf import cli, config, state
@@ -42,7 +43,7 @@ def _purge(chosen: argparse.Namespace, host: state.Places) -> int:
             return 0
         folder = settings.get("refused", refused.FOLDER)
         releases = settings.get("releases", deliver.RECORDS)
-        waits = purge.undecided(folder, releases)
+        waits = functools.partial(refused.waits, folder, releases)
         sentences = purge.run(host, root, keep_days, free_percent, dry_run=chosen.dry_run, waits=waits)
         if not chosen.dry_run:
             # check-refused reports a folder that is missing

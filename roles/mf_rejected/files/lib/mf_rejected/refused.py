@@ -20,6 +20,7 @@ FOLDER = "/mf/var/refused"
 PLUGIN = "customer"
 """The plugin in the envelope; it is part of the id as well."""
 SHARED = "_shared"
+COPIES = 1100  # of one message at most: recipients_max in exim4.conf
 
 
 def is_refused(ident: str) -> bool:
@@ -58,6 +59,31 @@ def released(releases: str, ident: str) -> bool:
 def waiting(folder: str, releases: str) -> list[str]:
     """The ids that are undecided, oldest first. Raises OSError."""
     return [ident for ident in noted(folder) if not released(releases, ident)]
+
+
+def waits(folder: str, releases: str, name: str) -> bool:
+    """Whether a file of that name waits for an operator at this moment: a copy of it has a note and isn't released.
+
+    Its notes are older than the file, so one that has none is decided. While notes can't be read, all refused mail
+    waits.
+    """
+    if not is_refused(name):
+        return False
+    message, _, copy = name.rpartition(".")
+    idents = [f"{message}.{number}" for number in range(COPIES)] if copy.isdigit() else [name]
+    try:
+        posix.stat(folder)
+        return any(_is_noted(folder, ident) and not released(releases, ident) for ident in idents)
+    except OSError:
+        return True
+
+
+def _is_noted(folder: str, ident: str) -> bool:
+    try:
+        posix.lstat(f"{folder}/{ident}")
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def read(folder: str, ident: str) -> dict[str, str]:
