@@ -7,7 +7,9 @@ import hashlib
 import io
 import json
 import os
+import posix
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -119,14 +121,29 @@ def test_an_id_of_the_longest_names_is_one_for_all_readers(root: Path, folder: P
     assert len(envelope.copies(str(path), path.name)) == 1000
 
 
-def test_a_second_try_writes_the_same_file_again(root: Path, folder: Path) -> None:
+def test_a_second_try_writes_the_same_file_again(root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = keep(root, folder)
     assert keep(root, folder) == first
     assert [path.name for path in files(root)] == first == refused.noted(str(folder))
+    # nor does it depend on the note, or on the time of the try
+    monkeypatch.setattr(time, "time", lambda: 2e9)
+    refused.forget(str(folder), first[0])
+    assert keep(root, folder) == first
+    assert first[0].startswith("20261129T183143.000000Z-mx1-customer-1xXjgd.0000WL.1H-")
     # the same message, accepted and refused twice, is two messages
     again = bounce().replace(QUEUED.encode(), b"1xXjgd-0000WM-1H")
     assert keep(root, folder, again) != first
     assert len(files(root)) == 2
+
+
+def test_the_keeper_lists_no_folder(root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or each message would cost more than the one before."""
+
+    def listed(*_: object) -> list[str]:
+        raise AssertionError
+
+    monkeypatch.setattr(posix, "listdir", listed)
+    assert len(keep(root, folder, bounce(RAW, *TWO))) == 2
 
 
 def test_the_server_s_reply_is_shown_harmless_and_short(root: Path, folder: Path) -> None:

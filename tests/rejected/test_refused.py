@@ -221,6 +221,21 @@ def test_the_check_reports_until_an_operator_has_decided(
     assert len(files(root)) == 3
 
 
+def test_a_second_try_after_the_release_waits_for_no_decision(
+    places: state.Places, root: Path, folder: Path, tmp_path: Path
+) -> None:
+    """The keeper died between its rename and its 250, and Exim comes again."""
+    (ident,) = keep(root, folder)
+    (tmp_path / "releases").mkdir()
+    (tmp_path / "releases" / ident).write_text("accepted OK id=1\n")
+    assert purging.main([], places) == 0
+    assert refused.noted(str(folder)) == []
+    assert keep(root, folder) == [ident]
+    assert [path.name for path in files(root)] == [ident]
+    assert command.Kept(places).idents == []
+    assert check.probe(places, values(places)).status == state.OK
+
+
 def test_a_nonsensical_note_is_harmless(places: state.Places, folder: Path) -> None:
     for number, content in enumerate(
         (b"", b"[]", b'{"domain": "../../etc", "reason": 5}', b'{"domain": "a", "reason": "\\u001b[2J"}')

@@ -7,16 +7,19 @@ roles/qpsmtpd/files/lib/qpsmtpd/lib/Mf/Rejected.pm, with a copy for each domain 
 ``plugin`` "customer" and the server's answer as ``reason``; so control fetches, indexes and releases it like any other.
 
 The answer to the final dot is a 250 only when file and notes are synced and in their places. Otherwise it is a 451, and
-the bounce stays in Exim's queue, whole. The notes come before the file, and the end of an id is the same at a second
-try: the second try finds a note and writes the same file again, so control recognises by the id what it has fetched.
+the bounce stays in Exim's queue, whole. The notes come before the file. The id is made of the bounce's alone: a second
+try writes the same file again, so control recognises by the id what it has fetched, and one that was released is not
+sent a second time.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import re
+import string
 import sys
 import time
 from io import BufferedIOBase
@@ -31,6 +34,7 @@ MAX_LINE = 4096  # bytes of a command
 MAX_COMMANDS = 100
 MAX_REPORT = 16 << 20  # bytes before the original: 1,100 recipients and their servers' answers are far less
 BLOCK = 1 << 20
+_BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _DOMAIN = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{0,252}", re.ASCII)
 _BOUNDARY = re.compile(
     rb'^content-type:\s*multipart/report;[^\n]*(?:\n[ \t][^\n]*)*?boundary="?([^"\s;]{1,70})',
@@ -141,7 +145,7 @@ def keep(report: bytes | bytearray, root: str, folder: str, host: str) -> list[s
         }
         for domain, addresses in sorted(domains.items())
     ]
-    name = _name(folder, refusal.queued, host, digest, sorted(domains))
+    name = _name(refusal.queued, host, digest, sorted(domains))
     idents = [f"{name[:-1]}{number}" for number in range(len(copies))] if len(copies) > 1 else [name]
     for ident, copy in zip(idents, copies, strict=True):
         note = {**copy, "recipients": copy["recipients"][:20]}
@@ -188,17 +192,14 @@ def alone(line: bytes, ident: str) -> bytes:
     return json.dumps({**envelope, **own}).encode("ascii") + b"\n"
 
 
-def _name(folder: str, queued: str, host: str, digest: str, domains: list[str]) -> str:
-    """The file's name: that of an earlier try, or a new one."""
+def _name(queued: str, host: str, digest: str, domains: list[str]) -> str:
+    """The file's name, the same at each try: its time is that of Exim's id, seconds in base 62. Pure."""
     words = [queued, host, *(domains if len(domains) == 1 else []), digest]
     unique = hashlib.sha256(" ".join(words).encode()).hexdigest()[:16] + (".0" if len(domains) > 1 else "")
+    seconds = functools.reduce(lambda value, letter: value * 62 + _BASE62.index(letter), queued[:6], 0)
     mx = re.sub(r"[^a-z0-9.-]", "-", host.lower()[:64])
-    tail = f"Z-{mx}-{refused.PLUGIN}-{queued.replace('-', '.')}-{unique}"
-    for ident in refused.noted(folder):
-        if refused.file_name(ident).endswith(tail):
-            return refused.file_name(ident)
-    now = time.time()
-    return time.strftime("%Y%m%dT%H%M%S", time.gmtime(now)) + f".{int(now % 1 * 1e6):06d}{tail}"
+    moment = time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds))
+    return f"{moment}.000000Z-{mx}-{refused.PLUGIN}-{queued.replace('-', '.')}-{unique}"
 
 
 def _write(target: str, line: bytes, raw: memoryview) -> None:
