@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
-from mf import Failure
+from mf import Failure, state
 from mf_quarantine import envelope, layout
-from mf_rejected import deliver, keeper, refused
+from mf_rejected import deliver, keeper, purge_record, refused
 
 from tests.rejected.conftest import LONG, QUEUED, RAW, REPLY, TWO, bounce, failed, files, keep
 
@@ -194,11 +194,11 @@ def stuffed(message: bytes) -> bytes:
     )
 
 
-def session(root: Path, folder: Path, message: bytes) -> list[str]:
+def session(root: Path, folder: Path, message: bytes, day_size: int = 1 << 30) -> list[str]:
     start = b"LHLO mx1\r\nMAIL FROM:<>\r\nRCPT TO:<refused@keep.mf.invalid>\r\nDATA\r\n"
     source = io.BytesIO(start + message)
     sink = io.BytesIO()
-    keeper.serve(source, sink, str(root), str(folder), "mx1")
+    keeper.serve(source, sink, str(root), str(folder), "mx1", day_size)
     return sink.getvalue().decode().splitlines()
 
 
@@ -224,6 +224,40 @@ def test_an_unkept_message_stays_with_exim(root: Path, folder: Path, monkeypatch
     monkeypatch.setattr(os, "fsync", full)
     assert session(root, folder, stuffed(bounce()))[-1] == "451 4.3.0 not kept: the disk: No space left on device"
     assert [path for path in files(root) if path.parent.name == "new"] == []
+
+
+def test_beyond_a_day_s_limit_mail_stays_with_exim_until_the_next_day(
+    root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 1796000000.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    limit = len(RAW) + 1
+
+    def answer(number: int) -> str:
+        report = bounce().replace(QUEUED.encode(), b"1xXjgd-0000W%d-1H" % number)
+        return session(root, folder, stuffed(report), limit)[-1]
+
+    # a message that isn't kept takes nothing of it
+    assert session(root, folder, stuffed(b"Subject: no bounce\n\nx\n"), limit)[-1].startswith("451 ")
+    assert [answer(number) for number in (1, 2)] == ["250 2.0.0 kept"] * 2
+    capsys.readouterr()
+    # the answer to MAIL
+    assert session(root, folder, b"", limit)[2] == f"451 4.3.0 not kept: a day takes {limit} bytes and no more"
+    assert "stays in Exim's queue: a day takes" in capsys.readouterr().err
+    now += 86400
+    assert answer(3) == "250 2.0.0 kept"
+    assert len(files(root)) == len(refused.noted(str(folder))) == 3
+    assert purge_record.today(str(folder), now)["used"] == len(RAW)
+
+
+def test_a_message_that_cannot_be_counted_is_tried_again(
+    root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "LOCKED", 0.0)
+    with state.Lock(f"{folder}/.day"):
+        assert session(root, folder, stuffed(bounce()))[-1] == f"451 4.3.0 not kept: {folder}/.day: locked"
+    assert session(root, folder, stuffed(bounce()))[-1] == "250 2.0.0 kept"
+    assert len(files(root)) == 1
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 4096])

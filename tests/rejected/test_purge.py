@@ -254,7 +254,7 @@ def test_a_missing_setting_is_named(places: state.Places, root: Path, capsys: py
     assert command.main([], places) == 1
     assert "rejected.root is missing" in capsys.readouterr().err
     keep(root, "2001-01-01", "1")
-    own = {"root": str(root), "keep_days": 5, "free_percent": 0, "releases": str(root / "none")}
+    own = {"root": str(root), "keep_days": 5, "free_percent": 0, "refused_day_size": 1, "releases": str(root / "none")}
     Path(places.settings).write_text(json.dumps({**settings, "rejected": own}))
     assert command.main(["--dry-run"], places) == 0
     assert capsys.readouterr().out == "would: 1 messages of 2001-01-01 removed: their time was over\n"

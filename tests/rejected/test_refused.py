@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import time
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from tests.rejected.conftest import LONG, QUEUED, RAW, TWO, bounce, failed, file
 @pytest.fixture
 def places(places: state.Places, tmp_path: Path, root: Path, folder: Path) -> state.Places:
     own = {"root": str(root), "keep_days": 5, "free_percent": 0}
-    own |= {"releases": str(tmp_path / "releases"), "refused": str(folder)}
+    own |= {"releases": str(tmp_path / "releases"), "refused": str(folder), "refused_day_size": 1 << 30}
     Path(places.settings).write_text(json.dumps({"generation": "g", "host": "mx1", "checks": {}, "rejected": own}))
     return places
 
@@ -111,9 +113,7 @@ def test_a_day_that_is_over_keeps_what_waits_until_each_domain_is_decided(
 def test_all_refused_mail_stays_while_its_notes_cannot_be_read(places: state.Places, root: Path, folder: Path) -> None:
     keep(root, folder)
     aged(root, folder)
-    (note,) = files(folder)
-    note.unlink()
-    folder.rmdir()
+    shutil.rmtree(folder)
     assert purging.main([], places) == 0
     assert len(files(root)) == 1
     assert check.probe(places, values(places)).status == state.CRITICAL
@@ -165,6 +165,28 @@ def test_a_full_disk_costs_no_mail_that_is_kept_during_the_purge(
     monkeypatch.setattr(purge.Store, "days", meanwhile)
     monkeypatch.setattr(purge.Store, "room", lambda _: purge.Room(1 << 20, 0, 0, 0))
     assert purging.main([], places) == 0
+    assert len(files(root)) == 1
+
+
+def test_mail_that_waits_costs_other_mail_a_day_s_limit_at_most(
+    places: state.Places, root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(root, folder, bounce(b"Subject: x\n\n" + b"x" * 500_000))
+    spam = root / "2026-11-30/customer.example/new/20261130T190000.000000Z-mx1-1-0-aa"
+    spam.parent.mkdir(parents=True)
+    spam.write_bytes(b"x" * 500_000)
+    now = 1796000000.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    # 20,000 bytes are missing
+    monkeypatch.setattr(purge.Store, "room", lambda _: purge.Room(1_000_000, 60_000, 0, 0))
+    change(places, free_percent=8, refused_day_size=400_000)
+    assert purging.main([], places) == 0
+    assert capsys.readouterr().out.endswith("nothing was removed before its time\n")
+    assert len(files(root)) == 2
+    assert purge_record.read(places)["full"] == now
+    change(places, refused_day_size=600_000)
+    assert purging.main([], places) == 0
+    assert not spam.exists()
     assert len(files(root)) == 1
 
 

@@ -10,10 +10,15 @@ The answer to the final dot is a 250 only when file and notes are synced and in 
 the bounce stays in Exim's queue, whole. The notes come before the file. The id is made of the bounce's alone: a second
 try writes the same file again, so control recognises by the id what it has fetched, and one that was released is not
 sent a second time.
+
+A day takes so many bytes and no more, counted in ``.day`` beside the notes, since a stranger can have mail refused.
+What is beyond them waits in Exim's queue for the next day. They are compared before a message, so the last may exceed
+them.
 """
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
@@ -27,13 +32,14 @@ from typing import Any, BinaryIO, NamedTuple
 
 from mf import Failure, state, text
 
-from . import refused
+from . import purge_record, refused
 
 MAX_ENVELOPE = 1 << 20  # bytes; a file's readers take no longer line
 MAX_LINE = 4096  # bytes of a command
 MAX_COMMANDS = 100
 MAX_REPORT = 16 << 20  # bytes before the original: 1,100 recipients and their servers' answers are far less
 BLOCK = 1 << 20
+LOCKED = 5.0  # seconds to wait for another keeper that counts
 _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _DOMAIN = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{0,252}", re.ASCII)
 _BOUNDARY = re.compile(
@@ -163,7 +169,21 @@ def keep(report: bytes | bytearray, root: str, folder: str, host: str) -> list[s
         "sha256": digest,
     }
     _write(refused.path(root, copies[0]["domain"], name), _line(envelope, name, copies), raw)
+    _count(folder, len(raw))
     return idents
+
+
+def _count(folder: str, size: int) -> None:
+    """Add to the day's bytes. Raises OSError."""
+    lock = state.Lock(f"{folder}/.day", LOCKED)
+    with lock as held:
+        if not held:
+            raise TimeoutError(errno.ETIMEDOUT, "locked", f"{folder}/.day")
+        now = time.time()
+        used = purge_record.today(folder, now)["used"] + size
+        day = time.strftime("%Y%m%d", time.gmtime(now))
+        # of a fixed width, so it is replaced in place
+        os.pwrite(lock.fileno(), f"day {day}\nused {used:015.0f}\n".encode("ascii"), 0)
 
 
 def _line(envelope: dict[str, Any], name: str, copies: list[dict[str, Any]]) -> bytes:
@@ -269,8 +289,11 @@ def receive(source: BufferedIOBase) -> bytearray:
     raise EOFError
 
 
-def serve(source: BufferedIOBase, sink: BinaryIO, root: str, folder: str, host: str) -> None:
-    """One LMTP session (RFC 2033) with this host's Exim. A failure is answered with 4xx, so Exim keeps the bounce."""
+def serve(source: BufferedIOBase, sink: BinaryIO, root: str, folder: str, host: str, day_size: int) -> None:
+    """One LMTP session (RFC 2033) with this host's Exim. A failure is answered with 4xx, so Exim keeps the bounce.
+
+    ``day_size``: bytes that a day takes.
+    """
 
     def send(line: str) -> None:
         sink.write(line.encode("ascii", "replace") + b"\r\n")
@@ -295,6 +318,9 @@ def serve(source: BufferedIOBase, sink: BinaryIO, root: str, folder: str, host: 
         elif verb == b"QUIT":
             send("221 2.0.0 bye")
             return
+        elif verb == b"MAIL" and purge_record.today(folder, time.time())["used"] >= day_size:
+            # before the message comes: Exim tries again every 5 minutes
+            send(_not_kept(f"a day takes {day_size} bytes and no more"))
         elif verb in (b"LHLO", b"MAIL", b"RSET", b"NOOP", b"RCPT"):
             recipients = recipients + 1 if verb == b"RCPT" else recipients if verb == b"NOOP" else 0
             send("250 2.0.0 ok")
@@ -312,6 +338,10 @@ def _take(report: bytearray, root: str, folder: str, host: str) -> str:
     else:
         print(f"kept what a customer's server refused, as {' '.join(idents)}", file=sys.stderr)
         return "250 2.0.0 kept"
+    return _not_kept(reason)
+
+
+def _not_kept(reason: str) -> str:
     print(f"not kept, so it stays in Exim's queue: {reason}", file=sys.stderr)
     return f"451 4.3.0 not kept: {text.clean(reason, 200)}"
 

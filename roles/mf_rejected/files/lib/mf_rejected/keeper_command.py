@@ -35,8 +35,8 @@ def _keep(chosen: argparse.Namespace, places: state.Places) -> int:
         sys.stdout.buffer.write(keeper.trim(sys.stdin.buffer.read()))
         return 0
     settings = config.load(places)
-    root, folder = (settings.section("rejected")[key] for key in ("root", "refused"))
+    root, folder, day_size = (settings.section("rejected")[key] for key in ("root", "refused", "refused_day_size"))
     os.umask(0o027)
     with open(0, "rb", closefd=False) as source:
-        keeper.serve(source, sys.stdout.buffer, root, folder, settings["host"])
+        keeper.serve(source, sys.stdout.buffer, root, folder, settings["host"], day_size)
     return 0

@@ -9,7 +9,7 @@ for one of two reasons only:
   fetched by then is lost.
 
 Accepted mail that a customer's server refused is there as well (see ``refused``). It is removed for neither reason
-while it waits for an operator's decision.
+while it waits for an operator's decision; other mail makes room for one day's limit of it and no more.
 
 The tree belongs to an account that talks to the internet, and this runs as root: every step goes by a file descriptor
 of the directory above, and follows no symbolic link.
@@ -17,6 +17,7 @@ of the directory above, and follows no symbolic link.
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import time
@@ -248,11 +249,12 @@ def purge(
     dry_run: bool = False,
     by_age: bool = True,
     waits: Callable[[str], bool] = refused.is_refused,
+    day_size: float = math.inf,
 ) -> Purge:
     """One run: by age, then unfinished files, then for room if there is too little. ``now``: epoch seconds.
 
     No file that ``waits``, by its name, is removed. Each is looked at again right before it goes, since the
-    keeper writes at any time.
+    keeper writes at any time. What they take above ``day_size`` bytes costs no other mail.
     """
     days, aged = [], 0
     for day in purge_record.expired(store.days(), now, keep_days) if by_age else []:
@@ -266,12 +268,18 @@ def purge(
     unfinished = [file for file in store.files(left, ("tmp",)) if by_age and now - file.modified > UNFINISHED]
     early: list[Kept] = []
     enough = True
-    if store.room().percent() < free_percent:
-        oldest_first = sorted(
-            (file for file in store.files(left) if not waits(file.path[3])),
-            key=lambda file: (file.path[0], file.path[3]),
-        )
-        early, enough = sacrifice(oldest_first, store.room(), free_percent)
+    room = store.room()
+    if room.percent() < free_percent:
+        oldest_first: list[Kept] = []
+        waiting = 0
+        for file in sorted(store.files(left), key=lambda file: (file.path[0], file.path[3])):
+            if waits(file.path[3]):
+                waiting += file.size
+            else:
+                oldest_first.append(file)
+        room = room._replace(free=room.free + int(max(0, waiting - day_size)))
+        early, enough = sacrifice(oldest_first, room, free_percent)
+        enough = enough and bool(early)
     if not dry_run:
         store.remove(unfinished)
         store.remove(early, waits)
@@ -347,13 +355,23 @@ def run(
     dry_run: bool = False,
     counters: str = COUNTERS,
     waits: Callable[[str], bool] = refused.is_refused,
+    day_size: float = math.inf,
 ) -> list[str]:
     """The job: purge, store the record, log; returns its actions, in sentences. Raises OSError."""
     moment = time.time() if now is None else now
     before = purge_record.read(places)
     with Store(root) as store:
         doubt = doubted(before, moment)
-        done = purge(store, keep_days, free_percent, moment, dry_run=dry_run, by_age=not doubt, waits=waits)
+        done = purge(
+            store,
+            keep_days,
+            free_percent,
+            moment,
+            dry_run=dry_run,
+            by_age=not doubt,
+            waits=waits,
+            day_size=day_size,
+        )
     sentences = [f"nothing goes by its age for a day: {purge_record.DOUBTED}"] if doubt else []
     if not dry_run:
         purge_record.write(places, updated(before, done, failures(counters), moment))

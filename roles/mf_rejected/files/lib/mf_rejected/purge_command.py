@@ -44,7 +44,10 @@ def _purge(chosen: argparse.Namespace, host: state.Places) -> int:
         folder = settings.get("refused", refused.FOLDER)
         releases = settings.get("releases", deliver.RECORDS)
         waits = functools.partial(refused.waits, folder, releases)
-        sentences = purge.run(host, root, keep_days, free_percent, dry_run=chosen.dry_run, waits=waits)
+        day_size = settings["refused_day_size"]
+        sentences = purge.run(
+            host, root, keep_days, free_percent, dry_run=chosen.dry_run, waits=waits, day_size=day_size
+        )
         if not chosen.dry_run:
             # check-refused reports a folder that is missing
             with contextlib.suppress(FileNotFoundError):
