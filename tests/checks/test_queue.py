@@ -97,6 +97,24 @@ def test_a_large_queue_is_read_in_part(tmp_path: Path) -> None:
     assert (len(found.arrivals), found.frozen, found.read) == (20, 5, 10)
 
 
+def test_of_a_crowd_the_newest_are_read_too_that_can_be_unkept(tmp_path: Path) -> None:
+    """The customer is down: all wait, and a bounce that waits to be kept is among the newest."""
+    path = spool(tmp_path, *[(NOW - 10_000 + number, number == 0) for number in range(20)], *[(NOW - 9, False)] * 5)
+    name = message_id(NOW - 700)
+    (tmp_path / "input" / f"{name}-H").write_text(BOUNCE.format(id=name, when=NOW - 700, tree="XX"))
+    found = queue.survey(path, limit=4, now=NOW)
+    assert (len(found.arrivals), found.frozen, found.unkept, found.read) == (26, 1, 1, 4)
+
+
+def test_a_crowd_s_summary_shows_how_many_were_read(
+    tmp_path: Path, places: state.Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "READ", 2)
+    found = queue.probe(places, {**VALUES, "spool": spool(tmp_path, *[(NOW, False)] * 3), "port": 1})
+    assert callable(found)
+    assert "; 3 messages (2 read)" in found(True).summary
+
+
 def test_no_spool(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         queue.survey(str(tmp_path))

@@ -37,7 +37,7 @@ RULES: run.Rules = {
     "free_critical": (0, 100),
 }
 
-READ = 1000  # -H files read in one run to count the frozen, oldest first
+READ = 1000  # -H files read in one run to count the frozen and the unkept
 GREETING = 10.0  # seconds
 UNKEPT = 600.0  # seconds after which a refused message should have been kept; a failure is tried again in a minute
 
@@ -119,7 +119,7 @@ def survey(spool: str, limit: int = READ, now: float = 0.0) -> Queue:
         return Queue()
     dated.sort()
     frozen = read = unkept = 0
-    for when, path in dated[:limit]:
+    for when, path in _chosen(dated, limit, now):
         try:
             head = state.read_bytes(path, 4096)
         except OSError:
@@ -129,6 +129,15 @@ def survey(spool: str, limit: int = READ, now: float = 0.0) -> Queue:
             frozen += is_frozen(head)
             unkept += now - when >= UNKEPT and is_unkept(head)
     return Queue([when for when, _ in dated], frozen, read, unkept)
+
+
+def _chosen(dated: list[tuple[int, str]], limit: int, now: float) -> list[tuple[int, str]]:
+    """The messages to read, oldest first: of a crowd the oldest, and the newest that can be unkept by now. Pure."""
+    if len(dated) <= limit:
+        return dated
+    end = max(limit, sum(when <= now - UNKEPT for when, _ in dated))
+    half = limit // 2
+    return dated[:half] + dated[end - limit + half : end]
 
 
 def age(arrivals: Sequence[int], before: object, epoch: float, boottime: float) -> tuple[float, str]:
@@ -183,7 +192,8 @@ def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagno
     waited, oldest = age(queue.arrivals, run.former(places, NAME)["metrics"].get("oldest"), epoch, boottime)
     status, problems = decide(queue, waited, free, inodes, values)
     messages = len(queue.arrivals)
-    result = state.Result(NAME, status, ", ".join([f"{messages} message{'' if messages == 1 else 's'}", *problems]))
+    counted = f"{messages} message{'' if messages == 1 else 's'}" + (f" ({READ} read)" if messages > READ else "")
+    result = state.Result(NAME, status, ", ".join([counted, *problems]))
     result.metrics = {
         "messages": messages,
         "oldest_seconds": round(waited),
