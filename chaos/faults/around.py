@@ -90,7 +90,7 @@ def run_full(scene: Scene) -> Generator[None, None, str]:
     restarted(scene)
     code, output = scene.host.ask("/mf/bin/health")
     must(code >= 2, f"health ended with {code}: {output[:100]}")
-    return f"started; health says {output.split()[1] if len(output.split()) > 1 else output[:40]}"
+    return f"started; health is {output.split()[1] if len(output.split()) > 1 else output[:40]}"
 
 
 @fault("around", "state files truncated", "next run writes them anew, no internal error", LANE)
