@@ -227,7 +227,7 @@ def test_killed_at_random_moments_every_outage_is_one_incident_notified_once(tmp
 
                 def settled() -> bool:
                     over = all(one["alert"].get("over_told") for one in watched.incidents.load(since=0))
-                    return over and all(one["status"] == "sent" for one in watched.messages.newest(10000))
+                    return over and all(one.status == "sent" for one in watched.messages.newest(10000))
 
                 await until(settled, 60)
                 watched.close()
@@ -260,17 +260,17 @@ def test_killed_at_random_moments_every_outage_is_one_incident_notified_once(tmp
     # every message reached people at least once, and more often only with the mark
     messages = store.messages.newest(10000)
     heard = collections.Counter(world.texts)
-    assert {one["status"] for one in messages} == {"sent"}
-    assert set(heard) <= {f"{mark}{one['text']}" for one in messages for mark in ("", "repeat: ")}
-    for one in messages:
-        assert heard[one["text"]] <= 1
-        assert heard[one["text"]] + heard[f"repeat: {one['text']}"] >= 1
-        assert one["repeat"] or not heard[f"repeat: {one['text']}"]
+    assert {message.status for message in messages} == {"sent"}
+    assert set(heard) <= {f"{mark}{message.text}" for message in messages for mark in ("", "repeat: ")}
+    for message in messages:
+        assert heard[message.text] <= 1
+        assert heard[message.text] + heard[f"repeat: {message.text}"] >= 1
+        assert message.repeat or not heard[f"repeat: {message.text}"]
     # every incident was notified once, by a message of its own or by the fleet's
     by_incident: dict[int, list[str]] = collections.defaultdict(list)
-    for one in messages:
-        for number in one["incidents"]:
-            by_incident[number].append(one["kind"])
+    for message in messages:
+        for number in message.incidents:
+            by_incident[number].append(message.kind)
     for one in incidents:
         kinds = by_incident[one["id"]]
         together = any(len(outage.mxs) > 1 and outage.began - 2 <= one["opened"] <= outage.ended for outage in outages)

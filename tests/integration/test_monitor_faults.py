@@ -68,7 +68,7 @@ def test_the_second_channel_gets_all_that_waits_for_the_first_and_each_once(tmp_
             store.messages.enqueue(time.time(), "sms", "opened", "urgent", f"text {number}")
 
     def taken() -> list[str]:
-        return [one["text"] for one in store.messages.newest() if one["channel"] == "mail" and one["status"] == SENT]
+        return [one.text for one in store.messages.newest() if one.channel == "mail" and one.status == SENT]
 
     def stood_in() -> bool:
         with store.writing():
@@ -86,7 +86,7 @@ def test_the_second_channel_steps_in_after_a_crash_in_the_first_attempt(tmp_path
         number = store.messages.enqueue(time.time(), "sms", "opened", "urgent", "text")
         store.messages.set(number, SENDING, attempts=1, next_try=1.0, finished=None, error="")
         store.messages.recover(1.0)
-    asyncio.run(delivered(store, lambda: store.messages.newest()[0]["channel"] == "mail"))
+    asyncio.run(delivered(store, lambda: store.messages.newest()[0].channel == "mail"))
 
 
 def test_a_planned_end_lets_what_is_under_way_end(tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_a_planned_end_lets_what_is_under_way_end(tmp_path: Path) -> None:
     with store.writing():
         store.messages.enqueue(time.time(), "sms", "opened", "urgent", "text")
     slow = (sys.executable, "-I", "-c", "import sys, time; sys.stdin.read(); time.sleep(1)")
-    asyncio.run(delivered(store, lambda: store.messages.newest()[0]["status"] == SENDING, slow))
-    assert [(one["status"], one["repeat"]) for one in store.messages.newest()] == [(SENT, 0)]
+    asyncio.run(delivered(store, lambda: store.messages.newest()[0].status == SENDING, slow))
+    assert [(one.status, one.repeat) for one in store.messages.newest()] == [(SENT, 0)]
 
 
 @pytest.mark.parametrize(("end", "repeat"), [("sys.exit(3)", 1), ("os.kill(os.getpid(), 9)", 1), ("sys.exit(1)", 0)])
@@ -104,9 +104,9 @@ def test_what_may_have_arrived_is_sent_again_as_a_repeat(tmp_path: Path, end: st
     with store.writing():
         store.messages.enqueue(time.time(), "sms", "opened", "urgent", "text")
     broken = (sys.executable, "-I", "-c", f"import os, sys; sys.stdin.read(); {end}")
-    asyncio.run(delivered(store, lambda: bool(store.messages.newest()[-1]["error"]), broken))
+    asyncio.run(delivered(store, lambda: bool(store.messages.newest()[-1].error), broken))
     first = store.messages.newest()[-1]
-    assert (first["status"], first["repeat"]) == ("queued", repeat)
+    assert (first.status, first.repeat) == ("queued", repeat)
 
 
 async def hold_up(stop: asyncio.Event, seconds: float, every: float) -> None:

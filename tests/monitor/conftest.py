@@ -38,9 +38,11 @@ def bad(reason: str = REFUSED, state: str = DOWN) -> SubjectState:
     return run(UP, *[state] * 3, reason=reason)
 
 
-def keys(current: dict[str, SubjectState], open_: Sequence[str] = (), **maintenance: Any) -> dict[str, str]:
+def keys(
+    current: dict[str, SubjectState], open_: Sequence[str] = (), **maintenance: problems.Maintenance
+) -> dict[str, str]:
     view = problems.judge(RULES, current, maintenance, open_, NOW + 100)
-    return {key: one.severity for key, one in view.problems.items()}
+    return {key: problem.severity for key, problem in view.problems.items()}
 
 
 def silent(host: str) -> dict[str, SubjectState]:

@@ -14,9 +14,14 @@ from mf_monitor.notifying import alerts
 from mf_monitor.notifying.alerts import Alert, Incident
 from mf_monitor.probing import hosthealth
 from mf_monitor.settings import Settings
+from mf_monitor.store import Silence
 
 from tests.monitor import samples
 from tests.monitor.conftest import NOW, RULES, incident, run, subjects
+
+
+def silence(pattern: str) -> Silence:
+    return Silence(1, pattern, NOW + 999, "", "anna", NOW)
 
 
 class Story:
@@ -24,7 +29,7 @@ class Story:
 
     def __init__(self, rules: Settings = RULES) -> None:
         self.rules = rules
-        self.silences: list[dict[str, str]] = []
+        self.silences: list[Silence] = []
         self.alerts: dict[int, Alert] = {}
 
     def at(self, seconds: float, *incidents: Incident) -> list[alerts.Draft]:
@@ -240,7 +245,7 @@ def test_what_is_urgent_beneath_the_fleets_stays_so_and_is_not_notified_twice() 
 
 def test_what_an_acknowledged_or_silenced_fleet_does_not_speak_for_is_notified() -> None:
     fleet = incident(2, "fleet", "urgent", alert=Alert(noticed=NOW, about=("service:mx1/smtp", "service:mx2/smtp")))
-    for silences, acked in (([{"pattern": "fleet"}], False), ([], True)):
+    for silences, acked in (([silence("fleet")], False), ([], True)):
         story = Story()
         story.silences = silences
         one = dataclasses.replace(fleet, acked=acked)
@@ -353,7 +358,7 @@ def test_a_certificate_is_notified_at_each_of_its_days_once() -> None:
 
 def test_silence_is_by_pattern() -> None:
     story = Story()
-    story.silences = [{"pattern": "*:mx1*"}]
+    story.silences = [silence("*:mx1*")]
     (draft,) = story.at(4, incident(1, "host:mx1"), incident(2, "host:mx10x"), incident(3, "host:mx2"))
     assert draft.incidents == (3,)
 

@@ -239,7 +239,7 @@ def test_without_storage_it_goes_on_judging_and_notifies_directly(tmp_path: Path
             other.close()
             # then it is stored, and people are notified as ever
             await until(lambda: "fleet" in monitor.incidents.open)
-            await until(lambda: any(row["status"] == SENT for row in monitor.recorder.store.messages.newest()))
+            await until(lambda: any(row.status == SENT for row in monitor.recorder.store.messages.newest()))
 
     run(go)
 

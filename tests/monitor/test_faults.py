@@ -20,7 +20,7 @@ from mf_monitor.notifying import send
 from mf_monitor.page import metrics, model, snapshot
 from mf_monitor.probing import hosthealth, http, wire
 from mf_monitor.probing.hosthealth import Reading
-from mf_monitor.store import SENT, Store
+from mf_monitor.store import SENT, Silence, Store
 
 from tests.monitor import samples
 from tests.monitor.virtual import run
@@ -63,7 +63,7 @@ def test_any_health_of_a_host_is_a_reading(listener: engine.Engine, changed: dic
     if parsed is not None:
         hosthealth.leases(parsed)
     listener.subjects.ingest_health(Reading("mx1", 99.0, 100.0, parsed, "read"))
-    assert listener.subjects.maintenance.get("mx1", {"until": 0.0})["until"] <= 100.0 + maintenance.MAX_TTL
+    assert all(on.until <= 100.0 + maintenance.MAX_TTL for on in listener.subjects.maintenance.values())
 
 
 def test_the_program_validates_its_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,9 +151,7 @@ def test_damage_that_a_check_does_not_see_is_moved_aside_once_and_numbers_go_on(
 
     async def go() -> None:
         monitor = engine.Engine(samples.settings(database=str(path)))
-        monitor.incidents.silences = [
-            {"pattern": "mx1*", "until": time.time() + 99, "reason": "", "by": "anna", "created": 1.0}
-        ]
+        monitor.incidents.silences = [Silence(1, "mx1*", time.time() + 99, "", "anna", 1.0)]
 
         def write(store: Store) -> None:
             store.messages.set(5, SENT, attempts=1, next_try=9.0, finished=1.0, error="")
@@ -163,7 +161,7 @@ def test_damage_that_a_check_does_not_see_is_moved_aside_once_and_numbers_go_on(
         assert len([one for one in tmp_path.glob("*.damaged-*") if not one.name.endswith(("-wal", "-shm"))]) == 1
         assert [one["key"] for one in monitor.recorder.store.incidents.load(since=0)] == ["internal:database"]
         assert monitor.recorder.store.incidents.load(since=0)[0]["id"] == 5
-        assert [one["pattern"] for one in monitor.recorder.store.incidents.silences(time.time())] == ["mx1*"]
+        assert [one.pattern for one in monitor.recorder.store.incidents.silences(time.time())] == ["mx1*"]
         monitor.recorder.close()
 
     run(go)

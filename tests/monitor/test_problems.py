@@ -213,7 +213,7 @@ def test_offline_there_is_one_problem_and_open_incidents_stay() -> None:
 
 
 def test_maintenance_mutes_a_host_but_not_the_fleet() -> None:
-    at_work = {"owner": "ops", "reason": "disk", "until": NOW + 999}
+    at_work = problems.Maintenance("ops", "disk", NOW + 999)
     current = subjects() | silent("mx1") | {"mx2/smtp": bad()}
     seen = keys(current, mx1=at_work)
     assert seen == {"host:mx1": "page", "service:mx2/smtp": "notice", "fleet": "urgent"}

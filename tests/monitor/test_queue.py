@@ -26,7 +26,7 @@ def test_the_weekly_test_is_sent_once_in_its_minute_or_when_it_is_back(tmp_path:
         # it was away in that minute
         late = [monday + 14 * 86400 + after for after in (7200, 7201)]
         assert [queue.enqueue_weekly_test(store, chosen, at) for at in late] == [True, False]
-    assert [row["kind"] for row in store.messages.newest()] == ["test"] * 3
+    assert [row.kind for row in store.messages.newest()] == ["test"] * 3
     store.close()
 
 
@@ -40,7 +40,7 @@ def test_beyond_the_rate_limit_only_what_is_urgent_goes_out(tmp_path: Path) -> N
         for number, severity in enumerate(("notice", "notice", "notice", "urgent")):
             queue.enqueue(store, chosen, 1000.0 + number, "opened", severity, "text")
         queue.enqueue(store, chosen, 9000.0, "opened", "notice", "text")
-    statuses = [row["status"] for row in reversed(store.messages.newest())]
+    statuses = [row.status for row in reversed(store.messages.newest())]
     assert statuses == ["queued", "queued", "held back", "queued", "queued"]
     store.close()
 
@@ -54,6 +54,6 @@ def test_what_the_rate_limit_held_back_is_named_in_one_message(tmp_path: Path) -
         named = [queue.enqueue_held_back(store, chosen, at) for at in (1010.0, 4599.0, 4700.0, 4800.0)]
     assert named == [False, False, True, False]
     newest = store.messages.newest()[0]
-    assert newest["text"].startswith("mf: 3 held back")
-    assert newest["status"] == "queued"
+    assert newest.text.startswith("mf: 3 held back")
+    assert newest.status == "queued"
     store.close()

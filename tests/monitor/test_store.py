@@ -121,10 +121,10 @@ def test_what_was_being_sent_in_a_crash_is_sent_again_as_repeat(tmp_path: Path) 
     store.messages.set(numbers[0], SENT, attempts=1, next_try=NOW, finished=NOW, error="")
     store.messages.set(numbers[1], SENDING, attempts=1, next_try=NOW, finished=None, error="")
     assert store.messages.recover(NOW + 9) == 1
-    again = {row["id"]: row for row in store.messages.newest()}
-    assert [again[number]["repeat"] for number in numbers] == [0, 1, 0]
-    assert again[numbers[1]]["status"] == QUEUED
-    assert [row["id"] for row in store.messages.due(NOW + 9)] == [numbers[1]]  # the older one first
+    again = {row.id: row for row in store.messages.newest()}
+    assert [again[number].repeat for number in numbers] == [0, 1, 0]
+    assert again[numbers[1]].status == QUEUED
+    assert [row.id for row in store.messages.due(NOW + 9)] == [numbers[1]]  # the older one first
 
 
 def test_a_failed_read_of_health_keeps_what_was_read(tmp_path: Path) -> None:

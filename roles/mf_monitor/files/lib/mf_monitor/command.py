@@ -126,7 +126,7 @@ def _silence(chosen: argparse.Namespace, _: state.Places) -> int:
 
 def _unsilence(chosen: argparse.Namespace, _: state.Places) -> int:
     with _Opened() as opened:
-        ended = any(silence["id"] == chosen.silence for silence in opened.store.incidents.silences(time.time()))
+        ended = any(silence.id == chosen.silence for silence in opened.store.incidents.silences(time.time()))
         if not chosen.dry_run:
             with opened.store.writing():
                 ended = opened.store.incidents.end_silence(chosen.silence)
@@ -158,14 +158,12 @@ def _test(chosen: argparse.Namespace, _: state.Places) -> int:
             return 0
         give_up = time.monotonic() + chosen.wait
         while True:
-            rows = [row for row in opened.store.messages.newest(200) if row["id"] in numbers]
-            if all(row["status"] == store.SENT for row in rows):
-                print("taken by " + ", ".join(row["channel"] for row in rows))
+            sent = [message for message in opened.store.messages.newest(200) if message.id in numbers]
+            if all(message.status == store.SENT for message in sent):
+                print("taken by " + ", ".join(message.channel for message in sent))
                 return 0
             if time.monotonic() > give_up:
-                bad = [
-                    f"{row['channel']}: {row['error'] or row['status']}" for row in rows if row["status"] != store.SENT
-                ]
+                bad = [f"{each.channel}: {each.error or each.status}" for each in sent if each.status != store.SENT]
                 print(f"monitor: not taken: {text.clean('; '.join(bad), 300)}", file=sys.stderr)
                 return cli.FAILED
             time.sleep(0.2)

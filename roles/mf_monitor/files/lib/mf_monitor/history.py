@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 
 from .judging import problems, states
 from .judging.problems import HostView, View
@@ -100,7 +101,7 @@ class History:
         fleet = HostView(view.state, view.sentence, None, None)
         for name, host in [*view.hosts.items(), ("fleet", fleet)]:
             state = UNKNOWN if offline and name != "fleet" else host.state
-            until = host.maintenance["until"] if host.maintenance else None
+            until = host.maintenance.until if host.maintenance else None
             key = (state, host.message, until, view.accepting)
             before = self._shown.get(name)
             if before is not None and before[0] == key:
@@ -111,6 +112,6 @@ class History:
             elif before is None and (stored := store.current.since(name)) and stored[0] == state:
                 since = stored[1]
             self._shown[name] = (key, since)
-            details = {"maintenance": host.maintenance, "accepting": view.accepting}
+            details = {"maintenance": host.maintenance and asdict(host.maintenance), "accepting": view.accepting}
             changed.append((name, state, since, now, None, host.message, details))
         return changed

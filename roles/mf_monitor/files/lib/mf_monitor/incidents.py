@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from mf import text
 
@@ -13,7 +12,7 @@ from .judging.severity import NOTICE, Problem
 from .notifying import alerts, queue
 from .notifying.alerts import Alert, Incident
 from .settings import Settings
-from .store import Store
+from .store import Silence, Store
 
 END_IS_NEWS = 86400.0  # seconds; a monitor that was away for longer doesn't notify of ends from before
 
@@ -34,7 +33,7 @@ class Incidents:
         self._settings = settings
         self.open: dict[str, Incident] = {}
         self.ended: list[Incident] = []
-        self.silences: list[dict[str, Any]] = []
+        self.silences: list[Silence] = []
 
     def load(self, store: Store, now: float) -> None:
         """Read incidents and silences from disk: an operator may have changed them."""
@@ -49,9 +48,7 @@ class Incidents:
         """Write silences into a new file; incidents are opened again by the next update."""
         self.open, self.ended = {}, []
         for silence in self.silences:
-            store.incidents.add_silence(
-                silence["pattern"], silence["until"], silence["reason"], silence["by"], silence["created"]
-            )
+            store.incidents.add_silence(silence.pattern, silence.until, silence.reason, silence.by, silence.created)
 
     def note_damage(self, store: Store, now: float) -> None:
         """Record and notify that a damaged file was moved aside: an incident that begins and ends at once."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
 
 from .judging import former, states
+from .judging.problems import Maintenance
 from .judging.states import CONNECTIVITY, DOWN, UNKNOWN, ProbeResult, SubjectState
 from .probing import hosthealth
 from .probing.hosthealth import Reading
@@ -15,7 +15,7 @@ from .store import Store
 
 
 class Subjects:
-    """``states`` by subject; ``maintenance``: host to ``{"owner", "reason", "until"}``."""
+    """``states`` by subject, ``maintenance`` by host."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -23,7 +23,7 @@ class Subjects:
         self._services = {service.subject for host in settings.hosts for service in host.services}
         self._known_checks: dict[str, set[str]] = {}  # by host
         self.states: dict[str, SubjectState] = {}
-        self.maintenance: dict[str, dict[str, Any]] = {}
+        self.maintenance: dict[str, Maintenance] = {}
 
     def restore(self, store: Store) -> None:
         """Load what is on disk, and delete there what isn't monitored any more."""
@@ -40,7 +40,7 @@ class Subjects:
                 if check:
                     self._known_checks.setdefault(host, set()).add(check)
             elif name in self._hosts and stored.get("maintenance"):
-                self.maintenance[name] = stored["maintenance"]
+                self.maintenance[name] = Maintenance(**stored["maintenance"])
 
     @property
     def offline(self) -> bool:
@@ -58,12 +58,12 @@ class Subjects:
             self.maintenance.pop(name, None)
             if at_work := record.maintenance:
                 until = reading.finished + at_work.left_seconds
-                self.maintenance[name] = {"owner": at_work.owner, "reason": at_work.reason, "until": until}
+                self.maintenance[name] = Maintenance(at_work.owner, at_work.reason, until)
         return results
 
     def end_maintenance(self, now: float) -> None:
         """Drop maintenance whose end has passed."""
-        self.maintenance = {host: work for host, work in self.maintenance.items() if work["until"] > now}
+        self.maintenance = {host: work for host, work in self.maintenance.items() if work.until > now}
 
     def advance(self, result: ProbeResult, offline: bool) -> tuple[SubjectState, ProbeResult]:
         """Advance a subject's state; the state before, and the result as it counts: nothing is seen while offline."""

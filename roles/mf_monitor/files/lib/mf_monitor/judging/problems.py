@@ -28,6 +28,15 @@ NEVER_PROBED = SubjectState()
 
 
 @dataclass(frozen=True, slots=True)
+class Maintenance:
+    """Maintenance that is on, ``until`` then (epoch seconds)."""
+
+    owner: str
+    reason: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class HostView:
     """A host's summary for the page: ``state`` is that of its worst service; ``accepts`` is None without SMTP.
 
@@ -37,7 +46,7 @@ class HostView:
     state: str
     message: str
     accepts: bool | None
-    maintenance: Mapping[str, Any] | None
+    maintenance: Maintenance | None
     known: bool = True
 
 
@@ -59,11 +68,11 @@ class View:
 def judge(
     settings: Settings,
     subjects: Mapping[str, SubjectState],
-    maintenance: Mapping[str, Mapping[str, Any]],
+    maintenance: Mapping[str, Maintenance],
     open_keys: Collection[str],
     now: float,
 ) -> View:
-    """All problems. ``maintenance``: host to ``{"owner", "reason", "until"}``; ``open_keys``: open incidents."""
+    """All problems. ``maintenance`` by host; ``open_keys``: open incidents."""
     connectivity = subjects.get(CONNECTIVITY, NEVER_PROBED)
     problems: dict[str, Problem] = {}
     hosts: dict[str, HostView] = {}
@@ -128,7 +137,7 @@ def _host(
     settings: Settings,
     subjects: Mapping[str, SubjectState],
     checks: Mapping[str, SubjectState],
-    maintenance: Mapping[str, Any] | None,
+    maintenance: Maintenance | None,
     open_keys: Collection[str],
     now: float,
 ) -> tuple[list[Problem], HostView]:
@@ -275,7 +284,7 @@ def _view(
     health: SubjectState,
     checks: Mapping[str, SubjectState],
     down: bool,
-    maintenance: Mapping[str, Any] | None,
+    maintenance: Maintenance | None,
     now: float,
 ) -> HostView:
     smtp = {service: services[service] for service in host.front}
@@ -288,9 +297,9 @@ def _view(
     known = not smtp or any(good)
     state, message = _worst(settings, services, seen, [("health", health), *checks.items()], down, known)
     if maintenance is not None:
-        reason = f" ({text.clean(str(maintenance['reason']))})" if maintenance.get("reason") else ""
+        reason = f" ({text.clean(maintenance.reason)})" if maintenance.reason else ""
         state = MAINTENANCE
-        message = f"maintenance by {text.clean(str(maintenance['owner']), 32)}{reason}; {message}"
+        message = f"maintenance by {text.clean(maintenance.owner, 32)}{reason}; {message}"
     return HostView(state, message, accepts, maintenance, known)
 
 

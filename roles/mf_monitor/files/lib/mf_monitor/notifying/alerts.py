@@ -24,6 +24,7 @@ from .. import texts
 from ..judging.severity import NOTICE, PAGE, URGENT
 from ..judging.states import CONNECTIVITY, restored, stored
 from ..settings import Settings
+from ..store import Silence
 
 GROUP = 3.0  # seconds in which what begins together becomes one message, and what ends together
 AT_ONCE = 0.5  # the same for what is urgent
@@ -125,9 +126,9 @@ class Plan:
     void: set[int] = field(default_factory=set)  # acknowledgements that end: the incident is worse now
 
 
-def plan(settings: Settings, incidents: Sequence[Incident], silences: Iterable[Mapping[str, Any]], now: float) -> Plan:
+def plan(settings: Settings, incidents: Sequence[Incident], silences: Iterable[Silence], now: float) -> Plan:
     """What to send now. ``incidents``: all that are open, and those closed whose end wasn't notified yet."""
-    return _Planner(settings, incidents, [str(silence["pattern"]) for silence in silences], now).plan()
+    return _Planner(settings, incidents, [silence.pattern for silence in silences], now).plan()
 
 
 def severity_now(settings: Settings, incident: Incident, now: float) -> str:

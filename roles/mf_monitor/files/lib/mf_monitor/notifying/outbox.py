@@ -19,7 +19,7 @@ from mf import text
 
 from .. import children, texts
 from ..settings import Channel
-from ..store import GIVEN_UP, QUEUED, SENDING, SENT, Store, refuses
+from ..store import GIVEN_UP, QUEUED, SENDING, SENT, Message, Store, refuses
 from . import send
 
 LIMIT = 60.0  # seconds for one attempt; a busy machine needs many for Apprise alone
@@ -124,31 +124,30 @@ class Outbox:
                 if not refuses(error):
                     raise
                 due = []  # the engine reports it
-            for row in due:
-                name = row["channel"]
+            for message in due:
+                name = message.channel
                 if name not in busy or busy[name].done():
                     if name in busy:
                         busy[name].result()  # a bug there is a bug here
-                    busy[name] = asyncio.create_task(self._deliver(row))
+                    busy[name] = asyncio.create_task(self._deliver(message))
                     busy[name].add_done_callback(lambda _: self.wake.set())
             await awaken(self.wake, 1.0)
 
-    def _due(self, store: Store) -> list[dict[str, Any]]:
+    def _due(self, store: Store) -> list[Message]:
         """Messages to send now; those of a failing channel are queued for its second channel too."""
         for channel in self._channels.values():
             if channel.second:
-                for row in store.messages.not_stood_in_for(channel.name):
-                    incidents = json.loads(row["incidents"])
+                for message in store.messages.not_stood_in_for(channel.name):
                     store.messages.enqueue(
                         self._clock(),
                         channel.second,
-                        row["kind"],
-                        row["severity"],
-                        row["text"],
-                        incidents,
-                        stand_in_for=row["id"],
+                        message.kind,
+                        message.severity,
+                        message.text,
+                        message.incidents,
+                        stand_in_for=message.id,
                     )
-        return [dict(row) for row in store.messages.due(self._clock())]
+        return store.messages.due(self._clock())
 
     async def direct(self, severity: str, message: str) -> None:
         """Send to the channels of a severity at once, past the queue: for when nothing can be stored."""
@@ -160,16 +159,16 @@ class Outbox:
                     trouble = await self._send(second, message)
                 self._note(f"sent directly to {channel.name}: {trouble or 'taken'}")
 
-    async def _deliver(self, row: dict[str, Any]) -> None:
-        number, attempts = row["id"], row["attempts"] + 1
-        channel = self._channels.get(row["channel"])
+    async def _deliver(self, message: Message) -> None:
+        number, attempts = message.id, message.attempts + 1
+        channel = self._channels.get(message.channel)
         now = self._clock()
         if channel is None:
-            await self._settle(row, GIVEN_UP, attempts, "no such channel any more")
+            await self._settle(message, GIVEN_UP, attempts, "no such channel any more")
             return
 
         def mark(store: Store) -> None:
-            store.messages.set(number, SENDING, attempts=attempts, next_try=now, finished=None, error=row["error"])
+            store.messages.set(number, SENDING, attempts=attempts, next_try=now, finished=None, error=message.error)
 
         try:
             await self._stored(mark)
@@ -178,17 +177,16 @@ class Outbox:
                 raise
             await asyncio.sleep(RETRY)
             return  # it still waits
-        message = texts.REPEAT + row["text"] if row["repeat"] else row["text"]
-        trouble = await self._send(channel, message)
+        trouble = await self._send(channel, texts.REPEAT + message.text if message.repeat else message.text)
         if not trouble:
-            await self._settle(row, SENT, attempts, "")
+            await self._settle(message, SENT, attempts, "")
             return
-        late = self._clock() - row["created"] > GIVE_UP
-        await self._settle(row, GIVEN_UP if late else QUEUED, attempts, trouble)
+        late = self._clock() - message.created > GIVE_UP
+        await self._settle(message, GIVEN_UP if late else QUEUED, attempts, trouble)
         self._note(f"message {number} to {channel.name}: {trouble}")
 
-    async def _settle(self, row: dict[str, Any], status: str, attempts: int, error: str) -> None:
-        number, now = row["id"], self._clock()
+    async def _settle(self, message: Message, status: str, attempts: int, error: str) -> None:
+        number, now = message.id, self._clock()
         pause = BACKOFF[min(attempts, len(BACKOFF)) - 1]
 
         def work(store: Store) -> None:
@@ -205,13 +203,12 @@ class Outbox:
             )
             if not known:
                 return  # the file was replaced meanwhile; what is wrong is notified anew
-            incidents = json.loads(row["incidents"])
-            for incident in incidents:
+            for incident in message.incidents:
                 if status == SENT:
-                    again = " (repeat)" if row["repeat"] else ""
-                    store.incidents.add_event(incident, now, "sent", f"{row['kind']} to {row['channel']}{again}")
+                    again = " (repeat)" if message.repeat else ""
+                    store.incidents.add_event(incident, now, "sent", f"{message.kind} to {message.channel}{again}")
                 elif attempts == 1:
-                    store.incidents.add_event(incident, now, "failed", f"{row['channel']}: {text.clean(error, 100)}")
+                    store.incidents.add_event(incident, now, "failed", f"{message.channel}: {text.clean(error, 100)}")
 
         while True:
             try:

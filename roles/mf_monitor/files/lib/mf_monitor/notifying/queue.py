@@ -54,12 +54,12 @@ def enqueue_held_back(store: Store, settings: Settings, now: float) -> bool:
     """Queue one message that lists what was held back, as soon as the limit allows; whether anything was."""
     queued = False
     for channel in settings.channels:
-        rows = store.messages.held_back(channel.name)
-        if not rows or _full(store, settings, channel.name, now):
+        messages = store.messages.held_back(channel.name)
+        if not messages or _full(store, settings, channel.name, now):
             continue
-        titles = [row["text"].removeprefix(f"{settings.name}: ") for row in rows]
-        message = texts.compose(settings.name, "", [f"{len(rows)} held back", *titles], "")
-        store.messages.enqueue(now, channel.name, "held back", NOTICE, message)
+        titles = [message.text.removeprefix(f"{settings.name}: ") for message in messages]
+        content = texts.compose(settings.name, "", [f"{len(messages)} held back", *titles], "")
+        store.messages.enqueue(now, channel.name, "held back", NOTICE, content)
         store.messages.set_named(channel.name, now)
         queued = True
     return queued

@@ -17,6 +17,9 @@ from typing import Any
 
 from mf.health_record import Lease
 
+from ..judging.problems import Maintenance
+from ..store import Silence
+
 
 @dataclass(slots=True)
 class Day:
@@ -87,15 +90,6 @@ class Health:
     uptime_seconds: float | None = None
     problems: Sequence[str] = ()
     checks: list[Check] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Maintenance:
-    """Maintenance that is on."""
-
-    owner: str
-    reason: str
-    until: float
 
 
 @dataclass(slots=True)
@@ -200,18 +194,6 @@ class Incidents:
 
 
 @dataclass(slots=True)
-class Silence:
-    """Incidents whose key fits ``pattern`` send no messages."""
-
-    id: int
-    pattern: str
-    until: float
-    reason: str
-    by: str
-    created: float
-
-
-@dataclass(slots=True)
 class Sent:
     """The last heartbeat or test message."""
 
@@ -242,7 +224,7 @@ class Message:
     attempts: int
     finished: float | None
     error: str
-    incidents: list[int]
+    incidents: tuple[int, ...]
     repeat: bool
 
 

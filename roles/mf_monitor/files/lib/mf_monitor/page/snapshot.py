@@ -15,6 +15,7 @@ from .. import settings as settings_
 from .. import store as store_
 from .. import texts
 from ..judging import states
+from ..judging.problems import Maintenance
 from ..store.current import HostHealth
 from ..store.history import STATES
 from . import model
@@ -39,7 +40,7 @@ def take(store: store_.Store, settings: settings_.Settings, now: float) -> model
         latency = store.history.latency(now - LATENCY_SPAN)
         incidents = store.incidents.load(since=now - RECENT)
         events = store.incidents.events([entry["id"] for entry in incidents])
-        silences = [model.Silence(**entry) for entry in store.incidents.silences(now)]
+        silences = store.incidents.silences(now)
         messages = store.messages.newest(200)
         heartbeat = store.get("heartbeat")
     shown = [_incident(entry, events[entry["id"]], silences, now) for entry in incidents]
@@ -182,7 +183,7 @@ class _Reader:
             since=own.since,
             message=own.message,
             flapping=any(service.flapping for service in services),
-            maintenance=model.Maintenance(**maintenance) if maintenance else None,
+            maintenance=Maintenance(**maintenance) if maintenance else None,
             services=services,
             health=health,
             canary=canary,
@@ -296,7 +297,7 @@ def _older(age: float | None, check: model.Check) -> float | None:
 
 
 def _incident(
-    entry: Mapping[str, Any], timeline: Iterable[Mapping[str, Any]], silences: Iterable[model.Silence], now: float
+    entry: Mapping[str, Any], timeline: Iterable[Mapping[str, Any]], silences: Iterable[store_.Silence], now: float
 ) -> model.Incident:
     acked = entry["acked"] is not None and (entry["ack_until"] is None or entry["ack_until"] > now)
     silenced = any(fnmatch.fnmatchcase(entry["key"], silence.pattern) for silence in silences)
@@ -311,35 +312,35 @@ def _heartbeat(stored: str) -> model.Sent | None:
     return model.Sent(float(moment), good == "1") if moment else None
 
 
-def _test(messages: Iterable[Mapping[str, Any]]) -> model.Sent | None:
+def _test(messages: Iterable[store_.Message]) -> model.Sent | None:
     """The last test message, weekly or by command."""
     for message in messages:
-        if message["kind"] == "test":
-            return model.Sent(message["created"], message["status"] == store_.SENT)
+        if message.kind == "test":
+            return model.Sent(message.created, message.status == store_.SENT)
     return None
 
 
-def _channel(name: str, messages: Iterable[Mapping[str, Any]]) -> model.Channel:
-    own = [message for message in messages if message["channel"] == name]
-    tried = next((message for message in own if message["attempts"]), None)
-    sent = next((message for message in own if message["status"] == store_.SENT), None)
+def _channel(name: str, messages: Iterable[store_.Message]) -> model.Channel:
+    own = [message for message in messages if message.channel == name]
+    tried = next((message for message in own if message.attempts), None)
+    sent = next((message for message in own if message.status == store_.SENT), None)
     return model.Channel(
         name=name,
-        ok=None if tried is None else tried["status"] == store_.SENT,
-        last=sent["finished"] if sent else None,
-        waiting=sum(message["status"] in (store_.QUEUED, store_.SENDING) for message in own),
+        ok=None if tried is None else tried.status == store_.SENT,
+        last=sent.finished if sent else None,
+        waiting=sum(message.status in (store_.QUEUED, store_.SENDING) for message in own),
     )
 
 
-def _messages(messages: Sequence[Mapping[str, Any]], settings: settings_.Settings) -> model.Messages:
-    waiting = [message for message in messages if message["status"] in (store_.QUEUED, store_.SENDING)]
-    keys = ("channel", "kind", "severity", "text", "status", "attempts", "finished", "error", "incidents")
+def _messages(messages: Sequence[store_.Message], settings: settings_.Settings) -> model.Messages:
+    waiting = [message for message in messages if message.status in (store_.QUEUED, store_.SENDING)]
+    keys = ("channel", "kind", "severity", "text", "status", "attempts", "finished", "error", "incidents", "repeat")
     return model.Messages(
         waiting=len(waiting),
-        failing=sum(message["attempts"] > 0 for message in waiting),
+        failing=sum(message.attempts > 0 for message in waiting),
         channels=[_channel(channel.name, messages) for channel in settings.channels],
         recent=[
-            model.Message(at=message["created"], **{key: message[key] for key in keys}, repeat=bool(message["repeat"]))
+            model.Message(at=message.created, **{key: getattr(message, key) for key in keys})
             for message in messages[:20]
         ],
     )

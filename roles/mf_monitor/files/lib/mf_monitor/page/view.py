@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..store import Silence
 from . import charts, incidents, machines
-from .model import Channel, Host, Incident, Silence, Snapshot, as_json
+from .model import Channel, Host, Incident, Snapshot, as_json
 from .values import CHECKS, plural, short, show, uptime, when
 
 VERSION = 1  # of status.json: raised when a key goes away or changes its meaning; new keys may come at any time

@@ -24,8 +24,8 @@ from __future__ import annotations
 from .connection import DAY, Connection, StoreError, damaged, refuses
 from .current import Current
 from .history import History
-from .incidents import Incidents
-from .messages import GIVEN_UP, HELD_BACK, QUEUED, SENDING, SENT, Messages
+from .incidents import Incidents, Silence
+from .messages import GIVEN_UP, HELD_BACK, QUEUED, SENDING, SENT, Message, Messages
 
 __all__ = [
     "DAY",
@@ -34,6 +34,8 @@ __all__ = [
     "QUEUED",
     "SENDING",
     "SENT",
+    "Message",
+    "Silence",
     "Store",
     "StoreError",
     "damaged",

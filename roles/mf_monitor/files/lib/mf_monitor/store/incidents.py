@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .connection import DAY, KEEP_DAYS, Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Incidents whose key fits ``pattern`` (fnmatch) send no messages; times are epoch seconds."""
+
+    id: int
+    pattern: str
+    until: float
+    reason: str
+    by: str
+    created: float
 
 
 class Incidents:
@@ -77,7 +90,7 @@ class Incidents:
         return by
 
     def add_silence(self, pattern: str, until: float, reason: str, by: str, created: float) -> int:
-        """Silence what fits a pattern (fnmatch over incident keys); its number."""
+        """Silence what fits a pattern; its number."""
         cursor = self._db.execute(
             "INSERT INTO silences (pattern, until, reason, by, created) VALUES (?, ?, ?, ?, ?)",
             (pattern, until, reason, by, created),
@@ -89,9 +102,9 @@ class Incidents:
         """End a silence; False when there is none of that number."""
         return self._db.execute("DELETE FROM silences WHERE id = ?", (number,)).rowcount == 1
 
-    def silences(self, now: float) -> list[dict[str, Any]]:
-        """Silences in force: ``id pattern until reason by created``."""
-        return [dict(row) for row in self._db.rows("SELECT * FROM silences WHERE until > ? ORDER BY id", now)]
+    def silences(self, now: float) -> list[Silence]:
+        """Silences in force."""
+        return [Silence(*row) for row in self._db.rows("SELECT * FROM silences WHERE until > ? ORDER BY id", now)]
 
     def prune(self, now: float) -> None:
         """Drop what is older than it is kept."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, fields
 
 from .connection import DAY, Connection
 
@@ -14,6 +14,34 @@ STUCK = 20  # attempts
 LONGEST_PAUSE = 90.0  # seconds, more than any between two attempts
 # message.status
 QUEUED, SENDING, SENT, GIVEN_UP, HELD_BACK = "queued", "sending", "sent", "given up", "held back"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message on its way to a channel. Times are epoch seconds; ``finished`` is None until it is sent or given up.
+
+    ``repeat``: an attempt before may have arrived. ``stand_in_for``: the message of a failing channel.
+    """
+
+    id: int
+    created: float
+    channel: str
+    kind: str
+    severity: str
+    text: str
+    incidents: tuple[int, ...]
+    status: str
+    attempts: int
+    next_try: float
+    repeat: bool
+    finished: float | None
+    error: str
+    stand_in_for: int | None
+
+
+def _message(row: sqlite3.Row) -> Message:
+    values = {item.name: row[item.name] for item in fields(Message)}
+    return Message(**{**values, "incidents": tuple(json.loads(row["incidents"])), "repeat": bool(row["repeat"])})
 
 
 class Messages:
@@ -43,7 +71,7 @@ class Messages:
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 
-    def due(self, now: float) -> list[sqlite3.Row]:
+    def due(self, now: float) -> list[Message]:
         """The oldest queued message of each channel, if its time has come: what happened first is sent first.
 
         A message that the gateway has refused for long doesn't hold up the others any more.
@@ -51,7 +79,7 @@ class Messages:
         heads = "SELECT *, min(id) FROM messages WHERE status = ? GROUP BY channel, attempts >= ?"
         # further away than any pause: the clock was set back
         due = f"SELECT * FROM ({heads}) WHERE next_try <= ? OR next_try > ? ORDER BY id"
-        return self._db.rows(due, QUEUED, STUCK, now, now + LONGEST_PAUSE)
+        return [_message(row) for row in self._db.rows(due, QUEUED, STUCK, now, now + LONGEST_PAUSE)]
 
     def recover(self, now: float) -> int:
         """After a crash, queue again what was being sent, marked as repeat: it may have arrived."""
@@ -82,29 +110,28 @@ class Messages:
         )
         return cursor.rowcount == 1
 
-    def not_stood_in_for(self, channel: str) -> list[sqlite3.Row]:
+    def not_stood_in_for(self, channel: str) -> list[Message]:
         """While a channel fails: what waits for it and hasn't been given to its second channel yet."""
         own = "SELECT * FROM messages WHERE status IN (?, ?) AND channel = ? AND"
         if not self._db.rows(f"{own} error != '' AND attempts < ? LIMIT 1", QUEUED, SENDING, channel, STUCK):
             return []
         given = "SELECT stand_in_for FROM messages WHERE stand_in_for IS NOT NULL"
         query = f"{own} stand_in_for IS NULL AND id NOT IN ({given}) ORDER BY id"
-        return self._db.rows(query, QUEUED, SENDING, channel)
+        return [_message(row) for row in self._db.rows(query, QUEUED, SENDING, channel)]
 
-    def newest(self, limit: int = 50) -> list[dict[str, Any]]:
-        """The newest messages, ``incidents`` decoded."""
-        rows = self._db.rows("SELECT * FROM messages ORDER BY id DESC LIMIT ?", limit)
-        return [{**dict(row), "incidents": json.loads(row["incidents"])} for row in rows]
+    def newest(self, limit: int = 50) -> list[Message]:
+        """The newest messages."""
+        return [_message(row) for row in self._db.rows("SELECT * FROM messages ORDER BY id DESC LIMIT ?", limit)]
 
     def sent_since(self, channel: str, since: float) -> int:
         """How many messages were queued for a channel since then, without those held back."""
         query = "SELECT count(*) AS n FROM messages WHERE channel = ? AND created >= ? AND status != ?"
         return int(self._db.rows(query, channel, since, HELD_BACK)[0]["n"])
 
-    def held_back(self, channel: str) -> list[sqlite3.Row]:
+    def held_back(self, channel: str) -> list[Message]:
         """What was held back from a channel and not named since, oldest first."""
         query = "SELECT * FROM messages WHERE status = ? AND channel = ? AND finished IS NULL ORDER BY id"
-        return self._db.rows(query, HELD_BACK, channel)
+        return [_message(row) for row in self._db.rows(query, HELD_BACK, channel)]
 
     def set_named(self, channel: str, now: float) -> None:
         """Mark what was held back as listed in one message."""
