@@ -110,7 +110,8 @@ def settings_text(parts: Mapping[str, Mapping[str, Any]], host: str, kind: str) 
 
 def assemble(entries: list[Entry], parts: Mapping[str, Any], units: Mapping[str, list[str]]) -> Release:
     """Manifest and contents of a release. Its generation is a hash over all that it means, so the same input always
-    gives the same. Raises AnsibleActionFail when two entries want the same path, or one lies below another."""
+    gives the same. Raises AnsibleActionFail when two entries want the same path, one lies below another, or two roles
+    bring the same Python package."""
     by_path: dict[str, Entry] = {}
     for entry in entries:
         other = by_path.setdefault(entry.path, entry)
@@ -126,6 +127,16 @@ def assemble(entries: list[Entry], parts: Mapping[str, Any], units: Mapping[str,
                     f"{entry.part}; rename one"
                 )
             folder = os.path.dirname(folder)
+    packages: dict[str, Entry] = {}
+    for path, entry in sorted(by_path.items()):
+        if path.startswith("lib/") and path.endswith(".py"):
+            package = "/".join(path.split("/")[:2])
+            other = packages.setdefault(package, entry)
+            if other.part != entry.part:
+                raise AnsibleActionFail(
+                    f"{package} is a package of role {other.part} ({other.path}) and of role {entry.part} ({path}); "
+                    "rename one"
+                )
     files: list[dict[str, Any]] = [
         {
             "path": path,

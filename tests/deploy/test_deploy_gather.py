@@ -171,6 +171,16 @@ def test_two_roles_may_not_bring_the_same_package(play: Play) -> None:
     assert str(error.value) == "lib/pkg/__init__.py is brought twice, by role one and role two; rename or remove one"
 
 
+def test_a_role_puts_no_module_into_the_package_of_another(play: Play) -> None:
+    play.role("two", {"files/lib/pkg/__init__.py": "", "files/lib/pkg/a.py": ""})
+    play.role("one", {"files/lib/pkg/more/b.py": "", "files/lib/other/c.py": ""})
+    with pytest.raises(AnsibleActionFail) as error:
+        play.gather()
+    assert str(error.value) == (
+        "lib/pkg is a package of role two (lib/pkg/__init__.py) and of role one (lib/pkg/more/b.py); rename one"
+    )
+
+
 def test_no_role_brings_the_settings_file(play: Play) -> None:
     play.role("one", {"files/etc/mf.json": "{}"})
     with pytest.raises(AnsibleActionFail, match=r"etc/mf\.json is brought twice"):

@@ -19,9 +19,9 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = "mf"
-# A role's Python package has its name; mf_tree brings the core.
-PACKAGES = {path.parent.name: path.parent for path in sorted(ROOT.glob("roles/*/files/lib/*/__init__.py"))}
-ROLES = {name: path.parents[2].name for name, path in PACKAGES.items()}
+FOLDERS = sorted(path for path in ROOT.glob("roles/*/files/lib/*/") if any(path.rglob("*.py")))
+PACKAGES = {path.name: path for path in FOLDERS}
+ROLES = {path.name: path.parents[2].name for path in FOLDERS}
 CALLED = re.compile(r"(?:^|; )from (mf[a-z_.]*) import (\w+)", re.MULTILINE)
 FILES = sorted(path for folder in PACKAGES.values() for path in folder.rglob("*.py"))
 # What a Debian package of a role's `__<role>_packages` lets its code import.
@@ -88,9 +88,17 @@ def graph() -> dict[str, set[str]]:
     }
 
 
-def test_a_package_has_the_name_of_its_role() -> None:
-    assert ROLES.pop(CORE) == "mf_tree"
-    assert all(package == role for package, role in ROLES.items())
+def test_a_role_brings_one_package_of_its_name() -> None:
+    """mf_tree brings the core; and no role puts a module into another's package, or beside the packages."""
+    pairs = [(path.parents[2].name, path.name) for path in FOLDERS]
+    assert [(role, package) for role, package in pairs if role != package] == [("mf_tree", CORE)]
+    assert len(pairs) == len(PACKAGES)
+    assert list(ROOT.glob("roles/*/files/lib/*.py")) == []
+
+
+def test_every_folder_of_a_package_has_its_init() -> None:
+    """Ansible's module_utils can't carry a namespace package."""
+    assert [path for path in {path.parent for path in FILES} if not (path / "__init__.py").exists()] == []
 
 
 def test_mypy_reads_the_packages_of_all_roles() -> None:
@@ -103,10 +111,9 @@ def test_the_graph_of_imports_is_that_of_the_roles() -> None:
     found = graph()
     for package, used in found.items():
         print(f"{package:<14} -> {' '.join(sorted(used)) or '-'}")
-    brought = {package: dependencies(ROLES.get(package, "mf_tree")) for package in PACKAGES}
-    owner = {package: ROLES.get(package, "mf_tree") for package in PACKAGES}
+    brought = {package: dependencies(ROLES[package]) for package in PACKAGES}
     expected = {
-        package: {other for other in PACKAGES if owner[other] in roles and other != package}
+        package: {other for other in PACKAGES if ROLES[other] in roles and other != package}
         for package, roles in brought.items()
     }
     assert found == expected
@@ -131,7 +138,7 @@ def test_nothing_imports_in_a_circle() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_libraries_are_those_that_the_role_brings(path: Path) -> None:
-    role = ROLES.get(package_of(path), "mf_tree")
+    role = ROLES[package_of(path)]
     here = set().union(*(LIBRARIES.get(package, set()) for one in dependencies(role) for package in debian(one)))
     tops = {imported.partition(".")[0] for imported in imports(path)} - set(PACKAGES)
     assert tops <= set(sys.stdlib_module_names) | here
