@@ -31,6 +31,7 @@ from mf_plugins.content import (
     diff,
     pack,
     pack_content,
+    refuse_absent_modules,
     settings_text,
     shown,
     sources,
@@ -163,16 +164,19 @@ class ActionModule(ActionBase):
         entries: list[Entry] = []
         parts: dict[str, Mapping[str, Any]] = {}
         units: dict[str, list[str]] = {}
+        checks: dict[str, dict[str, Any]] = {}
         for role in self.roles():
             exceptions = self._contribution(role, "files", dict, variables)
             entries += self._entries(role, exceptions, variables)
             settings = self._contribution(role, "settings", dict, variables)
             if settings:
                 parts[role.name] = settings
+            checks[role.name] = self._contribution(role, "checks", dict, variables)
             for unit in self._contribution(role, "units", list, variables):
                 units.setdefault(str(unit), []).append(role.name)
         for unit, owners in units.items():
             units[unit] = sorted(owners)
+        refuse_absent_modules(entries, checks)
         text = settings_text(parts, host, kind)
         entries.append(Entry(SETTINGS, "settings", text, 0o644, "root", "root", ""))
         return assemble(entries, parts, units)

@@ -162,6 +162,20 @@ def assemble(entries: list[Entry], parts: Mapping[str, Any], units: Mapping[str,
     return Release({"generation": generation, **meaning}, contents, tokens)
 
 
+def refuse_absent_modules(entries: list[Entry], checks: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise AnsibleActionFail for a check whose module no role brings. ``checks``: each role's, by name."""
+    paths = {entry.path for entry in entries}
+    for role, table in checks.items():
+        for name, options in table.items():
+            module = str(options.get("module", "")) if isinstance(options, dict) else ""
+            path = f"lib/{module.replace('.', '/')}.py"
+            if path not in paths:
+                raise AnsibleActionFail(
+                    f"roles/{role}/vars/main.yml: __{role}_checks: the check {name} names the module {module!r}, and "
+                    f"no role brings {path}. Nothing was changed."
+                )
+
+
 def _canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 

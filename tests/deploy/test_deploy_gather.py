@@ -181,6 +181,21 @@ def test_a_role_puts_no_module_into_the_package_of_another(play: Play) -> None:
     )
 
 
+@pytest.mark.parametrize("options", [{"module": "one.check", "period": 60}, {"period": 60}, "one.check"])
+def test_a_check_whose_module_no_role_brings_is_refused(play: Play, options: Any) -> None:
+    play.role("one", {"files/lib/one/__init__.py": ""}, checks={"spare": options})
+    with pytest.raises(
+        AnsibleActionFail, match=r"__one_checks: the check spare names the module .*no role brings lib/"
+    ):
+        play.gather()
+
+
+def test_the_module_of_a_check_may_come_from_another_role(play: Play) -> None:
+    play.role("one", {}, checks={"spare": {"module": "two.check"}})
+    play.role("two", {"files/lib/two/check.py": ""})
+    assert "lib/two/check.py" in files(play.gather())
+
+
 def test_no_role_brings_the_settings_file(play: Play) -> None:
     play.role("one", {"files/etc/mf.json": "{}"})
     with pytest.raises(AnsibleActionFail, match=r"etc/mf\.json is brought twice"):
