@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import yaml
 from ansible.errors import AnsibleUndefinedVariable
 
 from action_plugins import mf_inventory as plugin
-from tests.deploy.conftest import ROOT
+from tests.deploy.conftest import ROOT, Controller
 
 
 def fleet(count: int = 3, **changes: Any) -> dict[str, dict[str, Any]]:
@@ -82,6 +84,25 @@ def test_variables_of_a_former_name_are_refused_with_the_new_one() -> None:
         "__mf_watched_from is now called __mf_health_access_from: change its name in the inventory",
         "mf_watched_from is now called mf_health_access_from: change its name in the inventory",
     ]
+
+
+@pytest.mark.parametrize("former", [False, True])
+def test_a_play_refuses_a_former_name_anywhere_in_the_inventory(tmp_path: Path, *, former: bool) -> None:
+    inventory = tmp_path / "inventory"
+    shutil.copytree(ROOT / "inventory/example", inventory)
+    (inventory / "host_vars").mkdir(exist_ok=True)
+    if former:
+        (inventory / "host_vars/monitor.filter.example.yml").write_text("mf_watched_from: [192.0.2.9]\n")
+    playbook = tmp_path / "play.yml"
+    playbook.write_text("- hosts: mx\n  tasks:\n    - mf_inventory:\n")
+    controller = Controller(inventory)
+    (play,) = controller.plays(playbook)
+    action, known = controller.plugin(plugin, "mf_inventory", play, "mx1.filter.example")
+    result = action.run(task_vars=known)
+    assert result.get("problems", []) == former * [
+        "mf_watched_from is now called mf_health_access_from: change its name in the inventory"
+    ]
+    assert bool(result.get("failed")) is former
 
 
 def test_each_address_is_needed_valid_and_its_own() -> None:
