@@ -25,7 +25,7 @@ VALUES = {
 def arrival(
     sent: float | None = None, arrived: float | None = None, since: float | None = NOW - 60000
 ) -> check.Arrival:
-    return check.Arrival({"sent": sent, "x": arrived}, "x", since, NOW)
+    return check.Arrival.of({"sent": sent, "x": arrived}, "x", since, NOW)
 
 
 def decide(spam: check.Arrival, ham: check.Arrival, delivered: dict[str, float] | None = None) -> state.Result:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from mf import state
 
@@ -15,7 +16,7 @@ from tests.core.conftest import server, talking
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = sorted(map(str, ROOT.glob("roles/*/files/lib")))
-# Only these write `TYPE_CHECKING = False`, and `posix` instead of `os`; all others are plain Python.
+# Only these write `TYPE_CHECKING = False`, `__slots__`, and `posix` instead of `os`; all others are plain Python.
 CHECKS = {
     "mf/__init__.py",
     "mf/run.py",
@@ -99,24 +100,11 @@ def own(modules: dict[str, str]) -> set[str]:
     return {file.rpartition("/files/lib/")[2] for file in modules.values() if "/files/lib/" in file}
 
 
-def minute(root: Path, port: int) -> dict[str, str]:
-    """Every check of an MX in one interpreter, as run-checks does; returns its modules' names and files."""
-    for folder in (
-        "mf/etc",
-        "run/mf",
-        "rejected",
-        "refused",
-        "release",
-        "mf/var/state",
-        "spool/input",
-    ):
-        (root / folder).mkdir(parents=True)
-    (root / "mf/etc/mf.json").write_text('{"generation": "abc"}\n')
-    (root / "run/mf/reconciled").write_text(f"nothing {state.boottime():.3f}\n")
-    (root / "mf/var/state/rejected").write_text(f"ran {time.time():.0f}\n")
+def checks_of_an_mx(root: Path, port: int) -> dict[str, dict[str, Any]]:
+    """The settings of every check of an MX, as its launcher run-checks has them."""
     every = {"period": 300, "deadline": 20}
     smtp = {"address": "127.0.0.1", "port": port, "unit": "no-such.service"}
-    checks = {
+    return {
         "load": {**every, "module": "mf_checks.load", "high": 10000, "low": 9999},
         "processes": {
             **every,
@@ -169,6 +157,24 @@ def minute(root: Path, port: int) -> dict[str, str]:
             "releases": str(root / "release"),
         },
     }
+
+
+def minute(root: Path, port: int) -> dict[str, str]:
+    """Every check of an MX in one interpreter, as run-checks does; returns its modules' names and files."""
+    for folder in (
+        "mf/etc",
+        "run/mf",
+        "rejected",
+        "refused",
+        "release",
+        "mf/var/state",
+        "spool/input",
+    ):
+        (root / folder).mkdir(parents=True)
+    (root / "mf/etc/mf.json").write_text('{"generation": "abc"}\n')
+    (root / "run/mf/reconciled").write_text(f"nothing {state.boottime():.3f}\n")
+    (root / "mf/var/state/rejected").write_text(f"ran {time.time():.0f}\n")
+    checks = checks_of_an_mx(root, port)
     lines, modules = loaded(MINUTE.format(checks=checks, root=str(root)))
     # there is no qpsmtpd here, so that check alone goes on to diagnose
     assert [line for line in lines if " OK - " not in line] == ["PROCESSES UNKNOWN - slow path"], lines
@@ -223,5 +229,5 @@ def test_invalid_json_is_refused_without_the_module_json() -> None:
 
 def test_all_others_are_plain_python() -> None:
     files = {str(path).rpartition("/files/lib/")[2]: path for path in ROOT.glob("roles/*/files/lib/**/*.py")}
-    frugal = re.compile(r"^\s*TYPE_CHECKING = False|^\s*import posix$", re.MULTILINE)
+    frugal = re.compile(r"^\s*TYPE_CHECKING = False|^\s*import posix$|^\s*__slots__ =", re.MULTILINE)
     assert [name for name in sorted(set(files) - CHECKS - HEALTH) if frugal.search(files[name].read_text())] == []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from mf import run, state
 from mf.text import clean, span
@@ -24,19 +25,23 @@ RULES: run.Rules = {
 MOST = 25  # MXs with metrics of their own: the latest
 
 
+@dataclass(frozen=True)
 class Arrival:
     """The newest of an MX's canaries of one kind: ``age`` since it was sent, ``latency`` until it arrived, in seconds.
 
     Without one, ``age`` counts from when it is expected and ``latency`` is None; both None: unknown.
     """
 
-    __slots__ = ("age", "latency")
+    age: float | None
+    latency: float | None
 
-    def __init__(self, record: Mapping[str, object] | None, arrived: str, since: float | None, now: float) -> None:
+    @classmethod
+    def of(cls, record: Mapping[str, object] | None, arrived: str, since: float | None, now: float) -> Arrival:
+        """An arrival from its note, in which the key ``arrived`` has the time when it came."""
         sent, arrival = _number(record, "sent"), _number(record, arrived)
-        self.latency = max(0.0, arrival - sent) if sent is not None and arrival is not None else None
+        latency = max(0.0, arrival - sent) if sent is not None and arrival is not None else None
         begun = sent if sent is not None else since
-        self.age = max(0.0, now - begun) if begun is not None else None
+        return cls(max(0.0, now - begun) if begun is not None else None, latency)
 
 
 def decide(
@@ -105,7 +110,7 @@ def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagno
         ham = _read(f"{values['sink']}/ham-{name}.json")
         since = _number(ham, "since")
         spam = _read(f"{values['quarantine']}/canary-{name}.json")
-        arrivals[mx] = (Arrival(spam, "imported", since, now), Arrival(ham, "received", since, now))
+        arrivals[mx] = (Arrival.of(spam, "imported", since, now), Arrival.of(ham, "received", since, now))
         when = _number(_read(f"{values['sink']}/spam-{name}.json"), "received")
         if when is not None:
             delivered[mx] = when
