@@ -86,6 +86,19 @@ def test_the_program_validates_its_settings(tmp_path: Path, capsys: pytest.Captu
     assert "/nowhere/m.sqlite can't be opened" in capsys.readouterr().err
 
 
+def test_an_error_of_the_system_ends_the_program_with_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(*_: object) -> int:
+        raise OSError(28, "No space left on device", "/mf/var/x")
+
+    monkeypatch.setattr(daemon, "work", work)
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(samples.raw_settings(database=str(tmp_path / "m.sqlite"))))
+    assert daemon.main([str(path)]) == 1
+    assert capsys.readouterr().err == "monitord: /mf/var/x: No space left on device\n"
+
+
 POOL = "Socket Exception: HTTPConnectionPool(host='192.0.2.1', port=80): "
 NEW = "Max retries exceeded with url: / (Caused by NewConnectionError('<HTTPConnection>: Failed to establish a new"
 SLOW = (

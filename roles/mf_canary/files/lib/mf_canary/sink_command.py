@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from mf import Failure, canary, cli, config, state
+from mf import canary, cli, config, state
 
 from . import sink
 
@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None, places: state.Places | None = None) 
         "Take the MXs' tagged ham by SMTP and note when it came (mf-canary-sink.service runs this).",
         "Exit codes: 0 ended by Ctrl-C, 1 it can't listen or write its notes, 2 wrong command line or settings",
         work=_listen,
+        failure=cli.MISUSE,
     )
     return parser.main(argv, places)
 
@@ -30,8 +31,6 @@ def _listen(_: argparse.Namespace, places: state.Places) -> int:
         asyncio.run(_run(settings, key))
     except KeyboardInterrupt:
         return 0
-    except Failure as error:
-        raise Failure(str(error), cli.MISUSE) from None
     return 0
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import gc
 import signal
 import sys
 from collections.abc import Sequence
 
-from mf import Failure, cli
+from mf import cli
 
 from . import engine, journal, settings
 from .notifying import outbox
@@ -18,6 +19,7 @@ UNUSABLE = 3  # exit code
 _EPILOG = """\
 Exit codes
   0  ended by SIGTERM or SIGINT; with --check: the settings are right
+  1  an error of the system; one line on stderr gives the reason
   2  wrong command line
   3  the settings or the database can't be used; one line on stderr gives the reason
 """
@@ -25,19 +27,25 @@ Exit codes
 
 def main(argv: Sequence[str] | None = None, sender: tuple[str, ...] = ()) -> int:
     """The program; returns its exit code. ``sender``: the command that sends one message, Apprise's unless given."""
-    command = cli.Command("monitord", "The external monitor; mf-monitor.service runs it.", _EPILOG)
+    command = cli.Command(
+        "monitord",
+        "The external monitor; mf-monitor.service runs it.",
+        _EPILOG,
+        work=lambda options, _: _serve(options, sender),
+        failure=UNUSABLE,
+    )
     command.add_argument("--check", action="store_true", help="only check the settings")
     command.add_argument("file", nargs="?", default=settings.DEFAULT_PATH, metavar="FILE", help="default: %(default)s")
-    options = command.parse_args(argv)
-    try:
-        chosen = settings.load(options.file)
-        if options.check:
-            services = sum(len(host.services) for host in chosen.hosts)
-            print(f"{options.file}: right; {len(chosen.hosts)} hosts, {services} services")
-            return 0
-        return asyncio.run(work(chosen, sender))
-    except Failure as error:
-        return command.fail(str(error), UNUSABLE)
+    return command.main(argv)
+
+
+def _serve(options: argparse.Namespace, sender: tuple[str, ...]) -> int:
+    chosen = settings.load(options.file)
+    if options.check:
+        services = sum(len(host.services) for host in chosen.hosts)
+        print(f"{options.file}: right; {len(chosen.hosts)} hosts, {services} services")
+        return 0
+    return asyncio.run(work(chosen, sender))
 
 
 async def work(chosen: settings.Settings, sender: tuple[str, ...]) -> int:

@@ -18,8 +18,8 @@ FAILED, MISUSE, INTERRUPTED = 1, 2, 130
 class Command(argparse.ArgumentParser):
     """The command line of a command, or of one of its subcommands; ``work(chosen, places)`` carries it out.
 
-    A wrong command line gets one line on stderr and exit code ``misuse``. ``dry_run`` and ``json`` add these options; a
-    text is the option's help.
+    A wrong command line gets one line on stderr and exit code ``misuse``. ``failure`` is the exit code of a Failure,
+    instead of the Failure's own. ``dry_run`` and ``json`` add these options; a text is the option's help.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class Command(argparse.ArgumentParser):
         dry_run: bool | str = False,
         json: str = "",
         misuse: int = MISUSE,
+        failure: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__(
@@ -43,6 +44,7 @@ class Command(argparse.ArgumentParser):
             **options,
         )
         self._misuse = misuse
+        self._failure = failure
         self._commands: argparse._SubParsersAction[Command] | None = None
         self.set_defaults(work=work)
         if dry_run:
@@ -82,7 +84,7 @@ class Command(argparse.ArgumentParser):
             sys.stdout = None
             return FAILED
         except Failure as error:
-            return self.fail(str(error), error.code)
+            return self.fail(str(error), error.code if self._failure is None else self._failure)
         except OSError as error:
             where = text.clean(str(error.filename), 200) if error.filename else ""
             return self.fail(f"{where}: {error.strerror}" if where else str(error))
