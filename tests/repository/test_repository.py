@@ -56,6 +56,15 @@ def test_argument_specs_describe_every_option(role: Path) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES, ids=name)
+def test_a_range_that_is_described_is_the_one_in_force(role: Path) -> None:
+    ranges = (load(role / "vars/main.yml") or {}).get(f"__{role.name}_ranges", {})
+    options = load(role / "meta/argument_specs.yml")["argument_specs"]["main"].get("options", {})
+    for option, limits in ranges.items():
+        described = re.findall(r"\b(\d[\d.]*) to (\d[\d.]*\d|\d)\b", str(options[option]["description"]))
+        assert [[float(low), float(high)] for low, high in described] in ([], [limits]), option
+
+
+@pytest.mark.parametrize("role", ROLES, ids=name)
 def test_variables_carry_the_name_of_their_role(role: Path) -> None:
     for variable in load(role / "defaults/main.yml") or {}:
         assert variable.startswith(f"{role.name}_")
