@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
+from types import ModuleType
 from xml.etree import ElementTree as ET
 
 import pytest
 import write_readmes
+
+from tests.repository.test_packages import every_check
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,6 +24,7 @@ def source_of(module: str) -> str:
 
 DOCUMENTS = [ROOT / path for path in subprocess.check_output(["git", "ls-files", "*.md"], cwd=ROOT, text=True).split()]
 README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 RUNBOOK = (ROOT / "docs/runbook.md").read_text()
 # as one line: the text that a summary is looked up in may be wrapped
 RUNBOOK_TEXT = " ".join(RUNBOOK.split())
@@ -168,6 +172,8 @@ SAID = {
         "nothing was ever fetched from it",
         "its state is not whole",
     ],
+    "mf_backup/check.py": ["first backups are on their way", "never done in"],
+    "mf_offsite/check.py": ["nothing was saved here yet", "of the quota used", "objects deleted, no prune recorded"],
     "mf_quarantine/pull.py": ["are listed and can't be fetched"],
     "mf/run.py": ["did not finish within", "internal error", "this launcher is of release", "no lock in"],
     "mf/throttle/marker.py": ["but NOT refusing new mail as it should", "not throttled, but STILL refusing new mail"],
@@ -189,6 +195,15 @@ def test_runbook_speaks_of_states_as_the_code_does(module: str, words: list[str]
     for word in words:
         assert word in source, f"{module} no longer says this; correct docs/runbook.md and this test"
         assert word in RUNBOOK_TEXT
+
+
+@pytest.mark.parametrize("module", every_check(), ids=lambda module: module.CHECK.name)
+def test_every_check_is_documented(module: ModuleType) -> None:
+    """A section of the runbook, texts of it above, and a row of the architecture's table."""
+    check, stem = module.CHECK.name, module.__name__.replace(".", "/")
+    assert f"\n### check-{check}\n" in RUNBOOK
+    assert SAID.keys() & {f"{stem}.py", f"{stem}_report.py", f"{stem}_diagnose.py"}
+    assert re.search(rf"^\| `{check}` \| .+ \| \d+ min \| \d+ s \|$", ARCHITECTURE, re.MULTILINE)
 
 
 def test_runbook_lists_every_command_of_a_host() -> None:
