@@ -16,7 +16,9 @@ from ansible.module_utils.mf_deploy import guard
 from ansible.module_utils.mf_deploy.layout import ReleaseError
 from ansible.module_utils.mf_deploy.manifest import Manifest
 
+from tests.core.test_fast_path import checks_of_an_mx
 from tests.deploy.conftest import ROOT, Controller, action
+from tests.repository.test_packages import CALLED, imports, named
 
 SITE = ROOT / "playbooks/site.yml"
 PACKAGES = {
@@ -110,3 +112,39 @@ def test_a_host_has_what_it_runs_and_nothing_else(releases: dict[str, Any]) -> N
             # run-checks loads a check by this
             assert f"lib/{options['module'].replace('.', '/')}.py" in paths, (kind, name)
             assert importlib.import_module(options["module"]).CHECK.name == name
+
+
+def test_the_fast_path_is_tested_with_every_check_of_an_mx(releases: dict[str, Any], tmp_path: Path) -> None:
+    checks = json.loads(releases["mx"].tokens["etc/mf.json"])["checks"]
+    tested = checks_of_an_mx(tmp_path, 25)
+    assert {name: options["module"] for name, options in tested.items()} == {
+        name: options["module"] for name, options in checks.items()
+    }
+
+
+def test_every_module_on_a_host_is_used_there(releases: dict[str, Any]) -> None:
+    """Loaded by a launcher or by run-checks, perhaps through others. The core lies on every host, whole."""
+    idle: dict[str, set[str]] = {}
+    for kind, release in releases.items():
+        sources = {
+            path.removeprefix("lib/").removesuffix(".py").removesuffix("/__init__").replace("/", "."): path
+            for path in release.tokens
+            if path.startswith("lib/") and path.endswith(".py")
+        }
+        checks = json.loads(release.tokens["etc/mf.json"])["checks"]
+        waiting = {options["module"] for options in checks.values()}
+        for path, content in release.tokens.items():
+            if path.startswith("bin/"):
+                waiting |= {f"{module}.{thing}" for module, thing in CALLED.findall(content.decode())}
+        used: set[str] = set()
+        while waiting:
+            module = waiting.pop()
+            if module and module not in used:
+                used.add(module)
+                waiting.add(module.rpartition(".")[0])
+                if module in sources:
+                    (path,) = ROOT.glob(f"roles/*/files/{sources[module]}")
+                    waiting |= imports(path) | named(path)
+        assert {"mf.run", "mf_checks.due", "mf_checks.load"} <= used
+        idle[kind] = {module for module in set(sources) - used if module.partition(".")[0] != "mf"}
+    assert not any(idle.values()), idle
