@@ -74,6 +74,12 @@ def carriage_returns(line: Line) -> str:
     return line.ask(b"Subject: x\r\n\r\n" + b"\r" * 400_000 + b"x\r\n.")
 
 
+def line_ends(line: Line) -> str:
+    """A message of 8,000,000 line ends."""
+    line.ask(*ENVELOPE)
+    return line.ask(b"Subject: x\r\n\r\n" + b"\n" * 8_000_000 + b"\r\n.")
+
+
 def long_address(line: Line) -> str:
     """An address whose domain is 40,000 bytes long."""
     line.ask(OPENING[0])
@@ -119,6 +125,7 @@ def burst(line: Line) -> str:
 
 ATTACKS: tuple[Callable[[Line], str], ...] = (
     carriage_returns,
+    line_ends,
     long_address,
     many_parameters,
     endless_command,

@@ -23,11 +23,16 @@ use TestServer;
 my $dir    = tempdir(CLEANUP => 1);
 my $sink   = Sink->start;
 my $LIMIT  = 20_000_000;
-my $server = TestServer->start(
-    config  => {rcpthosts => ['ours.example'], mf_canary => ['canary@mx.mf.invalid'], databytes => [$LIMIT]},
-    plugins => ['mf_bounded_input', 'mf_strict_data', "mf_keep_rejected host=mx1 directory=$dir max_bytes=1000000 day_bytes=0 counters=$dir/counts",
-        'mf_header_limit', 'mf_forged_results', 'mf_canary', 'mf_reject_gtube', 'My::Policy', 'mf_domains', 'mf_forward 127.0.0.1 ' . $sink->port],
-);
+my $server = server(0);
+
+sub server {
+    my ($day_bytes) = @_;
+    return TestServer->start(
+        config  => {rcpthosts => ['ours.example'], mf_canary => ['canary@mx.mf.invalid'], databytes => [$LIMIT]},
+        plugins => ['mf_bounded_input', 'mf_strict_data', "mf_keep_rejected host=mx1 directory=$dir max_bytes=1000000 day_bytes=$day_bytes counters=$dir/counts",
+            'mf_header_limit', 'mf_forged_results', 'mf_canary', 'mf_reject_gtube', 'My::Policy', 'mf_domains', 'mf_forward 127.0.0.1 ' . $sink->port],
+    );
+}
 
 # One connection; what was answered.
 sub session {
@@ -59,8 +64,9 @@ sub cost {
 }
 
 # Eight times as much may take up to twenty times as long, 32 times as much sixty times: noise doesn't reach that, squares are 64 and
-# 1024. The rest is for what costs next to nothing.
+# 1024. The rest is for what costs next to nothing. And a byte may take so many seconds of CPU, four times what the worst takes.
 my %FACTOR = (8 => 20, 32 => 60);
+my $A_BYTE = 2e-5;
 
 sub grows_too_fast {
     my ($make, $small, $times, $rest) = @_;
@@ -70,9 +76,9 @@ sub grows_too_fast {
         my @cost = (cost($bytes), cost($more));
         $short = $cost[0] if !defined $short || $cost[0] < $short;
         $long  = $cost[1] if !defined $long  || $cost[1] < $long;
-        return if $long <= $FACTOR{$times} * $short + $rest;
+        return if $long <= $FACTOR{$times} * $short + $rest && $long <= $A_BYTE * length($more) + $rest;
     }
-    return sprintf '%.4f s, of %d times as much %.4f s', $short, $times, $long;
+    return sprintf '%.4f s, of %d times as much, %d bytes, %.4f s', $short, $times, length $more, $long;
 }
 
 my @units = (
@@ -82,7 +88,7 @@ my @units = (
 );
 
 # those that parsers know, for what takes long
-my @awkward = grep { /\A[\0\t\n\r "(),\-.:;<=>@\\\xff]\z/ } @units;
+my @awkward = grep { /\A(?:[\0\t\n\r "(),\-.:;<=>@\\\xff]|\r\n)\z/ } @units;
 
 my $from = "EHLO client.example\r\nMAIL FROM:<a\@b.example>\r\n";
 my $to   = "${from}RCPT TO:<u\@ours.example>\r\n";
@@ -232,6 +238,50 @@ subtest 'long lines are delivered as they came' => sub {
         s/\r\n/\n/g for $got, $text;
         ok($got eq $text, "$name: unchanged") or diag(length($got), ' bytes instead of ', length $text);
     }
+};
+
+subtest 'the number of lines is bounded' => sub {
+    my ($limit, $each) = do { no warnings 'once'; ($Qpsmtpd::Plugin::mf_bounded_input::LINES, $Qpsmtpd::Plugin::mf_bounded_input::EACH) };
+    cmp_ok($limit, '>', 5_242_880 / 2 + 10_000, '5 MiB of lines with one character are accepted');
+    cmp_ok(3.5 * $each, '<', 78, 'base64 needs a small part of them');
+
+    no warnings 'once';
+    local $Qpsmtpd::Plugin::mf_bounded_input::LINES = 3000;
+    my $in_body = "${to}DATA\r\nSubject: x\r\n\r\n";
+    my $last = sub { return join ' / ', (session($_[0]))[-2, -1] };
+    my $refused = '552 5.3.4 too many lines / 250 OK';
+    local $Qpsmtpd::Plugin::mf_bounded_input::EACH = $LIMIT / 5000;
+    is($last->($in_body . "x\n" x 4997 . "\r\n.\r\nNOOP\r\n"), '250 2.0.0 queued as sink / 250 OK', 'a large "databytes" permits more');
+    is($last->($in_body . "x\n" x 5000 . "\r\n.\r\nNOOP\r\n"), $refused, 'but not any number');
+    local $Qpsmtpd::Plugin::mf_bounded_input::EACH = $LIMIT;
+    is($last->($in_body . "x\r\n" x 2997 . ".\r\nNOOP\r\n"), '250 2.0.0 queued as sink / 250 OK', 'as many as permitted');
+    (my $got = $sink->message) =~ s/\A.*?\r\n\r\n//s;
+    is($got, "x\r\n" x 2997, 'unchanged');
+    for my $end ("\n", "\r\n") {
+        my $before = cpu();
+        is($last->($in_body . $end x (8_000_000 / length $end) . "\r\n.\r\nNOOP\r\n"), $refused, sprintf 'line ends only: %vd', $end);
+        cmp_ok(cpu() - $before, '<', 2, 'what is beyond the limit costs little: 8 MB take at most 2 s of CPU');
+    }
+    $server = server(1_000_000);
+    is($last->($in_body . "\n" x 5000 . "\r\n.\r\nNOOP\r\n"), $refused, 'one that is kept');
+    my ($kept) = glob "$dir/*/ours.example/new/*";
+    like(do { open my $in, '<', $kept or die $!; scalar <$in> }, qr/"truncated": ?true/, 'is called truncated');
+
+    my $many = "\n" x 2998;
+    for my $case (
+        ['a dot after a bare LF',         "$many.\r\nx\r\n.\r\n"],
+        ['the same further on',           "$many\n.\r\nx\r\n.\r\n"],
+        ['two dots',                      "$many\r\n..\r\n.\r\n"],
+        ['a dot with text',               "$many\r\n.x\r\n.\r\n"],
+        ['a CR before the end',           "$many\r\r\n.\r\n"],
+        ['a piece of a line at the limit', "\n" x 2996 . 'x' x 3_000_000 . "\r\n.\r\n"],
+        ['an end in two reads',           "$many" . 'x' x (65_536 - length("$in_body$many") - 3) . "\r\n.\r\n"],
+    ) {
+        my ($name, $rest) = @$case;
+        is($last->("$in_body${rest}NOOP\r\n"), $refused, $name);
+    }
+    is((session("$in_body$many$many"))[-1], '451 Incomplete DATA', 'without an end');
+    is($last->($in_body . "x\r\n" x 10 . ".\r\nNOOP\r\n"), '250 2.0.0 queued as sink / 250 OK', 'each message is counted by itself');
 };
 
 subtest 'long and faulty commands' => sub {
