@@ -47,9 +47,12 @@ sub queue {
     return ($port, $pid);
 }
 
-my @good = ("220 hi\r\n", "250-x\r\n250 SIZE\r\n", "250 ok\r\n");
+my @good = ("220 hi\r\n", "250-x\r\n250 SIZE\r\n", "250 ok\r\n", "250 ok\r\n");
 
-sub probe { return Mf::Handoff::probe(address => '127.0.0.1', port => $_[0], helo => 'mx.test', limit => $_[1] // 2) }
+sub probe {
+    my ($port, $limit) = @_;
+    return Mf::Handoff::probe(address => '127.0.0.1', port => $port, helo => 'mx.test', recipient => '<postmaster@ours.example>', limit => $limit // 2);
+}
 
 subtest 'a probe' => sub {
     my ($port, $pid) = queue(@good);
@@ -63,6 +66,8 @@ subtest 'a probe' => sub {
     like(probe($port), qr/^connect: Connection refused$/, 'dead');
     my %bad = (
         'MAIL: 452 space shortage, please try later' => [@good[0, 1], "452 space shortage, please try later\r\n"],
+        'RCPT: 451 Temporary local problem' => [@good[0 .. 2], "451 Temporary local problem\r\n"],
+        'RCPT: connection closed'   => [@good[0 .. 2]],
         'greeting: 421 too many'    => ["421 too many\r\n"],
         'EHLO: 550 who [2J'         => [$good[0], "550 who\x1b\x00[2J\r\n"],
         'greeting: connection closed' => [],
@@ -72,6 +77,8 @@ subtest 'a probe' => sub {
         ($port, $pid) = queue(@{$bad{$words}});
         is(probe($port), $words, $words);
     }
+    ($port, $pid) = queue(@good[0 .. 2], "550 5.1.2 no route\r\n");
+    is(probe($port), '', 'a refusal of that recipient is no fault');
 };
 
 # The verdict, on a clock of our own.
@@ -191,6 +198,10 @@ subtest 'greetings' => sub {
     is($mail->(), '250 taken', 'mail that is here already is the business of those who hand it on');
     my @said = grep { /nobody is greeted from now on: the queue behind takes no mail: connect: Connection refused/ } $s->log_lines;
     is(@said, 1, 'one line in the journal, not one for each');
+
+    my ($no_routes) = queue(@good[0 .. 2], "451 Temporary local problem\r\n");
+    my $deferring = TestServer->start(%config, plugins => ["mf_queue_alive 127.0.0.1 $no_routes $dir/queue"]);
+    is(greeting($deferring, '192.0.2.1'), $refusal, 'a queue that defers each recipient');
 
     my ($again) = queue(@good);
     my $back = TestServer->start(%config, plugins => ["mf_queue_alive 127.0.0.1 $again $dir/queue"]);

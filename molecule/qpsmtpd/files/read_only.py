@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""Make file systems read-only, one after the other, and writable again; print as JSON how the MX greets and answers.
+"""Make file systems read-only and paths unusable, one after the other; print as JSON how the MX greets and answers.
 
-    read_only.py ADDRESS CANARY DIRECTORY ...
+    read_only.py ADDRESS CANARY DIRECTORY ... -- PATH ...
 
-By directory: greeting: the 421 of ADDRESS; canary: the answer to a canary's message on loopback; again: the greeting
-once the file system is writable. Meanwhile each DIRECTORY is a file system of its own: the whole of it changes, as
-after a disk error, and a running service sees it.
+By path: greeting: the 421 of ADDRESS; canary: the answer to a canary's message on loopback; again: the greeting
+once the path is as before. Meanwhile each DIRECTORY is a file system of its own: the whole of it changes, as
+after a disk error, and a running service sees it. Each PATH becomes root's, with no permission for others.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import smtplib
 import socket
 import stat
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 SERVICES = ("mf-exim.service", "qpsmtpd.service")  # in this order
@@ -76,19 +77,45 @@ def apart(directories: Sequence[str]) -> Iterator[None]:
         run("systemctl", "start", *SERVICES)
 
 
-def main(address: str, canary: str, *directories: str) -> None:
-    """Go through the directories and print the result."""
-    result = {}
+@contextmanager
+def read_only(directory: str) -> Iterator[None]:
+    """Make the file system of the directory read-only."""
+    run("mount", "-o", "remount,ro", directory)
+    try:
+        yield
+    finally:
+        run("mount", "-o", "remount,rw", directory)
+
+
+@contextmanager
+def unusable(path: str) -> Iterator[None]:
+    """Take all permissions from everybody but root."""
+    found = Path(path).stat()
+    os.chown(path, 0, 0)
+    Path(path).chmod(0)
+    try:
+        yield
+    finally:
+        os.chown(path, found.st_uid, found.st_gid)
+        Path(path).chmod(stat.S_IMODE(found.st_mode))
+
+
+def outcome(address: str, canary: str, fault: AbstractContextManager[None]) -> dict[str, str]:
+    """Return the greetings and the canary's answer with the fault, and the greeting after it."""
+    greeting(address, "220")
+    with fault:
+        VERDICT.unlink(missing_ok=True)  # a good one is believed for 5 s
+        result = {"greeting": greeting(address, "421"), "canary": answer(canary)}
+    return {**result, "again": greeting(address, "220")}
+
+
+def main(address: str, canary: str, *paths: str) -> None:
+    """Go through the paths and print the result."""
+    split = paths.index("--")
+    directories, others = paths[:split], paths[split + 1 :]
     with apart(directories):
-        greeting(address, "220")
-        for directory in directories:
-            run("mount", "-o", "remount,ro", directory)
-            try:
-                VERDICT.unlink(missing_ok=True)  # a good one is believed for 5 s
-                result[directory] = {"greeting": greeting(address, "421"), "canary": answer(canary)}
-            finally:
-                run("mount", "-o", "remount,rw", directory)
-            result[directory]["again"] = greeting(address, "220")
+        result = {path: outcome(address, canary, read_only(path)) for path in directories}
+    result |= {path: outcome(address, canary, unusable(path)) for path in others}
     print(json.dumps(result))
 
 

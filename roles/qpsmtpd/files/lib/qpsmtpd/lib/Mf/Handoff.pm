@@ -23,11 +23,12 @@ message for a failure, which doubles it. Here QUIT isn't waited for, envelope
 commands are pipelined (RFC 2920, if offered), and the message leaves in blocks
 of 64 KiB.
 
-    my $fault = Mf::Handoff::probe(address => '127.0.0.1', port => 10025, helo => 'mx1.example', limit => 3);
+    my $fault = Mf::Handoff::probe(address => '127.0.0.1', port => 10025, helo => 'mx1.example', limit => 3,
+        recipient => '<postmaster@d.example>');
 
 Whether that server would take a message now: '' if so, otherwise what is wrong, in
-one line. It is asked up to its answer to MAIL, and sent nothing. Never dies, and
-takes C<limit> seconds at most.
+one line. It is asked up to its answer to RCPT, and sent nothing. A 5xx to RCPT is about
+that recipient and no fault. Never dies, and takes C<limit> seconds at most.
 
 C<next_line> gives a line, or a piece of one, which has no "\n". Lines may end in
 "\n" or "\r\n"; they leave as CRLF, dot-stuffed. A CR elsewhere becomes a space, as
@@ -78,12 +79,17 @@ sub _ask {
     my ($stage, $deadline, %a) = @_;
     my $left = sub { $deadline - _deadline(0) };
     my $link = {buffer => '', socket => _connect($a{address}, $a{port}, $left->())};
-    for (['greeting', 220], ['EHLO', 250, "EHLO $a{helo}\r\n"], ['MAIL', 250, "MAIL FROM:<>\r\n"]) {
+    for (
+        ['greeting', qr/\A220\z/],
+        ['EHLO', qr/\A250\z/,       "EHLO $a{helo}\r\n"],
+        ['MAIL', qr/\A250\z/,       "MAIL FROM:<>\r\n"],
+        ['RCPT', qr/\A(?:25|5\d)\d\z/, "RCPT TO:$a{recipient}\r\n"],
+    ) {
         my ($name, $good, $command) = @$_;
         $$stage = $name;
         _write($link, $command, $left->()) if defined $command;
         my ($code, $text) = _reply($link, $left->());
-        if ($code != $good) {
+        if ($code !~ $good) {
             _quit($link);
             return "$code $text";
         }
