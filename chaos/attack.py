@@ -24,7 +24,7 @@ from mflab.podman import Podman
 from mflab.reconcile import Account, reconcile
 from mflab.spec import EXIT_INTERRUPTED, EXIT_USAGE, GROUPS, LabError
 
-from chaos import open_lab
+from chaos import attacker, open_lab
 from chaos.scene import Host
 
 SECONDS = (10, 3600)  # s an attack may last
@@ -34,6 +34,7 @@ PATIENCE = 60.0  # s a message may be tried; later mail has come too late to cou
 PAUSE = 2.0  # s between two batches
 MEMORY = 1024  # MiB that the service may use at most
 SETTLE = 20.0  # s after the attack; what still burns then serves no client
+BURNING = 0.1  # cores that may still be used then
 SAMPLER = r"""
 import glob, json, os, pwd, time
 uid, tick = pwd.getpwnam("qpsmtpd").pw_uid, os.sysconf("SC_CLK_TCK")
@@ -84,6 +85,20 @@ class Report:
     def share(self) -> float:
         """Good mail that was delivered, 0 to 1."""
         return self.delivered / self.sent if self.sent else 0.0
+
+    def faults(self) -> list[str]:
+        """Why the MX didn't withstand the attack, or why there was none; empty if it did."""
+        ends = [answer for answer in self.answers if not answer.endswith(f": {attacker.SILENCE}")]
+        names = [attack.__name__ for attack in attacker.ATTACKS]
+        missing = [name for name in names if not any(answer.startswith(f"{name}: ") for answer in ends)]
+        faults = {
+            "good mail was lost, doubled or not delivered": self.delivered < self.sent or self.lost or self.doubled,
+            "no good mail was sent": not self.sent,
+            f"{self.memory:.0f} MiB of memory, more than {MEMORY}": self.memory > MEMORY,
+            f"{self.burning:.2f} cores are still used after the attack": self.burning > BURNING,
+            f"the MX never answered: {', '.join(missing)}": missing,
+        }
+        return [fault for fault, present in faults.items() if present]
 
 
 class Gauge:
@@ -165,6 +180,8 @@ def attack(podman: Podman, lab: Any, name: str, seconds: float) -> Report:
         during = list(gauge.samples)
         time.sleep(SETTLE)
         after = [sample for sample in gauge.samples if sample[0] > time.monotonic() - SETTLE / 2]
+        if not during or len(after) < 2:
+            raise LabError(f"{name}'s memory and CPU weren't read until the end")
     finally:
         gauge.end()
         for source in sources:
@@ -184,7 +201,7 @@ def attack(podman: Podman, lab: Any, name: str, seconds: float) -> Report:
     report.load = max(sample["load"] for _, sample in during)
     report.sessions = max(sample["sessions"] for _, sample in during)
     report.cpu = round(used(during), 1)
-    report.burning = round(used(after) / max(after[-1][0] - after[0][0], 0.1), 2) if len(after) > 1 else 0.0
+    report.burning = round(used(after) / max(after[-1][0] - after[0][0], 0.1), 2)
     report.attacks, report.answers, report.turned_away = done["made"], done["answers"], done["turned_away"]
     return report
 
@@ -219,7 +236,7 @@ def main() -> int:
         prog="python -m chaos.attack",
         description=(__doc__ or "").split("\n\n", 1)[1],
         epilog="Exit codes: 0 all good mail was delivered once, memory stayed bounded and nothing burns on, "
-        "1 not so, 2 wrong command line, 130 interrupted",
+        "1 not so, or an attack wasn't answered even once, 2 wrong command line, 130 interrupted",
     )
     parser.add_argument("--mx", default="mx1", choices=GROUPS["mx"], help="the MX to attack (default mx1)")
     parser.add_argument("--seconds", type=int, default=300, metavar="N", help="duration, 10 to 3600 (default 300)")
@@ -242,8 +259,10 @@ def main() -> int:
         print(show(report))
         for answer, count in report.answers.items():
             print(f"  {ui.clean(answer)} ({count})")
-    bad_mail = report.delivered < report.sent or report.lost or report.doubled
-    return int(bool(bad_mail or report.memory > MEMORY or report.burning > 0.1))
+    faults = report.faults()
+    for fault in faults:
+        print(f"chaos.attack: {ui.clean(fault)}", file=sys.stderr)
+    return int(bool(faults))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 
 PER_SOURCE = 5
 PATIENCE = 20.0  # s for an answer
+SILENCE = "no answer"
 REFUSED_WAIT = 1.0  # s before the next try after a connection that was turned away
 FLOOD = 430 << 20  # bytes of a line without an end
 BLOCK = b"x" * 65536
@@ -99,10 +100,10 @@ def endless_command(line: Line) -> str:
 
 
 def endless_message(line: Line) -> str:
-    """A line without an end in a message."""
+    """A line of a message that goes on far beyond the message's size."""
     line.ask(*ENVELOPE)
     line.flood()
-    return line.answer()
+    return line.ask(b"\r\n.")
 
 
 def worst_commands(line: Line) -> str:
@@ -173,7 +174,7 @@ class Attack:
         try:
             reply = attack(line)
         except OSError as error:
-            reply = "no answer" if isinstance(error, TimeoutError) else "closed"
+            reply = SILENCE if isinstance(error, TimeoutError) else "closed"
         with self.guard:
             self.made[attack.__name__] += 1
             self.answers[f"{attack.__name__}: {reply}"] += 1
