@@ -76,9 +76,9 @@ def carriage_returns(line: Line) -> str:
 
 
 def line_ends(line: Line) -> str:
-    """A message of 8,000,000 line ends."""
+    """A message of 1,000,000 line ends."""
     line.ask(*ENVELOPE)
-    return line.ask(b"Subject: x\r\n\r\n" + b"\n" * 8_000_000 + b"\r\n.")
+    return line.ask(b"Subject: x\r\n\r\n" + b"\n" * 1_000_000 + b"\r\n.")
 
 
 def long_address(line: Line) -> str:
