@@ -18,6 +18,10 @@ STEPS = {"connect": [], "greeting": [None], "mail": [None, "EHLO chaos.example",
 STEPS["blocked"] = [*STEPS["greeting"], "EHLO chaos.example", "MAIL FROM:<blocked@world.example>"]
 STEPS["data"] = [*STEPS["mail"], "RCPT TO:<user1@customer.example>", "DATA"]
 lines, going = {}, {}
+def say(name, what):
+    # one write, because threads share the stream
+    sys.stdout.write(f"{name} {what}\n")
+    sys.stdout.flush()
 def reply(line, limit=120):
     line.settimeout(limit)
     data = b""
@@ -52,19 +56,19 @@ def start(name, address, stage, every):
                 break
         if stage == "data":
             line.sendall(b"Subject: slow\r\n\r\nbegin\r\n")
-        print(name, said, flush=True)
+        say(name, said)
         going[name] = every > 0
         if every:
             drip(name, line, stage, every)
     except OSError as error:
-        print(name, type(error).__name__, flush=True)
+        say(name, type(error).__name__)
 def finish(name):
     try:
         going[name] = False
         lines[name].sendall(b"end\r\n.\r\n")
-        print(name, reply(lines[name]), flush=True)
+        say(name, reply(lines[name]))
     except OSError as error:
-        print(name, type(error).__name__, flush=True)
+        say(name, type(error).__name__)
 for text in sys.stdin:
     verb, name, *rest = text.split()
     if verb == "open":
@@ -106,8 +110,9 @@ class Sessions:
 
     def _send(self, line: str) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
+        with self.guard:
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
 
     def open(self, name: str, address: str, stage: str, drip: float = 0.0) -> None:
         """Begin a session; `answer` returns its progress."""
