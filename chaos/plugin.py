@@ -12,8 +12,10 @@ def add_plugin(scene: Scene, perl: str, host: Host | None = None) -> None:
     scene.undo(
         f"umount $(realpath {config}); rm -f {plugin} /run/chaos-plugins; systemctl restart qpsmtpd.service", host
     )
-    (host or scene.host).run(f"cat > {plugin}; chmod 644 {plugin}", text=perl)
-    (host or scene.host).run(
+    where = host or scene.host
+    where.run(f"cat > {plugin}; chmod 644 {plugin}", text=perl)
+    where.run(
         f"{{ echo chaos; cat {config}; }} > /run/chaos-plugins; chmod 644 /run/chaos-plugins; "
         f"mount --bind /run/chaos-plugins $(realpath {config}); systemctl restart qpsmtpd.service"
     )
+    scene.until("qpsmtpd listens again", lambda: bool(where.ask("ss -Hltn 'sport = :25'")[1].strip()), 30)

@@ -29,11 +29,12 @@ BLOCK = b"x" * (1 << 20)
 HELLO = b"EHLO world.example"
 TICKS = os.sysconf("SC_CLK_TCK")
 SIZES = (1000, 31_250, 1_000_000)  # bytes; a header of a mebibyte would be refused unread
-FACTOR, REST = 40, 0.3  # 32 times as much may take 40 times as long and 0.3 s; a square takes 1,024 times as long
+FACTOR, REST = 60, 1.0  # 32 times as much may take 60 times as long and 1 s; a square takes 1,024 times as long
 SETTLE = 120.0  # s for the sessions to end and the queue to empty
 SPOOL = Path("/var/spool/exim4/input")
 UNITS = (b"\r", b"a", b"\0", b" ", b"\t", b'"', b"\\", b"(", b"<", b";", b":", b"\xff", b".", b"-", b"@")
 LINE_ENDS = (b"\n", b"\r\n")  # in messages; a command would end there
+SHARE = 10  # a line takes microseconds, so a tenth of the bytes
 IN_COMMAND = {
     "command": (b"", b""),
     "parameter": (b"MAIL FROM:<a@world.example> ", b""),
@@ -200,20 +201,21 @@ def growth(address: str, pid: int, begin: tuple[bytes, ...]) -> dict[str, object
     too_fast = []
     for place, (before, after) in (IN_COMMAND | IN_MESSAGE).items():
         opening = (b"RSET", *begin) if place in IN_MESSAGE else (b"RSET",)
-        units = [*UNITS, *(LINE_ENDS if place in IN_MESSAGE else ())]
+        line_ends = LINE_ENDS if place in IN_MESSAGE else ()
         costs[place] = []
         try:
             for size in SIZES:
                 start = gauge.cpu()
-                batch(address, [(*opening, before + unit * size + after) for unit in units])
+                long = [unit * size for unit in UNITS] + [unit * (size // SHARE) for unit in line_ends]
+                batch(address, [(*opening, before + part + after) for part in long])
                 gauge.settle()
                 costs[place].append([round(now - then, 2) for now, then in zip(gauge.cpu(), start, strict=True)])
         except TimeoutError:
             too_fast.append(f"{place}: no end after {SETTLE:.0f} s")
             break
-        for short, long in itertools.pairwise(costs[place]):
-            if any(more > FACTOR * less + REST for less, more in zip(short, long, strict=True)):
-                too_fast.append(f"{place}: {short}, {long}")
+        for smaller, larger in itertools.pairwise(costs[place]):
+            if any(more > FACTOR * less + REST for less, more in zip(smaller, larger, strict=True)):
+                too_fast.append(f"{place}: {smaller}, {larger}")
     gauge.ended.set()
     gauge.join()
     return {"places": costs, "too_fast": too_fast, "peak": gauge.peak}
