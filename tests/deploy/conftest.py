@@ -27,6 +27,7 @@ from ansible.plugins.loader import init_plugin_loader, lookup_loader, module_loa
 from ansible.template import Templar
 from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
+from mf_plugins import content
 
 ROOT = Path(__file__).resolve().parents[2]
 LIB = {"lib/pkg/__init__.py": "", "lib/pkg/a.py": "VALUE = 1\n"}
@@ -113,7 +114,7 @@ def make(
 ) -> Any:
     """A release as the action plugin makes it; ``parts`` says which role a file is from (default: one)."""
     entries = [
-        action.Entry(
+        content.Entry(
             path=path,
             part=(parts or {}).get(path, "one"),
             content=text.encode() if isinstance(text, str) else text,
@@ -125,7 +126,7 @@ def make(
         )
         for path, text in files.items()
     ]
-    return action.assemble(entries, settings or {}, units or {})
+    return content.assemble(entries, settings or {}, units or {})
 
 
 class Systemd:

@@ -6,7 +6,6 @@ import datetime as dt
 import json
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 
 import pytest
 import yaml
@@ -17,8 +16,9 @@ from ansible.template import Templar, trust_as_template
 from hypothesis import given
 from hypothesis import strategies as st
 from mf_monitor import settings
+from mf_plugins import content, gather
 
-from tests.deploy.conftest import ROOT, action, find_plugins, make
+from tests.deploy.conftest import ROOT, find_plugins, make
 
 
 class Play:
@@ -35,18 +35,15 @@ class Play:
             target = self.root / name / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text)
-        self.roles.append(action.Role(name, str(self.root / name)))
+        self.roles.append(content.Role(name, str(self.root / name)))
         for what, value in contributions.items():
             self.variables[f"__{name}_{what}"] = _trusted(value)
 
     def gather(self) -> Any:
         """The release, as the plugin makes it."""
         loader = DataLoader()
-        plugin = action.ActionModule(
-            MagicMock(), MagicMock(), MagicMock(), loader, Templar(loader, self.variables), MagicMock()
-        )
-        plugin.roles = lambda: sorted(self.roles)
-        return plugin.gather("mx1", "mx", self.variables)
+        reader = gather.Gatherer(sorted(self.roles), self.variables, Templar(loader, self.variables), loader)
+        return reader.release("mx1", "mx")
 
     def text(self, path: str) -> str:
         release = self.gather()
@@ -286,12 +283,12 @@ def test_the_generation_is_filled_in_everywhere() -> None:
 @given(st.lists(st.binary(max_size=50), max_size=5, unique=True))
 def test_contents_travel_unharmed(blobs: list[bytes]) -> None:
     contents = {f"{number:064x}": blob for number, blob in enumerate(blobs)}
-    assert manifest.unpack_content(action.pack_content(contents)) == contents
+    assert manifest.unpack_content(content.pack_content(contents)) == contents
 
 
 def test_a_diff_hides_what_not_everybody_may_read() -> None:
     release = make({"/etc/secret": "s3cret", "/etc/open": "new\n", "lib/a.py": "x"}, modes={"/etc/secret": 0o640})
-    shown = action.diff(
+    shown = content.diff(
         {"/etc/open": "old\n", "/etc/gone": "g\n"}, ["/etc/gone", "/etc/open", "/etc/secret", "lib/a.py"], release
     )
     texts = {one["after_header"]: (one["before"], one["after"]) for one in shown}
@@ -304,9 +301,9 @@ def test_a_diff_hides_what_not_everybody_may_read() -> None:
 def monitor_settings(**chosen: Any) -> dict[str, Any]:
     """The settings that role mf_monitor renders from its defaults and other values."""
     find_plugins()
-    role = action.Role("mf_monitor", str(ROOT / "roles/mf_monitor"))
+    role = content.Role("mf_monitor", str(ROOT / "roles/mf_monitor"))
     path = "etc/monitor/settings.json"
-    source = action.Source(path, f"{role.path}/templates/{path}.j2", True)
+    source = content.Source(path, f"{role.path}/templates/{path}.j2", True)
     loader = DataLoader()
     variables = {
         **_trusted(yaml.safe_load(Path(role.path, "defaults/main.yml").read_text())),
@@ -318,8 +315,8 @@ def monitor_settings(**chosen: Any) -> dict[str, Any]:
         "__mf_monitor_urgent_checks": [],
         **chosen,
     }
-    plugin = action.ActionModule(MagicMock(), MagicMock(), MagicMock(), loader, Templar(loader, variables), MagicMock())
-    found: dict[str, Any] = json.loads(plugin._content(source, role, variables))
+    reader = gather.Gatherer([role], variables, Templar(loader, variables), loader)
+    found: dict[str, Any] = json.loads(reader.content(source, role))
     return found
 
 

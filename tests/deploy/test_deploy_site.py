@@ -56,7 +56,7 @@ class Site(Controller):
         for kind in PACKAGES:
             host = self.inventory.get_hosts(kind)[0].name
             plugin, known = self.plugin(action, "mf_deploy", plays[kind], host)
-            found[kind] = plugin.gather(host, kind, known)
+            found[kind] = plugin.gatherer(known).release(host, kind)
         return found
 
 
