@@ -48,9 +48,14 @@ def package_of(path: Path) -> str:
 
 @functools.cache
 def imports(path: Path) -> set[str]:
-    """Dotted names that a file imports, relative ones resolved; names of a module's contents are among them."""
+    """Dotted names that a role's file imports, relative ones resolved; names of a module's contents are among them."""
+    return imports_of(path, path.parts[path.parts.index("lib") + 1 : -1])
+
+
+@functools.cache
+def imports_of(path: Path, parents: tuple[str, ...] = ()) -> set[str]:
+    """Dotted names that a file in the package ``parents`` imports."""
     found: set[str] = set()
-    parents = path.parts[path.parts.index("lib") + 1 : -1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
@@ -238,3 +243,11 @@ def test_every_check_of_a_role_names_its_module() -> None:
             assert (path.parents[1] / f"files/lib/{check['module'].replace('.', '/')}.py").exists(), path
             found.append(check["module"])
     assert sorted(found) == sorted(check.__name__ for check in every_check())
+
+
+def test_every_check_has_its_tests_in_the_folder_of_its_package() -> None:
+    for check in every_check():
+        package = check.__name__.partition(".")[0]
+        folder = ROOT / "tests" / package.removeprefix("mf_")
+        tested = set().union(*(imports_of(path) for path in folder.glob("test_*.py")))
+        assert check.__name__ in tested, f"no test of {check.__name__} in {folder.name}/"
