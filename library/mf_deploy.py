@@ -139,7 +139,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.mf_deploy import facts, guard, host, release
-from ansible.module_utils.mf_deploy.layout import Layout, ReleaseError
+from ansible.module_utils.mf_deploy.layout import DeployError, Layout
 from ansible.module_utils.mf_deploy.manifest import Manifest, unpack, unpack_content
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -156,7 +156,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def bring(module: AnsibleModule, layout: Layout, run: host.Run) -> dict[str, Any]:
-    """Bring the host to the state of the parameters. Raises ReleaseError, OSError."""
+    """Bring the host to the state of the parameters. Raises DeployError, OSError."""
     state, check = module.params["state"], module.check_mode
     if state == "rolled_back":
         return release.rolled_back(layout, run, check=check)
@@ -165,7 +165,7 @@ def bring(module: AnsibleModule, layout: Layout, run: host.Run) -> dict[str, Any
     if state == "absent":
         return release.absent(layout, run, check=check)
     if not module.params["manifest"]:
-        raise ReleaseError("mf_deploy state=present works in a play with roles, through its action plugin")
+        raise DeployError("mf_deploy state=present works in a play with roles, through its action plugin")
     content = module.params["content"]
     host_facts = {} if content else {"facts": facts.read(module.params["packages"], run, check=check)}
     if host_facts and (not host_facts["facts"]["root"] or sys.version_info < (3, 11)):
@@ -196,7 +196,7 @@ def main() -> None:
     layout = Layout()
     try:
         result = bring(module, layout, host.run)
-    except ReleaseError as error:
+    except DeployError as error:
         # still on when the failure came after the release took effect: a restart is still due
         module.fail_json(msg=str(error), maintenance=guard.ours(layout))
     except OSError as error:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from . import drift, host, journal, manifest, units
-from .layout import TREE, Layout, ReleaseError
+from .layout import TREE, DeployError, Layout
 
 SSHD = "/etc/ssh/sshd_config.d/"
 RELOAD_SSHD = ["systemctl", "reload", "ssh.service"]
@@ -37,7 +37,7 @@ def switch(
     """Make a release that is complete on disk the current one, and bring the host's files in line with it.
 
     ``known``: the journal before. ``history``: the one to write. ``restart``: roles whose files change by this.
-    Raises ReleaseError or OSError; then everything is as it was. An exception is what comes after the point of no
+    Raises DeployError or OSError; then everything is as it was. An exception is what comes after the point of no
     return (daemon-reload, tmpfiles, sshd): the text says so, and the next run does it again.
     """
     release = layout.release(wanted.generation)
@@ -81,7 +81,7 @@ def _prepare(layout: Layout, file: manifest.File, release: str, undo: ExitStack)
     """Write a host file beside its place, so that what follows are renames only."""
     target = layout.on_host(file.path)
     if os.path.isdir(target) and not os.path.islink(target):
-        raise ReleaseError(f"{file.path} (role {file.part}) is a directory on this host; nothing was changed")
+        raise DeployError(f"{file.path} (role {file.part}) is a directory on this host; nothing was changed")
     host.make_folders(os.path.dirname(target))
     temporary = host.beside(target, "new")
     host.forget(temporary)
@@ -96,7 +96,7 @@ def _flip(layout: Layout, generation: str, undo: ExitStack) -> None:
         if os.path.islink(path) and os.readlink(path) == f"current/{name}":
             continue
         if os.path.lexists(path) and not os.path.islink(path):
-            raise ReleaseError(f"/mf/{name} is there and is not ours; move it away. Nothing was changed.")
+            raise DeployError(f"/mf/{name} is there and is not ours; move it away. Nothing was changed.")
         _link(f"current/{name}", path, undo)
     if layout.generation() != generation:
         _link(f"releases/{generation}", layout.current, undo)
@@ -167,10 +167,10 @@ def _retire(names: Iterable[str], run: host.Run, undo: ExitStack) -> None:
 
 
 def retire(name: str, run: host.Run) -> None:
-    """Stop and disable a unit. Raises ReleaseError."""
+    """Stop and disable a unit. Raises DeployError."""
     code, output = run(["systemctl", "disable", "--now", "--", name])
     if code != 0:
-        raise ReleaseError(f"systemctl disable --now {name}: exit code {code}: {output[-500:]}. Nothing was changed.")
+        raise DeployError(f"systemctl disable --now {name}: exit code {code}: {output[-500:]}. Nothing was changed.")
 
 
 def apply_services(
@@ -189,7 +189,7 @@ def apply_services(
     for command in commands:
         code, output = run(command)
         if code != 0:
-            raise ReleaseError(
+            raise DeployError(
                 f"release {wanted.generation} is current, but `{' '.join(command)}` failed with exit code {code}: "
                 f"{output[-500:]}. The next run does it again."
             )

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from . import host, manifest
-from .layout import TREE, Layout, ReleaseError
+from .layout import TREE, DeployError, Layout
 
 TMPFILES = "/etc/tmpfiles.d/"
 SYSUSERS = "/etc/sysusers.d/"
@@ -93,7 +93,7 @@ def _compare(path: str, file: manifest.File) -> str:
     status = os.lstat(path)
     try:
         owner = host.identify(file.owner, file.group)
-    except ReleaseError:
+    except DeployError:
         return "rights"
     return "" if (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (file.mode, *owner) else "rights"
 
@@ -138,7 +138,7 @@ def _folder_is(path: str, mode: str, user: str, group: str) -> bool:
     try:
         status = os.lstat(path)
         owner = host.identify("root" if user == "-" else user, "root" if group == "-" else group)
-    except (OSError, ReleaseError):
+    except (OSError, DeployError):
         return False
     return (
         stat.S_ISDIR(status.st_mode)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from ansible.module_utils.mf import maintenance, state
 
 from . import host, manifest
-from .layout import Layout, ReleaseError
+from .layout import DeployError, Layout
 
 OWNER = "deploy"
 LEASE = 900.0
@@ -40,7 +40,7 @@ def present_roles(layout: Layout) -> set[str]:
 
 
 def keep_roles(present: Collection[str], roles: Collection[str], removed: Collection[str]) -> None:
-    """Raise ReleaseError when a release of ``roles`` would drop a role of ``present`` that ``removed`` lacks.
+    """Raise DeployError when a release of ``roles`` would drop a role of ``present`` that ``removed`` lacks.
 
     "Just run that role" is a habit; a release without qpsmtpd would stop and remove the SMTP service. A play that names
     a role by its former name is refused as well; in ``present`` both names mean the same role.
@@ -48,24 +48,24 @@ def keep_roles(present: Collection[str], roles: Collection[str], removed: Collec
     former = sorted(set(roles) & set(RENAMED))
     if former:
         names = ", ".join(f"{name} is now called {RENAMED[name]}" for name in former)
-        raise ReleaseError(f"role {names}: change the name in your play. Nothing was changed.")
+        raise DeployError(f"role {names}: change the name in your play. Nothing was changed.")
     present, removed = ({RENAMED.get(name, name) for name in names} for names in (present, removed))
     kept = sorted(set(roles) & removed)
     if kept:
-        raise ReleaseError(
+        raise DeployError(
             f"mf_tree_remove_roles names {', '.join(kept)}, and this play brings it. Nothing was changed. "
             "Take the role out of the play, or its name out of the variable."
         )
     lost = sorted(present - set(roles) - removed)
     if lost == [UNKNOWN]:
-        raise ReleaseError(
+        raise DeployError(
             "this host has a release, and no manifest in /mf/releases can be read, so its roles are unknown: a play "
             "without one of them would remove its services and files. Nothing was changed. Run playbooks/site.yml "
             "(--limit for one host), which has all roles, "
             f"with -e '{json.dumps({'mf_tree_remove_roles': [UNKNOWN]})}'"
         )
     if lost:
-        raise ReleaseError(
+        raise DeployError(
             f"this host has {', '.join(lost)}, and this play doesn't: a release is made of all roles of a play, so "
             "their services and files would be removed. Nothing was changed. "
             "Run playbooks/site.yml (--limit for one host). "
@@ -75,10 +75,10 @@ def keep_roles(present: Collection[str], roles: Collection[str], removed: Collec
 
 @contextmanager
 def lock(layout: Layout, name: str, what: str) -> Iterator[None]:
-    """Hold a lock of the host. Raises ReleaseError when another process keeps it for WAIT seconds."""
+    """Hold a lock of the host. Raises DeployError when another process keeps it for WAIT seconds."""
     with state.Places(layout.root).lock(name, WAIT) as held:
         if not held:
-            raise ReleaseError(
+            raise DeployError(
                 f"{what} has held {layout.run}/lock/{name}.lock for {WAIT:.0f} s. Nothing was changed. "
                 f"Find that process: fuser -v {layout.run}/lock/{name}.lock; then run this again."
             )

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from .layout import ReleaseError
+from .layout import DeployError
 
 
 class Outcome(NamedTuple):
@@ -42,11 +42,11 @@ def run(command: Sequence[str]) -> Outcome:
 
 
 def identify(owner: str, group: str) -> tuple[int, int]:
-    """Numbers of a user and a group. Raises ReleaseError when there is no such one."""
+    """Numbers of a user and a group. Raises DeployError when there is no such one."""
     try:
         return pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid
     except KeyError as error:
-        raise ReleaseError(
+        raise DeployError(
             f"{error.args[0]}; install the package that brings it, or name another in __<role>_files"
         ) from None
 

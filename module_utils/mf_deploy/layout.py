@@ -10,7 +10,7 @@ TREE = ("bin", "etc", "lib")
 """Parts of the tree that /mf shows as links into the current release."""
 
 
-class ReleaseError(Exception):
+class DeployError(Exception):
     """Nothing was changed, or everything was put back. The text is for the operator and says what to do."""
 
 
@@ -32,9 +32,9 @@ class Layout:
         self.stamps = self.run + "/parts.json"
 
     def release(self, generation: str) -> str:
-        """Directory of a release. Raises ReleaseError for what can't be one (it becomes part of a path)."""
+        """Directory of a release. Raises DeployError for what can't be one (it becomes part of a path)."""
         if not GENERATION.match(generation):
-            raise ReleaseError(f"{generation!r} is not a generation (12 hex digits)")
+            raise DeployError(f"{generation!r} is not a generation (12 hex digits)")
         return f"{self.releases}/{generation}"
 
     def staging(self, generation: str) -> str:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from .layout import GENERATION, Layout, ReleaseError
+from .layout import GENERATION, DeployError, Layout
 
 SETTINGS = "settings"
 """The part that owns etc/mf.json, which belongs to all roles."""
@@ -56,16 +56,16 @@ class Manifest:
     """A release: its files by path, the hash of each role's settings, and which roles' files each unit depends on."""
 
     def __init__(self, data: Mapping[str, Any]) -> None:
-        """Read the JSON form. Raises ReleaseError when that is no manifest."""
+        """Read the JSON form. Raises DeployError when that is no manifest."""
         try:
             self.generation = str(data["generation"])
             self.files = {entry["path"]: _file(entry) for entry in data["files"]}
             self.settings = {str(part): str(digest) for part, digest in data["settings"].items()}
             self.units = {str(unit): [str(part) for part in parts] for unit, parts in data["units"].items()}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ReleaseError(f"not a manifest: {error!r}") from None
+            raise DeployError(f"not a manifest: {error!r}") from None
         if not GENERATION.match(self.generation):
-            raise ReleaseError(f"not a manifest: {self.generation!r} is not a generation")
+            raise DeployError(f"not a manifest: {self.generation!r} is not a generation")
 
     def as_data(self) -> dict[str, Any]:
         """The JSON form."""
@@ -101,7 +101,7 @@ def stored(layout: Layout, generation: str) -> Manifest | None:
     data = stored_data(layout.release(generation))
     try:
         return Manifest(data) if data else None
-    except ReleaseError:
+    except DeployError:
         return None
 
 
@@ -145,7 +145,7 @@ def unpack(text: str) -> Any:
     try:
         return json.loads(zlib.decompress(base64.b64decode(text, validate=True)))
     except (ValueError, zlib.error) as error:
-        raise ReleaseError(f"what the controller sent can't be read: {error}") from None
+        raise DeployError(f"what the controller sent can't be read: {error}") from None
 
 
 def unpack_content(text: str) -> dict[str, bytes]:
@@ -157,5 +157,5 @@ def unpack_content(text: str) -> dict[str, bytes]:
             content[str(sha256)] = blob[start : start + size]
             start += size
     except (ValueError, TypeError, zlib.error) as error:
-        raise ReleaseError(f"what the controller sent can't be read: {error}") from None
+        raise DeployError(f"what the controller sent can't be read: {error}") from None
     return content

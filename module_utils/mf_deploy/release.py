@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from . import commit, drift, guard, host, journal, manifest, secret, stage, units
-from .layout import TREE, Layout, ReleaseError
+from .layout import TREE, DeployError, Layout
 
 DIFF_LIMIT = 100_000
 """Bytes; larger files are only named in a diff."""
@@ -112,7 +112,7 @@ def present(
 
     Without ``sent`` (contents by sha256) this only says what would be done, and in ``needed`` which contents it lacks.
     In check mode it then builds and validates the release in a temporary directory, and changes nothing.
-    Raises ReleaseError or OSError; nothing is changed then, unless its text says otherwise.
+    Raises DeployError or OSError; nothing is changed then, unless its text says otherwise.
     """
     plan = Plan(layout, wanted)
     result = _report(plan, run)
@@ -142,7 +142,7 @@ def present(
         try:
             secret.replace(layout, wanted)
         except OSError as error:
-            raise ReleaseError(
+            raise DeployError(
                 f"release {wanted.generation} is current, but older secrets are left in /mf/releases: {error.strerror}."
                 " The next run does it again."
             ) from None
@@ -150,28 +150,28 @@ def present(
 
 
 def rolled_back(layout: Layout, run: host.Run, *, check: bool = False) -> dict[str, Any]:
-    """Go back to the release that was current before this one. Raises ReleaseError when there is none that is whole."""
+    """Go back to the release that was current before this one. Raises DeployError when there is none that is whole."""
     known = journal.read(layout)
     current = layout.generation()
     if known.previous is None:
-        raise ReleaseError(
+        raise DeployError(
             f"there is no release before {current} on this host" if current else "there is no release on this host"
         )
     if not check:
         _no_older_secrets(layout, current)
     target = manifest.stored(layout, known.previous)
     if target is None:
-        raise ReleaseError(f"release {known.previous} has no readable manifest; deploy with playbooks/site.yml instead")
+        raise DeployError(f"release {known.previous} has no readable manifest; deploy with playbooks/site.yml instead")
     plan = Plan(layout, target)
     gone = [finding.path for finding in plan.tree if _is_secret(target, finding.path)]
     if gone:
-        raise ReleaseError(
+        raise DeployError(
             f"release {known.previous} needs {', '.join(gone[:5])}, which {current} doesn't have: an older secret never"
             " comes back. Deploy what you want with playbooks/site.yml. Nothing was changed."
         )
     if plan.tree:
         what = ", ".join(f"{finding.path} ({finding.kind})" for finding in plan.tree[:5])
-        raise ReleaseError(f"release {known.previous} is damaged: {what}; deploy with playbooks/site.yml instead")
+        raise DeployError(f"release {known.previous} is damaged: {what}; deploy with playbooks/site.yml instead")
     # the programs of then with the secrets of now
     stage.validate_secrets(layout, target, run)
     result = _report(plan, run)
@@ -184,7 +184,7 @@ def rolled_back(layout: Layout, run: host.Run, *, check: bool = False) -> dict[s
 
 
 def _no_older_secrets(layout: Layout, current: str | None) -> None:
-    """Do what a deployment does at its end, and may not have come to. Raises ReleaseError."""
+    """Do what a deployment does at its end, and may not have come to. Raises DeployError."""
     with guard.lock(layout, "release", "another deployment"):
         present = manifest.stored(layout, current) if current else None
         if present is None or any(_is_secret(present, finding.path) for finding in drift.tree(layout, present)):
@@ -192,7 +192,7 @@ def _no_older_secrets(layout: Layout, current: str | None) -> None:
         try:
             secret.replace(layout, present)
         except OSError as error:
-            raise ReleaseError(
+            raise DeployError(
                 f"older secrets are left in /mf/releases: {error.strerror}. Replace them before a rollback."
             ) from None
 

@@ -60,7 +60,7 @@ def _of(layout: Layout, present: manifest.Manifest, data: dict[str, bytes], gene
 
 
 def replace(layout: Layout, present: manifest.Manifest) -> None:
-    """Have no other secrets on disk than the present ones. Raises OSError, ReleaseError.
+    """Have no other secrets on disk than the present ones. Raises OSError, DeployError.
 
     First the file, then the manifest: when that is cut short, the next run does it again.
     """

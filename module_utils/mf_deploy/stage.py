@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from . import drift, host, manifest
-from .layout import TREE, Layout, ReleaseError
+from .layout import TREE, DeployError, Layout
 
 
 class Contents:
@@ -33,7 +33,7 @@ class Contents:
         return sha256 in self._sent or any(host.digest(path) == sha256 for path in self._places.get(sha256, ()))
 
     def read(self, file: manifest.File) -> bytes:
-        """The content of a file, checked. Raises ReleaseError when neither host nor controller has it."""
+        """The content of a file, checked. Raises DeployError when neither host nor controller has it."""
         data = self._sent.get(file.sha256)
         if data is None:
             for path in self._places.get(file.sha256, ()):
@@ -42,12 +42,12 @@ class Contents:
                         data = stored.read()
                     break
         if data is None or hashlib.sha256(data).hexdigest() != file.sha256:
-            raise ReleaseError(f"{file.path}: its content was not sent, or was damaged on its way; run it again")
+            raise DeployError(f"{file.path}: its content was not sent, or was damaged on its way; run it again")
         return data
 
 
 def build(layout: Layout, wanted: manifest.Manifest, contents: Contents, run: host.Run) -> None:
-    """Put a complete, validated release on disk under its own name. Raises ReleaseError, and then leaves no trace."""
+    """Put a complete, validated release on disk under its own name. Raises DeployError, and then leaves no trace."""
     staging = layout.staging(wanted.generation)
     host.discard(staging)
     made = host.make_folders(layout.releases)
@@ -70,7 +70,7 @@ def build(layout: Layout, wanted: manifest.Manifest, contents: Contents, run: ho
 def make_accounts(wanted: manifest.Manifest, contents: Contents, run: host.Run) -> None:
     """Make the accounts of the release's sysusers.d(5) files that are missing, for files may be theirs.
 
-    Raises ReleaseError. An account stays when its file goes: something on disk may belong to it.
+    Raises DeployError. An account stays when its file goes: something on disk may belong to it.
     """
     for file in wanted.outside:
         if not file.path.startswith(drift.SYSUSERS):
@@ -85,7 +85,7 @@ def make_accounts(wanted: manifest.Manifest, contents: Contents, run: host.Run) 
 
 
 def rehearse(layout: Layout, wanted: manifest.Manifest, contents: Contents, run: host.Run) -> None:
-    """Build and validate a release in a temporary directory and throw it away. Raises ReleaseError as ``build`` does.
+    """Build and validate a release in a temporary directory and throw it away. Raises DeployError as ``build`` does.
 
     On a bare host owners and validators may still have to be installed: those are passed over.
     """
@@ -152,11 +152,11 @@ def _syntax(source: bytes, filename: str, path: str) -> Any:
         return compile(source, filename, "exec", dont_inherit=True)
     except (SyntaxError, ValueError) as error:
         line = f" line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-        raise ReleaseError(f"{path}{line} is not valid Python: {error}; nothing was changed") from None
+        raise DeployError(f"{path}{line} is not valid Python: {error}; nothing was changed") from None
 
 
 def validate(layout: Layout, wanted: manifest.Manifest, release: str, run: host.Run, *, bare: bool = False) -> None:
-    """Check every file that can be checked. Raises ReleaseError with the role, the file, the command and its output.
+    """Check every file that can be checked. Raises DeployError with the role, the file, the command and its output.
 
     In a command %s is the file, %r the release. ``bare``: pass over commands that are not installed.
     """
@@ -170,7 +170,7 @@ def validate(layout: Layout, wanted: manifest.Manifest, release: str, run: host.
 
 
 def validate_secrets(layout: Layout, wanted: manifest.Manifest, run: host.Run) -> None:
-    """Check those files of a release on disk that may be newer than it. Raises ReleaseError."""
+    """Check those files of a release on disk that may be newer than it. Raises DeployError."""
     release = layout.release(wanted.generation)
     for _, file in sorted(wanted.files.items()):
         command = _command(file, layout.stored(release, file.path), release)
@@ -187,7 +187,7 @@ def _validate_launcher(file: manifest.File, path: str, run: host.Run) -> None:
         source = launcher.read()
     first = source.partition(b"\n")[0]
     if not first.startswith(b"#!"):
-        raise ReleaseError(f"{file.path} (role {file.part}) has no #! line; nothing was changed")
+        raise DeployError(f"{file.path} (role {file.part}) has no #! line; nothing was changed")
     if b"python" in first:
         _syntax(source, file.path, f"{file.path} (role {file.part})")
     elif first.split(b"/")[-1].split()[0] in (b"sh", b"bash", b"dash"):
@@ -197,7 +197,7 @@ def _validate_launcher(file: manifest.File, path: str, run: host.Run) -> None:
 def _demand(command: list[str], file: manifest.File, run: host.Run) -> None:
     code, output = run(command)
     if code != 0:
-        raise ReleaseError(
+        raise DeployError(
             f"{file.path} (role {file.part}) was refused by `{shlex.join(command)}`, exit code {code}: "
             f"{output[-2000:] or 'no output'}. Nothing was changed."
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from . import host
-from .layout import ReleaseError
+from .layout import DeployError
 
 _ASKED = "LoadState,ActiveState,UnitFileState,InactiveExitTimestampMonotonic"
 # "static" and its like have no [Install] section: there is nothing left to enable
@@ -24,7 +24,7 @@ class Unit(NamedTuple):
 
 
 def read(names: Iterable[str], run: host.Run) -> dict[str, Unit]:
-    """Return the state of some units, by name. Raises ReleaseError when systemd doesn't answer."""
+    """Return the state of some units, by name. Raises DeployError when systemd doesn't answer."""
     wanted = sorted(set(names))
     if not wanted:
         return {}
@@ -35,7 +35,7 @@ def read(names: Iterable[str], run: host.Run) -> dict[str, Unit]:
         if block.strip()
     ]
     if code != 0 or len(blocks) != len(wanted):
-        raise ReleaseError(f"systemctl show {' '.join(wanted)}: exit code {code}: {output[-500:]}")
+        raise DeployError(f"systemctl show {' '.join(wanted)}: exit code {code}: {output[-500:]}")
     return {name: _unit(block) for name, block in zip(wanted, blocks, strict=True)}
 
 

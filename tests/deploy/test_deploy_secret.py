@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible.module_utils.mf_deploy import secret
-from ansible.module_utils.mf_deploy.layout import ReleaseError
+from ansible.module_utils.mf_deploy.layout import DeployError
 
 from tests.deploy.conftest import ROOT, Machine, make
 
@@ -88,7 +88,7 @@ def test_a_run_that_was_cut_short_is_finished_by_the_next(machine: Machine, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(secret, "replace", full)
-        with pytest.raises(ReleaseError, match="is current, but older secrets are left in /mf/releases: No space left"):
+        with pytest.raises(DeployError, match="is current, but older secrets are left in /mf/releases: No space left"):
             machine.deploy(release("two", "new"))
     assert "two" in machine.text("mf/bin/say")
     assert leaks(machine, "old secret")
@@ -142,7 +142,7 @@ def test_a_secret_that_is_no_more_goes_and_with_it_the_way_back(machine: Machine
     machine.deploy(release("two", secrets=(ACCESS, OUTSIDE)))
     assert [path for path in leaks(machine, f"old secret of {KEY}") if KEY in path] == []
     before = machine.seen()
-    with pytest.raises(ReleaseError, match=f"needs {KEY}, which .* doesn't have: an older secret never comes back"):
+    with pytest.raises(DeployError, match=f"needs {KEY}, which .* doesn't have: an older secret never comes back"):
         machine.back()
     assert machine.seen() == before
 
@@ -165,7 +165,7 @@ def test_one_whose_manifest_is_lost_keeps_no_secret_either(machine: Machine) -> 
     Path(machine.layout.release(generation), "manifest.json").write_text("{")
     machine.deploy(release("two", "new"))
     assert leaks(machine, "old secret") == []
-    with pytest.raises(ReleaseError, match="no readable manifest"):
+    with pytest.raises(DeployError, match="no readable manifest"):
         machine.back()
 
 
@@ -190,7 +190,7 @@ def test_the_programs_of_then_must_take_the_secrets_of_now(machine: Machine) -> 
     machine.deploy(release("two", "new", validate=validate))
     before = machine.seen()
     machine.systemd.failing = {"check --settings"}
-    with pytest.raises(ReleaseError, match=f"{KEY} .* was refused by"):
+    with pytest.raises(DeployError, match=f"{KEY} .* was refused by"):
         machine.back()
     assert machine.seen() == before
 

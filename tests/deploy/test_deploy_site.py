@@ -13,7 +13,7 @@ import make_secrets
 import pytest
 from ansible import constants
 from ansible.module_utils.mf_deploy import guard
-from ansible.module_utils.mf_deploy.layout import ReleaseError
+from ansible.module_utils.mf_deploy.layout import DeployError
 from ansible.module_utils.mf_deploy.manifest import Manifest
 
 from tests.core.test_fast_path import checks_of_an_mx
@@ -98,7 +98,7 @@ def test_one_role_alone_does_not_take_the_others_from_an_mx(
     assert alone == {"mf_tree", "mf_throttle", "mf_checks"}
     present = Manifest(releases["mx"].manifest).roles
     guard.keep_roles(present, whole, ())
-    with pytest.raises(ReleaseError, match=r"this host has .*mf_exim.*qpsmtpd, and this play doesn't"):
+    with pytest.raises(DeployError, match=r"this host has .*mf_exim.*qpsmtpd, and this play doesn't"):
         guard.keep_roles(present, alone, ())
 
 

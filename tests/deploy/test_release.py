@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.mf_deploy import guard, journal, manifest
-from ansible.module_utils.mf_deploy.layout import Layout, ReleaseError
+from ansible.module_utils.mf_deploy.layout import DeployError, Layout
 
 from tests.deploy.conftest import ONE, THREE, TWO, Machine, files_of, make
 
@@ -95,7 +95,7 @@ def test_diff_shows_what_everybody_may_read(machine: Machine) -> None:
 
 def _refused(machine: Machine, made: Any, *words: str) -> None:
     before = machine.everything(below="mf"), machine.seen()
-    with pytest.raises(ReleaseError) as error:
+    with pytest.raises(DeployError) as error:
         machine.deploy(made)
     for word in words:
         assert word in str(error.value)
@@ -126,10 +126,10 @@ def test_check_mode_validates_what_it_can_and_leaves_no_trace(
     before = machine.everything()
     machine.systemd.failing.add("true")
     made = make(TWO, validate={"/etc/new/deep/file": "true -c -f %s"})
-    with pytest.raises(ReleaseError, match=r"/etc/new/deep/file .role one. was refused by `true -c -f"):
+    with pytest.raises(DeployError, match=r"/etc/new/deep/file .role one. was refused by `true -c -f"):
         machine.deploy(made, check=True)
     broken = make({**TWO, "lib/pkg/a.py": "def f(:\n"})
-    with pytest.raises(ReleaseError, match=r"lib/pkg/a\.py line 1 is not valid Python"):
+    with pytest.raises(DeployError, match=r"lib/pkg/a\.py line 1 is not valid Python"):
         machine.deploy(broken, check=True)
     machine.systemd.failing = {"not-installed-yet"}
     bare = make(TWO, validate={"/etc/new/deep/file": "not-installed-yet %s"})
@@ -172,7 +172,7 @@ def test_a_directory_in_the_place_of_a_file_stops_it(machine: Machine) -> None:
 
 def test_a_directory_of_another_owner_is_not_taken(machine: Machine) -> None:
     (machine.root / "mf/bin").mkdir(parents=True)
-    with pytest.raises(ReleaseError, match="/mf/bin is there and is not ours"):
+    with pytest.raises(DeployError, match="/mf/bin is there and is not ours"):
         machine.deploy(make(ONE))
     assert machine.layout.generation() is None
     assert not (machine.root / "etc/cron.d/mf").exists()
@@ -183,7 +183,7 @@ def test_a_held_action_lock_stops_it(machine: Machine, monkeypatch: pytest.Monke
     monkeypatch.setattr(guard, "WAIT", 0.1)
     with guard.lock(machine.layout, "action", "me"):
         before = machine.seen()
-        with pytest.raises(ReleaseError, match=r"action\.lock for 0 s.*fuser"):
+        with pytest.raises(DeployError, match=r"action\.lock for 0 s.*fuser"):
             machine.deploy(make(TWO))
         assert machine.seen() == before
     assert machine.deploy(make(TWO))["changed"]
@@ -192,7 +192,7 @@ def test_a_held_action_lock_stops_it(machine: Machine, monkeypatch: pytest.Monke
 def test_a_failing_reload_is_said_and_done_by_the_next_run(machine: Machine) -> None:
     made = make({"/etc/systemd/system/one.service": "[Service]\n"})
     machine.systemd.failing.add("daemon-reload")
-    with pytest.raises(ReleaseError, match=r"is current, but `systemctl daemon-reload` failed.*next run"):
+    with pytest.raises(DeployError, match=r"is current, but `systemctl daemon-reload` failed.*next run"):
         machine.deploy(made)
     machine.systemd.failing.clear()
     machine.systemd.calls.clear()
@@ -213,7 +213,7 @@ def test_twice_back_and_a_new_release_then(machine: Machine) -> None:
     assert machine.seen() == seen[1]
     machine.back()
     assert machine.seen() == seen[0]
-    with pytest.raises(ReleaseError, match="no release before"):
+    with pytest.raises(DeployError, match="no release before"):
         machine.back()
     four = make({**ONE, "etc/x.conf": "x = 4\n"})
     machine.deploy(four)
@@ -234,13 +234,13 @@ def test_no_way_back_to_a_damaged_release(machine: Machine) -> None:
     machine.deploy(make(TWO))
     (machine.root / f"mf/releases/{first}/etc/x.conf").write_text("edited\n")
     before = machine.seen()
-    with pytest.raises(ReleaseError, match=r"damaged: etc/x\.conf \(content\)"):
+    with pytest.raises(DeployError, match=r"damaged: etc/x\.conf \(content\)"):
         machine.back()
     assert machine.seen() == before
 
 
 def test_nothing_to_go_back_to(machine: Machine) -> None:
-    with pytest.raises(ReleaseError, match="no release on this host"):
+    with pytest.raises(DeployError, match="no release on this host"):
         machine.back()
     assert machine.everything() == {}
 
@@ -308,10 +308,10 @@ def test_absent_keeps_what_others_put_beside(machine: Machine) -> None:
 
 
 def test_a_generation_never_becomes_another_path() -> None:
-    with pytest.raises(ReleaseError):
+    with pytest.raises(DeployError):
         Layout().release("../../etc")
     for path in ("../x", "/etc/../x", "bin//x", "", "/", "//etc/x"):
         file = {"path": path, "part": "a", "mode": "0644", "owner": "", "group": "", "sha256": "", "source": "",
                 "validate": ""}  # fmt: skip
-        with pytest.raises(ReleaseError, match="not a manifest"):
+        with pytest.raises(DeployError, match="not a manifest"):
             manifest.Manifest({"generation": "0" * 12, "files": [file], "settings": {}, "units": {}})

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from ansible.module_utils.mf_deploy import host
-from ansible.module_utils.mf_deploy.layout import ReleaseError
+from ansible.module_utils.mf_deploy.layout import DeployError
 
 from tests.deploy.conftest import ONE, TWO, Injected, Machine, make
 
@@ -96,7 +96,7 @@ def test_accounts_are_made_before_files_that_may_be_theirs(machine: Machine, mon
     assert machine.deploy(made, check=True)["changed"]
     assert machine.systemd.accounts == []
     machine.systemd.failing.add("systemd-sysusers")
-    with pytest.raises(ReleaseError, match="Nothing was changed"):
+    with pytest.raises(DeployError, match="Nothing was changed"):
         machine.deploy(made)
     assert machine.layout.generation() is None
     machine.systemd.failing.clear()
