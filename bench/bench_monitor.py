@@ -212,13 +212,13 @@ async def watch(chosen: settings.Settings, seconds: float, answer: int) -> int:
     expected = took / chosen.interval * len(monitor.services)
     status = Path("/proc/self/status").read_text()
     rss = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-    seen = monitor.results - results
+    probe_count = monitor.results - results
     figures = {
         "seconds": took,
         "cpu": time.process_time() - cpu,
         "rss": rss,
-        "probes": seen,
-        "late": max(0, round(expected - seen)),
+        "probes": probe_count,
+        "late": max(0, round(expected - probe_count)),
         "bad": monitor.bad,
         "pages": len(monitor.rendered) - pages,
         "page_seconds": statistics.median(monitor.rendered or [0.0]),

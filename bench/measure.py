@@ -76,12 +76,12 @@ def crowd(size: int) -> Iterator[None]:
 
 def compare(commands: Mapping[str, Sequence[str]], runs: int, warm_up: int = 2) -> dict[str, Figures]:
     """Medians for each command, run in turn; the warm-up rounds are not counted."""
-    seen: dict[str, list[tuple[float, float, int]]] = {name: [] for name in commands}
+    samples: dict[str, list[tuple[float, float, int]]] = {name: [] for name in commands}
     for round_number in range(warm_up + runs):
         for name, argv in commands.items():
             figures = run(argv)
             if round_number >= warm_up:
-                seen[name].append(figures)
+                samples[name].append(figures)
     return {
         name: {
             "cpu_ms": statistics.median(row[0] for row in rows),
@@ -89,7 +89,7 @@ def compare(commands: Mapping[str, Sequence[str]], runs: int, warm_up: int = 2) 
             "rss_mib": peak_memory(commands[name]),
             "exits": sorted({row[2] for row in rows}),
         }
-        for name, rows in seen.items()
+        for name, rows in samples.items()
     }
 
 

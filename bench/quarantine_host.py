@@ -287,10 +287,10 @@ class Beside:
     def __init__(self, work: Callable[[Event, Connection], None]) -> None:
         fork = multiprocessing.get_context("fork")
         self.stop = fork.Event()
-        self.results, theirs = fork.Pipe(duplex=False)
-        self.process = fork.Process(target=work, args=(self.stop, theirs))
+        self.results, results_writer = fork.Pipe(duplex=False)
+        self.process = fork.Process(target=work, args=(self.stop, results_writer))
         self.process.start()
-        theirs.close()
+        results_writer.close()
 
     def end(self) -> list[tuple[float, float]]:
         """What was measured."""
