@@ -163,7 +163,7 @@ def connectivity(stage: Stage) -> Generator[None, None, None]:
     time.sleep(2 * INTERVAL)
     keys = [incident["key"] for incident in stage.status()["incidents"]["open"]]
     must(set(keys) - stage.before == {"uplink"}, f"open incidents while offline: {keys}")
-    stage.page(lambda seen: seen["fleet"]["state"] == "unknown" and seen["uplink"]["state"] == "down", "monitor1")
+    stage.page(lambda status: status["fleet"]["state"] == "unknown" and status["uplink"]["state"] == "down", "monitor1")
     stage.state = "uplink down, no other incident, fleet unknown"
     # it can't tell before it is back
     stage.broke()
@@ -184,7 +184,7 @@ def prober(stage: Stage) -> Generator[None, None, None]:
     time.sleep(BOUND)
     after = {host["name"]: host["since"] for host in stage.status()["hosts"]}
     must(after == before, f"it forgot since when hosts are as they are: {before} {after}")
-    stage.page(lambda seen: seen["fleet"]["state"] != "unknown")
+    stage.page(lambda status: status["fleet"]["state"] != "unknown")
     yield
 
 
@@ -230,7 +230,7 @@ def flap(stage: Stage) -> Generator[None, None, None]:
         stage.hosts["mx3"].run(UNBLOCK)
         time.sleep(40)
     stage.message("is flapping", 5)
-    stage.page(lambda seen: any(host["name"] == "mx3" and host["flapping"] for host in seen["hosts"]))
+    stage.page(lambda status: any(host["name"] == "mx3" and host["flapping"] for host in status["hosts"]))
     stage.state = "mx3 flapping"
     yield
 
@@ -253,8 +253,8 @@ def gateway(stage: Stage) -> Generator[None, None, None]:
     must(instead <= BOUND, f"the second channel had it after {instead:.0f} s")
     stage.shows("mx2", "down")
     stage.page(
-        lambda seen: any(
-            channel["name"] == "sms" and channel["ok"] is False for channel in seen["messages"]["channels"]
+        lambda status: any(
+            channel["name"] == "sms" and channel["ok"] is False for channel in status["messages"]["channels"]
         )
     )
     time.sleep(max(0.0, stage.gateway_seconds - (time.time() - stage.broken_at)))
@@ -289,7 +289,9 @@ def queues(stage: Stage) -> Generator[None, None, None]:
     stage.broke()
     stage.message("URGENT: 0 of 3 MX accept mail, 2 must")
     stage.shows("mx3", "down")
-    stage.page(lambda seen: all("421 at greeting" in host["words"] for host in seen["hosts"] if host["role"] == "mx"))
+    stage.page(
+        lambda status: all("421 at greeting" in host["words"] for host in status["hosts"] if host["role"] == "mx")
+    )
     must("Incoming mail is delayed" in stage.answers()["summary"], "the public page doesn't say so")
     yield
 

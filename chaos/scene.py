@@ -156,7 +156,7 @@ class Scene:
         self.stack = ExitStack()
         self.broken_at = 0.0
         self.heal: float | None = None
-        self.seen = len(self.host.decisions())
+        self.decisions_before = len(self.host.decisions())
 
     def undo(self, script: str, host: Host | None = None) -> None:
         """Run this shell script on the host at the end; it may fail, for instance when it was run already."""
@@ -220,7 +220,7 @@ class Scene:
 
     def decided(self, **wanted: str) -> list[dict[str, Any]]:
         """Decisions on the host since this fault began that have these fields."""
-        new = self.host.decisions()[self.seen :]
+        new = self.host.decisions()[self.decisions_before :]
         return [
             decision
             for decision in new

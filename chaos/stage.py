@@ -171,7 +171,8 @@ class Stage:
 
         self.until(f"{host} is shown as {state}", shown, limit)
         self.page(
-            lambda seen: any(listed["name"] == host and listed["state"] == state for listed in seen["hosts"]), visitor
+            lambda status: any(listed["name"] == host and listed["state"] == state for listed in status["hosts"]),
+            visitor,
         )
         self.state = f"{self.state}, {host} {state}".strip(", ")
 
@@ -197,16 +198,16 @@ class Stage:
         def agrees() -> bool:
             nonlocal wrong
             replies = self.answers(visitor)
-            seen, public = json.loads(replies["status"]), json.loads(replies["public"])
+            status, public = json.loads(replies["status"]), json.loads(replies["public"])
             must(replies["closed"] == "401", f"details without a password are answered with {replies['closed']:.20}")
             must(
                 not re.search(r"mx\d|control1", replies["summary"] + replies["public"]),
                 "the public page names machines",
             )
-            sentence, fleet = seen["fleet"]["sentence"], seen["fleet"]["state"]
+            sentence, fleet = status["fleet"]["sentence"], status["fleet"]["state"]
             good = {"up": "up", "warning": "up", "down": "down", "unknown": "unknown"}[fleet]
             for name, right in (
-                ("its JSON", seen["generated"] >= self.broken_at and condition(seen)),
+                ("its JSON", status["generated"] >= self.broken_at and condition(status)),
                 ("its HTML", sentence in html.unescape(replies["details"])),
                 ("the public JSON", public["state"] == good),
                 ("the public page", public["sentence"] in html.unescape(replies["summary"])),

@@ -49,9 +49,9 @@ CROWD = f"mount -t tmpfs -o size=64k chaos /mf/var/rejected; head -c 65536 /dev/
 CLEAR = f"umount /mf/var/rejected 2> /dev/null; /mf/bin/purge-rejected; {CHECK}"
 
 
-def ends(days: int, seen: dict[str, Any]) -> bool:
+def ends(days: int, status: dict[str, Any]) -> bool:
     """Whether the page shows that the panel's certificate ends in so many days."""
-    services = next(host["services"] for host in seen["hosts"] if host["name"] == "control1")
+    services = next(host["services"] for host in status["hosts"] if host["name"] == "control1")
     at = next(service["expires"] for service in services if service["name"] == "panel") or 0.0
     return bool(abs(at - time.time() - days * 86400) < 3600)
 

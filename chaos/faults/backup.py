@@ -71,14 +71,14 @@ def down(scene: Scene) -> Generator[None, None, str]:
     yield
     fails(scene, "dump", ("unreachable",))
     scene.host.python(AGE, "dump", str(2.2 * PERIOD))
-    seen = alarm(scene, scene.host, "backup", "WARNING", "dump late: 8.8 h")
+    report = alarm(scene, scene.host, "backup", "WARNING", "dump late: 8.8 h")
     where.run(f"find {REPOSITORY}/data -type f -exec touch -d '9 hours ago' {{}} +")
     quiet = where.check("offsite")
     must("nothing new for 9.0 h" in str(quiet.get("summary")), f"check-offsite says {quiet.get('summary')}")
     where.run("systemctl start ssh.service")
     due(scene)
     well(scene)
-    return f"{seen}; check-offsite: {quiet['status']}; cron's next look made up for it"
+    return f"{report}; check-offsite: {quiet['status']}; cron's next look made up for it"
 
 
 @fault(
@@ -102,13 +102,13 @@ def cut(scene: Scene) -> Generator[None, None, str]:
         past["failures"] and past["kind"] in ("cut", "unreachable"),
         f"the run ended as {past['kind'] or 'done'}: {past['error']}",
     )
-    seen = alarm(scene, scene.host, "backup", "WARNING", "full failed: ")
+    report = alarm(scene, scene.host, "backup", "WARNING", "full failed: ")
     scene.host.run(FAST)
     offsite(scene).run(back)
     succeeds(scene, "full", 400)
     nothing_half(scene)
     saved(scene, digest)
-    return f"noticed after {took:.0f} s; {seen}; the next run was whole"
+    return f"noticed after {took:.0f} s; {report}; the next run was whole"
 
 
 @fault("backup", "repository corrupted", "verify finds it: CRITICAL", CONTROL)
@@ -125,10 +125,10 @@ def corrupted(scene: Scene) -> Generator[None, None, str]:
     )
     scene.broken()
     yield
-    seen = fails(scene, "verify", ("corrupt",), "CRITICAL", 400)
+    failure = fails(scene, "verify", ("corrupt",), "CRITICAL", 400)
     where.run(mend)
     succeeds(scene, "verify", 400)
-    return f"found by the repository's check; {seen}"
+    return f"found by the repository's check; {failure}"
 
 
 @fault("backup", "disk full off-site", "said before and after; works when there is room", CONTROL)
@@ -146,7 +146,7 @@ def full_there(scene: Scene) -> Generator[None, None, str]:
     scene.broken()
     yield
     before = alarm(scene, where, "offsite", "CRITICAL", "of the file system's space free")
-    seen = fails(scene, "full", ("full", "offsite"))
+    failure = fails(scene, "full", ("full", "offsite"))
     where.run("rm /run/chaos-disk/filler")
     past = run(scene, "full", 400)
     must(not past["failures"], f"with room it still fails: {past['error']}")
@@ -155,7 +155,7 @@ def full_there(scene: Scene) -> Generator[None, None, str]:
     where.run(f"cp -a /run/chaos-disk/repository /run/chaos-kept; {away}; rm -r {REPOSITORY}")
     where.run(f"mv /run/chaos-kept {REPOSITORY}; rmdir /run/chaos-disk")
     succeeds(scene, "full", 400)
-    return f"before: {before}; the run failed: {seen}; with room the same run worked"
+    return f"before: {before}; the run failed: {failure}; with room the same run worked"
 
 
 @fault("backup", "disk full on control", "said, though nothing can be put on record; works when there is room", CONTROL)
@@ -177,11 +177,11 @@ def full_here(scene: Scene) -> Generator[None, None, str]:
     yield
     code, out = scene.host.ask(f"{BACKUP} run full --wait 3m 2>&1", limit=240)
     must(code == 1 and len(out.splitlines()) == 1 and "No space left" in out, f"ended with {code}: {out[-200:]}")
-    seen = alarm(scene, scene.host, "backup", "CRITICAL", "no room to put anything on record")
+    report = alarm(scene, scene.host, "backup", "CRITICAL", "no room to put anything on record")
     scene.host.ask(away)
     succeeds(scene, "full")
     saved(scene, digest)
-    return f"one clear line, exit code 1; {seen}; the same run worked afterwards"
+    return f"one clear line, exit code 1; {report}; the same run worked afterwards"
 
 
 @fault("backup", "two backups at once", "the second is told, or waits; both whole", CONTROL)
@@ -215,7 +215,7 @@ def skew(scene: Scene) -> Generator[None, None, str]:
     offsite(scene).run(f"find {REPOSITORY}/data -type f -exec touch -d '+365 days' {{}} +")
     scene.broken()
     yield
-    seen = alarm(scene, scene.host, "backup", "WARNING", "in the future")
+    report = alarm(scene, scene.host, "backup", "WARNING", "in the future")
     there = alarm(scene, offsite(scene), "offsite", "WARNING", "in the future")
     ahead = json.loads(scene.host.run(f"cat {RECORD}"))["jobs"]["dump"]["archive"]
     must(ahead.split("-")[3] == time.strftime("%Y", time.gmtime(time.time() + 365 * 86400)), f"{ahead} isn't ahead")
@@ -225,7 +225,7 @@ def skew(scene: Scene) -> Generator[None, None, str]:
     past = run(scene, "drill")
     must(past["archive"] == newest and not past["failures"], f"the drill took {past['archive']}, not {newest}")
     well(scene)
-    return f"{seen}; {there}; done anew at cron's next look, and that one is restored"
+    return f"{report}; {there}; done anew at cron's next look, and that one is restored"
 
 
 @fault("backup", "killed on both sides, locks left behind", "the next run works by itself, on the record", CONTROL)
@@ -287,7 +287,7 @@ def throttled(scene: Scene) -> Generator[None, None, str]:
     begin(scene, f"({BACKUP} due; echo over)")
     scene.broken()
     yield
-    seen = alarm(scene, scene.host, "backup", "WARNING", "dump late: 6.4 h")
+    report = alarm(scene, scene.host, "backup", "WARNING", "dump late: 6.4 h")
     must("over" not in scene.host.run(f"cat {OUT}"), "it didn't wait")
     scene.until("its patience ends", lambda: "over" in scene.host.run(f"cat {OUT}"), 120, every=0.5)
     took = time.monotonic() - began
@@ -296,7 +296,7 @@ def throttled(scene: Scene) -> Generator[None, None, str]:
     after = json.loads(scene.host.run(f"cat {RECORD}"))["jobs"]["dump"]["archive"]
     must(after != before, "it was skipped")
     well(scene)
-    return f"{seen}; ran after {took:.0f} s while the throttle was still on (limit 20 s here)"
+    return f"{report}; ran after {took:.0f} s while the throttle was still on (limit 20 s here)"
 
 
 @fault("backup", "quota used up", "WARNING, then CRITICAL before Borg stops; nothing saved is lost", CONTROL)
@@ -310,13 +310,13 @@ def quota(scene: Scene) -> Generator[None, None, str]:
     grow(scene, 80)
     scene.broken()
     yield
-    seen = [alarm(scene, where, "offsite", "WARNING", "of the quota used")]
+    reports = [alarm(scene, where, "offsite", "WARNING", "of the quota used")]
     digest = grow(scene, 94)
-    seen.append(alarm(scene, where, "offsite", "CRITICAL", "of the quota used"))
+    reports.append(alarm(scene, where, "offsite", "CRITICAL", "of the quota used"))
     result = scene.host.check("backup")
     must(result.get("status") == "OK", f"Borg stopped before the alarm: {result.get('summary')}")
     scene.host.run(f"head -c 20M /dev/urandom > {LOAD}/more")
-    seen.append(fails(scene, "full", ("quota",)))
+    reports.append(fails(scene, "full", ("quota",)))
     saved(scene, digest)
     nothing_half(scene)
     past = run(scene, "drill")
@@ -324,7 +324,7 @@ def quota(scene: Scene) -> Generator[None, None, str]:
     room(scene)
     succeeds(scene, "full", 400)
     saved(scene, digest)
-    return f"{'; '.join(seen)}; list, restore and drill go on; prune and compact make room"
+    return f"{'; '.join(reports)}; list, restore and drill go on; prune and compact make room"
 
 
 def room(scene: Scene) -> None:

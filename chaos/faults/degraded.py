@@ -53,17 +53,19 @@ def letter(scene: Scene, host: Host | None = None, clients: Sessions | None = No
     to = host or scene.host
     name = f"letter-{to.name}"
     clients.open(name, to.address, "data")
-    said = clients.answer(name)
-    must(said.startswith("354"), f"a sender's DATA got: {said}")
-    said = clients.finish(name)
+    answer = clients.answer(name)
+    must(answer.startswith("354"), f"a sender's DATA got: {answer}")
+    answer = clients.finish(name)
     clients.end(name)
-    return said
+    return answer
 
 
 def delivered(scene: Scene, host: Host, since: float) -> list[float]:
     """When the customer's server got each letter through this MX."""
     record = (json.loads(line) for line in scene.world.run("cat /var/lib/world/mail.jsonl").splitlines())
-    return [one["time"] for one in record if one["via"] == host.address and not one["id"] and one["time"] >= since]
+    return [
+        entry["time"] for entry in record if entry["via"] == host.address and not entry["id"] and entry["time"] >= since
+    ]
 
 
 @fault("smtp", "a filter of 9 s", "a warning that names it, never restarted; mail goes through", LANE, seconds=60)
@@ -78,8 +80,8 @@ def slow_filter(scene: Scene) -> Generator[None, None, str]:
         untouched(scene, master)
     must(result.get("status") == "WARNING", f"it says {result.get('status')}: {result.get('summary')}")
     must("slow: canary accepted in 9." in result["summary"], f"it says {result['summary']}")
-    said = letter(scene)
-    must(said.startswith("250"), f"a sender got: {said}")
+    answer = letter(scene)
+    must(answer.startswith("250"), f"a sender got: {answer}")
     untouched(scene, master)
     return f"{result['summary'][:70]}; a sender got 250"
 
@@ -96,8 +98,8 @@ def slower_filter(scene: Scene) -> Generator[None, None, str]:
         untouched(scene, master)
     must(result.get("metrics", {}).get("class") == "BUSY", f"it was called: {result.get('summary')}")
     must(result.get("status") == "WARNING", f"the status was {result.get('status')}")
-    said = letter(scene)
-    must(said.startswith("250"), f"a sender got: {said}")
+    answer = letter(scene)
+    must(answer.startswith("250"), f"a sender got: {answer}")
     untouched(scene, master)
     return f"{result['summary'][:90]}; a sender got 250"
 
@@ -115,8 +117,8 @@ def policy(scene: Scene) -> Generator[None, None, str]:
     must(result.get("status") == "CRITICAL", f"the status was {result.get('status')}")
     must("5.7.1 policy" in result["summary"], f"it says {result['summary']}")
     must(str(result["summary"]).isprintable(), "control characters in the summary")
-    said = letter(scene)
-    must(said.startswith("250"), f"a sender got: {said}")
+    answer = letter(scene)
+    must(answer.startswith("250"), f"a sender got: {answer}")
     return str(result["summary"])[:90]
 
 
@@ -175,11 +177,11 @@ def slow_everywhere(scene: Scene) -> Generator[None, None, str]:
     letters = 0
     began, since = time.monotonic(), time.time()
     yield
-    said: dict[str, list[str]] = {name: [] for name in MXS}
+    results: dict[str, list[str]] = {name: [] for name in MXS}
 
     def look(host: Host) -> None:
         result = host.result("smtp")
-        said[host.name].append(f"{result.get('status')} {result.get('metrics', {}).get('class')}")
+        results[host.name].append(f"{result.get('status')} {result.get('metrics', {}).get('class')}")
 
     def over() -> bool:
         nonlocal letters
@@ -197,20 +199,20 @@ def slow_everywhere(scene: Scene) -> Generator[None, None, str]:
     parts = max(3, int(scene.minutes))
     scene.until("all are delivered", lambda: all(len(delivered(scene, host, since)) >= letters for host in hosts), 70)
     for host in hosts:
-        came = {int((when - since) / seconds * parts) for when in delivered(scene, host, since)}
-        idle = sorted(set(range(parts)) - came)
+        busy_parts = {int((when - since) / seconds * parts) for when in delivered(scene, host, since)}
+        idle = sorted(set(range(parts)) - busy_parts)
         must(not idle, f"{host.name} delivered nothing in {idle} of {parts} parts of the time")
     acted = [
-        f"{host.name}: {one['action']} {one['outcome']}: {one['reason'][:60]}"
+        f"{host.name}: {entry['action']} {entry['outcome']}: {entry['reason'][:60]}"
         for host in hosts
-        for one in host.decisions()[known[host.name] :]
-        if one["check"] == "smtp" and one["outcome"] in ("begun", "done", "failed")
+        for entry in host.decisions()[known[host.name] :]
+        if entry["check"] == "smtp" and entry["outcome"] in ("begun", "done", "failed")
     ]
     must(not acted, f"{len(acted)} entries of restarts: {acted[:3]}")
     for host in hosts:
         must(host.master() == masters[host.name], f"the master of {host.name} was replaced")
-        must("WARNING OK" in said[host.name], f"{host.name} said {sorted(set(said[host.name]))}")
+        must("WARNING OK" in results[host.name], f"{host.name} said {sorted(set(results[host.name]))}")
         last = host.result("smtp")
         must(last.get("status") == "WARNING", f"{host.name} ended with {last.get('status')}: {last.get('summary')}")
-    kinds = ", ".join(sorted({kind for one in said.values() for kind in one}))
+    kinds = ", ".join(sorted({kind for host_results in results.values() for kind in host_results}))
     return f"0 restarts on {len(hosts)} MXs in {seconds:.0f} s, {letters} letters through each; results: {kinds}"

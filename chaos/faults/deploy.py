@@ -140,8 +140,8 @@ def slow_filter(scene: Scene) -> Generator[None, None, str]:
     result = scene.host.check("smtp")
     must(result.get("metrics", {}).get("slow") == 1, f"before the deploy: {result.get('summary')}")
     yield
-    said = deploy(scene, mf_checks_load_high=5.6)
-    must("a filter is slow" in said, f"the deploy has no remark: {said[-300:]}")
+    output = deploy(scene, mf_checks_load_high=5.6)
+    must("a filter is slow" in output, f"the deploy has no remark: {output[-300:]}")
     must(not scene.host.status().get("held"), "it is on hold")
     answer = letter(scene)
     must(answer.startswith("250"), f"a sender got: {answer}")
