@@ -30,7 +30,7 @@ MESSAGES = {
 
 def main() -> None:
     """Send all messages and print their hashes."""
-    told = {}
+    accepted = {}
     for name, (sender, recipients, body) in MESSAGES.items():
         message = f"Subject: accepted\r\nX-Lab-Id: {name}\r\n\r\n".encode() + body
         with smtplib.SMTP("127.0.0.1", 10025, "mx1", timeout=60) as link:
@@ -40,12 +40,12 @@ def main() -> None:
                 link.rcpt(recipient)
             link.docmd("DATA")
             link.send(message.replace(b"\r\n.", b"\r\n..") + b".\r\n")
-            code, words = link.getreply()
+            code, answer = link.getreply()
             if code != 250:
-                raise SystemExit(f"{name}: {code} {words!r}")
+                raise SystemExit(f"{name}: {code} {answer!r}")
         digest = hashlib.sha256(message).hexdigest()
-        told[name] = {"sha256": digest, "sender": sender or "<>", "recipients": recipients}
-    print(json.dumps(told))
+        accepted[name] = {"sha256": digest, "sender": sender or "<>", "recipients": recipients}
+    print(json.dumps(accepted))
 
 
 if __name__ == "__main__":

@@ -231,12 +231,12 @@ def throttled() -> dict[str, Any]:
     subprocess.run(["/mf/bin/throttle", "on", "--mark-only", "--ttl", "5m", "--owner", "exercise"], check=True)
     process = subprocess.Popen([COMMAND, "pull"], stderr=subprocess.DEVNULL)
     times: list[float] = []
-    seen = 0
+    last_count = 0
     while len(times) < 4:
         count = int(sql("SELECT COUNT(*) FROM message WHERE domain = 'paced.example'"))
-        if count > seen:
-            times += [time.monotonic()] * (count - seen)
-            seen = count
+        if count > last_count:
+            times += [time.monotonic()] * (count - last_count)
+            last_count = count
         time.sleep(0.02)
     subprocess.run(["/mf/bin/throttle", "off", "--owner", "exercise"], check=True)
     process.wait()

@@ -187,8 +187,8 @@ def main(unit: str, address: str, port: str, recipient: str, identifier: str, *d
     """Go through the ways to die, until the service itself dies; print the result."""
     target = (address, int(port))
 
-    def begin(*words: str) -> Session:
-        return Session(target, recipient, *words)
+    def begin(*arguments: str) -> Session:
+        return Session(target, recipient, *arguments)
 
     result = {}
     for death in deaths:

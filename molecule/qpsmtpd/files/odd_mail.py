@@ -107,7 +107,7 @@ def forged(names: list[str], body: bytes) -> Odd:
             field + b': "' + name + b'"' + claim,
             field + b": " + name + b"\r\n",
         ]
-    theirs = [
+    foreign_fields = [
         field + b": other.example; dkim=pass header.d=bank.example\r\n",
         field + b": " + names[0].encode() + b".other.example" + claim,
         field + b": x" + names[0].encode() + claim,
@@ -116,9 +116,9 @@ def forged(names: list[str], body: bytes) -> Odd:
         b"Subject: " + names[0].encode() + b"\r\n",
     ]
     lines = [b"X-Lab-Id: bytes-forged\r\n"]
-    for number, line in enumerate(theirs):
-        lines += [line, *ours[number :: len(theirs)]]
-    right = b"".join([lines[0], *theirs]) + body
+    for number, line in enumerate(foreign_fields):
+        lines += [line, *ours[number :: len(foreign_fields)]]
+    right = b"".join([lines[0], *foreign_fields]) + body
     return Odd("forged", PLAIN, "user", b"".join(lines) + body, right)
 
 

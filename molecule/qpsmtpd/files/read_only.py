@@ -90,14 +90,14 @@ def read_only(directory: str) -> Iterator[None]:
 @contextmanager
 def unusable(path: str) -> Iterator[None]:
     """Take all permissions from everybody but root."""
-    found = Path(path).stat()
+    status = Path(path).stat()
     os.chown(path, 0, 0)
     Path(path).chmod(0)
     try:
         yield
     finally:
-        os.chown(path, found.st_uid, found.st_gid)
-        Path(path).chmod(stat.S_IMODE(found.st_mode))
+        os.chown(path, status.st_uid, status.st_gid)
+        Path(path).chmod(stat.S_IMODE(status.st_mode))
 
 
 def outcome(address: str, canary: str, fault: AbstractContextManager[None]) -> dict[str, str]:
