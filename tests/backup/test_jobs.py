@@ -97,7 +97,7 @@ def test_a_job_holds_the_repository_lock_and_a_child_keeps_it(
 
 
 def test_the_dump_command_reads_one_snapshot() -> None:
-    words = stream.command("/s", ["a", "b"])
-    assert "--single-transaction" in words
-    assert words[-3:] == ["--databases", "a", "b"]
-    assert not any("password" in word for word in words)
+    arguments = stream.command("/s", ["a", "b"])
+    assert "--single-transaction" in arguments
+    assert arguments[-3:] == ["--databases", "a", "b"]
+    assert not any("password" in word for word in arguments)

@@ -22,7 +22,7 @@ def test_settings_that_are_not_whole_are_refused_in_one_line(section: object) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "found"),
+    ("name", "expected"),
     [
         ("control1-dump-00000012-2026-11-25T02:00:01Z", ("dump", 12)),
         ("control1-full-00000003-2026-11-25T02:00:01Z", ("full", 3)),
@@ -34,8 +34,8 @@ def test_settings_that_are_not_whole_are_refused_in_one_line(section: object) ->
         ("", None),
     ],
 )
-def test_only_our_own_whole_archives_are_ours(name: str, found: tuple[str, int] | None) -> None:
-    assert SETTINGS.parse(name) == found
+def test_only_our_own_whole_archives_are_ours(name: str, expected: tuple[str, int] | None) -> None:
+    assert SETTINGS.parse(name) == expected
 
 
 DUMP = SETTINGS.jobs["dump"]
