@@ -56,9 +56,9 @@ def test_all_overdue_is_said_first_and_counted() -> None:
     every = check.decide({"mx1": (late, fresh), "mx2": (fresh, late)}, {}, NOW, VALUES)
     assert every.summary.startswith("no mail goes the whole way, of 2 MXs; mx1: the newest spam")
     assert (every.metrics["mx"], every.metrics["overdue"]) == (2, 2)
-    one = check.decide({"mx1": (late, late), "mx2": (fresh, fresh)}, {}, NOW, VALUES)
-    assert one.summary.startswith("mx1:")
-    assert (one.status, one.metrics["overdue"]) == (state.CRITICAL, 1)
+    result = check.decide({"mx1": (late, late), "mx2": (fresh, fresh)}, {}, NOW, VALUES)
+    assert result.summary.startswith("mx1:")
+    assert (result.status, result.metrics["overdue"]) == (state.CRITICAL, 1)
     never = arrival(since=None)
     assert check.decide({"mx1": (never, never)}, {}, NOW, VALUES).metrics["overdue"] == 0
 
@@ -79,8 +79,8 @@ def test_delivered_spam_is_critical_for_an_hour() -> None:
 
 
 def test_many_mxs_stay_readable() -> None:
-    found = {f"mx{number}": (arrival(NOW - 4000, NOW), arrival(NOW - number, NOW)) for number in range(1000)}
-    result = check.decide(found, {}, NOW, VALUES)
+    arrivals = {f"mx{number}": (arrival(NOW - 4000, NOW), arrival(NOW - number, NOW)) for number in range(1000)}
+    result = check.decide(arrivals, {}, NOW, VALUES)
     assert result.status == state.CRITICAL
     assert result.summary.endswith("and 995 more")
     assert len(result.metrics) < 100

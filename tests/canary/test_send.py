@@ -38,9 +38,9 @@ def test_a_front_door_that_takes_spam_is_reported(
 ) -> None:
     places = settings(tmp_path, listener.port)
     assert send.main(["--json"], places) == 1  # the sink is no filter
-    heard = capsys.readouterr()
-    assert json.loads(heard.out) == {"spam": "accepted", "ham": "accepted"}
-    assert heard.err == "send-canary: spam: accepted\n"
+    output = capsys.readouterr()
+    assert json.loads(output.out) == {"spam": "accepted", "ham": "accepted"}
+    assert output.err == "send-canary: spam: accepted\n"
     assert "received" in listener.note("ham-mx1.json")
     assert "received" in listener.note("spam-mx1.json")
 

@@ -60,7 +60,7 @@ def test_only_for_the_canarys_domain_and_only_from_the_mxs(listener: Listener, t
 
 
 def test_odd_dialogues_end(listener: Listener) -> None:
-    for said, answer in (
+    for command, answer in (
         (b"DATA\r\n", b"503"),
         (b"\xff\x00\r\n", b"503"),
         (b"QUIT\r\n", b"221"),
@@ -71,15 +71,15 @@ def test_odd_dialogues_end(listener: Listener) -> None:
         with socket.create_connection(("127.0.0.1", listener.port), 5) as line:
             line.settimeout(5)
             assert line.recv(100).startswith(b"220")
-            line.sendall(said)
+            line.sendall(command)
             line.shutdown(socket.SHUT_WR)
-            heard = b""
+            reply = b""
             try:
                 while chunk := line.recv(4096):
-                    heard += chunk
+                    reply += chunk
             except ConnectionResetError:
                 pass
-            assert heard.startswith(answer)
+            assert reply.startswith(answer)
     assert listener.deliver(message()).outcome == smtp.ACCEPTED
 
 
