@@ -68,11 +68,11 @@ GONE = (REFUSING, View("failed", listening=False, ours=False))
 
 
 def attempt(problem: str = "", days: float | None = 90) -> starttls.Attempt:
-    found = starttls.Attempt()
-    found.problem = problem
-    found.timings = {"greeting": 0.1, "starttls": 0.2, "tls": 0.3}
-    found.expires = None if days is None else time.time() + days * 86400
-    return found
+    outcome = starttls.Attempt()
+    outcome.problem = problem
+    outcome.timings = {"greeting": 0.1, "starttls": 0.2, "tls": 0.3}
+    outcome.expires = None if days is None else time.time() + days * 86400
+    return outcome
 
 
 PLAIN = talking(EHLO=b"250 here\r\n")
@@ -160,4 +160,4 @@ def decisions(places: state.Places) -> list[dict[str, Any]]:
         text = Path(places.decisions).read_bytes()
     except FileNotFoundError:
         return []
-    return [one for line in text.splitlines() if (one := state.decode(line)) is not None]
+    return [entry for line in text.splitlines() if (entry := state.decode(line)) is not None]

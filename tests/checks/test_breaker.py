@@ -18,47 +18,47 @@ UNIT = "qpsmtpd.service"
 
 
 def used(count: int, first: float = NOW, step: float = 60.0, healed: bool = False) -> Breaker:
-    one = Breaker()
+    unit_breaker = Breaker()
     for number in range(count):
-        allowed, one = breaker.ask(one, first + number * step)
+        allowed, unit_breaker = breaker.ask(unit_breaker, first + number * step)
         assert allowed
-        one = breaker.after_restart(one, first + number * step, healed)
-    return one
+        unit_breaker = breaker.after_restart(unit_breaker, first + number * step, healed)
+    return unit_breaker
 
 
 def test_three_restarts_then_open() -> None:
     for healed in (True, False):
-        one = used(3, healed=healed)
-        allowed, one = breaker.ask(one, NOW + 180)
+        unit_breaker = used(3, healed=healed)
+        allowed, unit_breaker = breaker.ask(unit_breaker, NOW + 180)
         assert not allowed
-        assert one.phase(NOW + 180) == breaker.OPEN
-        assert one.until == NOW + 180 + breaker.BACKOFF
+        assert unit_breaker.phase(NOW + 180) == breaker.OPEN
+        assert unit_breaker.until == NOW + 180 + breaker.BACKOFF
 
 
 def test_restarts_far_apart_never_open_it() -> None:
-    one = used(20, step=max(window / limit for limit, window in breaker.LIMITS) + 1)
-    assert one.phase(NOW) == breaker.CLOSED
+    unit_breaker = used(20, step=max(window / limit for limit, window in breaker.LIMITS) + 1)
+    assert unit_breaker.phase(NOW) == breaker.CLOSED
 
 
 @pytest.mark.parametrize("minutes", [6, 10, 19])
 def test_restarts_that_heal_and_relapse_open_it_too(minutes: int) -> None:
     step = minutes * 60.0
-    one = used(6, step=step, healed=True)
-    allowed, one = breaker.ask(one, NOW + 6 * step)
+    unit_breaker = used(6, step=step, healed=True)
+    allowed, unit_breaker = breaker.ask(unit_breaker, NOW + 6 * step)
     assert not allowed
-    assert one.until == NOW + 6 * step + breaker.BACKOFF
+    assert unit_breaker.until == NOW + 6 * step + breaker.BACKOFF
     # it heals, and relapses again: each time the wait is longer
-    now, lengths = one.until, []
+    now, lengths = unit_breaker.until, []
     for _ in range(3):
         while True:
-            allowed, one = breaker.ask(one, now)
+            allowed, unit_breaker = breaker.ask(unit_breaker, now)
             if not allowed:
                 break
-            one = breaker.after_restart(one, now, healed=True)
+            unit_breaker = breaker.after_restart(unit_breaker, now, healed=True)
             now += step
-        assert one.until is not None
-        lengths.append(one.until - now)
-        now = one.until
+        assert unit_breaker.until is not None
+        lengths.append(unit_breaker.until - now)
+        now = unit_breaker.until
     assert lengths == [1800, 3600, 7200]
 
 
@@ -71,55 +71,55 @@ def test_it_remembers_six_restarts_over_a_reboot(places: state.Places) -> None:
 
 
 def test_half_open_allows_one_and_failure_doubles_the_back_off() -> None:
-    _, one = breaker.ask(used(3), NOW + 180)
+    _, unit_breaker = breaker.ask(used(3), NOW + 180)
     later = NOW + 181 + breaker.BACKOFF
-    assert one.phase(later) == breaker.HALF_OPEN
-    allowed, one = breaker.ask(one, later)
+    assert unit_breaker.phase(later) == breaker.HALF_OPEN
+    allowed, unit_breaker = breaker.ask(unit_breaker, later)
     assert allowed
-    one = breaker.after_restart(one, later, healed=False)
-    assert one.phase(later + 1) == breaker.OPEN
-    assert one.until == later + 2 * breaker.BACKOFF
-    assert not breaker.ask(one, later + 2 * breaker.BACKOFF - 1)[0]
+    unit_breaker = breaker.after_restart(unit_breaker, later, healed=False)
+    assert unit_breaker.phase(later + 1) == breaker.OPEN
+    assert unit_breaker.until == later + 2 * breaker.BACKOFF
+    assert not breaker.ask(unit_breaker, later + 2 * breaker.BACKOFF - 1)[0]
 
 
 def test_half_open_success_closes() -> None:
-    _, one = breaker.ask(used(3), NOW + 180)
+    _, unit_breaker = breaker.ask(used(3), NOW + 180)
     later = NOW + 181 + breaker.BACKOFF
-    one = breaker.after_restart(one, later, healed=True)
-    assert one.phase(later) == breaker.CLOSED
-    assert breaker.ask(one, later + 60)[0]
+    unit_breaker = breaker.after_restart(unit_breaker, later, healed=True)
+    assert unit_breaker.phase(later) == breaker.CLOSED
+    assert breaker.ask(unit_breaker, later + 60)[0]
 
 
 def test_flapping_after_a_success_backs_off_longer_each_time() -> None:
-    one, now, lengths = Breaker(), NOW, []
+    unit_breaker, now, lengths = Breaker(), NOW, []
     for _ in range(6):
         while True:
-            allowed, one = breaker.ask(one, now)
+            allowed, unit_breaker = breaker.ask(unit_breaker, now)
             if not allowed:
                 break
-            one = breaker.after_restart(one, now, healed=True)
+            unit_breaker = breaker.after_restart(unit_breaker, now, healed=True)
             now += 60
-        assert one.until is not None
-        lengths.append(one.until - now)
-        now = one.until + 1
+        assert unit_breaker.until is not None
+        lengths.append(unit_breaker.until - now)
+        now = unit_breaker.until + 1
     assert lengths == [900, 1800, 3600, 7200, 14400, 14400]
 
 
 def test_calm_makes_the_back_off_small_again() -> None:
-    one = Breaker((NOW,), 5)
-    _, one = breaker.ask(one, NOW + breaker.CALM)
-    assert one.opened == 0
+    unit_breaker = Breaker((NOW,), 5)
+    _, unit_breaker = breaker.ask(unit_breaker, NOW + breaker.CALM)
+    assert unit_breaker.opened == 0
 
 
 @given(st.lists(st.tuples(st.floats(1, 20_000), st.booleans()), max_size=60))
 def test_never_more_than_the_limit_in_a_window(events: list[tuple[float, bool]]) -> None:
-    one, now, done = Breaker(), NOW, []
+    unit_breaker, now, done = Breaker(), NOW, []
     for pause, healed in events:
         now += pause
-        allowed, one = breaker.ask(one, now)
+        allowed, unit_breaker = breaker.ask(unit_breaker, now)
         if allowed:
             done.append(now)
-            one = breaker.after_restart(one, now, healed)
+            unit_breaker = breaker.after_restart(unit_breaker, now, healed)
     for at in done:
         # the limit while closed, and the one that a half-open breaker allows
         limit, window = breaker.LIMITS[0]
@@ -132,12 +132,12 @@ def places(tmp_path: Path) -> state.Places:
 
 
 def test_it_is_stored_and_found_again(places: state.Places) -> None:
-    _, one = breaker.ask(used(3, first=state.boottime() - 200), state.boottime())
-    breaker.save(places, UNIT, one)
+    _, unit_breaker = breaker.ask(used(3, first=state.boottime() - 200), state.boottime())
+    breaker.save(places, UNIT, unit_breaker)
     breaker.save(places, "other.service", Breaker())
     again = breaker.load(places, UNIT)
     assert again.opened == 1
-    assert again.until == pytest.approx(one.until, abs=0.2)
+    assert again.until == pytest.approx(unit_breaker.until, abs=0.2)
     assert len(again.restarts) == 3
 
 
@@ -200,11 +200,11 @@ records = st.dictionaries(
 
 @given(records)
 def test_garbage_makes_a_breaker_that_works(record: dict[str, object]) -> None:
-    one = breaker.parse(record, "same", NOW, 1e9)
-    allowed, after = breaker.ask(one, NOW)
+    unit_breaker = breaker.parse(record, "same", NOW, 1e9)
+    allowed, after = breaker.ask(unit_breaker, NOW)
     breaker.after_restart(after, NOW, allowed)
-    assert len(one.restarts) <= breaker.MOST
-    assert one.until is None or one.until <= NOW + breaker.LONGEST
+    assert len(unit_breaker.restarts) <= breaker.MOST
+    assert unit_breaker.until is None or unit_breaker.until <= NOW + breaker.LONGEST
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"qpsmtpd.service": 5}', b"\xff\xfe", b"{" * 100_000])

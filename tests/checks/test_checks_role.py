@@ -35,7 +35,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def preflight_messages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The message of the role's preflight for each host ("" for none)."""
     folder = tmp_path_factory.mktemp("preflight")
     hosts = {name: {"mf_min_accepting": 0, **variables} for name, (variables, _) in CASES.items()}
@@ -44,22 +44,22 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (folder / "play.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
     controller, preflight = Controller(folder / "hosts.json"), load_action("mf_preflight")
     (play,) = controller.plays(folder / "play.yml")
-    found = {}
+    messages = {}
     for name in CASES:
         plugin, known = controller.plugin(preflight, "mf_preflight", play, name)
         result = plugin.run(None, known)
-        found[name] = result["msg"] if result.get("failed") else ""
-    return found
+        messages[name] = result["msg"] if result.get("failed") else ""
+    return messages
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_preflight(said: dict[str, str], name: str) -> None:
+def test_preflight(preflight_messages: dict[str, str], name: str) -> None:
     expected = CASES[name][1]
     if not expected:
-        assert said[name] == ""
+        assert preflight_messages[name] == ""
     else:
-        assert expected in said[name]
-        assert said[name].startswith("Nothing was changed.")
+        assert expected in preflight_messages[name]
+        assert preflight_messages[name].startswith("Nothing was changed.")
 
 
 def test_every_number_has_a_range() -> None:

@@ -63,8 +63,10 @@ def swallow(work: Callable[[bytes], object]) -> Callable[[bytes], object]:
 
 def with_sender(data: bytes) -> object:
     """An envelope whose sender, reason and recipient are hostile, as the index stores it."""
-    words = data.decode("latin-1")
-    line = json.dumps({**ENVELOPE, "sender": words, "reason": words, "recipients": [words]}).encode()
+    hostile_text = data.decode("latin-1")
+    line = json.dumps(
+        {**ENVELOPE, "sender": hostile_text, "reason": hostile_text, "recipients": [hostile_text]}
+    ).encode()
     return envelope.Message("ours.example", envelope.parse(line, str(ENVELOPE["id"])), b"", 0, b"")
 
 
@@ -146,7 +148,7 @@ def grows_too_fast(work: Callable[[bytes], object], unit: bytes) -> str | None:
 @pytest.mark.parametrize("place", PLACES)
 def test_time_grows_with_the_length(place: str) -> None:
     work = swallow(PLACES[place])
-    assert [found for unit in UNITS if (found := grows_too_fast(work, unit))] == []
+    assert [slowdown for unit in UNITS if (slowdown := grows_too_fast(work, unit))] == []
 
 
 def test_the_hostile_bounces_are_bounces() -> None:

@@ -22,15 +22,15 @@ LIMITS: dict[str, Any] = {"high": 5.0, "low": 4.0, "mark": None}
 
 def play(loads: Sequence[float], **limits: Any) -> list[str]:
     """What the lease asks for after each of these loads."""
-    holding, calm, seen = load.NONE, 0, []
-    for one in loads:
-        holding, calm = load.decide(one, holding, calm, **{**LIMITS, **limits})
-        seen.append(holding)
-    return seen
+    holding, calm, holdings = load.NONE, 0, []
+    for load1 in loads:
+        holding, calm = load.decide(load1, holding, calm, **{**LIMITS, **limits})
+        holdings.append(holding)
+    return holdings
 
 
-def changes(seen: Sequence[str]) -> int:
-    return sum(1 for before, after in zip(["none", *seen], seen, strict=False) if before != after)
+def changes(holdings: Sequence[str]) -> int:
+    return sum(1 for before, after in zip(["none", *holdings], holdings, strict=False) if before != after)
 
 
 def test_at_the_limit_it_refuses() -> None:
@@ -60,14 +60,14 @@ def test_a_lower_threshold_only_marks() -> None:
 
 @given(st.lists(st.floats(0, 50), max_size=40), st.none() | st.floats(0.1, 5))
 def test_always(loads: list[float], mark: float | None) -> None:
-    seen = play(loads, mark=mark)
-    for one, holding in zip(loads, seen, strict=True):
-        if one >= 5:
+    holdings = play(loads, mark=mark)
+    for load1, holding in zip(loads, holdings, strict=True):
+        if load1 >= 5:
             assert holding == load.REFUSE
         if mark is None:
             assert holding != load.MARK
-    if len(loads) > 3 and all(one < min(4, mark or 4) for one in loads[-3:]):
-        assert seen[-1] == load.NONE
+    if len(loads) > 3 and all(load1 < min(4, mark or 4) for load1 in loads[-3:]):
+        assert holdings[-1] == load.NONE
 
 
 @pytest.mark.parametrize(
@@ -95,17 +95,17 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     return host
 
 
-def check(host: Host, one: float, *, dry_run: bool = False, **values: Any) -> state.Result:
+def check(host: Host, load1: float, *, dry_run: bool = False, **values: Any) -> state.Result:
     """One run at this load, two minutes after the former."""
-    host.set_load(one)
+    host.set_load(load1)
     host.clock.sleep(120)
     settings = {**host.settings["checks"]["load"], **values}
-    found = load.probe(host.places, settings)
-    if not isinstance(found, state.Result):
-        found = found(dry_run)
+    result = load.probe(host.places, settings)
+    if not isinstance(result, state.Result):
+        result = result(dry_run)
     if not dry_run:
-        state.write_result(host.places, found, generation="0123456789ab", started=time.time(), period=120, slack=35)
-    return found
+        state.write_result(host.places, result, generation="0123456789ab", started=time.time(), period=120, slack=35)
+    return result
 
 
 def test_a_healthy_run_takes_the_fast_path(host: Host) -> None:
@@ -142,9 +142,9 @@ def test_anything_unusual_takes_the_slow_path(host: Host, disturb: Callable[[Hos
     assert not isinstance(load.probe(host.places, host.settings["checks"]["load"]), state.Result)
 
 
-@pytest.mark.parametrize(("one", "expected"), [(0.1, 0), (3.0, 2), (9.0, 2)])
+@pytest.mark.parametrize(("load1", "expected"), [(0.1, 0), (3.0, 2), (9.0, 2)])
 def test_the_marker_is_read_before_the_decision_and_under_the_lock(
-    host: Host, one: float, expected: int, monkeypatch: pytest.MonkeyPatch
+    host: Host, load1: float, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.settings["fleet"]["min_accepting"] = 1
     host.save()
@@ -152,7 +152,7 @@ def test_the_marker_is_read_before_the_decision_and_under_the_lock(
     if expected:
         check(host, 9.0)
     reads = count_reads(host, monkeypatch)
-    check(host, one)
+    check(host, load1)
     assert len(reads) == expected
 
 
@@ -169,12 +169,12 @@ def test_overload_and_back(host: Host) -> None:
     assert check(host, 1).status == state.OK
     assert not host.marker.exists()
     assert host.kernel.refused == []
-    assert [one["action"] for one in host.decisions()] == ["throttle", "release"]
+    assert [entry["action"] for entry in host.decisions()] == ["throttle", "release"]
 
 
 def test_flapping_on_a_host_changes_once(host: Host) -> None:
-    for one in [4.5, 5.5] * 20:
-        check(host, one)
+    for load1 in [4.5, 5.5] * 20:
+        check(host, load1)
     assert len(host.decisions()) == 1
 
 

@@ -48,15 +48,15 @@ def a(
 BOSS = a(MASTER[0], parent=1, start=MASTER[1], listens=True, age=99_999)
 
 
-def seen(*some: Process, ago: float = 60.0) -> dict[str, Any]:
-    return {one.key: {"progress": list(one.progress), "since": NOW - ago} for one in some}
+def memory_of(*some: Process, ago: float = 60.0) -> dict[str, Any]:
+    return {process.key: {"progress": list(process.progress), "since": NOW - ago} for process in some}
 
 
 def judged(*some: Process, before: dict[str, Any] | None = None, lasting: set[str] | None = None) -> list[Any]:
-    memory = seen(*some) if before is None else before
+    memory = memory_of(*some) if before is None else before
     return [
-        (one.process.stat.pid, one.kind, one.kill, one.report)
-        for one in orphans.decide([BOSS, *some], MASTER, memory, NOW, (LIMIT, CPU), lasting or set())
+        (verdict.process.stat.pid, verdict.kind, verdict.kill, verdict.report)
+        for verdict in orphans.decide([BOSS, *some], MASTER, memory, NOW, (LIMIT, CPU), lasting or set())
     ]
 
 
@@ -66,7 +66,7 @@ def test_a_healthy_service() -> None:
 
 def test_the_master_is_never_judged() -> None:
     boss = a(MASTER[0], parent=1, start=MASTER[1], listens=None, in_unit=False, age=99_999)
-    assert orphans.decide([boss], MASTER, seen(boss), NOW, (LIMIT, CPU)) == []
+    assert orphans.decide([boss], MASTER, memory_of(boss), NOW, (LIMIT, CPU)) == []
 
 
 def test_an_orphan_without_progress_dies() -> None:
@@ -79,12 +79,12 @@ def test_an_orphan_at_first_sight_is_watched() -> None:
 
 @pytest.mark.parametrize("progress", [(6, 500, 0), (5, 501, 0), (5, 500, 9)])
 def test_an_orphan_that_moves_lives(progress: tuple[int, ...]) -> None:
-    assert judged(a(11, parent=1, progress=progress), before=seen(a(11))) == [(11, ORPHAN, False, False)]
+    assert judged(a(11, parent=1, progress=progress), before=memory_of(a(11))) == [(11, ORPHAN, False, False)]
 
 
 def test_a_stuck_session_dies_and_a_long_one_that_moves_lives() -> None:
     assert judged(a(11, age=1801)) == [(11, STUCK, True, True)]
-    assert judged(a(11, age=1801, progress=(6, 9999, 0)), before=seen(a(11))) == [(11, STUCK, False, False)]
+    assert judged(a(11, age=1801, progress=(6, 9999, 0)), before=memory_of(a(11))) == [(11, STUCK, False, False)]
     assert judged(a(11, age=1799)) == []
 
 
@@ -96,8 +96,8 @@ def test_a_session_that_burns_dies() -> None:
     before = orphans.progress_of([a(11, progress=(BEFORE, 500, 0))], {}, NOW - 60)
     burning = a(11, progress=(BURNT, 500, 0))
     assert judged(burning, before=before) == [(11, BURNING, True, True)]
-    (found,) = orphans.decide([BOSS, burning], MASTER, before, NOW, (LIMIT, CPU))
-    assert found.why() == "100 s of CPU and not a byte moved for 60 s"
+    (verdict,) = orphans.decide([BOSS, burning], MASTER, before, NOW, (LIMIT, CPU))
+    assert verdict.why() == "100 s of CPU and not a byte moved for 60 s"
     # an old one and an orphan too, though their CPU was once their progress
     assert judged(a(11, age=9999, progress=(BURNT, 500, 0)), before=before) == [(11, BURNING, True, True)]
     assert judged(a(11, parent=1, progress=(BURNT, 500, 0)), before=before) == [(11, BURNING, True, True)]
@@ -134,9 +134,9 @@ def test_a_fire_with_little_of_the_cpu_is_seen_in_the_end() -> None:
     memory: dict[str, Any] = {}
     kills = []
     for minute in range(6):
-        one = a(11, progress=(BEFORE + int(0.3 * minute * procfs.TICK), 500, 0))
-        kills += [verdict.kill for verdict in orphans.decide([BOSS, one], MASTER, memory, NOW, (LIMIT, CPU))]
-        memory = orphans.progress_of([one], memory, NOW - 3600 + 60 * minute)
+        session = a(11, progress=(BEFORE + int(0.3 * minute * procfs.TICK), 500, 0))
+        kills += [verdict.kill for verdict in orphans.decide([BOSS, session], MASTER, memory, NOW, (LIMIT, CPU))]
+        memory = orphans.progress_of([session], memory, NOW - 3600 + 60 * minute)
     assert kills == [False, False, False, False, True, True]
 
 
@@ -145,13 +145,13 @@ def test_a_stopped_process_is_stuck_like_any_other() -> None:
 
 
 def test_two_runs_within_a_minute_are_no_proof() -> None:
-    one = a(11, parent=1)
-    assert judged(one, before=seen(one, ago=QUIET - 1)) == [(11, ORPHAN, False, False)]
-    assert judged(one, before=seen(one, ago=QUIET)) == [(11, ORPHAN, True, True)]
+    session = a(11, parent=1)
+    assert judged(session, before=memory_of(session, ago=QUIET - 1)) == [(11, ORPHAN, False, False)]
+    assert judged(session, before=memory_of(session, ago=QUIET)) == [(11, ORPHAN, True, True)]
 
 
 def test_a_reused_number_is_another_process() -> None:
-    assert judged(a(11, parent=1, start=900), before=seen(a(11, start=700))) == [(11, ORPHAN, False, False)]
+    assert judged(a(11, parent=1, start=900), before=memory_of(a(11, start=700))) == [(11, ORPHAN, False, False)]
 
 
 def test_a_decoy_lives() -> None:
@@ -181,24 +181,24 @@ def test_zombies_and_blocked_processes_are_never_killed() -> None:
 
 
 def test_without_a_master_sessions_are_orphans() -> None:
-    one = a(11, parent=1)
-    verdicts = orphans.decide([one], None, seen(one), NOW, (LIMIT, CPU))
+    session = a(11, parent=1)
+    verdicts = orphans.decide([session], None, memory_of(session), NOW, (LIMIT, CPU))
     assert [(verdict.kind, verdict.kill) for verdict in verdicts] == [(ORPHAN, True)]
 
 
 def test_the_quietest_come_first() -> None:
-    one, two = a(11, parent=1), a(12, parent=1)
-    memory = {**seen(one, ago=100), **seen(two, ago=5000)}
-    assert [pid for pid, *_ in judged(one, two, before=memory)] == [12, 11]
+    recent, quietest = a(11, parent=1), a(12, parent=1)
+    memory = {**memory_of(recent, ago=100), **memory_of(quietest, ago=5000)}
+    assert [pid for pid, *_ in judged(recent, quietest, before=memory)] == [12, 11]
 
 
 def test_memory_keeps_since_while_nothing_moves() -> None:
-    one = a(11)
-    first = orphans.progress_of([one], {}, NOW)
-    later = orphans.progress_of([one], first, NOW + 60)
-    assert later[one.key]["since"] == NOW  # type: ignore[index, call-overload]
+    session = a(11)
+    first = orphans.progress_of([session], {}, NOW)
+    later = orphans.progress_of([session], first, NOW + 60)
+    assert later[session.key]["since"] == NOW  # type: ignore[index, call-overload]
     moved = orphans.progress_of([a(11, progress=(9, 9, 9))], later, NOW + 120)
-    assert moved[one.key]["since"] == NOW + 120  # type: ignore[index, call-overload]
+    assert moved[session.key]["since"] == NOW + 120  # type: ignore[index, call-overload]
 
 
 @given(

@@ -57,8 +57,8 @@ def test_a_name_that_looks_like_the_rest_of_the_line() -> None:
     stat = procfs.parse_stat(line)
     assert stat is not None
     assert stat.parent == 42
-    seen = procfs.survey([line], 42)
-    assert [child.pid for child in seen.children] == [7]
+    survey = procfs.survey([line], 42)
+    assert [child.pid for child in survey.children] == [7]
 
 
 @given(st.binary(max_size=400) | st.text(max_size=200).map(str.encode))
@@ -76,7 +76,7 @@ def test_the_scan_has_the_processes_of_ps() -> None:
 
 
 def test_survey_sorts() -> None:
-    found = procfs.survey(
+    survey = procfs.survey(
         [
             stat_line(1, b"systemd", parent=0),
             stat_line(1000, b"qpsmtpd-forkser", parent=1),
@@ -90,23 +90,23 @@ def test_survey_sorts() -> None:
         ],
         1000,
     )
-    assert found.total == 9
-    assert found.master is not None
-    assert [one.pid for one in found.children] == [1001]
-    assert [one.pid for one in found.strangers] == [1003, 1004, 1005]
+    assert survey.total == 9
+    assert survey.master is not None
+    assert [process.pid for process in survey.children] == [1001]
+    assert [process.pid for process in survey.strangers] == [1003, 1004, 1005]
 
 
 def test_first_sights_of_sleepers_are_carried() -> None:
-    one = Stat(7, b"x", "Z", 1000, 70, 0)
-    first = procfs.sleeping([one, Stat(8, b"x", "S", 1000, 71, 0)], "", 500.0)
+    zombie = Stat(7, b"x", "Z", 1000, 70, 0)
+    first = procfs.sleeping([zombie, Stat(8, b"x", "S", 1000, 71, 0)], "", 500.0)
     assert first == {"7:70": 500.0}
     text = procfs.sleepers(first)
-    assert procfs.sleeping([one], text, 560.0) == {"7:70": 500.0}
-    assert procfs.sleeping([one], text, 400.0) == {"7:70": 400.0}
-    assert procfs.sleeping([one], "7:70@nonsense @ 7", 560.0) == {"7:70": 560.0}
+    assert procfs.sleeping([zombie], text, 560.0) == {"7:70": 500.0}
+    assert procfs.sleeping([zombie], text, 400.0) == {"7:70": 400.0}
+    assert procfs.sleeping([zombie], "7:70@nonsense @ 7", 560.0) == {"7:70": 560.0}
 
 
 def test_a_sleepers_number_is_not_the_end_of_anothers() -> None:
-    one, other = Stat(12, b"x", "Z", 1000, 345, 0), Stat(112, b"x", "Z", 1000, 345, 0)
+    zombie, other = Stat(12, b"x", "Z", 1000, 345, 0), Stat(112, b"x", "Z", 1000, 345, 0)
     text = procfs.sleepers({"112:345": 400.0, "12:345": 500.0})
-    assert procfs.sleeping([one, other], text, 560.0) == {"12:345": 500.0, "112:345": 400.0}
+    assert procfs.sleeping([zombie, other], text, 560.0) == {"12:345": 500.0, "112:345": 400.0}

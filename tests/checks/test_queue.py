@@ -82,19 +82,19 @@ def test_invalid_ids(name: str) -> None:
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("long_", [False, True])
 def test_a_spool(tmp_path: Path, split: bool, long_: bool) -> None:
-    found = queue.survey(spool(tmp_path, (NOW - 50, False), (NOW - 90, True), (NOW, True), split=split, long_=long_))
-    assert (found.arrivals, found.frozen, found.read) == ([NOW - 90, NOW - 50, NOW], 2, 3)
+    survey = queue.survey(spool(tmp_path, (NOW - 50, False), (NOW - 90, True), (NOW, True), split=split, long_=long_))
+    assert (survey.arrivals, survey.frozen, survey.read) == ([NOW - 90, NOW - 50, NOW], 2, 3)
 
 
 def test_an_empty_spool(tmp_path: Path) -> None:
-    found = queue.survey(spool(tmp_path))
-    assert (found.arrivals, found.frozen) == ((), 0)
+    survey = queue.survey(spool(tmp_path))
+    assert (survey.arrivals, survey.frozen) == ((), 0)
 
 
 def test_a_large_queue_is_read_in_part(tmp_path: Path) -> None:
     path = spool(tmp_path, *[(NOW - number, number >= 15) for number in range(20)])
-    found = queue.survey(path, limit=10)
-    assert (len(found.arrivals), found.frozen, found.read) == (20, 5, 10)
+    survey = queue.survey(path, limit=10)
+    assert (len(survey.arrivals), survey.frozen, survey.read) == (20, 5, 10)
 
 
 def test_of_a_crowd_the_newest_are_read_too_that_can_be_unkept(tmp_path: Path) -> None:
@@ -102,17 +102,17 @@ def test_of_a_crowd_the_newest_are_read_too_that_can_be_unkept(tmp_path: Path) -
     path = spool(tmp_path, *[(NOW - 10_000 + number, number == 0) for number in range(20)], *[(NOW - 9, False)] * 5)
     name = message_id(NOW - 700)
     (tmp_path / "input" / f"{name}-H").write_text(BOUNCE.format(id=name, when=NOW - 700, tree="XX"))
-    found = queue.survey(path, limit=4, now=NOW)
-    assert (len(found.arrivals), found.frozen, found.unkept, found.read) == (26, 1, 1, 4)
+    survey = queue.survey(path, limit=4, now=NOW)
+    assert (len(survey.arrivals), survey.frozen, survey.unkept, survey.read) == (26, 1, 1, 4)
 
 
 def test_a_crowd_s_summary_shows_how_many_were_read(
     tmp_path: Path, places: state.Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue, "READ", 2)
-    found = queue.probe(places, {**VALUES, "spool": spool(tmp_path, *[(NOW, False)] * 3), "port": 1})
-    assert callable(found)
-    assert "; 3 messages (2 read)" in found(True).summary
+    slow_path = queue.probe(places, {**VALUES, "spool": spool(tmp_path, *[(NOW, False)] * 3), "port": 1})
+    assert callable(slow_path)
+    assert "; 3 messages (2 read)" in slow_path(True).summary
 
 
 def test_no_spool(tmp_path: Path) -> None:
@@ -154,11 +154,11 @@ def test_unkept_messages_are_counted_after_some_minutes(tmp_path: Path, tree: st
     outside = BOUNCE.replace("-received_protocol local\n-body", "-received_protocol esmtp\n-body")
     name = message_id(NOW - 800)
     (tmp_path / "input" / f"{name}-H").write_text(outside.format(id=name, when=NOW - 800, tree="XX"))
-    found = queue.survey(path, now=NOW)
-    assert found.unkept == expected
-    status, words = queue.decide(found, 0.0, 90.0, 90.0, VALUES)
+    survey = queue.survey(path, now=NOW)
+    assert survey.unkept == expected
+    status, problems = queue.decide(survey, 0.0, 90.0, 90.0, VALUES)
     assert status == (state.CRITICAL if expected else state.OK)
-    assert words == (["2 refused by a customer's server can't be kept"] if expected else [])
+    assert problems == (["2 refused by a customer's server can't be kept"] if expected else [])
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=30)))
@@ -175,12 +175,12 @@ def test_any_names_in_the_spool(tmp_path_factory: pytest.TempPathFactory, names:
 def test_a_folder_where_a_file_should_be(tmp_path: Path) -> None:
     path = spool(tmp_path, (NOW, False))
     (tmp_path / "input" / f"{message_id(NOW - 7)}-H").mkdir()
-    found = queue.survey(path)
-    assert (len(found.arrivals), found.read) == (2, 1)
+    survey = queue.survey(path)
+    assert (len(survey.arrivals), survey.read) == (2, 1)
 
 
 @pytest.mark.parametrize(
-    ("found", "free", "inodes", "status", "words"),
+    ("survey", "free", "inodes", "status", "problems"),
     [
         (queue.Queue(), 90.0, 90.0, state.OK, []),
         (queue.Queue([NOW - 100]), 90.0, 90.0, state.OK, []),
@@ -200,9 +200,9 @@ def test_a_folder_where_a_file_should_be(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_decisions(found: queue.Queue, free: float, inodes: float, status: str, words: list[str]) -> None:
-    waited, _ = queue.age(found.arrivals, None, NOW, 1e6)
-    assert queue.decide(found, waited, free, inodes, VALUES) == (status, words)
+def test_decisions(survey: queue.Queue, free: float, inodes: float, status: str, problems: list[str]) -> None:
+    waited, _ = queue.age(survey.arrivals, None, NOW, 1e6)
+    assert queue.decide(survey, waited, free, inodes, VALUES) == (status, problems)
 
 
 class Watch:
@@ -268,9 +268,9 @@ MEMORIES = st.text(max_size=40) | st.from_regex(r"-?\d+@\S*") | st.none() | st.i
 
 @given(MEMORIES, st.lists(st.integers(1, 2**35), max_size=3))
 def test_any_memory_gives_an_age(memory: object, arrivals: list[int]) -> None:
-    waited, said = queue.age(sorted(arrivals), memory, NOW, 5000.0)
+    waited, new_memory = queue.age(sorted(arrivals), memory, NOW, 5000.0)
     assert 0 <= waited < 1e12 + 5001
-    assert int(said.rpartition("@")[0]) >= -1
+    assert int(new_memory.rpartition("@")[0]) >= -1
 
 
 def probed(path: str, port: int, places: state.Places | None = None) -> state.Result | Any:

@@ -78,27 +78,27 @@ def test_a_good_handshake_counts_for_a_while(
     with server(talking()) as port:
         values = {**VALUES, "port": port}
 
-        def one() -> state.Result:
+        def run_check() -> state.Result:
             outcome = smtp_check.probe(places, values)
             result = outcome if isinstance(outcome, state.Result) else outcome(False)
             state.write_result(places, result, generation="a", started=1.0, period=60, slack=70)
             return result
 
-        first = one()
+        first = run_check()
         assert (first.status, len(tries)) == (state.OK, 1)
         assert first.summary.endswith("; TLS works")
         assert (first.metrics["starttls_seconds"], first.metrics["tls_seconds"]) == (0.2, 0.3)
         until = first.metrics[smtp_report.TLS_GOOD]
-        assert one().metrics[smtp_report.TLS_GOOD] == until
+        assert run_check().metrics[smtp_report.TLS_GOOD] == until
         assert len(tries) == 1
         os.unlink(f"{tmp_path}/start:qpsmtpd.service")
         os.symlink("second", f"{tmp_path}/start:qpsmtpd.service")
-        one()
-        one()
+        run_check()
+        run_check()
         assert len(tries) == 2  # the service was started again in between
         later = state.boottime() + smtp_report.TLS_EVERY + 1
         monkeypatch.setattr(state, "boottime", lambda: later)
-        one()
+        run_check()
         assert len(tries) == 3
 
 

@@ -149,7 +149,7 @@ def test_ipv6_alone_is_a_warning(places: state.Places, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("before", "view", "status", "words"),
+    ("before", "view", "status", "summary"),
     [
         (ended(TEMPORARY, "greeting", 421), View(), state.WARNING, "BUSY: 421 at greeting"),
         (MUTE, FULL, state.WARNING, "BUSY: no greeting: all 15 child slots are taken"),
@@ -158,19 +158,19 @@ def test_ipv6_alone_is_a_warning(places: state.Places, monkeypatch: pytest.Monke
     ],
 )
 def test_an_end_before_starttls_is_judged_as_any_dialogue(
-    places: state.Places, before: Dialogue, view: View, status: str, words: str
+    places: state.Places, before: Dialogue, view: View, status: str, summary: str
 ) -> None:
     class Early(Scene):
         def handshake(self) -> starttls.Attempt:
-            found = attempt("it ended early")
-            found.before = before
-            return found
+            outcome = attempt("it ended early")
+            outcome.before = before
+            return outcome
 
     offering = ended(ACCEPTED, "message", 250)
     offering.starttls = True
     scene = Early(places, [(offering, view), HEALED])
     result = scene.go()
-    assert (result.status, result.summary[: len(words)]) == (status, words)
+    assert (result.status, result.summary[: len(summary)]) == (status, summary)
     assert scene.done == []
 
 
@@ -189,7 +189,7 @@ def test_that_it_is_full_stands_in_the_result(places: state.Places) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "slow", "status", "but_for_time"),
+    ("tls_attempt", "slow", "status", "but_for_time"),
     [
         (attempt(days=9), False, state.WARNING, state.OK),
         (attempt(days=-1), False, state.CRITICAL, state.OK),
@@ -199,13 +199,13 @@ def test_that_it_is_full_stands_in_the_result(places: state.Places) -> None:
     ],
 )
 def test_an_ending_certificate_is_separate_from_other_faults(
-    places: state.Places, found: starttls.Attempt, slow: bool, status: str, but_for_time: str | None
+    places: state.Places, tls_attempt: starttls.Attempt, slow: bool, status: str, but_for_time: str | None
 ) -> None:
     """The gate of a deploy reads it: time alone is no reason for a hold."""
 
     class Secured(Scene):
         def handshake(self) -> starttls.Attempt:
-            return found
+            return tls_attempt
 
     first = state.Result("smtp", state.WARNING if slow else state.OK, "canary accepted")
     result = Secured(places, []).secured(first, offered=True)

@@ -93,7 +93,7 @@ def test_classes(dialogue: Dialogue, view: View, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dialogue", "view", "action", "words"),
+    ("dialogue", "view", "action", "reason"),
     [
         (ended(smtp.REFUSED, "message", 552, text="5.7.1 policy"), View(), "", "552 at message: 5.7.1 policy"),
         (ended(smtp.REFUSED, "mail", 550), View(outdated=True), "restart", "older files than the release"),
@@ -108,11 +108,11 @@ def test_classes(dialogue: Dialogue, view: View, kind: str) -> None:
     ],
 )
 def test_a_verdict_is_an_alarm_unless_a_restart_can_cure_it(
-    dialogue: Dialogue, view: View, action: str, words: str
+    dialogue: Dialogue, view: View, action: str, reason: str
 ) -> None:
-    found = classify(dialogue, view, 15)
-    assert (found.kind, found.action) == (REFUSED, action)
-    assert words in found.why
+    finding = classify(dialogue, view, 15)
+    assert (finding.kind, finding.action) == (REFUSED, action)
+    assert reason in finding.why
 
 
 dialogues = st.builds(
@@ -143,13 +143,13 @@ views = st.builds(
 
 @given(dialogues, views)
 def test_states_without_a_restart(dialogue: Dialogue, view: View) -> None:
-    found = classify(dialogue, view, 15)
-    kind = found.kind
-    assert found.why
-    assert found.action == {WEDGED: "restart", DOWN: "start"}.get(kind, found.action if kind == REFUSED else "")
-    if found.action:
+    finding = classify(dialogue, view, 15)
+    kind = finding.kind
+    assert finding.why
+    assert finding.action == {WEDGED: "restart", DOWN: "start"}.get(kind, finding.action if kind == REFUSED else "")
+    if finding.action:
         assert dialogue.outcome != UNTRIED
-    if found.action and kind == REFUSED:
+    if finding.action and kind == REFUSED:
         assert view.outdated or (dialogue.stage == "rcpt" and view.configured)
     if kind == WEDGED:
         assert view.active == "active"
@@ -187,18 +187,18 @@ ACTIONS = {WEDGED: "restart", DOWN: "start"}
     ],
 )
 def test_an_action_takes_two_equal_findings(first: str, second: str, result: str) -> None:
-    looks = [Finding(kind, "why", ACTIONS.get(kind, "")) for kind in (first, second)]
-    found = smtp_verdict.confirmed(*looks)
-    assert found.kind == result
-    assert bool(found.action) == (first == second)
+    findings = [Finding(kind, "why", ACTIONS.get(kind, "")) for kind in (first, second)]
+    finding = smtp_verdict.confirmed(*findings)
+    assert finding.kind == result
+    assert bool(finding.action) == (first == second)
 
 
 def test_a_refusal_with_an_action_in_the_second_finding_alone_stays_an_alarm() -> None:
     cured = Finding(REFUSED, "why", "restart")
     assert smtp_verdict.confirmed(cured, cured).action == "restart"
     for first in (Finding(WEDGED, "why", "restart"), Finding(REFUSED, "why")):
-        found = smtp_verdict.confirmed(first, cured)
-        assert (found.kind, found.action) == (REFUSED, "")
+        finding = smtp_verdict.confirmed(first, cured)
+        assert (finding.kind, finding.action) == (REFUSED, "")
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_status(kind: str, minutes: float, status: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("offered", "found", "status", "words"),
+    ("offered", "tls_attempt", "status", "summary"),
     [
         (True, attempt(), state.OK, "TLS works"),
         (True, attempt(days=None), state.OK, "TLS works"),
@@ -231,10 +231,12 @@ def test_status(kind: str, minutes: float, status: str) -> None:
         (False, None, state.CRITICAL, "STARTTLS isn't offered though it is configured"),
     ],
 )
-def test_the_verdict_on_starttls(offered: bool, found: starttls.Attempt | None, status: str, words: str) -> None:
-    verdict = smtp_verdict.tls_verdict(offered, found, time.time(), 14)
+def test_the_verdict_on_starttls(
+    offered: bool, tls_attempt: starttls.Attempt | None, status: str, summary: str
+) -> None:
+    verdict = smtp_verdict.tls_verdict(offered, tls_attempt, time.time(), 14)
     assert verdict[0] == status
-    assert verdict[1].startswith(words)
+    assert verdict[1].startswith(summary)
 
 
 def test_how_early_a_certificate_is_warned_of_is_the_hosts_choice() -> None:

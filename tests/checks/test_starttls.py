@@ -33,14 +33,14 @@ def offering(answer: bytes, then: Behaviour) -> Behaviour:
     return serve
 
 
-def secure(certificate: Path, said: bytes = b"250 here\r\n") -> Behaviour:
+def secure(certificate: Path, answer: bytes = b"250 here\r\n") -> Behaviour:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
 
     def shake(connection: socket.socket) -> None:
         with context.wrap_socket(connection, server_side=True) as inner:
             while word := inner.recv(4096):
-                inner.sendall(said if word.startswith(b"EHLO") else b"221 bye\r\n")
+                inner.sendall(answer if word.startswith(b"EHLO") else b"221 bye\r\n")
 
     return offering(b"220 go ahead\r\n", shake)
 
@@ -55,11 +55,11 @@ def tried(behaviour: Behaviour, limit: float = LIMIT) -> starttls.Attempt:
 
 
 def test_a_good_handshake(certificate: Path) -> None:
-    found = tried(secure(certificate), 5)
-    assert found.problem == ""
-    assert list(found.timings) == ["greeting", "ehlo", "starttls", "tls"]
-    assert found.expires is not None
-    assert 9.9 * 86400 < found.expires - time.time() <= 10 * 86400
+    attempt = tried(secure(certificate), 5)
+    assert attempt.problem == ""
+    assert list(attempt.timings) == ["greeting", "ehlo", "starttls", "tls"]
+    assert attempt.expires is not None
+    assert 9.9 * 86400 < attempt.expires - time.time() <= 10 * 86400
 
 
 def test_a_reply_through_tls_counts(certificate: Path) -> None:
@@ -81,19 +81,19 @@ def test_a_reply_through_tls_counts(certificate: Path) -> None:
 )
 def test_broken_ones(answer: bytes, then: Behaviour, problem: str) -> None:
     begun = time.monotonic()
-    found = tried(offering(answer, then), BRIEF if "silence" in problem else LIMIT)
-    assert problem in found.problem
-    assert found.problem.isascii()
-    assert found.problem.isprintable()
-    assert found.expires is None
+    attempt = tried(offering(answer, then), BRIEF if "silence" in problem else LIMIT)
+    assert problem in attempt.problem
+    assert attempt.problem.isascii()
+    assert attempt.problem.isprintable()
+    assert attempt.expires is None
     assert time.monotonic() - begun < 10
 
 
 def test_without_a_listener_it_is_unreachable() -> None:
-    found = starttls.attempt("127.0.0.1", 1, 0.5)
-    assert "nothing answers" in found.problem
-    assert found.before is not None
-    assert found.before.outcome == smtp.UNREACHABLE
+    attempt = starttls.attempt("127.0.0.1", 1, 0.5)
+    assert "nothing answers" in attempt.problem
+    assert attempt.before is not None
+    assert attempt.before.outcome == smtp.UNREACHABLE
 
 
 @pytest.mark.parametrize(
@@ -127,13 +127,13 @@ def test_no_version_and_no_cipher_in_common(certificate: Path) -> None:
 
 def test_when_a_certificate_ends(certificate: Path) -> None:
     der = ssl.PEM_cert_to_DER_cert("-----BEGIN CERT" + certificate.read_text().partition("-----BEGIN CERT")[2])
-    said = subprocess.run(
+    output = subprocess.run(
         ["openssl", "x509", "-in", f"{certificate}.crt", "-noout", "-enddate"],
         capture_output=True,
         text=True,
         check=True,
     ).stdout.strip()
-    end = calendar.timegm(time.strptime(said.partition("=")[2], "%b %d %H:%M:%S %Y GMT"))
+    end = calendar.timegm(time.strptime(output.partition("=")[2], "%b %d %H:%M:%S %Y GMT"))
     assert starttls.expiry(der) == end
     assert starttls.expiry(der[:100]) is None
 
