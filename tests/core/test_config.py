@@ -45,7 +45,7 @@ def test_good_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "said"),
+    ("path", "value", "message"),
     [
         ("generation", "", "generation must be a text"),
         ("host", 7, "host must be a text"),
@@ -68,10 +68,10 @@ def test_good_settings() -> None:
         ("fleet.peers", [{"name": "", "address": "192.0.2.1", "port": 25}], "name, address and port"),
     ],
 )
-def test_a_wrong_setting_is_reported_in_one_line(path: str, value: Any, said: str) -> None:
+def test_a_wrong_setting_is_reported_in_one_line(path: str, value: Any, message: str) -> None:
     with pytest.raises(config.SettingsError) as error:
         config.verify(changed(path, value), "/mf/etc/mf.json")
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert str(error.value).endswith("deploy again with playbooks/site.yml")
 
@@ -119,9 +119,9 @@ SOMEWHERE = [*GOOD, *(f"checks.load.{key}" for key in GOOD["checks"]["load"]), "
 @settings(max_examples=500)
 @given(st.sampled_from(SOMEWHERE), json_values)
 def test_anything_anywhere_is_settings_or_one_line(path: str, value: Any) -> None:
-    said = ""
+    message = ""
     try:
         config.verify(changed(path, value))
     except config.SettingsError as error:
-        said = str(error)
-    assert "\n" not in said
+        message = str(error)
+    assert "\n" not in message

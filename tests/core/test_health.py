@@ -76,23 +76,23 @@ def result_of(host: Host, name: str) -> Path:
 
 def test_a_healthy_host(host: Host) -> None:
     host.clock.sleep(34)
-    found = collect(host)
-    assert list(found) == KEYS
-    assert found["line"] == "mx1 OK load 0.3, not throttled, oldest result 34 s, queue 0"
-    assert (found["status"], found["problems"], found["accepting"]) == ("OK", [], True)
-    assert found["checks"]["smtp"]["age_seconds"] == 34
-    json.dumps(found, allow_nan=False)
+    record = collect(host)
+    assert list(record) == KEYS
+    assert record["line"] == "mx1 OK load 0.3, not throttled, oldest result 34 s, queue 0"
+    assert (record["status"], record["problems"], record["accepting"]) == ("OK", [], True)
+    assert record["checks"]["smtp"]["age_seconds"] == 34
+    json.dumps(record, allow_nan=False)
 
 
 def test_past_its_due_time_it_is_unknown_however_good_it_was(host: Host) -> None:
     host.clock.sleep(94)
     assert collect(host)["status"] == "OK"
     host.clock.sleep(2)
-    found = collect(host)
-    assert found["status"] == "UNKNOWN"
-    assert found["accepting"] is False
-    assert "smtp UNKNOWN: last ran 2 min ago, then OK; is cron running?" in found["problems"]
-    assert found["checks"]["smtp"]["overdue_seconds"] == 1
+    record = collect(host)
+    assert record["status"] == "UNKNOWN"
+    assert record["accepting"] is False
+    assert "smtp UNKNOWN: last ran 2 min ago, then OK; is cron running?" in record["problems"]
+    assert record["checks"]["smtp"]["overdue_seconds"] == 1
 
 
 @pytest.mark.parametrize("step", [-86400, 86400])
@@ -104,9 +104,9 @@ def test_the_wall_clock_does_not_matter(host: Host, monkeypatch: pytest.MonkeyPa
 
 def test_never_ran(host: Host) -> None:
     result_of(host, "smtp").unlink()
-    found = collect(host)
-    assert found["status"] == "UNKNOWN"
-    assert found["problems"] == ["smtp UNKNOWN: never ran since the last boot; is cron running?"]
+    record = collect(host)
+    assert record["status"] == "UNKNOWN"
+    assert record["problems"] == ["smtp UNKNOWN: never ran since the last boot; is cron running?"]
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ def test_never_ran(host: Host) -> None:
 )
 def test_garbage(host: Host, data: bytes) -> None:
     result_of(host, "smtp").write_bytes(data)
-    found = collect(host)
-    assert found["checks"]["smtp"]["status"] == "UNKNOWN"
-    assert found["accepting"] is False
+    record = collect(host)
+    assert record["checks"]["smtp"]["status"] == "UNKNOWN"
+    assert record["accepting"] is False
 
 
 def test_anything_but_a_plain_file_is_no_marker(host: Host) -> None:
@@ -167,12 +167,12 @@ records = st.fixed_dictionaries(
 @settings(max_examples=500)
 @given(records)
 def test_hostile_results(record: dict[str, Any]) -> None:
-    found = health.judge(record, GENERATION, 5000.0)
-    assert found["status"] in state.SEVERITY
-    assert found["summary"].isprintable()
-    assert found["summary"].isascii()
-    assert all(isinstance(value, (int, float, str)) for value in found["metrics"].values())
-    assert json.loads(state.encode(found)) == json.loads(json.dumps(found, allow_nan=False))
+    verdict = health.judge(record, GENERATION, 5000.0)
+    assert verdict["status"] in state.SEVERITY
+    assert verdict["summary"].isprintable()
+    assert verdict["summary"].isascii()
+    assert all(isinstance(value, (int, float, str)) for value in verdict["metrics"].values())
+    assert json.loads(state.encode(verdict)) == json.loads(json.dumps(verdict, allow_nan=False))
 
 
 def test_another_release(host: Host) -> None:
@@ -196,33 +196,33 @@ def test_a_deploy_a_moment_ago_is_no_alarm(host: Host) -> None:
 def test_the_worst_comes_first_and_hostile_text_is_tamed(host: Host) -> None:
     report(host, "load", state.WARNING, "warm")
     report(host, "smtp", state.CRITICAL, "down\x1b[2J\nx")
-    found = collect(host)
-    assert found["status"] == "CRITICAL"
-    assert found["problems"] == [r"smtp CRITICAL: down\x1b[2J\nx", "load WARNING: warm"]
-    assert found["line"].isprintable()
+    record = collect(host)
+    assert record["status"] == "CRITICAL"
+    assert record["problems"] == [r"smtp CRITICAL: down\x1b[2J\nx", "load WARNING: warm"]
+    assert record["line"].isprintable()
 
 
 def test_throttled_by_an_operator(host: Host) -> None:
     control.Control(host.places, host.settings).on("operator", "disk swap", 900)
-    found = collect(host)
-    assert (found["status"], found["throttled"], found["refusing"], found["accepting"]) == (
+    record = collect(host)
+    assert (record["status"], record["throttled"], record["refusing"], record["accepting"]) == (
         "WARNING",
         True,
         True,
         False,
     )
-    assert found["leases"] == [
+    assert record["leases"] == [
         {"owner": "operator", "reason": "disk swap", "refuse": True, "held_seconds": 0.0, "left_seconds": 900.0}
     ]
-    assert "throttled by operator and refusing mail" in found["line"]
-    assert found["problems"] == ["throttled, refusing new mail: operator (disk swap, 15 min left)"]
+    assert "throttled by operator and refusing mail" in record["line"]
+    assert record["problems"] == ["throttled, refusing new mail: operator (disk swap, 15 min left)"]
 
 
 def test_a_hold_is_critical(host: Host) -> None:
     control.Control(host.places, host.settings).on("deploy", "gate", None)
-    found = collect(host)
-    assert (found["status"], found["held"]) == ("CRITICAL", True)
-    assert "on hold by deploy" in found["line"]
+    record = collect(host)
+    assert (record["status"], record["held"]) == ("CRITICAL", True)
+    assert "on hold by deploy" in record["line"]
     report(host, "load", state.CRITICAL, "throttled: deploy", leases=1)
     assert len(collect(host)["problems"]) == 1
 
@@ -239,9 +239,9 @@ def test_a_lost_marker_is_no_lease_given_back(host: Host) -> None:
     throttle.on("load", "load 9", 300)
     report(host, "load", state.CRITICAL, "throttled: load", leases=1)
     host.marker.unlink()
-    found = collect(host)
-    assert (found["status"], found["accepting"]) == ("CRITICAL", False)
-    assert "the marker of the throttle is lost, it was refusing; run throttle reconcile" in found["problems"]
+    record = collect(host)
+    assert (record["status"], record["accepting"]) == ("CRITICAL", False)
+    assert "the marker of the throttle is lost, it was refusing; run throttle reconcile" in record["problems"]
     throttle.reconcile()
     assert collect(host)["status"] == "OK"
 
@@ -249,31 +249,31 @@ def test_a_lost_marker_is_no_lease_given_back(host: Host) -> None:
 def test_a_lost_marker_is_seen_before_the_next_check(host: Host) -> None:
     control.Control(host.places, host.settings).on("operator", "", 300, refuse=False)
     host.marker.write_bytes(b"{")
-    found = collect(host)
-    assert (found["status"], found["accepting"]) == ("UNKNOWN", True)
+    record = collect(host)
+    assert (record["status"], record["accepting"]) == ("UNKNOWN", True)
 
 
 def test_refusal_that_is_not_in_force_is_critical(host: Host) -> None:
     host.kernel.broken = firewall.FirewallError("no nft")
     control.Control(host.places, host.settings).on("operator", "", 900)
-    found = collect(host)
-    assert (found["status"], found["refusing"], found["accepting"]) == ("CRITICAL", False, True)
+    record = collect(host)
+    assert (record["status"], record["refusing"], record["accepting"]) == ("CRITICAL", False, True)
 
 
 def test_maintenance_is_shown_and_no_problem(host: Host) -> None:
     maintenance.on(host.places, "operator", "disk", 3600)
-    found = collect(host)
-    assert found["status"] == "OK"
-    assert found["maintenance"] == {"owner": "operator", "reason": "disk", "left_seconds": 3600.0}
-    assert "maintenance by operator for 60 min more" in found["line"]
+    record = collect(host)
+    assert record["status"] == "OK"
+    assert record["maintenance"] == {"owner": "operator", "reason": "disk", "left_seconds": 3600.0}
+    assert "maintenance by operator for 60 min more" in record["line"]
 
 
 def test_a_host_without_smtp(host: Host) -> None:
     del host.settings["checks"]["smtp"], host.settings["checks"]["queue"]
     host.save()
-    found = collect(host)
-    assert (found["accepting"], found["queue"], found["status"]) == (None, None, "OK")
-    assert "queue" not in found["line"]
+    record = collect(host)
+    assert (record["accepting"], record["queue"], record["status"]) == (None, None, "OK")
+    assert "queue" not in record["line"]
 
 
 def wreck_nothing(host: Host) -> None:
@@ -305,7 +305,7 @@ def wreck_load(host: Host) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wreck", "said"),
+    ("wreck", "expected"),
     [
         (wreck_nothing, "mf.json is missing; deploy again"),
         (wreck_settings, "not a whole JSON object"),
@@ -315,13 +315,13 @@ def wreck_load(host: Host) -> None:
         (wreck_load, "loadavg can't be read"),
     ],
 )
-def test_a_broken_host_is_reported_without_an_exception(host: Host, wreck: Any, said: str) -> None:
+def test_a_broken_host_is_reported_without_an_exception(host: Host, wreck: Any, expected: str) -> None:
     wreck(host)
-    found = collect(host)
-    assert list(found) == KEYS
-    assert found["status"] == "UNKNOWN"
-    assert any(said in problem for problem in found["problems"])
-    assert "UNKNOWN" in found["line"]
+    record = collect(host)
+    assert list(record) == KEYS
+    assert record["status"] == "UNKNOWN"
+    assert any(expected in problem for problem in record["problems"])
+    assert "UNKNOWN" in record["line"]
 
 
 def test_command(host: Host, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,9 +27,9 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     return Host(tmp_path, clock)
 
 
-def run(host: Host, *words: str) -> int:
+def run(host: Host, *arguments: str) -> int:
     try:
-        return command.main(list(words), host.places)
+        return command.main(list(arguments), host.places)
     except SystemExit as ended:
         return int(str(ended.code))
 
@@ -44,15 +44,15 @@ def test_on_expiry_off(host: Host) -> None:
     assert maintenance.off(host.places)
     assert maintenance.active(host.places) is None
     assert not maintenance.off(host.places)
-    assert [one["action"] for one in host.decisions()] == ["begin", "begin", "end"]
+    assert [entry["action"] for entry in host.decisions()] == ["begin", "begin", "end"]
 
 
 def test_reboot(host: Host) -> None:
     maintenance.on(host.places, "operator", "disk", 3600)
     host.reboot(seconds=100)
-    found = maintenance.active(host.places)
-    assert found is not None
-    assert found.until == pytest.approx(host.clock.boot + 3500)
+    window = maintenance.active(host.places)
+    assert window is not None
+    assert window.until == pytest.approx(host.clock.boot + 3500)
     host.reboot(seconds=3600)
     assert maintenance.active(host.places) is None
 
@@ -62,9 +62,9 @@ def test_clock_step(host: Host, step: float) -> None:
     maintenance.on(host.places, "operator", "", 3600)
     host.clock.epoch_offset += step
     for _ in range(2):
-        found = maintenance.active(host.places)
-        assert found is not None
-        assert found.until == 8600.0
+        window = maintenance.active(host.places)
+        assert window is not None
+        assert window.until == 8600.0
         Path(host.places.maintenance).unlink(missing_ok=True)
 
 
@@ -72,9 +72,9 @@ def test_clock_set_back_before_a_reboot_does_not_lengthen_it(host: Host) -> None
     maintenance.on(host.places, "operator", "", 3600)
     host.clock.epoch_offset -= 86400
     host.reboot(seconds=0)
-    found = maintenance.active(host.places)
-    assert found is not None
-    assert found.until == pytest.approx(host.clock.boot + 3600)
+    window = maintenance.active(host.places)
+    assert window is not None
+    assert window.until == pytest.approx(host.clock.boot + 3600)
 
 
 def test_a_deploy_in_between_does_not_end_an_operators(host: Host) -> None:
@@ -83,9 +83,9 @@ def test_a_deploy_in_between_does_not_end_an_operators(host: Host) -> None:
     Path(host.places.maintenance).write_text(json.dumps(marker))
     assert maintenance.active(host.places) == maintenance.Maintenance(**marker)
     Path(host.places.maintenance).unlink()
-    found = maintenance.active(host.places)
-    assert found is not None
-    assert found.owner == "operator"
+    window = maintenance.active(host.places)
+    assert window is not None
+    assert window.owner == "operator"
 
 
 @pytest.mark.parametrize(
@@ -167,21 +167,21 @@ def test_command(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
 def test_on_waits_for_an_action_under_way(host: Host) -> None:
     action = host.places.lock(state.ACTION)
     assert action.__enter__()
-    seen: list[object] = []
+    alive: list[object] = []
 
     def finish() -> None:
         while maintenance.active(host.places) is None:
             time.sleep(0.01)
         # from the marker on nobody begins, and who has begun is waited for
         begun.join(0.3)
-        seen.append(begun.is_alive())
+        alive.append(begun.is_alive())
         action.__exit__()
 
     begun = threading.Thread(target=maintenance.on, args=(host.places, "operator", "disk", 3600.0))
     begun.start()
     finish()
     begun.join(10)
-    assert seen == [True]
+    assert alive == [True]
     assert not begun.is_alive()
 
 
@@ -204,11 +204,13 @@ def test_without_locks_it_is_on_and_said(host: Host) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [(["on", "--ttl", "-5"], "not a duration"), (["on", "--owner", "B"], "not a name"), ([], "COMMAND")],
 )
-def test_misuse_is_one_clear_line(host: Host, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
-    assert run(host, *words) == 2
+def test_misuse_is_one_clear_line(
+    host: Host, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert run(host, *arguments) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1

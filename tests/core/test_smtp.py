@@ -198,13 +198,13 @@ def test_no_descriptor_is_left_open() -> None:
 
 @given(st.lists(st.binary(max_size=200), max_size=8))
 @settings(max_examples=1000)
-def test_any_bytes_make_a_result_in_time(said: list[bytes]) -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
+def test_any_bytes_make_a_result_in_time(chunks: list[bytes]) -> None:
+    ours, peer = socket.socketpair()
+    with ours, peer:
         ours.setblocking(False)
-        for chunk in said:
-            theirs.send(chunk)
-        theirs.shutdown(socket.SHUT_WR)
+        for chunk in chunks:
+            peer.send(chunk)
+        peer.shutdown(socket.SHUT_WR)
         line = smtp.Line.__new__(smtp.Line)
         line._buffer, line._left, line._give_up = b"", smtp.CAP, time.monotonic() + 30
         line._poll = select.poll()
