@@ -53,12 +53,12 @@ action = load_action("mf_deploy")
 
 def serial_plays() -> dict[str, dict[str, Any]]:
     """Every play that goes from host to host."""
-    found = {}
+    plays = {}
     for path in sorted((ROOT / "playbooks").glob("*.yml")):
         for play in yaml.safe_load(path.read_text()):
             if "serial" in play:
-                found[f"{path.name}: {play['name']}"] = play
-    return found
+                plays[f"{path.name}: {play['name']}"] = play
+    return plays
 
 
 class Controller:
@@ -149,8 +149,8 @@ class Systemd:
 
     def __call__(self, command: Sequence[str]) -> host.Outcome:
         self.calls.append(list(command))
-        words = " ".join(command)
-        if any(part in words for part in self.failing):
+        command_line = " ".join(command)
+        if any(part in command_line for part in self.failing):
             return host.Outcome(1, "it does not want to")
         if command[:2] == ["systemctl", "show"]:
             names = command[command.index("--") + 1 :]
@@ -211,36 +211,36 @@ class Machine:
 
     def everything(self, *, below: str = "") -> dict[str, tuple[Any, ...]]:
         """Every path with what it is: kind, mode, content. Locks and the release directories' names aside."""
-        found: dict[str, tuple[Any, ...]] = {}
+        entries: dict[str, tuple[Any, ...]] = {}
         for folder, folders, names in os.walk(self.root / below):
             for name in (*folders, *names):
                 path = Path(folder, name)
                 key = str(path.relative_to(self.root))
                 if path.is_symlink():
-                    found[key] = ("link", os.readlink(path))
+                    entries[key] = ("link", os.readlink(path))
                 elif path.is_dir():
-                    found[key] = ("folder", path.stat().st_mode)
+                    entries[key] = ("folder", path.stat().st_mode)
                 else:
-                    found[key] = ("file", path.stat().st_mode, path.read_bytes())
-        return found
+                    entries[key] = ("file", path.stat().st_mode, path.read_bytes())
+        return entries
 
-    def seen(self) -> dict[str, tuple[Any, ...]]:
+    def visible_files(self) -> dict[str, tuple[Any, ...]]:
         """What the rest of the system can see of a release: /mf by its links, and host files; no lock, no journal."""
-        found = {key: what for key, what in self.everything().items() if not key.startswith(("mf/", "run"))}
+        entries = {key: what for key, what in self.everything().items() if not key.startswith(("mf/", "run"))}
         for name in ("bin", "etc", "lib"):
             start = self.root / "mf" / name
             for path in sorted(start.rglob("*")) if start.exists() else ():
                 if path.is_file() and "__pycache__" not in path.parts:
-                    found[str(path.relative_to(self.root))] = ("file", path.stat().st_mode, path.read_bytes())
-        return found
+                    entries[str(path.relative_to(self.root))] = ("file", path.stat().st_mode, path.read_bytes())
+        return entries
 
 
 class Injected(OSError):
     """The fault."""
 
 
-def files_of(seen: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
-    return {key: what for key, what in seen.items() if what[0] == "file"}
+def files_of(entries: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+    return {key: what for key, what in entries.items() if what[0] == "file"}
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def _ends(tmp_path: Path) -> tuple[Machine, dict[str, tuple[Any, ...]], dict[str
     start, end = Machine(tmp_path / "start"), Machine(tmp_path / "end")
     start.deploy(make(ONE))
     end.deploy(make(THREE))
-    return start, start.seen(), end.seen()
+    return start, start.visible_files(), end.visible_files()
 
 
 def _copy(machine: Machine, root: Path) -> Machine:
@@ -79,13 +79,13 @@ def test_a_failing_call_anywhere_leaves_the_old_or_the_new_and_no_litter(tmp_pat
                 outcomes.add("done in spite of it")
             except OSError:
                 outcomes.add("failed")
-        seen = machine.seen()
-        litter = {key for key in seen if ".mf-new" in key}
+        entries = machine.visible_files()
+        litter = {key for key in entries if ".mf-new" in key}
         assert not litter, at
-        bare = {key: what for key, what in seen.items() if ".mf-old" not in key and what[0] == "file"}
+        bare = {key: what for key, what in entries.items() if ".mf-old" not in key and what[0] == "file"}
         assert bare in (files_of(old), files_of(new)), f"call {at}: neither old nor new"
         machine.deploy(make(THREE))
-        assert files_of(machine.seen()) == files_of(new), at
+        assert files_of(machine.visible_files()) == files_of(new), at
         assert not machine.deploy(make(THREE))["changed"], at
     assert number > 40
     assert "failed" in outcomes
@@ -104,23 +104,23 @@ def test_a_kill_anywhere_never_shows_half_a_release_and_the_next_run_finishes(tm
             os._exit(0)
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == 9, at
-        seen = machine.seen()
+        entries = machine.visible_files()
         for files in (_tree(old), _tree(new)):
-            if _tree(seen) == files:
+            if _tree(entries) == files:
                 break
         else:
             pytest.fail(f"call {at}: the tree is neither old nor new")
-        for path, what in files_of(seen).items():
+        for path, what in files_of(entries).items():
             # a host file is whole, too
             assert ".mf-" in path or what in (old.get(path), new.get(path)), (at, path)
         machine.deploy(make(THREE))
-        assert machine.seen() == new, at
+        assert machine.visible_files() == new, at
         assert not list((machine.root / "mf/releases").glob(".staging*")), at
         assert not machine.deploy(make(THREE))["changed"], at
 
 
-def _tree(seen: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
-    return {key: what for key, what in seen.items() if key.startswith("mf/")}
+def _tree(entries: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+    return {key: what for key, what in entries.items() if key.startswith("mf/")}
 
 
 def test_byte_code_is_whole_unchecked_and_names_its_place(machine: Machine) -> None:

@@ -107,9 +107,9 @@ See = Callable[..., dict[str, Any]]
 
 def test_what_can_be_had_is_not_refused(see: See) -> None:
     apt = Apt(HAS)
-    found = see(apt, stale=True)
-    assert (found["missing"], found["refused"], found["unknown"]) == (["nftables", "python3-apt"], "", False)
-    assert (found["system"], apt.updates) == ("debian 12", 0)
+    report = see(apt, stale=True)
+    assert (report["missing"], report["refused"], report["unknown"]) == (["nftables", "python3-apt"], "", False)
+    assert (report["system"], apt.updates) == ("debian 12", 0)
 
 
 def test_stale_lists_are_fetched_once(see: See) -> None:
@@ -125,16 +125,16 @@ def test_fresh_lists_are_trusted(see: See) -> None:
 
 
 def test_no_network_is_said(see: See) -> None:
-    found = see(Apt(set(), HAS, online=False), stale=True)
-    assert found["refused"] == (
+    report = see(Apt(set(), HAS, online=False), stale=True)
+    assert report["refused"] == (
         "E: Unable to locate package nftables; apt-get update failed: E: Failed to fetch http://deb.example/"
     )
 
 
 def test_check_mode_fetches_nothing_and_is_not_sure(see: See) -> None:
     apt = Apt(set(), HAS)
-    found = see(apt, stale=True, check=True)
-    assert (found["refused"], found["unknown"], apt.updates) == ("", True, 0)
+    report = see(apt, stale=True, check=True)
+    assert (report["refused"], report["unknown"], apt.updates) == ("", True, 0)
     assert see(apt, stale=False, check=True)["refused"] != ""
 
 
@@ -151,7 +151,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"system": "ubuntu 24.04"}, "mx1 runs ubuntu 24.04, and this needs debian 12"),
         ({"python": "3.9.2"}, "Python 3.9.2, and this needs 3.11 or newer: set ansible_python_interpreter"),
@@ -164,10 +164,10 @@ GOOD = {
         ),
     ],
 )
-def test_what_stands_against_a_host_is_said_with_what_to_do(change: dict[str, Any], words: str) -> None:
+def test_what_stands_against_a_host_is_said_with_what_to_do(change: dict[str, Any], message: str) -> None:
     assert list(preflight.host_problems(GOOD, "mx1")) == []
     (problem,) = preflight.host_problems({**GOOD, **change}, "mx1")
-    assert words in problem
+    assert message in problem
 
 
 PREFLIGHT = """
@@ -205,8 +205,8 @@ def refuse(tmp_path: Path) -> Callable[..., list[str]]:
 def test_a_roles_preflight(refuse: Callable[..., list[str]]) -> None:
     assert refuse(PREFLIGHT, port=25, numbers={"a": 1}) == []
     assert refuse(PREFLIGHT, numbers={}) == []
-    found = refuse(PREFLIGHT, port=99999, numbers={"a": 10, "b": 11})
-    assert [" ".join(text.split()) for text in found] == [
+    problems = refuse(PREFLIGHT, port=99999, numbers={"a": 10, "b": 11})
+    assert [" ".join(text.split()) for text in problems] == [
         "Port 99999. Say another. Nothing was changed.",
         "a is 10.",
         "b is 11.",
@@ -231,15 +231,15 @@ def test_numbers_are_held_to_their_ranges_and_order() -> None:
     ranges = {"low": [1, 9], "high": [1, 9], "load": [0.1, 10]}
     order = {"low": "high", "high": "load"}
 
-    def said(**values: Any) -> list[str]:
+    def problems_with(**values: Any) -> list[str]:
         return list(preflight.range_problems(ranges, order, {"low": 1, "high": "2", "load": 2.5, **values}, "mx1"))
 
-    assert said() == said(high="2.0") == []
-    assert said(low=3) == ["low (3) must not be above high (2) on mx1."]
+    assert problems_with() == problems_with(high="2.0") == []
+    assert problems_with(low=3) == ["low (3) must not be above high (2) on mx1."]
     for value in (0, 10, 1.5, "1e0", "", "one", None, [1], "1\n"):
-        (problem,) = said(low=value)
+        (problem,) = problems_with(low=value)
         assert problem == f"low is {json.dumps(str(value))} on mx1; it takes a whole number from 1 to 9."
-    assert said(load="much") == ['load is "much" on mx1; it takes a number from 0.1 to 10.']
+    assert problems_with(load="much") == ['load is "much" on mx1; it takes a number from 0.1 to 10.']
 
 
 def test_ranges_and_order_agree_with_the_defaults_and_types_of_their_role() -> None:

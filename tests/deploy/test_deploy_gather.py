@@ -96,17 +96,17 @@ def test_exceptions(play: Play) -> None:
     options = {"/etc/x": {"mode": "0640", "group": "{{ who }}", "validate": "check %s"}, "etc/off": {"present": False}}
     play.variables["who"] = "adm"
     play.role("one", {"files/root/etc/x": "", "files/etc/off": ""}, files=options)
-    found = files(play.gather())
-    assert (found["/etc/x"]["mode"], found["/etc/x"]["group"], found["/etc/x"]["validate"]) == (
+    release_files = files(play.gather())
+    assert (release_files["/etc/x"]["mode"], release_files["/etc/x"]["group"], release_files["/etc/x"]["validate"]) == (
         "0640",
         "adm",
         "check %s",
     )
-    assert "etc/off" not in found
+    assert "etc/off" not in release_files
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"/etc/y": {"mode": "0640"}}, "names what the role doesn't bring: /etc/y"),
         ({"/etc/x": {"mod": "0640"}}, "takes group, mode, owner, present, secret, validate"),
@@ -116,9 +116,9 @@ def test_exceptions(play: Play) -> None:
         (["/etc/x"], "must be a dict"),
     ],
 )
-def test_wrong_exceptions_are_refused(play: Play, options: Any, words: str) -> None:
+def test_wrong_exceptions_are_refused(play: Play, options: Any, message: str) -> None:
     play.role("one", {"files/root/etc/x": ""}, files=options)
-    with pytest.raises(AnsibleActionFail, match=words) as error:
+    with pytest.raises(AnsibleActionFail, match=message) as error:
         play.gather()
     assert "roles/one/vars/main.yml: __one_files" in str(error.value)
 
@@ -291,7 +291,7 @@ def test_a_diff_hides_what_not_everybody_may_read() -> None:
     shown = content.diff(
         {"/etc/open": "old\n", "/etc/gone": "g\n"}, ["/etc/gone", "/etc/open", "/etc/secret", "lib/a.py"], release
     )
-    texts = {one["after_header"]: (one["before"], one["after"]) for one in shown}
+    texts = {diff["after_header"]: (diff["before"], diff["after"]) for diff in shown}
     assert texts["/etc/gone"] == ("g\n", "")
     assert texts["/etc/open"] == ("old\n", "new\n")
     assert "s3cret" not in str(texts["/etc/secret"])
@@ -316,8 +316,8 @@ def monitor_settings(**chosen: Any) -> dict[str, Any]:
         **chosen,
     }
     reader = gather.Gatherer([role], variables, Templar(loader, variables), loader)
-    found: dict[str, Any] = json.loads(reader.content(source, role))
-    return found
+    values: dict[str, Any] = json.loads(reader.content(source, role))
+    return values
 
 
 def test_the_monitor_gets_only_what_differs_from_its_record() -> None:

@@ -107,9 +107,9 @@ def test_after_a_run_that_was_cut_short_the_way_back_brings_none_either(
         patch.setattr(secret, "replace", lambda *_: None)  # killed before
         machine.deploy(release("two", "new"))
     assert leaks(machine, "old secret")
-    before = machine.seen()
+    before = machine.visible_files()
     machine.back(check=True)
-    assert machine.seen() == before
+    assert machine.visible_files() == before
     machine.back()
     assert "one" in machine.text("mf/bin/say")
     assert leaks(machine, "old secret") == []
@@ -141,10 +141,10 @@ def test_a_secret_that_is_no_more_goes_and_with_it_the_way_back(machine: Machine
     machine.deploy(first)
     machine.deploy(release("two", secrets=(ACCESS, OUTSIDE)))
     assert [path for path in leaks(machine, f"old secret of {KEY}") if KEY in path] == []
-    before = machine.seen()
+    before = machine.visible_files()
     with pytest.raises(DeployError, match=f"needs {KEY}, which .* doesn't have: an older secret never comes back"):
         machine.back()
-    assert machine.seen() == before
+    assert machine.visible_files() == before
 
 
 def test_releases_from_before_there_was_a_word_for_it(machine: Machine) -> None:
@@ -175,12 +175,12 @@ def test_a_secret_that_names_its_release_names_the_one_it_lies_in(machine: Machi
         return make(files, secret=(KEY,))
 
     machine.deploy(settings("one", "old"))
-    one = machine.layout.generation()
+    first_generation = machine.layout.generation()
     machine.deploy(settings("two", "new"))
     assert not machine.deploy(settings("two", "new"))["changed"]
     machine.back()
-    assert json.loads(machine.text("mf/" + KEY)) == {"generation": one, "key": "new"}
-    assert machine.layout.generation() == one
+    assert json.loads(machine.text("mf/" + KEY)) == {"generation": first_generation, "key": "new"}
+    assert machine.layout.generation() == first_generation
 
 
 def test_the_programs_of_then_must_take_the_secrets_of_now(machine: Machine) -> None:
@@ -188,11 +188,11 @@ def test_the_programs_of_then_must_take_the_secrets_of_now(machine: Machine) -> 
     validate = {KEY: "/usr/bin/check --settings %s"}
     machine.deploy(release("one", validate=validate))
     machine.deploy(release("two", "new", validate=validate))
-    before = machine.seen()
+    before = machine.visible_files()
     machine.systemd.failing = {"check --settings"}
     with pytest.raises(DeployError, match=f"{KEY} .* was refused by"):
         machine.back()
-    assert machine.seen() == before
+    assert machine.visible_files() == before
 
 
 def test_everything_that_is_made_of_secrets_is_called_one() -> None:
@@ -202,7 +202,9 @@ def test_everything_that_is_made_of_secrets_is_called_one() -> None:
         known = yaml.safe_load(variables.read_text()) if variables.exists() else {}
         options = known.get(f"__{role.name}_files", {})
         secrets = {path for path, what in options.items() if (what or {}).get("secret")}
-        found = {path for path, what in options.items() if int((what or {}).get("mode", "0644"), 8) & 0o004 == 0}
+        confidential_paths = {
+            path for path, what in options.items() if int((what or {}).get("mode", "0644"), 8) & 0o004 == 0
+        }
         for kind in ("templates", "files"):
             for top in ("etc", "root"):
                 for folder, _, names in os.walk(role / kind / top):
@@ -215,5 +217,5 @@ def test_everything_that_is_made_of_secrets_is_called_one() -> None:
                             or "mf_host_key" in text
                             or name.endswith((".keys.j2", "known_hosts.j2"))
                         ):
-                            found.add(inner)
-        assert found <= secrets, f"{role.name}: {sorted(found - secrets)} lack secret: true"
+                            confidential_paths.add(inner)
+        assert confidential_paths <= secrets, f"{role.name}: {sorted(confidential_paths - secrets)} lack secret: true"

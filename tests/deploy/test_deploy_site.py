@@ -52,20 +52,20 @@ class Site(Controller):
     def gather(self) -> dict[str, Any]:
         """Type of host -> the release that its play makes."""
         plays = {play.hosts: play for play in self.plays(SITE)}
-        found = {}
+        by_kind = {}
         for kind in PACKAGES:
             host = self.inventory.get_hosts(kind)[0].name
             plugin, known = self.plugin(action, "mf_deploy", plays[kind], host)
-            found[kind] = plugin.gatherer(known).release(host, kind)
-        return found
+            by_kind[kind] = plugin.gatherer(known).release(host, kind)
+        return by_kind
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with pytest.MonkeyPatch.context() as patch:
-        found = Site(tmp_path_factory.mktemp("site"))
-        patch.setattr(constants, "DEFAULT_ROLES_PATH", [str(found.roles)])
-        yield found
+        new_site = Site(tmp_path_factory.mktemp("site"))
+        patch.setattr(constants, "DEFAULT_ROLES_PATH", [str(new_site.roles)])
+        yield new_site
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_every_module_on_a_host_is_used_there(releases: dict[str, Any]) -> None:
         waiting = {options["module"] for options in checks.values()}
         for path, content in release.tokens.items():
             if path.startswith("bin/"):
-                waiting |= {f"{module}.{thing}" for module, thing in CALLED.findall(content.decode())}
+                waiting |= {f"{module}.{function}" for module, function in CALLED.findall(content.decode())}
         used: set[str] = set()
         while waiting:
             module = waiting.pop()

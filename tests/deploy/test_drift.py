@@ -28,8 +28,8 @@ def _relink(path: str, target: str) -> Callable[[Path], None]:
 
 def _unlink(pattern: str) -> Callable[[Path], None]:
     def act(root: Path) -> None:
-        (found,) = root.glob(pattern)
-        found.unlink()
+        (path,) = root.glob(pattern)
+        path.unlink()
 
     return act
 
@@ -72,10 +72,10 @@ def test_drift_is_said_in_check_mode_and_repaired(machine: Machine, name: str) -
     damage(machine.root)
     damaged = machine.everything()
     assert _lasting(machine) != whole
-    said = machine.deploy(made, check=True)
+    prediction = machine.deploy(made, check=True)
     assert machine.everything() == damaged
     done = machine.deploy(made)
-    assert said["changed_paths"] == done["changed_paths"]
+    assert prediction["changed_paths"] == done["changed_paths"]
     assert path in done["changed_paths"]
     assert done["changed"]
     assert _lasting(machine) == whole

@@ -43,8 +43,8 @@ def ansible(command: str, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def inventory() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(ansible("ansible-inventory", "--list"))
-    return found
+    listing: dict[str, Any] = json.loads(ansible("ansible-inventory", "--list"))
+    return listing
 
 
 def test_it_would_be_deployed(inventory: dict[str, Any]) -> None:
@@ -62,9 +62,11 @@ def test_it_has_every_kind_of_host(inventory: dict[str, Any]) -> None:
 
 def test_the_lab_uses_the_same_variables(inventory: dict[str, Any]) -> None:
     lab = yaml.safe_load((ROOT / "inventory/lab/group_vars/fleet.yml").read_text())
-    words = {word for word in lab if word.startswith("mf_") and not word.startswith(("mf_checks_", "mf_exim_"))}
+    variable_names = {
+        word for word in lab if word.startswith("mf_") and not word.startswith(("mf_checks_", "mf_exim_"))
+    }
     for variables in inventory["_meta"]["hostvars"].values():
-        assert words <= set(variables)
+        assert variable_names <= set(variables)
 
 
 def test_it_holds_no_secrets() -> None:

@@ -19,11 +19,11 @@ from tests.deploy.conftest import ONE, ROOT, TWO, Machine, action, make
 @pytest.fixture
 def module(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """mf_deploy on the machine of the test."""
-    found = importlib.import_module("library.mf_deploy")
-    monkeypatch.setattr(found, "Layout", lambda: machine.layout)
-    monkeypatch.setattr(found.signal, "signal", lambda *_: None)
+    deploy_module = importlib.import_module("library.mf_deploy")
+    monkeypatch.setattr(deploy_module, "Layout", lambda: machine.layout)
+    monkeypatch.setattr(deploy_module.signal, "signal", lambda *_: None)
     monkeypatch.setattr(host, "run", machine.systemd)
-    return found
+    return deploy_module
 
 
 def test_the_module_and_its_messages(
@@ -31,18 +31,18 @@ def test_the_module_and_its_messages(
 ) -> None:
     made = make(ONE)
     packed = action.pack(made.manifest)
-    seen = {"root": True, "missing": ["nftables"]}
-    monkeypatch.setattr(module.facts, "read", lambda packages, _, *, check: {**seen, "asked": [packages, check]})
+    facts = {"root": True, "missing": ["nftables"]}
+    monkeypatch.setattr(module.facts, "read", lambda packages, _, *, check: {**facts, "asked": [packages, check]})
     asked = run_module(module, manifest=packed, packages=["nftables"])
-    assert asked["facts"] == {**seen, "asked": [["nftables"], False]}
+    assert asked["facts"] == {**facts, "asked": [["nftables"], False]}
     assert machine.layout.generation() is None
     assert sorted(asked["needed"]) == sorted(made.contents)
     done = run_module(module, manifest=packed, content=action.pack_content(made.contents))
     assert done["changed"]
     assert not run_module(module, manifest=packed, roles=["one"])["changed"]
-    monkeypatch.setitem(seen, "root", False)
+    monkeypatch.setitem(facts, "root", False)
     assert "units" not in run_module(module, manifest=packed)
-    monkeypatch.setitem(seen, "root", True)
+    monkeypatch.setitem(facts, "root", True)
     assert "through its action plugin" in run_module(module)["msg"]
     assert "can't be read" in run_module(module, manifest="AAAA", roles=["one"])["msg"]
     assert "no release before" in run_module(module, state="rolled_back")["msg"]

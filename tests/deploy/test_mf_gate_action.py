@@ -175,20 +175,20 @@ def test_smtp_alone_may_decide() -> None:
 def test_text_from_a_host_is_made_safe() -> None:
     now = health("CRITICAL", {"class": "DOWN"})
     now["checks"]["smtp"]["summary"] = "\x1b[2Jgone\nFAKE: all is well" + "x" * 1000
-    (said,) = judge(now, {}).wrong
-    assert said.isprintable()
-    assert len(said) < 500
+    (problem,) = judge(now, {}).wrong
+    assert problem.isprintable()
+    assert len(problem) < 500
 
 
 class Course:
-    """Looks in a row, the last one for ever; time passes only while it is waited."""
+    """Health records in a row, the last one for ever; time passes only while it is waited."""
 
-    def __init__(self, *looks: dict[str, Any]) -> None:
-        self.looks, self.seen, self.now = list(looks), 0, 0.0
+    def __init__(self, *records: dict[str, Any]) -> None:
+        self.records, self.probes, self.now = list(records), 0, 0.0
 
     def look(self) -> plugin.Answer:
-        self.seen += 1
-        return answer(self.looks[min(self.seen, len(self.looks)) - 1])
+        self.probes += 1
+        return answer(self.records[min(self.probes, len(self.records)) - 1])
 
     def pause(self, seconds: float) -> None:
         self.now += seconds
@@ -200,7 +200,7 @@ class Course:
 def test_a_host_that_passes_is_probed_once() -> None:
     course = Course(health())
     assert not course.verdict().wrong
-    assert (course.seen, course.now) == (1, 0.0)
+    assert (course.probes, course.now) == (1, 0.0)
 
 
 def test_what_is_wrong_gets_some_chances() -> None:
@@ -209,7 +209,7 @@ def test_what_is_wrong_gets_some_chances() -> None:
     assert not course.verdict().wrong
     course = Course(bad)
     assert course.verdict().wrong
-    assert (course.seen, course.now) == (4, 6.0)
+    assert (course.probes, course.now) == (4, 6.0)
 
 
 def test_a_full_one_is_waited_for_and_passes() -> None:
@@ -219,7 +219,7 @@ def test_a_full_one_is_waited_for_and_passes() -> None:
     assert course.now == plugin.BUSY_WAIT
     course = Course(health("WARNING", FULL), health())
     assert course.verdict() == plugin.Verdict([], [])
-    assert course.seen == 2
+    assert course.probes == 2
 
 
 @pytest.mark.parametrize("metrics", [SLOW, STARTING, DEFERRED])

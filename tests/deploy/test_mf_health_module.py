@@ -171,8 +171,13 @@ def test_options_are_the_same_at_both_doors() -> None:
 
 
 def test_unknown_keys_do_not_pass(host: Host) -> None:
-    found = {**json.loads(answer(host)), "ansible_facts": {"x": 1}, "failed": True, "_ansible_verbose_always": True}
-    assert set(plugin.understand(json.dumps(found), 0).as_json()) == set(json.loads(answer(host)))
+    extended_health = {
+        **json.loads(answer(host)),
+        "ansible_facts": {"x": 1},
+        "failed": True,
+        "_ansible_verbose_always": True,
+    }
+    assert set(plugin.understand(json.dumps(extended_health), 0).as_json()) == set(json.loads(answer(host)))
 
 
 @pytest.mark.parametrize("code", [126, 127])
@@ -238,8 +243,8 @@ def test_hostile_text_is_cut_and_made_printable(host: Host) -> None:
     assert len(health.problems) <= 50
     assert len(health.leases) <= 20
     assert health.checks["smtp"].metrics == {r"a\nb": r"\x1b"}
-    said = [*health.problems, health.checks["smtp"].summary, health.leases[0].owner, health.leases[0].reason]
-    assert all(text.isprintable() and text.isascii() and len(text) <= 400 for text in said)
+    texts = [*health.problems, health.checks["smtp"].summary, health.leases[0].owner, health.leases[0].reason]
+    assert all(text.isprintable() and text.isascii() and len(text) <= 400 for text in texts)
 
 
 def test_what_is_clean_stays_as_it_is() -> None:
@@ -256,9 +261,9 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), json_values), st.integers(0, 255))
-def test_malformed_health_of_a_host_does_not_crash_it(found: dict[str, Any], code: int) -> None:
+def test_malformed_health_of_a_host_does_not_crash_it(changes: dict[str, Any], code: int) -> None:
     with contextlib.suppress(plugin.NotUnderstoodError):
-        plugin.understand(json.dumps({**record().as_json(), **found}), code)
+        plugin.understand(json.dumps({**record().as_json(), **changes}), code)
 
 
 def test_a_refreshed_result_is_newer_than_the_request() -> None:

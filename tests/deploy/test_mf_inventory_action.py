@@ -42,7 +42,7 @@ def test_no_mx() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"mf_domains": {"a.example": {}}}, "a.example has no route: state its mail server (route: mail.a.example:25)"),
         ({"mf_domains": {"a.example": None}}, "a.example has no route: state its mail server"),
@@ -71,11 +71,11 @@ def test_no_mx() -> None:
         ({"mf_min_accepting": None}, "mf_min_accepting is missing"),
     ],
 )
-def test_what_is_wrong_for_all_is_said_once(changes: dict[str, Any], said: str) -> None:
-    found = plugin.problems(fleet(**changes))
-    assert len(found) == 1, found
-    assert said in found[0]
-    assert "\n" not in found[0]
+def test_what_is_wrong_for_all_is_said_once(changes: dict[str, Any], message: str) -> None:
+    problems = plugin.problems(fleet(**changes))
+    assert len(problems) == 1, problems
+    assert message in problems[0]
+    assert "\n" not in problems[0]
 
 
 def test_variables_of_a_former_name_are_refused_with_the_new_one() -> None:
@@ -180,15 +180,15 @@ class Templates(dict[str, Any]):
 
 
 def test_a_variable_of_the_monitor_may_refer_to_a_default_of_its_role() -> None:
-    found: list[str] = []
+    problems: list[str] = []
     variables = {
         "mf_monitor_interval": 30,
         "mf_monitor_recheck": "{{ mf_monitor_timeout }}",
         "mf_monitor_name": "{{ a }}",
     }
     hosts = Templates(monitor1=Templates(variables))
-    assert plugin.chosen(hosts, ["monitor1"], variables, found) == {"monitor1": {"mf_monitor_interval": 30}}
-    assert found == ["monitor1: mf_monitor_name can't be worked out: 'a' is undefined"]
+    assert plugin.chosen(hosts, ["monitor1"], variables, problems) == {"monitor1": {"mf_monitor_interval": 30}}
+    assert problems == ["monitor1: mf_monitor_name can't be worked out: 'a' is undefined"]
     assert hosts.asked == 1
 
 

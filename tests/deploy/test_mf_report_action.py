@@ -52,12 +52,12 @@ def test_a_host_without_an_answer_is_shown() -> None:
     failed = plugin.judge("mx3", {"failed": True, "msg": "no Python"})
     assert [report.status for report in (unreachable, nothing, failed)] == ["UNREACHABLE", "UNKNOWN", "UNKNOWN"]
     table = plugin.table([unreachable, nothing, failed])
-    for said in (
+    for line in (
         "mx1: unreachable: ssh: no route",
         "mx2: no answer: the host was not checked",
         "mx3: no answer: no Python",
     ):
-        assert said in table
+        assert line in table
 
 
 def test_a_result_of_another_shape_is_no_answer() -> None:

@@ -103,7 +103,7 @@ def test_check_mode_changes_nothing_and_reports_the_same(host: Host, throttle: T
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"ttl": "-5"}, "ttl: '-5' is not a duration; use for example 90s, 15m, 2h or 1d"),
         ({"ttl": "soon"}, "ttl: 'soon' is not a duration; use for example 90s, 15m, 2h or 1d"),
@@ -119,11 +119,11 @@ def test_check_mode_changes_nothing_and_reports_the_same(host: Host, throttle: T
         ({"till": "5m"}, "Unsupported parameters"),
     ],
 )
-def test_bad_input_is_one_clear_line(host: Host, throttle: Throttle, options: dict[str, Any], said: str) -> None:
+def test_bad_input_is_one_clear_line(host: Host, throttle: Throttle, options: dict[str, Any], message: str) -> None:
     result = throttle(**options)
     assert result["failed"]
     assert result["exit_code"] == 1
-    assert said in result["msg"]
+    assert message in result["msg"]
     assert "\n" not in result["msg"]
     assert not host.marker.exists()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.mf_deploy import guard, journal, manifest
-from ansible.module_utils.mf_deploy.layout import DeployError, Layout
+from ansible.module_utils.mf_deploy.layout import Layout, DeployError
 
 from tests.deploy.conftest import ONE, THREE, TWO, Machine, files_of, make
 
@@ -77,11 +77,11 @@ def test_check_mode_predicts_the_run(machine: Machine, before: dict[str, str] | 
         machine.systemd.start("one.service", time.monotonic())
     untouched = machine.everything()
     made = make(after, units={"one.service": ["one"]})
-    said = machine.deploy(made, check=True)
+    prediction = machine.deploy(made, check=True)
     assert machine.everything() == untouched
     done = machine.deploy(made)
     for key in ("changed", "generation", "previous", "changed_paths", "changed_parts", "units"):
-        assert said[key] == done[key], key
+        assert prediction[key] == done[key], key
 
 
 def test_diff_shows_what_everybody_may_read(machine: Machine) -> None:
@@ -93,13 +93,13 @@ def test_diff_shows_what_everybody_may_read(machine: Machine) -> None:
     assert "/etc/secret" in result["changed_paths"]
 
 
-def _refused(machine: Machine, made: Any, *words: str) -> None:
-    before = machine.everything(below="mf"), machine.seen()
+def _refused(machine: Machine, made: Any, *phrases: str) -> None:
+    before = machine.everything(below="mf"), machine.visible_files()
     with pytest.raises(DeployError) as error:
         machine.deploy(made)
-    for word in words:
+    for word in phrases:
         assert word in str(error.value)
-    assert (machine.everything(below="mf"), machine.seen()) == before
+    assert (machine.everything(below="mf"), machine.visible_files()) == before
     assert not (machine.root / "run/mf/maintenance").exists()
 
 
@@ -182,10 +182,10 @@ def test_a_held_action_lock_stops_it(machine: Machine, monkeypatch: pytest.Monke
     machine.deploy(make(ONE))
     monkeypatch.setattr(guard, "WAIT", 0.1)
     with guard.lock(machine.layout, "action", "me"):
-        before = machine.seen()
+        before = machine.visible_files()
         with pytest.raises(DeployError, match=r"action\.lock for 0 s.*fuser"):
             machine.deploy(make(TWO))
-        assert machine.seen() == before
+        assert machine.visible_files() == before
     assert machine.deploy(make(TWO))["changed"]
 
 
@@ -202,24 +202,24 @@ def test_a_failing_reload_is_said_and_done_by_the_next_run(machine: Machine) -> 
 
 
 def test_twice_back_and_a_new_release_then(machine: Machine) -> None:
-    seen = []
+    snapshots = []
     for files in (ONE, TWO, THREE):
         machine.deploy(make(files))
-        seen.append(machine.seen())
-    said = machine.back(check=True)
-    assert machine.seen() == seen[2]
+        snapshots.append(machine.visible_files())
+    prediction = machine.back(check=True)
+    assert machine.visible_files() == snapshots[2]
     done = machine.back()
-    assert said["changed_paths"] == done["changed_paths"] == ["/etc/cron.d/mf", "etc/x.conf"]
-    assert machine.seen() == seen[1]
+    assert prediction["changed_paths"] == done["changed_paths"] == ["/etc/cron.d/mf", "etc/x.conf"]
+    assert machine.visible_files() == snapshots[1]
     machine.back()
-    assert machine.seen() == seen[0]
+    assert machine.visible_files() == snapshots[0]
     with pytest.raises(DeployError, match="no release before"):
         machine.back()
     four = make({**ONE, "etc/x.conf": "x = 4\n"})
     machine.deploy(four)
     assert machine.text("/mf/etc/x.conf") == "x = 4\n"
     machine.back()
-    assert machine.seen() == seen[0]
+    assert machine.visible_files() == snapshots[0]
 
 
 def test_back_after_the_same_release_came_again(machine: Machine) -> None:
@@ -233,10 +233,10 @@ def test_no_way_back_to_a_damaged_release(machine: Machine) -> None:
     first = machine.deploy(make(ONE))["generation"]
     machine.deploy(make(TWO))
     (machine.root / f"mf/releases/{first}/etc/x.conf").write_text("edited\n")
-    before = machine.seen()
+    before = machine.visible_files()
     with pytest.raises(DeployError, match=r"damaged: etc/x\.conf \(content\)"):
         machine.back()
-    assert machine.seen() == before
+    assert machine.visible_files() == before
 
 
 def test_nothing_to_go_back_to(machine: Machine) -> None:
@@ -247,8 +247,8 @@ def test_nothing_to_go_back_to(machine: Machine) -> None:
 
 def test_the_last_three_are_kept_and_a_running_job_keeps_its_own(machine: Machine) -> None:
     made = [make({**ONE, "etc/x.conf": f"x = {number}\n"}) for number in range(6)]
-    for one in made:
-        machine.deploy(one)
+    for candidate in made:
+        machine.deploy(candidate)
     # all six left within the last two minutes: whoever started from one finds it whole
     assert len(machine.layout.generations()) == 6
     for name in machine.layout.generations():
@@ -280,10 +280,10 @@ def test_absent_leaves_nothing(machine: Machine) -> None:
     (machine.root / "mf/var/rejected").mkdir(parents=True)
     (machine.root / "mf/var/rejected/mail").write_text("x")
     full = machine.everything()
-    said = machine.remove(check=True)
+    prediction = machine.remove(check=True)
     assert machine.everything() == full
     done = machine.remove()
-    assert said["changed_paths"] == done["changed_paths"]
+    assert prediction["changed_paths"] == done["changed_paths"]
     assert machine.everything() == {**before, **{k: v for k, v in machine.everything().items() if k == "run"}}
     assert machine.systemd.units["one.service"]["ActiveState"] == "inactive"
     assert machine.systemd.calls[-1] == ["systemctl", "daemon-reload"]

@@ -64,11 +64,11 @@ def test_it_reports_what_is_in_force() -> None:
         "previous": "a" * 12,
         "changed_paths": ["bin/x", "/etc/ssh/sshd_config.d/mf.conf"],
     }
-    said = mf_rollout.report(lost(release=release))
-    assert "Release bbbbbbbbbbbb is in force there, before it was aaaaaaaaaaaa." in said
-    assert "Files outside of /mf that this changed: /etc/ssh/sshd_config.d/mf.conf." in said
-    assert "Changed before it in this run: none." in said
-    assert "Untouched: mx2, mx3, and all" in said
+    report = mf_rollout.report(lost(release=release))
+    assert "Release bbbbbbbbbbbb is in force there, before it was aaaaaaaaaaaa." in report
+    assert "Files outside of /mf that this changed: /etc/ssh/sshd_config.d/mf.conf." in report
+    assert "Changed before it in this run: none." in report
+    assert "Untouched: mx2, mx3, and all" in report
 
 
 def test_it_claims_no_more_than_is_known() -> None:
@@ -83,9 +83,9 @@ def test_it_claims_no_more_than_is_known() -> None:
 
 
 def test_a_rollback_has_no_new_release() -> None:
-    said = mf_rollout.report(lost(state="rolled_back"))
-    assert "Whether the previous release took effect there isn't known" in said
-    assert "new release" not in said
+    report = mf_rollout.report(lost(state="rolled_back"))
+    assert "Whether the previous release took effect there isn't known" in report
+    assert "new release" not in report
 
 
 def test_a_removal_has_no_release() -> None:
@@ -93,11 +93,11 @@ def test_a_removal_has_no_release() -> None:
     unknown, gone = mf_rollout.report(lost(state="absent")), mf_rollout.report(lost(state="absent", release=removal))
     assert "How much of our services and files is removed there isn't known: all, a part or nothing." in unknown
     assert "All of our services and files are removed there." in gone
-    for said in (unknown, gone):
-        assert "elease" not in said
-        assert "gate" not in said
-        assert "it goes on taking mail while its SMTP service runs" in said
-        assert "Then run this again: it finishes what was begun." in said
+    for report in (unknown, gone):
+        assert "elease" not in report
+        assert "gate" not in report
+        assert "it goes on taking mail while its SMTP service runs" in report
+        assert "Then run this again: it finishes what was begun." in report
 
 
 def test_text_from_a_host_is_made_safe_and_short() -> None:
@@ -107,7 +107,7 @@ def test_text_from_a_host_is_made_safe_and_short() -> None:
         "previous": None,
         "changed_paths": [f"/{n}" for n in range(99)],
     }
-    said = mf_rollout.report(lost(release=release, untouched=[f"mx{number}\n\x1b[2J" for number in range(2, 1000)]))
-    assert "\x1b" not in said
-    assert len(said) < 1500
-    assert "and 988 more" in said
+    report = mf_rollout.report(lost(release=release, untouched=[f"mx{number}\n\x1b[2J" for number in range(2, 1000)]))
+    assert "\x1b" not in report
+    assert len(report) < 1500
+    assert "and 988 more" in report

@@ -59,10 +59,10 @@ def test_the_marker_is_what_the_package_reads_and_goes_when_nothing_waits(machin
 
     places = state.Places(str(machine.root))
     machine.deploy(make(ONE, units={"one.service": ["one"]}))
-    found = maintenance.active(places)
-    assert found is not None
-    assert (found.owner, found.reason[:8]) == ("deploy", "release ")
-    assert 880 < found.until - state.boottime() <= 900
+    window = maintenance.active(places)
+    assert window is not None
+    assert (window.owner, window.reason[:8]) == ("deploy", "release ")
+    assert 880 < window.until - state.boottime() <= 900
     from ansible.module_utils.mf_deploy import release
 
     assert release.settled(machine.layout, check=True)["changed"]
