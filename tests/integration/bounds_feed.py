@@ -77,9 +77,9 @@ def dialogues(_folder: str, port: int) -> Iterator[float]:
 
     for number in range(COUNT):
         call = smtp.transaction if number % 10 else starttls.attempt
-        words = ("canary@mx1.mf.invalid", b".\r\n") if number % 10 else ()
+        arguments = ("canary@mx1.mf.invalid", b".\r\n") if number % 10 else ()
         watch = Stopwatch()
-        call("127.0.0.1", port, LIMIT, *words)
+        call("127.0.0.1", port, LIMIT, *arguments)
         yield watch.seconds() - LIMIT
 
 
@@ -90,11 +90,11 @@ def handshakes(_folder: str, port: int) -> Iterator[float]:
     reached = 0
     for _ in range(COUNT):
         watch = Stopwatch()
-        found = starttls.attempt("127.0.0.1", port, PATIENCE)
+        handshake = starttls.attempt("127.0.0.1", port, PATIENCE)
         yield watch.seconds() - PATIENCE
-        assert found.problem.isascii()
-        assert found.problem.isprintable()
-        reached += "tls" in found.timings
+        assert handshake.problem.isascii()
+        assert handshake.problem.isprintable()
+        reached += "tls" in handshake.timings
     assert reached > COUNT / 2, reached
 
 
@@ -125,25 +125,25 @@ def names(folder: str, _port: int) -> Iterator[float]:
         table.write(b"head\n")
         table.writelines(mangled(dice, row) + b"\n" for _ in range(COUNT))
     begun = time.process_time()
-    found = procfs.lines(proc)
-    assert len(found) == COUNT
-    procfs.survey(found, 7)
+    stat_lines = procfs.lines(proc)
+    assert len(stat_lines) == COUNT
+    procfs.survey(stat_lines, 7)
     sockets = systemd.sessions(proc)
-    remotes = [one.remote() for one in sockets.values()]
+    remotes = [session.remote() for session in sockets.values()]
     assert all(remote.isascii() and remote.isprintable() for remote in remotes)
     yield time.process_time() - begun - 1.0  # all of them at once
     values = {"unit": "qpsmtpd.service", "script": "/usr/bin/qpsmtpd-forkserver"}
-    seen = []
-    for line in found:
+    processes = []
+    for line in stat_lines:
         begun = time.process_time()
-        one = procfs.parse_stat(line)
-        if one is not None:
-            process = process_evidence.evidence(one, values, sockets, proc)
+        process_stat = procfs.parse_stat(line)
+        if process_stat is not None:
+            process = process_evidence.evidence(process_stat, values, sockets, proc)
             if process is not None:
-                seen.append(process)
+                processes.append(process)
                 state.encode(process.evidence())
         yield time.process_time() - begun
-    orphans.decide(seen, (7, 1), orphans.progress_of(seen, {}, 1.0), 100.0, (60.0, 60.0))
+    orphans.decide(processes, (7, 1), orphans.progress_of(processes, {}, 1.0), 100.0, (60.0, 60.0))
 
 
 def files(folder: str, _port: int) -> Iterator[float]:
@@ -163,14 +163,14 @@ def files(folder: str, _port: int) -> Iterator[float]:
     work = state.encode({"owner": "operator", "reason": "x", "since": now, "until": now + 900}).encode()
     result = state.Result("smtp", state.OK, "canary accepted", {"messages": 3, "asleep": "7:8@9"})
     state.write_result(places, result, generation="0123456789ab", started=1.0, period=60, slack=9)
-    said = state.read_bytes(f"{places.results}/smtp.json") or b""
+    stored = state.read_bytes(f"{places.results}/smtp.json") or b""
     made = b'{"generation": "0123456789ab", "host": "mx1", "type": "mx", "checks": {}, "throttle": {"ports": [25]}}'
     for _ in range(COUNT):
         for path, sample in (
             (places.marker, held),
             (f"{places.persistent}/breaker.json", shut),
             (places.maintenance, work),
-            (f"{places.results}/smtp.json", said),
+            (f"{places.results}/smtp.json", stored),
             (places.settings, made),
         ):
             state.write_atomic(path, mangled(dice, sample))

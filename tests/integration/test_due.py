@@ -56,8 +56,8 @@ def round_of(places: state.Places, monkeypatch: pytest.MonkeyPatch) -> Round:
 
 
 def stored(places: state.Places, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(Path(places.results, f"{name}.json").read_text())
-    return found
+    result: dict[str, Any] = json.loads(Path(places.results, f"{name}.json").read_text())
+    return result
 
 
 def fine(*_: object) -> state.Result:

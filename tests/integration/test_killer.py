@@ -47,9 +47,9 @@ def test_a_process_that_ignores_term_is_killed(places: state.Places, monkeypatch
 
 
 def test_a_process_that_moved_since_is_spared(places: state.Places, victim: subprocess.Popen[bytes]) -> None:
-    one = verdict(victim.pid)
-    one.process.progress = (one.process.progress[0] + 1, *one.process.progress[1:])
-    assert [outcome for _, outcome in executioner(places).end([one])] == ["spared"]
+    victim_verdict = verdict(victim.pid)
+    victim_verdict.process.progress = (victim_verdict.process.progress[0] + 1, *victim_verdict.process.progress[1:])
+    assert [outcome for _, outcome in executioner(places).end([victim_verdict])] == ["spared"]
     assert victim.poll() is None
     assert [entry["outcome"] for entry in decisions(places)] == ["spared: it moved or was replaced"]
 
@@ -76,17 +76,17 @@ def test_a_real_fire_is_seen_and_ended(places: state.Places, monkeypatch: pytest
 
 
 def test_a_reused_pid_is_spared(places: state.Places, victim: subprocess.Popen[bytes]) -> None:
-    one = verdict(victim.pid)
-    one.process.stat.start -= 1
-    assert [outcome for _, outcome in executioner(places).end([one])] == ["spared"]
+    victim_verdict = verdict(victim.pid)
+    victim_verdict.process.stat.start -= 1
+    assert [outcome for _, outcome in executioner(places).end([victim_verdict])] == ["spared"]
     assert victim.poll() is None
 
 
 def test_a_process_that_ended_is_spared(places: state.Places, victim: subprocess.Popen[bytes]) -> None:
-    one = verdict(victim.pid)
+    victim_verdict = verdict(victim.pid)
     victim.kill()
     victim.wait()
-    assert [outcome for _, outcome in executioner(places).end([one])] == ["spared"]
+    assert [outcome for _, outcome in executioner(places).end([victim_verdict])] == ["spared"]
 
 
 @pytest.mark.parametrize("error", [errno.ENOSYS, errno.EMFILE])
@@ -98,8 +98,8 @@ def test_without_a_pidfd_no_process_is_killed_and_that_is_reported(
 
     monkeypatch.setattr("os.pidfd_open", refuse)
     result = state.Result("processes", state.OK, "")
-    words = diagnosis(places).kill([verdict(victim.pid)], result)
-    assert "1 out of reach" in words
+    summary = diagnosis(places).kill([verdict(victim.pid)], result)
+    assert "1 out of reach" in summary
     assert result.status == state.CRITICAL
     assert victim.poll() is None
     assert [entry["outcome"] for entry in decisions(places)] == [f"failed: no pidfd ({os.strerror(error)})"]

@@ -21,9 +21,9 @@ KEYWORDS = ("serial", "any_errors_fatal", "max_fail_percentage", "ignore_unreach
 @pytest.fixture
 def closed() -> int:
     """A port on which nobody listens."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
+    with socket.socket() as endpoint:
+        endpoint.bind(("127.0.0.1", 0))
+        port: int = endpoint.getsockname()[1]
         return port
 
 
@@ -67,48 +67,50 @@ def test_a_host_that_does_not_come_back_ends_the_run(name: str, tmp_path: Path, 
             "rescue": [{"fail": {"msg": "RESCUED {{ inventory_hostname }}"}}],
         }
     ]
-    code, said = run(tmp_path, PLAYS[name], tasks, closed, "mx2")
-    assert code == 4, said
-    assert "BEGUN mx1" in said
-    assert "BEGUN mx3" not in said
-    assert "LATER" not in said
-    assert 'mx2 became unreachable in the middle of its change, at the task "mf_deploy"' in said
-    assert "Changed before it in this run: mx1." in said
-    assert "Untouched: mx3, and all" in said
+    code, output = run(tmp_path, PLAYS[name], tasks, closed, "mx2")
+    assert code == 4, output
+    assert "BEGUN mx1" in output
+    assert "BEGUN mx3" not in output
+    assert "LATER" not in output
+    assert 'mx2 became unreachable in the middle of its change, at the task "mf_deploy"' in output
+    assert "Changed before it in this run: mx1." in output
+    assert "Untouched: mx3, and all" in output
 
 
 def test_a_change_is_announced_before_it_begins(tmp_path: Path, closed: int) -> None:
-    code, said = run(tmp_path, PLAYS[next(iter(PLAYS))], [{"ping": None}], closed, "mx1")
-    assert code == 4, said
-    assert 'mx1 became unreachable at the task "ping", before its change began: nothing was changed there.' in said
-    assert "Untouched: mx2, mx3, and all" in said
+    code, output = run(tmp_path, PLAYS[next(iter(PLAYS))], [{"ping": None}], closed, "mx1")
+    assert code == 4, output
+    assert 'mx1 became unreachable at the task "ping", before its change began: nothing was changed there.' in output
+    assert "Untouched: mx2, mx3, and all" in output
 
 
 def test_a_host_that_cannot_go_back_leaves_no_other_half_way(tmp_path: Path, closed: int) -> None:
     """Control is back and its services aren't restarted yet: going on costs nothing, a second run goes back further."""
-    (play,) = [one for one in yaml.safe_load((ROOT / "playbooks/rollback_tree.yml").read_text()) if "serial" not in one]
+    (play,) = [
+        entry for entry in yaml.safe_load((ROOT / "playbooks/rollback_tree.yml").read_text()) if "serial" not in entry
+    ]
     tasks: list[dict[str, Any]] = [
         {"fail": {}, "when": "inventory_hostname == 'mx1'"},
         {"debug": {"msg": "RESTARTED {{ inventory_hostname }}"}},
     ]
-    _, said = run(tmp_path, play, tasks, closed, "mx3")
-    assert "RESTARTED mx2" in said
+    _, output = run(tmp_path, play, tasks, closed, "mx3")
+    assert "RESTARTED mx2" in output
 
 
 def test_a_way_back_is_not_to_be_run_again(tmp_path: Path, closed: int) -> None:
     """Each run goes back one release, also on hosts that have gone back already."""
     task = {"mf_deploy": {"state": "rolled_back"}, "check_mode": False, "when": "inventory_hostname == 'mx2'"}
-    code, said = run(tmp_path, PLAYS[next(name for name in PLAYS if "rollback" in name)], [task], closed, "mx2")
-    assert code == 4, said
-    assert "Then run this again" not in said
-    assert "Don't run this again for mx2, mx1: hosts that have gone back would go one release further." in said
-    assert "--limit 'mx3'" in said
+    code, output = run(tmp_path, PLAYS[next(name for name in PLAYS if "rollback" in name)], [task], closed, "mx2")
+    assert code == 4, output
+    assert "Then run this again" not in output
+    assert "Don't run this again for mx2, mx1: hosts that have gone back would go one release further." in output
+    assert "--limit 'mx3'" in output
 
 
 def test_a_removal_has_no_release(tmp_path: Path, closed: int) -> None:
     task = {"mf_deploy": {"state": "absent"}, "check_mode": False, "when": "inventory_hostname == 'mx2'"}
-    code, said = run(tmp_path, PLAYS[next(name for name in PLAYS if "remove" in name)], [task], closed, "mx2")
-    assert code == 4, said
-    assert "How much of our services and files is removed there isn't known" in said
-    assert "Then run this again: it finishes what was begun." in said
-    assert "new release" not in said
+    code, output = run(tmp_path, PLAYS[next(name for name in PLAYS if "remove" in name)], [task], closed, "mx2")
+    assert code == 4, output
+    assert "How much of our services and files is removed there isn't known" in output
+    assert "Then run this again: it finishes what was begun." in output
+    assert "new release" not in output

@@ -176,7 +176,9 @@ async def break_and_mend(world: Fleet, dice: random.Random, stop: asyncio.Event)
 
     def notified(outage: Outage) -> bool:
         queued = {
-            one["key"] for one in store.incidents.load() if one["alert"].get("told") or one["alert"].get("covered")
+            incident["key"]
+            for incident in store.incidents.load()
+            if incident["alert"].get("told") or incident["alert"].get("covered")
         }
         return queued >= outage.keys
 
@@ -226,8 +228,8 @@ def test_killed_at_random_moments_every_outage_is_one_incident_notified_once(tmp
                 watched = Store(world.raw["database"], readonly=True)
 
                 def settled() -> bool:
-                    over = all(one["alert"].get("over_told") for one in watched.incidents.load(since=0))
-                    return over and all(one.status == "sent" for one in watched.messages.newest(10000))
+                    over = all(incident["alert"].get("over_told") for incident in watched.incidents.load(since=0))
+                    return over and all(message.status == "sent" for message in watched.messages.newest(10000))
 
                 await until(settled, 60)
                 watched.close()
@@ -245,35 +247,39 @@ def test_killed_at_random_moments_every_outage_is_one_incident_notified_once(tmp
     assert store.damage == ""
     assert [row[0] for row in store.rows("PRAGMA integrity_check")] == ["ok"]
     # every outage that was made is one incident of each kind it must be, in their order, and there are no others
-    incidents = sorted(store.incidents.load(since=0), key=lambda one: one["opened"])
+    incidents = sorted(store.incidents.load(since=0), key=lambda incident: incident["opened"])
     made = sorted(key for outage in outages for key in outage.keys)
-    assert sorted(one["key"] for one in incidents) == made
+    assert sorted(incident["key"] for incident in incidents) == made
     for key in set(made):
         wanted = [outage for outage in outages if key in outage.keys]
-        for outage, one in zip(wanted, (one for one in incidents if one["key"] == key), strict=True):
-            assert outage.began - 2 <= one["opened"] <= outage.ended, (outage, one)
-            assert outage.ended <= one["closed"], (outage, one)
-    lines = store.incidents.events([one["id"] for one in incidents])
-    for one in incidents:
-        whats = [line["what"] for line in lines[one["id"]]]
+        for outage, incident in zip(
+            wanted, (incident for incident in incidents if incident["key"] == key), strict=True
+        ):
+            assert outage.began - 2 <= incident["opened"] <= outage.ended, (outage, incident)
+            assert outage.ended <= incident["closed"], (outage, incident)
+    lines = store.incidents.events([incident["id"] for incident in incidents])
+    for incident in incidents:
+        whats = [line["what"] for line in lines[incident["id"]]]
         assert (whats.count("opened"), whats.count("closed")) == (1, 1), whats
     # every message reached people at least once, and more often only with the mark
     messages = store.messages.newest(10000)
-    heard = collections.Counter(world.texts)
+    deliveries = collections.Counter(world.texts)
     assert {message.status for message in messages} == {"sent"}
-    assert set(heard) <= {f"{mark}{message.text}" for message in messages for mark in ("", "repeat: ")}
+    assert set(deliveries) <= {f"{mark}{message.text}" for message in messages for mark in ("", "repeat: ")}
     for message in messages:
-        assert heard[message.text] <= 1
-        assert heard[message.text] + heard[f"repeat: {message.text}"] >= 1
-        assert message.repeat or not heard[f"repeat: {message.text}"]
+        assert deliveries[message.text] <= 1
+        assert deliveries[message.text] + deliveries[f"repeat: {message.text}"] >= 1
+        assert message.repeat or not deliveries[f"repeat: {message.text}"]
     # every incident was notified once, by a message of its own or by the fleet's
     by_incident: dict[int, list[str]] = collections.defaultdict(list)
     for message in messages:
         for number in message.incidents:
             by_incident[number].append(message.kind)
-    for one in incidents:
-        kinds = by_incident[one["id"]]
-        together = any(len(outage.mxs) > 1 and outage.began - 2 <= one["opened"] <= outage.ended for outage in outages)
-        alone = one["key"] == "fleet" or not together
-        assert kinds.count("opened") == 1 if alone else kinds.count("opened") <= 1, (one, kinds)
-        assert kinds.count("closed") == (1 if one["alert"]["told"] else 0), (one, kinds)
+    for incident in incidents:
+        kinds = by_incident[incident["id"]]
+        together = any(
+            len(outage.mxs) > 1 and outage.began - 2 <= incident["opened"] <= outage.ended for outage in outages
+        )
+        alone = incident["key"] == "fleet" or not together
+        assert kinds.count("opened") == 1 if alone else kinds.count("opened") <= 1, (incident, kinds)
+        assert kinds.count("closed") == (1 if incident["alert"]["told"] else 0), (incident, kinds)

@@ -68,7 +68,9 @@ def test_the_second_channel_gets_all_that_waits_for_the_first_and_each_once(tmp_
             store.messages.enqueue(time.time(), "sms", "opened", "urgent", f"text {number}")
 
     def taken() -> list[str]:
-        return [one.text for one in store.messages.newest() if one.channel == "mail" and one.status == SENT]
+        return [
+            message.text for message in store.messages.newest() if message.channel == "mail" and message.status == SENT
+        ]
 
     def stood_in() -> bool:
         with store.writing():
@@ -95,7 +97,7 @@ def test_a_planned_end_lets_what_is_under_way_end(tmp_path: Path) -> None:
         store.messages.enqueue(time.time(), "sms", "opened", "urgent", "text")
     slow = (sys.executable, "-I", "-c", "import sys, time; sys.stdin.read(); time.sleep(1)")
     asyncio.run(delivered(store, lambda: store.messages.newest()[0].status == SENDING, slow))
-    assert [(one.status, one.repeat) for one in store.messages.newest()] == [(SENT, 0)]
+    assert [(message.status, message.repeat) for message in store.messages.newest()] == [(SENT, 0)]
 
 
 @pytest.mark.parametrize(("end", "repeat"), [("sys.exit(3)", 1), ("os.kill(os.getpid(), 9)", 1), ("sys.exit(1)", 0)])

@@ -119,14 +119,14 @@ def test_evidence_names_the_peer_and_where_it_waits() -> None:
         program = f"import socket; socket.create_connection(('127.0.0.1', {port})).recv(1)"
         with subprocess.Popen([sys.executable, "-c", program]) as client:
             accepted, _ = listener.accept()
-            found: dict[str, Any] = {}
+            record: dict[str, Any] = {}
             give_up = time.monotonic() + 10
-            while not str(found.get("syscall", "")).isdigit() and time.monotonic() < give_up:
-                found = verdict(client.pid).process.evidence()
+            while not str(record.get("syscall", "")).isdigit() and time.monotonic() < give_up:
+                record = verdict(client.pid).process.evidence()
             client.kill()
             accepted.close()
-    assert found["peer"] == "established"
-    assert found["address"] == f"127.0.0.1:{port}"
+    assert record["peer"] == "established"
+    assert record["address"] == f"127.0.0.1:{port}"
     # what the kernel tells of it differs; here it tells at least one
-    assert found["waits"] or found["syscall"].isdigit()
-    assert all(one and one.isascii() for one in found["stack"])
+    assert record["waits"] or record["syscall"].isdigit()
+    assert all(frame and frame.isascii() for frame in record["stack"])

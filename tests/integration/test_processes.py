@@ -18,8 +18,8 @@ from tests.checks.conftest import decisions, diagnosis, verdict
 
 
 def test_the_diagnosis_counts_all_processes_as_the_fast_path_does(victim: subprocess.Popen[bytes]) -> None:
-    found, scanned = process_evidence.collect(os.getuid() + 4711, {}, "/proc")  # nobody's
-    assert found == []
+    processes, scanned = process_evidence.collect(os.getuid() + 4711, {}, "/proc")  # nobody's
+    assert processes == []
     assert scanned > 1  # at least this one and its child
 
 
@@ -68,18 +68,18 @@ def test_the_cap(places: state.Places) -> None:
     crowd = [subprocess.Popen(["sleep", "1000"]) for _ in range(3)]
     try:
         result = state.Result("processes", state.OK, "")
-        words = diagnosis(places, 2).kill([verdict(one.pid) for one in crowd], result)
+        summary = diagnosis(places, 2).kill([verdict(process.pid) for process in crowd], result)
         give_up = time.monotonic() + 10
-        while sum(one.poll() is None for one in crowd) > 1 and time.monotonic() < give_up:
+        while sum(process.poll() is None for process in crowd) > 1 and time.monotonic() < give_up:
             time.sleep(0.01)
-        assert sorted(one.poll() is None for one in crowd) == [False, False, True]
+        assert sorted(process.poll() is None for process in crowd) == [False, False, True]
         assert result.status == state.CRITICAL
         assert result.metrics["killed"] == 2
-        assert "kill limit reached (2 per run), 1 left" in words
+        assert "kill limit reached (2 per run), 1 left" in summary
     finally:
-        for one in crowd:
-            one.kill()
-            one.wait()
+        for process in crowd:
+            process.kill()
+            process.wait()
 
 
 def test_a_dry_run_kills_no_process(places: state.Places, victim: subprocess.Popen[bytes]) -> None:

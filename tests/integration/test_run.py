@@ -84,25 +84,25 @@ def ran(root: Path, *argv: str, slow: str = "", **values: Any) -> Ran:
 
 
 def test_a_healthy_run(root: Path) -> None:
-    one = ran(root)
-    assert (one.code, one.out, one.err) == (0, "LOAD OK - fine | load1=0.5\n", "")
-    assert one.stored is not None
-    assert one.stored["status"] == "OK"
-    assert one.stored["generation"] == "abc"
+    outcome = ran(root)
+    assert (outcome.code, outcome.out, outcome.err) == (0, "LOAD OK - fine | load1=0.5\n", "")
+    assert outcome.stored is not None
+    assert outcome.stored["status"] == "OK"
+    assert outcome.stored["generation"] == "abc"
 
 
 def test_a_run_on_the_slow_path(root: Path) -> None:
-    one = ran(root, do="slow")
-    assert one.code == 2
-    assert one.stored is not None
-    assert one.stored["actions"] == ["acted"]
+    outcome = ran(root, do="slow")
+    assert outcome.code == 2
+    assert outcome.stored is not None
+    assert outcome.stored["actions"] == ["acted"]
 
 
 def test_a_dry_run_stores_nothing(root: Path) -> None:
-    one = ran(root, "--dry-run", "--json", do="slow")
-    assert one.code == 2
-    assert json.loads(one.out)["actions"] == ["would act"]
-    assert one.stored is None
+    outcome = ran(root, "--dry-run", "--json", do="slow")
+    assert outcome.code == 2
+    assert json.loads(outcome.out)["actions"] == ["would act"]
+    assert outcome.stored is None
 
 
 def test_a_dry_run_lists_its_actions(root: Path) -> None:
@@ -110,37 +110,37 @@ def test_a_dry_run_lists_its_actions(root: Path) -> None:
 
 
 def test_json(root: Path) -> None:
-    one = ran(root, "--json")
-    assert json.loads(one.out) == one.stored
+    outcome = ran(root, "--json")
+    assert json.loads(outcome.out) == outcome.stored
 
 
 @pytest.mark.parametrize("argv", [("--nonsense",), ("extra",), ("--dry",)])
 def test_a_wrong_command_line(root: Path, argv: tuple[str, ...]) -> None:
-    one = ran(root, *argv)
-    assert one.code == 3
-    assert one.out == ""
-    assert len(one.err.splitlines()) == 1
-    assert one.stored is None
+    outcome = ran(root, *argv)
+    assert outcome.code == 3
+    assert outcome.out == ""
+    assert len(outcome.err.splitlines()) == 1
+    assert outcome.stored is None
 
 
 def test_help(root: Path) -> None:
-    one = ran(root, "--help")
-    assert one.code == 0
-    assert "--dry-run" in one.out
+    outcome = ran(root, "--help")
+    assert outcome.code == 0
+    assert "--dry-run" in outcome.out
 
 
 def test_an_exception_is_one_line(root: Path) -> None:
-    one = ran(root, do="raise")
-    assert one.code == 3
-    assert one.out == "LOAD UNKNOWN - internal error: ValueError: bad\\x1b[31m thing\\nsecond line\n"
-    assert "Traceback" not in one.err
-    assert one.stored is not None
-    assert one.stored["status"] == "UNKNOWN"
+    outcome = ran(root, do="raise")
+    assert outcome.code == 3
+    assert outcome.out == "LOAD UNKNOWN - internal error: ValueError: bad\\x1b[31m thing\\nsecond line\n"
+    assert "Traceback" not in outcome.err
+    assert outcome.stored is not None
+    assert outcome.stored["status"] == "UNKNOWN"
 
 
 def test_an_exception_on_the_slow_path(root: Path) -> None:
-    one = ran(root, do="slow", slow="raise")
-    assert (one.code, one.out) == (3, "LOAD UNKNOWN - internal error: OSError: [Errno 28] No space left\n")
+    outcome = ran(root, do="slow", slow="raise")
+    assert (outcome.code, outcome.out) == (3, "LOAD UNKNOWN - internal error: OSError: [Errno 28] No space left\n")
 
 
 def test_a_slow_path_without_a_result(root: Path) -> None:
@@ -150,11 +150,11 @@ def test_a_slow_path_without_a_result(root: Path) -> None:
 @pytest.mark.parametrize(("do", "slow"), [("hang", ""), ("slow", "hang")])
 def test_the_deadline(root: Path, do: str, slow: str) -> None:
     begun = time.monotonic()
-    one = ran(root, do=do, slow=slow, deadline=1)
-    assert (one.code, one.out) == (3, "LOAD UNKNOWN - did not finish within 1 s\n")
+    outcome = ran(root, do=do, slow=slow, deadline=1)
+    assert (outcome.code, outcome.out) == (3, "LOAD UNKNOWN - did not finish within 1 s\n")
     assert time.monotonic() - begun < 20
-    assert one.stored is not None
-    assert one.stored["status"] == "UNKNOWN"
+    assert outcome.stored is not None
+    assert outcome.stored["status"] == "UNKNOWN"
 
 
 def test_a_second_run_leaves_at_once(root: Path) -> None:
@@ -167,13 +167,13 @@ def test_a_second_run_leaves_at_once(root: Path) -> None:
                 if not held:
                     break
             time.sleep(0.02)
-        one = ran(root)
-        assert (one.code, one.out, one.err) == (0, "", "")
+        outcome = ran(root)
+        assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
         # once the last result is past its time, nobody knows how things are
         os.unlink(root / "run/mf/state/load.json")
-        one = ran(root)
-        assert (one.code, one.err, one.stored) == (3, "", None)
-        assert one.out.startswith(
+        outcome = ran(root)
+        assert (outcome.code, outcome.err, outcome.stored) == (3, "", None)
+        assert outcome.out.startswith(
             "LOAD UNKNOWN - another run is under way, and the last result is missing or past its time"
         )
 
@@ -191,7 +191,7 @@ def test_overdue(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"high": None}, "high must be a number from 0.1 to 100, not None"),
         ({"high": "high"}, "high must be a number from 0.1 to 100, not 'high'"),
@@ -202,59 +202,59 @@ def test_overdue(tmp_path: Path) -> None:
         ({"period": None}, "period must be a number"),
     ],
 )
-def test_a_bad_setting(root: Path, values: dict[str, Any], said: str) -> None:
-    one = ran(root, **values)
-    assert one.code == 3
-    assert len(one.err.splitlines()) == 1
-    assert said in one.err
-    assert one.stored is not None
-    assert one.stored["status"] == "UNKNOWN"
+def test_a_bad_setting(root: Path, values: dict[str, Any], message: str) -> None:
+    outcome = ran(root, **values)
+    assert outcome.code == 3
+    assert len(outcome.err.splitlines()) == 1
+    assert message in outcome.err
+    assert outcome.stored is not None
+    assert outcome.stored["status"] == "UNKNOWN"
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "is missing"),
         ('{"generation": "abc", "host": "mx1"', "is not a whole JSON object"),
         ("", "is not a whole JSON object"),
     ],
 )
-def test_bad_settings_files(root: Path, content: str | None, said: str) -> None:
+def test_bad_settings_files(root: Path, content: str | None, message: str) -> None:
     path = root / "mf/etc/mf.json"
     if content is None:
         path.unlink()
     else:
         path.write_text(content)
-    one = ran(root)
-    assert one.code == 3
-    assert said in one.err
-    assert len(one.err.splitlines()) == 1
-    assert said in one.out
-    assert one.stored is not None
+    outcome = ran(root)
+    assert outcome.code == 3
+    assert message in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert message in outcome.out
+    assert outcome.stored is not None
 
 
 def test_settings_of_another_release(root: Path) -> None:
-    one = ran(root, generation="def", do="slow")
-    assert one.code == 3
-    assert "this launcher is of release def" in one.out
-    assert one.stored is not None
-    assert one.stored["actions"] == []
+    outcome = ran(root, generation="def", do="slow")
+    assert outcome.code == 3
+    assert "this launcher is of release def" in outcome.out
+    assert outcome.stored is not None
+    assert outcome.stored["actions"] == []
 
 
 def test_a_deploy_that_overtakes_a_run_spoils_no_result(root: Path) -> None:
     (root / "mf/current").symlink_to("releases/abc")
-    one = ran(root, generation="def")
-    assert one.code == 3
-    assert "a deploy overtook this run" in one.out
-    assert one.stored is None
+    outcome = ran(root, generation="def")
+    assert outcome.code == 3
+    assert "a deploy overtook this run" in outcome.out
+    assert outcome.stored is None
 
 
 def test_a_result_that_cannot_be_stored_is_still_said(root: Path) -> None:
     os.rmdir(root / "run/mf/state")
     (root / "run/mf/state").write_text("in the way")
-    one = ran_without_result(root)
-    assert (one.returncode, one.stdout) == (0, "LOAD OK - fine | load1=0.5\n")
-    assert "can't be stored" in one.stderr
+    outcome = ran_without_result(root)
+    assert (outcome.returncode, outcome.stdout) == (0, "LOAD OK - fine | load1=0.5\n")
+    assert "can't be stored" in outcome.stderr
 
 
 def ran_without_result(root: Path) -> subprocess.CompletedProcess[str]:
@@ -265,9 +265,9 @@ def ran_without_result(root: Path) -> subprocess.CompletedProcess[str]:
 def test_no_lock_no_action(root: Path) -> None:
     os.rmdir(root / "run/mf/lock")
     (root / "run/mf/lock").write_text("in the way")
-    one = ran(root, do="slow")
-    assert one.code == 3
-    assert "no lock" in one.out
+    outcome = ran(root, do="slow")
+    assert outcome.code == 3
+    assert "no lock" in outcome.out
 
 
 def test_a_closed_output_is_no_error(root: Path) -> None:

@@ -48,28 +48,28 @@ def test_evidence_on_configuration_and_release(places: state.Places, monkeypatch
     os.makedirs(places.etc + "/qpsmtpd")
     scene = Evidence({**VALUES, "port": 1}, places, 0.0)
 
-    def seen() -> tuple[bool, bool]:
+    def configuration_evidence() -> tuple[bool, bool]:
         view = scene.view()
         return view.outdated, view.configured
 
-    assert seen() == (False, False)
+    assert configuration_evidence() == (False, False)
     Path(places.etc, "qpsmtpd/plugins").write_text("# not mf_canary_too\nmf_canary\n")
     for stamp, outdated in (("99.5", False), ("100.5", True), ('"x"', False)):
         Path(places.parts).write_text(f'{{"mf_exim": 900.0, "qpsmtpd": {stamp}}}')
-        assert seen() == (outdated, True)
+        assert configuration_evidence() == (outdated, True)
 
 
 def test_a_session_held_by_no_child_of_the_master_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    found: list[bool | None] = []
+    answers: list[bool | None] = []
 
     def ask(local: str) -> bool | None:
         for pid in (os.getppid(), os.getpid(), 0):
             monkeypatch.setattr(systemd, "show", lambda _, pid=pid: systemd.Unit("active", pid=pid))
-            found.append(smtp_check.serves(VALUES["unit"], local))
-        found.append(smtp_check.serves(VALUES["unit"], "127.0.0.1:1"))
+            answers.append(smtp_check.serves(VALUES["unit"], local))
+        answers.append(smtp_check.serves(VALUES["unit"], "127.0.0.1:1"))
         return None
 
     with server(talking(late=("RCPT", 60))) as port:
         smtp.transaction("127.0.0.1", port, 0.3, "a@b.invalid", b".\r\n", patience=0.5, silence=ask)
     # this process is its parent's child, and has itself none that holds the connection
-    assert found == [True, False, None, None]
+    assert answers == [True, False, None, None]

@@ -93,11 +93,11 @@ def test_listeners_and_their_backlog() -> None:
         listener.listen(8)
         port = listener.getsockname()[1]
         clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
-        (found,) = systemd.listeners("127.0.0.1", port)
-        assert found.waiting == 3
-        assert found.inode == os.fstat(listener.fileno()).st_ino
-        assert found.uid == os.geteuid()
-        assert systemd.owns(os.getpid(), found) is True
+        (entry,) = systemd.listeners("127.0.0.1", port)
+        assert entry.waiting == 3
+        assert entry.inode == os.fstat(listener.fileno()).st_ino
+        assert entry.uid == os.geteuid()
+        assert systemd.owns(os.getpid(), entry) is True
         accepted, _ = listener.accept()
         assert systemd.listeners("127.0.0.1", port)[0].waiting == 2
         states = systemd.sessions()
@@ -137,22 +137,22 @@ def test_the_listener_that_takes_a_connection(bound: str, asked: str, taken: boo
         listener.bind((bound, 0))
         listener.listen()
         inode, port = os.fstat(listener.fileno()).st_ino, listener.getsockname()[1]
-        assert [one.inode for one in systemd.listeners(asked, port)] == [inode] * taken
+        assert [entry.inode for entry in systemd.listeners(asked, port)] == [inode] * taken
 
 
 def test_another_process_does_not_own_it() -> None:
     with socket.socket() as listener, subprocess.Popen(["sleep", "100"]) as other:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        (found,) = systemd.listeners("127.0.0.1", listener.getsockname()[1])
-        assert systemd.owns(other.pid, found) is False
+        (entry,) = systemd.listeners("127.0.0.1", listener.getsockname()[1])
+        assert systemd.owns(other.pid, entry) is False
         other.kill()
-    assert systemd.owns(2**22 + 1, found) is None
+    assert systemd.owns(2**22 + 1, entry) is None
 
 
 @pytest.mark.skipif(sys.byteorder != "little", reason="the examples are a little-endian host's")
 @pytest.mark.parametrize(
-    ("far", "words"),
+    ("far", "address"),
     [
         (b"0100007F:0019", "127.0.0.1:25"),
         (b"000080FE00000000FF5707FE00001D2F:EA60", "[fe80::fe07:57ff:2f1d:0]:60000"),
@@ -163,8 +163,8 @@ def test_another_process_does_not_own_it() -> None:
         (b"\xff\xff:zz", ""),
     ],
 )
-def test_the_remote_end_of_a_session(far: bytes, words: str) -> None:
-    assert systemd.Session("established", far=far).remote() == words
+def test_the_remote_end_of_a_session(far: bytes, address: str) -> None:
+    assert systemd.Session("established", far=far).remote() == address
 
 
 @given(st.binary(max_size=300))
@@ -202,9 +202,9 @@ def test_a_process_that_the_kernel_holds_is_not_frozen() -> None:
         try:
             give_up = time.monotonic() + 10
             # Python's own start waits for a disk now and then, too, and goes on
-            while (seen := systemd.pulse(process.pid, watch=0.5)) != systemd.BLOCKED and time.monotonic() < give_up:
+            while (pulse := systemd.pulse(process.pid, watch=0.5)) != systemd.BLOCKED and time.monotonic() < give_up:
                 pass
-            assert seen == systemd.BLOCKED
+            assert pulse == systemd.BLOCKED
         finally:
             os.killpg(process.pid, signal.SIGKILL)
 
