@@ -27,7 +27,7 @@ def test_faults_that_share_their_minutes_share_their_lane() -> None:
         if fault.together:
             lanes.setdefault(fault.together, set()).add(fault.lane)
     assert lanes
-    assert all(len(found) == 1 for found in lanes.values())
+    assert all(len(lane_names) == 1 for lane_names in lanes.values())
 
 
 def test_the_choice_takes_parts_of_names_and_refuses_what_fits_nothing() -> None:
@@ -70,13 +70,13 @@ def test_the_table_shows_no_control_characters() -> None:
 
 
 def test_a_fall_of_a_moment_is_seen() -> None:
-    looks = [(0.0, "a", True), (0.1, "b", True), (0.2, "c", True), (1.0, "a", False), (1.1, "b", True)]
-    assert fewest(looks, 2) == (2, 0.0)
-    looks += [(1.2, "c", False), (1.5, "a", True), (2.0, "c", True)]
-    worst, below = fewest(looks, 2)
+    observations = [(0.0, "a", True), (0.1, "b", True), (0.2, "c", True), (1.0, "a", False), (1.1, "b", True)]
+    assert fewest(observations, 2) == (2, 0.0)
+    observations += [(1.2, "c", False), (1.5, "a", True), (2.0, "c", True)]
+    worst, below = fewest(observations, 2)
     assert (worst, round(below, 3)) == (1, 0.3)
-    assert steady(looks, max(moment for moment, _, _ in looks)) == pytest.approx(1.0)
-    assert steady(looks, 90.0) > 50  # whoever stops looking has seen nothing
+    assert steady(observations, max(moment for moment, _, _ in observations)) == pytest.approx(1.0)
+    assert steady(observations, 90.0) > 50  # whoever stops looking has seen nothing
 
 
 def test_a_host_that_never_accepts_counts_from_the_beginning() -> None:

@@ -75,8 +75,8 @@ def test_bad_health_is_shown_and_no_health_is_a_failure(places: Path) -> None:
 def test_it_is_good_only_when_all_is(
     lost: int, status: str, good: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(words: list[str], **_options: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(words, lost if "mail" in words else 0)
+    def run(command: list[str], **_options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, lost if "mail" in command else 0)
 
     def play(_title: str, name: str, *_words: str, may_fail: bool = False) -> str:
         if name == "check_fleet":

@@ -209,7 +209,7 @@ def test_table_and_text_from_outside() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["--lab", "999", "up"], "0 to 249"),
         (["up", "--only", "mx9"], "unknown host mx9"),
@@ -218,19 +218,19 @@ def test_table_and_text_from_outside() -> None:
         (["load", "mx1", "high"], "a load is a number"),
     ],
 )
-def test_wrong_usage_is_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(words) == spec.EXIT_USAGE
+def test_wrong_usage_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(arguments) == spec.EXIT_USAGE
     err = capsys.readouterr().err
-    assert said in err
+    assert message in err
     assert len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["fly"], ["mail", "0"], ["mail", "many"], ["mail", "5", "--spam", "1.5"], ["customer", "sleep"]]
+    "arguments", [[], ["fly"], ["mail", "0"], ["mail", "many"], ["mail", "5", "--spam", "1.5"], ["customer", "sleep"]]
 )
-def test_argparse_refuses(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_argparse_refuses(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        command.main(words)
+        command.main(arguments)
     assert caught.value.code == spec.EXIT_USAGE
     assert "error:" in capsys.readouterr().err
 

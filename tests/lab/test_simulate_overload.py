@@ -86,8 +86,8 @@ def test_no_throttling_refuses_no_sender_and_the_surge_is_more_than_can_be_accep
 
 def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     simulate_overload.main(["--fleet", "3", "--min-accepting", "2", "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert [(one["fleet"], one["throttling"]) for one in found] == [(3, "none"), (3, "naive"), (3, "budget")]
+    results = json.loads(capsys.readouterr().out)
+    assert [(result["fleet"], result["throttling"]) for result in results] == [(3, "none"), (3, "naive"), (3, "budget")]
     with pytest.raises(SystemExit) as ended:
         simulate_overload.main(["--fleet", "1"])
     assert ended.value.code == 2
