@@ -17,10 +17,10 @@ RULES = samples.settings()
 NOW = 1_790_000_000.0
 
 
-def run(*seen: str, every: float = 10.0, reason: str = "", current: SubjectState | None = None) -> SubjectState:
+def run(*outcomes: str, every: float = 10.0, reason: str = "", current: SubjectState | None = None) -> SubjectState:
     """The state after these results, ``every`` seconds apart."""
     current = current or SubjectState()
-    for number, state in enumerate(seen):
+    for number, state in enumerate(outcomes):
         at = max(NOW, current.checked) + (every if current.checked or number else 0.0)
         current = states.advance(current, ProbeResult("mx1/smtp", at - 1, at, state, state, reason), RULES)
     return current
@@ -31,7 +31,7 @@ def subjects(**special: SubjectState) -> dict[str, SubjectState]:
     good = run(UP)
     current = {service.subject: good for host in RULES.hosts for service in host.services}
     current |= {f"{host.name}/health": good for host in RULES.hosts if host.health}
-    return current | {"uplink": good} | {name.replace("_", "/"): one for name, one in special.items()}
+    return current | {"uplink": good} | {name.replace("_", "/"): state for name, state in special.items()}
 
 
 def bad(reason: str = REFUSED, state: str = DOWN) -> SubjectState:

@@ -71,7 +71,7 @@ def _curve(now: float, dice: random.Random, base: float) -> list[list[float]]:
     return points
 
 
-def _service(now: float, dice: random.Random, name: str, port: int, base: float, words: str, **more: Any) -> Raw:
+def _service(now: float, dice: random.Random, name: str, port: int, base: float, message: str, **more: Any) -> Raw:
     latency = _curve(now, dice, base)
     return {
         "name": name,
@@ -81,7 +81,7 @@ def _service(now: float, dice: random.Random, name: str, port: int, base: float,
         "since": now - dice.randint(3, 40) * DAY,
         "checked": now - dice.randint(2, 40),
         "latency_ms": latency[-1][1],
-        "words": words,
+        "words": message,
         "soft": False,
         "flapping": False,
         "expires": None,
@@ -120,8 +120,14 @@ def _host(now: float, dice: random.Random, name: str, role: str, octet: int, ser
             "leases": [],
             "problems": [],
             "checks": [
-                {"name": key, "status": "OK", "summary": words, "age_seconds": dice.randint(5, 110), "since": now - DAY}
-                for key, words in CHECKS.items()
+                {
+                    "name": key,
+                    "status": "OK",
+                    "summary": summary,
+                    "age_seconds": dice.randint(5, 110),
+                    "since": now - DAY,
+                }
+                for key, summary in CHECKS.items()
                 if mx or key == "load"
             ],
         },
@@ -136,11 +142,11 @@ def _host(now: float, dice: random.Random, name: str, role: str, octet: int, ser
 
 
 def _incident(
-    now: float, number: int, key: str, severity: str, title: str, words: str, ago: float, lasted: float | None = None
+    now: float, number: int, key: str, severity: str, title: str, message: str, ago: float, lasted: float | None = None
 ) -> Raw:
     opened = now - ago
     timeline = [
-        {"at": opened, "what": "opened", "words": words},
+        {"at": opened, "what": "opened", "words": message},
         {"at": opened + 4, "what": "sent", "words": "opened to sms"},
     ]
     if lasted is not None:

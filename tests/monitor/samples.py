@@ -92,13 +92,13 @@ def health_record(host: str, role: str, now: float, **changed: Any) -> dict[str,
         "checks": {
             name: {
                 "status": "OK",
-                "summary": words,
+                "summary": summary,
                 "age_seconds": 34.2,
                 "since": now - 90000,
                 "overdue_seconds": 0.0,
                 "metrics": metrics.get(name, {}),
             }
-            for name, words in checks.items()
+            for name, summary in checks.items()
         },
         "generation": "0123456789ab",
         "version": "0.1.0",
@@ -146,11 +146,11 @@ def _present(store: Store, chosen: Settings, now: float) -> None:
         "control1/panel": ("warning", "certificate expires in 9 days"),
     }
     for host in chosen.hosts:
-        worst, words = "up", "all well"
+        worst, host_message = "up", "all well"
         for service in host.services:
             state, message = special.get(service.subject, ("up", "220 greeting, EHLO, STARTTLS offered"))
             if state != "up":
-                worst, words = state, f"{service.name}: {message}"
+                worst, host_message = state, f"{service.name}: {message}"
             memory: dict[str, Any] = {"flapping": service.subject == "mx2/smtp", "pending": ""}
             if service.kind == "https":
                 memory["expires"] = now + 9 * DAY
@@ -158,7 +158,7 @@ def _present(store: Store, chosen: Settings, now: float) -> None:
             rows.append((service.subject, state, since, now - 20, None if state == "down" else 23.4, message, memory))
         on = {"owner": "operator", "reason": HOSTILE, "until": now + 1800} if host.name == "offsite1" else None
         state = "maintenance" if on else worst
-        rows.append((host.name, state, now - 1500, now - 20, None, words, {"maintenance": on}))
+        rows.append((host.name, state, now - 1500, now - 20, None, host_message, {"maintenance": on}))
         if host.health:
             record = health_record(host.name, host.role, now)
             if host.name == "mx3":

@@ -33,7 +33,7 @@ class Story:
         self.alerts: dict[int, Alert] = {}
 
     def at(self, seconds: float, *incidents: Incident) -> list[alerts.Draft]:
-        known = [dataclasses.replace(one, alert=self.alerts.get(one.number, one.alert)) for one in incidents]
+        known = [dataclasses.replace(entry, alert=self.alerts.get(entry.number, entry.alert)) for entry in incidents]
         plan = alerts.plan(self.rules, known, self.silences, NOW + seconds)
         self.alerts |= plan.alerts
         return plan.drafts
@@ -79,9 +79,9 @@ def test_what_ends_together_is_one_message() -> None:
 
 def test_an_end_is_notified_before_it_begins_anew() -> None:
     story = Story()
-    one = incident(1, "host:mx1")
-    story.at(4, one)
-    closed = dataclasses.replace(one, closed=NOW + 60)
+    open_incident = incident(1, "host:mx1")
+    story.at(4, open_incident)
+    closed = dataclasses.replace(open_incident, closed=NOW + 60)
     assert story.at(60, closed) == []
     (over,) = story.at(61, closed, incident(2, "host:mx1", alert=Alert(noticed=NOW + 61)))
     assert (over.kind, over.incidents) == ("closed", (1,))
@@ -89,27 +89,27 @@ def test_an_end_is_notified_before_it_begins_anew() -> None:
 
 def test_the_end_is_notified_once_and_only_if_the_beginning_was() -> None:
     story = Story()
-    one = incident(1, "host:mx1")
-    closed = dataclasses.replace(one, closed=NOW + 2)
+    open_incident = incident(1, "host:mx1")
+    closed = dataclasses.replace(open_incident, closed=NOW + 2)
     assert story.at(2, closed) == []
     story = Story()
-    story.at(4, one)
-    (draft,) = story.at(63, dataclasses.replace(one, closed=NOW + 60))
+    story.at(4, open_incident)
+    (draft,) = story.at(63, dataclasses.replace(open_incident, closed=NOW + 60))
     assert draft.kind == "closed"
     assert "OK: mx1 well again after 2 min" in draft.text or "OK: mx1 well again after 120 s" in draft.text
-    assert story.at(64, dataclasses.replace(one, closed=NOW + 60)) == []
+    assert story.at(64, dataclasses.replace(open_incident, closed=NOW + 60)) == []
 
 
 def test_a_suppressed_problem_sends_nothing_until_it_is_resolved() -> None:
     boss = {"name": "boss", "url": "json://x", "escalation": True}
     story = Story(samples.settings(channels=[boss]))
-    one = incident(1, "service:control1/ssh", "urgent")
-    story.at(1, one)
-    behind = dataclasses.replace(one, behind=True)
+    open_incident = incident(1, "service:control1/ssh", "urgent")
+    story.at(1, open_incident)
+    behind = dataclasses.replace(open_incident, behind=True)
     assert [story.at(after, behind) for after in (RULES.escalate_after + 9, RULES.reminder + 9)] == [[], []]
-    (over,) = story.at(9999, dataclasses.replace(one, closed=NOW + 9990))
+    (over,) = story.at(9999, dataclasses.replace(open_incident, closed=NOW + 9990))
     assert "control1 ssh well again" in over.text
-    assert Story().at(99, dataclasses.replace(one, behind=True)) == []
+    assert Story().at(99, dataclasses.replace(open_incident, behind=True)) == []
 
 
 def test_well_again_is_only_what_has_nothing_else() -> None:
@@ -130,32 +130,32 @@ def test_well_again_is_only_what_has_nothing_else() -> None:
 
 @pytest.mark.parametrize(("key", "subject"), [("host:mx9", "mx9"), ("service:mx1/imap", "mx1 imap")])
 def test_what_was_taken_off_the_inventory_is_not_well_again(key: str, subject: str) -> None:
-    story, one = Story(), incident(1, key)
-    story.at(4, one)
-    (draft,) = story.at(63, dataclasses.replace(one, closed=NOW + 60))
+    story, open_incident = Story(), incident(1, key)
+    story.at(4, open_incident)
+    (draft,) = story.at(63, dataclasses.replace(open_incident, closed=NOW + 60))
     assert f"OK: {subject} no longer watched" in draft.text
 
 
 def test_the_page_gets_no_message() -> None:
     story = Story()
-    one = incident(1, "throttled:mx3", "page", alert=Alert(noticed=NOW, held_since=NOW))
-    assert story.at(RULES.throttled_after - 1, one) == []
-    (draft,) = story.at(RULES.throttled_after, one)
+    open_incident = incident(1, "throttled:mx3", "page", alert=Alert(noticed=NOW, held_since=NOW))
+    assert story.at(RULES.throttled_after - 1, open_incident) == []
+    (draft,) = story.at(RULES.throttled_after, open_incident)
     assert draft.severity == "notice"
 
 
 def test_urgent_is_notified_again_and_escalates_until_acknowledged() -> None:
     boss = {"name": "boss", "url": "json://x", "escalation": True}
     story = Story(samples.settings(channels=[boss]))
-    one = incident(1, "fleet", "urgent")
-    assert [draft.kind for draft in story.at(1, one)] == ["opened"]
-    assert story.at(RULES.escalate_after, one) == []
-    (escalation,) = story.at(RULES.escalate_after + 2, one)
+    open_incident = incident(1, "fleet", "urgent")
+    assert [draft.kind for draft in story.at(1, open_incident)] == ["opened"]
+    assert story.at(RULES.escalate_after, open_incident) == []
+    (escalation,) = story.at(RULES.escalate_after + 2, open_incident)
     assert escalation.escalation
     assert "ESCALATION" in escalation.text
-    (reminder,) = story.at(RULES.reminder + 2, one)
+    (reminder,) = story.at(RULES.reminder + 2, open_incident)
     assert reminder.kind == "reminder"
-    assert story.at(RULES.reminder * 5, dataclasses.replace(one, acked=True)) == []
+    assert story.at(RULES.reminder * 5, dataclasses.replace(open_incident, acked=True)) == []
 
 
 def boss_story() -> Story:
@@ -163,39 +163,39 @@ def boss_story() -> Story:
 
 
 def test_a_problem_no_longer_urgent_is_not_repeated_until_it_is_again() -> None:
-    story, one = boss_story(), incident(1, "check:control1/backup", "urgent")
-    story.at(1, one)
-    calm = dataclasses.replace(one, severity="page")  # maintenance, or a warning by now
+    story, open_incident = boss_story(), incident(1, "check:control1/backup", "urgent")
+    story.at(1, open_incident)
+    calm = dataclasses.replace(open_incident, severity="page")  # maintenance, or a warning by now
     assert [story.at(after, calm) for after in (RULES.escalate_after + 9, RULES.reminder + 9)] == [[], []]
     again = RULES.reminder + 99
-    assert [draft.kind for draft in story.at(again, one)] == ["reminder"]
-    assert [draft.kind for draft in story.at(again + RULES.escalate_after, one)] == ["escalation"]
+    assert [draft.kind for draft in story.at(again, open_incident)] == ["reminder"]
+    assert [draft.kind for draft in story.at(again + RULES.escalate_after, open_incident)] == ["escalation"]
 
 
 def test_escalation_channels_get_the_resolution() -> None:
-    story, one = boss_story(), incident(1, "fleet", "urgent")
-    story.at(1, one)
-    story.at(RULES.escalate_after + 2, one)
-    over = story.at(9999, dataclasses.replace(one, closed=NOW + 9990))
+    story, open_incident = boss_story(), incident(1, "fleet", "urgent")
+    story.at(1, open_incident)
+    story.at(RULES.escalate_after + 2, open_incident)
+    over = story.at(9999, dataclasses.replace(open_incident, closed=NOW + 9990))
     assert [(draft.kind, draft.escalation) for draft in over] == [("closed", False), ("closed", True)]
     story = boss_story()
-    story.at(1, one)
-    assert [draft.escalation for draft in story.at(99, dataclasses.replace(one, closed=NOW + 90))] == [False]
+    story.at(1, open_incident)
+    assert [draft.escalation for draft in story.at(99, dataclasses.replace(open_incident, closed=NOW + 90))] == [False]
 
 
 def test_an_expired_acknowledgement_restarts_the_escalation_delay() -> None:
-    story, one = boss_story(), incident(1, "fleet", "urgent")
-    story.at(1, one)
+    story, open_incident = boss_story(), incident(1, "fleet", "urgent")
+    story.at(1, open_incident)
     ended = RULES.escalate_after * 2
-    assert story.at(ended - 1, dataclasses.replace(one, acked=True)) == []
-    lapsed = dataclasses.replace(one, ack_ended=NOW + ended)
+    assert story.at(ended - 1, dataclasses.replace(open_incident, acked=True)) == []
+    lapsed = dataclasses.replace(open_incident, ack_ended=NOW + ended)
     assert story.at(ended + RULES.escalate_after - 1, lapsed) == []
     (escalation,) = story.at(ended + RULES.escalate_after, lapsed)
     assert "not acknowledged for 10 min" in escalation.text
     # and so it is with one that had been escalated before
-    later = dataclasses.replace(one, ack_ended=NOW + ended * 2)
+    later = dataclasses.replace(open_incident, ack_ended=NOW + ended * 2)
     kinds = [[draft.kind for draft in story.at(ended * 2 + RULES.escalate_after + after, later)] for after in (-1, 0)]
-    assert ["escalation" in one for one in kinds] == [False, True]
+    assert ["escalation" in draft_kinds for draft_kinds in kinds] == [False, True]
 
 
 def test_that_it_can_see_again_is_not_that_all_is_well() -> None:
@@ -214,9 +214,9 @@ def test_that_it_can_see_again_is_not_that_all_is_well() -> None:
 def test_what_an_operator_has_acknowledged_before_escalates_no_more() -> None:
     boss = {"name": "boss", "url": "json://x", "escalation": True}
     story = Story(samples.settings(channels=[boss]))
-    one = incident(1, "fleet", "urgent")
-    story.at(1, one)
-    assert story.at(RULES.escalate_after + 9, dataclasses.replace(one, acked=True)) == []
+    open_incident = incident(1, "fleet", "urgent")
+    story.at(1, open_incident)
+    assert story.at(RULES.escalate_after + 9, dataclasses.replace(open_incident, acked=True)) == []
 
 
 def test_the_fleets_message_speaks_for_its_members() -> None:
@@ -248,8 +248,8 @@ def test_what_an_acknowledged_or_silenced_fleet_does_not_speak_for_is_notified()
     for silences, acked in (([silence("fleet")], False), ([], True)):
         story = Story()
         story.silences = silences
-        one = dataclasses.replace(fleet, acked=acked)
-        (draft,) = story.at(4, incident(1, "service:mx1/smtp"), one)
+        fleet_incident = dataclasses.replace(fleet, acked=acked)
+        (draft,) = story.at(4, incident(1, "service:mx1/smtp"), fleet_incident)
         assert draft.incidents == (1,)
 
 
@@ -285,10 +285,10 @@ def test_fewer_still_is_notified_anew_and_voids_the_acknowledgement() -> None:
     assert [story.at(after, at(level)) for after, level in ((30, 1), (40, 0))] == [[], []]
 
 
-def refused(*seen: dict[str, Any]) -> list[int]:
+def refused(*reports: dict[str, Any]) -> list[int]:
     """Numbers of the metrics of mx1's check-refused that are notified; from its health's JSON to messages."""
     story, current, messages = Story(), run(UP), ""
-    for number, metrics in enumerate(seen):
+    for number, metrics in enumerate(reports):
         record = samples.health_record("mx1", "mx", NOW, status="CRITICAL")
         check = {"status": "CRITICAL", "summary": f"metrics {number};", "age_seconds": 1.0, "since": NOW}
         record["checks"]["refused"] = {**check, "overdue_seconds": 0.0, "metrics": metrics}
@@ -300,14 +300,14 @@ def refused(*seen: dict[str, Any]) -> list[int]:
             view = problems.judge(RULES, subjects(**{"mx1_check-refused": current}), {}, (), now)
             for key, problem in view.problems.items():
                 story.alerts[1] = fresh_alert(story.alerts.get(1, Alert(noticed=now)), problem)
-                one = incident(1, key, problem.severity, title=problem.title)
+                open_incident = incident(1, key, problem.severity, title=problem.title)
                 for later in (0, alerts.GROUP + 1):
-                    messages += "".join(draft.text for draft in story.at(now - NOW + later, one))
-    return [number for number in range(len(seen)) for _ in range(messages.count(f"CRITICAL: metrics {number};"))]
+                    messages += "".join(draft.text for draft in story.at(now - NOW + later, open_incident))
+    return [number for number in range(len(reports)) for _ in range(messages.count(f"CRITICAL: metrics {number};"))]
 
 
-def counts(*seen: tuple[Any, Any]) -> list[dict[str, Any]]:
-    return [{"waiting": waiting, "domains": domains} for waiting, domains in seen]
+def counts(*backlogs: tuple[Any, Any]) -> list[dict[str, Any]]:
+    return [{"waiting": waiting, "domains": domains} for waiting, domains in backlogs]
 
 
 def test_more_that_a_customer_s_server_refuses_is_notified_anew() -> None:
@@ -329,11 +329,11 @@ def test_hostile_counts_of_check_refused_are_bounded() -> None:
 
 def test_an_incident_that_was_notified_without_a_level_is_notified_anew() -> None:
     """As one from a release before."""
-    story, one = Story(), incident(1, "check:mx1/refused")
-    assert len(story.at(4, one)) == 1
+    story, open_incident = Story(), incident(1, "check:mx1/refused")
+    assert len(story.at(4, open_incident)) == 1
     for after, level, messages in ((10, -2, 0), (20, -2, 0), (30, -3, 0), (34, -3, 1), (40, -3, 0)):
         story.alerts[1] = dataclasses.replace(story.alerts[1], level=level)
-        assert len(story.at(after, one)) == messages
+        assert len(story.at(after, open_incident)) == messages
 
 
 def test_a_certificate_is_notified_at_each_of_its_days_once() -> None:
@@ -350,9 +350,9 @@ def test_a_certificate_is_notified_at_each_of_its_days_once() -> None:
         for problem in view.problems.values():
             alert = fresh_alert(story.alerts.get(1, Alert(noticed=now)), problem)
             story.alerts[1] = Alert.of(json.loads(json.dumps(alert.as_json())))  # a kill -9 in between
-            one = incident(1, problem.key, problem.severity, title=problem.title)
+            open_incident = incident(1, problem.key, problem.severity, title=problem.title)
             for later in (0, alerts.GROUP + 1):
-                notified += [(half / 2, draft.severity) for draft in story.at(now - NOW + later, one)]
+                notified += [(half / 2, draft.severity) for draft in story.at(now - NOW + later, open_incident)]
     assert notified == [(10.0, "notice"), (3.0, "notice"), (0.0, "notice")]
 
 
@@ -365,9 +365,9 @@ def test_silence_is_by_pattern() -> None:
 
 def test_flapping_is_said_once() -> None:
     story = Story()
-    one = incident(1, "service:mx1/smtp")
-    story.at(4, one)
-    flaps = dataclasses.replace(one, flapping=True, title="mx1 smtp is flapping")
+    open_incident = incident(1, "service:mx1/smtp")
+    story.at(4, open_incident)
+    flaps = dataclasses.replace(open_incident, flapping=True, title="mx1 smtp is flapping")
     (draft,) = story.at(9, flaps)
     assert draft.kind == "flapping"
     assert [story.at(after, flaps) for after in (10, 500)] == [[], []]
@@ -375,15 +375,15 @@ def test_flapping_is_said_once() -> None:
 
 def test_what_grows_worse_is_notified_anew() -> None:
     story = Story()
-    one = incident(1, "host:control1")
-    story.at(4, one)
-    (draft,) = story.at(30, dataclasses.replace(one, severity="urgent"))
+    open_incident = incident(1, "host:control1")
+    story.at(4, open_incident)
+    (draft,) = story.at(30, dataclasses.replace(open_incident, severity="urgent"))
     assert draft.severity == "urgent"
 
 
 def test_offline_is_notified_afterwards() -> None:
     story = Story()
-    one = incident(1, "uplink")
-    assert story.at(50, one) == []
-    (draft,) = story.at(63, dataclasses.replace(one, closed=NOW + 60))
+    open_incident = incident(1, "uplink")
+    assert story.at(50, open_incident) == []
+    (draft,) = story.at(63, dataclasses.replace(open_incident, closed=NOW + 60))
     assert "monitor1 was offline for" in draft.text

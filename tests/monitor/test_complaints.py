@@ -60,11 +60,11 @@ def notified(host: str, record: dict[str, Any] | None, lasts: float = 700.0, bef
                 known.add(result.subject.removeprefix(hosthealth.check_subject(host, "")))
         at += RULES.interval
     # the services were looked at meanwhile
-    for service in (one.subject for other in RULES.hosts for one in other.services):
+    for service in (probed_service.subject for other in RULES.hosts for probed_service in other.services):
         current[service] = dataclasses.replace(current[service], checked=at, seen=at)
     view = problems.judge(RULES, current, {}, (), at)
     assert not before or view.hosts[host].state == states.WARNING
-    return {key: one.severity for key, one in view.problems.items()}
+    return {key: problem.severity for key, problem in view.problems.items()}
 
 
 def says(host: str, check: str, status: str, metrics: dict[str, Any] | None = None, **changed: Any) -> dict[str, Any]:
@@ -178,7 +178,7 @@ def test_a_vital_check_alternating_critical_and_unknown_is_one_urgent_incident(t
         record = hosthealth.parse(json.dumps(says("control1", "backup", status)).encode())
         monitor.advance(monitor.subjects.ingest_health(hosthealth.Reading("control1", at, at, record, "read")))
         view = problems.judge(RULES, monitor.subjects.states, {}, held, at)
-        urgent += [key for key, one in view.problems.items() if one.severity == "urgent" and key not in held]
+        urgent += [key for key, problem in view.problems.items() if problem.severity == "urgent" and key not in held]
         held = {*view.problems, *view.behind}
         at += RULES.interval
     assert urgent == ["check:control1/backup"]
@@ -202,7 +202,8 @@ def test_what_the_release_before_knew_of_checks_is_known_by_its_new_name(tmp_pat
     with store.writing():
         before = {"control1/backup": down, "mx1/health": full, "mx2/health": held, "mx3/health": silent}
         store.current.set(
-            (name, one.state, one.since, NOW, None, one.message, one.as_json()) for name, one in before.items()
+            (name, subject.state, subject.since, NOW, None, subject.message, subject.as_json())
+            for name, subject in before.items()
         )
         for key, severity in told_before.items():
             host = key.partition(":")[2].partition("/")[0]
@@ -213,11 +214,11 @@ def test_what_the_release_before_knew_of_checks_is_known_by_its_new_name(tmp_pat
     for _ in range(2):
         asyncio.run(monitor.recorder.stored(monitor.restore))
         assert set(monitor.incidents.open) == {"check:control1/backup", "check:mx1/queue", "health:mx2", "health:mx3"}
-    assert all(one.acked_at for one in monitor.incidents.open.values())
+    assert all(incident.acked_at for incident in monitor.incidents.open.values())
     assert monitor.incidents.open["check:mx1/queue"].service == "queue"
     view = problems.judge(rules, monitor.subjects.states, {}, monitor.incidents.open, NOW)
     assert not view.behind
-    assert {key: one.severity for key, one in view.problems.items() if key in monitor.incidents.open} == {
+    assert {key: problem.severity for key, problem in view.problems.items() if key in monitor.incidents.open} == {
         "check:control1/backup": "urgent",
         "check:mx1/queue": "notice",
         "health:mx2": "notice",
@@ -232,7 +233,7 @@ def test_a_host_that_makes_up_checks_is_bounded(tmp_path: Path) -> None:
     for number in range(40):
         record = samples.health_record("mx1", "mx", NOW, status=state.CRITICAL)
         entry = {**record["checks"]["queue"], "status": state.CRITICAL}
-        record["checks"] = {f"c{number}_{one}": entry for one in range(40)}
+        record["checks"] = {f"c{number}_{index}": entry for index in range(40)}
         parsed = hosthealth.parse(json.dumps(record).encode())
         monitor.advance(
             monitor.subjects.ingest_health(hosthealth.Reading("mx1", NOW + number, NOW + number, parsed, "read"))

@@ -32,11 +32,11 @@ def test_one_reference_that_answers_or_refuses_is_enough() -> None:
         full.listen(0)
         dead = f"127.0.0.1:{full.getsockname()[1]}"
         fillers = [socket.socket() for _ in range(4)]
-        for one in fillers:
-            one.setblocking(False)
-            one.connect_ex(full.getsockname())
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
         assert verdict(lambda target: [dead, f"127.0.0.1:{target.port}"])
         assert verdict(lambda target: [dead, "127.0.0.1:1"])
         assert not verdict(lambda target: [dead])
-        for one in fillers:
-            one.close()
+        for filler in fillers:
+            filler.close()

@@ -262,8 +262,8 @@ def test_a_monitor_that_was_held_up_sees_silence_only_when_its_probes_had_their_
     )
     held_up = 0.9 * LAG
 
-    async def late(*one: Any) -> Any:
-        result = await world.probe(*one)
+    async def late(*arguments: Any) -> Any:
+        result = await world.probe(*arguments)
         await asyncio.sleep(held_up if result.reason else 0.0)
         return result
 

@@ -171,10 +171,13 @@ def test_damage_that_a_check_does_not_see_is_moved_aside_once_and_numbers_go_on(
 
         await monitor.recorder.stored(write)
         await monitor.recorder.stored(write)
-        assert len([one for one in tmp_path.glob("*.damaged-*") if not one.name.endswith(("-wal", "-shm"))]) == 1
-        assert [one["key"] for one in monitor.recorder.store.incidents.load(since=0)] == ["internal:database"]
+        assert (
+            len([damaged for damaged in tmp_path.glob("*.damaged-*") if not damaged.name.endswith(("-wal", "-shm"))])
+            == 1
+        )
+        assert [incident["key"] for incident in monitor.recorder.store.incidents.load(since=0)] == ["internal:database"]
         assert monitor.recorder.store.incidents.load(since=0)[0]["id"] == 5
-        assert [one.pattern for one in monitor.recorder.store.incidents.silences(time.time())] == ["mx1*"]
+        assert [silence.pattern for silence in monitor.recorder.store.incidents.silences(time.time())] == ["mx1*"]
         monitor.recorder.close()
 
     run(go)
@@ -258,9 +261,9 @@ def test_a_hold_is_notified_though_the_throttle_shows() -> None:
     for result in hosthealth.results(Reading("mx1", now, now, parsed, "read"), (), ()) * 3:
         subjects[result.subject] = states.advance(subjects.get(result.subject, states.SubjectState()), result, chosen)
     subjects["mx1/smtp"] = states.SubjectState(state="throttled", since=now, message="throttled by anna", checked=now)
-    seen = problems.judge(chosen, subjects, {}, (), now + 1).problems
-    assert seen["health:mx1"].severity == "notice"
-    assert "on hold" in seen["health:mx1"].title
+    open_problems = problems.judge(chosen, subjects, {}, (), now + 1).problems
+    assert open_problems["health:mx1"].severity == "notice"
+    assert "on hold" in open_problems["health:mx1"].title
 
 
 def test_a_dry_run_of_the_command_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,14 +47,16 @@ def messages(role: str, rounds: int, services: Mapping[str, str], stays: int = 0
                 open_[key] = dataclasses.replace(
                     open_[key], severity=problem.severity, title=problem.title, flapping=problem.flapping
                 )
-            gone = [one for one in open_ if one not in view.problems and one not in view.behind]
+            gone = [key for key in open_ if key not in view.problems and key not in view.behind]
             ended += [dataclasses.replace(open_.pop(key), closed=now) for key in gone]
             for later in (0, 4):
                 known = [
                     dataclasses.replace(
-                        one, behind=one.key in view.behind and not one.closed, alert=planned.get(one.number, one.alert)
+                        known_incident,
+                        behind=known_incident.key in view.behind and not known_incident.closed,
+                        alert=planned.get(known_incident.number, known_incident.alert),
                     )
-                    for one in (*open_.values(), *ended)
+                    for known_incident in (*open_.values(), *ended)
                 ]
                 plan = alerts.plan(rules, known, [], now + later)
                 planned |= plan.alerts
@@ -102,6 +104,6 @@ def test_a_host_that_dies_while_a_service_flaps_is_not_flapping() -> None:
 
 
 def test_what_flaps_does_not_count_as_accepting_until_it_is_calm() -> None:
-    for seen in (bad(), run(UP)):
-        flapping = dataclasses.replace(seen, flapping=NOW)
+    for current in (bad(), run(UP)):
+        flapping = dataclasses.replace(current, flapping=NOW)
         assert "fleet" in keys(subjects(mx3_smtp=bad(), mx2_smtp=flapping))

@@ -170,8 +170,8 @@ def test_acknowledgement_and_its_end_are_shown_in_plain_text() -> None:
 
 def test_one_row_a_machine_has_everything() -> None:
     text = " ".join(Parsed(private(page_samples.throttled())).text.split())
-    for words in ("mx1", "Throttled, 4 min left", "9.12", "1 284", "4.2 s", "Maintenance, 40 min left", "2.2 h"):
-        assert words in text
+    for expected in ("mx1", "Throttled, 4 min left", "9.12", "1 284", "4.2 s", "Maintenance, 40 min left", "2.2 h"):
+        assert expected in text
 
 
 def test_facts_that_a_host_has_not_reported_lately_are_not_shown() -> None:
@@ -212,7 +212,7 @@ def test_public_files_name_no_machine_and_no_address(state: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("state", "words"),
+    ("state", "ending"),
     [
         ("one-down", "works."),
         ("throttled", "works."),
@@ -220,8 +220,8 @@ def test_public_files_name_no_machine_and_no_address(state: str, tmp_path: Path)
         ("uplink-lost", "not known at the moment."),
     ],
 )
-def test_public_sentence(state: str, words: str) -> None:
-    assert view.public(page_samples.STATES[state]())["sentence"].endswith(words)
+def test_public_sentence(state: str, ending: str) -> None:
+    assert view.public(page_samples.STATES[state]())["sentence"].endswith(ending)
 
 
 # --- hostile text
@@ -372,8 +372,8 @@ def test_what_the_engine_remembers_can_be_shown(tmp_path: Path) -> None:
     shot = snapshot_.take(store, settings, NOW)
     render.write(shot, tmp_path / "page")
     text = Parsed((tmp_path / "page/private/index.html").read_text()).text
-    for words in ("Only 1 of 3 MXs accepts mail; 2 must.", "ops is on it.", "mx2 smtp: connection refused", "4.1 s"):
-        assert words in text
+    for expected in ("Only 1 of 3 MXs accepts mail; 2 must.", "ops is on it.", "mx2 smtp: connection refused", "4.1 s"):
+        assert expected in text
     assert re.search(r"\d ms", text)
     public = (tmp_path / "page/public/index.html").read_text()
     assert "Incoming mail is delayed." in public

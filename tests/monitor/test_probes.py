@@ -74,29 +74,29 @@ def test_a_server_that_is_rude_at_quit_has_done_its_work() -> None:
 
 
 def test_an_open_relay_is_found_and_nothing_is_sent_through_it() -> None:
-    heard: list[bytes] = []
+    lines: list[bytes] = []
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 here\r\n")
         while line := await reader.readline():
-            heard.append(line)
+            lines.append(line)
             writer.write(b"250 ok\r\n")
 
     result, _ = probe(relay, {"kind": "relay"})
     assert result.state == DOWN
     assert "OPEN RELAY" in result.message
-    assert not [line for line in heard if line.startswith((b"DATA", b"BDAT"))]
+    assert not [line for line in lines if line.startswith((b"DATA", b"BDAT"))]
     assert probe(smtp(), {"kind": "relay"})[0].message == "refuses: 550 relaying denied"
     assert probe(smtp(GREETING=b"421 busy\r\n"), {"kind": "relay"})[0].state == UNKNOWN
 
 
 def test_a_relay_that_takes_only_recipients_that_exist_is_found() -> None:
-    heard: list[bytes] = []
+    lines: list[bytes] = []
 
     async def verifies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 here\r\n")
         while line := await reader.readline():
-            heard.append(line)
+            lines.append(line)
             unknown = re.search(rb"^RCPT .*[@.](invalid|test|example(\.(com|net|org))?)>", line)
             writer.write(b"550 no such domain\r\n" if unknown else b"250 ok\r\n")
 
@@ -104,7 +104,7 @@ def test_a_relay_that_takes_only_recipients_that_exist_is_found() -> None:
     assert (result.state, "OPEN RELAY: takes mail for postmaster@iana.org" in result.message) == (DOWN, True), (
         result.message
     )
-    assert [line.strip() for line in heard][-2:] == [b"RSET", b"QUIT"]
+    assert [line.strip() for line in lines][-2:] == [b"RSET", b"QUIT"]
     chosen = {"kind": "relay", "recipient": "postmaster@mail.example"}
     assert probe(verifies, chosen)[0].message == "refuses: 550 no such domain"
 
@@ -118,14 +118,14 @@ def test_relaying_that_could_not_be_asked_is_not_known() -> None:
 
 
 def test_relaying_is_tried_with_an_empty_sender_and_with_an_existing_domain() -> None:
-    heard: list[bytes] = []
+    lines: list[bytes] = []
 
     async def picky(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 here\r\n")
         while line := await reader.readline():
-            heard.append(line)
+            lines.append(line)
             # relays for senders of its own domain only
-            loose = b"MAIL FROM:<postmaster@customer.example>\r\n" in heard
+            loose = b"MAIL FROM:<postmaster@customer.example>\r\n" in lines
             writer.write(b"550 no\r\n" if line.startswith(b"RCPT") and not loose else b"250 ok\r\n")
 
     async def go() -> ProbeResult:
@@ -138,7 +138,7 @@ def test_relaying_is_tried_with_an_empty_sender_and_with_an_existing_domain() ->
         return result
 
     assert "OPEN RELAY" in asyncio.run(go()).message
-    assert next(line for line in heard if line.startswith(b"MAIL")) == b"MAIL FROM:<>\r\n"
+    assert next(line for line in lines if line.startswith(b"MAIL")) == b"MAIL FROM:<>\r\n"
 
 
 @pytest.mark.parametrize(
@@ -192,18 +192,18 @@ def test_redirects_come_to_an_end(where: str) -> None:
 
 @pytest.mark.parametrize("where", ["/sign-in", "http://[::1]:{port}/sign-in", "http://[0:0::1]:{port}/sign-in"])
 def test_a_redirect_at_a_bare_ipv6_address(where: str) -> None:
-    heard: list[bytes] = []
+    requests: list[bytes] = []
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         port = writer.get_extra_info("sockname")[1]
-        heard.append(await reader.readuntil(b"\r\n\r\n"))
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
         moved = f"HTTP/1.1 302 Found\r\nLocation: {where.format(port=port)}\r\nContent-Length: 0\r\n\r\n"
         good = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-        writer.write((good if b"GET /sign-in " in heard[-1] else moved).encode())
+        writer.write((good if b"GET /sign-in " in requests[-1] else moved).encode())
         await writer.drain()
 
     assert probe(talk, {"kind": "http"}, address="::1")[0].message == "HTTP 200"
-    assert [b"\r\nHost: [::1]\r\n" in request for request in heard] == [True, True]
+    assert [b"\r\nHost: [::1]\r\n" in request for request in requests] == [True, True]
 
 
 def test_a_name_with_fifty_addresses_is_tried_at_a_few(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,15 +48,15 @@ def test_fewer_than_must_is_urgent_and_names_them() -> None:
 
 @pytest.mark.parametrize("many", [1, 3])
 def test_the_last_mx_that_accepts_mail_is_always_urgent(many: int) -> None:
-    hosts = [{"name": f"mx{one}", "role": "mx", "address": "192.0.2.1"} for one in range(many)]
+    hosts = [{"name": f"mx{number}", "role": "mx", "address": "192.0.2.1"} for number in range(many)]
     rules = settings.parse({"hosts": hosts, "min_accepting": 0})
-    current = {one.subject: run(UP) for host in rules.hosts for one in host.services}
+    current = {service.subject: run(UP) for host in rules.hosts for service in host.services}
     well = problems.judge(rules, current, {}, (), NOW + 100)
     assert (well.problems, well.state) == ({}, UP)
     for left in range(many - 1, -1, -1):
         current[f"mx{left}/smtp"] = bad()
         view = problems.judge(rules, current, {}, (), NOW + 100)
-        assert {key for key, one in view.problems.items() if one.severity == "urgent"} == (
+        assert {key for key, problem in view.problems.items() if problem.severity == "urgent"} == (
             {"fleet"} if not left else set()
         )
         assert (view.state == DOWN) is (left == 0)
@@ -75,7 +75,7 @@ def test_the_last_mx_that_accepts_mail_is_always_urgent(many: int) -> None:
 def test_mail_is_accepted_at_port_25_over_ipv4(addresses: dict[str, str], broken: set[str], accepts: bool) -> None:
     smtp = [{"kind": "smtp"}, {"kind": "smtp", "name": "submission", "port": 587}]
     rules = settings.parse({"hosts": [{"name": "mx1", "role": "mx", "services": smtp, **addresses}]})
-    current = {one.subject: bad() if one.name in broken else run(UP) for one in rules.hosts[0].services}
+    current = {service.subject: bad() if service.name in broken else run(UP) for service in rules.hosts[0].services}
     assert problems.judge(rules, current, {}, (), NOW + 100).hosts["mx1"].accepts is accepts
 
 
@@ -100,7 +100,7 @@ def test_what_is_not_known_of_a_host_is_a_notice_when_it_lasts(host: str) -> Non
         for lasted, severity in ((wait - 1, "page"), (wait, loud)):
             unknown = dataclasses.replace(current, seen=current.since + lasted)
             view = problems.judge(rules, subjects() | {f"{host}/health": unknown}, {}, (), NOW + 100)
-            assert {key: one.severity for key, one in view.problems.items()} == {f"health:{host}": severity}
+            assert {key: problem.severity for key, problem in view.problems.items()} == {f"health:{host}": severity}
         # a monitor that was away for a day doesn't know that it lasted
         view = problems.judge(RULES, subjects() | {f"{host}/health": current}, {}, (), NOW + 86400)
         assert view.problems[f"health:{host}"].severity == "page"
@@ -116,7 +116,7 @@ def test_an_urgent_check_that_is_not_known_is_as_bad_as_a_failed_one() -> None:
     current = subjects() | {f"control1/check-{name}": bad("unread") for name in ("backup", "quarantine")}
     view = problems.judge(rules, current, {}, (), NOW + 100)
     # once, however many there are: the reason is one
-    assert {key: one.severity for key, one in view.problems.items()} == {"health:control1": "urgent"}
+    assert {key: problem.severity for key, problem in view.problems.items()} == {"health:control1": "urgent"}
     assert view.problems["health:control1"].title == "control1 backup: down (and 1 more)"
 
 
@@ -198,7 +198,7 @@ def test_an_old_check_result_of_a_recovered_service_is_ignored() -> None:
         ("rejected", soon, True),
     ):
         # only those two are looked at here; the others were seen just now
-        current = {name: dataclasses.replace(one, checked=now) for name, one in subjects().items()}
+        current = {name: dataclasses.replace(subject, checked=now) for name, subject in subjects().items()}
         current |= {
             "mx2/smtp": dataclasses.replace(back, checked=now),
             f"mx2/check-{check}": dataclasses.replace(bad(), checked=now),
@@ -215,8 +215,8 @@ def test_offline_there_is_one_problem_and_open_incidents_stay() -> None:
 def test_maintenance_mutes_a_host_but_not_the_fleet() -> None:
     at_work = problems.Maintenance("ops", "disk", NOW + 999)
     current = subjects() | silent("mx1") | {"mx2/smtp": bad()}
-    seen = keys(current, mx1=at_work)
-    assert seen == {"host:mx1": "page", "service:mx2/smtp": "notice", "fleet": "urgent"}
+    severities = keys(current, mx1=at_work)
+    assert severities == {"host:mx1": "page", "service:mx2/smtp": "notice", "fleet": "urgent"}
 
 
 def test_a_host_that_comes_back_stays_one_incident_for_an_interval() -> None:
@@ -250,7 +250,7 @@ def test_what_is_probed_in_vain_is_not_shown_as_good(service: str) -> None:
     if service == "mx1/relay":  # every ten intervals
         current[service] = dataclasses.replace(current[service], seen=NOW - 7200)
     view = problems.judge(RULES, current, {}, (), NOW + 100)
-    assert {key: one.severity for key, one in view.problems.items()} == {f"unknown:{service}": "page"}
+    assert {key: problem.severity for key, problem in view.problems.items()} == {f"unknown:{service}": "page"}
     assert view.hosts[host].state == (UNKNOWN if service == "dns/mx" else WARNING)
     assert "not known since" in view.hosts[host].message
     assert view.state == WARNING
@@ -279,7 +279,7 @@ def test_what_is_wrong_stays_wrong_while_nothing_is_known() -> None:
     later = NOW + 86400  # the monitor was away for a day
     view = problems.judge(RULES, current, {}, ("fleet",), later)
     assert view.problems["fleet"].severity == "urgent"
-    assert {one.state for one in view.hosts.values()} == {UNKNOWN}
+    assert {host.state for host in view.hosts.values()} == {UNKNOWN}
     assert (view.accepting, view.state) == (0, UNKNOWN)
 
 

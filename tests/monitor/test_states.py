@@ -73,15 +73,15 @@ def test_unknown_changes_nothing_that_is_confirmed() -> None:
 
 def test_what_was_seen_too_long_ago_is_not_known() -> None:
     limit = states.patience(60, 10)
-    seen = run(UP)
-    assert states.shown(seen, NOW + limit, limit) == (UP, UP)
-    assert states.shown(seen, NOW + limit + 1, limit) == (UNKNOWN, "not known since 14:13Z")
-    vain = run(*[UNKNOWN] * 30, current=seen)
+    current = run(UP)
+    assert states.shown(current, NOW + limit, limit) == (UP, UP)
+    assert states.shown(current, NOW + limit + 1, limit) == (UNKNOWN, "not known since 14:13Z")
+    vain = run(*[UNKNOWN] * 30, current=current)
     assert states.shown(vain, vain.checked, limit) == (UNKNOWN, "not known since 14:13Z: unknown")
     # probes in vain are not the same as no probes: a restart notifies no operator
     assert states.blind(vain, limit) == NOW
-    assert states.blind(run(*[UNKNOWN] * 2, current=seen), limit) is None
-    assert states.blind(seen, 0.0) is None
+    assert states.blind(run(*[UNKNOWN] * 2, current=current), limit) is None
+    assert states.blind(current, 0.0) is None
     assert states.blind(run(*[UNKNOWN] * 30), limit) is not None  # never seen at all
 
 
@@ -155,6 +155,6 @@ def test_slow_flapping_is_not_notified_at_each_change() -> None:
 
 
 @given(st.lists(st.sampled_from([UP, DOWN, WARNING, THROTTLED, UNKNOWN]), max_size=40))
-def test_a_memory_survives_its_json(seen: list[str]) -> None:
-    current = run(*seen)
+def test_a_memory_survives_its_json(results: list[str]) -> None:
+    current = run(*results)
     assert SubjectState.of(current.as_json()) == current

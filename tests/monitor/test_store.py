@@ -245,9 +245,11 @@ def test_time_without_probes_is_not_measured(tmp_path: Path) -> None:
     with store.writing():
         store.rows("DELETE FROM days")
         # yesterday it was started at 23:00; today it was away for a while, and offline
-        seen = (("up", 3600.0), ("warning", 60.0), ("maintenance", 60.0), ("throttled", 60.0), ("down", 60.0))
+        durations = (("up", 3600.0), ("warning", 60.0), ("maintenance", 60.0), ("throttled", 60.0), ("down", 60.0))
         store.history.add_time([("mx1", midnight, "up", 3600.0, None)])
-        store.history.add_time([("mx1", NOW, state, seconds, None) for state, seconds in (*seen, ("unknown", 300.0))])
+        store.history.add_time(
+            [("mx1", NOW, state, seconds, None) for state, seconds in (*durations, ("unknown", 300.0))]
+        )
     yesterday, today = snapshot.take(store, settings, NOW).hosts[1].days[-2:]
     assert yesterday
     assert today
@@ -296,7 +298,7 @@ def test_one_service_that_is_not_probed_any_more_is_not_known(tmp_path: Path) ->
     with store.writing():
         memory = {"seen": NOW - 4000, "blind": "not asked: 550 at MAIL"}
         store.current.set([("mx1/relay", "up", NOW - 9000, NOW - 9, 1.0, "refuses: 550", memory)])
-    (relay,) = [one for one in snapshot.take(store, settings, NOW).hosts[1].services if one.name == "relay"]
+    (relay,) = [service for service in snapshot.take(store, settings, NOW).hosts[1].services if service.name == "relay"]
     assert (relay.state, relay.latency_ms) == ("unknown", None)
     assert relay.message.endswith("Z: not asked: 550 at MAIL")
 
