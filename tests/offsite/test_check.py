@@ -48,9 +48,9 @@ def examine(places: state.Places, folder: str, **changes: Any) -> state.Result:
     ],
 )
 def test_offsite(used: int, free: float, age: float, deleted: int, status: str, word: str) -> None:
-    found, words = check.decide(used, free, 90.0, age, deleted, LIMITS)
-    assert found == status
-    assert word in "; ".join(words)
+    verdict, problems = check.decide(used, free, 90.0, age, deleted, LIMITS)
+    assert verdict == status
+    assert word in "; ".join(problems)
 
 
 def test_an_attended_command_that_hangs_hides_no_deletion_for_long(
@@ -68,9 +68,9 @@ def test_an_attended_command_that_hangs_hides_no_deletion_for_long(
 
     with places.lock(check.ATTENDED) as held:
         assert held
-        seen = [after(hours) for hours in (0, 4, 5, 24, 25)]
-    assert [result.status for result in seen] == [state.OK, state.OK, state.WARNING, state.WARNING, state.CRITICAL]
-    assert "under way for 25.0 h, and nothing else is checked" in seen[-1].summary
+        results = [after(hours) for hours in (0, 4, 5, 24, 25)]
+    assert [result.status for result in results] == [state.OK, state.OK, state.WARNING, state.WARNING, state.CRITICAL]
+    assert "under way for 25.0 h, and nothing else is checked" in results[-1].summary
 
 
 @pytest.mark.parametrize(

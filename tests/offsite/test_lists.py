@@ -20,10 +20,10 @@ def test_an_archive_that_was_ever_listed_is_listed_or_was_deleted(tmp_path: Path
     assert lists.unlisted([(3, before), (5, before)]) == lists.unlisted([]) == []
 
     names = [("a", b"A"), ("b", b"B"), ("c.checkpoint", b"C"), ("d.checkpoint.evil", b"D")]
-    found = [(name, (ident * 32).hex(), 1) for name, ident in names]
+    listing = [(name, (ident * 32).hex(), 1) for name, ident in names]
     where = made_repository(tmp_path, entry(2), entry(1, b"A" * 32), entry(2), entry(1, b"B" * 32))
     lines = [f"transaction {number}, UTC time 2026-11-25T02:00:00.1\n" for number in (0, 2)]
     Path(where, "transactions").write_text("".join(lines))
-    said = prune.hidden(found, where)
-    assert [word.split()[0] for word in said] == ["b", "d.checkpoint.evil"]  # b's has no commit
-    assert said[0].endswith("up to transaction 2")
+    problems = prune.hidden(listing, where)
+    assert [word.split()[0] for word in problems] == ["b", "d.checkpoint.evil"]  # b's has no commit
+    assert problems[0].endswith("up to transaction 2")

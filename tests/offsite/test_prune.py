@@ -92,11 +92,11 @@ def test_names_that_pass_for_ours_are_doubted() -> None:
 )
 def test_archives_with_made_up_times_are_doubted(times: tuple[float, ...], word: str) -> None:
     stored = [replace(archive(number), time=NOW + hours * HOUR) for number, hours in enumerate(times, 1)]
-    seen = plan(*stored)
-    assert bool(seen.doubtful) == bool(word)
+    prune_plan = plan(*stored)
+    assert bool(prune_plan.doubtful) == bool(word)
     if word:
         with pytest.raises(prune.PruneError, match=word):
-            prune.refuse(seen, order())
+            prune.refuse(prune_plan, order())
 
 
 def test_archives_with_numbers_that_cannot_be_are_doubted(tmp_path: Path) -> None:
@@ -107,27 +107,27 @@ def test_archives_with_numbers_that_cannot_be_are_doubted(tmp_path: Path) -> Non
     left = prune.Left.load(path)
     assert prune.doubts(stored, NOW, left) == []
     assert prune.doubts({**stored, archive(6).name: archive(6)}, NOW, left) == []
-    (said,) = prune.doubts({**stored, archive(3).name: archive(3)}, NOW, left)
-    assert "00000003" in said
-    assert "wasn't there at the last prune" in said
+    (doubt,) = prune.doubts({**stored, archive(3).name: archive(3)}, NOW, left)
+    assert "00000003" in doubt
+    assert "wasn't there at the last prune" in doubt
     twin = replace(archive(5), name=f"{archive(5).name}0")
-    (said,) = prune.doubts({**stored, twin.name: twin}, NOW, left)
-    assert "there twice" in said
+    (doubt,) = prune.doubts({**stored, twin.name: twin}, NOW, left)
+    assert "there twice" in doubt
     (tmp_path / "left.json").write_text('{"highest": 3')
     with pytest.raises(prune.PruneError, match="not whole"):
         prune.Left.load(path)
 
 
 def test_the_plan_shows_each_archive_and_whether_it_goes() -> None:
-    seen = plan(archive(1), archive(2, ident="e" * 64), archive(4), going=(archive(1).name,))
-    ends = [line.partition("Z  ")[2] for line in seen.lines()]
+    prune_plan = plan(archive(1), archive(2, ident="e" * 64), archive(4), going=(archive(1).name,))
+    ends = [line.partition("Z  ")[2] for line in prune_plan.lines()]
     assert ends[:4] == [
         "goes",
         "ANOTHER one than control recorded",
         "MISSING here, and on control's record",
         "NOT on control's record",
     ]
-    assert seen.lines()[-1] == "1 of 3 archives go"
+    assert prune_plan.lines()[-1] == "1 of 3 archives go"
 
 
 def test_no_prune_after_deletions_by_another_client(tmp_path: Path) -> None:

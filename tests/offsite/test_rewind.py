@@ -18,7 +18,7 @@ def test_rewinding_leaves_out_what_came_later_and_loses_nothing(tmp_path: Path) 
     kept = rewind.rewind(folder, 1, "now", CONFIG.encode())
     assert list(segment_log.segments(folder)) == [0, 1]
     assert list(segment_log.segments(kept)) == [0, 1, 2]
-    assert [one.segment for one in segment_log.transactions(folder)] == [0, 1]
+    assert [transaction.segment for transaction in segment_log.transactions(folder)] == [0, 1]
     assert Path(folder, "config").read_text() == CONFIG
     assert not Path(folder, "index.2").exists()
     with pytest.raises(rewind.RewindError, match="no transaction 9"):
