@@ -27,18 +27,18 @@ def source(mx: str, **changes: Any) -> Source:
 
 
 def judged(*sources: Source, expected: Sequence[str] = ("mx1", "mx2")) -> state.Result:
-    return check.decide({one.mx: one for one in sources}, expected, NOON, VALUES)
+    return check.decide({mx_source.mx: mx_source for mx_source in sources}, expected, NOON, VALUES)
 
 
 @pytest.mark.parametrize(
-    ("free", "words"), [(4.9, "4.9% of space or inodes is left there"), (0.0, "0.0%"), (-1.0, "read-only")]
+    ("free", "message"), [(4.9, "4.9% of space or inodes is left there"), (0.0, "0.0%"), (-1.0, "read-only")]
 )
-def test_the_check_reports_a_full_disk_at_once(free: float, words: str) -> None:
-    found = {one: source(one) for one in ("mx1", "mx2")}
-    result = check.decide(found, ["mx1", "mx2"], NOON, VALUES, free=free)
+def test_the_check_reports_a_full_disk_at_once(free: float, message: str) -> None:
+    sources = {mx: source(mx) for mx in ("mx1", "mx2")}
+    result = check.decide(sources, ["mx1", "mx2"], NOON, VALUES, free=free)
     assert result.status == "WARNING"
-    assert words in result.summary
-    assert check.decide(found, ["mx1", "mx2"], NOON, VALUES, free=5.0).status == "OK"
+    assert message in result.summary
+    assert check.decide(sources, ["mx1", "mx2"], NOON, VALUES, free=5.0).status == "OK"
 
 
 def test_the_check_measures_the_free_room_itself(room: Room) -> None:
@@ -56,7 +56,7 @@ def test_all_is_well() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "status", "words"),
+    ("changes", "status", "message"),
     [
         ({"listed": NOON - 3599}, "OK", "60 min"),
         ({"listed": NOON - 3700}, "WARNING", "mx2 is 62 min behind"),
@@ -72,10 +72,10 @@ def test_all_is_well() -> None:
         ({"error": "no route", "unpulled": 7}, "WARNING", "mx2: no route; 7 messages known there and not fetched"),
     ],
 )
-def test_the_summary_of_an_mx(changes: dict[str, Any], status: str, words: str) -> None:
+def test_the_summary_of_an_mx(changes: dict[str, Any], status: str, message: str) -> None:
     result = judged(source("mx1"), source("mx2", **changes))
     assert result.status == status
-    assert words in result.summary
+    assert message in result.summary
 
 
 def test_files_put_aside_are_reported_until_they_are_removed(room: Room) -> None:
@@ -112,9 +112,9 @@ def test_an_mx_that_was_never_asked_is_named() -> None:
 
 
 def test_a_new_mx_has_some_time() -> None:
-    found = {"mx1": source("mx1")}
-    assert check.decide(found, ["mx1", "mx2"], NOON, VALUES, NOON - 599).status == "OK"
-    assert check.decide(found, ["mx1", "mx2"], NOON, VALUES, NOON - 601).status == "WARNING"
+    sources = {"mx1": source("mx1")}
+    assert check.decide(sources, ["mx1", "mx2"], NOON, VALUES, NOON - 599).status == "OK"
+    assert check.decide(sources, ["mx1", "mx2"], NOON, VALUES, NOON - 601).status == "WARNING"
     assert check.decide({}, ["mx1"], NOON, VALUES, NOON - 5).summary == "nothing fetched yet"
 
 
@@ -129,10 +129,10 @@ def test_the_check_reads_what_the_puller_writes(room: Room) -> None:
     room.pull()
     Path(room.layout.state, "canary-mx1.json").write_text("{}")
     Path(room.layout.state, "mx2.json").write_text("{torn")
-    found = check.read(room.layout.state)
-    assert found["mx2"] is None
-    assert found["mx1"] is not None
-    assert found["mx1"].lag(room.now + 100) == 100
+    sources = check.read(room.layout.state)
+    assert sources["mx2"] is None
+    assert sources["mx1"] is not None
+    assert sources["mx1"].lag(room.now + 100) == 100
     values = VALUES | {"folder": room.layout.state, "mx": "mx1"}
     result = check.probe(room.places, values)
     assert "mx2: its state is not whole" in result.summary

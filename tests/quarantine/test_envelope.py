@@ -46,11 +46,11 @@ def read(folder: Path, data: bytes) -> envelope.Message:
 
 def test_the_index_gets_envelope_and_subject(tmp_path: Path) -> None:
     body = b"Received: x\nSUBJECT: =?utf-8?q?caf=C3=A9?=\n and more\nTo: y\n\nSubject: not this\n"
-    found = read(tmp_path, kept(ident(), body, recipients=["a@customer.example", "b@customer.example"]))
-    assert (found.id, found.domain, found.mx) == (ident(), "customer.example", "mx1")
-    assert found.subject == "café and more"
-    assert found.recipients == "a@customer.example b@customer.example"
-    assert (found.size, found.kept, found.truncated) == (len(body), len(body), False)
+    message = read(tmp_path, kept(ident(), body, recipients=["a@customer.example", "b@customer.example"]))
+    assert (message.id, message.domain, message.mx) == (ident(), "customer.example", "mx1")
+    assert message.subject == "café and more"
+    assert message.recipients == "a@customer.example b@customer.example"
+    assert (message.size, message.kept, message.truncated) == (len(body), len(body), False)
 
 
 @pytest.mark.parametrize(
@@ -72,10 +72,10 @@ def test_the_index_gets_envelope_and_subject(tmp_path: Path) -> None:
     ],
 )
 def test_odd_messages_are_read(tmp_path: Path, body: bytes, subject: str | None) -> None:
-    found = read(tmp_path, kept(ident(), body))
-    found.subject.encode("utf-8")
+    message = read(tmp_path, kept(ident(), body))
+    message.subject.encode("utf-8")
     if subject is not None:
-        assert found.subject == subject
+        assert message.subject == subject
 
 
 def test_values_of_any_length_fit_into_their_columns(tmp_path: Path) -> None:
@@ -103,8 +103,8 @@ def test_values_of_any_length_fit_into_their_columns(tmp_path: Path) -> None:
     )
     assert layout.is_id(name)
     assert layout.is_domain(domain)
-    found = envelope.read(str(path), domain, name)
-    lengths = {column: len(getattr(found, column)) for column in columns if column != "path"}
+    message = envelope.read(str(path), domain, name)
+    lengths = {column: len(getattr(message, column)) for column in columns if column != "path"}
     assert lengths == {column: columns[column] for column in lengths} | {"id": len(name)}
     assert len(f"{layout.day(name)}/{domain}/{name}") <= columns["path"]
 
@@ -112,15 +112,15 @@ def test_values_of_any_length_fit_into_their_columns(tmp_path: Path) -> None:
 def test_a_long_address_is_not_cut(tmp_path: Path) -> None:
     # longer than an MX takes one (256 bytes with its brackets)
     sender, recipient = (f"{'l' * 256}@{'d' * 55}.example" for _ in range(2))
-    found = read(tmp_path, kept(ident(), sender=sender, recipients=[recipient] * 3))
-    assert (found.sender, found.recipients) == (sender, " ".join([recipient] * 3))
+    message = read(tmp_path, kept(ident(), sender=sender, recipients=[recipient] * 3))
+    assert (message.sender, message.recipients) == (sender, " ".join([recipient] * 3))
 
 
 def test_a_large_message_is_streamed(tmp_path: Path) -> None:
     body = b"Subject: large\n\n" + b"0123456789abcdef" * (1 << 18)
-    found = read(tmp_path, kept(ident(), body))
-    assert found.kept == len(body)
-    assert len(found.head) == envelope.HEAD_MAX
+    message = read(tmp_path, kept(ident(), body))
+    assert message.kept == len(body)
+    assert len(message.head) == envelope.HEAD_MAX
 
 
 @pytest.mark.parametrize(

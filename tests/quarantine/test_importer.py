@@ -237,8 +237,8 @@ def test_a_canary_is_seen_removed_and_not_counted(room: Room) -> None:
     assert room.stored() == []
     assert not room.index.message
     assert room.index.ledger[ident()] == (canary.DOMAIN, "canary")
-    seen = json.loads(Path(room.layout.state, "canary-mx1.json").read_text())
-    assert (seen["sent"], seen["received"], seen["id"]) == (NOON - 5, NOON, ident())
+    record = json.loads(Path(room.layout.state, "canary-mx1.json").read_text())
+    assert (record["sent"], record["received"], record["id"]) == (NOON - 5, NOON, ident())
 
 
 @pytest.mark.parametrize(

@@ -43,17 +43,17 @@ def test_a_large_backlog_comes_in_portions_oldest_first(room: Room, monkeypatch:
     names = room.fill(5)
     source = room.pull(limit=0.0)  # time is up at once: nothing is fetched in this run
     assert source.listed is None
-    seen: list[int] = []
+    portions: list[int] = []
     original = room.mx.fetch
 
     def fetch(paths: Sequence[str], target: str) -> None:
-        seen.append(len(paths))
-        assert paths[0].endswith(names[sum(seen[:-1])])
+        portions.append(len(paths))
+        assert paths[0].endswith(names[sum(portions[:-1])])
         original(paths, target)
 
     monkeypatch.setattr(room.mx, "fetch", fetch)
     room.pull()
-    assert seen == [2, 2, 1]
+    assert portions == [2, 2, 1]
     assert len(room.index.message) == 5
 
 

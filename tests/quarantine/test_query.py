@@ -83,8 +83,8 @@ def test_both_roles_have_the_same_days() -> None:
 
 def test_the_files_of_the_schema_lead_to_its_version(tmp_path: Path) -> None:
     files = schema.migrations(str(ROLE / "files/lib/mf_quarantine/schema"))
-    found = [statement.split("(")[0].split()[-1] for statement in schema.statements(files[1])]
-    assert found == ["message", "ledger", "tally", "handover"]
+    tables = [statement.split("(")[0].split()[-1] for statement in schema.statements(files[1])]
+    assert tables == ["message", "ledger", "tally", "handover"]
     assert all("IF NOT EXISTS" in statement for statement in schema.statements(files[1]))
     with pytest.raises(schema.SchemaError, match="needs 1 to"):
         schema.migrations(str(tmp_path))

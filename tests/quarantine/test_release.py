@@ -88,7 +88,7 @@ def test_force_asks_the_same_mx_when_there_is_no_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "code", "word"),
+    ("output", "code", "word"),
     [
         ("accepted 250 OK id=1", 0, "accepted"),
         ("known", 0, "known"),
@@ -101,15 +101,15 @@ def test_force_asks_the_same_mx_when_there_is_no_other() -> None:
         ("Accepted x", 0, "lost"),
     ],
 )
-def test_answers_of_an_mx(tmp_path: Path, said: str, code: int, word: str) -> None:
+def test_answers_of_an_mx(tmp_path: Path, output: str, code: int, word: str) -> None:
     path = tmp_path / "kept"
     path.write_bytes(kept(ident()))
-    script = f"import sys; sys.stdin.buffer.read(); print({said!r}); sys.exit({code})"
+    script = f"import sys; sys.stdin.buffer.read(); print({output!r}); sys.exit({code})"
     assert release.over_ssh([sys.executable, "-c", script], "mx", ident(), str(path)).word == word
 
 
 @pytest.mark.parametrize(
-    ("said", "out", "code", "word"),
+    ("error", "out", "code", "word"),
     [
         ("ssh: connect to host 192.0.2.1 port 22: Connection refused", "", 255, "unsent"),
         ("@@@@@\n@ WARNING @\nHost key verification failed.", "", 255, "unsent"),
@@ -121,10 +121,10 @@ def test_answers_of_an_mx(tmp_path: Path, said: str, code: int, word: str) -> No
         ("Host key verification failed.", "x", 255, "lost"),
     ],
 )
-def test_without_a_session_nothing_was_sent(tmp_path: Path, said: str, out: str, code: int, word: str) -> None:
+def test_without_a_session_nothing_was_sent(tmp_path: Path, error: str, out: str, code: int, word: str) -> None:
     path = tmp_path / "kept"
     path.write_bytes(kept(ident()))
-    script = f"import sys; sys.stderr.write({said!r}); sys.stdout.write({out!r}); sys.exit({code})"
+    script = f"import sys; sys.stderr.write({error!r}); sys.stdout.write({out!r}); sys.exit({code})"
     assert release.over_ssh([sys.executable, "-c", script], "mx", ident(), str(path)).word == word
 
 
@@ -174,10 +174,10 @@ def test_begun_is_written_before_anything_is_sent(before: str | None, word: str,
 class Released:
     """A quarantine's database with one message, and MXs that answer in turn."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *answers: str) -> None:
         self.asked: list[str] = []
         self.states: list[str] = []
-        self.words = list(words)
+        self.answers = list(answers)
         self.name = ident()
         self.context = context.Context(state.Places(str(folder)), "ann")
         self.context.settings.mx = {"mx1": "192.0.2.1", "mx2": "192.0.2.2", "mx3": "192.0.2.3"}
@@ -198,7 +198,7 @@ class Released:
 
     def send(self, _command: object, address: str, *_: object) -> release.Answer:
         self.asked.append(address)
-        return release.Answer(self.words.pop(0), "words")
+        return release.Answer(self.answers.pop(0), "words")
 
     def release(self, mx: str | None = None) -> str:
         chosen = argparse.Namespace(mx=mx, force=False, dry_run=False, by="ann")

@@ -24,7 +24,7 @@ def test_hours_around_midnight_are_asked_for_in_both_days() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "found"),
+    ("line", "expected"),
     [
         (
             b"-rw-r-----            812 2026/11/25 12:00:00 2026-11-25/a.example/new/x",
@@ -36,9 +36,9 @@ def test_hours_around_midnight_are_asked_for_in_both_days() -> None:
         (b"Welcome to this host", None),
     ],
 )
-def test_lines_of_rsync(line: bytes, found: tuple[str, int] | None) -> None:
+def test_lines_of_rsync(line: bytes, expected: tuple[str, int] | None) -> None:
     match = remote.LISTED.fullmatch(line)
-    assert (None if match is None else (match[2].decode(), int(match[1].replace(b",", b"")))) == found
+    assert (None if match is None else (match[2].decode(), int(match[1].replace(b",", b"")))) == expected
 
 
 def fake_rsync(folder: Path, script: str) -> str:
@@ -114,9 +114,9 @@ def test_ssh_trusts_only_the_given_host_keys(tmp_path: Path, monkeypatch: pytest
     list(remote.Remote("2001:db8::1", ssh.command("/k", "/h")).listing(remote.EVERYTHING))
     argv = (tmp_path / "argv").read_text().split("\0")
     assert argv[-1] == "mf-pull@[2001:db8::1]:/"
-    words = shlex.split(argv[argv.index("-e") + 1])
+    arguments = shlex.split(argv[argv.index("-e") + 1])
     for option in ("StrictHostKeyChecking=yes", "UserKnownHostsFile=/h", "BatchMode=yes", "IdentitiesOnly=yes"):
-        assert option in words
+        assert option in arguments
 
 
 def test_every_name_of_a_list_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

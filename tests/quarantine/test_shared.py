@@ -51,7 +51,7 @@ def mend(room: Room, *, dry_run: bool = False) -> repair.Outcome:
 def test_each_domain_has_its_copy_and_the_bytes_are_there_once(room: Room) -> None:
     source = room.pull()
     assert set(room.index.message) == {(domain, copy(number)) for number, domain in enumerate(DOMAINS)}
-    assert {one.recipients for one in room.index.message.values()} == {f"user@{domain}" for domain in DOMAINS}
+    assert {message.recipients for message in room.index.message.values()} == {f"user@{domain}" for domain in DOMAINS}
     assert set(stored(room)) == everywhere()
     assert len(set(stored(room).values())) == 1
     assert (source.imported, source.unpulled, source.oldest) == (3, 0, None)
@@ -109,8 +109,8 @@ def test_the_end_of_one_copy_harms_no_other(room: Room) -> None:
     assert sorted(domain for domain, _ in room.index.message) == ["a.example", "z.example"]
     for number in (0, 2):
         domain = DOMAINS[number]
-        found = envelope.read(room.layout.path(domain, copy(number)), domain, copy(number))
-        assert found.kept == len(BODY)
+        message = envelope.read(room.layout.path(domain, copy(number)), domain, copy(number))
+        assert message.kept == len(BODY)
     # nor does it come back, while its MX has it
     room.pull()
     assert len(room.index.message) == 2
@@ -179,7 +179,10 @@ def test_no_file_can_pass_for_another_message(room: Room) -> None:
     )
     put(str(room.mx.root), other, kept(other), layout.SHARED)  # a single one has no business there
     room.pull()
-    assert {layout.message(one) for _, one in room.index.message} == {layout.message(NAME), layout.message(name)}
+    assert {layout.message(message_id) for _, message_id in room.index.message} == {
+        layout.message(NAME),
+        layout.message(name),
+    }
     assert room.index.ledger[other] == (layout.SHARED, "bad")
     assert layout.kept_file(f"2026-11-25/{layout.SHARED}/new/{copy(1)}") is None
 
@@ -209,11 +212,11 @@ def test_a_released_copy_names_no_other_recipient(room: Room, tmp_path: Path) ->
     path = room.layout.path("z.example", copy(2))
     assert release.over_ssh([sys.executable, "-c", script], "mx", copy(2), path).word == "accepted"
     line, _, body = got.read_bytes().partition(b"\n")
-    told = json.loads(line)
-    assert (told["id"], told["recipients"]) == (copy(2), ["user@z.example"])
-    assert "copies" not in told
+    record = json.loads(line)
+    assert (record["id"], record["recipients"]) == (copy(2), ["user@z.example"])
+    assert "copies" not in record
     assert b"a.example" not in line
-    assert envelope.parse(line, copy(2)) == told
+    assert envelope.parse(line, copy(2)) == record
     assert body == BODY
 
 
