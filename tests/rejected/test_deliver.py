@@ -111,9 +111,9 @@ def where(tmp_path: Path) -> dict[str, str]:
     return places
 
 
-def logline(when: float, words: str) -> str:
+def logline(when: float, text: str) -> str:
     """A line of Exim's log, which has local time."""
-    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(when))} {words}\n"
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(when))} {text}\n"
 
 
 def taken(when: float = NOW) -> str:
@@ -311,8 +311,8 @@ def test_killed_between_the_dot_and_its_record(exim: Exim, where: dict[str, str]
             child.wait()
 
         exim.after_dot = kill
-        said, _ = child.communicate(kept().getvalue(), timeout=30)
-    assert (said, child.returncode) == (b"", -signal.SIGKILL)
+        output, _ = child.communicate(kept().getvalue(), timeout=30)
+    assert (output, child.returncode) == (b"", -signal.SIGKILL)
     assert Path(where["records"], ID).read_text().startswith("begun ")
     exim.after_dot = lambda: None
     again = ask(exim, where)
@@ -326,10 +326,10 @@ def test_a_full_disk_after_the_dot_is_no_reason_to_say_later(
 ) -> None:
     store = deliver._store
 
-    def full(record: int, words: str) -> None:
-        if words.startswith("accepted"):
+    def full(record: int, text: str) -> None:
+        if text.startswith("accepted"):
             raise OSError(28, "No space left on device")
-        store(record, words)
+        store(record, text)
 
     monkeypatch.setattr(deliver, "_store", full)
     assert ask(exim, where).word == "accepted"

@@ -115,7 +115,7 @@ def test_the_oldest_go_until_there_is_room_and_a_little_more() -> None:
     room = purge.Room(size=10000, free=500, inodes=0, inodes_free=0)  # 5 percent; 8 + 2 are wanted
     chosen, enough = purge.sacrifice(files, room, 8)
     assert enough
-    assert [one.path[3] for one in chosen] == ["0", "1", "2", "3", "4"]
+    assert [candidate.path[3] for candidate in chosen] == ["0", "1", "2", "3", "4"]
 
 
 def test_inodes_count_as_well() -> None:
@@ -135,21 +135,21 @@ def test_a_nearly_full_disk_is_reported(root: Path, places: state.Places, monkey
     young = keep(root, "2025-11-25", "20251125T1", domain="0.example", size=5000)
     size = old.stat().st_blocks * 512
     monkeypatch.setattr(purge.Store, "room", lambda _: purge.Room(100 * size, 9 * size, 0, 0))
-    said = purge.run(places, str(root), 5, 9.5, now=NOW, dry_run=True)
-    assert [sentence for sentence in said if "before their time" in sentence]
+    sentences = purge.run(places, str(root), 5, 9.5, now=NOW, dry_run=True)
+    assert [sentence for sentence in sentences if "before their time" in sentence]
     assert old.exists()
     assert not Path(places.decisions).exists()
 
-    said = purge.run(places, str(root), 5, 9.5, now=NOW, counters="/nonexistent")
+    sentences = purge.run(places, str(root), 5, 9.5, now=NOW, counters="/nonexistent")
     assert not old.exists()
     assert not young.exists()  # 9.5 + 2 percent are more than one message
-    assert "the disk is nearly full: 2 messages" in said[0]
+    assert "the disk is nearly full: 2 messages" in sentences[0]
     entry = json.loads(Path(places.decisions).read_text())
     assert (entry["check"], entry["action"], entry["outcome"]) == ("rejected", "remove", "done")
     assert entry["evidence"]["first"] == "20251124T1"
-    status, words = check.decide(purge_record.read(places), ["2025-11-25"], 50, NOW + 60, SETTINGS)
+    status, problems = check.decide(purge_record.read(places), ["2025-11-25"], 50, NOW + 60, SETTINGS)
     assert status == state.CRITICAL
-    assert words == ["2 messages removed before their time for lack of room"]
+    assert problems == ["2 messages removed before their time for lack of room"]
 
 
 def test_a_disk_that_others_fill_is_reported_once(
@@ -169,11 +169,11 @@ def test_the_clock_of_days_to_come_removes_nothing_for_a_day(root: Path, places:
     message = keep(root, "2025-11-24", "1")
     purge.run(places, str(root), 5, 0, now=NOW, counters="/nonexistent")
     later = NOW + 20 * 86400
-    said = purge.run(places, str(root), 5, 0, now=later, counters="/nonexistent")
-    assert said == [f"nothing goes by its age for a day: {purge_record.DOUBTED}"]
+    sentences = purge.run(places, str(root), 5, 0, now=later, counters="/nonexistent")
+    assert sentences == [f"nothing goes by its age for a day: {purge_record.DOUBTED}"]
     assert message.exists()
-    status, words = check.decide(purge_record.read(places), ["2025-12-14"], 50, later + 60, SETTINGS)
-    assert (status, words) == (state.WARNING, [f"nothing goes by its age: {purge_record.DOUBTED}"])
+    status, problems = check.decide(purge_record.read(places), ["2025-12-14"], 50, later + 60, SETTINGS)
+    assert (status, problems) == (state.WARNING, [f"nothing goes by its age: {purge_record.DOUBTED}"])
     # the clock is put right
     assert purge.run(places, str(root), 5, 0, now=NOW + 600, counters="/nonexistent") == []
     # or it was right: this host was off
@@ -309,9 +309,9 @@ def test_a_days_limit_is_reported_before_and_after_it_costs_mail() -> None:
         ["today has taken 80% of the 5 GiB that a day may"],
     )
     missed = {**today, "missed": 7, "missed_at": NOW - 3600}
-    words = ["7 messages not kept, a day takes 5 GiB and no more"]
-    assert check.decide(record, [], 50, NOW, SETTINGS, missed) == (state.CRITICAL, words)
+    problems = ["7 messages not kept, a day takes 5 GiB and no more"]
+    assert check.decide(record, [], 50, NOW, SETTINGS, missed) == (state.CRITICAL, problems)
     # also on the next day, for a day
     missed["used"] = 0
-    assert check.decide(record, [], 50, NOW + 80000, SETTINGS, missed)[1][0] == words[0]
+    assert check.decide(record, [], 50, NOW + 80000, SETTINGS, missed)[1][0] == problems[0]
     assert check.decide({**record, "ran": NOW + 83000}, [], 50, NOW + 83000, SETTINGS, missed) == (state.OK, [])
