@@ -100,7 +100,11 @@ def test_files_of_the_repository_that_are_named_exist(path: Path) -> None:
         )
     )
     # NAME, ROLE and X stand for a name of one's own
-    assert not [one for one in named if not re.search(r"\b(NAME|ROLE|X)\b|_NAME", one) and not (ROOT / one).exists()]
+    assert not [
+        named_path
+        for named_path in named
+        if not re.search(r"\b(NAME|ROLE|X)\b|_NAME", named_path) and not (ROOT / named_path).exists()
+    ]
 
 
 def test_variables_that_are_named_exist() -> None:
@@ -118,16 +122,16 @@ def test_variables_that_are_named_exist() -> None:
 
 def test_runbook_has_every_class_of_the_smtp_check() -> None:
     source = source_of("mf_checks/smtp_verdict.py")
-    found = re.search(r"^BUSY, .+? = (.+)$", source, re.MULTILINE)
-    assert found
-    assert not [word for word in re.findall(r'"([A-Z]+)"', found[1]) if f"`{word}" not in RUNBOOK_TEXT]
+    match = re.search(r"^BUSY, .+? = (.+)$", source, re.MULTILINE)
+    assert match
+    assert not [word for word in re.findall(r'"([A-Z]+)"', match[1]) if f"`{word}" not in RUNBOOK_TEXT]
 
 
 def test_runbook_has_every_verdict_on_a_process() -> None:
     source = source_of("mf_checks/orphans.py")
-    found = re.search(r"^ORPHAN, .+? = \((.+?)\)$", source, re.MULTILINE | re.DOTALL)
-    assert found
-    assert not [word for word in re.findall(r'"([a-z ]+)"', found[1]) if word not in RUNBOOK_TEXT]
+    match = re.search(r"^ORPHAN, .+? = \((.+?)\)$", source, re.MULTILINE | re.DOTALL)
+    assert match
+    assert not [word for word in re.findall(r'"([a-z ]+)"', match[1]) if word not in RUNBOOK_TEXT]
 
 
 # Words of a state as the code says it, and the module that does. A change there belongs into the runbook as well.
@@ -189,10 +193,10 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize(("module", "words"), SAID.items(), ids=lambda value: value if isinstance(value, str) else "")
-def test_runbook_speaks_of_states_as_the_code_does(module: str, words: list[str]) -> None:
+@pytest.mark.parametrize(("module", "states"), SAID.items(), ids=lambda value: value if isinstance(value, str) else "")
+def test_runbook_speaks_of_states_as_the_code_does(module: str, states: list[str]) -> None:
     source = source_of(module)
-    for word in words:
+    for word in states:
         assert word in source, f"{module} no longer says this; correct docs/runbook.md and this test"
         assert word in RUNBOOK_TEXT
 

@@ -55,42 +55,42 @@ def imports(path: Path) -> set[str]:
 @functools.cache
 def imports_of(path: Path, parents: tuple[str, ...] = ()) -> set[str]:
     """Dotted names that a file in the package ``parents`` imports."""
-    found: set[str] = set()
+    modules: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            modules.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             above = parents[: len(parents) - node.level + 1] if node.level else ()
             base = ".".join((*above, *([node.module] if node.module else [])))
-            found.add(base)
-            found.update(f"{base}.{alias.name}" for alias in node.names)
-    return found
+            modules.add(base)
+            modules.update(f"{base}.{alias.name}" for alias in node.names)
+    return modules
 
 
 @functools.cache
 def named(path: Path) -> set[str]:
     """Dotted names of modules in a file's texts: what a program in one imports, and what importlib is asked for."""
-    found: set[str] = set()
+    modules: set[str] = set()
     package = ".".join(Path(name(path)).parts[:-1])
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            found.update(f"{module}.{thing}" for module, thing in CALLED.findall(node.value))
+            modules.update(f"{module}.{function}" for module, function in CALLED.findall(node.value))
         elif isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module":
             asked = node.args[0]
             if isinstance(asked, ast.Constant) and str(asked.value).startswith("."):
-                found.add(package + str(asked.value))
+                modules.add(package + str(asked.value))
             elif isinstance(asked, ast.JoinedStr) and isinstance(asked.values[0], ast.Constant):
                 # any module of a folder: f".commands.{name}"
                 folder = path.parent.joinpath(*str(asked.values[0].value).split("."))
-                found.update(f"{package}.{folder.name}.{one.stem}" for one in folder.glob("[!_]*.py"))
-    return found
+                modules.update(f"{package}.{folder.name}.{source.stem}" for source in folder.glob("[!_]*.py"))
+    return modules
 
 
 @functools.cache
 def dependencies(role: str) -> set[str]:
     """Roles that come with a role, itself among them."""
     meta = yaml.safe_load((ROOT / "roles" / role / "meta/main.yml").read_text())
-    return {role}.union(*(dependencies(one["role"]) for one in meta["dependencies"]))
+    return {role}.union(*(dependencies(dependency["role"]) for dependency in meta["dependencies"]))
 
 
 @functools.cache
@@ -132,15 +132,15 @@ def test_mypy_reads_the_packages_of_all_roles() -> None:
 
 
 def test_the_graph_of_imports_is_that_of_the_roles() -> None:
-    found = graph()
-    for package, used in found.items():
+    package_imports = graph()
+    for package, used in package_imports.items():
         print(f"{package:<14} -> {' '.join(sorted(used)) or '-'}")
     brought = {package: dependencies(ROLES[package]) for package in PACKAGES}
     expected = {
         package: {other for other in PACKAGES if ROLES[other] in roles and other != package}
         for package, roles in brought.items()
     }
-    assert found == expected
+    assert package_imports == expected
 
 
 def test_nothing_imports_in_a_circle() -> None:
@@ -163,7 +163,9 @@ def test_nothing_imports_in_a_circle() -> None:
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_libraries_are_those_that_the_role_brings(path: Path) -> None:
     role = ROLES[package_of(path)]
-    here = set().union(*(LIBRARIES.get(package, set()) for one in dependencies(role) for package in debian(one)))
+    here = set().union(
+        *(LIBRARIES.get(package, set()) for dependency in dependencies(role) for package in debian(dependency))
+    )
     tops = {imported.partition(".")[0] for imported in imports(path)} - set(PACKAGES)
     assert tops <= set(sys.stdlib_module_names) | here
 
@@ -189,12 +191,12 @@ def test_checks_do_not_import_each_other() -> None:
 
 def test_modules_that_are_named_in_texts_exist() -> None:
     """What a program in a text imports, what importlib is asked for, and what a launcher calls."""
-    found = set().union(*map(named, FILES))
+    named_modules = set().union(*map(named, FILES))
     for launcher in ROOT.glob("roles/*/templates/bin/*.j2"):
-        found.update(f"{module}.{thing}" for module, thing in CALLED.findall(launcher.read_text()))
+        named_modules.update(f"{module}.{function}" for module, function in CALLED.findall(launcher.read_text()))
     modules = {".".join(Path(name(path)).with_suffix("").parts) for path in FILES}
-    assert {"mf_checks.due", "mf_monitor.notifying.send"} <= found
-    assert found <= modules
+    assert {"mf_checks.due", "mf_monitor.notifying.send"} <= named_modules
+    assert named_modules <= modules
 
 
 # What the core shares with a role by name: the keys of the health record, the lease's owner, a failure's kind. In
@@ -233,7 +235,7 @@ def test_every_check_has_a_purpose_of_its_own() -> None:
 
 
 def test_every_check_of_a_role_names_its_module() -> None:
-    found = []
+    modules = []
     for path in sorted(ROOT.glob("roles/*/vars/main.yml")):
         variables = yaml.safe_load(path.read_text()) or {}
         tables = [value for value in variables.values() if isinstance(value, dict)]
@@ -241,8 +243,8 @@ def test_every_check_of_a_role_names_its_module() -> None:
         checks = [table for table in tables if {"period", "deadline"} <= set(table)]
         for check in checks:
             assert (path.parents[1] / f"files/lib/{check['module'].replace('.', '/')}.py").exists(), path
-            found.append(check["module"])
-    assert sorted(found) == sorted(check.__name__ for check in every_check())
+            modules.append(check["module"])
+    assert sorted(modules) == sorted(check.__name__ for check in every_check())
 
 
 def test_every_check_has_its_tests_in_the_folder_of_its_package() -> None:

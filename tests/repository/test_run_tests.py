@@ -39,8 +39,8 @@ def test_molecule_counts_steps_that_ran_and_perl_tests() -> None:
 
 
 def test_faults_of_the_fault_suite_count_once() -> None:
-    said = "52 as expected, 2 deviations, in 9 min 1 s"
-    log = f'"{said}"\nfatal: {said}\nchaos > verify: Executed: Failed\n'
+    summary = "52 as expected, 2 deviations, in 9 min 1 s"
+    log = f'"{summary}"\nfatal: {summary}\nchaos > verify: Executed: Failed\n'
     assert run_tests.count_molecule(log) == Counts(passed=52, failed=2 + 1)
 
 
