@@ -219,7 +219,7 @@ def sound(host: Host) -> None:
     now = status(host)
     assert host.kernel.refused == ([25] if now.should_refuse else [])
     assert now.refusing == now.should_refuse
-    assert host.disk.exists() == any(one.owner != "load" for one in now.leases)
+    assert host.disk.exists() == any(held_lease.owner != "load" for held_lease in now.leases)
     assert host.marker.exists() == bool(now.leases)
 
 
@@ -280,10 +280,10 @@ leases = st.builds(
 
 
 def held(*some: Lease) -> tuple[Lease, ...]:
-    found: tuple[Lease, ...] = ()
-    for one in some:
-        found = lease.put(found, one, NOW)
-    return found
+    held_leases: tuple[Lease, ...] = ()
+    for new_lease in some:
+        held_leases = lease.put(held_leases, new_lease, NOW)
+    return held_leases
 
 
 json_values = st.recursive(

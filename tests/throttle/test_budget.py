@@ -23,8 +23,8 @@ class Fleet:
 
     def survey(self, fleet: Any, only: Collection[str] | None = None) -> Survey:
         self.asked += 1
-        seen = self.surveys.pop(0) if len(self.surveys) > 1 else self.surveys[0]
-        return Survey(self.total, [f"mx{number}" for number in range(2, self.total + 2)], seen)
+        accepting = self.surveys.pop(0) if len(self.surveys) > 1 else self.surveys[0]
+        return Survey(self.total, [f"mx{number}" for number in range(2, self.total + 2)], accepting)
 
 
 BOTH, ONE, NOBODY = ("mx2", "mx3"), ("mx3",), ()
@@ -77,9 +77,9 @@ def test_over_budget_an_operators_own_mark_stays_as_it_was(member: Host, surveys
     before = marker.current(member.places).leases
     with pytest.raises(control.OverBudgetError):
         controller(member, survey=Fleet(*surveys).survey).on("operator", "all of it", 60)
-    assert [(one.owner, one.reason, one.refuse, one.until) for one in marker.current(member.places).leases] == [
-        (one.owner, one.reason, one.refuse, one.until) for one in before
-    ]
+    assert [
+        (lease.owner, lease.reason, lease.refuse, lease.until) for lease in marker.current(member.places).leases
+    ] == [(lease.owner, lease.reason, lease.refuse, lease.until) for lease in before]
     assert member.kernel.refused == []
     sound(member)
 

@@ -15,9 +15,9 @@ from mf.throttle import marker
 from tests.throttle.conftest import DOWN, Host, controller, count_reads, failing, sound, status
 
 
-def run(host: Host, *words: str) -> int:
+def run(host: Host, *arguments: str) -> int:
     try:
-        return command.main(list(words), host.places)
+        return command.main(list(arguments), host.places)
     except SystemExit as ended:
         return int(str(ended.code))
 
@@ -36,7 +36,7 @@ def test_command_on_status_off(host: Host, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ["on"],
         ["on", "--hold"],
@@ -50,17 +50,17 @@ def test_command_on_status_off(host: Host, capsys: pytest.CaptureFixture[str]) -
 )
 @pytest.mark.parametrize("present", [False, True])
 def test_a_command_reads_the_marker_once(
-    host: Host, words: list[str], present: bool, monkeypatch: pytest.MonkeyPatch
+    host: Host, arguments: list[str], present: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if present:
         controller(host).on("operator", "", 900)
     reads = count_reads(host, monkeypatch)
-    run(host, *words)
+    run(host, *arguments)
     assert len(reads) == 1
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["on", "--ttl", "-5"], "not a duration"),
         (["on", "--ttl", "abc"], "'abc' is not a duration; use for example 90s, 15m, 2h or 1d"),
@@ -74,10 +74,12 @@ def test_a_command_reads_the_marker_once(
         (["run"], "throttle run -- CMD"),
     ],
 )
-def test_misuse_is_one_clear_line(host: Host, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
-    assert run(host, *words) == 2
+def test_misuse_is_one_clear_line(
+    host: Host, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert run(host, *arguments) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
 
 
@@ -110,7 +112,7 @@ def test_a_damaged_lease_on_disk_is_reported_and_the_others_are_put_back(host: H
     host.reboot()
     outcome = controller(host).reconcile()
     assert outcome.warnings == ["a lease on disk was left out: refuse must be true or false"]
-    assert [one.owner for one in status(host).leases] == ["b"]
+    assert [lease.owner for lease in status(host).leases] == ["b"]
     sound(host)
 
 
@@ -153,8 +155,8 @@ def test_wait_without_throttle_does_not_sleep(host: Host) -> None:
 def test_run_takes_the_command_as_it_is(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[list[str]] = []
 
-    def execute(file: str, words: list[str]) -> None:
-        started.append(words)
+    def execute(file: str, arguments: list[str]) -> None:
+        started.append(arguments)
         raise FileNotFoundError
 
     monkeypatch.setattr(os, "execvp", execute)
@@ -190,10 +192,10 @@ def test_a_marker_that_cannot_be_written_is_a_failure_though_mail_is_refused(
 ) -> None:
     real = state.write_atomic
 
-    def full(path: str, *words: Any, **options: Any) -> None:
+    def full(path: str, *arguments: Any, **options: Any) -> None:
         if path == host.places.marker:
             raise OSError(28, "No space left on device")
-        real(path, *words, **options)
+        real(path, *arguments, **options)
 
     monkeypatch.setattr(state, "write_atomic", full)
     assert command.main(["on", "--force"], host.places) == 1

@@ -28,7 +28,10 @@ def test_on_and_off(host: Host) -> None:
     outcome = controller(host).off("operator")
     assert outcome.actions == ["operator gives its lease back", "accept new connections again"]
     sound(host)
-    assert [(one["action"], one["outcome"]) for one in host.decisions()] == [("throttle", "done"), ("release", "done")]
+    assert [(entry["action"], entry["outcome"]) for entry in host.decisions()] == [
+        ("throttle", "done"),
+        ("release", "done"),
+    ]
 
 
 def test_the_marker_of_a_contract(host: Host) -> None:
@@ -87,7 +90,7 @@ def test_owners_do_not_disturb_each_other(host: Host) -> None:
     controller(host).on("b", "", 600, refuse=False)
     controller(host).on("c", "", 90)
     host.clock.sleep(70)
-    assert [one.owner for one in status(host).leases] == ["b", "c"]
+    assert [lease.owner for lease in status(host).leases] == ["b", "c"]
     assert host.kernel.refused == [25]
     controller(host).off("c")
     assert host.kernel.refused == []
@@ -189,7 +192,7 @@ def test_a_hold_given_back_on_a_full_tmpfs_does_not_come_back(
     monkeypatch.setattr(state, "boottime", host.clock.now)
     monkeypatch.setattr(firewall, "_run", host.kernel.run)
     controller(host).reconcile()
-    assert [one.owner for one in status(host).leases] == [other]
+    assert [lease.owner for lease in status(host).leases] == [other]
     assert host.kernel.refused == []
     sound(host)
 
@@ -198,12 +201,12 @@ def test_a_full_tmpfs_takes_a_marker_that_fits_into_the_old_one(host: Host, monk
     controller(host).on("a", "", 900)
     failing(monkeypatch, "/run/mf/", 28)
     assert not controller(host).on("b", "", 900).unmarked
-    assert [one.owner for one in status(host).leases] == ["a", "b"]
+    assert [lease.owner for lease in status(host).leases] == ["a", "b"]
     for number in range(20):
         outcome = controller(host).on(f"c{number}", "x" * 200, 900)
     assert outcome.unmarked
     # what didn't fit has left a whole marker behind
-    assert [one.owner for one in status(host).leases][:2] == ["a", "b"]
+    assert [lease.owner for lease in status(host).leases][:2] == ["a", "b"]
 
 
 def test_a_spoilt_marker_that_fills_the_tmpfs_makes_room(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,14 +214,14 @@ def test_a_spoilt_marker_that_fills_the_tmpfs_makes_room(host: Host, monkeypatch
     host.marker.write_bytes(b"x" * 200_000)
     real = state.write_atomic
 
-    def full(path: str, *words: Any, **options: Any) -> None:
+    def full(path: str, *arguments: Any, **options: Any) -> None:
         if path == host.places.marker and host.marker.exists() and host.marker.stat().st_size > 100_000:
             raise OSError(28, "No space left on device")
-        real(path, *words, **options)
+        real(path, *arguments, **options)
 
     monkeypatch.setattr(state, "write_atomic", full)
     assert not controller(host).on("operator", "", 900).unmarked
-    assert [one.owner for one in status(host).leases] == ["operator"]
+    assert [lease.owner for lease in status(host).leases] == ["operator"]
     sound(host)
 
 

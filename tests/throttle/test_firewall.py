@@ -33,11 +33,11 @@ RECORDED = b"""{"nftables": [{"metainfo":
 
 
 def test_a_recorded_listing() -> None:
-    found = firewall.parse(RECORDED)
-    assert (found.whole, found.ports) == (True, {25: 2.0, 587: None})
-    assert found.refuses([25, 587])
-    assert not found.refuses([25, 465])
-    assert not found.refuses([])
+    ruleset = firewall.parse(RECORDED)
+    assert (ruleset.whole, ruleset.ports) == (True, {25: 2.0, 587: None})
+    assert ruleset.refuses([25, 587])
+    assert not ruleset.refuses([25, 465])
+    assert not ruleset.refuses([])
 
 
 @pytest.mark.parametrize(
@@ -53,9 +53,9 @@ def test_a_recorded_listing() -> None:
 )
 def test_a_changed_table_is_not_whole(good: bytes, bad: bytes) -> None:
     assert good in RECORDED
-    found = firewall.parse(RECORDED.replace(good, bad))
-    assert not found.whole
-    assert not found.refuses([25])
+    ruleset = firewall.parse(RECORDED.replace(good, bad))
+    assert not ruleset.whole
+    assert not ruleset.refuses([25])
 
 
 @given(
@@ -69,12 +69,12 @@ def test_a_changed_table_is_not_whole(good: bytes, bad: bytes) -> None:
     ).map(lambda it: json.dumps({"nftables": it}).encode())
 )
 def test_garbage_from_nft_is_an_error_or_nothing(listing: bytes) -> None:
-    said, whole = "", False
+    message, whole = "", False
     try:
         whole = firewall.parse(listing).whole
     except firewall.FirewallError as error:
-        said = str(error)
-    assert "\n" not in said
+        message = str(error)
+    assert "\n" not in message
     assert not whole
 
 

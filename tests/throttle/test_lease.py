@@ -26,9 +26,9 @@ def test_an_expired_lease_is_not_renewed_but_begun_anew() -> None:
 
 
 def test_ends_exactly_at_until() -> None:
-    one = lease.make("a", "", NOW, 60, True)
-    assert one.is_valid(NOW + 59.999)
-    assert not one.is_valid(NOW + 60)
+    held_lease = lease.make("a", "", NOW, 60, True)
+    assert held_lease.is_valid(NOW + 59.999)
+    assert not held_lease.is_valid(NOW + 60)
 
 
 def test_refusal_lasts_as_long_as_the_longest_that_refuses() -> None:
@@ -43,7 +43,7 @@ def test_refusal_lasts_as_long_as_the_longest_that_refuses() -> None:
 
 def test_others_keep_theirs() -> None:
     some = held(lease.make("a", "", NOW, 60, True), lease.make("b", "", NOW, 90, True))
-    assert [one.owner for one in lease.without(some, "a", NOW)] == ["b"]
+    assert [held_lease.owner for held_lease in lease.without(some, "a", NOW)] == ["b"]
     assert lease.without(some, "nobody", NOW) == some
 
 
@@ -57,8 +57,8 @@ def test_there_is_a_cap() -> None:
 
 
 def test_two_leases_of_one_owner_are_none() -> None:
-    one = lease.make("a", "", NOW, 60, True).as_json()
-    assert lease.parse_leases([one, one], NOW) is None
+    record = lease.make("a", "", NOW, 60, True).as_json()
+    assert lease.parse_leases([record, record], NOW) is None
 
 
 EPOCH = 1.7e9
@@ -70,7 +70,7 @@ def on_disk(*some: Lease, boot: str = "b" * 16) -> bytes:
 
 def test_load_is_never_kept_on_disk() -> None:
     kept = on_disk(lease.make("load", "", NOW, 300, True), lease.make("a", "", NOW, 300, True))
-    assert [one["owner"] for one in json.loads(kept)["leases"]] == ["a"]
+    assert [record["owner"] for record in json.loads(kept)["leases"]] == ["a"]
     forged = kept.replace(b'"a"', b'"load"')
     assert lease.from_disk(forged, NOW, EPOCH, "b" * 16) == ()
 
@@ -78,25 +78,28 @@ def test_load_is_never_kept_on_disk() -> None:
 def test_within_a_boot_the_wall_clock_does_not_count() -> None:
     kept = on_disk(lease.make("a", "", NOW, 300, True))
     for step in (-86400, 0, 86400):
-        found = lease.from_disk(kept, NOW + 100, EPOCH + 100 + step, "b" * 16)
-        assert found is not None
-        assert [one.left(NOW + 100) for one in found] == [200]
+        leases = lease.from_disk(kept, NOW + 100, EPOCH + 100 + step, "b" * 16)
+        assert leases is not None
+        assert [held_lease.left(NOW + 100) for held_lease in leases] == [200]
 
 
 def test_after_a_reboot_the_wall_clock_is_all_there_is() -> None:
     kept = on_disk(lease.make("a", "", NOW, 300, True), lease.make("h", "", NOW, None, True))
-    found = lease.from_disk(kept, 12.0, EPOCH + 100, "c" * 16)
-    assert found is not None
-    assert [(one.owner, one.left(12.0)) for one in found] == [("a", pytest.approx(200)), ("h", None)]
+    leases = lease.from_disk(kept, 12.0, EPOCH + 100, "c" * 16)
+    assert leases is not None
+    assert [(held_lease.owner, held_lease.left(12.0)) for held_lease in leases] == [
+        ("a", pytest.approx(200)),
+        ("h", None),
+    ]
     later = lease.from_disk(kept, 12.0, EPOCH + 301, "c" * 16)
     assert later is not None
-    assert [one.owner for one in later] == ["h"]
+    assert [held_lease.owner for held_lease in later] == ["h"]
 
 
 def test_a_clock_set_back_does_not_lengthen_a_lease() -> None:
-    found = lease.from_disk(on_disk(lease.make("a", "", NOW, 300, True)), 12.0, EPOCH - 86400, "")
-    assert found is not None
-    assert found[0].left(12.0) == pytest.approx(300)
+    leases = lease.from_disk(on_disk(lease.make("a", "", NOW, 300, True)), 12.0, EPOCH - 86400, "")
+    assert leases is not None
+    assert leases[0].left(12.0) == pytest.approx(300)
 
 
 @settings(max_examples=300)
@@ -117,12 +120,12 @@ def test_hostile_disk_never_raises(data: bytes) -> None:
 def test_one_implausible_lease_on_disk_is_left_out_alone(change: dict[str, object], boot: str) -> None:
     record = json.loads(on_disk(*(lease.make(owner, "", NOW, 300, True) for owner in "abc")))
     record["leases"][1].update(change)
-    said: list[str] = []
-    found = lease.from_disk(json.dumps(record).encode(), NOW, EPOCH, boot, dropped=said)
-    assert found is not None
-    assert [one.owner for one in found] == ["a", "c"]
-    assert len(said) == 1
-    assert said[0].startswith("a lease on disk was left out: ")
+    messages: list[str] = []
+    leases = lease.from_disk(json.dumps(record).encode(), NOW, EPOCH, boot, dropped=messages)
+    assert leases is not None
+    assert [held_lease.owner for held_lease in leases] == ["a", "c"]
+    assert len(messages) == 1
+    assert messages[0].startswith("a lease on disk was left out: ")
 
 
 @pytest.mark.parametrize("boot", ["b" * 16, "c" * 16])
@@ -141,14 +144,16 @@ def test_one_implausible_lease_on_disk_is_left_out_alone(change: dict[str, objec
 def test_a_damaged_hold_on_disk_is_kept(change: dict[str, object], owner: str, boot: str) -> None:
     record = json.loads(on_disk(lease.make("a", "", NOW, 300, False), lease.make("deploy", "gate", NOW, None, True)))
     record["leases"][1].update(change)
-    said: list[str] = []
-    found = lease.from_disk(json.dumps(record).encode(), NOW, EPOCH, boot, dropped=said)
-    assert found is not None
-    assert [(one.owner, one.until, one.refuse) for one in found if one.owner != "a"] == [(owner, None, True)]
-    assert lease.find(found, "a") is not None
-    assert len(said) == 1
-    assert said[0].endswith(f"kept for {owner}")
-    json.dumps([one.as_json() for one in found])
+    messages: list[str] = []
+    leases = lease.from_disk(json.dumps(record).encode(), NOW, EPOCH, boot, dropped=messages)
+    assert leases is not None
+    assert [
+        (held_lease.owner, held_lease.until, held_lease.refuse) for held_lease in leases if held_lease.owner != "a"
+    ] == [(owner, None, True)]
+    assert lease.find(leases, "a") is not None
+    assert len(messages) == 1
+    assert messages[0].endswith(f"kept for {owner}")
+    json.dumps([held_lease.as_json() for held_lease in leases])
 
 
 def test_a_hold_is_not_displaced_on_disk() -> None:
@@ -156,7 +161,7 @@ def test_a_hold_is_not_displaced_on_disk() -> None:
     crowd = json.loads(on_disk(*(lease.make(f"a{number}", "", NOW, 300, False) for number in range(40))))["leases"]
     again = {**record["leases"][0], "until": NOW + 60, "until_epoch": EPOCH + 60}
     record["leases"] = [*crowd, *record["leases"], again]
-    found = lease.from_disk(json.dumps(record).encode(), NOW, EPOCH, "b" * 16)
-    assert found is not None
-    assert len(found) == lease.MAX_LEASES
-    assert [one.owner for one in found if one.until is None] == ["deploy"]
+    leases = lease.from_disk(json.dumps(record).encode(), NOW, EPOCH, "b" * 16)
+    assert leases is not None
+    assert len(leases) == lease.MAX_LEASES
+    assert [held_lease.owner for held_lease in leases if held_lease.until is None] == ["deploy"]

@@ -55,20 +55,20 @@ nearly = st.fixed_dictionaries(
     | nearly.map(lambda it: json.dumps(it).encode())
 )
 def test_hostile_bytes_give_a_sound_marker_or_none(data: bytes) -> None:
-    found = marker.parse(data, NOW)
-    if found is None:
+    parsed_marker = marker.parse(data, NOW)
+    if parsed_marker is None:
         return
-    assert len(found.leases) <= lease.MAX_LEASES
-    for one in found.leases:
-        assert claims.check_owner(one.owner, reserved=True)
-        assert claims.check_reason(one.reason) is not None
-        assert one.until is None or one.until <= NOW + claims.MAX_TTL + 1
-        assert one.since <= NOW + 1
+    assert len(parsed_marker.leases) <= lease.MAX_LEASES
+    for held_lease in parsed_marker.leases:
+        assert claims.check_owner(held_lease.owner, reserved=True)
+        assert claims.check_reason(held_lease.reason) is not None
+        assert held_lease.until is None or held_lease.until <= NOW + claims.MAX_TTL + 1
+        assert held_lease.since <= NOW + 1
     # and it is fit to be shown and stored again
-    status = marker.Status(found.leases, found.refusing, NOW)
+    status = marker.Status(parsed_marker.leases, parsed_marker.refusing, NOW)
     assert status.describe().isprintable()
     json.dumps(status.as_json(), allow_nan=False)
-    assert marker.parse(marker.Marker(found.leases, found.refusing).encode(NOW), NOW) == found
+    assert marker.parse(marker.Marker(parsed_marker.leases, parsed_marker.refusing).encode(NOW), NOW) == parsed_marker
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_a_sample_counts_at_its_lower_end() -> None:
 def test_an_estimate_is_never_more_than_proportion_nor_less_than_seen(total: int, asked: int, accepting: int) -> None:
     asked = min(asked, total)
     accepting = min(accepting, asked)
-    survey = Survey(total, [str(one) for one in range(asked)], [str(one) for one in range(accepting)])
+    survey = Survey(total, [str(number) for number in range(asked)], [str(number) for number in range(accepting)])
     assert accepting <= survey.estimate() <= max(accepting, total * accepting / max(1, asked))
 
 
@@ -135,7 +135,7 @@ def test_description() -> None:
 
 def test_delays_follow_the_names_and_fit_into_the_spread() -> None:
     names = ["mx1", "mx2", "mx3", "mx4"]
-    delays = [budget.delay(one, {"peers": [{"name": name} for name in names if name != one]}) for one in names]
+    delays = [budget.delay(host, {"peers": [{"name": name} for name in names if name != host]}) for host in names]
     assert delays == [0.0, budget.SPREAD / 4, budget.SPREAD / 2, budget.SPREAD * 3 / 4]
     assert budget.delay("mx1", {}) == 0.0
 
@@ -156,7 +156,11 @@ def test_settling_outlasts_another_hosts_survey_and_refusal() -> None:
 def test_a_survey_has_the_patience_of_the_settings_and_ends_with_the_slowest_greeting() -> None:
     """A real server that greets late, as `earlytalker` has it do."""
     with server(late(0.6)) as port, server(late(0.1)) as other:
-        both = {"peers": [{"name": f"mx{one}", "address": "127.0.0.1", "port": one} for one in (port, other)]}
+        both = {
+            "peers": [
+                {"name": f"mx{peer_port}", "address": "127.0.0.1", "port": peer_port} for peer_port in (port, other)
+            ]
+        }
         assert peers.survey({**both, "patience": 0.3}).accepting == {f"mx{other}"}
         began = time.monotonic()
         assert peers.survey(both).accepting == {f"mx{port}", f"mx{other}"}

@@ -50,7 +50,7 @@ def test_marker_deleted(host: Host) -> None:
     host.clock.sleep(10)
     outcome = controller(host).reconcile()
     assert "put back the leases of operator" in outcome.actions
-    assert [(one.owner, one.until) for one in status(host).leases] == [("operator", 5900.0)]
+    assert [(lease.owner, lease.until) for lease in status(host).leases] == [("operator", 5900.0)]
     sound(host)
 
 
@@ -99,7 +99,7 @@ def test_a_damaged_marker_counts_as_absent_and_is_repaired(host: Host, damage: C
     assert not status(host).throttled
     outcome = controller(host).reconcile()
     assert any("replace the marker" in action for action in outcome.actions)
-    assert [one.owner for one in status(host).leases] == ["operator"]
+    assert [lease.owner for lease in status(host).leases] == ["operator"]
     assert not host.marker.is_symlink()
     sound(host)
     victim = host.marker.parent / "victim"
@@ -111,7 +111,7 @@ def test_a_damaged_file_on_disk_is_replaced(host: Host, damage: Callable[[Path],
     controller(host).on("operator", "r", 900)
     damage(host.disk)
     controller(host).reconcile()
-    assert [one["owner"] for one in json.loads(host.disk.read_text())["leases"]] == ["operator"]
+    assert [record["owner"] for record in json.loads(host.disk.read_text())["leases"]] == ["operator"]
     damage(host.disk)
     controller(host).off("operator")
     sound(host)
@@ -133,7 +133,7 @@ def test_a_reboot_puts_back_an_operators_lease(host: Host) -> None:
     controller(host).on("deploy", "gate", None)
     host.reboot(seconds=100)
     outcome = controller(host).reconcile(ensure_table=True)
-    assert [(one.owner, one.left(12.0)) for one in outcome.after.leases] == [
+    assert [(lease.owner, lease.left(12.0)) for lease in outcome.after.leases] == [
         ("deploy", None),
         ("operator", pytest.approx(800)),
     ]
@@ -204,7 +204,7 @@ def test_killed_anywhere_the_next_run_completes_it(
         monkeypatch.setattr(module, name, function)
     controller(host).reconcile()
     sound(host)
-    asked = [one.owner for one in status(host).leases] == (["operator"] if verb == "on" else [])
+    asked = [lease.owner for lease in status(host).leases] == (["operator"] if verb == "on" else [])
     # before the marker was written nothing had been promised; afterwards it is kept
     assert asked or (died and call == 0)
 
