@@ -81,7 +81,6 @@ class Stage:
         self.hosts = {name: Host(podman, lab.host(name)) for name in HOSTS}
         self.stack = ExitStack()
         self.broken_at = 0.0
-        self.seen = 0
         self.state = ""
 
     def undo(self, host: str, script: str, *arguments: str) -> None:

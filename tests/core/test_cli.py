@@ -70,9 +70,12 @@ def test_a_wrong_command_line_gets_one_line(argv: list[str], capsys: pytest.Capt
 def test_a_reader_that_went_away_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    monkeypatch.setattr(sys, "stdout", open(writer, "w"))
+    closed = os.fdopen(writer, "w")
+    monkeypatch.setattr(sys, "stdout", closed)
     assert command().main(["go"]) == cli.FAILED
     assert sys.stdout is None
+    with pytest.raises(BrokenPipeError):
+        closed.close()
 
 
 @pytest.mark.parametrize(

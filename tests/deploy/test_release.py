@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.mf_deploy import guard, journal, manifest
-from ansible.module_utils.mf_deploy.layout import Layout, DeployError
+from ansible.module_utils.mf_deploy.layout import DeployError, Layout
 
 from tests.deploy.conftest import ONE, THREE, TWO, Machine, files_of, make
 
