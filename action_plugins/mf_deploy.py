@@ -47,7 +47,8 @@ class ActionModule(ActionBase):
             required_if=[("state", "present", ("host", "type"))],
         )
         if arguments["state"] != "present":
-            return self._ask({"state": arguments["state"]}, variables)
+            removed = {"remove_roles": arguments["remove_roles"]} if arguments["state"] == "rolled_back" else {}
+            return self._ask({"state": arguments["state"], **removed}, variables)
         return self._present(arguments, variables)
 
     def _present(self, arguments: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:

@@ -52,7 +52,8 @@ options:
     default: []
   remove_roles:
     description: >-
-      Roles that the host may lose. Without it a play that lacks a role which the host's release has is refused.
+      Roles that the host may lose. Without it a play that lacks a role which the host's release has is refused, and so
+      is O(state=rolled_back) to a release without it.
       V(unknown) stands for the roles of a host on which no release's manifest can be read.
     type: list
     elements: str
@@ -159,7 +160,7 @@ def bring(module: AnsibleModule, layout: Layout, run: host.Run) -> dict[str, Any
     """Bring the host to the state of the parameters. Raises DeployError, OSError."""
     state, check = module.params["state"], module.check_mode
     if state == "rolled_back":
-        return release.rolled_back(layout, run, check=check)
+        return release.rolled_back(layout, run, module.params["remove_roles"], check=check)
     if state == "settled":
         return release.settled(layout, check=check)
     if state == "absent":

@@ -62,15 +62,33 @@ def keep_roles(present: Collection[str], roles: Collection[str], removed: Collec
             "this host has a release, and no manifest in /mf/releases can be read, so its roles are unknown: a play "
             "without one of them would remove its services and files. Nothing was changed. Run playbooks/site.yml "
             "(--limit for one host), which has all roles, "
-            f"with -e '{json.dumps({'mf_tree_remove_roles': [UNKNOWN]})}'"
+            f"with {_option([UNKNOWN])}"
         )
     if lost:
         raise DeployError(
             f"this host has {', '.join(lost)}, and this play doesn't: a release is made of all roles of a play, so "
             "their services and files would be removed. Nothing was changed. "
             "Run playbooks/site.yml (--limit for one host). "
-            f"To remove them on purpose: -e '{json.dumps({'mf_tree_remove_roles': lost})}'"
+            f"To remove them on purpose: {_option(lost)}"
         )
+
+
+def keep_roles_in_rollback(present: Collection[str], target: manifest.Manifest, removed: Collection[str]) -> None:
+    """Raise DeployError when going back to ``target`` would drop a role of ``present`` that ``removed`` lacks."""
+    present, roles, removed = (
+        {RENAMED.get(name, name) for name in names} for names in (present, target.roles, removed)
+    )
+    lost = sorted(present - roles - removed)
+    if lost:
+        raise DeployError(
+            f"release {target.generation} was made without {', '.join(lost)}, which this host has now: their services "
+            f"and files would be removed. Nothing was changed. To go back without them: {_option(lost)}"
+        )
+
+
+def _option(roles: list[str]) -> str:
+    """The option of ansible-playbook that lets a release drop roles."""
+    return f"-e '{json.dumps({'mf_tree_remove_roles': roles})}'"
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from . import commit, drift, guard, host, journal, manifest, secret, stage, units
@@ -149,8 +149,11 @@ def present(
     return {**result, **_services(layout, wanted, [], run), **_end(layout, wanted, run)}
 
 
-def rolled_back(layout: Layout, run: host.Run, *, check: bool = False) -> dict[str, Any]:
-    """Go back to the release that was current before this one. Raises DeployError when there is none that is whole."""
+def rolled_back(layout: Layout, run: host.Run, removed: Collection[str] = (), *, check: bool = False) -> dict[str, Any]:
+    """Go back to the release that was current before this one.
+
+    Raises DeployError when there is none that is whole, or when it lacks a role of the host that isn't in ``removed``.
+    """
     known = journal.read(layout)
     current = layout.generation()
     if known.previous is None:
@@ -162,6 +165,7 @@ def rolled_back(layout: Layout, run: host.Run, *, check: bool = False) -> dict[s
     target = manifest.stored(layout, known.previous)
     if target is None:
         raise DeployError(f"release {known.previous} has no readable manifest; deploy with playbooks/site.yml instead")
+    guard.keep_roles_in_rollback(guard.present_roles(layout), target, removed)
     plan = Plan(layout, target)
     gone = [finding.path for finding in plan.tree if _is_secret(target, finding.path)]
     if gone:

@@ -89,6 +89,23 @@ def test_a_play_without_a_role_of_the_host_is_refused(
     assert not (machine.root / "mf/etc/x.conf").exists()
 
 
+def test_a_rollback_that_would_drop_a_role_is_refused(
+    machine: Machine, module: ModuleType, run_module: Callable[..., dict[str, Any]]
+) -> None:
+    """An MX that got its SMTP service with the second release would have lost it."""
+    machine.deploy(make({"bin/tool": "#!/bin/sh\n"}))
+    machine.deploy(make(ONE, parts={"etc/x.conf": "smtp"}, units={"queue.service": ["queue"]}))
+    before = machine.everything()
+    for check in (False, True):
+        refused = run_module(module, state="rolled_back", _ansible_check_mode=check)
+        assert "was made without queue, smtp, which this host has now" in refused["msg"]
+        assert '-e \'{"mf_tree_remove_roles": ["queue", "smtp"]}\'' in refused["msg"]
+    assert run_module(module, state="rolled_back", remove_roles=["smtp"])["failed"]
+    assert machine.everything() == before
+    assert run_module(module, state="rolled_back", remove_roles=["queue", "smtp"])["changed"]
+    assert not (machine.root / "mf/etc/x.conf").exists()
+
+
 @pytest.mark.parametrize("damage", ["torn", "missing", "no current"])
 def test_a_damaged_release_still_keeps_the_roles(
     machine: Machine, module: ModuleType, run_module: Callable[..., dict[str, Any]], damage: str
