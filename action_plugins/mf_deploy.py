@@ -86,7 +86,12 @@ class ActionModule(ActionBase):
             result = self._ask({**request, "content": pack_content(sent)}, variables)
             if result.get("failed"):
                 return result
-        result = {**result, "changed": bool(result["changed"] or missing), "packages": missing}
+        result = {
+            **result,
+            "changed": bool(result["changed"] or missing),
+            "packages": missing,
+            "rehearsed": bool(self._task.check_mode),
+        }
         if before is not None:
             result["diff"] = diff(before, result["changed_paths"], release)
         return result

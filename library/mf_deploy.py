@@ -121,6 +121,10 @@ packages:
   returned: with O(state=present)
   type: list
   elements: str
+rehearsed:
+  description: This was check mode; the host is as it was.
+  returned: with O(state=present)
+  type: bool
 units:
   description: >-
     State of the units that roles registered. C(stale) means that a unit was started before a file of its role changed
@@ -195,11 +199,12 @@ def main() -> None:
     for number in (signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, _leave)
     layout = Layout()
+    before = layout.generation()
     try:
         result = bring(module, layout, host.run)
     except DeployError as error:
-        # still on when the failure came after the release took effect: a restart is still due
-        module.fail_json(msg=str(error), maintenance=guard.ours(layout))
+        # a failure that came after the release took effect: a restart is still due
+        module.fail_json(msg=str(error), changed=layout.generation() != before, maintenance=guard.ours(layout))
     except OSError as error:
         module.fail_json(msg=f"{error.filename or 'this host'}: {error.strerror or error}. Nothing was changed.")
     module.exit_json(**result)

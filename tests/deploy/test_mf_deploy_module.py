@@ -55,7 +55,9 @@ def test_a_failure_after_activation_reports_the_owed_restart(
     machine.deploy(make(ONE))
     made = make(TWO)
     sent = {"manifest": action.pack(made.manifest), "content": action.pack_content(made.contents), "roles": ["one"]}
-    assert not run_module(module, **{**sent, "manifest": "AAAA"})["maintenance"]
+    refused = run_module(module, **{**sent, "manifest": "AAAA"})
+    assert not refused["changed"]
+    assert not refused["maintenance"]
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -63,6 +65,7 @@ def test_a_failure_after_activation_reports_the_owed_restart(
     monkeypatch.setattr("ansible.module_utils.mf_deploy.secret.replace", full)
     failed = run_module(module, **sent)
     assert failed["failed"]
+    assert failed["changed"]
     assert failed["maintenance"]
     assert machine.layout.generation() == made.manifest["generation"]
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 from callback_plugins import mf_rollout
 from tests.deploy.conftest import ROOT, serial_plays
@@ -42,6 +44,27 @@ def test_an_mx_that_fails_its_gate_is_put_on_hold(name: str) -> None:
     assert rescue["ansible.builtin.import_tasks"] == "tasks/hold.yml"
     (gate,) = [task for task in change["block"] if "mf_gate" in task]
     assert gate["register"] == "mf_gate"
+
+
+STALE = {"qpsmtpd.service": {"stale": True}}
+RESULTS = [
+    pytest.param({}, False, id="nothing begun"),
+    pytest.param({"failed": True, "changed": False, "maintenance": False}, False, id="refused"),
+    pytest.param({"changed": True, "rehearsed": True, "units": STALE}, False, id="only rehearsed"),
+    pytest.param({"changed": True, "maintenance": False, "rehearsed": False}, True, id="an operator's maintenance"),
+    pytest.param({"changed": False, "maintenance": True}, True, id="our maintenance"),
+    pytest.param({"changed": False, "maintenance": False, "units": STALE}, True, id="an earlier run's change"),
+    pytest.param({"failed": True, "module_stdout": "Killed"}, True, id="module killed"),
+]
+
+
+@pytest.mark.parametrize(("result", "changed"), RESULTS)
+def test_a_host_counts_as_untouched_only_when_it_is(result: dict[str, Any], changed: bool) -> None:
+    """On an MX under an operator's maintenance a changed release was called untouched, and there was no hold."""
+    (hold,) = yaml.safe_load((ROOT / "playbooks/tasks/hold.yml").read_text())
+    known = {"mf_tree__result": result} if result else {}
+    templar = Templar(DataLoader(), known)
+    assert templar.template(trust_as_template(hold["vars"]["mf_changed"])) is changed
 
 
 def lost(**known: Any) -> mf_rollout.Lost:
