@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import calendar
 import socket
 import ssl
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from mf import smtp
 from mf_checks import starttls
 
@@ -123,25 +119,6 @@ def test_no_version_and_no_cipher_in_common(certificate: Path) -> None:
         context.wrap_socket(connection, server_side=True)
 
     assert "at tls" in tried(offering(b"220 go ahead\r\n", shake)).problem
-
-
-def test_when_a_certificate_ends(certificate: Path) -> None:
-    der = ssl.PEM_cert_to_DER_cert("-----BEGIN CERT" + certificate.read_text().partition("-----BEGIN CERT")[2])
-    output = subprocess.run(
-        ["openssl", "x509", "-in", f"{certificate}.crt", "-noout", "-enddate"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    end = calendar.timegm(time.strptime(output.partition("=")[2], "%b %d %H:%M:%S %Y GMT"))
-    assert starttls.expiry(der) == end
-    assert starttls.expiry(der[:100]) is None
-
-
-@given(st.binary(max_size=300))
-def test_any_bytes_for_a_certificate(data: bytes) -> None:
-    end = starttls.expiry(data)
-    assert end is None or isinstance(end, float)
 
 
 def test_a_line_without_tls_is_plain() -> None:

@@ -9,8 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from mf_monitor.clocks import Clocks
 from mf_monitor.judging.states import DOWN, EXPIRED, UP, WARNING
 from mf_monitor.probing import certificate
@@ -101,15 +99,3 @@ def test_what_is_said_before_tls_begins_is_not_trusted() -> None:
 
 def test_starttls_may_be_required() -> None:
     assert "offers no STARTTLS" in probe(smtp(), {"kind": "smtp", "starttls": "required"})[0].message
-
-
-@given(st.binary(max_size=300))
-def test_a_certificate_that_is_none_is_no_error(der: bytes) -> None:
-    certificate.not_after(der)
-
-
-def test_no_cut_of_a_certificate_is_an_error(tmp_path: Path) -> None:
-    _, crt = certify(tmp_path, "-days", "30")
-    der = ssl.PEM_cert_to_DER_cert(Path(crt).read_text())
-    assert certificate.not_after(der) is not None
-    assert all(certificate.not_after(der[:end]) is None for end in range(len(der)))

@@ -278,7 +278,7 @@ def test_no_file_names_a_place_of_its_author() -> None:
 # outside tests/integration, with what their program is
 STARTERS = {
     "backup/test_schedule.py": "ansible prints a variable",
-    "checks/test_starttls.py": "openssl reads a certificate",
+    "core/test_certificate.py": "openssl reads a certificate",
     "core/test_fast_path.py": "an interpreter lists the modules it has loaded",
     "core/test_state.py": "mount, for a full disk",
     "deploy/test_commit.py": "a fork for each call at which a deploy may be killed, and jobs beside a deploy",

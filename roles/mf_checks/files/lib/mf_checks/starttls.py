@@ -6,13 +6,12 @@ of ``mf.smtp``. The certificate isn't verified: most senders don't either, and l
 
 from __future__ import annotations
 
-import calendar
 import ssl
 import time
 from collections.abc import Callable
 from typing import Any
 
-from mf import smtp
+from mf import certificate, smtp
 from mf.text import clean
 
 FAILED = "no TLS"  # the outcome of a dialogue that broke in the handshake or after it
@@ -50,7 +49,7 @@ def attempt(address: str, port: int, limit: float) -> Attempt:
         ):
             begun = time.monotonic()
             if stage == "tls":
-                result.expires = expiry(line.secure())
+                result.expires = certificate.not_after(line.secure())
             line.send(command)
             code, texts = line.reply()
             result.timings[stage] = time.monotonic() - begun
@@ -122,38 +121,3 @@ class _Line(smtp.Line):
             else:
                 super().send(self._outgoing.read())
                 return done
-
-
-def expiry(certificate: bytes) -> float | None:
-    """When a certificate (DER, RFC 5280 4.1) ends, in epoch seconds; None when it can't be read.
-
-    Certificate and tbsCertificate are sequences; in the latter, after an optional version, serial number, signature and
-    issuer, comes the validity: two times. ``ssl`` itself only shows the fields of a certificate that it has verified.
-    """
-    try:
-        inner = _fields(_fields(_fields(certificate)[0][1])[0][1])
-        if inner[0][0] == 0xA0:
-            inner = inner[1:]
-        kind, end = _fields(inner[3][1])[1]
-        text = end.decode("ascii")
-        if kind == 0x17:  # UTCTime, two digits of the year
-            text = ("19" if text[:2] >= "50" else "20") + text
-        return float(calendar.timegm(time.strptime(text, "%Y%m%d%H%M%SZ")))
-    except (ValueError, IndexError, OverflowError):
-        return None
-
-
-def _fields(data: bytes) -> list[tuple[int, bytes]]:
-    """The elements in some DER, each ``(tag, content)``. Raises ValueError, IndexError."""
-    result = []
-    while data:
-        tag, length, start = data[0], data[1], 2
-        if length >= 0x80:
-            start += length & 0x7F
-            length = int.from_bytes(data[2:start], "big")
-        content = data[start : start + length]
-        if len(content) < length:
-            raise ValueError("it ends too early")
-        result.append((tag, content))
-        data = data[start + length :]
-    return result
