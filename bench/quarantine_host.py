@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, "/mf/lib")
+from mf import message_id
 from mf_quarantine import database, envelope, expire, importer, layout, query
 from mf_quarantine.index import Index
 from quarantine_made import BODY, DOMAINS, NAME, ROOT, connect, kept_for, make_files, ours, timed
@@ -172,7 +173,7 @@ def bench_query(runs: int) -> dict[str, Any]:
     index = connect()
     dice = random.Random(7)
     idents = [row[0] for row in index.rows("SELECT id FROM ledger ORDER BY RAND(7) LIMIT %s", (runs,))]
-    days = sorted({layout.day(ident) for ident in idents})
+    days = sorted({message_id.day(ident) for ident in idents})
 
     def page(**wanted: Any) -> Callable[[], object]:
         return lambda: list(index.stream(*query.select(query.Filter(limit=100, **wanted))))

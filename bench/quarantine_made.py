@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, "/mf/lib")
+from mf import message_id
 from mf_quarantine import database, importer, layout, migration, settings
 from mf_quarantine.index import Index
 
@@ -72,7 +73,7 @@ def make_files(places: layout.Layout, count: int, when: float, round_number: int
             "truncated": False,
             "sha256": hashlib.sha256(body).hexdigest(),
         }
-        folder = Path(places.incoming("mx1")) / layout.day(ident) / domain / "new"
+        folder = Path(places.incoming("mx1")) / message_id.day(ident) / domain / "new"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ident).write_bytes(json.dumps(envelope_line).encode() + b"\n" + body)
         names.append((domain, ident))

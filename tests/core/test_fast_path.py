@@ -19,6 +19,7 @@ LIBRARIES = sorted(map(str, ROOT.glob("roles/*/files/lib")))
 # Only these write `TYPE_CHECKING = False`, `__slots__`, and `posix` instead of `os`; all others are plain Python.
 CHECKS = {
     "mf/__init__.py",
+    "mf/message_id.py",
     "mf/run.py",
     "mf/smtp.py",
     "mf/state.py",

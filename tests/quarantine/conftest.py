@@ -20,7 +20,7 @@ driver.MySQLError = driver.ProgrammingError = type("MySQLError", (Exception,), {
 sys.modules.setdefault("pymysql", driver)
 sys.modules.setdefault("pymysql.cursors", driver.cursors)
 
-from mf import canary, decisions, state
+from mf import canary, decisions, message_id, state
 from mf_quarantine import DuplicateError, context, layout
 from mf_quarantine import settings as settings_module
 from mf_quarantine.canaries import Canaries
@@ -71,7 +71,7 @@ def shared(name: str, domains: Sequence[str], body: bytes = b"Subject: spam\n\nb
 
 def put(folder: str, name: str, data: bytes, domain: str = "customer.example") -> Path:
     """A kept file below an MX's folder, or ``incoming``."""
-    path = Path(folder) / layout.day(name) / domain / "new" / name
+    path = Path(folder) / message_id.day(name) / domain / "new" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
@@ -128,10 +128,12 @@ class Index:
         return sorted({domain for domain, _ in self.message})
 
     def days(self, domain: str) -> list[str]:
-        return sorted({layout.day(name) for where, name in self.message if where == domain})
+        return sorted({message_id.day(name) for where, name in self.message if where == domain})
 
     def idents(self, domain: str, day: str) -> dict[str, bool]:
-        return {name: name in self.lost for where, name in self.message if where == domain and layout.day(name) == day}
+        return {
+            name: name in self.lost for where, name in self.message if where == domain and message_id.day(name) == day
+        }
 
     def older(self, domain: str, before: str, limit: int) -> list[tuple[str, str, int]]:
         messages = [message for (where, _), message in self.message.items() if where == domain]

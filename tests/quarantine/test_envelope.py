@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from mf import message_id
 from mf_quarantine import envelope, layout
 
 from tests.quarantine.conftest import NOON, ident, kept
@@ -35,7 +36,6 @@ def test_a_kept_files_path_has_domain_and_id() -> None:
     assert layout.kept_file(f"2026-11-25/customer.example/new/{name}") == ("customer.example", name)
     assert layout.kept_file(f"2026-11-25/_invalid/new/{name}") == ("_invalid", name)
     assert layout.received(name) == NOON
-    assert layout.day(name) == "2026-11-25"
 
 
 def read(folder: Path, data: bytes) -> envelope.Message:
@@ -106,7 +106,7 @@ def test_values_of_any_length_fit_into_their_columns(tmp_path: Path) -> None:
     message = envelope.read(str(path), domain, name)
     lengths = {column: len(getattr(message, column)) for column in columns if column != "path"}
     assert lengths == {column: columns[column] for column in lengths} | {"id": len(name)}
-    assert len(f"{layout.day(name)}/{domain}/{name}") <= columns["path"]
+    assert len(f"{message_id.day(name)}/{domain}/{name}") <= columns["path"]
 
 
 def test_a_long_address_is_not_cut(tmp_path: Path) -> None:

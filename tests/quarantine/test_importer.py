@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mf import canary, state
+from mf import canary, message_id, state
 from mf_canary import send
-from mf_quarantine import canaries, envelope, layout, store
+from mf_quarantine import canaries, envelope, store
 
 from tests.quarantine.conftest import NOON, Died, Index, Room, ident, kept, put, total
 
@@ -141,7 +141,7 @@ def test_a_file_that_is_damaged_on_the_mx_is_put_aside_once(room: Room) -> None:
 
 @pytest.mark.parametrize("fresh", [True, False])
 def test_a_folder_in_a_messages_place_is_put_aside_and_stops_no_import(room: Room, fresh: bool) -> None:
-    folder = Path(room.incoming, layout.day(ident()), "customer.example", "new", ident())
+    folder = Path(room.incoming, message_id.day(ident()), "customer.example", "new", ident())
     folder.mkdir(parents=True)
     (folder / "0").write_bytes(b"x")
     put(room.incoming, ident(1), kept(ident(1)))

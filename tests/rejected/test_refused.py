@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from mf import run, state
+from mf import message_id, run, state
 from mf_rejected import check as rejected_check
 from mf_rejected import check_refused as check
 from mf_rejected import deliver, purge, purge_record, refused
@@ -227,7 +227,9 @@ def test_the_check_reports_until_an_operator_has_decided(
         state.CRITICAL,
         {"waiting": 3, "domains": 2, "bytes": stored, "missing": 0},
     )
-    assert result.summary.endswith(f"(500 Line too long); 1 MiB, the oldest of {refused.day(first)}; see refused list")
+    assert result.summary.endswith(
+        f"(500 Line too long); 1 MiB, the oldest of {message_id.day(first)}; see refused list"
+    )
     assert result.summary.startswith(
         "3 messages refused for good by customers' servers, kept: customer.example 2 since "
     )

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mf import message_id
+
 from . import QuarantineError, layout, store
 from .index import Index
 from .settings import Settings
@@ -87,7 +89,7 @@ def run(
         outcome.forgotten += forgotten
         if not pause():
             return outcome
-    while index.trim_sums(layout.day(settings.ledger_cutoff(now)), BATCH) and pause():
+    while index.trim_sums(message_id.day(settings.ledger_cutoff(now)), BATCH) and pause():
         pass
     outcome.finished = True
     return outcome

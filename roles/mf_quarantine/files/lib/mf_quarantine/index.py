@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import layout
+from mf import message_id
+
 from .database import Database
 from .schema import COLUMNS
 
@@ -62,7 +63,7 @@ class Index(Database):
     def days(self, domain: str) -> list[str]:
         """The days (``YYYY-MM-DD``) of which a domain has messages."""
         sql = "SELECT id FROM message WHERE domain = %s AND id > %s ORDER BY id LIMIT 1"
-        return [layout.day(ident) for ident in self._steps(sql, domain, after=lambda ident: ident[:8] + "~")]
+        return [message_id.day(ident) for ident in self._steps(sql, domain, after=lambda ident: ident[:8] + "~")]
 
     def _steps(self, sql: str, *values: str, after: Callable[[str], str] = str) -> Iterator[str]:
         """The result of a statement for "", then for what follows that result, and so on."""
@@ -186,7 +187,7 @@ def _sums(messages: Iterable[tuple[str, str, str, int]]) -> list[tuple[str, str,
     """
     sums: dict[tuple[str, str, str], list[int]] = {}
     for ident, domain, mx, size in messages:
-        entry = sums.setdefault((layout.day(ident), domain, mx), [0, 0])
+        entry = sums.setdefault((message_id.day(ident), domain, mx), [0, 0])
         entry[0] += 1
         entry[1] += size
     return [(*key, count, size) for key, (count, size) in sorted(sums.items())]

@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mf import state
+from mf import message_id, state
 
 _ID = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[A-Za-z0-9.-]{1,120}", re.ASCII)
 _TIME = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)\.(\d{6})", re.ASCII)
@@ -88,11 +88,6 @@ def bound(epoch: float) -> str:
     return (_EPOCH + dt.timedelta(seconds=epoch)).strftime("%Y%m%dT%H%M%S.%f")
 
 
-def day(ident: str) -> str:
-    """``YYYY-MM-DD`` of an id."""
-    return f"{ident[:4]}-{ident[4:6]}-{ident[6:8]}"
-
-
 def _moment(ident: str) -> dt.datetime | None:
     match = _TIME.match(ident)
     try:
@@ -120,7 +115,7 @@ class Layout:
 
     def path(self, domain: str, ident: str) -> str:
         """Where a message is kept."""
-        return f"{self.mail}/{day(ident)}/{domain}/{ident}"
+        return f"{self.mail}/{message_id.day(ident)}/{domain}/{ident}"
 
     def lock(self, name: str, wait: float = 0.0) -> state.Lock:
         """A flock of the quarantine's own: an MX's, or that of a task."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mf import text
+from mf import message_id, text
 
 from .database import Database
 from .schema import COLUMNS
@@ -135,7 +135,7 @@ def stats(index: Database, domain: str = "", days: int = 0) -> dict[str, Any]:
     figures: dict[str, Any] = {"schema": index.version()}
     figures.update(zip(keys, map(int, index.rows(f"SELECT {sums} FROM tally{where}", values)[0]), strict=True))
     newest = index.rows("SELECT id FROM ledger WHERE state = 'kept' ORDER BY id DESC LIMIT 1")
-    figures["newest"] = {"id": newest[0][0], "received": _iso(newest[0][0])} if newest else None
+    figures["newest"] = {"id": newest[0][0], "received": message_id.iso(newest[0][0])} if newest else None
     for column, key in (("domain", "domains"), ("mx", "mx")):
         rows = index.rows(f"SELECT {column}, {sums} FROM tally{where} GROUP BY {column} ORDER BY 4 DESC, 1", values)
         figures[key] = [{column: row[0], **dict(zip(keys, map(int, row[1:]), strict=True))} for row in rows]
@@ -146,10 +146,6 @@ def stats(index: Database, domain: str = "", days: int = 0) -> dict[str, Any]:
 def count_states(index: Database, table: str) -> dict[str, int]:
     """How many rows of a table are in each ``state``."""
     return dict(index.rows(f"SELECT state, COUNT(*) FROM {table} GROUP BY state"))
-
-
-def _iso(ident: str) -> str:
-    return f"{ident[:4]}-{ident[4:6]}-{ident[6:11]}:{ident[11:13]}:{ident[13:22]}Z"
 
 
 def stats_page(figures: Mapping[str, Any]) -> str:

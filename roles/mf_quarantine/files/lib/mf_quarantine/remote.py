@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from mf import state, text
+from mf import message_id, state, text
 
 from . import QuarantineError, layout
 
@@ -148,6 +148,6 @@ def recent(since: float, now: float) -> list[str]:
     """Filters that match files of the hours from ``since`` until after ``now`` (epoch seconds)."""
     hours = range(int(since // 3600), int(now // 3600) + 2)
     stamps = [layout.bound(hour * 3600.0) for hour in hours]
-    days = dict.fromkeys(map(layout.day, stamps))
+    days = dict.fromkeys(map(message_id.day, stamps))
     folders = [f"--include=/{day}/{below}" for day in days for below in ("", "*/", "*/new/")]
-    return [*folders, *(f"--include=/{layout.day(stamp)}/*/new/{stamp[:11]}*" for stamp in stamps), "--exclude=*"]
+    return [*folders, *(f"--include=/{message_id.day(stamp)}/*/new/{stamp[:11]}*" for stamp in stamps), "--exclude=*"]

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 
-from mf import text
+from mf import message_id, text
 
 from . import DuplicateError, envelope, layout, pull, store
 from .index import Index
@@ -74,7 +74,7 @@ class Repair:
 
     def _compare_day(self, domain: str, day: str) -> None:
         folder = f"{self.places.mail}/{day}/{domain}"
-        there = {name for name in layout.names(folder) if layout.is_id(name) and layout.day(name) == day}
+        there = {name for name in layout.names(folder) if layout.is_id(name) and message_id.day(name) == day}
         rows = self.index.idents(domain, day)
         strays = sorted(there - rows.keys())
         for start in range(0, len(strays), BATCH):
@@ -149,7 +149,7 @@ class Repair:
                 continue
             store.keep(path, target)
             store.sync(self.places.root)
-            self.outcome.indexed += len(self._index_again(copy.domain, layout.day(copy.id), [copy]))
+            self.outcome.indexed += len(self._index_again(copy.domain, message_id.day(copy.id), [copy]))
 
     def _index_again(self, domain: str, day: str, kept: list[envelope.Message]) -> list[envelope.Message]:
         """Index strays; returns those that no other process has indexed meanwhile."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import posix
 import time
 
-from mf import run, state
+from mf import message_id, run, state
 
 from . import purge_record, refused
 
@@ -77,7 +77,7 @@ def _gib(today: purge_record.Record) -> str:
 
 def _undecided(folder: str) -> set[str]:
     try:
-        return {refused.day(ident) for ident in refused.noted(folder)}
+        return {message_id.day(ident) for ident in refused.noted(folder)}
     except OSError:
         return set()  # check-refused reports it
 

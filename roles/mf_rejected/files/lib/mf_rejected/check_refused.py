@@ -5,7 +5,7 @@ It takes no action; it judges the notes on such mail (see ``mf_rejected.refused`
 
 from __future__ import annotations
 
-from mf import run, state
+from mf import message_id, run, state
 
 from . import refused
 
@@ -41,7 +41,7 @@ def decide(
         shown.append(f"and {len(groups) - DOMAINS} more domains")
     number = f"{len(waiting)} messages" if len(waiting) > 1 else "1 message"
     least = "at least " if len(waiting) > READ else ""
-    room = f"{least}{-(-stored // (1 << 20))} MiB, the oldest of {refused.day(waiting[0])}"
+    room = f"{least}{-(-stored // (1 << 20))} MiB, the oldest of {message_id.day(waiting[0])}"
     lost = f"; {missing} without a file" if missing else ""
     domains = ", ".join(shown)
     return (

@@ -30,7 +30,7 @@ import time
 from io import BufferedIOBase
 from typing import Any, BinaryIO, NamedTuple
 
-from mf import Failure, state, text
+from mf import Failure, message_id, state, text
 
 from . import purge_record, refused
 
@@ -159,7 +159,7 @@ def keep(report: bytes | bytearray, root: str, folder: str, host: str) -> list[s
     envelope = {
         "message": f"{host}-{refusal.queued}",
         "host": host,
-        "received": f"{name[:4]}-{name[4:6]}-{name[6:11]}:{name[11:13]}:{name[13:23]}",
+        "received": message_id.iso(name),
         "sender": refusal.sender,
         "client_ip": "",
         "helo": "",

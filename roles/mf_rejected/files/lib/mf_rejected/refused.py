@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import posix
 
-from mf import state
+from mf import message_id, state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,15 +35,10 @@ def file_name(ident: str) -> str:
     return f"{message}.0" if copy.isdigit() else ident
 
 
-def day(ident: str) -> str:
-    """The folder of the refusal's day, ``2026-11-29``."""
-    return f"{ident[:4]}-{ident[4:6]}-{ident[6:8]}"
-
-
 def path(root: str, domain: str, ident: str) -> str:
     """The path of the message."""
     shared = ident.rpartition(".")[2].isdigit()
-    return f"{root}/{day(ident)}/{SHARED if shared else domain}/new/{file_name(ident)}"
+    return f"{root}/{message_id.day(ident)}/{SHARED if shared else domain}/new/{file_name(ident)}"
 
 
 def noted(folder: str) -> list[str]:
@@ -115,7 +110,7 @@ def forget(folder: str, ident: str) -> None:
 
 def moment(ident: str) -> str:
     """The time of the refusal, as text: ``2026-11-29 18:24 UTC``."""
-    return f"{day(ident)} {ident[9:11]}:{ident[11:13]} UTC"
+    return f"{message_id.day(ident)} {ident[9:11]}:{ident[11:13]} UTC"
 
 
 def groups(notes: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, int, str, str]]:
