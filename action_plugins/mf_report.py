@@ -21,7 +21,7 @@ from ansible.utils.display import Display
 # Ansible finds module_utils of ansible.cfg for modules only
 sys.path.append(str(Path(__file__).resolve().parents[1] / "roles/mf_tree/files/lib"))
 
-from mf import health_record, state
+from mf import health_record, state, text
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "hosts": {"type": "list", "elements": "str", "required": True},
@@ -93,13 +93,14 @@ def _row(report: Report) -> tuple[str, ...]:
     health = report.health
     if health is None:
         return (clean(report.name), report.status, "-", "unknown", "-", "-", "-")
+    oldest = health.oldest_result_seconds
     return (
         clean(report.name),
         report.status,
         _number(health.load1),
         _mail(health),
         _number(health.queue),
-        _span(health.oldest_result_seconds),
+        "-" if oldest is None else text.span(oldest),
         health.generation or "-",
     )
 
@@ -119,15 +120,12 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:g}"
 
 
-def _span(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.0f} s" if value < 90 else f"{value / 60:.0f} min" if value < 5400 else f"{value / 3600:.0f} h"
+def clean(message: object) -> str:
+    """Return text from a host, safe for a terminal: one line, no characters that move the cursor or hide text.
 
-
-def clean(text: object) -> str:
-    """Return text from a host, safe for a terminal: one line, no characters that move the cursor or hide text."""
-    line = " ".join(str(text).split())[:1000]
+    Most of it has been through ``text.clean``, which would double its backslashes here.
+    """
+    line = " ".join(str(message).split())[:1000]
     return "".join(letter if unicodedata.category(letter)[0] != "C" else "?" for letter in line)
 
 

@@ -34,12 +34,13 @@ def check(status: str) -> dict[str, Any]:
 
 
 def test_rows_are_aligned_and_problems_stand_below() -> None:
-    sick = {**HEALTH, "status": "CRITICAL", "refusing": True, "held": True, "problems": ["smtp CRITICAL: no greeting"]}
+    sick = {**HEALTH, "status": "CRITICAL", "refusing": True, "held": True, "oldest_result_seconds": 9000}
+    sick["problems"] = ["smtp CRITICAL: no greeting"]
     fleet = [plugin.judge("mx1", HEALTH), plugin.judge("mx2.long.example", sick)]
     assert plugin.table(fleet).splitlines() == [
         "host              status    load  mail      queue  oldest  release",
         "mx1               OK        0.12  accepted  0      34 s    0123456789ab",
-        "mx2.long.example  CRITICAL  0.12  on hold   0      34 s    0123456789ab",
+        "mx2.long.example  CRITICAL  0.12  on hold   0      2.5 h   0123456789ab",
         "",
         "mx2.long.example: smtp CRITICAL: no greeting",
     ]
