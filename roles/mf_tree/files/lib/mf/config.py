@@ -1,7 +1,7 @@
 """The host's settings, /mf/etc/mf.json: read and verified as a whole, or refused in one line.
 
-Slow path only: on its fast path a check takes its few values from its launcher and compares the generation alone (see
-``run``).
+Fast path: health reads them. A check does so on its slow path only; before, it takes its few values from its launcher
+and compares the generation alone (see ``run``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class SettingsError(Failure):
-    """Settings are missing or malformed. Its text is one line with the setting and what to do. Exit code 3."""
+    """Settings are missing or malformed. Its text is one line with the setting and what to do."""
 
 
 _ADVICE = "deploy again with playbooks/site.yml"
