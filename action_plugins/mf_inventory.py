@@ -24,8 +24,8 @@ CHANNELS = "mf_monitor_channels"
 # RFC 1035 2.3.1 with RFC 1123 2.1; two labels at least, for a mail domain or a server of one
 PATIENCE = (2, 8)
 """Seconds. check-smtp waits for a greeting as long as the highest, with which check-load still settles in time."""
-RENAMED = {"mf_watched_": "mf_health_access_"}
-"""Former prefix of variables -> the prefix now; a role's internal variables have two underscores before it."""
+RENAMED = {"mf_watched_by_anybody": "mf_health_access_on", "mf_watched_": "mf_health_access_"}
+"""Former prefix of variables -> the prefix now, the first that fits; internal variables have two underscores before."""
 _DEFAULT = re.compile(r"mf_monitor_\w+ can't be worked out: .*'mf_monitor_\w+' is undefined")
 """A variable of the monitor may refer to its role's defaults, which only its own play has."""
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -56,6 +56,7 @@ def former_names(names: Iterable[str]) -> Iterator[str]:
             head, match, tail = name.partition(former)
             if match and not head.strip("_"):
                 yield f"{name} is now called {head}{now}{tail}: change its name in the inventory"
+                break
 
 
 def chosen(

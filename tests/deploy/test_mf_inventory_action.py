@@ -80,7 +80,8 @@ def test_what_is_wrong_for_all_is_said_once(changes: dict[str, Any], message: st
 
 def test_variables_of_a_former_name_are_refused_with_the_new_one() -> None:
     names = ["mf_domains", "mf_watched_from", "__mf_watched_from", "mf_watched_from", "not_mf_watched_from"]
-    assert list(plugin.former_names(names)) == [
+    assert list(plugin.former_names([*names, "__mf_watched_by_anybody"])) == [
+        "__mf_watched_by_anybody is now called __mf_health_access_on: change its name in the inventory",
         "__mf_watched_from is now called __mf_health_access_from: change its name in the inventory",
         "mf_watched_from is now called mf_health_access_from: change its name in the inventory",
     ]
