@@ -76,7 +76,7 @@ async def dialogues(port: int, count: int, at_once: int) -> int:
         while left > 0:
             left -= 1
             script = smtp.smtp_script(b"prober", message=(b"", CANARY, BODY))
-            with contextlib.suppress(wire.Ended):
+            with contextlib.suppress(wire.EndedError):
                 await wire.converse("127.0.0.1", port, 10, script, wire.reply)
                 good += 1
 

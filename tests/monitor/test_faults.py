@@ -202,7 +202,7 @@ def test_a_transaction_on_a_full_disk_is_undone_and_the_next_one_works(tmp_path:
 @pytest.mark.parametrize("where", ["http://127.0.0.1:25/", "http://169.254.169.254/", "//other.example/"])
 def test_a_redirect_to_another_host_is_not_followed(where: str) -> None:
     page = http.Target(False, "192.0.2.1", 80, "panel.example", "/")
-    with pytest.raises(wire.Ended, match="another host"):
+    with pytest.raises(wire.EndedError, match="another host"):
         page.redirected(where)
     assert page.redirected("https://panel.example/login").address == "192.0.2.1"
 

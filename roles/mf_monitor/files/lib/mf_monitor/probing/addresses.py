@@ -14,7 +14,7 @@ from mf import text
 from ..clocks import Clocks
 from ..judging.states import REFUSED, SILENT, WRONG
 from ..settings import Service
-from .wire import Ended
+from .wire import EndedError
 from .world import OWN
 
 T = TypeVar("T")
@@ -24,22 +24,22 @@ MOST = 4  # addresses of a name, so that a name with fifty can't take the whole 
 NO_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
 
 
-def of_error(error: OSError) -> Ended:
+def of_error(error: OSError) -> EndedError:
     """An operating system's error as the end of a conversation."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return Ended(WRONG, f"certificate: {text.clean(error.verify_message, 60)}")
+        return EndedError(WRONG, f"certificate: {text.clean(error.verify_message, 60)}")
     if isinstance(error, ssl.SSLError):
-        return Ended(WRONG, f"broken TLS: {text.clean(error.reason or str(error), 60)}")
+        return EndedError(WRONG, f"broken TLS: {text.clean(error.reason or str(error), 60)}")
     if isinstance(error, ConnectionRefusedError):
-        return Ended(REFUSED, "connection refused")
+        return EndedError(REFUSED, "connection refused")
     if isinstance(error, socket.gaierror):
         message = text.clean(error.strerror or "", 60)
         if error.errno in NO_NAME:
-            return Ended(WRONG, f"name can't be resolved: {message}")
-        return Ended(OWN, f"the monitor's resolver: {message.lower()}")
+            return EndedError(WRONG, f"name can't be resolved: {message}")
+        return EndedError(OWN, f"the monitor's resolver: {message.lower()}")
     if isinstance(error, (ConnectionResetError, BrokenPipeError)):
-        return Ended(WRONG, "connection broken")
-    return Ended(SILENT, f"no answer: {text.clean(error.strerror or str(error), 60).lower()}")
+        return EndedError(WRONG, "connection broken")
+    return EndedError(SILENT, f"no answer: {text.clean(error.strerror or str(error), 60).lower()}")
 
 
 async def resolve(name: str, port: int) -> list[str]:
@@ -65,7 +65,7 @@ async def in_time(service: Service, limit: float) -> list[str]:
         async with asyncio.timeout(limit):
             return await resolve(service.address, service.port)
     except TimeoutError:
-        raise Ended(OWN, "the monitor's resolver doesn't answer in time") from None
+        raise EndedError(OWN, "the monitor's resolver doesn't answer in time") from None
 
 
 async def each(service: Service, clocks: Clocks, limit: float, act: Callable[[str, float], Awaitable[T]]) -> T:
@@ -79,7 +79,7 @@ async def each(service: Service, clocks: Clocks, limit: float, act: Callable[[st
         left = give_up - clocks.monotonic()
         try:
             return await act(address, left / (len(places) - number))
-        except (Ended, OSError):
+        except (EndedError, OSError):
             if number == len(places) - 1:
                 raise
-    raise Ended(WRONG, "the name has no address")
+    raise EndedError(WRONG, "the name has no address")

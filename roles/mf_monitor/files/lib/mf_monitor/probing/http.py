@@ -14,7 +14,7 @@ from mf import text
 from ..judging.states import EXPIRED, WARNING, WRONG
 from ..settings import Service
 from . import addresses, certificate, wire
-from .wire import Ended
+from .wire import EndedError
 from .world import Outcome, World
 
 MOST_REDIRECTS = 5
@@ -40,17 +40,17 @@ async def _fetch_service(service: Service, world: World, places: Sequence[str]) 
         status, where, body, der = await fetch(target, world.strict if verify else world.context, places)
         dated = certificate.outcome(der, world, "") if der else Outcome("")
         if dated.reason == EXPIRED:
-            raise Ended(EXPIRED, dated.message)
+            raise EndedError(EXPIRED, dated.message)
         expires = dated.expires if expires is None else expires
         wanted = options["status"]
         if status == wanted if wanted else 200 <= status < 300:
             if options["contains"].encode() not in body:
-                raise Ended(WRONG, f"{status}, but without the expected text")
+                raise EndedError(WRONG, f"{status}, but without the expected text")
             return dated if dated.state == WARNING else Outcome(f"HTTP {status}", expires=expires)
         if not (300 <= status < 400 and where):
-            raise Ended(WRONG, f"HTTP {status}")
+            raise EndedError(WRONG, f"HTTP {status}")
         target = target.redirected(where)
-    raise Ended(WRONG, f"more than {MOST_REDIRECTS} redirects")
+    raise EndedError(WRONG, f"more than {MOST_REDIRECTS} redirects")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Target:
         return f"[{self.name}]" if ":" in self.name else self.name
 
     def redirected(self, where: str) -> Target:
-        """Where a redirect leads. Raises Ended for what is no HTTP address."""
+        """Where a redirect leads. Raises EndedError for what is no HTTP address."""
         try:
             joined = urllib.parse.urljoin(
                 f"http{'s' if self.secure else ''}://{self.authority}:{self.port}{self.path}", where
@@ -77,12 +77,12 @@ class Target:
             parts = urllib.parse.urlsplit(joined)
             port = parts.port or (443 if parts.scheme == "https" else 80)
         except ValueError:
-            raise Ended(WRONG, f"redirects to {text.clean(where, 60)}") from None
+            raise EndedError(WRONG, f"redirects to {text.clean(where, 60)}") from None
         if parts.scheme not in ("http", "https") or not parts.hostname or any(letter in joined for letter in "\r\n "):
-            raise Ended(WRONG, f"redirects to {text.clean(where, 60)}")
+            raise EndedError(WRONG, f"redirects to {text.clean(where, 60)}")
         if _same(parts.hostname) != _same(self.name):
             # a page of the fleet must not send the monitor to its own neighbours
-            raise Ended(WRONG, f"redirects to another host: {text.clean(where, 60)}")
+            raise EndedError(WRONG, f"redirects to another host: {text.clean(where, 60)}")
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         return Target(parts.scheme == "https", self.address, port, self.name, path)
 
@@ -98,7 +98,7 @@ def _same(name: str) -> str:
 async def fetch(target: Target, context: ssl.SSLContext, places: Sequence[str]) -> tuple[int, str, bytes, bytes]:
     """One GET (RFC 9112) at one of these addresses: status, Location, the beginning of the body, the certificate.
 
-    Raises Ended, OSError."""
+    Raises EndedError, OSError."""
     last: Exception | None = None
     for address in places:
         try:
@@ -116,7 +116,7 @@ async def fetch(target: Target, context: ssl.SSLContext, places: Sequence[str]) 
         except OSError as error:  # TimeoutError, too
             last = error
     else:
-        raise last or Ended(WRONG, "the name has no address")
+        raise last or EndedError(WRONG, "the name has no address")
     try:
         request = f"GET {target.path} HTTP/1.1\r\nHost: {target.authority}\r\n"
         request += "User-Agent: mf-monitor\r\nConnection: close\r\n\r\n"
@@ -126,7 +126,7 @@ async def fetch(target: Target, context: ssl.SSLContext, places: Sequence[str]) 
             data += chunk
             head, blank, body = data.partition(b"\r\n\r\n")
             if not blank and len(data) > wire.CAP:
-                raise Ended(WRONG, "a header without end")
+                raise EndedError(WRONG, "a header without end")
             if blank and _complete(head, body):
                 break
         secured = writer.get_extra_info("ssl_object")
@@ -137,7 +137,7 @@ async def fetch(target: Target, context: ssl.SSLContext, places: Sequence[str]) 
     first, *lines = head.split(b"\r\n")
     message = first.split(None, 2)
     if len(message) < 2 or not message[0].startswith(b"HTTP/1.") or not message[1].isdigit() or len(message[1]) != 3:
-        raise Ended(WRONG, f"no HTTP: {text.clean(first, 60)}" if data else "connection closed without an answer")
+        raise EndedError(WRONG, f"no HTTP: {text.clean(first, 60)}" if data else "connection closed without an answer")
     location = next((line.partition(b":")[2] for line in lines if line.lower().startswith(b"location:")), b"")
     return int(message[1]), location.strip().decode("latin-1"), body, der or b""
 

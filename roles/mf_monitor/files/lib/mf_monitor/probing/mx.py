@@ -10,7 +10,7 @@ from typing import Any
 from ..judging.states import WRONG
 from ..settings import Service
 from . import addresses
-from .wire import Ended
+from .wire import EndedError
 from .world import OWN, Outcome, World
 
 
@@ -29,9 +29,9 @@ async def probe(service: Service, world: World) -> Outcome:
         async with asyncio.timeout(limit):
             return await _records(resolver, domain, service.options["expect"])
     except dns.resolver.NXDOMAIN:
-        raise Ended(WRONG, "the domain or a mail server's name doesn't exist") from None
+        raise EndedError(WRONG, "the domain or a mail server's name doesn't exist") from None
     except dns.resolver.NoAnswer:
-        raise Ended(WRONG, f"{domain} has no MX records") from None
+        raise EndedError(WRONG, f"{domain} has no MX records") from None
     except (dns.exception.Timeout, dns.resolver.NoNameservers, TimeoutError) as error:
         failed = isinstance(error, dns.resolver.NoNameservers)
     # is it the domain or the resolvers? These are at work when they know the root's servers.
@@ -40,19 +40,19 @@ async def probe(service: Service, world: World) -> Outcome:
         async with asyncio.timeout(limit):
             await resolver.resolve(".", "NS")
     except (dns.exception.DNSException, OSError, TimeoutError):
-        raise Ended(OWN, "the resolvers don't answer") from None
-    raise Ended(WRONG, f"{domain}: its name servers {'fail' if failed else 'do not answer in time'}")
+        raise EndedError(OWN, "the resolvers don't answer") from None
+    raise EndedError(WRONG, f"{domain}: its name servers {'fail' if failed else 'do not answer in time'}")
 
 
 async def _records(resolver: Any, domain: str, expect: Mapping[str, Sequence[str]]) -> Outcome:
-    """Compare the records. Raises Ended and the resolver's exceptions."""
+    """Compare the records. Raises EndedError and the resolver's exceptions."""
     import dns.resolver
 
     names = {str(record.exchange).rstrip(".").lower() for record in await resolver.resolve(domain, "MX")}
     missing, foreign = sorted(set(expect) - names), sorted(names - set(expect))
     if missing or foreign:
         differences = [f"{name} is missing" for name in missing] + [f"{name} is not ours" for name in foreign]
-        raise Ended(WRONG, f"MX of {domain}: {', '.join(differences)}")
+        raise EndedError(WRONG, f"MX of {domain}: {', '.join(differences)}")
     for name in sorted(expect):
         answers: set[str] = set()
         for kind in ("A", "AAAA"):
@@ -62,5 +62,5 @@ async def _records(resolver: Any, domain: str, expect: Mapping[str, Sequence[str
                 pass
         if answers != {str(ipaddress.ip_address(address)) for address in expect[name]}:
             listed = ", ".join(sorted(answers)[: addresses.MOST]) or "no address"
-            raise Ended(WRONG, f"{name} has {listed}, not {', '.join(expect[name])}")
+            raise EndedError(WRONG, f"{name} has {listed}, not {', '.join(expect[name])}")
     return Outcome(f"{len(expect)} MX records as in the inventory")

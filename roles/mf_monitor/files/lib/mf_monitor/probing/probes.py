@@ -13,7 +13,7 @@ from mf import text
 from ..judging.states import DOWN, SILENT, UNKNOWN, ProbeResult
 from ..settings import Service
 from . import addresses, http, mx, smtp, tcp
-from .wire import Ended
+from .wire import EndedError
 from .world import OWN, Outcome, World
 
 PROBES: dict[str, Callable[[Service, World], Awaitable[Outcome]]] = {
@@ -32,7 +32,7 @@ async def probe(service: Service, world: World) -> ProbeResult:
     started, before = world.clocks.wall(), world.clocks.monotonic()
     try:
         outcome = await PROBES[service.kind](service, world)
-    except Ended as end:
+    except EndedError as end:
         outcome = Outcome(end.message, DOWN, end.reason)
     except TimeoutError:
         outcome = Outcome("no answer in time", DOWN, SILENT)

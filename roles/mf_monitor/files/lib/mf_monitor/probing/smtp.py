@@ -12,7 +12,7 @@ from mf import canary, text
 from ..judging.states import UNKNOWN, WRONG
 from ..settings import Service
 from . import addresses, certificate, wire
-from .wire import Ended, Script
+from .wire import EndedError, Script
 from .world import OWN, Outcome, World
 
 
@@ -38,7 +38,7 @@ def smtp_script(
         der = yield wire.StartTls(context, name)
         yield from _expect("EHLO", b"EHLO %b\r\n" % hello, 250)
     elif starttls == "required":
-        raise Ended(WRONG, "offers no STARTTLS")
+        raise EndedError(WRONG, "offers no STARTTLS")
     if message is not None:
         sender, recipient, body = message
         yield from _expect("MAIL", b"MAIL FROM:<%b>\r\n" % sender, 250)
@@ -62,10 +62,10 @@ def relay_script(hello: bytes, sender: bytes, recipient: bytes) -> Script:
 
 
 def _expect(stage: str, data: bytes, wanted: int) -> Script:
-    """Send a command; returns the text of its reply. Another code than ``wanted`` raises Ended."""
+    """Send a command; returns the text of its reply. Another code than ``wanted`` raises EndedError."""
     code, reply = yield (stage, data)
     if code != wanted:
-        raise Ended(WRONG, f"{code} at {stage}: {_first(reply)}")
+        raise EndedError(WRONG, f"{code} at {stage}: {_first(reply)}")
     return reply
 
 
@@ -130,15 +130,15 @@ async def probe_relay(service: Service, world: World) -> Outcome:
         left = (give_up - world.clocks.monotonic()) / (len(senders) - number)
         try:
             code, reply = await addresses.each(service, world.clocks, left, act)
-        except (Ended, OSError) as error:
-            end = error if isinstance(error, Ended) else addresses.of_error(error)
+        except (EndedError, OSError) as error:
+            end = error if isinstance(error, EndedError) else addresses.of_error(error)
             if end.reason == OWN:
                 raise end from None
             # whether mail is accepted at all is the business of the smtp service
             trouble = f"not asked: {text.clean(end.message, 60)}"
             continue
         if 200 <= code < 300:
-            raise Ended(WRONG, f"OPEN RELAY: takes mail for {recipient} from anybody")
+            raise EndedError(WRONG, f"OPEN RELAY: takes mail for {recipient} from anybody")
         if code // 100 == 5:
             refused = f"refuses: {code} {_first(reply, 40)}"
         else:

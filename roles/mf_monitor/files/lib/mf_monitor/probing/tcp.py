@@ -10,7 +10,7 @@ from mf import text
 from ..judging.states import WRONG
 from ..settings import Service
 from . import addresses, wire
-from .wire import Ended, Script
+from .wire import EndedError, Script
 from .world import Outcome, World
 
 
@@ -35,8 +35,8 @@ def _ssh_script() -> Script:
         if line.startswith((b"SSH-2.0-", b"SSH-1.99-")):
             return Outcome(text.clean(line, 60))
         if line.startswith(b"SSH-"):
-            raise Ended(WRONG, f"old ssh: {text.clean(line, 40)}")
-    raise Ended(WRONG, "no ssh banner")
+            raise EndedError(WRONG, f"old ssh: {text.clean(line, 40)}")
+    raise EndedError(WRONG, "no ssh banner")
 
 
 async def probe_ssh(service: Service, world: World) -> Outcome:

@@ -3,7 +3,7 @@
 A *script* is a generator: it yields ``(stage, bytes to be sent)`` and gets the peer's next item for it; what it returns
 is the conversation's result. At the stage ``QUIT`` it has all it wants: whatever comes then, or doesn't, is no failure.
 ``parse`` cuts items off the bytes received. There is one deadline for the whole conversation, a cap on the bytes read,
-and nothing a peer does raises anything but ``Ended`` in its caller.
+and nothing a peer does raises anything but ``EndedError`` in its caller.
 
 An asyncio stream costs some ten times the system calls' own time; this costs about as much as they do.
 """
@@ -31,7 +31,7 @@ Script: TypeAlias = Generator[Any, Item, Any]
 Parse: TypeAlias = Callable[[bytes], "tuple[Item, bytes] | None"]
 
 
-class Ended(Exception):
+class EndedError(Exception):
     """A conversation that did not end: ``reason`` as in ``states``, and a short text that is safe to show."""
 
     def __init__(self, reason: str, message: str) -> None:
@@ -90,19 +90,19 @@ class Tls:
         return self._outgoing.read()
 
 
-def _failure(error: OSError, where: str) -> Ended:
+def _failure(error: OSError, where: str) -> EndedError:
     code = error.errno or 0
     if code == errno.ECONNREFUSED:
-        return Ended(REFUSED, "connection refused")
+        return EndedError(REFUSED, "connection refused")
     if code in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EADDRNOTAVAIL):
-        return Ended(SILENT, f"no answer: {os.strerror(code).lower()}")
+        return EndedError(SILENT, f"no answer: {os.strerror(code).lower()}")
     if code in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-        return Ended("own", f"the monitor itself: {os.strerror(code).lower()}")
-    return Ended(WRONG, f"connection broken at {where}: {os.strerror(code).lower()}")
+        return EndedError("own", f"the monitor itself: {os.strerror(code).lower()}")
+    return EndedError(WRONG, f"connection broken at {where}: {os.strerror(code).lower()}")
 
 
 class Conversation:
-    """One conversation. Make it, then await ``done``: the script's result, or Ended."""
+    """One conversation. Make it, then await ``done``: the script's result, or EndedError."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class Conversation:
     # --- what the loop calls
 
     def _expire(self) -> None:
-        self._end(Ended(SILENT, f"silence at {self.where}" if self.where != "connect" else "no answer"))
+        self._end(EndedError(SILENT, f"silence at {self.where}" if self.where != "connect" else "no answer"))
 
     def _readable(self) -> None:
         assert self._socket is not None
@@ -152,11 +152,11 @@ class Conversation:
             self._end(_failure(error, self.where))
             return
         if not chunk:
-            self._end(Ended(WRONG, f"connection closed at {self.where}"))
+            self._end(EndedError(WRONG, f"connection closed at {self.where}"))
             return
         self._left -= len(chunk)
         if self._left < 0:
-            self._end(Ended(WRONG, f"too many bytes at {self.where}"))
+            self._end(EndedError(WRONG, f"too many bytes at {self.where}"))
             return
         if self.where == "connect":
             self.where = "greeting"
@@ -169,10 +169,10 @@ class Conversation:
                 return
             self._buffer = self._buffer + chunk if self._buffer else chunk
             self._take()
-        except Ended as end:
+        except EndedError as end:
             self._end(end)
         except ssl.SSLError as error:
-            self._end(Ended(WRONG, f"broken TLS: {text.clean(error.reason or str(error), 60)}"))
+            self._end(EndedError(WRONG, f"broken TLS: {text.clean(error.reason or str(error), 60)}"))
 
     def _writable(self) -> None:
         assert self._socket is not None
@@ -192,7 +192,7 @@ class Conversation:
             cut = self._parse(self._buffer)
             if cut is None:
                 if len(self._buffer) > LONGEST:
-                    raise Ended(WRONG, f"a line without end at {self.where}: {text.clean(self._buffer, 40)}")
+                    raise EndedError(WRONG, f"a line without end at {self.where}: {text.clean(self._buffer, 40)}")
                 return
             item, self._buffer = cut
             self._step(item)
@@ -227,7 +227,7 @@ class Conversation:
     def _secure(self, order: StartTls) -> None:
         if self._buffer:
             # RFC 3207, 6: what came before the handshake is not trustworthy
-            raise Ended(WRONG, "data before TLS began")
+            raise EndedError(WRONG, "data before TLS began")
         self._tls = Tls(order)
         self._shake()
 
@@ -255,7 +255,7 @@ class Conversation:
         if not self.done.done():
             self.done.set_result(result)
 
-    def _end(self, end: Ended) -> None:
+    def _end(self, end: EndedError) -> None:
         if self.where == "QUIT" and not self.done.done():
             try:
                 self._script.send((0, b""))
@@ -283,7 +283,7 @@ class Conversation:
 
 
 async def converse(address: str, port: int, limit: float, script: Script, parse: Parse) -> Any:
-    """Hold one conversation with a numeric address; the script's result. Raises Ended."""
+    """Hold one conversation with a numeric address; the script's result. Raises EndedError."""
     conversation = Conversation(asyncio.get_running_loop(), address, port, limit, script, parse)
     try:
         return await conversation.done
@@ -293,7 +293,7 @@ async def converse(address: str, port: int, limit: float, script: Script, parse:
 
 
 def reply(data: bytes) -> tuple[tuple[int, bytes], bytes] | None:
-    """Cut one SMTP reply (RFC 5321, 4.2) off: its code and its lines' texts, joined by newlines. Raises Ended."""
+    """Cut one SMTP reply (RFC 5321, 4.2) off: its code and its lines' texts, joined by newlines. Raises EndedError."""
     # nearly every reply is one line in one packet
     if data[3:4] == b" " and data.find(b"\n") == len(data) - 1 and data[:3].isdigit():
         return (int(data[:3]), data[4:].rstrip()), b""
@@ -302,7 +302,7 @@ def reply(data: bytes) -> tuple[tuple[int, bytes], bytes] | None:
         line = data[start:end].rstrip(b"\r")
         code = line[:3]
         if not (len(code) == 3 and code.isdigit() and b"2" <= code[:1] <= b"5" and line[3:4] in (b"", b" ", b"-")):
-            raise Ended(WRONG, f"no SMTP: {text.clean(line, 60)}")
+            raise EndedError(WRONG, f"no SMTP: {text.clean(line, 60)}")
         texts.append(line[4:])
         start = end + 1
         if line[3:4] != b"-":
