@@ -24,7 +24,11 @@ CHANNELS = "mf_monitor_channels"
 # RFC 1035 2.3.1 with RFC 1123 2.1; two labels at least, for a mail domain or a server of one
 PATIENCE = (2, 8)
 """Seconds. check-smtp waits for a greeting as long as the highest, with which check-load still settles in time."""
-RENAMED = {"mf_watched_by_anybody": "mf_health_access_on", "mf_watched_": "mf_health_access_"}
+RENAMED = {
+    "mf_watched_by_anybody": "mf_health_access_on",
+    "mf_watched_": "mf_health_access_",
+    "mf_checks_queue_frozen_warning": "mf_checks_queue_frozen_critical",
+}
 """Former prefix of variables -> the prefix now, the first that fits; internal variables have two underscores before."""
 _DEFAULT = re.compile(r"mf_monitor_\w+ can't be worked out: .*'mf_monitor_\w+' is undefined")
 """A variable of the monitor may refer to its role's defaults, which only its own play has."""

@@ -21,7 +21,7 @@ VALUES: dict[str, Any] = {
     "address": "127.0.0.1",
     "age_warning": 14_400,
     "age_critical": 86_400,
-    "frozen_warning": 1,
+    "frozen_critical": 1,
     "free_warning": 15,
     "free_critical": 5,
 }
@@ -187,7 +187,7 @@ def test_a_folder_where_a_file_should_be(tmp_path: Path) -> None:
         (queue.Queue([NOW - 14_400]), 90.0, 90.0, state.WARNING, ["oldest message 4.0 h"]),
         (queue.Queue([NOW - 86_400]), 90.0, 90.0, state.CRITICAL, ["oldest message 24.0 h"]),
         (queue.Queue([NOW + 9999]), 90.0, 90.0, state.OK, []),
-        (queue.Queue([NOW], 1, 1), 90.0, 90.0, state.WARNING, ["1 frozen"]),
+        (queue.Queue([NOW], 1, 1), 90.0, 90.0, state.CRITICAL, ["1 frozen"]),
         (queue.Queue(), 14.0, 90.0, state.WARNING, ["14% of the spool's space free"]),
         (queue.Queue(), 4.0, 90.0, state.CRITICAL, ["4% of the spool's space free"]),
         (queue.Queue(), 90.0, 4.0, state.CRITICAL, ["4% of the spool's inodes free"]),
@@ -303,10 +303,15 @@ def test_the_fast_path_stores_the_oldest(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_age_of_a_message_is_separate_from_other_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gate of a deploy reads it: time alone is no reason for a hold."""
     monkeypatch.setattr(queue, "GREETING", 0.2)
-    path = spool(tmp_path, (int(time.time()) - 90_000, True))
+    path = spool(tmp_path, (int(time.time()) - 90_000, False))
     with server(talking()) as port:
         result = probed(path, port)
-    assert (result.status, result.metrics[state.BUT_FOR_TIME]) == (state.CRITICAL, state.WARNING)
+    assert (result.status, result.metrics[state.BUT_FOR_TIME]) == (state.CRITICAL, state.OK)
+    (tmp_path / "frozen").mkdir()
+    path = spool(tmp_path / "frozen", (int(time.time()) - 90_000, True))
+    with server(talking()) as port:
+        result = probed(path, port)
+    assert (result.status, result.metrics[state.BUT_FOR_TIME]) == (state.CRITICAL, state.CRITICAL)
     with server(silent) as port:
         rest = probed(path, port)
     assert not isinstance(rest, state.Result)

@@ -126,7 +126,7 @@ def checks_of_an_mx(root: Path, port: int) -> dict[str, dict[str, Any]]:
             "port": port,
             "age_warning": 14400,
             "age_critical": 86400,
-            "frozen_warning": 1,
+            "frozen_critical": 1,
             "free_warning": 1,
             "free_critical": 1,
         },

@@ -85,6 +85,8 @@ def test_variables_of_a_former_name_are_refused_with_the_new_one() -> None:
         "__mf_watched_from is now called __mf_health_access_from: change its name in the inventory",
         "mf_watched_from is now called mf_health_access_from: change its name in the inventory",
     ]
+    (problem,) = plugin.former_names(["mf_checks_queue_frozen_warning"])
+    assert "is now called mf_checks_queue_frozen_critical:" in problem
 
 
 @pytest.mark.parametrize("former", [False, True])

@@ -32,7 +32,7 @@ RULES: run.Rules = {
     "port": (1, 65535),
     "age_warning": (60, 30 * 86400),  # seconds in the queue
     "age_critical": (60, 30 * 86400),
-    "frozen_warning": (1, 1000000),  # messages
+    "frozen_critical": (1, 1000000),  # messages
     "free_warning": (0, 100),  # percent of the spool's bytes, and of its inodes
     "free_critical": (0, 100),
 }
@@ -171,8 +171,8 @@ def decide(queue: Queue, waited: float, free: float, inodes: float, values: run.
         problems.append((status, f"oldest message {span(waited)}"))
     if queue.unkept:
         problems.append((state.CRITICAL, f"{queue.unkept} refused by a customer's server can't be kept"))
-    if queue.frozen >= values["frozen_warning"]:
-        problems.append((state.WARNING, f"{queue.frozen} frozen"))
+    if queue.frozen >= values["frozen_critical"]:
+        problems.append((state.CRITICAL, f"{queue.frozen} frozen"))
     for amount, of in ((free, "space"), (inodes, "inodes")):
         if amount < values["free_warning"]:
             status = state.CRITICAL if amount < values["free_critical"] else state.WARNING
