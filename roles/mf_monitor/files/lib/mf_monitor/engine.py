@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from . import history, journal, schedule
-from .clocks import Clocks
+from .clocks import Clocks, awaken
 from .heartbeat import Heartbeat
 from .history import History
 from .incidents import Incidents, Update
@@ -27,7 +27,7 @@ from .judging.severity import NOTICE, Problem
 from .judging.states import CONNECTIVITY, ProbeResult
 from .notifying import outbox
 from .notifying.direct import Direct
-from .notifying.outbox import Outbox, awaken
+from .notifying.outbox import Outbox
 from .probing import connectivity, hosthealth, probes
 from .probing.connectivity import Answer, ConnectivityCheck
 from .probing.hosthealth import Ask, Reader, Reading

@@ -11,8 +11,8 @@ import heapq
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
+from .clocks import awaken
 from .judging.states import CONNECTIVITY, DOWN, THROTTLED, UNKNOWN, ProbeResult, SubjectState
-from .notifying.outbox import awaken
 from .settings import Service, Settings
 
 PEERS = 30  # hosts of the same role that are probed as soon as one turns

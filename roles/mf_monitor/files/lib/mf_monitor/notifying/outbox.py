@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 from mf import text
 
 from .. import children, texts
+from ..clocks import awaken
 from ..settings import Channel
 from ..store import GIVEN_UP, QUEUED, SENDING, SENT, Message, Store, refuses
 from . import send
@@ -40,15 +41,6 @@ def launcher() -> list[str]:
         f"import sys; sys.path.insert(0, {library!r}); from mf_monitor.notifying import send; sys.exit(send.main())"
     )
     return [sys.executable, "-I", "-c", program]
-
-
-async def awaken(event: asyncio.Event, limit: float) -> None:
-    """Wait for an event, at most so many seconds. (Python 3.11's wait_for may swallow a cancellation.)"""
-    try:
-        async with asyncio.timeout(limit):
-            await event.wait()
-    except TimeoutError:
-        pass
 
 
 class Sender:
