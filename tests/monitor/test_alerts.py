@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from mf_monitor.incidents import fresh_alert
-from mf_monitor.judging import problems, states
+from mf_monitor.judging import health, problems, states
 from mf_monitor.judging.states import UP, WARNING, ProbeResult
 from mf_monitor.notifying import alerts
 from mf_monitor.notifying.alerts import Alert, Incident
@@ -292,10 +292,10 @@ def refused(*reports: dict[str, Any]) -> list[int]:
         record = samples.health_record("mx1", "mx", NOW, status="CRITICAL")
         check = {"status": "CRITICAL", "summary": f"metrics {number};", "age_seconds": 1.0, "since": NOW}
         record["checks"]["refused"] = {**check, "overdue_seconds": 0.0, "metrics": metrics}
-        health = hosthealth.parse(json.dumps(record).encode())
+        parsed = hosthealth.parse(json.dumps(record).encode())
         for now in (NOW + 300 * number, NOW + 300 * number + 60, NOW + 300 * number + 120):
-            reading = hosthealth.Reading("mx1", now - 1, now, health, "read")
-            results = {result.subject: result for result in hosthealth.results(reading, (), {"refused"})}
+            reading = health.Reading("mx1", now - 1, now, parsed, "read")
+            results = {result.subject: result for result in health.results(reading, (), {"refused"})}
             current = states.advance(current, results["mx1/check-refused"], RULES)
             view = problems.judge(RULES, subjects(**{"mx1_check-refused": current}), {}, (), now)
             for key, problem in view.problems.items():
@@ -324,7 +324,7 @@ def test_more_that_a_customer_s_server_refuses_is_notified_anew() -> None:
 def test_hostile_counts_of_check_refused_are_bounded() -> None:
     assert refused(*counts(("x", "y"), (True, [1]), (-1, -5), (1e300, -1e300), (-1e14, 0))) == [0]
     assert refused(*counts((1, 1), (1e14, 1e14), (9e14, 9e14))) == [0, 1]
-    assert len(refused(*counts(*((number, number) for number in range(1, 60))))) == hosthealth.MAX_DOMAINS
+    assert len(refused(*counts(*((number, number) for number in range(1, 60))))) == health.MAX_DOMAINS
 
 
 def test_an_incident_that_was_notified_without_a_level_is_notified_anew() -> None:

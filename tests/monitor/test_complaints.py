@@ -14,7 +14,7 @@ import yaml
 from mf import health_record, state
 from mf_monitor import engine
 from mf_monitor.clocks import Clocks
-from mf_monitor.judging import problems, states
+from mf_monitor.judging import health, problems, states
 from mf_monitor.judging.states import SubjectState
 from mf_monitor.probing import hosthealth
 from mf_monitor.store import Store
@@ -46,18 +46,18 @@ def notified(host: str, record: dict[str, Any] | None, lasts: float = 700.0, bef
     """Severity by incident, when a host has reported it for that long; ``before``: it was well before that."""
     current = {service.subject: up() for watched in RULES.hosts for service in watched.services} | {"uplink": up()}
     known: set[str] = set()
-    vital = hosthealth.vital(RULES, HOSTS[host])
+    vital = health.vital(RULES, HOSTS[host])
     well = samples.health_record(host, HOSTS[host].role, NOW)
     at = NOW
     while at <= NOW + 60 + lasts:
         reported = well if before and at == NOW else record
         parsed = None if reported is None else hosthealth.parse(json.dumps(reported).encode())
         assert reported is None or parsed is not None
-        reading = hosthealth.Reading(host, at, at, parsed, "ssh doesn't let us in")
-        for result in hosthealth.results(reading, vital, known):
+        reading = health.Reading(host, at, at, parsed, "ssh doesn't let us in")
+        for result in health.results(reading, vital, known):
             current[result.subject] = states.advance(current.get(result.subject, SubjectState()), result, RULES)
-            if result.subject.startswith(hosthealth.check_subject(host, "")):
-                known.add(result.subject.removeprefix(hosthealth.check_subject(host, "")))
+            if result.subject.startswith(health.check_subject(host, "")):
+                known.add(result.subject.removeprefix(health.check_subject(host, "")))
         at += RULES.interval
     # the services were looked at meanwhile
     for service in (probed_service.subject for other in RULES.hosts for probed_service in other.services):
@@ -162,7 +162,7 @@ def test_what_is_not_known_of_a_check_ends_nothing(tmp_path: Path) -> None:
     at = NOW
     for status in (*[state.CRITICAL] * 3, *[state.UNKNOWN] * 20):
         record = hosthealth.parse(json.dumps(says("mx1", "queue", status)).encode())
-        monitor.advance(monitor.subjects.ingest_health(hosthealth.Reading("mx1", at, at, record, "read")))
+        monitor.advance(monitor.subjects.ingest_health(health.Reading("mx1", at, at, record, "read")))
         at += RULES.interval
     view = problems.judge(RULES, monitor.subjects.states, {}, ("check:mx1/queue",), at)
     assert view.problems["check:mx1/queue"].severity == "notice"
@@ -176,7 +176,7 @@ def test_a_vital_check_alternating_critical_and_unknown_is_one_urgent_incident(t
     held: set[str] = set()
     for status in [state.CRITICAL] * 4 + ([state.UNKNOWN] * 4 + [state.CRITICAL] * 4) * 3:
         record = hosthealth.parse(json.dumps(says("control1", "backup", status)).encode())
-        monitor.advance(monitor.subjects.ingest_health(hosthealth.Reading("control1", at, at, record, "read")))
+        monitor.advance(monitor.subjects.ingest_health(health.Reading("control1", at, at, record, "read")))
         view = problems.judge(RULES, monitor.subjects.states, {}, held, at)
         urgent += [key for key, problem in view.problems.items() if problem.severity == "urgent" and key not in held]
         held = {*view.problems, *view.behind}
@@ -236,7 +236,7 @@ def test_a_host_that_makes_up_checks_is_bounded(tmp_path: Path) -> None:
         record["checks"] = {f"c{number}_{index}": entry for index in range(40)}
         parsed = hosthealth.parse(json.dumps(record).encode())
         monitor.advance(
-            monitor.subjects.ingest_health(hosthealth.Reading("mx1", NOW + number, NOW + number, parsed, "read"))
+            monitor.subjects.ingest_health(health.Reading("mx1", NOW + number, NOW + number, parsed, "read"))
         )
     assert len(monitor.subjects.states) <= health_record.MAX_CHECKS + 1
     monitor.recorder.close()

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from mf_monitor import engine, settings
 from mf_monitor.clocks import Clocks
+from mf_monitor.judging.health import Reading
 from mf_monitor.probing import hosthealth
-from mf_monitor.probing.hosthealth import Reading
 
 from tests.monitor import samples
 from tests.monitor.virtual import NOW, Fleet, fleet, run

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from mf import maintenance
 from mf_monitor import command, daemon, engine, settings
 from mf_monitor import store as store_
-from mf_monitor.judging import problems, states
+from mf_monitor.judging import health, problems, states
+from mf_monitor.judging.health import Reading
 from mf_monitor.notifying import send
 from mf_monitor.page import metrics, model, snapshot
 from mf_monitor.probing import hosthealth, http, wire
-from mf_monitor.probing.hosthealth import Reading
 from mf_monitor.store import SENT, Silence, Store
 
 from tests.monitor import samples
@@ -258,7 +258,7 @@ def test_a_hold_is_notified_though_the_throttle_shows() -> None:
     parsed = hosthealth.parse(json.dumps(record).encode())
     chosen = samples.settings()
     subjects: dict[str, states.SubjectState] = {}
-    for result in hosthealth.results(Reading("mx1", now, now, parsed, "read"), (), ()) * 3:
+    for result in health.results(Reading("mx1", now, now, parsed, "read"), (), ()) * 3:
         subjects[result.subject] = states.advance(subjects.get(result.subject, states.SubjectState()), result, chosen)
     subjects["mx1/smtp"] = states.SubjectState(state="throttled", since=now, message="throttled by anna", checked=now)
     open_problems = problems.judge(chosen, subjects, {}, (), now + 1).problems

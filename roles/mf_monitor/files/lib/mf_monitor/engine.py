@@ -22,6 +22,7 @@ from .heartbeat import Heartbeat
 from .history import History
 from .incidents import Incidents, Update
 from .judging import problems
+from .judging.health import Reading
 from .judging.problems import View
 from .judging.severity import NOTICE, Problem
 from .judging.states import CONNECTIVITY, ProbeResult
@@ -30,7 +31,7 @@ from .notifying.direct import Direct
 from .notifying.outbox import Outbox
 from .probing import connectivity, hosthealth, probes
 from .probing.connectivity import Answer, ConnectivityCheck
-from .probing.hosthealth import Ask, Reader, Reading
+from .probing.hosthealth import Ask, Reader
 from .probing.prober import Probe, Prober
 from .probing.world import World
 from .publisher import Publisher

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from .clocks import Clocks
+from .judging.health import Reading
 from .judging.states import ProbeResult
-from .probing.hosthealth import Reading
 from .store import Store, damaged
 from .store.history import Time
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from .judging import former, states
+from .judging import health, states
+from .judging.health import Reading
 from .judging.problems import Maintenance
 from .judging.states import CONNECTIVITY, DOWN, UNKNOWN, ProbeResult, SubjectState
-from .probing import hosthealth
-from .probing.hosthealth import Reading
 from .settings import Settings
-from .store import Store
+from .store import Store, former
 
 
 class Subjects:
@@ -29,14 +28,15 @@ class Subjects:
         """Load what is on disk, and delete there what isn't monitored any more."""
         former.adopt(store, self._settings)
         rows = store.current.load()
-        checks = hosthealth.known_checks(self._settings, rows, store.current.health())
+        read = {host: last.record for host, last in store.current.health().items() if last.ok and last.record}
+        checks = health.known_checks(self._settings, rows, read)
         watched = {*self._services, *checks, CONNECTIVITY}
         store.current.forget([name for name in rows if name not in {*watched, *self._hosts, "fleet"}])
         for name, row in rows.items():
             stored = json.loads(row["memory"])
             if name in watched:
                 self.states[name] = SubjectState.of(stored)
-                host, _, check = name.partition(f"/{hosthealth.CHECK}")
+                host, _, check = name.partition(f"/{health.CHECK}")
                 if check:
                     self._known_checks.setdefault(host, set()).add(check)
             elif name in self._hosts and stored.get("maintenance"):
@@ -51,8 +51,8 @@ class Subjects:
         """Results from a reading. Its maintenance is kept until its end: a host that reboots can't report it."""
         name, record = reading.host, reading.record
         known = self._known_checks.setdefault(name, set())
-        results = hosthealth.results(reading, hosthealth.vital(self._settings, self._hosts[name]), known)
-        prefix = hosthealth.check_subject(name, "")
+        results = health.results(reading, health.vital(self._settings, self._hosts[name]), known)
+        prefix = health.check_subject(name, "")
         known.update(result.subject.removeprefix(prefix) for result in results if result.subject.startswith(prefix))
         if record is not None:
             self.maintenance.pop(name, None)

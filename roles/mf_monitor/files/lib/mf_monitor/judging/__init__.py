@@ -1,1 +1,1 @@
-"""From probe results to the state of each subject, and from those to problems. Pure, but for ``former``."""
+"""From probe results to the state of each subject, and from those to problems. Pure."""

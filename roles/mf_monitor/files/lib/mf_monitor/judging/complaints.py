@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from ..probing.hosthealth import CANARY, vital
 from ..settings import Host, Service, Settings
 from . import states
+from .health import CANARY, vital
 from .severity import NOTICE, PAGE, URGENT, Problem, severity_of
 from .states import DOWN, HELD, PART, UNREAD, WARNING, SubjectState
 
@@ -46,7 +46,7 @@ class Near:
 def checks(host: Host, settings: Settings, checked: Mapping[str, SubjectState], near: Near) -> list[Problem]:
     """Problems of a host's checks, one each: a check that has been bad for weeks, or flaps, hides no other.
 
-    CRITICAL is notified, whatever the check and the role of the host (see ``hosthealth`` for what isn't).
+    CRITICAL is notified, whatever the check and the role of the host (see ``judging.health`` for what isn't).
     """
     problems = []
     for name, current in checked.items():

@@ -17,9 +17,9 @@ from typing import Any
 
 from mf import text
 
-from ..probing.hosthealth import CANARY, CHECK, check_subject, door
 from ..settings import Host, Service, Settings
 from . import complaints, states
+from .health import CANARY, CHECK, check_subject, door
 from .severity import NOTICE, PAGE, URGENT, Problem, expiry, muted, severity_of
 from .states import CONNECTIVITY, DOWN, THROTTLED, UNKNOWN, UP, WARNING, SubjectState
 

@@ -25,7 +25,7 @@ class Problem:
     flapping: bool = False
     about: tuple[str, ...] = ()
     # Notified anew when it falls: MXs that accept mail, of the fleet's; a certificate's notices left; of check-refused
-    # see ``hosthealth``.
+    # see ``judging.health``.
     level: int | None = None
 
 

@@ -8,11 +8,12 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TypeAlias
 
+from ..judging.health import Reading, door
 from ..judging.states import CONNECTIVITY, DOWN, SILENT, THROTTLED, UNKNOWN, ProbeResult, SubjectState
 from ..settings import Host, Service
 from . import hosthealth
 from .connectivity import ConnectivityCheck
-from .hosthealth import Reader, Reading
+from .hosthealth import Reader
 from .world import World
 
 Probe: TypeAlias = Callable[[Service, World], Awaitable[ProbeResult]]
@@ -105,6 +106,6 @@ class Prober:
 
     def _without_ssh(self, host: Host) -> bool:
         """Whether ssh there was silent at the last probe: a read would hold its place for a whole timeout."""
-        doors = [service.subject for service in host.services if hosthealth.door(service, host)]
+        doors = [service.subject for service in host.services if door(service, host)]
         states = [self._subjects.get(subject, SubjectState()) for subject in doors]
         return bool(states) and all(state.silent and DOWN in (state.state, state.soft) for state in states)

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..probing import hosthealth
+from ..judging.health import check_subject
+from ..judging.states import DOWN, WARNING, SubjectState
 from ..settings import Host, Settings
-from ..store import Store
-from .states import DOWN, WARNING, SubjectState
+from . import Store
 
 _CHECK = re.compile(r"([\w-]{1,40}) (?:CRITICAL|WARNING): (.*)", re.DOTALL)
 
@@ -41,7 +41,7 @@ def adopt(store: Store, settings: Settings) -> None:
 
 
 def _move(store: Store, rows: Mapping[str, Any], host: Host, name: str, former: str, current: SubjectState) -> bool:
-    subject = hosthealth.check_subject(host.name, name)
+    subject = check_subject(host.name, name)
     if subject in rows:
         return False
     store.current.set(
