@@ -163,7 +163,7 @@ def _fleet_is_up(database: str) -> bool:
         store.close()
     except sqlite3.Error:
         return False
-    return row is not None and row["state"] == "up"
+    return row is not None and row.state == "up"
 
 
 async def break_and_mend(world: Fleet, dice: random.Random, stop: asyncio.Event) -> list[Outage]:
@@ -176,9 +176,9 @@ async def break_and_mend(world: Fleet, dice: random.Random, stop: asyncio.Event)
 
     def notified(outage: Outage) -> bool:
         queued = {
-            incident["key"]
+            incident.key
             for incident in store.incidents.load()
-            if incident["alert"].get("told") or incident["alert"].get("covered")
+            if incident.alert.get("told") or incident.alert.get("covered")
         }
         return queued >= outage.keys
 
@@ -228,7 +228,7 @@ def test_killed_at_random_moments_every_outage_is_one_incident_notified_once(tmp
                 watched = Store(world.raw["database"], readonly=True)
 
                 def settled() -> bool:
-                    over = all(incident["alert"].get("over_told") for incident in watched.incidents.load(since=0))
+                    over = all(incident.alert.get("over_told") for incident in watched.incidents.load(since=0))
                     return over and all(message.status == "sent" for message in watched.messages.newest(10000))
 
                 await until(settled, 60)
@@ -247,19 +247,17 @@ def test_killed_at_random_moments_every_outage_is_one_incident_notified_once(tmp
     assert store.damage == ""
     assert [row[0] for row in store.rows("PRAGMA integrity_check")] == ["ok"]
     # every outage that was made is one incident of each kind it must be, in their order, and there are no others
-    incidents = sorted(store.incidents.load(since=0), key=lambda incident: incident["opened"])
+    incidents = sorted(store.incidents.load(since=0), key=lambda incident: incident.opened)
     made = sorted(key for outage in outages for key in outage.keys)
-    assert sorted(incident["key"] for incident in incidents) == made
+    assert sorted(incident.key for incident in incidents) == made
     for key in set(made):
         wanted = [outage for outage in outages if key in outage.keys]
-        for outage, incident in zip(
-            wanted, (incident for incident in incidents if incident["key"] == key), strict=True
-        ):
-            assert outage.began - 2 <= incident["opened"] <= outage.ended, (outage, incident)
-            assert outage.ended <= incident["closed"], (outage, incident)
-    lines = store.incidents.events([incident["id"] for incident in incidents])
+        for outage, incident in zip(wanted, (incident for incident in incidents if incident.key == key), strict=True):
+            assert outage.began - 2 <= incident.opened <= outage.ended, (outage, incident)
+            assert outage.ended <= (incident.closed or 0.0), (outage, incident)
+    lines = store.incidents.events([incident.id for incident in incidents])
     for incident in incidents:
-        whats = [line["what"] for line in lines[incident["id"]]]
+        whats = [line.what for line in lines[incident.id]]
         assert (whats.count("opened"), whats.count("closed")) == (1, 1), whats
     # every message reached people at least once, and more often only with the mark
     messages = store.messages.newest(10000)
@@ -276,10 +274,10 @@ def test_killed_at_random_moments_every_outage_is_one_incident_notified_once(tmp
         for number in message.incidents:
             by_incident[number].append(message.kind)
     for incident in incidents:
-        kinds = by_incident[incident["id"]]
+        kinds = by_incident[incident.id]
         together = any(
-            len(outage.mxs) > 1 and outage.began - 2 <= incident["opened"] <= outage.ended for outage in outages
+            len(outage.mxs) > 1 and outage.began - 2 <= incident.opened <= outage.ended for outage in outages
         )
-        alone = incident["key"] == "fleet" or not together
+        alone = incident.key == "fleet" or not together
         assert kinds.count("opened") == 1 if alone else kinds.count("opened") <= 1, (incident, kinds)
-        assert kinds.count("closed") == (1 if incident["alert"]["told"] else 0), (incident, kinds)
+        assert kinds.count("closed") == (1 if incident.alert["told"] else 0), (incident, kinds)

@@ -175,8 +175,8 @@ def test_damage_that_a_check_does_not_see_is_moved_aside_once_and_numbers_go_on(
             len([damaged for damaged in tmp_path.glob("*.damaged-*") if not damaged.name.endswith(("-wal", "-shm"))])
             == 1
         )
-        assert [incident["key"] for incident in monitor.recorder.store.incidents.load(since=0)] == ["internal:database"]
-        assert monitor.recorder.store.incidents.load(since=0)[0]["id"] == 5
+        assert [incident.key for incident in monitor.recorder.store.incidents.load(since=0)] == ["internal:database"]
+        assert monitor.recorder.store.incidents.load(since=0)[0].id == 5
         assert [silence.pattern for silence in monitor.recorder.store.incidents.silences(time.time())] == ["mx1*"]
         monitor.recorder.close()
 

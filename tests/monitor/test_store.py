@@ -25,8 +25,8 @@ def test_time_over_midnight_belongs_to_both_days(tmp_path: Path) -> None:
     with store.writing():
         store.history.add_time([("mx1", midnight + 10, "down", 40.0, None), ("mx1", midnight + 70, "up", 60.0, 12.0)])
     before, after = store.history.days(19999, 20000)["mx1"]
-    assert (before["down"], before["up"]) == (30.0, 0.0)
-    assert (after["down"], after["up"], after["ms"], after["timed"]) == (10.0, 60.0, 12.0, 1)
+    assert (before.down, before.up) == (30.0, 0.0)
+    assert (after.down, after.up, after.ms, after.timed) == (10.0, 60.0, 12.0, 1)
 
 
 def test_results_are_counted_in_buckets(tmp_path: Path) -> None:
@@ -36,10 +36,8 @@ def test_results_are_counted_in_buckets(tmp_path: Path) -> None:
             [("a/s", 600.0, False, 10.0), ("a/s", 899.9, False, 30.0), ("a/s", 900.0, True, None)]
         )
     first, second = store.history.latency(0)["a/s"]
-    assert (first["start"], first["looks"], first["bad"], first["timed"], first["ms"], first["ms_max"]) == (
-        (600, 2, 0, 2, 40.0, 30.0)
-    )
-    assert (second["start"], second["looks"], second["bad"], second["timed"]) == (900, 1, 1, 0)
+    assert (first.start, first.looks, first.bad, first.timed, first.ms, first.ms_max) == ((600, 2, 0, 2, 40.0, 30.0))
+    assert (second.start, second.looks, second.bad, second.timed) == (900, 1, 1, 0)
 
 
 def test_a_second_process_at_the_same_moment_opens_a_whole_database(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def _lines(shot: model.Snapshot, now: float) -> list[str]:
 def _ack(chosen: argparse.Namespace, _: state.Places) -> int:
     now = time.time()
     with _Opened() as opened:
-        known = {row["id"]: row for row in opened.store.incidents.load()}
+        known = {incident.id: incident for incident in opened.store.incidents.load()}
         wanted = list(known) if chosen.incident == "all" else [int(chosen.incident)]
         missing = [number for number in wanted if number not in known]
         if missing or not wanted:
@@ -108,7 +108,7 @@ def _ack(chosen: argparse.Namespace, _: state.Places) -> int:
                     opened.store.incidents.acknowledge(number, now, chosen.by, until)
                     opened.store.incidents.add_event(number, now, "acked", note)
             verb = "would be acknowledged" if chosen.dry_run else "acknowledged"
-            print(f"#{number} {verb} {note}: {text.clean(known[number]['title'])}")
+            print(f"#{number} {verb} {note}: {text.clean(known[number].title)}")
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 from .judging import health, states
@@ -33,14 +32,13 @@ class Subjects:
         watched = {*self._services, *checks, CONNECTIVITY}
         store.current.forget([name for name in rows if name not in {*watched, *self._hosts, "fleet"}])
         for name, row in rows.items():
-            stored = json.loads(row["memory"])
             if name in watched:
-                self.states[name] = SubjectState.of(stored)
+                self.states[name] = SubjectState.of(row.memory)
                 host, _, check = name.partition(f"/{health.CHECK}")
                 if check:
                     self._known_checks.setdefault(host, set()).add(check)
-            elif name in self._hosts and stored.get("maintenance"):
-                self.maintenance[name] = Maintenance(**stored["maintenance"])
+            elif name in self._hosts and row.memory.get("maintenance"):
+                self.maintenance[name] = Maintenance(**row.memory["maintenance"])
 
     @property
     def offline(self) -> bool:

@@ -25,6 +25,7 @@ from ..judging.severity import NOTICE, PAGE, URGENT
 from ..judging.states import CONNECTIVITY, restored, stored
 from ..settings import Settings
 from ..store import Silence
+from ..store.incidents import StoredIncident
 
 GROUP = 3.0  # seconds in which what begins together becomes one message, and what ends together
 AT_ONCE = 0.5  # the same for what is urgent
@@ -99,11 +100,11 @@ class Incident:
     ack_ended: float = 0.0
 
     @staticmethod
-    def of(row: Mapping[str, Any]) -> Incident:
+    def of(row: StoredIncident) -> Incident:
         """From the store."""
         names = ("key", "kind", "host", "severity", "title", "opened", "service", "closed", "ack_until")
-        values = {name: row[name] for name in names}
-        return Incident(row["id"], alert=Alert.of(row["alert"]), acked_at=row["acked"], **values)
+        values = {name: getattr(row, name) for name in names}
+        return Incident(row.id, alert=Alert.of(row.alert), acked_at=row.acked, **values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
+from mf.health_record import Check
 from mf.state import UNKNOWN
 
 from .. import settings as settings_
@@ -16,8 +15,10 @@ from .. import store as store_
 from .. import texts
 from ..judging import states
 from ..judging.problems import Maintenance
-from ..store.current import HostHealth
-from ..store.history import STATES
+from ..judging.states import SubjectState
+from ..store.current import HostHealth, StoredState
+from ..store.history import STATES, Bucket, Day
+from ..store.incidents import Event, StoredIncident
 from . import model
 
 HISTORY_DAYS = 90
@@ -39,22 +40,22 @@ def take(store: store_.Store, settings: settings_.Settings, now: float) -> model
         days = store.history.days(last - HISTORY_DAYS + 1, last)
         latency = store.history.latency(now - LATENCY_SPAN)
         incidents = store.incidents.load(since=now - RECENT)
-        events = store.incidents.events([entry["id"] for entry in incidents])
+        events = store.incidents.events([incident.id for incident in incidents])
         silences = store.incidents.silences(now)
         messages = store.messages.newest(200)
         heartbeat = store.get("heartbeat")
-    shown = [_incident(entry, events[entry["id"]], silences, now) for entry in incidents]
+    shown = [_incident(stored, events[stored.id], silences, now) for stored in incidents]
     own = {
         host.name: known
         for host in settings.hosts
         if host.health and (known := _health(health.get(host.name), now, settings.interval))
     }
     control = {host.name: own[host.name] for host in settings.hosts if host.role == "control" and host.name in own}
-    canary = _canary(control, [host.name for host in settings.hosts if host.health])
-    backups = _backups(own)
+    canary = _canary(control, health, [host.name for host in settings.hosts if host.health])
+    backups = _backups(own, health)
     limit = states.patience(settings.interval, settings.timeout)
-    connectivity = _service_row(current.get(states.CONNECTIVITY), now, limit)
-    probed = max((row["checked"] for row in current.values()), default=None)
+    connectivity = _probed(current.get(states.CONNECTIVITY), now, limit)
+    probed = max((row.checked for row in current.values()), default=None)
     # why nothing is known of the whole fleet, or empty
     gone = "the monitor is offline" if connectivity.state == states.DOWN else ""
     if probed is not None and now - probed > limit:
@@ -84,82 +85,61 @@ def take(store: store_.Store, settings: settings_.Settings, now: float) -> model
     )
 
 
-@dataclass(slots=True)
-class _Subject:
-    """A subject as stored, or one without any result yet. ``details``: the engine's other data on it."""
-
-    since: float
-    state: str = states.UNKNOWN
-    checked: float | None = None
-    latency_ms: float | None = None
-    message: str = "not probed yet"
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-
-def _row(stored: Any, now: float) -> _Subject:
+def _subject(stored: StoredState | None, now: float) -> SubjectState:
+    """A subject as stored; unknown when it has no result yet."""
     if stored is None:
-        return _Subject(since=now)
-    return _Subject(
-        since=stored["since"],
-        state=stored["state"],
-        checked=stored["checked"],
-        latency_ms=None if stored["latency"] is None else round(stored["latency"], 2),
-        message=stored["words"],
-        details=json.loads(stored["memory"]),
-    )
+        return SubjectState(since=now, message="not probed yet")
+    return SubjectState.of({**stored.memory, **stored._asdict()})
 
 
-def _service_row(stored: Any, now: float, limit: float) -> _Subject:
-    """Read a row; its state is unknown when its last probe is older than ``limit`` seconds."""
-    row = _row(stored, now)
-    if stored is not None:
-        kept = {"state": row.state, "words": row.message, "checked": row.checked}
-        state, message = states.shown(states.SubjectState.of({**row.details, **kept}), now, limit)
-        row = replace(row, state=state, message=message, latency_ms=row.latency_ms if state == row.state else None)
-    return row
+def _probed(stored: StoredState | None, now: float, limit: float) -> SubjectState:
+    """A subject that is probed; its state is unknown when its last probe is older than ``limit`` seconds."""
+    current = _subject(stored, now)
+    state, message = states.shown(current, now, limit)
+    return replace(current, state=state, message=message, latency=current.latency if state == current.state else None)
 
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
     """What is stored of all subjects, and as what it may be shown now. ``gone``: why nothing is known, or nothing."""
 
-    current: Mapping[str, Any]
-    days: Mapping[str, Any]
-    latency: Mapping[str, Any]
+    current: Mapping[str, StoredState]
+    days: Mapping[str, Sequence[Day]]
+    latency: Mapping[str, Sequence[Bucket]]
     settings: settings_.Settings
     now: float
     gone: str
 
-    def _judged(self, name: str) -> _Subject:
-        """The row of a host or of the fleet, which the engine has judged with time in mind."""
-        return self._gone(_row(self.current.get(name), self.now))
+    def _judged(self, name: str) -> SubjectState:
+        """The state of a host or of the fleet, which the engine has judged with time in mind."""
+        return self._gone(_subject(self.current.get(name), self.now))
 
-    def _gone(self, row: _Subject) -> _Subject:
+    def _gone(self, row: SubjectState) -> SubjectState:
         if self.gone and row.state != states.UNKNOWN:
-            return replace(row, state=states.UNKNOWN, message=f"not known: {self.gone}", latency_ms=None)
+            return replace(row, state=states.UNKNOWN, message=f"not known: {self.gone}", latency=None)
         return row
 
     def _service(self, service: settings_.Service) -> model.Service:
         limit = states.patience(service.interval, self.settings.timeout)
-        row = self._gone(_service_row(self.current.get(service.subject), self.now, limit))
+        row = self._gone(_probed(self.current.get(service.subject), self.now, limit))
         return model.Service(
             name=service.name,
             kind=service.kind,
             port=service.port,
             state=row.state,
             since=row.since,
-            checked=row.checked,
-            latency_ms=row.latency_ms,
+            checked=row.checked or None,
+            latency_ms=None if row.latency is None else round(row.latency, 2),
             message=row.message,
-            soft=bool(row.details.get("pending")),
-            flapping=bool(row.details.get("flapping")),
-            expires=row.details.get("expires"),
+            soft=bool(row.soft),
+            flapping=bool(row.flapping),
+            expires=row.expires,
             days=self._days(service.subject),
             latency=[_bucket(bucket) for bucket in self.latency.get(service.subject, ())],
         )
 
     def _days(self, subject: str) -> list[model.Day | None]:
-        by, last = {row["day"]: row for row in self.days.get(subject, ())}, int(self.now // store_.DAY)
+        by, last = {row.day: row for row in self.days.get(subject, ())}, int(self.now // store_.DAY)
         return [_day(by.get(day), self.now) for day in range(last - HISTORY_DAYS + 1, last + 1)]
 
     def host(
@@ -170,8 +150,8 @@ class _Reader:
         backups: model.Backups | None,
     ) -> model.Host:
         """A host with its services."""
-        own = self._judged(host.name)
-        maintenance = own.details.get("maintenance")
+        own, stored = self._judged(host.name), self.current.get(host.name)
+        maintenance = stored.memory.get("maintenance") if stored else None
         services = [self._service(service) for service in host.services]
         return model.Host(
             name=host.name,
@@ -193,14 +173,14 @@ class _Reader:
 
     def fleet(self, hosts: Sequence[model.Host]) -> model.Fleet:
         """The fleet, and how many of its hosts are up."""
-        row = self._judged("fleet")
+        row, stored = self._judged("fleet"), self.current.get("fleet")
         sentence = f"Nothing is known at the moment: {self.gone}." if self.gone else row.message
         machines = [host for host in hosts if host.role != "dns"]
         return model.Fleet(
             state=row.state,
-            since=row.since if row.checked is not None else None,
-            sentence=sentence if row.checked is not None else "Nothing has been probed yet.",
-            accepting=row.details.get("accepting", 0) if row.state != states.UNKNOWN else None,
+            since=row.since if stored else None,
+            sentence=sentence if stored else "Nothing has been probed yet.",
+            accepting=stored.memory.get("accepting", 0) if stored and row.state != states.UNKNOWN else None,
             mxs=len(self.settings.mxs),
             min_accepting=self.settings.min_accepting,
             hosts=len(machines),
@@ -209,24 +189,23 @@ class _Reader:
         )
 
 
-def _bucket(row: Any) -> list[float | None]:
-    timed = row["timed"]
-    mean = round(row["ms"] / timed, 2) if timed else None
-    return [row["start"], mean, round(row["ms_max"], 2) if timed else None, row["looks"], row["bad"]]
+def _bucket(row: Bucket) -> list[float | None]:
+    mean, most = (round(row.ms / row.timed, 2), round(row.ms_max, 2)) if row.timed else (None, None)
+    return [row.start, mean, most, row.looks, row.bad]
 
 
-def _day(row: Any, now: float) -> model.Day | None:
+def _day(row: Day | None, now: float) -> model.Day | None:
     if row is None:
         return None
-    known = row["up"] + row["warning"] + row["throttled"] + row["down"]
-    so_far = min(store_.DAY, now - row["day"] * store_.DAY)
+    known = row.up + row.warning + row.throttled + row.down
+    so_far = min(store_.DAY, now - row.day * store_.DAY)
     return model.Day(
-        day=time.strftime("%Y-%m-%d", time.gmtime(row["day"] * store_.DAY)),
-        state=next((name for name, least in GRAVE if row[name] >= least), "up" if known else "unknown"),
-        up=round(1 - row["down"] / known, 5) if known else None,
-        **{f"{state}_seconds": round(row[state]) for state in STATES},
-        unmeasured_seconds=max(0, round(so_far - known - row["maintenance"])),
-        mean_ms=round(row["ms"] / row["timed"], 2) if row["timed"] else None,
+        day=time.strftime("%Y-%m-%d", time.gmtime(row.day * store_.DAY)),
+        state=next((name for name, least in GRAVE if getattr(row, name) >= least), "up" if known else "unknown"),
+        up=round(1 - row.down / known, 5) if known else None,
+        **{f"{state}_seconds": round(getattr(row, state)) for state in STATES},
+        unmeasured_seconds=max(0, round(so_far - known - row.maintenance)),
+        mean_ms=round(row.ms / row.timed, 2) if row.timed else None,
     )
 
 
@@ -257,38 +236,41 @@ def _health(stored: HostHealth | None, now: float, interval: float) -> model.Hea
     )
 
 
-def _backups(hosts: Mapping[str, model.Health]) -> dict[str, model.Backups]:
+def _backups(hosts: Mapping[str, model.Health], health: Mapping[str, HostHealth]) -> dict[str, model.Backups]:
     """Backups by host, from its check ``backup``."""
     by = {}
-    for host, check in _checks(hosts, BACKUP_CHECK):
-        age = _number(check, "dump_age_seconds")
-        age = _number(check, "full_age_seconds") if age is None else age
+    for host, check, read in _checks(hosts, health, BACKUP_CHECK):
+        age = read.metric("dump_age_seconds")
+        age = read.metric("full_age_seconds") if age is None else age
         by[host] = model.Backups(_older(age, check), check.status, check.summary)
     return by
 
 
-def _canary(control: Mapping[str, model.Health], hosts: Iterable[str]) -> dict[str, model.Canary]:
+def _canary(
+    control: Mapping[str, model.Health], health: Mapping[str, HostHealth], hosts: Iterable[str]
+) -> dict[str, model.Canary]:
     """By MX, its canaries, from the check ``canary`` on a control machine only."""
     by = {}
-    for _, check in _checks(control, CANARY_CHECK):
+    for _, check, read in _checks(control, health, CANARY_CHECK):
         for host in hosts:
-            took = [_number(check, f"{host.lower()}_{kind}_seconds") for kind in ("spam", "ham")]
-            age = _number(check, f"{host.lower()}_age_seconds")
+            took = [read.metric(f"{host.lower()}_{kind}_seconds") for kind in ("spam", "ham")]
+            age = read.metric(f"{host.lower()}_age_seconds")
             if age is not None:
                 seconds = max((value for value in took if value is not None), default=None)
                 by[host] = model.Canary(seconds, _older(age, check), check.status, check.summary)
     return by
 
 
-def _checks(hosts: Mapping[str, model.Health], name: str) -> list[tuple[str, model.Check]]:
-    """A check by host."""
-    return [(host, check) for host, health in hosts.items() for check in health.checks if check.name == name]
-
-
-def _number(check: model.Check, metric: str) -> float | None:
-    """A metric that is a number: a host may report anything."""
-    value = check.metrics.get(metric)
-    return None if isinstance(value, (str, bool)) else value
+def _checks(
+    hosts: Mapping[str, model.Health], health: Mapping[str, HostHealth], name: str
+) -> list[tuple[str, model.Check, Check]]:
+    """A check by host: as it is shown, and as it was read."""
+    return [
+        (host, check, record.checks[name])
+        for host, shown in hosts.items()
+        for check in shown.checks
+        if check.name == name and (record := health[host].record)
+    ]
 
 
 def _older(age: float | None, check: model.Check) -> float | None:
@@ -297,12 +279,12 @@ def _older(age: float | None, check: model.Check) -> float | None:
 
 
 def _incident(
-    entry: Mapping[str, Any], timeline: Iterable[Mapping[str, Any]], silences: Iterable[store_.Silence], now: float
+    stored: StoredIncident, timeline: Iterable[Event], silences: Iterable[store_.Silence], now: float
 ) -> model.Incident:
-    acked = entry["acked"] is not None and (entry["ack_until"] is None or entry["ack_until"] > now)
-    silenced = any(fnmatch.fnmatchcase(entry["key"], silence.pattern) for silence in silences)
-    events = [model.Event(event["at"], event["what"], event["words"]) for event in timeline]
-    kept = {key: value for key, value in entry.items() if key != "alert"}
+    acked = stored.acked is not None and (stored.ack_until is None or stored.ack_until > now)
+    silenced = any(fnmatch.fnmatchcase(stored.key, silence.pattern) for silence in silences)
+    kept = {key: value for key, value in stored._asdict().items() if key != "alert"}
+    events = [model.Event(*event) for event in timeline]
     return model.Incident(**{**kept, "acked": acked, "silenced": silenced, "timeline": events})
 
 

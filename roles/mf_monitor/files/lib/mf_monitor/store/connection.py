@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mf import Failure
 
 from . import schema
+
+T = TypeVar("T")
 
 DAY = 86400
 KEEP_DAYS = 400  # days
@@ -132,11 +134,11 @@ class Connection:
         """All rows of a query."""
         return self._connection.execute(query, values).fetchall()
 
-    def by_name(self, query: str, *values: Any) -> dict[str, list[sqlite3.Row]]:
-        """Rows of a query, by their subject's ``name``."""
-        grouped: dict[str, list[sqlite3.Row]] = {}
-        for row in self.rows(query, *values):
-            grouped.setdefault(row["name"], []).append(row)
+    def by_name(self, kind: Callable[..., T], query: str, *values: Any) -> dict[str, list[T]]:
+        """Rows of a query, whose first column is their subject's name, by that name; ``kind`` takes the others."""
+        grouped: dict[str, list[T]] = {}
+        for name, *columns in self.rows(query, *values):
+            grouped.setdefault(name, []).append(kind(*columns))
         return grouped
 
     def execute(self, query: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:

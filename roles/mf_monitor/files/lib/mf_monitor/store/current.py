@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from mf import health_record
 
@@ -14,6 +14,17 @@ from .connection import Connection
 
 # name, state, since, checked, latency, message, state machine
 Row: TypeAlias = tuple[str, str, float, float, float | None, str, Mapping[str, Any]]
+
+
+class StoredState(NamedTuple):
+    """A row of the table ``current``; ``memory`` has the state machine of what is probed, else other data."""
+
+    state: str
+    since: float
+    checked: float
+    latency: float | None
+    words: str
+    memory: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +52,12 @@ class Current:
     def __init__(self, connection: Connection) -> None:
         self._db = connection
 
-    def load(self) -> dict[str, sqlite3.Row]:
-        """The state of every subject: ``state since checked latency words memory``."""
-        query = "SELECT name, current.* FROM current JOIN subjects ON subjects.id = current.subject"
-        return {row["name"]: row for row in self._db.rows(query)}
+    def load(self) -> dict[str, StoredState]:
+        """The state of every subject."""
+        rows = self._db.rows(
+            "SELECT name, state, since, checked, latency, words, memory FROM current JOIN subjects ON id = subject"
+        )
+        return {name: StoredState._make([*columns, json.loads(memory)]) for name, *columns, memory in rows}
 
     def since(self, name: str) -> tuple[str, float] | None:
         """The stored state of a subject, and since when; None when there is none."""

@@ -6,11 +6,9 @@ Without this an upgrade would notify that all of it is well, and then notify it 
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
 
 from ..judging.health import check_subject
 from ..judging.states import DOWN, WARNING, SubjectState
@@ -28,11 +26,11 @@ def adopt(store: Store, settings: Settings) -> None:
         for name in settings.urgent_checks:
             former = f"{host.name}/{name}"
             if former in rows and former not in services:
-                _move(store, rows, host, name, former, SubjectState.of(json.loads(rows[former]["memory"])))
+                _move(store, rows, host, name, former, SubjectState.of(rows[former].memory))
         former = f"{host.name}/health"
         if former not in rows:
             continue
-        current = SubjectState.of(json.loads(rows[former]["memory"]))
+        current = SubjectState.of(rows[former].memory)
         match = _CHECK.fullmatch(current.message)
         if match and current.state in (DOWN, WARNING) and not current.reason:
             name = match[1]
@@ -40,7 +38,7 @@ def adopt(store: Store, settings: Settings) -> None:
                 store.incidents.rename(f"health:{host.name}", f"check:{host.name}/{name}", "check", name)
 
 
-def _move(store: Store, rows: Mapping[str, Any], host: Host, name: str, former: str, current: SubjectState) -> bool:
+def _move(store: Store, rows: Collection[str], host: Host, name: str, former: str, current: SubjectState) -> bool:
     subject = check_subject(host.name, name)
     if subject in rows:
         return False

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from .connection import DAY, KEEP_DAYS, Connection
 
@@ -13,6 +12,32 @@ BUCKET = 300
 KEEP_BUCKETS = 8 * DAY
 
 Time: TypeAlias = tuple[str, float, str, float, float | None]  # subject, until, state, seconds, latency
+
+
+class Bucket(NamedTuple):
+    """Five minutes from ``start``: ``bad`` of ``looks``; ``timed`` of them took ``ms`` in all, at most ``ms_max``."""
+
+    start: int
+    looks: int
+    bad: int
+    timed: int
+    ms: float
+    ms_max: float
+
+
+class Day(NamedTuple):
+    """Seconds by state on an epoch day (UTC); ``timed`` results took ``ms`` in all, at most ``ms_max``."""
+
+    day: int
+    up: float
+    warning: float
+    throttled: float
+    maintenance: float
+    down: float
+    unknown: float
+    timed: int
+    ms: float
+    ms_max: float
 
 
 class History:
@@ -50,20 +75,22 @@ class History:
             parts,
         )
 
-    def days(self, first: int, last: int) -> dict[str, list[sqlite3.Row]]:
+    def days(self, first: int, last: int) -> dict[str, list[Day]]:
         """Days ``first`` to ``last`` (epoch days) by subject, oldest first."""
         return self._db.by_name(
-            "SELECT name, days.* FROM days JOIN subjects ON subjects.id = days.subject WHERE day BETWEEN ? AND ? "
-            "ORDER BY subject, day",
+            Day,
+            f"SELECT name, {', '.join(Day._fields)} FROM days JOIN subjects ON subjects.id = days.subject "
+            "WHERE day BETWEEN ? AND ? ORDER BY subject, day",
             first,
             last,
         )
 
-    def latency(self, since: float) -> dict[str, list[sqlite3.Row]]:
-        """Buckets from ``since`` on by subject: ``start looks bad timed ms ms_max``."""
+    def latency(self, since: float) -> dict[str, list[Bucket]]:
+        """Buckets from ``since`` on by subject, oldest first."""
         return self._db.by_name(
-            "SELECT name, buckets.* FROM buckets JOIN subjects ON subjects.id = buckets.subject WHERE start >= ? "
-            "ORDER BY subject, start",
+            Bucket,
+            f"SELECT name, {', '.join(Bucket._fields)} FROM buckets JOIN subjects ON subjects.id = buckets.subject "
+            "WHERE start >= ? ORDER BY subject, start",
             int(since // BUCKET * BUCKET),
         )
 

@@ -5,9 +5,35 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .connection import DAY, KEEP_DAYS, Connection
+
+
+class StoredIncident(NamedTuple):
+    """A row of the table ``incidents``; times are epoch seconds."""
+
+    id: int
+    key: str
+    kind: str
+    host: str
+    service: str
+    severity: str
+    title: str
+    opened: float
+    closed: float | None
+    acked: float | None
+    acked_by: str
+    ack_until: float | None
+    alert: Mapping[str, Any]
+
+
+class Event(NamedTuple):
+    """A line of an incident's timeline."""
+
+    at: float
+    what: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +93,11 @@ class Incidents:
         """End the acknowledgement: the incident has become worse."""
         self._db.execute("UPDATE incidents SET acked = NULL, acked_by = '', ack_until = NULL WHERE id = ?", (number,))
 
-    def load(self, *, since: float | None = None) -> list[dict[str, Any]]:
-        """Open incidents, and with ``since`` also those that closed after it; newest first, ``alert`` decoded."""
+    def load(self, *, since: float | None = None) -> list[StoredIncident]:
+        """Open incidents, and with ``since`` also those that closed after it; newest first."""
         query = "SELECT * FROM incidents WHERE closed IS NULL OR closed >= ? ORDER BY opened DESC, id DESC"
         rows = self._db.rows(query, 1e18 if since is None else since)
-        return [{**dict(row), "alert": json.loads(row["alert"])} for row in rows]
+        return [StoredIncident._make([*columns, json.loads(alert)]) for *columns, alert in rows]
 
     def add_event(self, incident: int, at: float, what: str, text: str) -> None:
         """A line of an incident's timeline."""
@@ -79,14 +105,15 @@ class Incidents:
             "INSERT INTO events (incident, at, what, words) VALUES (?, ?, ?, ?)", (incident, at, what, text)
         )
 
-    def events(self, incidents: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
-        """The timelines of some incidents, oldest first: ``at what words``."""
-        by: dict[int, list[dict[str, Any]]] = {number: [] for number in incidents}
+    def events(self, incidents: Sequence[int]) -> dict[int, list[Event]]:
+        """The timelines of some incidents, oldest first."""
+        by: dict[int, list[Event]] = {number: [] for number in incidents}
         for start in range(0, len(incidents), 500):
             part = incidents[start : start + 500]
             marks = ",".join("?" * len(part))
-            for row in self._db.rows(f"SELECT * FROM events WHERE incident IN ({marks}) ORDER BY at, id", *part):
-                by[row["incident"]].append({"at": row["at"], "what": row["what"], "words": row["words"]})
+            query = f"SELECT incident, at, what, words FROM events WHERE incident IN ({marks}) ORDER BY at, id"
+            for number, *columns in self._db.rows(query, *part):
+                by[number].append(Event(*columns))
         return by
 
     def add_silence(self, pattern: str, until: float, reason: str, by: str, created: float) -> int:
