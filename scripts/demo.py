@@ -94,7 +94,7 @@ def playbook(title: str, name: str, *arguments: str, may_fail: bool = False) -> 
     if process.returncode and not may_fail:
         print(f"{clear}{title:<12} failed {took}\n--- the end of {log.relative_to(ROOT)}")
         print("".join(seen[-TAIL_LINES:]), end="---\n", flush=True)
-        raise Failure(f"playbooks/{name}.yml failed; everything it said is in {log.relative_to(ROOT)}")
+        raise Failure(f"playbooks/{name}.yml failed; its whole output is in {log.relative_to(ROOT)}")
     print(f"{clear}{title:<12} {summary(recap(text))} {took}", flush=True)
     return text
 

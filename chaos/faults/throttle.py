@@ -201,7 +201,7 @@ def marker_full_disk(scene: Scene) -> Generator[None, None, str]:
     code, output = scene.host.ask(f"{ON} --ttl 10s 2>&1")
     scene.broken()
     yield
-    must(code == 1 and "jobs don't know" in output, f"it passed for done: exit {code}, {output[-150:]}")
+    must(code == 1 and "jobs don't see the change" in output, f"it passed for done: exit {code}, {output[-150:]}")
     must(scene.host.refused_ports() or scene.sees() == "refused", "it doesn't refuse")
     scene.until("mail is accepted", lambda: scene.sees() == "220", 25)
     scene.healed()

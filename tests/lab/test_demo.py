@@ -59,7 +59,7 @@ def test_the_recap_is_summed_up() -> None:
 
 def test_a_failed_playbook_ends_the_run_with_its_last_lines(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ansible(places, code=2)
-    with pytest.raises(demo.Failure, match=r"playbooks/site.yml failed; everything it said is in build/site.log"):
+    with pytest.raises(demo.Failure, match=r"playbooks/site.yml failed; its whole output is in build/site.log"):
         demo.playbook("deployment", "site")
     assert "changed: [mx1]" in capsys.readouterr().out
     assert (places / "build/site.log").read_text() == OUTPUT

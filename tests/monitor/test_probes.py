@@ -101,7 +101,7 @@ def test_a_relay_that_takes_only_recipients_that_exist_is_found() -> None:
             writer.write(b"550 no such domain\r\n" if unknown else b"250 ok\r\n")
 
     result, _ = probe(verifies, {"kind": "relay"})
-    assert (result.state, "OPEN RELAY: takes mail for postmaster@iana.org" in result.message) == (DOWN, True), (
+    assert (result.state, "OPEN RELAY: relays mail for postmaster@iana.org" in result.message) == (DOWN, True), (
         result.message
     )
     assert [line.strip() for line in lines][-2:] == [b"RSET", b"QUIT"]

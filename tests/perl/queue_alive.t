@@ -196,7 +196,7 @@ subtest 'greetings' => sub {
     like(greeting($s, $_), qr/^220 mx\.test ESMTP/, "$_ is greeted") for '127.0.0.1', '::1';
     is($canary->(), '451 4.3.0 the queue behind takes no mail: connect: Connection refused', 'and its canary hears why');
     is($mail->(), '250 taken', 'mail that is here already is the business of those who hand it on');
-    my @said = grep { /nobody is greeted from now on: the queue behind takes no mail: connect: Connection refused/ } $s->log_lines;
+    my @said = grep { /senders get a 421 from now on: the queue behind takes no mail: connect: Connection refused/ } $s->log_lines;
     is(@said, 1, 'one line in the journal, not one for each');
 
     my ($no_routes) = queue(@good[0 .. 2], "451 Temporary local problem\r\n");
@@ -212,7 +212,7 @@ subtest 'greetings' => sub {
     my $closed = qr/^421 4\.3\.2 no mail can be spooled now/;
     rename $spool, "$spool.away" or die $!;
     like(greeting($back, '192.0.2.1'), $closed, 'no spool');
-    is((grep { /nobody is greeted from now on: no mail can be spooled: \Q$spool\E: No such file or directory$/ } $back->log_lines), 1, 'is said');
+    is((grep { /senders get a 421 from now on: no mail can be spooled: \Q$spool\E: No such file or directory$/ } $back->log_lines), 1, 'is said');
     rename "$spool.away", $spool or die $!;
     symlink '/dev/full', "$spool/mf_queue_alive.$$" or die $!;
     like(greeting($back, '192.0.2.1'), $closed, 'a spool without room');

@@ -200,5 +200,5 @@ def test_a_marker_that_cannot_be_written_is_a_failure_though_mail_is_refused(
     monkeypatch.setattr(state, "write_atomic", full)
     assert command.main(["on", "--force"], host.places) == 1
     assert host.kernel.refused == [25]
-    assert "jobs don't know of it" in capsys.readouterr().err
+    assert "; jobs don't see the change" in capsys.readouterr().err
     monkeypatch.undo()

@@ -84,7 +84,7 @@ class Sink:
             async with asyncio.timeout(SESSION):
                 client = str((writer.get_extra_info("peername") or ("",))[0]).removeprefix("::ffff:")
                 if client not in self._clients:
-                    await _say(writer, "554 5.7.1 nobody's mail server")
+                    await _say(writer, "554 5.7.1 not a public mail server")
                 elif self._sessions > MAX_SESSIONS:
                     await _say(writer, "421 4.3.2 too many sessions")
                 else:

@@ -96,7 +96,7 @@ def parse(first: bytes, raw: bytes) -> Message:
     except (ValueError, RecursionError, KeyError, TypeError, IndexError):
         raise RefusedError("its first line is no envelope") from None
     if hashlib.sha256(raw).hexdigest() != digest:
-        raise RefusedError("damaged: the message isn't the one its envelope speaks of")
+        raise RefusedError("damaged: its sha256 isn't the one in its envelope")
     if envelope.get("truncated"):
         raise RefusedError(f"only its first {len(raw)} bytes were kept, of {_number(envelope.get('size'))}")
     if not isinstance(recipients, list) or not 0 < len(recipients) <= MAX_RECIPIENTS:

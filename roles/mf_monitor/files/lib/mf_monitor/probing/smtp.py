@@ -138,7 +138,7 @@ async def probe_relay(service: Service, world: World) -> Outcome:
             trouble = f"not asked: {text.clean(end.message, 60)}"
             continue
         if 200 <= code < 300:
-            raise EndedError(WRONG, f"OPEN RELAY: takes mail for {recipient} from anybody")
+            raise EndedError(WRONG, f"OPEN RELAY: relays mail for {recipient} from any sender")
         if code // 100 == 5:
             refused = f"refuses: {code} {_first(reply, 40)}"
         else:

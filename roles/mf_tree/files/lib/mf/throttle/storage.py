@@ -81,7 +81,7 @@ class Storage:
                 except OSError:
                     raise error from None
         except OSError as error:
-            return f"the marker {self.marker} can't be written: {error.strerror}; jobs don't know of it"
+            return f"the marker {self.marker} can't be written: {error.strerror}; jobs don't see the change"
         return ""
 
     def remove_marker(self) -> str:
