@@ -49,7 +49,7 @@ class Entry(NamedTuple):
 
 
 class Release(NamedTuple):
-    """What goes to the host: the manifest, and the contents by sha256 (``tokens``: by path, before the generation)."""
+    """A release for a host: the manifest, and the contents by sha256 (``tokens``: by path, before the generation)."""
 
     manifest: dict[str, Any]
     contents: dict[str, bytes]
@@ -81,7 +81,7 @@ def _ignored(name: str) -> bool:
 
 
 def shown(origin: str, role: Role) -> str:
-    """A path as people look for it: from the role's directory on."""
+    """A path from the role's directory on, as an operator looks for it."""
     return f"roles/{role.name}/{os.path.relpath(origin, role.path)}"
 
 
@@ -192,7 +192,7 @@ def pack_content(contents: Mapping[str, bytes]) -> str:
 
 
 def diff(before: Mapping[str, str], paths: list[str], release: Release) -> list[dict[str, str]]:
-    """One difference for each changed path. Files that not everybody may read are only named."""
+    """One difference for each changed path. Files that not every user may read are only named."""
     modes = {file["path"]: int(file["mode"], 8) for file in release.manifest["files"]}
     changes = []
     for path in paths:

@@ -105,7 +105,7 @@ def room(folder: str) -> bool:
 
 
 def _since(places: state.Places, now: float) -> float:
-    """When this machine's backups were set up: the last change of directories of its first release."""
+    """Time of setting up this machine's backups: the last change of directories of its first release."""
     try:
         return min(now, os.stat(places.persistent).st_ctime, os.stat("/mf/var/backup").st_ctime)
     except OSError:

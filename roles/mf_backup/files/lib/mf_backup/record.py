@@ -93,7 +93,7 @@ class Record:
         )
 
     def facts_path(self, name: str) -> str:
-        """Where the facts of a dump are kept, apart from the repository: see mf_backup.facts."""
+        """Path of the facts of a dump, apart from the repository: see mf_backup.facts."""
         return f"{self._facts}/{name}.json"
 
     def facts(self, name: str) -> Facts | None:

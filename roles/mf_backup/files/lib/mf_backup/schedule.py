@@ -1,4 +1,4 @@
-"""When a job is due. Pure: the clock is a parameter.
+"""The schedule of jobs. Pure: the clock is a parameter.
 
 A period begins at a *slot*, always the same for a host, and another one than that of other hosts. A job is due when its
 last success is before the newest slot: so a missed job (the machine was off, offsite was down, the throttle was on) is

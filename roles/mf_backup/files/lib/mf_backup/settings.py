@@ -14,7 +14,7 @@ JOBS = ("dump", "full", "verify", "drill")
 
 @dataclass(frozen=True)
 class Job:
-    """How often a job runs, and where in its period: seconds."""
+    """Period of a job, and its offset in that, in seconds."""
 
     period: int
     offset: int

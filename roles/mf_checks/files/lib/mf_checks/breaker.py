@@ -108,7 +108,7 @@ def _paths(places: state.Places) -> tuple[str, str]:
 
 
 def _written(record: Mapping[str, object], token: str, now: float) -> tuple[bool, float]:
-    """When a record was written, to compare: by this boot's clock, which can't be set, else by the wall clock."""
+    """Time of writing a record, to compare: by this boot's clock, which can't be set, else by the wall clock."""
 
     def number(key: str) -> float:
         value = record.get(key)

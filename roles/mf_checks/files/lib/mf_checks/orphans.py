@@ -1,4 +1,4 @@
-"""Which qpsmtpd processes may die: the verdict on the evidence (``mf_checks.process_evidence``). Pure. Slow path."""
+"""Choose the qpsmtpd processes to kill: the verdict on the evidence (``mf_checks.process_evidence``). Pure. Slow path."""
 
 from __future__ import annotations
 

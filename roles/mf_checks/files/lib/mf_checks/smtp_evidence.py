@@ -76,6 +76,6 @@ class Evidence:
         )
 
     def released(self) -> float:
-        """When a file of the service's role last changed, on CLOCK_MONOTONIC; 0 when unknown."""
+        """Last change of a file of the service's role, on CLOCK_MONOTONIC; 0 when unknown."""
         changed = state.load(self.places.parts).get(OUR_PART)
         return float(changed) if isinstance(changed, (int, float)) else 0.0

@@ -173,7 +173,7 @@ def owns(pid: int, listener: Listener, proc: str = "/proc") -> bool | None:
 
 
 def switches(pid: int, proc: str = "/proc") -> int | None:
-    """How often a process gave up the CPU by itself (it went to sleep and woke); None when it is gone."""
+    """Voluntary context switches of a process (it went to sleep and woke); None when it is gone."""
     try:
         status = state.content(f"{proc}/{pid}/status")
         return int(status.partition(b"\nvoluntary_ctxt_switches:")[2].split(None, 1)[0])
@@ -210,7 +210,7 @@ def pulse(pid: int, proc: str = "/proc", watch: float = 2.5) -> str:
 
 
 def still(states: str, share: float) -> str:
-    """Why a process didn't wake: from its states (man 5 proc), newest last, and its share of a CPU. Pure."""
+    """Reason that a process didn't wake, from its states (man 5 proc), newest last, and its share of a CPU. Pure."""
     if states[-1] in "TtZX":
         return FROZEN
     if "D" in states:

@@ -19,7 +19,7 @@ END_IS_NEWS = 86400.0  # seconds; a monitor that was away for longer doesn't not
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What a transaction leaves: open incidents, those of which the end is still to be notified, whether it queued."""
+    """Result of a transaction: open incidents, those whose end is still to be notified, whether it queued."""
 
     open: dict[str, Incident]
     ended: list[Incident]
@@ -79,7 +79,7 @@ class Incidents:
         )
 
     def take(self, update: Update) -> None:
-        """Adopt what was committed."""
+        """Adopt the committed update."""
         self.open, self.ended = update.open, update.ended
 
     def _reconcile(self, store: Store, view: View, records: dict[str, Incident], now: float) -> set[str]:
@@ -114,7 +114,7 @@ class Incidents:
     def _notify(
         self, store: Store, records: list[Incident], flapping: set[str], behind: frozenset[str], now: float
     ) -> bool:
-        """Queue what is due, and change the incidents accordingly; whether anything was queued."""
+        """Queue the messages that are due, and change the incidents accordingly; whether anything was queued."""
         for record in records:
             until, is_open = record.ack_until, record.closed is None
             record.acked = record.acked_at is not None and (until is None or until > now)

@@ -22,7 +22,7 @@ MOST_KEPT = 200_000  # results and times that couldn't be stored
 
 @dataclass(slots=True)
 class Batch:
-    """What is to be stored: results, readings of health, times by state; and the subjects that changed."""
+    """Batch to store: results, readings of health, times by state; and the subjects that changed."""
 
     results: list[ProbeResult] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
@@ -30,7 +30,7 @@ class Batch:
     changed: set[str] = field(default_factory=set)
 
     def add(self, results: list[ProbeResult], readings: list[Reading], times: list[Time]) -> None:
-        """Add more. What is too much is dropped, oldest first; of readings the newest of each host counts."""
+        """Add more. Beyond the limit the oldest are dropped; of readings the newest of each host counts."""
         self.results = [*self.results, *results][-MOST_KEPT:]
         self.readings = list({reading.host: reading for reading in [*self.readings, *readings]}.values())
         self.changed.update(result.subject for result in results)

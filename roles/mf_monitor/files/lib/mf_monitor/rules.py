@@ -17,7 +17,7 @@ class WrongError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a value must be: a text that follows "must be", and a test."""
+    """Rule for a value: a text that follows "must be", and a test."""
 
     takes: str
     fits: Callable[[Any], bool]

@@ -103,7 +103,7 @@ def intervals(settings: Settings) -> dict[str, float]:
 
 
 def share(name: str) -> float:
-    """Where in the interval a subject has its place, 0 to 1: spread evenly, the same after each start."""
+    """Place of a subject in the interval, 0 to 1: spread evenly, the same after each start."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
 
 

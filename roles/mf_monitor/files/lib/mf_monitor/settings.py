@@ -98,7 +98,7 @@ class Host:
 
     @property
     def front(self) -> list[Service]:
-        """Where senders deliver: SMTP at their port over IPv4, as most have nothing else; without that over IPv6."""
+        """Services that senders deliver to: SMTP at their port over IPv4, as most have nothing else; without that over IPv6."""
         smtp = [service for service in self.services if service.kind == "smtp"]
         port = [service for service in smtp if service.port == self.smtp_port] or smtp
         return [service for service in port if ":" not in service.address] or port
@@ -118,7 +118,7 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class HealthAccess:
-    """How hosts' health is read: the account, its key, and the host keys."""
+    """Access to the hosts' health: the account, its key, and the host keys."""
 
     user: str
     key: str

@@ -230,7 +230,7 @@ def _begun(repository: str) -> int:
 
 @dataclass
 class Scan:
-    """What was scanned: segments up to ``scanned``, objects deleted since ``baseline``, the first segment with one.
+    """Result of a scan: segments up to ``scanned``, objects deleted since ``baseline``, the first segment with one.
 
     ``manifest`` is the size of the newest list of archives. Each name in it has an id of 32 random bytes, which don't
     compress: a list that is shorter by as much has lost an archive, and that counts as a deletion. Negative: a size

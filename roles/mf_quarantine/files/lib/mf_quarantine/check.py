@@ -41,7 +41,7 @@ def read(folder: str) -> dict[str, source.Source | None]:
 
 
 def count_bad(folder: str) -> dict[str, int]:
-    """How many messages that can't be imported lie in ``bad``, by MX (``store``: found by a repair)."""
+    """Number of messages in ``bad``, which can't be imported, by MX (``store``: found by a repair)."""
     return {name: count for name in layout.names(folder) if (count := len(layout.names(f"{folder}/{name}")))}
 
 
@@ -105,7 +105,7 @@ def decide(
 
 
 def _problems(record: source.Source, lag: float, values: run.Values, *, expected: bool) -> list[tuple[str, str]]:
-    """What is wrong with one MX, each with its status."""
+    """Problems of one MX, each with its status."""
     name, error = clean(record.mx, 64), clean(record.error, 160)
     if not expected:
         # unless everything was fetched before it left

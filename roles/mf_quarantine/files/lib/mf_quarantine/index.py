@@ -140,7 +140,7 @@ class Index(Database):
         return [(ident, mx, size) for ident, mx, size in self.rows(sql, (domain, before, limit))]
 
     def amount(self, domain: str, before: str) -> tuple[int, int]:
-        """How many messages of a domain sort before ``before``, and their bytes."""
+        """Number of messages of a domain that sort before ``before``, and their bytes."""
         sql = "SELECT COUNT(*), COALESCE(SUM(size), 0) FROM message WHERE domain = %s AND id < %s"
         count, size = self.rows(sql, (domain, before))[0]
         return int(count), int(size)

@@ -76,7 +76,7 @@ def first_copy(ident: str) -> str:
 
 
 def received(ident: str) -> float:
-    """When the message of this id was rejected, epoch seconds. Raises ValueError."""
+    """Time of rejecting the message of this id, epoch seconds. Raises ValueError."""
     moment = _moment(ident)
     if moment is None:
         raise ValueError(f"not an id: {ident!r:.60}")
@@ -110,11 +110,11 @@ class Layout:
         self.locks = root + "/lock"
 
     def incoming(self, mx: str) -> str:
-        """Where rsync puts what it fetches from an MX."""
+        """Folder of messages that rsync has fetched from an MX."""
         return f"{self.root}/incoming/{mx}"
 
     def path(self, domain: str, ident: str) -> str:
-        """Where a message is kept."""
+        """Path of a message."""
         return f"{self.mail}/{message_id.day(ident)}/{domain}/{ident}"
 
     def lock(self, name: str, wait: float = 0.0) -> state.Lock:
@@ -148,7 +148,7 @@ def waiting(folder: str) -> Iterator[Waiting]:
 
 
 def names(folder: str) -> list[str]:
-    """What is in a folder, sorted; nothing if there is no such folder."""
+    """Names in a folder, sorted; none if there is no such folder."""
     try:
         return sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):

@@ -17,7 +17,7 @@ from .schema import COLUMNS
 
 
 class Filter(NamedTuple):
-    """Which messages to list. ``start``, ``end`` and ``before`` are bounds of ids, ``sender``, ``recipient`` and
+    """Messages to list. ``start``, ``end`` and ``before`` are bounds of ids, ``sender``, ``recipient`` and
     ``subject`` parts of the text; "" and 0 are no condition.
     """
 
@@ -144,7 +144,7 @@ def stats(index: Database, domain: str = "", days: int = 0) -> dict[str, Any]:
 
 
 def count_states(index: Database, table: str) -> dict[str, int]:
-    """How many rows of a table are in each ``state``."""
+    """Number of rows of a table in each ``state``."""
     return dict(index.rows(f"SELECT state, COUNT(*) FROM {table} GROUP BY state"))
 
 

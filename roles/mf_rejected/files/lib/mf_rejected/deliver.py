@@ -219,7 +219,7 @@ def logged(logs: str, name: str, since: float) -> str | None:
 
 
 def _written(line: bytes) -> float:
-    """When Exim wrote a line of its log, in epoch seconds; infinity if it has no time."""
+    """Time of a line of Exim's log, in epoch seconds; infinity if it has no time."""
     try:
         return time.mktime(time.strptime(line[:19].decode("ascii"), "%Y-%m-%d %H:%M:%S"))
     except ValueError:

@@ -98,7 +98,7 @@ def sacrifice(kept: Sequence[Kept], room: Room, free_percent: float) -> tuple[li
 
 
 def _short(room: Room, percent: float) -> tuple[float, float]:
-    """How many bytes and inodes are missing until that share is free."""
+    """Bytes and inodes missing until that share is free."""
     return room.size * percent / 100 - room.free, room.inodes * percent / 100 - room.inodes_free
 
 

@@ -49,7 +49,7 @@ def read(places: state.Places) -> Record:
 
 
 def today(root: str, now: float) -> Record:
-    """How much of its limit this day has taken; ``used`` is 0 when nothing came yet. Raises OSError."""
+    """This day's use of its limit; ``used`` is 0 when nothing came yet. Raises OSError."""
     try:
         record = _numbers(read_foreign(f"{root}/.day", 1024), NO_DAY)
     except FileNotFoundError:

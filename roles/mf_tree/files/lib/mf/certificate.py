@@ -1,4 +1,4 @@
-"""When a certificate ends, read from its DER form (RFC 5280, 4.1; X.690).
+"""The end of a certificate, read from its DER form (RFC 5280, 4.1; X.690).
 
 Python's ssl shows the fields of a certificate only after it has verified it, and a mail server's certificate may be
 self-signed or expired.

@@ -112,7 +112,7 @@ class Health:
         return asdict(self)
 
     def without_check(self, names: Sequence[str] | None) -> str:
-        """What to answer an operator who names checks that the host doesn't have; empty when it has them all.
+        """Error message for checks that the host doesn't have; empty when it has them all.
 
         A host that reports no check at all is broken; there a check is UNKNOWN.
         """

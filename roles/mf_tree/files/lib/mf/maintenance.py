@@ -61,7 +61,7 @@ def active(places: state.Places, now: float | None = None) -> Maintenance | None
 
 
 def marked(places: state.Places, now: float) -> Maintenance | None:
-    """What the marker alone shows, if that is valid. Never raises."""
+    """Maintenance by the marker alone; None unless that is valid. Never raises."""
     record = state.decode(state.read_plain(places.maintenance)[0])
     return None if record is None else _plausible(record, now)
 

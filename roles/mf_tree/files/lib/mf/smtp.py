@@ -290,7 +290,7 @@ def _clean(text: bytes, limit: int) -> str:
 
 
 def greeting_many(servers: Iterable[Address], limit: float) -> dict[Address, bool]:
-    """Which of many servers greet with a 220 within ``limit`` seconds, all in one poll loop. Never raises.
+    """By server, whether it greets with a 220 within ``limit`` seconds; all in one poll loop. Never raises.
 
     Only the first bytes count (``220`` and a space or hyphen); each connection is closed as soon as they are there.
     Any failure (no answer, no route, not a numeric address) is False.

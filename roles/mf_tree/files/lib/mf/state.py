@@ -1,5 +1,5 @@
-"""Where a host keeps state, and how it is written so that a reader never sees half of it: places, clocks, files, JSON,
-locks, results.
+"""State of a host, written so that a reader never sees half of it: places, clocks, files, JSON, locks,
+results.
 
 Fast path: every check imports this module each minute, on machines that may be struggling. It uses C modules only
 (``posix`` instead of ``os`` saves about 1 ms of CPU a run), of json its C half. It is one file on purpose: see

@@ -19,7 +19,7 @@ NOT_KNOWN = 10  # intervals after which what isn't known is notified
 
 @dataclass(frozen=True, slots=True)
 class Near:
-    """What the monitor sees of a host from outside, and which incidents are open."""
+    """A host as seen from outside: its services, its problems, and the keys of open incidents."""
 
     settings: Settings
     services: Mapping[Service, SubjectState]

@@ -239,7 +239,7 @@ def _services(
 def _unknown(
     host: Host, settings: Settings, services: Mapping[Service, SubjectState], others: Sequence[Problem]
 ) -> list[Problem]:
-    """What was probed in vain for too long, unless it is clear why."""
+    """Problems for services probed in vain for too long; none if another problem explains it."""
     if any(problem.kind in ("host", "service", "throttled") for problem in others):
         return []
     problems = []

@@ -94,7 +94,7 @@ def restored(kind: type[T], row: Mapping[str, Any], keys: Mapping[str, str]) -> 
 
 
 def needed(confirmed: str, result: ProbeResult, rules: Settings) -> int:
-    """How many results in a row it takes to confirm what is seen."""
+    """Number of results in a row that confirm this state."""
     if result.state == DOWN or result.reason == UNREAD:
         return rules.failure_threshold
     if confirmed == DOWN and result.state in (UP, WARNING):

@@ -1,4 +1,4 @@
-"""Which operators are notified of what, and when: from incidents to messages. Pure.
+"""Plan the notifications of operators: from incidents to messages. Pure.
 
 =========  ============================================================================================
 urgent     at once, day and night; reminders; escalation if it is not acknowledged
@@ -35,7 +35,7 @@ MARKS = {URGENT: "URGENT", NOTICE: ""}
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """What was done about an incident. ``notified``: at which severity; ``suppressed``: part of another's message."""
+    """Notifications of an incident so far. ``notified``: at which severity; ``suppressed``: part of another's message."""
 
     noticed: float = 0.0
     notified: str = ""
@@ -128,7 +128,7 @@ class Plan:
 
 
 def plan(settings: Settings, incidents: Sequence[Incident], silences: Iterable[Silence], now: float) -> Plan:
-    """What to send now. ``incidents``: all that are open, and those closed whose end wasn't notified yet."""
+    """Messages to send now. ``incidents``: all that are open, and those closed whose end wasn't notified yet."""
     return _Planner(settings, incidents, [silence.pattern for silence in silences], now).plan()
 
 

@@ -1,1 +1,1 @@
-"""The status page: snapshot, what it shows, HTML, charts, metrics."""
+"""The status page: snapshot, views, HTML, charts, metrics."""

@@ -57,7 +57,7 @@ def _operator(incident: Incident) -> str:
 
 
 def need(opened: Sequence[Incident], state: str) -> str:
-    """What the open incidents ask of an operator, in a sentence."""
+    """Sentence on the action that open incidents need from an operator."""
     for severity, sentence in _NEEDS.items():
         ours = [incident for incident in opened if incident.severity == severity]
         if severity == "urgent" and ours and all(incident.acked for incident in ours):

@@ -230,7 +230,7 @@ class Message:
 
 @dataclass(slots=True)
 class Messages:
-    """What waits to be sent, how many of those failed before, and the newest 20."""
+    """Number of messages waiting to be sent and of those that failed before; channels; the newest 20."""
 
     waiting: int = 0
     failing: int = 0

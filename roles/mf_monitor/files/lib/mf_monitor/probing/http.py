@@ -55,7 +55,7 @@ async def _fetch_service(service: Service, world: World, places: Sequence[str]) 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a request asks, and where."""
+    """Address and path of a request."""
 
     secure: bool
     address: str
@@ -69,7 +69,7 @@ class Target:
         return f"[{self.name}]" if ":" in self.name else self.name
 
     def redirected(self, where: str) -> Target:
-        """Where a redirect leads. Raises EndedError for what is no HTTP address."""
+        """Target of a redirect. Raises EndedError unless it is an HTTP address."""
         try:
             joined = urllib.parse.urljoin(
                 f"http{'s' if self.secure else ''}://{self.authority}:{self.port}{self.path}", where

@@ -1,4 +1,4 @@
-"""Incidents, their timelines, and what is silenced."""
+"""Incidents, their timelines, and silences."""
 
 from __future__ import annotations
 

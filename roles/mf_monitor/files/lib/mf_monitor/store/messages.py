@@ -1,4 +1,4 @@
-"""The queue of messages on their way to a channel, and what became of them."""
+"""The queue of messages on their way to a channel, and their outcomes."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Messages:
         error: str,
         unsure: bool = False,
     ) -> bool:
-        """What became of a message. ``unsure``: it may have arrived, so that the next attempt is a repeat.
+        """Store the outcome of a message. ``unsure``: it may have arrived, so that the next attempt is a repeat.
 
         False when it is unknown here: the file was replaced meanwhile.
         """
@@ -111,7 +111,7 @@ class Messages:
         return cursor.rowcount == 1
 
     def not_stood_in_for(self, channel: str) -> list[Message]:
-        """While a channel fails: what waits for it and hasn't been given to its second channel yet."""
+        """While a channel fails: messages that wait for it and haven't been given to its second channel yet."""
         own = "SELECT * FROM messages WHERE status IN (?, ?) AND channel = ? AND"
         if not self._db.rows(f"{own} error != '' AND attempts < ? LIMIT 1", QUEUED, SENDING, channel, STUCK):
             return []
@@ -124,17 +124,17 @@ class Messages:
         return [_message(row) for row in self._db.rows("SELECT * FROM messages ORDER BY id DESC LIMIT ?", limit)]
 
     def sent_since(self, channel: str, since: float) -> int:
-        """How many messages were queued for a channel since then, without those held back."""
+        """Number of messages queued for a channel since then, without those held back."""
         query = "SELECT count(*) AS n FROM messages WHERE channel = ? AND created >= ? AND status != ?"
         return int(self._db.rows(query, channel, since, HELD_BACK)[0]["n"])
 
     def held_back(self, channel: str) -> list[Message]:
-        """What was held back from a channel and not named since, oldest first."""
+        """Messages held back from a channel and not listed since, oldest first."""
         query = "SELECT * FROM messages WHERE status = ? AND channel = ? AND finished IS NULL ORDER BY id"
         return [_message(row) for row in self._db.rows(query, HELD_BACK, channel)]
 
     def set_named(self, channel: str, now: float) -> None:
-        """Mark what was held back as listed in one message."""
+        """Mark messages held back as listed in one message."""
         query = "UPDATE messages SET finished = ? WHERE status = ? AND channel = ? AND finished IS NULL"
         self._db.execute(query, (now, HELD_BACK, channel))
 

@@ -1,4 +1,4 @@
-"""Where a host keeps its leases: the marker and its stamp on tmpfs, operators' leases on disk, the boot token.
+"""Storage of a host's leases: the marker and its stamp on tmpfs, operators' leases on disk, the boot token.
 
 A whole marker wins over the disk; without a marker (deleted, garbage, reboot) the disk counts. Nothing here raises for
 a file that can't be written: the caller gets a sentence, because a full disk must not keep a host from throttling.
