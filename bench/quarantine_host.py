@@ -169,7 +169,7 @@ def bench_fill(count: int) -> dict[str, Any]:
 
 
 def bench_query(runs: int) -> dict[str, Any]:
-    """The queries of people and programs, each time for another domain, day or message; milliseconds, sorted."""
+    """The queries of operators and programs, each time for another domain, day or message; milliseconds, sorted."""
     index = connect()
     dice = random.Random(7)
     idents = [row[0] for row in index.rows("SELECT id FROM ledger ORDER BY RAND(7) LIMIT %s", (runs,))]
@@ -205,7 +205,7 @@ def bench_query(runs: int) -> dict[str, Any]:
 
 
 def whole(days: list[str]) -> dict[str, Callable[[], list[str]]]:
-    """The command as people start it, of the bench's database and of whole days, and how long Python itself needs."""
+    """The command as operators start it, of the bench's database and of whole days, and Python alone."""
     source = Path(COMMAND).read_text()
     program = Path(ROOT) / "quarantine"
     program.parent.mkdir(exist_ok=True)

@@ -12,11 +12,11 @@ mf.throttle.budget, in the order in which ``Control.on`` of mf.throttle.control 
 - **Each MX checks** every 2 minutes, in odd or even ones and 0 to 9 s into them (from its name, as the roles do it),
   and up to a second later by chance. One run in a hundred fails. Thresholds 5.0 and 4.0, two calm runs, a lease of
   300 s that each run renews.
-- **naive**: the same check and hysteresis, but it refuses without asking anybody. **budget**: it asks 30 peers at most,
+- **naive**: the same check and hysteresis, but it refuses without asking a peer. **budget**: it asks 30 peers at most,
   and settles as mf.throttle.budget says. A peer at its session limit doesn't greet within 2 s, so it counts as not
   accepting.
 - **Senders** know all MXs. They take one at random, go on to another when it refuses or has no room, three in all, and
-  come again after 5, 10, 20, then every 40 minutes, each +-20 %. Nobody gives up.
+  come again after 5, 10, 20, then every 40 minutes, each +-20 %. No sender gives up.
 
 Where it is crude: all messages cost the same, and all MXs are equal, reachable and alive; work runs in steps of 5 s; a
 sender loses no time on an MX that doesn't answer; real senders may keep to an MX that worked; the surge begins and ends
@@ -75,7 +75,7 @@ HEADINGS = ("MXs", "minimum", LEFT_ALIGNED, "accepted", "at once", "fewest", "to
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Aligned columns, for people."""
+    """Aligned columns, for a terminal."""
     rows = [HEADINGS]
     for outcome in outcomes:
         ended = outcome.recovered is not None

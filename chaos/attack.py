@@ -207,7 +207,7 @@ def attack(podman: Podman, lab: Any, name: str, seconds: float) -> Report:
 
 
 def show(report: Report) -> str:
-    """Return the table for people."""
+    """Return the table for a terminal."""
     delay = f"median {report.delay} s, 95 % within {report.slowest} s" if report.delay is not None else ""
     made = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in report.attacks.items())
     rows = [

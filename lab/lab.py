@@ -222,7 +222,7 @@ def do_customer(args: argparse.Namespace, lab: Lab) -> int:
 
 
 def do_sms(args: argparse.Namespace, lab: Lab) -> int:
-    """Show the messages that reached people, newest last."""
+    """Show the messages that reached operators, newest last."""
     podman = prepare(lab, show=False)
     hosts.running(podman, lab, lab.host("world"))
     lines = [
@@ -319,7 +319,7 @@ def parser() -> argparse.ArgumentParser:
         "mode", choices=world.MODES, help="accept mail; 4xx; 5xx; 5xx to long lines; don't answer at all"
     )
     customer.set_defaults(work=do_customer)
-    sms = commands.add_parser("sms", help="show the messages that the monitor sent to people")
+    sms = commands.add_parser("sms", help="show the messages that the monitor sent to operators")
     sms.add_argument("--last", type=number(int, 1, 10000), default=30, metavar="N", help="the newest N (default: 30)")
     sms.set_defaults(work=do_sms)
     send = commands.add_parser(

@@ -1,7 +1,7 @@
 """Faults of the backups: offsite gone, cut, damaged, full; crashes, clocks, the throttle, two at once, the quota.
 
 A *period* is hours long, so it isn't waited for: the record of the last success is moved back by as much instead, and
-the deployed check and schedule judge that by the real clock. Alarms are judged where people see them: what the check
+the deployed check and schedule judge that by the real clock. Alarms are judged where operators see them: what the check
 says, and what the module mf_health says of the host.
 """
 

@@ -124,7 +124,7 @@ def main() -> int:
 
 
 def line(outcome: Outcome) -> str:
-    """One outcome for people."""
+    """One outcome for a terminal."""
     comment = "; ".join(outcome.faults) if outcome.faults else outcome.words
     return (
         f"{'ok ' if outcome.ok else 'NO '} {outcome.name} ({outcome.seconds:.0f} s){': ' + comment if comment else ''}"

@@ -22,7 +22,7 @@ NAME = "localhost/mf-lab"
 LABEL = "mf.lab.image=1"
 SUITE = "bookworm"
 RECIPE = Path(__file__).resolve().parents[1] / "image"
-# Nobody reads these in a container; without them it is a third smaller.
+# They are of no use in a container; without them it is a third smaller.
 UNREAD = ("bash-completion", "doc", "info", "lintian", "locale", "man")
 
 
@@ -164,7 +164,7 @@ def build(podman: Podman, image: str) -> None:
 
 
 def problem(log: str) -> str:
-    """Return what a person should see of a failed build's `log`: its errors, or else its end."""
+    """Return what an operator should see of a failed build's `log`: its errors, or else its end."""
     lines = log.splitlines()
     errors = [line for line in lines if line.startswith(("E:", "W:", "Error"))]
     return os.linesep.join((errors or lines)[-5:])

@@ -225,7 +225,7 @@ def _quarantined(run: Run, account: Account) -> list[tuple[str, int, str]]:
 
 
 def show(run: Run, account: Account) -> str:
-    """Return the table for people."""
+    """Return the table for a terminal."""
     by_stage = ", ".join(f"{stage} {count}" for stage, count in account.refused.items())
     by_mx = ", ".join(f"{name} {count}" for name, count in account.by_mx.items())
     delays = f"median {account.delays['median']} s, 95 % within {account.delays['p95']} s" if account.delays else ""

@@ -25,7 +25,7 @@ EXIT_INTERRUPTED = 130
 
 
 class LabError(Exception):
-    """An error for the person at the terminal: one message without a traceback. `code` is the exit status."""
+    """An error for the operator at the terminal: one message without a traceback. `code` is the exit status."""
 
     def __init__(self, message: str, code: int = EXIT_FAILED) -> None:
         super().__init__(message)

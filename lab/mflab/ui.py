@@ -1,4 +1,4 @@
-"""What a person sees while a lab command works: phases with their times, tables."""
+"""Output while a lab command works: phases with their times, tables."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Mail from the internet: behaves as other people's mail servers do towards our MXs.
+"""Mail from the internet: behaves as foreign mail servers do towards our MXs.
 
 Sends `--count` messages, a share of them spam, a share to a domain that isn't ours, each over a connection of its own.
 The MXs are tried in random order; after a connection failure or a 4xx the next one; when all have failed, the message

@@ -18,7 +18,7 @@ RELOAD_SSHD = ["systemctl", "reload", "ssh.service"]
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Hold back the signals of a lost connection or an impatient person until the few steps inside are done."""
+    """Hold back the signals of a lost connection or an impatient operator until the few steps inside are done."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGINT, signal.SIGTERM})
     try:
         yield

@@ -264,7 +264,7 @@ def _services(layout: Layout, wanted: manifest.Manifest, changing: Iterable[str]
 
 
 def _before(layout: Layout, plan: Plan) -> dict[str, str]:
-    """Text of the files that change, as it is now, for a diff; none of files that not everybody may read."""
+    """Text of the files that change, as it is now, for a diff; none of files that not every user may read."""
     texts = {}
     for path in plan.paths:
         file = plan.wanted.files.get(path) or (plan.old.files.get(path) if plan.old else None)

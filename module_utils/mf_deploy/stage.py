@@ -1,4 +1,4 @@
-"""A release made complete on disk before anybody can see it: written, compiled, validated, then given its name."""
+"""A release made complete on disk before other processes see it: written, compiled, validated, then given its name."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Fleet:
 
     @property
     def texts(self) -> list[str]:
-        """What reached people."""
+        """Messages that reached operators."""
         return self.gateway.texts
 
 

@@ -98,7 +98,7 @@ class Fleet:
 
     @property
     def texts(self) -> list[str]:
-        """What reached people."""
+        """Messages that reached operators."""
         return [text for _, text in self.sent]
 
     def refuse(self, *subjects: str) -> None:

@@ -89,7 +89,7 @@ def read_only(directory: str) -> Iterator[None]:
 
 @contextmanager
 def unusable(path: str) -> Iterator[None]:
-    """Take all permissions from everybody but root."""
+    """Take all permissions from every user but root."""
     status = Path(path).stat()
     os.chown(path, 0, 0)
     Path(path).chmod(0)

@@ -75,7 +75,7 @@ def message(tag: str, kind: str) -> bytes:
         f"Message-ID: <{tag.split(' ')[4]}.{kind}@{canary.DOMAIN}>",
         "Auto-Submitted: auto-generated",
         "",
-        "This MX watches itself. Nobody needs to read or keep this message.",
+        "This MX watches itself. You need not read or keep this message.",
     ]
     if kind == canary.SPAM:
         lines += ["", _GTUBE]

@@ -1,4 +1,4 @@
-"""Choose the qpsmtpd processes to kill: the verdict on the evidence (``mf_checks.process_evidence``). Pure. Slow path."""
+"""The qpsmtpd processes to kill: a verdict on the evidence (``mf_checks.process_evidence``). Pure. Slow path."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class Host:
 
     @property
     def front(self) -> list[Service]:
-        """Services that senders deliver to: SMTP at their port over IPv4, as most have nothing else; without that over IPv6."""
+        """Services for senders: SMTP at their port over IPv4, as most have nothing else; without that over IPv6."""
         smtp = [service for service in self.services if service.kind == "smtp"]
         port = [service for service in smtp if service.port == self.smtp_port] or smtp
         return [service for service in port if ":" not in service.address] or port

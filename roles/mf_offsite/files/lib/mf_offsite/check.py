@@ -83,7 +83,7 @@ def probe(places: state.Places, values: run.Values) -> state.Result | run.Diagno
     with places.lock(ATTENDED) as free:
         if not free:
             return _attended(places)
-    return lambda dry_run: _examine(places, values, dry_run)
+    return lambda dry_run: _diagnose(places, values, dry_run)
 
 
 def _attended(places: state.Places) -> state.Result:
@@ -100,7 +100,7 @@ def _attended(places: state.Places) -> state.Result:
     return state.Result(NAME, status, summary, {ATTENDED_SINCE: since})
 
 
-def _examine(places: state.Places, values: run.Values, dry_run: bool) -> state.Result:
+def _diagnose(places: state.Places, values: run.Values, dry_run: bool) -> state.Result:
     repository, path = values["repository"], f"{places.persistent}/{REMEMBERED}"
     end = time.monotonic() + values["deadline"] * 0.7
     known = remembered(state.read_bytes(path))

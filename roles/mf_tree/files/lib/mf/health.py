@@ -135,7 +135,7 @@ def judge_throttle(throttle: marker.Status, reported: str) -> list[tuple[str, st
 
 
 def line(health: Mapping[str, Any]) -> str:
-    """Return one line for people; problems come last."""
+    """Return one line for operators; problems come last."""
     load1, oldest, active = health["load1"], health["oldest_result_seconds"], health["maintenance"]
     parts = ["load unknown" if load1 is None else f"load {load1:g}"]
     if not health["throttled"]:

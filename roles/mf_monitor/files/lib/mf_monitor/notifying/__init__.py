@@ -1,1 +1,1 @@
-"""From problems to messages that reach people."""
+"""From problems to messages to operators."""

@@ -35,7 +35,7 @@ MARKS = {URGENT: "URGENT", NOTICE: ""}
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Notifications of an incident so far. ``notified``: at which severity; ``suppressed``: part of another's message."""
+    """Notifications of an incident. ``notified``: at which severity; ``suppressed``: part of another's message."""
 
     noticed: float = 0.0
     notified: str = ""

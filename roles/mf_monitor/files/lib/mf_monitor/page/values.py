@@ -1,4 +1,4 @@
-"""Numbers, moments and texts as people read them on the page. Pure.
+"""Numbers, moments and texts as the page shows them. Pure.
 
 Text from outside keeps its printable letters, everything else becomes an escape, and it is cut; the templates escape it
 for HTML besides.
@@ -28,7 +28,7 @@ CHECKS = {"OK": "up", "WARNING": "warning", "CRITICAL": "down", "UNKNOWN": "unkn
 
 
 class When(NamedTuple):
-    """A moment: ``iso`` for machines, ``clock`` for people (UTC), ``epoch`` in seconds for the script."""
+    """A moment: ``iso`` for machines, ``clock`` for readers (UTC), ``epoch`` in seconds for the script."""
 
     iso: str
     clock: str
