@@ -55,7 +55,7 @@ def run(scene: Scene, job: str, limit: float = 240) -> dict[str, Any]:
 def alarm(scene: Scene, host: Host, check: str, status: str, expected: str) -> str:
     """Require the alarm from the check and from the host's mf_health; return it for the table."""
     result = host.check(check)
-    shown = f"check-{check} says {result.get('status')}: {result.get('summary')}"
+    shown = f"check-{check} reports {result.get('status')}: {result.get('summary')}"
     must(
         result.get("status") == status and expected in str(result.get("summary")),
         f"{shown}, not {status} with {expected!r}",
@@ -68,7 +68,7 @@ def alarm(scene: Scene, host: Host, check: str, status: str, expected: str) -> s
         text=True,
         check=False,
     ).stdout
-    must(f'"status": "{status}"' in asked and expected in asked, f"mf_health says {' '.join(asked.split())[:200]}")
+    must(f'"status": "{status}"' in asked and expected in asked, f"mf_health reports: {' '.join(asked.split())[:200]}")
     return f"check-{check} and mf_health: {status}"
 
 
@@ -76,7 +76,7 @@ def well(scene: Scene) -> None:
     """Require that no alarm is left, here or off-site; note the time to heal."""
     for host, check in ((scene.host, "backup"), (offsite(scene), "offsite")):
         result = host.check(check)
-        must(result.get("status") == "OK", f"check-{check} still says {result.get('summary')}")
+        must(result.get("status") == "OK", f"check-{check} still reports: {result.get('summary')}")
     scene.healed()
 
 

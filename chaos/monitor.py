@@ -21,12 +21,12 @@ from mflab import machine, ui, world
 from mflab.podman import Podman
 from mflab.spec import EXIT_INTERRUPTED, EXIT_USAGE, Lab, LabError
 
-from chaos import ROOT, expression, open_lab, telling
+from chaos import ROOT, alerting, expression, open_lab
 from chaos.scene import Deviation, must
 from chaos.stage import BLOCK, BOUND, CERTIFY, FAULTS, INTERVAL, UNBLOCK, WINDOW, Stage, fault
 from chaos.verdicts import Outcome, play, show
 
-MODULES = (telling,)  # importing it fills FAULTS, too
+MODULES = (alerting,)  # importing it fills FAULTS, too
 
 BREAK_SMTP = """
 mkdir -p /run/systemd/system/qpsmtpd.service.d
@@ -61,7 +61,7 @@ systemctl start mf-exim.service
 @fault("an MX without network", "mx2 does not answer", "OK: mx2 well again")
 def network(stage: Stage) -> Generator[None, None, None]:
     """Take its interface down."""
-    # after a fault that closed its ssh, a second outage within the window would be told as flapping
+    # after a fault that closed its ssh, a second outage within the window would be notified as flapping
     stage.until("mx2 has been calm for long", lambda: not stage.recent("mx2", "ssh", WINDOW), WINDOW + 30)
     way = stage.hosts["mx2"].run("ip route show default").strip()
     stage.undo("mx2", "ip link set eth0 up; ip route replace $1", way)
@@ -117,7 +117,7 @@ def certificate(stage: Stage) -> Generator[None, None, None]:
 )
 def disk(stage: Stage) -> Generator[None, None, None]:
     """Mount a small file system in its place: an MX that can't keep mail greets no client."""
-    # a second outage within the window would be told as flapping
+    # a second outage within the window would be notified as flapping
     stage.until("mx1 has been calm for long", lambda: not stage.recent("mx1", "smtp", WINDOW), WINDOW + 30)
     stage.undo("mx1", EMPTY)
     stage.hosts["mx1"].run(FILL)
@@ -292,7 +292,7 @@ def queues(stage: Stage) -> Generator[None, None, None]:
     stage.page(
         lambda status: all("421 at greeting" in host["words"] for host in status["hosts"] if host["role"] == "mx")
     )
-    must("Incoming mail is delayed" in stage.answers()["summary"], "the public page doesn't say so")
+    must("Incoming mail is delayed" in stage.answers()["summary"], "the public page doesn't show it")
     yield
 
 

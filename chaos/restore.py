@@ -101,7 +101,7 @@ class Stage:
                 command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, timeout=RESTORE, check=False
             ).returncode
         output = log.read_text(errors="replace")
-        must(code == 0, f"restore_control.yml ended with {code}; all it said is in {log.relative_to(ROOT)}")
+        must(code == 0, f"restore_control.yml ended with {code}; its output is in {log.relative_to(ROOT)}")
         return time.monotonic() - began, output
 
     def account(self, outcome: Outcome) -> None:
@@ -154,7 +154,7 @@ def _healthy(stage: Stage) -> None:
     stage.job("drill")
     for host, name in ((stage.control, "backup"), (stage.control, "quarantine"), (stage.offsite, "offsite")):
         result = host.check(name)
-        must(result.get("status") == "OK", f"check-{name} says {result.get('status')} {result.get('summary')}")
+        must(result.get("status") == "OK", f"check-{name} reports {result.get('status')} {result.get('summary')}")
 
 
 def show(outcomes: Sequence[Outcome]) -> str:

@@ -47,16 +47,16 @@ def start(name, address, stage, every):
     try:
         line = socket.create_connection((address, 25), 15)
         lines[name] = line
-        said = "connected"
+        answer = "connected"
         for step in STEPS[stage]:
             if step is not None:
                 line.sendall(step.encode() + b"\r\n")
-            said = reply(line)
-            if said[:1] not in "23":
+            answer = reply(line)
+            if answer[:1] not in "23":
                 break
         if stage == "data":
             line.sendall(b"Subject: slow\r\n\r\nbegin\r\n")
-        say(name, said)
+        say(name, answer)
         going[name] = every > 0
         if every:
             drip(name, line, stage, every)

@@ -1,4 +1,4 @@
-"""The lab in front of its monitor, for the faults of ``chaos.monitor`` and ``chaos.telling``."""
+"""The lab in front of its monitor, for the faults of ``chaos.monitor`` and ``chaos.alerting``."""
 
 from __future__ import annotations
 
@@ -113,11 +113,11 @@ class Stage:
                 and len(open_) == len(self.before)
                 and not status["messages"]["waiting"]
                 and status["fleet"]["state"] != "unknown"
-                # nor is an end about to be told
+                # nor is an end about to be notified
                 and not any(incident["closed"] > time.time() - INTERVAL for incident in status["incidents"]["recent"])
                 # nor is a former run, or a deployment, counted as flapping
                 and not any(self.recent(name, "smtp", WINDOW) for name in ("mx1", "mx2", "mx3"))
-                # what began to answer after the first looks isn't about to be told
+                # what began to answer after the first looks isn't about to be notified
                 and not any(
                     service["soft"] or service["state"] == "down"
                     for host in status["hosts"]

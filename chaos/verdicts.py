@@ -40,7 +40,7 @@ def play(stage: Stage, fault_: Fault) -> Outcome:
         stage.stack.close()
         stage.well(300 + CALM)
         time.sleep(QUIET)
-        stage.well(60)  # what was about to be told is on its way by now; on a busy machine that takes its time
+        stage.well(60)  # messages that were due are on their way by now; on a busy machine that takes its time
     except Deviation as error:
         outcome.trouble = str(error)
     except (LabError, KeyError, IndexError, ValueError, subprocess.SubprocessError) as error:

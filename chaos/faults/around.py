@@ -182,7 +182,7 @@ def killed(scene: Scene) -> Generator[None, None, str]:
 
 
 # Runs the checks in a memory cgroup of their own that gets smaller from run to run, until the kernel's OOM killer has
-# struck: prints how often, at which limit, and what the checks said. Version 1 is mounted anew, for containers have it
+# struck: prints how often, at which limit, and their output. Version 1 is mounted anew, for containers have it
 # read-only; where there is only version 2, systemd sets the limit.
 STARVE = r"""
 import os, subprocess, sys
@@ -217,7 +217,9 @@ print(count, limit, done.returncode, done.stdout.replace("\n", "; "))
 """
 
 
-@fault("around", "OOM kill of a check", "said UNKNOWN or by its age; next run heals, no lock left", LANE, seconds=35)
+@fault(
+    "around", "OOM kill of a check", "reported UNKNOWN or by its age; next run heals, no lock left", LANE, seconds=35
+)
 def out_of_memory(scene: Scene) -> Generator[None, None, str]:
     """The kernel's own OOM kill, while the check diagnoses a frozen service."""
     scene.undo(

@@ -1,8 +1,8 @@
 """Faults of the backups: offsite gone, cut, damaged, full; crashes, clocks, the throttle, two at once, the quota.
 
 A *period* is hours long, so it isn't waited for: the record of the last success is moved back by as much instead, and
-the deployed check and schedule judge that by the real clock. Alarms are judged where operators see them: what the check
-says, and what the module mf_health says of the host.
+the deployed check and schedule judge that by the real clock. Alarms are judged where operators see them: in the
+check's result, and in the answer of the module mf_health.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from chaos.scene import CONTROL, Scene, fault, must
 
 PERIOD = 14400  # s from one dump to the next
 
-# $1 job, $2 seconds: the record says that the job succeeded, and was tried, that much earlier
+# $1 job, $2 seconds: move the success and the start of the job on record that much back
 AGE = f"""
 import json, sys
 record = json.load(open("{RECORD}"))
@@ -74,7 +74,7 @@ def down(scene: Scene) -> Generator[None, None, str]:
     report = alarm(scene, scene.host, "backup", "WARNING", "dump late: 8.8 h")
     where.run(f"find {REPOSITORY}/data -type f -exec touch -d '9 hours ago' {{}} +")
     quiet = where.check("offsite")
-    must("nothing new for 9.0 h" in str(quiet.get("summary")), f"check-offsite says {quiet.get('summary')}")
+    must("nothing new for 9.0 h" in str(quiet.get("summary")), f"check-offsite: {quiet.get('summary')}")
     where.run("systemctl start ssh.service")
     due(scene)
     well(scene)
@@ -131,7 +131,7 @@ def corrupted(scene: Scene) -> Generator[None, None, str]:
     return f"found by the repository's check; {failure}"
 
 
-@fault("backup", "disk full off-site", "said before and after; works when there is room", CONTROL)
+@fault("backup", "disk full off-site", "reported before and after; works when there is room", CONTROL)
 def full_there(scene: Scene) -> Generator[None, None, str]:
     """The repository lies on a file system that something else has filled."""
     digest = load(scene, 30)
@@ -158,7 +158,9 @@ def full_there(scene: Scene) -> Generator[None, None, str]:
     return f"before: {before}; the run failed: {failure}; with room the same run worked"
 
 
-@fault("backup", "disk full on control", "said, though nothing can be put on record; works when there is room", CONTROL)
+@fault(
+    "backup", "disk full on control", "reported, though nothing can be put on record; works when there is room", CONTROL
+)
 def full_here(scene: Scene) -> Generator[None, None, str]:
     """Borg's cache and the record lie on file systems without a byte left."""
     digest = load(scene, 5)
@@ -184,7 +186,7 @@ def full_here(scene: Scene) -> Generator[None, None, str]:
     return f"one clear line, exit code 1; {report}; the same run worked afterwards"
 
 
-@fault("backup", "two backups at once", "the second is told, or waits; both whole", CONTROL)
+@fault("backup", "two backups at once", "the second is refused, or waits; both whole", CONTROL)
 def two(scene: Scene) -> Generator[None, None, str]:
     """An operator starts one while cron's is under way."""
     digest = load(scene, 20)
@@ -203,7 +205,7 @@ def two(scene: Scene) -> Generator[None, None, str]:
     well(scene)
     saved(scene, digest)
     nothing_half(scene)
-    return "told with exit code 4; with --wait it went second; no alarm needed"
+    return "refused with exit code 4; with --wait it went second; no alarm needed"
 
 
 @fault("backup", "clock ahead by a year", "WARNING; the next run is made all the same and is the newest", CONTROL)
@@ -249,7 +251,7 @@ def killed(scene: Scene) -> Generator[None, None, str]:
     return "broken on the record: under flock no other writer can be there; no alarm needed"
 
 
-@fault("backup", "lock of a living holder", "never broken: the next run is told, or waits", CONTROL)
+@fault("backup", "lock of a living holder", "never broken: the next run is refused, or waits", CONTROL)
 def living(scene: Scene) -> Generator[None, None, str]:
     """A job dies and its Borg lives on; then an operator's own Borg has the repository."""
     load(scene, 30)
@@ -270,7 +272,7 @@ def living(scene: Scene) -> Generator[None, None, str]:
     must(not scene.decided(check="backup", action="break-lock"), "a living holder's lock was broken")
     succeeds(scene, "full", 400)
     nothing_half(scene)
-    return f"told with exit code 4; then waited for {past['seconds']:.0f} s; nothing was broken; no alarm needed"
+    return f"refused with exit code 4; then waited for {past['seconds']:.0f} s; nothing was broken; no alarm needed"
 
 
 @fault("backup", "throttled all the while", "waits, late: WARNING; not skipped: waiting has a limit", CONTROL)

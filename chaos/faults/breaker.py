@@ -94,7 +94,10 @@ def reboot_open(scene: Scene) -> Generator[None, None, str]:
     reboot(scene)
     for _ in range(3):
         scene.host.checks()
-        must(reports(scene, "breaker is open"), f"after the reboot it says: {scene.host.result('smtp').get('summary')}")
+        must(
+            reports(scene, "breaker is open"),
+            f"after the reboot it reports: {scene.host.result('smtp').get('summary')}",
+        )
     must(len(acts()) == booted, f"after the reboot it acted: {acts()[booted:][:1]}")
     must(len(breaker_of(scene.host)["restarts"]) == counted, "the restarts before the reboot were forgotten")
     must(scene.host.result("smtp").get("status") == "CRITICAL", "an open breaker isn't CRITICAL")

@@ -48,7 +48,7 @@ def alone(scene: Scene) -> None:
 
 
 def letter(scene: Scene, host: Host | None = None, clients: Sessions | None = None) -> str:
-    """What a sender outside is told to its final dot."""
+    """The answer to the final dot of a sender outside."""
     clients = clients or scene.sessions()
     to = host or scene.host
     name = f"letter-{to.name}"
@@ -78,8 +78,8 @@ def slow_filter(scene: Scene) -> Generator[None, None, str]:
     for _ in range(3):
         result = scene.host.check("smtp")
         untouched(scene, master)
-    must(result.get("status") == "WARNING", f"it says {result.get('status')}: {result.get('summary')}")
-    must("slow: canary accepted in 9." in result["summary"], f"it says {result['summary']}")
+    must(result.get("status") == "WARNING", f"it reports {result.get('status')}: {result.get('summary')}")
+    must("slow: canary accepted in 9." in result["summary"], f"it reports: {result['summary']}")
     answer = letter(scene)
     must(answer.startswith("250"), f"a sender got: {answer}")
     untouched(scene, master)
@@ -115,7 +115,7 @@ def policy(scene: Scene) -> Generator[None, None, str]:
         untouched(scene, master)
     must(result.get("metrics", {}).get("class") == "REFUSED", f"it was called: {result.get('summary')}")
     must(result.get("status") == "CRITICAL", f"the status was {result.get('status')}")
-    must("5.7.1 policy" in result["summary"], f"it says {result['summary']}")
+    must("5.7.1 policy" in result["summary"], f"it reports: {result['summary']}")
     must(str(result["summary"]).isprintable(), "control characters in the summary")
     answer = letter(scene)
     must(answer.startswith("250"), f"a sender got: {answer}")
@@ -137,7 +137,7 @@ def canary_missing(scene: Scene) -> Generator[None, None, str]:
     # while the configuration hasn't got it either, a restart would change nothing
     result = scene.host.check("smtp")
     untouched(scene, master)
-    must("mf_canary isn't in" in str(result.get("summary")), f"it says {result.get('summary')}")
+    must("mf_canary isn't in" in str(result.get("summary")), f"it reports: {result.get('summary')}")
     scene.host.run(f"umount $(realpath {CONFIG})")
     scene.broken()
     back(scene)
@@ -155,7 +155,7 @@ def outdated(scene: Scene) -> Generator[None, None, str]:
     yield
     result = scene.host.check("smtp")
     untouched(scene, master)
-    must("550 at mail: 5.7.1 an old policy" in str(result.get("summary")), f"it says {result.get('summary')}")
+    must("550 at mail: 5.7.1 an old policy" in str(result.get("summary")), f"it reports: {result.get('summary')}")
     scene.host.python(STAMP)
     scene.broken()
     back(scene)
@@ -166,7 +166,7 @@ def outdated(scene: Scene) -> Generator[None, None, str]:
     "smtp", "a filter of 9 s on all MXs, mail flowing", "warnings; nothing is restarted anywhere", "fleet", seconds=90
 )
 def slow_everywhere(scene: Scene) -> Generator[None, None, str]:
-    """For as long as --minutes says, with cron's own runs of the checks, and mail through each MX all the time."""
+    """For --minutes, with cron's own runs of the checks, and mail through each MX all the time."""
     hosts = [scene.fleet[name] for name in MXS]
     known = {host.name: len(host.decisions()) for host in hosts}
     for host in hosts:
@@ -211,7 +211,7 @@ def slow_everywhere(scene: Scene) -> Generator[None, None, str]:
     must(not acted, f"{len(acted)} entries of restarts: {acted[:3]}")
     for host in hosts:
         must(host.master() == masters[host.name], f"the master of {host.name} was replaced")
-        must("WARNING OK" in results[host.name], f"{host.name} said {sorted(set(results[host.name]))}")
+        must("WARNING OK" in results[host.name], f"{host.name} reported {sorted(set(results[host.name]))}")
         last = host.result("smtp")
         must(last.get("status") == "WARNING", f"{host.name} ended with {last.get('status')}: {last.get('summary')}")
     kinds = ", ".join(sorted({kind for host_results in results.values() for kind in host_results}))

@@ -132,10 +132,10 @@ def many_stuck(scene: Scene) -> Generator[None, None, str]:
         scene.wait(46)
         first = scene.host.check("processes")
     left = [pid for pid in stuck if scene.host.alive(pid)]
-    must(first.get("metrics", {}).get("killed") == 5, f"the first run says: {first.get('summary')}")
+    must(first.get("metrics", {}).get("killed") == 5, f"the first run reports: {first.get('summary')}")
     must(
         first.get("status") == "CRITICAL" and "kill limit" in str(first.get("summary")),
-        f"it says: {first.get('summary')}",
+        f"it reports: {first.get('summary')}",
     )
     must(len(left) == len(stuck) - 5, f"{len(left)} of {len(stuck)} are left")
     scene.host.check("processes")
@@ -155,7 +155,7 @@ def many_processes(scene: Scene) -> Generator[None, None, str]:
     result = scene.host.check("processes")
     took = time.monotonic() - started
     count = result.get("metrics", {}).get("processes", 0)
-    must(result.get("status") == "OK", f"check-processes says {result.get('status')}: {result.get('summary')}")
+    must(result.get("status") == "OK", f"check-processes reports {result.get('status')}: {result.get('summary')}")
     must(count >= 5000, f"it saw {count} processes")
     must(took < 10, f"it took {took:.1f} s")
     must(scene.host.check("smtp").get("status") == "OK", "check-smtp isn't OK")
@@ -198,10 +198,10 @@ else:
     sys.exit("the number was never free")
 time.sleep(0.2)
 lock.close()
-said = check.communicate()[0]
+printed = check.communicate()[0]
 time.sleep(0.5)
 alive = os.waitpid(victim, os.WNOHANG) == (0, 0)
-print("alive" if alive else "killed", said, flush=True)
+print("alive" if alive else "killed", printed, flush=True)
 os.kill(victim, signal.SIGKILL)
 """
 
@@ -225,5 +225,5 @@ def reused_pid(scene: Scene) -> Generator[None, None, str]:
     outcome = scene.host.python(TAKE_OVER, str(pid)).strip()
     must(outcome.startswith("alive"), f"the newcomer was {outcome}")
     spared = scene.decided(action="kill", target=str(pid))
-    must(spared and spared[-1]["outcome"].startswith("spared"), f"the log says {spared[-1:]}")
+    must(spared and spared[-1]["outcome"].startswith("spared"), f"the log has: {spared[-1:]}")
     return str(spared[-1]["outcome"])

@@ -202,7 +202,7 @@ def hostile_names(scene: Scene) -> Generator[None, None, str]:
     scene.until("a minute", lambda: time.monotonic() - began > 60, 100, lambda: scene.host.check("processes"), 8)
     must(all(scene.host.alive(pid) for pid in pids), "one of them was killed")
     result = scene.host.check("processes")
-    must(result.get("status") in ("OK", "WARNING"), f"the check says {result.get('status')}: {result.get('summary')}")
+    must(result.get("status") in ("OK", "WARNING"), f"it reports {result.get('status')}: {result.get('summary')}")
     raw = scene.host.run("cat /run/mf/state/processes.json /mf/var/log/decisions.jsonl")
     must(all(char.isprintable() or char == "\n" for char in raw), "control characters in results or log")
     return "they live; results and log are plain text"
@@ -255,7 +255,7 @@ def lone_zombie(scene: Scene) -> Generator[None, None, str]:
     must(scene.host.alive(parent), "its parent was killed")
     must("Z" in scene.host.run(f"ps -o stat= -p {zombie}"), "it is no zombie any more")
     must(not scene.decided(check="processes"), f"something was decided: {scene.decided(check='processes')[:1]}")
-    must(result["metrics"]["killed"] == 0, "it says that it killed something")
+    must(result["metrics"]["killed"] == 0, "it counts a kill")
     scene.host.run(f"kill {parent}")
     scene.broken()
     scene.until("check-processes is OK", lambda: scene.host.check("processes").get("status") == "OK", 30)

@@ -34,8 +34,8 @@ def turned_away(scene: Scene, why: str, master: int) -> str:
     # one of cron's that is under way keeps ours from looking
     scene.until("check-smtp hears the reason", reported, 60, scene.host.checks)
     untouched(scene, master)
-    must(result["status"] == "WARNING", f"check-smtp says {result['status']}")
-    must(json.loads(scene.host.ask("/mf/bin/health --json")[1])["accepting"] is False, "health says that it accepts")
+    must(result["status"] == "WARNING", f"check-smtp reports {result['status']}")
+    must(json.loads(scene.host.ask("/mf/bin/health --json")[1])["accepting"] is False, "health reports that it accepts")
     return str(result["summary"])
 
 
@@ -64,7 +64,7 @@ def exim_dead(scene: Scene) -> Generator[None, None, str]:
     sending.start()
     turned_away(scene, "connect: Connection refused", master)
     queue = scene.host.check("queue")
-    must(queue.get("status") == "CRITICAL", f"check-queue says {queue.get('status')}: {queue.get('summary')}")
+    must(queue.get("status") == "CRITICAL", f"check-queue reports {queue.get('status')}: {queue.get('summary')}")
     must(not mailer.run.ends, f"decided though Exim is dead: {mailer.run.ends[:1]}")
     scene.host.run("umount /usr/sbin/exim4")
     scene.until("check-queue is OK again", lambda: scene.host.check("queue").get("status") == "OK", 60)
@@ -75,7 +75,7 @@ def exim_dead(scene: Scene) -> Generator[None, None, str]:
     must(len(ends) == LETTERS, f"{len(ends)} of {LETTERS} messages were decided")
     for end in ends:
         why = end["deferred"]
-        must(why and all("421" in reply for reply in why), f"a sender that keeps its mail was told {why}")
+        must(why and all("421" in reply for reply in why), f"a sender that keeps its mail got {why}")
     account = reconcile(ends, mailer.wait(120))
     must(account.delivered == LETTERS and not account.faults(), f"{account.delivered} delivered; {account.faults()}")
     untouched(scene, master)
@@ -116,7 +116,7 @@ def spool_full(scene: Scene) -> Generator[None, None, str]:
     yield
     summary = turned_away(scene, "MAIL: 452", master)
     queue = scene.host.check("queue")
-    must(queue.get("status") == "CRITICAL", f"check-queue says {queue.get('status')}: {queue.get('summary')}")
+    must(queue.get("status") == "CRITICAL", f"check-queue reports {queue.get('status')}: {queue.get('summary')}")
     return f"{queue['summary'][:60]}; {summary[:80]}"
 
 

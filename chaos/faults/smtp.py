@@ -13,8 +13,8 @@ from chaos.sessions import Sessions
 LANE = "any"
 SLOTS = 15
 
-# What listens instead of qpsmtpd, as its argument says: it never accepts, talks garbage, greets without end, or closes
-# in the middle of DATA. It ticks as qpsmtpd does.
+# Listens instead of qpsmtpd, in the mode given: it never accepts, talks garbage, greets without end, or closes in the
+# middle of DATA. It ticks as qpsmtpd does.
 IMPOSTOR = """\
 import socket, sys, time
 server = socket.create_server(("::", 25), family=socket.AF_INET6, dualstack_ipv6=True, backlog=50)
@@ -217,7 +217,7 @@ def busy_with_churn(scene: Scene) -> Generator[None, None, str]:
 @fault("smtp", "all slots taken and the master stopped", "WEDGED, restarted within the deadline", LANE, seconds=45)
 def busy_and_wedged(scene: Scene) -> Generator[None, None, str]:
     """It resembles BUSY, but no connection will ever be accepted again."""
-    # a run of cron's would heal as well, and leave nothing that says how long it took
+    # a run of cron's would heal as well, and leave no record of how long it took
     scene.undo("systemctl start cron.service")
     scene.host.run("systemctl stop cron.service; flock /run/mf/lock/smtp.lock true")
     fill(scene, 5.0)
@@ -274,8 +274,8 @@ def ipv6_broken(scene: Scene) -> Generator[None, None, str]:
         scene.host.run(f"nft flush chain ip6 chaos in; nft add rule ip6 chaos in ip6 daddr ::1 tcp dport 25 {how}")
         scene.broken()
         result = scene.host.check("smtp")
-        must(result.get("status") == "WARNING", f"{how}: it says {result.get('status')}: {result.get('summary')}")
-        must("works over IPv4, but ::1" in result["summary"], f"{how}: it says {result['summary']}")
+        must(result.get("status") == "WARNING", f"{how}: it reports {result.get('status')}: {result.get('summary')}")
+        must("works over IPv4, but ::1" in result["summary"], f"{how}: it reports: {result['summary']}")
     must(scene.sees() == "220", "mail isn't accepted")
     untouched(scene, master)
     scene.host.run("nft delete table ip6 chaos")
@@ -285,7 +285,7 @@ def ipv6_broken(scene: Scene) -> Generator[None, None, str]:
     return f"{str(result['summary'])[:70]}; then OK"
 
 
-# Offers STARTTLS and says go ahead, but no handshake follows: as with a key that doesn't fit, or a middlebox.
+# Offers STARTTLS and answers 220, but no handshake follows: as with a key that doesn't fit, or a middlebox.
 NO_TLS = r"""
 sub hook_ehlo {
     my ($self, $transaction) = @_;
@@ -312,8 +312,8 @@ def no_tls(scene: Scene) -> Generator[None, None, str]:
     yield
     for _ in range(2):
         result = scene.host.check("smtp")
-        must(result.get("status") == "CRITICAL", f"it says {result.get('status')}: {result.get('summary')}")
-    must("STARTTLS is offered and broken" in result["summary"], f"it says {result['summary']}")
+        must(result.get("status") == "CRITICAL", f"it reports {result.get('status')}: {result.get('summary')}")
+    must("STARTTLS is offered and broken" in result["summary"], f"it reports: {result['summary']}")
     untouched(scene, master)
     must(scene.sees() == "220", "mail isn't accepted")
     return str(result["summary"])[:100]

@@ -146,7 +146,7 @@ def nft_missing(scene: Scene) -> Generator[None, None, str]:
     must(code == 1, f"throttle on ended with {code}")
     must(scene.host.status().get("throttled"), "there is no marker: local work wouldn't back off")
     result = scene.host.check("load")
-    must(result.get("status") == "CRITICAL", f"check-load says {result.get('status')}: {result.get('summary')}")
+    must(result.get("status") == "CRITICAL", f"check-load reports {result.get('status')}: {result.get('summary')}")
     scene.host.run(f"mv {NFT}.away {NFT}")
     scene.broken()
     scene.until("it refuses", scene.host.refused_ports, 130, lambda: load_check(scene))
@@ -283,7 +283,7 @@ def disk_read_only(scene: Scene) -> Generator[None, None, str]:
     _, output = scene.host.ask(f"{ON} --ttl 5m 2>&1")
     yield
     must(scene.host.refused_ports(), f"nothing is refused: {output[-150:]}")
-    must("survive" in output, f"nothing was said of the disk: {output[-150:]}")
+    must("survive" in output, f"no warning about the disk: {output[-150:]}")
     scene.host.ask(OFF)
     must(not scene.host.refused_ports(), "it still refuses after off")
     must(scene.sees() == "220", "mail isn't accepted after off")

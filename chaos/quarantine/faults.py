@@ -227,7 +227,7 @@ def bad_input(stage: Stage) -> Generator[mail.Mailer, None, str]:
     mailer = stage.send(most=300)
     stage.sweep(mx)
     codes = {name: code for name, (code, _, _) in sent.items()}
-    must(codes.pop("outside") in (501, 550, 553, 554) and set(codes.values()) == {552}, f"the MX said {codes}")
+    must(codes.pop("outside") in (501, 550, 553, 554) and set(codes.values()) == {552}, f"the MX answered {codes}")
     rows = json.loads(stage.control.python(ROWS, run, " ".join(sent)))
     must({name: len(listed) for name, listed in rows.items()} == dict.fromkeys(sent, 1) | {"outside": 0}, f"{rows}")
     for name in ("headless", "nul", "utf8"):

@@ -134,8 +134,8 @@ def test_runbook_has_every_verdict_on_a_process() -> None:
     assert not [word for word in re.findall(r'"([a-z ]+)"', match[1]) if word not in RUNBOOK_TEXT]
 
 
-# Words of a state as the code says it, and the module that does. A change there belongs into the runbook as well.
-SAID = {
+# Texts of a state, by the module that prints them. A change there belongs into the runbook as well.
+TEXTS = {
     "mf_checks/smtp_report.py": ["slow: canary accepted in"],
     "mf_checks/smtp_diagnose.py": ["works again", "at the confirmation probe", "doesn't greet"],
     "mf_checks/healer.py": ["a restart did not cure it"],
@@ -193,12 +193,12 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize(("module", "states"), SAID.items(), ids=lambda value: value if isinstance(value, str) else "")
-def test_runbook_speaks_of_states_as_the_code_does(module: str, states: list[str]) -> None:
+@pytest.mark.parametrize(("module", "texts"), TEXTS.items(), ids=lambda value: value if isinstance(value, str) else "")
+def test_runbook_has_the_texts_of_the_code(module: str, texts: list[str]) -> None:
     source = source_of(module)
-    for word in states:
-        assert word in source, f"{module} no longer says this; correct docs/runbook.md and this test"
-        assert word in RUNBOOK_TEXT
+    for text in texts:
+        assert text in source, f"{module} no longer prints this; correct docs/runbook.md and this test"
+        assert text in RUNBOOK_TEXT
 
 
 @pytest.mark.parametrize("module", every_check(), ids=lambda module: module.CHECK.name)
@@ -206,7 +206,7 @@ def test_every_check_is_documented(module: ModuleType) -> None:
     """A section of the runbook, texts of it above, and a row of the architecture's table."""
     check, stem = module.CHECK.name, module.__name__.replace(".", "/")
     assert f"\n### check-{check}\n" in RUNBOOK
-    assert SAID.keys() & {f"{stem}.py", f"{stem}_report.py", f"{stem}_diagnose.py"}
+    assert TEXTS.keys() & {f"{stem}.py", f"{stem}_report.py", f"{stem}_diagnose.py"}
     assert re.search(rf"^\| `{check}` \| .+ \| \d+ min \| \d+ s \|$", ARCHITECTURE, re.MULTILINE)
 
 

@@ -16,7 +16,7 @@ from chaos.backups import BY_HAND
 from chaos.scene import must
 from chaos.stage import BLOCK, BOUND, CALM, CERTIFY, INTERVAL, UNBLOCK, WINDOW, Stage, fault
 
-NOT_KNOWN = 10 * INTERVAL  # seconds that something isn't known until that is told
+NOT_KNOWN = 10 * INTERVAL  # seconds that something isn't known until that is notified
 OVERDUE = 300.0  # seconds from cron's death until the first result of a host is past its time, at most
 VITAL = 600.0  # and until that of a check of control is
 
@@ -76,11 +76,11 @@ def cron(stage: Stage) -> Generator[None, None, None]:
         "SMTP's result is past its time", lambda: "smtp UNKNOWN" in stage.hosts["mx2"].ask("/mf/bin/health")[1], 90
     )
     row = next((line.split() for line in table().splitlines() if line.startswith("mx2 ")), [])
-    must(row[3:4] == ["unknown"], f"the fleet's table says {' '.join(row)}")
+    must(row[3:4] == ["unknown"], f"the fleet's table shows {' '.join(row)}")
     stage.message("is cron running", NOT_KNOWN + 60)
     waited = stage.sms()[0]["time"] - begun
-    must(waited > NOT_KNOWN - 2 * INTERVAL, f"told after {waited:.0f} s")
-    stage.state += f", the table says unknown, told {waited:.0f} s after it was shown"
+    must(waited > NOT_KNOWN - 2 * INTERVAL, f"notified after {waited:.0f} s")
+    stage.state += f", the table shows unknown, notified {waited:.0f} s after it was shown"
     yield
 
 
@@ -89,7 +89,7 @@ def cron(stage: Stage) -> Generator[None, None, None]:
     r"URGENT: control1 \w+: last ran",
     r"^mf: .*\boffsite1: \w+ UNKNOWN",
     r"^mf: .*\bmonitor1: \w+ UNKNOWN",
-    # with looks every 10 s that is told before a vital result is past its time
+    # with looks every 10 s that is notified before a vital result is past its time
     r"?^mf: .*\bcontrol1: \w+ UNKNOWN",
     r"OK: .*\bcontrol1 (well|better)",
     r"OK: .*\boffsite1 well",
@@ -155,7 +155,7 @@ def flaps_down(stage: Stage) -> Generator[None, None, None]:
         stage.hosts["mx3"].run(UNBLOCK)
         time.sleep(35)
     stage.message("is flapping", 5)
-    must(len(stage.sms()) == 3, "it was told to stay down while it flapped")
+    must(len(stage.sms()) == 3, "its staying down was notified while it flapped")
     stage.hosts["mx3"].run(BLOCK, "tcp dport 25")
     closed = time.time()
     stage.message("stays down", CALM + BOUND)
@@ -238,7 +238,7 @@ def sshd(stage: Stage) -> Generator[None, None, None]:
     stage.broke()
     stage.message("mx2 ssh: connection refused")
     stage.shows("mx2", "down")
-    # nor is it told once more that its health can't be read
+    # nor is it notified once more that its health can't be read
     time.sleep(NOT_KNOWN + 3 * INTERVAL)
     yield
 
