@@ -255,7 +255,7 @@ def executions(output: str) -> dict[str, int]:
     """Remote executions by host in the output of ``ansible-playbook -vvv``: one a command sent over ssh."""
     counts: dict[str, int] = {}
     for line in output.splitlines():
-        # the address is the same for all hosts of the lab; the port in the command tells them apart
+        # the address is the same for all hosts of the lab; the port in the command distinguishes them
         if "SSH: EXEC" in line and (port := re.search(r"-o Port=(\d+)|-p (\d+)", line)):
             host = NAMES.get(int(port[1] or port[2]) % 100, "?")
             counts[host] = counts.get(host, 0) + 1

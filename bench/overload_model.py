@@ -139,7 +139,7 @@ class Simulation:
                 self._at(host.due + self._chance.random() * JITTER, partial(self._check, host))
 
     def run(self, progress: Callable[[float], None] = lambda share: None) -> Outcome:
-        """All of it; ``progress`` is told the share that is done."""
+        """All of it; ``progress`` is called with the share that is done."""
         sent = accepted = at_once = waiting = 0
         last_bad = SURGE_ENDS
         minutes: list[int] = []

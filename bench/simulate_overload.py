@@ -13,7 +13,7 @@ mf.throttle.budget, in the order in which ``Control.on`` of mf.throttle.control 
   and up to a second later by chance. One run in a hundred fails. Thresholds 5.0 and 4.0, two calm runs, a lease of
   300 s that each run renews.
 - **naive**: the same check and hysteresis, but it refuses without asking a peer. **budget**: it asks 30 peers at most,
-  and settles as mf.throttle.budget says. A peer at its session limit doesn't greet within 2 s, so it counts as not
+  and settles by mf.throttle.budget. A peer at its session limit doesn't greet within 2 s, so it counts as not
   accepting.
 - **Senders** know all MXs. They take one at random, go on to another when it refuses or has no room, three in all, and
   come again after 5, 10, 20, then every 40 minutes, each +-20 %. No sender gives up.
@@ -117,7 +117,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def simulate(case: Case, seed: int, cost: float = COST, *, show: bool = False) -> Outcome:
-    """One case; ``show``: say on stderr how far it is."""
+    """One case; ``show``: print the progress on stderr."""
     label = f"{case.fleet} MXs, {case.throttling}, minimum {case.minimum}"
     began = time.monotonic()
     there = sys.stderr.isatty()

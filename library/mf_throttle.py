@@ -159,7 +159,7 @@ def wanted_seconds(params: Mapping[str, Any]) -> float | None:
         raise RefusedError(str(error)) from None
     try:
         return claims.check_ttl(text.seconds(DEFAULT_TTL if params["ttl"] is None else params["ttl"]))
-    except ValueError as error:  # LeaseError is one; the package speaks of the command's options
+    except ValueError as error:  # LeaseError is one; the package names the command's options
         raise RefusedError(f"ttl: {error}".replace("--hold", "hold=true")) from None
 
 

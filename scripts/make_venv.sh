@@ -1,6 +1,6 @@
 #!/bin/sh
 # Create .venv from requirements.lock, or bring it up to date. Does nothing when the lock hasn't changed.
-# Says one line and leaves with 1 when something is missing that it can't install.
+# Prints one line and ends with 1 when something is missing that it can't install.
 set -eu
 cd "$(dirname "$0")/.."
 # The old .venv, which make puts first, must not be the Python that makes the new one.

@@ -338,7 +338,7 @@ def down(podman: Podman, lab: Lab) -> dict[str, int]:
 
 
 def ssh_answers(host: Host) -> bool:
-    """Does something that speaks ssh answer on the host's published port?"""
+    """Does an ssh server answer on the host's published port?"""
     try:
         with socket.create_connection(("127.0.0.1", host.ssh_port), timeout=2) as connection:
             connection.settimeout(2)

@@ -42,7 +42,7 @@ def parse_packages(text: str) -> dict[str, list[str]]:
 def package_sources(targets: str) -> list[str]:
     """Return one-line apt sources for Debian 12's main archives out of `targets`.
 
-    `targets` has a line "URI RELEASE COMPONENT" for each index apt knows on this machine. An empty list, when the
+    `targets` has a line "URI RELEASE COMPONENT" for each index of apt on this machine. An empty list, when the
     machine doesn't run Debian 12, leaves the choice to mmdebstrap.
     """
     lines = []

@@ -1,7 +1,7 @@
 """Faking a host's load average.
 
 In a container lab-loadavg (lab/image/loadavg.py) keeps a file over /proc/loadavg, which everything there reads instead,
-`uptime` included. It shows what it is told to, until told otherwise or until a restart.
+`uptime` included. It shows the load that was set, until another is set or until a restart.
 """
 
 from __future__ import annotations

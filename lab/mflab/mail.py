@@ -18,7 +18,7 @@ from mflab.spec import GROUPS, Host, Lab, LabError
 
 POLL = 0.5  # s between two looks at the customer's record
 QUIET = 10.0  # s that queues may still hold other mail once all of this run has arrived
-# Counts what Exim has queued, whatever its configuration says; 0 where there is no Exim.
+# Counts what Exim has queued, whatever its configuration; 0 where there is no Exim.
 QUEUED = "find /var/spool/exim4/input -name '*-H' 2>/dev/null | wc -l"
 
 

@@ -1,4 +1,4 @@
-"""What the quarantine on `control1` has of a run of mail: rows of its index, held against the files they speak of."""
+"""What the quarantine on `control1` has of a run of mail: rows of its index, held against the files they name."""
 
 from __future__ import annotations
 

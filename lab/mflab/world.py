@@ -15,7 +15,7 @@ RECORD = "/var/lib/world/mail.jsonl"
 DOMAINS = ("customer.example", "shop.example")
 MODES = ("accept", "tempfail", "refuse", "strict", "down")
 
-# $1 is the hash of lab/world; says "current" when that is what is installed and running.
+# $1 is the hash of lab/world; prints "current" when that is what is installed and running.
 CURRENT = """\
 [ "$(cat /opt/world/made-of 2>/dev/null)" = "$1" ] && echo current || :
 """

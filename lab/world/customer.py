@@ -3,9 +3,9 @@
 
 Each accepted message is one JSON line in RECORD: id (its X-Lab-Id header, null without one), sender, rcpt (list), time
 (epoch seconds), via (who delivered it), size, sha256 (of the message below its Received lines). The line is on disk
-before the 250 is said, so what was accepted is never forgotten. The bytes of a message whose id begins with "bytes-"
+before the 250 is sent, so what was accepted is never forgotten. The bytes of a message whose id begins with "bytes-"
 are kept in KEPT, under its id.
-The file MODE tells it to behave: "accept" (or no file), "tempfail" (451 to every recipient), "refuse" (550), "strict"
+The file MODE sets its behaviour: "accept" (or no file), "tempfail" (451 to every recipient), "refuse" (550), "strict"
 (500 after the final dot to a message with a line that is longer than RFC 5321 allows). A second word limits "tempfail"
 and "refuse" to recipients that begin with it.
 """
@@ -53,7 +53,7 @@ class Customer:
     async def take_recipient(
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
-        """Take a recipient, or refuse it as MODE says."""
+        """Take a recipient, or refuse it by MODE."""
         mode, _, prefix = current().partition(" ")
         if mode in REPLIES and address.startswith(prefix):
             return REPLIES[mode]
@@ -62,7 +62,7 @@ class Customer:
         return "250 2.1.5 ok"
 
     async def take_message(self, _server: SMTP, session: Session, envelope: Envelope) -> str:
-        """Write the message down, then say 250; or refuse it as MODE says."""
+        """Write the message down, then answer 250; or refuse it by MODE."""
         content = envelope.original_content or b""
         if current() == "strict" and max(map(len, content.split(b"\r\n"))) > STRICT:
             return "500 Line too long"

@@ -2,7 +2,7 @@
 """An SMS gateway, a chat and a dead man's switch, as far as the lab needs them: takes HTTP, writes down what came.
 
 ``gateway.py PORT``: each request is one JSON line in /var/lib/world/gateway-PORT.jsonl: time (epoch seconds), path,
-text (the message of Apprise's json://, or ""). The line is on disk before the answer is given. While the file MODE says
+text (the message of Apprise's json://, or ""). The line is on disk before the answer is given. While the file MODE has
 "refuse" it answers 503 and writes nothing; a gateway that is down is a stopped service.
 """
 

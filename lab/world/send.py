@@ -31,7 +31,7 @@ STRANGER = "nobody@unknown.example"
 WORDS = ("the", "order", "invoice", "meeting", "tomorrow", "please", "find", "attached", "regards", "team", "room")
 
 CONNECT_LIMIT = 10.0  # s
-REPLY_LIMIT = 60.0  # s for any reply; RFC 5321 says minutes, but a lab shouldn't take that long to notice
+REPLY_LIMIT = 60.0  # s for any reply; RFC 5321 allows minutes, but a lab shouldn't take that long to notice
 BACKOFF = (0.5, 8.0)  # s: first and longest wait between rounds over all MXs
 SHUN = 15.0  # s an MX that didn't answer is tried last, as mail servers remember too
 
@@ -88,7 +88,7 @@ def plan(run: str, count: int, spam: float, strangers: float) -> list[Message]:
 
 def judge(stage: str, code: int, text: str) -> Reply:
     """Return what a reply with `code` at `stage` means when it isn't the one that lets the dialogue go on."""
-    # A greeting of 554, or a 5xx to EHLO, speaks of the server, not of the message: another MX may take it.
+    # A greeting of 554, or a 5xx to EHLO, is about the server, not about the message: another MX may take it.
     if 500 <= code <= 599 and stage not in ("connect", "ehlo"):
         return Reply("refused", stage, code, text)
     return Reply("later", stage, code, text)

@@ -38,7 +38,7 @@ def switch(
 
     ``known``: the journal before. ``history``: the one to write. ``restart``: roles whose files change by this.
     Raises DeployError or OSError; then everything is as it was. An exception is what comes after the point of no
-    return (daemon-reload, tmpfiles, sshd): the text says so, and the next run does it again.
+    return (daemon-reload, tmpfiles, sshd): the text names it, and the next run does it again.
     """
     release = layout.release(wanted.generation)
     findings = [finding.path for finding in drift.outside(layout, wanted)]

@@ -16,7 +16,7 @@ from .layout import DeployError
 
 
 class Outcome(NamedTuple):
-    """Exit code and what a command said (stdout and stderr together)."""
+    """Exit code and output of a command (stdout and stderr together)."""
 
     code: int
     output: str

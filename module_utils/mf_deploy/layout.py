@@ -11,7 +11,7 @@ TREE = ("bin", "etc", "lib")
 
 
 class DeployError(Exception):
-    """Nothing was changed, or everything was put back. The text is for the operator and says what to do."""
+    """Nothing was changed, or everything was put back. The text is for the operator and names the next step."""
 
 
 class Layout:

@@ -35,7 +35,7 @@ class Plan:
         ]
         self.drifted = [file for file in map(self._drifted, self.outside) if file]
         self.meant = manifest.difference(self.old, wanted)
-        # a run that was killed may have left some; before a release is whole on disk it can't be told
+        # a run that was killed may have left some; only a release that is whole on disk shows it
         self.secrets = [] if self.new or self.tree else secret.stale(layout, wanted)
 
     def _drifted(self, finding: drift.Finding) -> manifest.File | None:
@@ -110,9 +110,9 @@ def present(
 ) -> dict[str, Any]:
     """Have a release in force, whole and untouched.
 
-    Without ``sent`` (contents by sha256) this only says what would be done, and in ``needed`` which contents it lacks.
+    Without ``sent`` (contents by sha256) this only lists what would be done, and in ``needed`` which contents it lacks.
     In check mode it then builds and validates the release in a temporary directory, and changes nothing.
-    Raises DeployError or OSError; nothing is changed then, unless its text says otherwise.
+    Raises DeployError or OSError; nothing is changed then, unless its text states otherwise.
     """
     plan = Plan(layout, wanted)
     result = _report(plan, run)

@@ -204,7 +204,7 @@ def _demand(command: list[str], file: manifest.File, run: host.Run) -> None:
 
 
 def repair(layout: Layout, wanted: manifest.Manifest, findings: Iterable[drift.Finding], contents: Contents) -> None:
-    """Bring a release directory that is in use back to what its manifest says, one atomic replacement at a time."""
+    """Bring a release directory that is in use back to its manifest, one atomic replacement at a time."""
     release = layout.release(wanted.generation)
     by_place = {layout.stored("", path)[1:]: file for path, file in wanted.files.items()}
     for path, kind in findings:

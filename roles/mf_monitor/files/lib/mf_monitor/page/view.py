@@ -60,7 +60,7 @@ def _frame(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _meter(snapshot: Snapshot) -> dict[str, Any]:
-    """Number of MXs that accept mail, of all, and the minimum; a pip for each while they can be told apart."""
+    """Number of MXs that accept mail, of all, and the minimum; a pip for each while single ones can be seen."""
     fleet = snapshot.fleet
     pips = [{"icon": host.state, "name": show(host.name, 64)} for host in snapshot.hosts if host.role == "mx"]
     return {

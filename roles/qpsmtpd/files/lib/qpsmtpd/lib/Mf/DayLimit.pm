@@ -11,7 +11,7 @@ Mf::DayLimit - how much rejected mail a day may take, counted by all sessions to
 with a line for each number, of a fixed width, so that it is replaced in place by one write. It lies with the mail, so
 it outlives a restart and a reboot; check-rejected reads it (mf_rejected/purge_record.py).
 
-    day        the day it speaks of (UTC), 20261129
+    day        the day of its numbers (UTC), 20261129
     used       bytes that were kept that day
     limit      bytes that may be
     missed     messages that weren't kept, counted on while no day passes without one
