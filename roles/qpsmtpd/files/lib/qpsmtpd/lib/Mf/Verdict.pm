@@ -40,7 +40,7 @@ use Time::HiRes ();
 # Seconds. $OLDEST is more than a good verdict's time and two probes of Mf::Handoff's longest together.
 our ($GOOD, $BAD, $OLDEST, $APART) = (5, 1, 15, 2);
 
-# What is wrong, or ''; and whether that is news.
+# The fault, or ''; and whether it is new.
 sub ask {
     my ($path, $probe) = @_;
     my ($age, $before) = _read($path);
