@@ -20,6 +20,7 @@ from mf_monitor.probing import hosthealth
 from mf_monitor.store import Store
 
 from tests.monitor import samples
+from tests.monitor.conftest import bad
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKS = sorted(
@@ -37,13 +38,40 @@ PAGE_ONLY = {
     ("canary", "one MX's are overdue"): "that MX has messages of its own, or check-quarantine has",
 }
 
+TROUBLES = {
+    "refused": bad(),
+    "421": dataclasses.replace(bad(), message="421 at greeting: 4.3.2 the queue behind takes no mail now"),
+    "throttled": bad("", states.THROTTLED),
+}
+# A host's service and its trouble, and the checks that it explains; without a service all is well.
+EXPLAINED = {
+    ("smtp", "refused"): {"smtp"},
+    ("smtp", "421"): {"smtp", "queue"},
+    ("smtp", "throttled"): {"load"},
+    ("smtp6", "throttled"): {"load"},
+}
+BESIDE = [
+    *((host, "", "") for host in HOSTS),
+    *((host.name, service.name, "refused") for host in HOSTS.values() for service in host.services),
+    *(("mx1", service, trouble) for service in ("smtp", "smtp6") for trouble in ("421", "throttled")),
+]
+
 
 def up() -> SubjectState:
     return SubjectState(state=states.UP, since=NOW - 9999, checked=NOW, seen=NOW)
 
 
-def notified(host: str, record: dict[str, Any] | None, lasts: float = 700.0, before: bool = True) -> dict[str, str]:
-    """Severity by incident, when a host has reported it for that long; ``before``: it was well before that."""
+def notified(
+    host: str,
+    record: dict[str, Any] | None,
+    lasts: float = 700.0,
+    before: bool = True,
+    beside: tuple[str, str] = ("", ""),
+) -> dict[str, str]:
+    """Severity by incident, when a host has reported it for that long; ``before``: it was well before that.
+
+    ``beside``: a service of the host and its trouble; the incidents of services are left out then.
+    """
     current = {service.subject: up() for watched in RULES.hosts for service in watched.services} | {"uplink": up()}
     known: set[str] = set()
     vital = health.vital(RULES, HOSTS[host])
@@ -59,12 +87,18 @@ def notified(host: str, record: dict[str, Any] | None, lasts: float = 700.0, bef
             if result.subject.startswith(health.check_subject(host, "")):
                 known.add(result.subject.removeprefix(health.check_subject(host, "")))
         at += RULES.interval
+    if beside[0]:
+        current[f"{host}/{beside[0]}"] = TROUBLES[beside[1]]
     # the services were looked at meanwhile
     for service in (probed_service.subject for other in RULES.hosts for probed_service in other.services):
         current[service] = dataclasses.replace(current[service], checked=at, seen=at)
     view = problems.judge(RULES, current, {}, (), at)
-    assert not before or view.hosts[host].state == states.WARNING
-    return {key: problem.severity for key, problem in view.problems.items()}
+    assert not before or beside[0] or view.hosts[host].state == states.WARNING
+    return {
+        key: problem.severity
+        for key, problem in view.problems.items()
+        if not beside[0] or problem.kind in ("check", "health")
+    }
 
 
 def says(host: str, check: str, status: str, metrics: dict[str, Any] | None = None, **changed: Any) -> dict[str, Any]:
@@ -90,16 +124,20 @@ def test_all_checks_are_known_here() -> None:
     assert set(URGENT) <= set(CHECKS)
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize(("host", "service", "trouble"), BESIDE)
 @pytest.mark.parametrize("check", CHECKS)
-def test_what_is_critical_is_notified(check: str, host: str) -> None:
+def test_what_is_critical_is_notified(check: str, host: str, service: str, trouble: str) -> None:
     urgent = check in URGENT and (check != "canary" or host == "control1")
     metrics = {"mx": 3, "overdue": 3} if check == "canary" and urgent else {"delivered": 1}
     expected = {f"check:{host}/{check}": "urgent" if urgent else "notice"}
-    assert notified(host, says(host, check, state.CRITICAL, metrics), 3 * RULES.interval) == expected
+    if check in EXPLAINED.get((service, trouble), ()):
+        expected = {}
+    told = notified(host, says(host, check, state.CRITICAL, metrics), 3 * RULES.interval, beside=(service, trouble))
+    assert told == expected
     # nothing but the status decides, except for what stands there
     partly = {f"check:{host}/{check}": "page"} if (check, "one MX's are overdue") in PAGE_ONLY else expected
-    assert notified(host, says(host, check, state.CRITICAL), 3 * RULES.interval) == partly
+    told = notified(host, says(host, check, state.CRITICAL), 3 * RULES.interval, beside=(service, trouble))
+    assert told == partly
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -114,12 +152,19 @@ def test_what_is_not_known_is_notified_once_it_lasts(check: str, host: str) -> N
     assert notified(host, says(host, check, state.UNKNOWN), before=False) == lasting
 
 
-@pytest.mark.parametrize("host", HOSTS)
-def test_a_dead_cron_is_one_incident(host: str) -> None:
+@pytest.mark.parametrize(("host", "service", "trouble"), BESIDE)
+def test_a_dead_cron_is_one_incident(host: str, service: str, trouble: str) -> None:
     record = samples.health_record(host, HOSTS[host].role, NOW, status=state.UNKNOWN)
     for entry in record["checks"].values():
         entry.update({"status": state.UNKNOWN, "summary": "last ran 12 min ago, then OK; is cron running?"})
-    assert notified(host, record) == {f"health:{host}": "urgent" if host == "control1" else "notice"}
+    expected = {f"health:{host}": "urgent" if host == "control1" else "notice"}
+    assert notified(host, record, beside=(service, trouble)) == expected
+
+
+@pytest.mark.parametrize(("host", "service", "trouble"), BESIDE)
+def test_health_that_cannot_be_read_is_notified_unless_ssh_is_down(host: str, service: str, trouble: str) -> None:
+    expected = {} if service == "ssh" else {f"health:{host}": "urgent" if host == "control1" else "notice"}
+    assert notified(host, None, beside=(service, trouble)) == expected
 
 
 @pytest.mark.parametrize("host", HOSTS)

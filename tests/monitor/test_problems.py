@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from mf_monitor import settings
 from mf_monitor.judging import complaints, problems
-from mf_monitor.judging.states import DOWN, REFUSED, SILENT, THROTTLED, UNKNOWN, UP, WARNING, SubjectState
+from mf_monitor.judging.states import DOWN, REFUSED, SILENT, THROTTLED, UNKNOWN, UNREAD, UP, WARNING, SubjectState
 
 from tests.monitor import samples
 from tests.monitor.conftest import NOW, RULES, bad, keys, run, silent, subjects
@@ -127,11 +127,11 @@ def test_an_urgent_check_that_is_not_known_is_as_bad_as_a_failed_one() -> None:
         ("service:mx2/smtp", {"mx2/smtp": bad("", THROTTLED)}, {"mx2/smtp": run(UP)}),
         ("warning:mx2/smtp", {"mx2/smtp": bad()}, {"mx2/smtp": run(UP)}),
         ("throttled:mx2", {"mx2/smtp": bad()}, {"mx2/smtp": run(UP)}),
-        ("health:mx2", {"mx2/smtp": bad(), "mx2/health": bad()}, {"mx2/smtp": run(UP), "mx2/health": run(UP)}),
+        ("health:mx2", {"mx2/ssh": bad(), "mx2/health": bad(UNREAD)}, {"mx2/ssh": run(UP), "mx2/health": run(UP)}),
         (
-            "check:mx2/queue",
-            {"mx2/smtp": bad(), "mx2/check-queue": bad()},
-            {"mx2/smtp": run(UP), "mx2/check-queue": run(UP)},
+            "check:mx2/smtp",
+            {"mx2/smtp": bad(), "mx2/check-smtp": bad()},
+            {"mx2/smtp": run(UP), "mx2/check-smtp": run(UP)},
         ),
         ("check:mx2/backup", silent("mx2") | {"mx2/check-backup": bad()}, {"mx2/check-backup": run(UP)}),
     ],
@@ -178,12 +178,24 @@ def test_overdue_canaries_are_urgent_unless_no_mx_takes_mail_anyway() -> None:
     assert "check:control1/canary" not in problems.judge(rules, some, {}, (), NOW + 100).problems["fleet"].about
 
 
-def test_health_is_not_mentioned_beside_a_nearer_problem() -> None:
-    own = {"mx1/health": bad(), "mx1/check-queue": bad()}
-    assert list(keys(subjects(mx1_smtp=bad()) | own)) == ["service:mx1/smtp"]
-    notified = {"check:mx1/queue": "notice", "health:mx1": "notice"}
+def test_a_complaint_is_not_mentioned_beside_its_cause() -> None:
+    own = {"mx1/health": bad(), "mx1/check-smtp": bad(), "mx1/check-queue": bad(), "mx1/check-rejected": bad()}
+    notified = dict.fromkeys(("check:mx1/smtp", "check:mx1/queue", "check:mx1/rejected", "health:mx1"), "notice")
     assert keys(subjects() | own) == notified
     assert keys(subjects(mx1_ssh6=bad()) | own) == {"service:mx1/ssh6": "page", **notified}
+    assert keys(subjects() | silent("mx1") | own) == {"host:mx1": "notice"}
+    # the first probe of SMTP that fails, and one that finds the queue dead
+    left = {"check:mx1/rejected": "notice", "health:mx1": "notice"}
+    assert keys(subjects(mx1_smtp=run(UP, DOWN, reason=REFUSED)) | own) == left
+    no_queue = dataclasses.replace(bad(), message=f"{complaints.NO_QUEUE}: 4.3.2 the queue behind takes no mail now")
+    assert keys(subjects(mx1_smtp=no_queue) | own) == {"service:mx1/smtp": "notice", **left}
+
+
+@pytest.mark.parametrize("check", ["load", "queue", "rejected", "smtp"])
+def test_a_flapping_host_hides_its_complaints(check: str) -> None:
+    flaps = run(UP, *([DOWN] * 3 + [UP] * 2) * 3, reason=SILENT)
+    current = subjects() | dict.fromkeys(silent("mx1"), flaps)
+    assert set(keys(current | {f"mx1/check-{check}": bad(), "mx1/health": bad()}, ["host:mx1"])) == {"host:mx1"}
 
 
 def test_an_old_check_result_of_a_recovered_service_is_ignored() -> None:
@@ -204,6 +216,15 @@ def test_an_old_check_result_of_a_recovered_service_is_ignored() -> None:
             f"mx2/check-{check}": dataclasses.replace(bad(), checked=now),
         }
         assert (f"check:mx2/{check}" in problems.judge(RULES, current, {}, (), now).problems) is notified
+
+
+def test_health_is_read_again_before_it_is_notified_that_it_cannot_be() -> None:
+    back = run(UP, UP, current=bad())
+    unread = dataclasses.replace(bad(UNREAD, WARNING), since=NOW - 9999)
+    for later, notified in ((RULES.interval, False), (RULES.interval + complaints.READS + 1, True)):
+        now = back.changes[-1] + later
+        current = subjects(mx2_ssh=back) | {"mx2/health": unread}
+        assert ("health:mx2" in problems.judge(RULES, current, {}, (), now).problems) is notified
 
 
 def test_offline_there_is_one_problem_and_open_incidents_stay() -> None:

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 from ..settings import Host, Service, Settings
 from . import states
-from .health import CANARY, vital
+from .health import CANARY, door, vital
 from .severity import NOTICE, PAGE, URGENT, Problem, severity_of
 from .states import DOWN, HELD, PART, UNREAD, WARNING, SubjectState
 
 # Seconds until a host's own check of SMTP, or of the queue because of which SMTP refuses mail, has run again: its
 # period, a splay and its deadline.
 RUNS_AGAIN = {"smtp": 75.0, "queue": 335.0}
+READS = 10.0  # seconds that a reading of health takes at most
+NO_QUEUE = "421 at greeting"  # what the probe of SMTP says while a host's queue takes no mail
 NOT_KNOWN = 10  # intervals after which what isn't known is notified
 
 
@@ -27,20 +29,32 @@ class Near:
     open_keys: Collection[str]
     now: float
 
-    def hides(self, severity: str, check: str = "") -> bool:
-        """Whether a problem nearer to the root cause is known, likely, or just over."""
-        # what is for the page only hides no notice (ssh over IPv6 may be down for weeks, and a disk fill up)
-        nearer = any(
-            problem.kind in ("host", "throttled")
-            or (problem.kind == "service" and PAGE not in {problem.severity} - {severity})
-            for problem in self.problems
+    def hides(self, host: Host, check: str = "") -> bool:
+        """Whether the cause of a complaint is known, likely, or just over; without ``check`` only the host is one.
+
+        A host that is down hides everything of it, its throttle ``load``, its SMTP ``smtp`` and, if it refuses mail
+        because of the queue, ``queue``.
+        """
+        kinds = {problem.kind for problem in self.problems}
+        return (
+            "host" in kinds
+            or (check == "load" and "throttled" in kinds)
+            or (check in RUNS_AGAIN and any(self._explains(self.services[service], check) for service in host.front))
         )
+
+    def locked(self, host: Host) -> bool:
+        """Whether the ssh through which health is read is down, may be, or has just come back."""
+        return any(self._explains(current) for service, current in self.services.items() if door(service, host))
+
+    def _explains(self, current: SubjectState, check: str = "") -> bool:
+        """Whether a service's state explains the complaint."""
+        if current.soft:
+            return True
+        if current.state == DOWN:
+            return check != "queue" or current.message.startswith(NO_QUEUE)
         # the host's own check of a service that has just come back may report it as down for minutes
-        fresh = self.now - RUNS_AGAIN.get(check, 0.0) - self.settings.interval
-        return nearer or any(
-            current.soft or (service.kind == "smtp" and check in RUNS_AGAIN and current.changes[-1:] > (fresh,))
-            for service, current in self.services.items()
-        )
+        fresh = current.changes[-1:] > (self.now - RUNS_AGAIN.get(check, READS) - self.settings.interval,)
+        return fresh or (check != "queue" and states.wavers(current))
 
 
 def checks(host: Host, settings: Settings, checked: Mapping[str, SubjectState], near: Near) -> list[Problem]:
@@ -57,7 +71,7 @@ def checks(host: Host, settings: Settings, checked: Mapping[str, SubjectState], 
             name in settings.urgent_checks and current.reason != PART and (name != CANARY or host.role == "control")
         )
         severity = PAGE if not flaps and current.state == WARNING else URGENT if urgent else NOTICE
-        if severity != URGENT and near.hides(severity, name):
+        if severity != URGENT and near.hides(host, name):
             continue
         word = " WARNING" if current.state == WARNING else " CRITICAL"
         if current.flapping is not None:
@@ -103,7 +117,7 @@ def health(
     if lasts and own.reason == UNREAD and vital(settings, host):
         severity = URGENT
     # a hold has no end of its own, so it is notified even though the throttle that it is shows already
-    if own.reason != HELD and near.hides(severity):
+    if own.reason != HELD and (near.hides(host) or (own.reason == UNREAD and near.locked(host))):
         return []
     title = f"{host.name}: {own.message}"
     if flaps:

@@ -1,8 +1,8 @@
 """Derive root causes from the confirmed state of every subject: what is wrong, once each. Pure.
 
 The way down: the monitor's own connectivity, then a host, then its services, then what its own health reports. While
-the monitor is offline nothing else is judged; while a host is down its services are not mentioned; while a service is
-down, the host's own complaints aren't. The gravest problem is apart: fewer MXs accept mail than must.
+the monitor is offline nothing else is judged; while a host is down its services are not mentioned; while the cause of
+a host's own complaint is known, that isn't. The gravest problem is apart: fewer MXs accept mail than must.
 
 What is wrong follows from what is confirmed, and stays wrong until something better was seen. What is shown follows
 from what is known: a state that nothing was seen of for too long is unknown, and when probes were in vain for so long
