@@ -2,8 +2,8 @@
 
 Ten connections from two addresses of `world` (an MX takes fifteen, five from each) send input that burns CPU and
 memory: lines of carriage returns, many line ends, addresses and parameters of absurd length, lines without an
-end before EHLO and in a message, bursts of commands. Good mail goes on from a third address, and every message is
-accounted for. The lab has to be up and deployed.
+end before EHLO and in a message, bursts of commands, refused recipients and NOOPs without end. Good mail goes on from
+a third address, and every message is accounted for. The lab has to be up and deployed.
 """
 
 from __future__ import annotations

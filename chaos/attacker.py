@@ -124,6 +124,26 @@ def burst(line: Line) -> str:
     return reply
 
 
+def endless(line: Line, command: bytes) -> str:
+    """The same command 3,000 times, or until the MX has had enough."""
+    reply = line.ask(*OPENING)
+    for _ in range(3000):
+        reply = line.ask(command)
+        if reply == "421":
+            break
+    return reply
+
+
+def refused_recipients(line: Line) -> str:
+    """Recipients whose mail the MX doesn't take."""
+    return endless(line, b"RCPT TO:<u@other.example>")
+
+
+def noops(line: Line) -> str:
+    """Commands that do nothing."""
+    return endless(line, b"NOOP")
+
+
 ATTACKS: tuple[Callable[[Line], str], ...] = (
     carriage_returns,
     line_ends,
@@ -133,6 +153,8 @@ ATTACKS: tuple[Callable[[Line], str], ...] = (
     endless_message,
     worst_commands,
     burst,
+    refused_recipients,
+    noops,
 )
 
 
