@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mf_checks import orphans, procfs
-from mf_checks.orphans import BLOCKED, BURNING, FOREIGN, ORPHAN, STUCK, UNREADABLE, ZOMBIE, Process
+from mf_checks.orphans import BLOCKED, BURNING, FOREIGN, GREEDY, ORPHAN, STUCK, UNREADABLE, ZOMBIE, Process
 from mf_checks.procfs import QUIET, Stat
 
 NOW = 100_000.0
@@ -34,6 +34,7 @@ def a(
     state_: str = "S",
     progress: tuple[int, ...] = (5, 500, 0),
     start: int = 700,
+    message: float | None = None,
 ) -> Process:
     return Process(
         Stat(pid, b"/usr/bin/qpsmtp", state_, parent, start, progress[0]),
@@ -42,6 +43,7 @@ def a(
         in_unit=in_unit,
         listens=listens,
         progress=progress,
+        message=message,
     )
 
 
@@ -138,6 +140,32 @@ def test_a_fire_with_little_of_the_cpu_is_seen_in_the_end() -> None:
         kills += [verdict.kill for verdict in orphans.decide([BOSS, session], MASTER, memory, NOW, (LIMIT, CPU))]
         memory = orphans.progress_of([session], memory, NOW - 3600 + 60 * minute)
     assert kills == [False, False, False, False, True, True]
+
+
+def test_a_session_that_talks_without_end_dies() -> None:
+    """An hour of a whole core, with bytes moved in each minute."""
+    memory: dict[str, Any] = {}
+    kinds = []
+    for minute in range(60):
+        session = a(11, age=60.0 * minute, progress=(int(60 * minute * procfs.TICK), 500 * minute, 0))
+        kinds += [
+            verdict.kind
+            for verdict in orphans.decide([BOSS, session], MASTER, memory, NOW, (LIMIT, CPU))
+            if verdict.kill
+        ]
+        memory = orphans.progress_of([session], memory, NOW - 3600 + 60 * minute)
+    assert kinds == [GREEDY] * 49
+    (verdict,) = orphans.decide([BOSS, session], MASTER, {}, NOW, (LIMIT, CPU))
+    assert verdict.why() == "3540 s of CPU, more than 10 times the limit"
+
+
+def test_a_greedy_session_may_finish_its_message() -> None:
+    spent = (int(10 * CPU * procfs.TICK) + 1, 500, 0)
+    assert judged(a(11, progress=(spent[0] - 1, 500, 0)), before={}) == [(11, BURNING, False, False)]
+    assert judged(a(11, progress=spent), before={}) == [(11, GREEDY, True, True)]
+    assert judged(a(11, progress=spent, message=LIMIT), before={}) == [(11, BURNING, False, False)]
+    # longer than any session: the largest message takes no such time
+    assert judged(a(11, progress=spent, message=LIMIT + 1), before={}) == [(11, GREEDY, True, True)]
 
 
 def test_a_stopped_process_is_stuck_like_any_other() -> None:

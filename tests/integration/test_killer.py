@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from mf import state
 from mf_checks import killer, orphans, procfs
-from mf_checks.orphans import BURNING
+from mf_checks.orphans import BURNING, GREEDY
 
 from tests.checks.conftest import decisions, diagnosis, executioner, verdict
 
@@ -73,6 +73,16 @@ def test_a_real_fire_is_seen_and_ended(places: state.Places, monkeypatch: pytest
             assert [outcome for _, outcome in executioner(places).end([doomed])] == ["TERM"]
         finally:
             fire.kill()
+
+
+@pytest.mark.parametrize(("cap", "outcome"), [(-1, "TERM"), (10, "spared")])
+def test_a_greedy_one_is_ended_though_it_moves(
+    places: state.Places, victim: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, cap: int, outcome: str
+) -> None:
+    monkeypatch.setattr(orphans, "CAP", cap)
+    process = verdict(victim.pid).process
+    process.progress = (0, 0, 0)
+    assert [done for _, done in executioner(places).end([orphans.Verdict(process, GREEDY, 0, kill=True)])] == [outcome]
 
 
 def test_a_reused_pid_is_spared(places: state.Places, victim: subprocess.Popen[bytes]) -> None:

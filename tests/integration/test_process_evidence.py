@@ -130,3 +130,10 @@ def test_evidence_names_the_peer_and_where_it_waits() -> None:
     # what the kernel tells of it differs; here it tells at least one
     assert record["waits"] or record["syscall"].isdigit()
     assert all(frame and frame.isascii() for frame in record["stack"])
+
+
+def test_a_message_in_the_spool_has_its_age() -> None:
+    name = "/var/spool/qpsmtpd/1000:11:3"
+    assert process_evidence.spooled(["/dev/null", name], 11, 1060.0) == 60
+    assert process_evidence.spooled([f"{name} (deleted)"], 11, 900.0) == 0
+    assert process_evidence.spooled(["/dev/null", name], 1, 1060.0) is None

@@ -18,6 +18,8 @@ class Process:
     is a tuple of counters; as long as they stay the same the process did nothing. ``peer`` is the TCP state of its
     session, ``address`` the session's remote end. ``waits`` is the kernel function in which it sleeps, ``stack`` its
     callers (innermost first; empty where only root may read it), ``syscall`` the number of its system call.
+    ``message``: seconds since the message began that it holds in the spool (a large one that it receives, filters or
+    hands on); None also without one.
     """
 
     stat: Stat
@@ -32,6 +34,7 @@ class Process:
     waits: str = ""
     stack: list[str] = field(default_factory=list)
     syscall: str = ""
+    message: float | None = None
 
     @property
     def moved(self) -> tuple[int, ...]:
@@ -80,6 +83,8 @@ class Verdict:
         """The evidence, in short."""
         if self.kind == BURNING:
             return f"{self.process.stat.cpu / TICK:.0f} s of CPU and not a byte moved for {self.quiet:.0f} s"
+        if self.kind == GREEDY:
+            return f"{self.process.stat.cpu / TICK:.0f} s of CPU, more than {CAP} times the limit"
         return f"no progress for {self.quiet:.0f} s"
 
     def describe(self) -> str:
@@ -88,10 +93,11 @@ class Verdict:
         return f"{self.kind}: {self.process.stat.pid}{where}"
 
 
-ORPHAN, STUCK, BURNING, ZOMBIE, BLOCKED, FOREIGN, UNREADABLE = (
+ORPHAN, STUCK, BURNING, GREEDY, ZOMBIE, BLOCKED, FOREIGN, UNREADABLE = (
     "orphan",
     "stuck",
     "burning",
+    "greedy",
     "zombie",
     "blocked in the kernel",
     "master of another service",
@@ -101,6 +107,7 @@ ORPHAN, STUCK, BURNING, ZOMBIE, BLOCKED, FOREIGN, UNREADABLE = (
 
 SUSPECTS = (ORPHAN, STUCK, BURNING)
 BURNT = 1.0  # seconds of CPU without a byte moved, at least: a process that waits for its client uses none
+CAP = 10  # times the limit of CPU after which no session lives, whatever it moves
 
 
 def recognised(processes: Iterable[Process], master: tuple[int, int]) -> bool:
@@ -126,6 +133,15 @@ def burns_for(process: Process, seen: Mapping[str, object], now: float) -> float
     if not isinstance(still, (int, float)) or not isinstance(cpu, int) or process.stat.cpu - cpu < BURNT * TICK:
         return 0.0
     return max(0.0, now - still)
+
+
+def greedy(process: Process, limits: tuple[float, float]) -> bool:
+    """Whether this process used more CPU than any session may. Pure.
+
+    ``limits``: as for ``decide``. A message in the spool is finished first, unless it takes longer than a session may.
+    """
+    taking = process.message is not None and process.message <= limits[0]
+    return process.stat.cpu > CAP * limits[1] * TICK and not taking
 
 
 def progress_of(processes: Iterable[Process], seen: Mapping[str, object], now: float) -> dict[str, state.Json]:
@@ -161,7 +177,8 @@ def decide(
 
     ``master``: (pid, start ticks). ``limits``: seconds of age, seconds of CPU. Orphan: a qpsmtpd whose parent is not
     one. Stuck: older than its limit. Either is killed only when it also made no progress for QUIET seconds. Burning:
-    used more CPU than its limit, and more of it for QUIET seconds in which it moved no byte; otherwise CPU is progress.
+    used more CPU than its limit, and more of it for QUIET seconds in which it moved no byte; otherwise CPU is progress,
+    up to CAP times the limit (``greedy``): who talks without end moves bytes, too.
     An orphan that listens is the master of some service, and never killed. Zombies and processes blocked in the kernel
     can't be killed; they are reported when their key is in ``lasting``.
     """
@@ -186,6 +203,8 @@ def decide(
             verdicts.append(Verdict(process, FOREIGN, quiet))
         elif stat.cpu > limits[1] * TICK and (burns := burns_for(process, seen, now)) >= QUIET:
             verdicts.append(Verdict(process, BURNING, burns, kill=True))
+        elif greedy(process, limits):
+            verdicts.append(Verdict(process, GREEDY, quiet, kill=True))
         elif orphaned or process.age > limits[0]:
             idle = quiet >= QUIET
             verdicts.append(Verdict(process, ORPHAN if orphaned else STUCK, quiet, kill=idle, report=idle))

@@ -12,7 +12,9 @@ of qpsmtpd has such a script open. psutil has no wait channel, kernel stack, sys
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+import time
+from collections.abc import Iterable, Mapping
 
 import psutil
 from mf import run, state
@@ -97,7 +99,17 @@ def evidence(
         waits=clean(frames[0] if frames else text_of(f"{folder}/wchan").removeprefix("0"), 60),
         stack=frames[:12],
         syscall=clean(text_of(f"{folder}/syscall").partition(" ")[0].strip(), 20),
+        message=spooled(files or [], stat.pid, time.time()),
     )
+
+
+def spooled(files: Iterable[str], pid: int, now: float) -> float | None:
+    """Seconds since the message began that qpsmtpd's process has open in its spool; None without one. Pure.
+
+    ``files``: names of open files; qpsmtpd calls such a file ``SECONDS:PID:NUMBER``. ``now``: time.time().
+    """
+    begun = [int(found[1]) for name in files if (found := re.search(rf"/(\d+):{pid}:\d+( \(deleted\))?$", name))]
+    return max(0.0, now - max(begun)) if begun else None
 
 
 def moved_by(process: psutil.Process) -> int:

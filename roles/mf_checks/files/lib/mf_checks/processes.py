@@ -3,8 +3,9 @@
 The fast path reads every /proc/PID/stat once: the master is the one of the last run, its children are young,
 and there is no stranger. Everything else is judged on evidence (``process_evidence``, ``orphans``): a process is killed
 only when it is a qpsmtpd and either is orphaned or older than the session limit and did nothing since the run before,
-or used more CPU than any mail needs and moved nothing by it. A master of another service, a process that can't be
-identified, zombies and processes blocked in the kernel are reported, never killed.
+or used more CPU than any mail needs and moved nothing by it, or ten times as much whatever it moved. A master of
+another service, a process that can't be identified, zombies and processes blocked in the kernel are reported, never
+killed.
 """
 
 from __future__ import annotations

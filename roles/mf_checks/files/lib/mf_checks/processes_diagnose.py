@@ -22,6 +22,7 @@ class Diagnosis:
         self.values = values
         self.dry_run = dry_run
         self.memory = Memory(places)
+        self.limits = values["session_limit"], values["session_cpu"]
         self.scanned = 0  # processes on the host
 
     def result(self) -> state.Result:
@@ -60,8 +61,7 @@ class Diagnosis:
         before = run.former(self.places, NAME)["metrics"].get("asleep")
         asleep = procfs.sleeping([process.stat for process in processes], before, now)
         lasting = {key for key, first in asleep.items() if now - first >= procfs.QUIET}
-        limits = self.values["session_limit"], self.values["session_cpu"]
-        verdicts = orphans.decide(processes, master, seen, now, limits, lasting)
+        verdicts = orphans.decide(processes, master, seen, now, self.limits, lasting)
         if not self.dry_run:
             self.memory.save(orphans.progress_of(processes, seen, now), (*master, uid) if master else None)
         watched = sum(not verdict.report and verdict.kind in orphans.SUSPECTS for verdict in verdicts)
@@ -94,15 +94,17 @@ class Diagnosis:
         return (stat.pid, stat.start) if stat is not None else None
 
     def unchanged(self, verdict: orphans.Verdict) -> bool:
-        """Whether it is still the same process and still hasn't moved (one that burns: moved a byte)."""
+        """Whether it is still the same process and still hasn't moved (one that burns: moved a byte; one that is
+        greedy: begun a message).
+        """
         process, proc = verdict.process, self.places.proc
         stat = procfs.read_stat(process.stat.pid, proc)
         if stat is None or stat.start != process.stat.start or stat.state in "ZX":
             return False
         now = evidence(stat, self.values, systemd.sessions(proc), proc)
-        if now is None or now.moved != process.moved:
-            return False
-        return verdict.kind == orphans.BURNING or now.progress == process.progress
+        if now is None or verdict.kind == orphans.GREEDY:
+            return now is not None and orphans.greedy(now, self.limits)
+        return now.moved == process.moved and (verdict.kind == orphans.BURNING or now.progress == process.progress)
 
 
 class Memory:
