@@ -63,7 +63,7 @@ def test_a_bounce_from_outside_has_no_sender(root: Path, folder: Path) -> None:
     [
         ("a=em_1.News_x.example@0", "<a@em_1.News_x.example>"),
         ("SRS0=f=b.example=a_=em_1.example@0", "<SRS0=f=b.example=a_@em_1.example>"),
-        (r'"john \"@= doe=em_1.example"@0', r'<"john \"@= doe"@em_1.example>'),
+        (r'"john\ \"\@= doe=em_1.example"@0', '<john "@= doe@em_1.example>'),
         ("a=b=0@0", "<a=b@0>"),
         ("a=em_1.example@10", "<a=em_1.example@10>"),
     ],
@@ -72,6 +72,16 @@ def test_a_sender_in_exim_s_form_is_the_real_one_again(root: Path, folder: Path,
     keep(root, folder, bounce(path=f"Return-path: <{queued}>\n".encode()))
     line, _, _ = files(root)[0].read_bytes().partition(b"\n")
     assert f"<{json.loads(line)['sender']}>" == sender
+
+
+@pytest.mark.parametrize(
+    "local", ["a,b", "john doe", r"a\b", 'a"b', "a@b", '"', "\\", "a=b", "''", "SRS0=f=b.example=a"]
+)
+def test_what_is_sent_again_has_the_very_same_addresses(root: Path, folder: Path, local: str) -> None:
+    sender, recipient = deliver.path(f"{local}@world.example"), deliver.path(f"{local}@customer.example")
+    keep(root, folder, bounce(RAW, failed(recipient[1:-1]), path=f"Return-path: {sender}\n".encode()))
+    with files(root)[0].open("rb") as file:
+        assert deliver.read(file) == deliver.Message(sender, [recipient], RAW)
 
 
 def test_one_body_for_all_domains_with_the_refused_recipients_only(root: Path, folder: Path) -> None:

@@ -49,6 +49,7 @@ _BOUNDARY = re.compile(
 _WHOLE = re.compile(rb"^content-type:\s*message/rfc822\s*$", re.IGNORECASE | re.MULTILINE)
 # as it is written in Exim's queue, see the rewriting rule in exim4.conf
 _QUEUED_SENDER = re.compile(r'\A(.*)=([^=@"]*)("?)@0\Z')
+_QUOTE = re.compile(r'\\(.)|"')
 _PATH = re.compile(rb"return-path: <([^\n]*)>\n", re.IGNORECASE)
 _QUEUED = re.compile(
     rb"^message-id:\s*<E([0-9A-Za-z]{6}-[0-9A-Za-z]{6,11}-[0-9A-Za-z]{2,4})@", re.IGNORECASE | re.MULTILINE
@@ -63,7 +64,7 @@ class Refusal(NamedTuple):
     """A refused message. Offsets are those in the bounce."""
 
     queued: str  # Exim's id of the bounce
-    sender: str  # "" for a bounce
+    sender: str  # "" for a bounce; addresses have no quotes in their local parts
     recipients: dict[str, str]  # with their servers' answers
     part: int  # where the header of the original's part begins
     start: int  # where the original begins, as it was accepted
@@ -100,7 +101,13 @@ def parse(report: bytes | bytearray) -> Refusal:
     if not recipients:
         raise ReportError("the bounce names no recipient")
     sender = _QUEUED_SENDER.sub(r"\1\3@\2", path[1].decode("latin-1"))
-    return Refusal(queued[1].decode("ascii"), sender, recipients, parts[2], path.end(), end)
+    return Refusal(queued[1].decode("ascii"), _unquoted(sender), recipients, parts[2], path.end(), end)
+
+
+def _unquoted(address: str) -> str:
+    """An address of Exim's, its local part without quotes and their backslashes, as Mf::Rejected stores it."""
+    local, at, domain = address.rpartition("@")
+    return _QUOTE.sub(r"\1", local) + at + domain
 
 
 def _split(report: bytes | bytearray, start: int, end: int) -> tuple[bytes, int]:
@@ -124,7 +131,7 @@ def _recipients(report: bytes, otherwise: str) -> dict[str, str]:
         address = fields.get(b"final-recipient", b"").partition(b";")[2].strip().decode("latin-1")
         answer = fields.get(b"diagnostic-code", b"").partition(b";")[2].strip().decode("latin-1")
         if address:
-            recipients[address] = text.clean(answer or otherwise or "no reason given", 250)
+            recipients[_unquoted(address)] = text.clean(answer or otherwise or "no reason given", 250)
     return recipients
 
 
