@@ -1,4 +1,4 @@
-"""check-processes: finds orphaned and stuck qpsmtpd processes, and kills those that make no progress.
+"""check-processes: finds orphaned, stuck and burning qpsmtpd processes, and kills them.
 
 The fast path reads every /proc/PID/stat once: the master is the one of the last run, its children are young,
 and there is no stranger. Everything else is judged on evidence (``process_evidence``, ``orphans``): a process is killed
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 NAME = "processes"
-PURPOSE = "Find orphaned and stuck qpsmtpd processes and kill those that make no progress."
+PURPOSE = "Find orphaned, stuck and burning qpsmtpd processes and kill them."
 RULES: run.Rules = {
     "unit": str,
     "user": str,
