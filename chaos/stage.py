@@ -154,13 +154,16 @@ class Stage:
                 raise Deviation(f"not within {limit:.0f} s: {event}")
             time.sleep(0.5)
 
-    def message(self, pattern: str, limit: float = BOUND + 10, port: int = 8025) -> None:
-        """Wait for a message."""
-        self.until(
-            f"a message {pattern!r}",
-            lambda: any(re.search(pattern, message["text"]) for message in self.sms(port)),
-            limit,
-        )
+    def message(self, pattern: str, limit: float = BOUND + 10, port: int = 8025) -> str:
+        """Wait for a message, and return its text."""
+        texts: list[str] = []
+
+        def arrived() -> bool:
+            texts[:] = [message["text"] for message in self.sms(port) if re.search(pattern, message["text"])]
+            return bool(texts)
+
+        self.until(f"a message {pattern!r}", arrived, limit)
+        return texts[0]
 
     def shows(self, host: str, state: str, limit: float = BOUND, visitor: str = "world") -> None:
         """Wait until the monitor and its page show a host in this state; their state goes into the table."""
