@@ -38,8 +38,9 @@ SHARE = 10  # a line takes microseconds, so a tenth of the bytes
 IN_COMMAND = {
     "command": (b"", b""),
     "parameter": (b"MAIL FROM:<a@world.example> ", b""),
-    "address": (b"MAIL FROM:<a@", b"!>"),
+    "sender": (b"MAIL FROM:<a@", b"!>"),
 }
+AFTER_SENDER = {"recipient": (b"RCPT TO:<a@", b"!>"), "local part": (b"RCPT TO:<", b"a@world.example>")}
 IN_MESSAGE = {
     "header name": (b"", b": x\r\n\r\nx\r\n."),
     "header body": (b"Subject: ", b"x\r\n\r\nx\r\n."),
@@ -199,8 +200,8 @@ def growth(address: str, pid: int, begin: tuple[bytes, ...]) -> dict[str, object
     gauge.start()
     costs: dict[str, list[list[float]]] = {}
     too_fast = []
-    for place, (before, after) in (IN_COMMAND | IN_MESSAGE).items():
-        opening = (b"RSET", *begin) if place in IN_MESSAGE else (b"RSET",)
+    for place, (before, after) in (IN_COMMAND | AFTER_SENDER | IN_MESSAGE).items():
+        opening = (b"RSET", *(begin if place in IN_MESSAGE else begin[:1] if place in AFTER_SENDER else ()))
         line_ends = LINE_ENDS if place in IN_MESSAGE else ()
         costs[place] = []
         try:
