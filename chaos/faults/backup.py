@@ -41,9 +41,12 @@ from chaos.scene import CONTROL, Scene, fault, must
 
 PERIOD = 14400  # s from one dump to the next
 
-# $1 job, $2 seconds: move the success and the start of the job on record that much back
+# $1 job, $2 seconds: move the success and the start of the job on record that much back; a job of cron's that is under
+# way would write its own record over it
 AGE = f"""
-import json, sys
+import fcntl, json, sys
+lock = open("/run/mf/lock/backup-turn.lock", "a")
+fcntl.flock(lock, fcntl.LOCK_EX)
 record = json.load(open("{RECORD}"))
 past = record["jobs"].setdefault(sys.argv[1], {{}})
 for name in ("started", "succeeded"):
