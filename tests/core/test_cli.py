@@ -19,7 +19,7 @@ ENDS = [
 ]
 
 
-def command(end: BaseException | None = None, **options: object) -> cli.Command:
+def command(end: BaseException | None = None, misuse: int = cli.MISUSE, failure: int | None = None) -> cli.Command:
     """A command with one subcommand, which ends so."""
 
     def work(chosen: argparse.Namespace, places: state.Places) -> int:
@@ -28,7 +28,7 @@ def command(end: BaseException | None = None, **options: object) -> cli.Command:
         print(chosen.dry_run, chosen.json, places.current)
         return 4
 
-    parser = cli.Command("mf", "Test.", **options)  # type: ignore[arg-type]
+    parser = cli.Command("mf", "Test.", misuse=misuse, failure=failure)
     parser.add("go", work, "Go.", dry_run=True, json="as JSON")
     return parser
 

@@ -120,14 +120,8 @@ def _host(now: float, dice: random.Random, name: str, role: str, octet: int, ser
             "leases": [],
             "problems": [],
             "checks": [
-                {
-                    "name": key,
-                    "status": "OK",
-                    "summary": summary,
-                    "age_seconds": dice.randint(5, 110),
-                    "since": now - DAY,
-                }
-                for key, summary in CHECKS.items()
+                {"name": key, "status": "OK", "summary": text, "age_seconds": dice.randint(5, 110), "since": now - DAY}
+                for key, text in CHECKS.items()
                 if mx or key == "load"
             ],
         },
