@@ -2,9 +2,11 @@
 """Run linters, unit tests, browser tests and Molecule scenarios; show passed, failed and duration of each.
 
 Runs in the project's environment (`make venv`). A failing stage doesn't stop the others. Molecule scenarios, which wait
-most of the time, run two at a time, in the labs MF_LAB and MF_LAB + 1. A stage's output is in build/test/STAGE.log, and
-its end is shown when the stage fails. The last line is the sum of all stages: a linter counts as one test, pytest and
-prove count their own tests, and each step of a Molecule scenario counts as one.
+most of the time, run two at a time, in the labs MF_LAB and MF_LAB + 1; beside them all other stages run one after the
+other. A stage's output is in build/test/STAGE.log. Its end is shown when it fails, and its cause again at the end.
+
+The last line is the sum of all stages: a linter counts as one test, pytest and prove count their own tests, and each
+step of a Molecule scenario counts as one.
 
 Exit codes: 0 everything passed, 1 something failed, 2 usage, 130 interrupted.
 """
@@ -14,7 +16,6 @@ from __future__ import annotations
 import argparse
 import os
 import queue
-import re
 import signal
 import subprocess
 import sys
@@ -25,9 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from stage_logs import Counts, causes, count_junit, count_molecule
+
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = Path("build/test")
 LANES = 2  # Molecule scenarios at a time
+# The scenarios that take minutes, the longest first: begun last, one of them would run alone at the end.
+LONGEST = ("fleet", "mf_checks", "mf_backup", "qpsmtpd", "mf_status_page", "mf_quarantine", "mf_monitor")
 # Stages that run only when they are named: the fault suite is too long for each change (make chaos).
 ON_DEMAND = ("chaos",)
 LABS = 250  # lab numbers begin again at 0 after the highest
@@ -36,18 +41,6 @@ CORE = "roles/mf_tree/files/lib/mf"
 PYTEST_XML = LOGS / "pytest.xml"
 INTEGRATION_XML = LOGS / "integration.xml"
 BROWSER_XML = LOGS / "browser.xml"
-
-
-@dataclass(frozen=True)
-class Counts:
-    """The numbers of a stage's tests that passed and failed."""
-
-    passed: int
-    failed: int
-
-    def __add__(self, other: Counts) -> Counts:
-        """Add the counts of two stages."""
-        return Counts(self.passed + other.passed, self.failed + other.failed)
 
 
 @dataclass(frozen=True)
@@ -77,29 +70,11 @@ def count_browser(_log: str) -> Counts:
     return count_junit(BROWSER_XML)
 
 
-def count_junit(path: Path) -> Counts:
-    """Return the counts from a JUnit file; a skipped test is neither passed nor failed."""
-    passed = failed = 0
-    for suite in ET.parse(path).getroot().iter("testsuite"):
-        bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
-        failed += bad
-        passed += int(suite.get("tests", 0)) - bad - int(suite.get("skipped", 0))
-    return Counts(passed, failed)
-
-
-def count_molecule(log: str) -> Counts:
-    """Return the counts from Molecule's report (each step is one), from `prove` and from the fault suite."""
-    steps = re.findall(r"^\S+ > \S+: Executed: (Successful|Failed)", log, re.MULTILINE)
-    perl = sum(map(int, re.findall(r"\bFiles=\d+, Tests=(\d+)", log)))
-    faults = re.findall(r"\b(\d+) as expected, (\d+) deviations", log)[:1]  # a failure prints it again
-    good, bad = map(int, faults[0]) if faults else (0, 0)
-    return Counts(steps.count("Successful") + perl + good, steps.count("Failed") + bad)
-
-
 def scenarios() -> list[str]:
-    """Return the Molecule scenarios: the whole lab first, then the longest, so that both lanes end together."""
+    """Return the Molecule scenarios: the lab itself first, then the longest, so that both lanes end together."""
     names = [path.parent.name for path in Path("molecule").glob("*/molecule.yml")]
-    return sorted(names, key=lambda name: (name != "default", name != "chaos", name != "fleet", name))
+    first = ("default", "chaos", *LONGEST)
+    return sorted(names, key=lambda name: (first.index(name) if name in first else len(first), name))
 
 
 def stages() -> list[Stage]:
@@ -126,7 +101,6 @@ def stages() -> list[Stage]:
             count_browser,
         ),
     ]
-    # on real clocks, so it mostly waits: run at the same time as the scenarios
     integration = (python, "-m", "pytest", "-q", "tests/integration", f"--junitxml={INTEGRATION_XML}")
     listed.append(Stage("integration", "integration", integration, count_integration, 900))
     for name in scenarios():
@@ -190,6 +164,7 @@ class Runner:
     def __init__(self) -> None:
         self.running: set[subprocess.Popen[bytes]] = set()
         self.stopped = False
+        self.failures: list[str] = []  # a line for each cause, for the end
         self.lanes: queue.SimpleQueue[int] = queue.SimpleQueue()
         for lane in range(LANES):
             self.lanes.put(lane)
@@ -228,7 +203,9 @@ class Runner:
             end(process)
 
     def run(self, stage: Stage) -> Counts:
-        """Run one stage and show its line; return its counts."""
+        """Run one stage and show its line; return its counts. After `stop` nothing is begun."""
+        if self.stopped:
+            return Counts(0, 1)
         if stage.group != "molecule":
             return self._run(stage, 0)
         lane = self.lanes.get()
@@ -257,6 +234,8 @@ class Runner:
                 counts = Counts(0, 1)
                 text += "\nIt ran no test at all.\n"
         verdict = "ok" if not counts.failed else "FAILED"
+        if counts.failed:
+            self.failures += [f"FAILED {stage.name}: {cause}" for cause in causes(text) or [f"see {log}"]]
         line = f"{stage.name:<24} {verdict:<7} {took:7.1f} s  {counts.passed:5} passed {counts.failed:3} failed"
         print(f"{line}\n{tail(stage, log, text)}" if counts.failed else line, flush=True)
         return counts
@@ -274,26 +253,21 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def run_all(runner: Runner, chosen: Sequence[Stage]) -> Counts:
-    """Run the stages; Molecule's run last, in lanes with labs of their own, beside the integration tests."""
-    total = Counts(0, 0)
-    waiting = [stage for stage in chosen if stage.group in ("integration", "molecule")]
-    for stage in chosen:
-        if stage not in waiting:
-            total += runner.run(stage)
-    if any(stage.group == "molecule" for stage in waiting):
-        problem = lab_ready(runner)
-        if problem:
-            print(f"{'molecule':<24} {'FAILED':<7} {problem}", flush=True)
-            return total + Counts(0, 1)
+    """Run the stages: Molecule's in lanes with labs of their own, and beside them the others, one after the other."""
+    scenarios = [stage for stage in chosen if stage.group == "molecule"]
+    others = [stage for stage in chosen if stage.group != "molecule"]
     with ThreadPoolExecutor(LANES + 1) as pool:
         try:
-            for counts in pool.map(runner.run, waiting):
-                total += counts
+            beside = pool.submit(lambda: sum(map(runner.run, others), Counts(0, 0)))
+            problem = lab_ready(runner) if scenarios else None
+            if problem:
+                print(f"{'molecule':<24} {'FAILED':<7} {problem}", flush=True)
+                return beside.result() + Counts(0, 1)
+            return sum(pool.map(runner.run, scenarios), Counts(0, 0)) + beside.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
             runner.stop()
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return total
 
 
 def tail(stage: Stage, log: Path, text: str) -> str:
@@ -360,12 +334,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path.unlink(missing_ok=True)
     link_typing()
     started = time.monotonic()
+    runner = Runner()
     try:
-        total = run_all(Runner(), chosen)
+        total = run_all(runner, chosen)
     except KeyboardInterrupt:
         labs = " ".join(f"make demo-down MF_LAB={lab(lane)};" for lane in range(LANES))
         print(f"\ninterrupted; what a scenario left behind goes with: {labs.rstrip(';')}", file=sys.stderr)
         return 130
+    for line in runner.failures:
+        print(line)
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
     print(f"{len(chosen)} stages in {minutes} min {seconds} s; logs in {LOGS}/")
     summary = f"{total.passed} passed, {total.failed} failed"

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import run_tests
-from run_tests import Counts, Stage
+import stage_logs
+from run_tests import Stage
+from stage_logs import Counts
 
 MOLECULE = """\
 INFO     [mf_tree > verify] Executed: Successful
@@ -35,13 +37,28 @@ def python(code: str, limit: int = 60) -> Stage:
 
 
 def test_molecule_counts_steps_that_ran_and_perl_tests() -> None:
-    assert run_tests.count_molecule(MOLECULE) == Counts(passed=2 + 14, failed=1)
+    assert stage_logs.count_molecule(MOLECULE) == Counts(passed=2 + 14, failed=1)
 
 
 def test_faults_of_the_fault_suite_count_once() -> None:
     summary = "52 as expected, 2 deviations, in 9 min 1 s"
     log = f'"{summary}"\nfatal: {summary}\nchaos > verify: Executed: Failed\n'
-    assert run_tests.count_molecule(log) == Counts(passed=52, failed=2 + 1)
+    assert stage_logs.count_molecule(log) == Counts(passed=52, failed=2 + 1)
+
+
+def test_the_cause_is_the_last_task_that_failed_or_the_last_tests() -> None:
+    expected = "TASK [mf_tree : Refuse] ***\nfatal: [mx1]: FAILED! => as it should\n"
+    log = f"{expected}TASK [Check [all] of it] ***\nfatal: [mx2]: FAILED! => {'x' * 1000}\nPLAY RECAP ***\n"
+    assert stage_logs.causes(expected + "TASK [Go on] ***\nok: [mx1]\n") == [
+        "mf_tree : Refuse: fatal: [mx1]: FAILED! => as it should"
+    ]
+    (cause,) = stage_logs.causes(log)
+    assert cause.startswith("Check [all] of it: fatal: [mx2]: FAILED! => xxx")
+    assert len(cause) <= stage_logs.CAUSE_WIDTH + 3
+    tests = [f"FAILED tests/test_a.py::test_{n} - assert 0" for n in range(5)]
+    assert stage_logs.causes("\n".join(["...F", *tests, "5 failed"])) == tests[-stage_logs.CAUSES :]
+    assert stage_logs.causes("mf/a.py:3:1: E501\nFound 1 error.") == ["mf/a.py:3:1: E501"]
+    assert stage_logs.causes("nothing of the kind") == []
 
 
 def test_pytest_counts_leave_out_what_was_skipped() -> None:
@@ -64,7 +81,7 @@ def test_a_bad_exit_is_a_failure_whatever_the_counts_say() -> None:
 
 def test_no_test_at_all_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
     stage = python("")
-    assert run_tests.Runner().run(Stage(stage.name, stage.group, stage.argv, run_tests.count_molecule)) == Counts(0, 1)
+    assert run_tests.Runner().run(Stage(stage.name, stage.group, stage.argv, stage_logs.count_molecule)) == Counts(0, 1)
     assert "ran no test" in capsys.readouterr().out
 
 
@@ -108,6 +125,44 @@ while not all((here / name).exists() for name in ("249", "0")): time.sleep(0.01)
 """
     stages = [Stage(name, "molecule", (sys.executable, "-c", code, str(tmp_path)), limit=20) for name in "ab"]
     assert run_tests.run_all(run_tests.Runner(), stages) == Counts(2, 0)
+
+
+def test_the_others_run_beside_the_scenarios_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run_tests, "lab_ready", lambda _: None)
+    code = """
+import os, pathlib, sys, time
+here, name, awaited = sys.argv[1:]; here = pathlib.Path(here)
+assert name != "unit" or (here / "lint.end").exists()
+(here / name).touch()
+while awaited and not (here / awaited).exists(): time.sleep(0.01)
+(here / f"{name}.end").touch()
+"""
+
+    def stage(name: str, group: str, awaited: str) -> Stage:
+        return Stage(name, group, (sys.executable, "-c", code, str(tmp_path), name, awaited), limit=20)
+
+    # the scenario waits for the last of the others, the first of them for the scenario
+    chosen = [stage("lint", "lint", "fleet"), stage("unit", "unit", ""), stage("fleet", "molecule", "unit")]
+    assert run_tests.run_all(run_tests.Runner(), chosen) == Counts(3, 0)
+
+
+def test_a_missing_image_fails_and_the_others_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_tests, "lab_ready", lambda _: "podman isn't installed")
+    chosen = [python(""), Stage("molecule fleet", "molecule", ("false",))]
+    assert run_tests.run_all(run_tests.Runner(), chosen) == Counts(1, 1)
+    assert "podman isn't installed" in capsys.readouterr().out
+
+
+def test_what_failed_is_known_at_the_end() -> None:
+    runner = run_tests.Runner()
+    runner.run(python("print('FAILED tests/test_a.py::test_b - assert 0'); raise SystemExit(1)"))
+    runner.run(python("raise SystemExit(1)"))
+    assert runner.failures[0] == "FAILED a stage: FAILED tests/test_a.py::test_b - assert 0"
+    assert runner.failures[1].startswith("FAILED a stage: see ")
 
 
 def test_an_interrupt_ends_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
