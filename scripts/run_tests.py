@@ -2,8 +2,8 @@
 """Run linters, unit tests, browser tests and Molecule scenarios; show passed, failed and duration of each.
 
 Runs in the project's environment (`make venv`). A failing stage doesn't stop the others. Molecule scenarios, which wait
-most of the time, run two at a time, in the labs MF_LAB and MF_LAB + 1; beside them all other stages run one after the
-other. A stage's output is in build/test/STAGE.log. Its end is shown when it fails, and its cause again at the end.
+most of the time, run two at a time, in the labs MF_LAB and MF_LAB + 1; beside them runs, one after the other, all that
+needs one CPU. A stage's output is in build/test/STAGE.log: its end is shown when it fails, its cause again at the end.
 
 The last line is the sum of all stages: a linter counts as one test, pytest and prove count their own tests, and each
 step of a Molecule scenario counts as one.
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOGS = Path("build/test")
 LANES = 2  # Molecule scenarios at a time
 # The scenarios that take minutes, the longest first: begun last, one of them would run alone at the end.
-LONGEST = ("fleet", "mf_checks", "mf_backup", "qpsmtpd", "mf_status_page", "mf_quarantine", "mf_monitor")
+LONGEST = ("fleet", "mf_checks", "mf_backup", "qpsmtpd", "mf_status_page", "mf_quarantine", "mf_monitor", "mf_rejected")
 # Stages that run only when they are named: the fault suite is too long for each change (make chaos), and `default`
 # creates and removes the whole lab, as `fleet` does.
 ON_DEMAND = ("chaos", "default")
@@ -54,6 +54,7 @@ class Stage:
     count: Callable[[str], Counts] | None = None
     limit: int = 600  # seconds; a stage that takes longer is ended and has failed
     on_demand: bool = False  # runs only when it is named, not with its group
+    first: bool = False  # runs before the scenarios: it takes seconds, or all CPUs
 
 
 def count_pytest(_log: str) -> Counts:
@@ -78,21 +79,22 @@ def scenarios() -> list[str]:
 
 
 def stages() -> list[Stage]:
-    """Return every stage in the order of running: the fastest to fail come first."""
+    """Return every stage in the order of running: those before the scenarios, those beside them, the scenarios."""
     python = sys.executable
     workers = str(len(os.sched_getaffinity(0)) + 1)  # one more than CPUs: some tests wait
     listed = [
-        Stage("ruff check", "lint", ("ruff", "check")),
-        Stage("ruff format", "lint", ("ruff", "format", "--check")),
-        Stage("yamllint", "lint", ("yamllint", "--strict", ".")),
-        Stage("mypy", "lint", ("mypy", *python_roots())),
-        Stage("ansible-lint", "lint", (python, "scripts/lint_ansible.py")),
+        Stage("ruff check", "lint", ("ruff", "check"), first=True),
+        Stage("ruff format", "lint", ("ruff", "format", "--check"), first=True),
+        Stage("yamllint", "lint", ("yamllint", "--strict", "."), first=True),
         Stage(
             "pytest",
             "unit",
             (python, "-m", "pytest", "-q", "-n", workers, "--ignore=tests/integration", f"--junitxml={PYTEST_XML}"),
             count_pytest,
+            first=True,
         ),
+        Stage("mypy", "lint", ("mypy", *python_roots())),
+        Stage("ansible-lint", "lint", (python, "scripts/lint_ansible.py")),
         # a stage of its own: it installs Chromium when it is missing
         Stage(
             "browser",
@@ -253,17 +255,20 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def run_all(runner: Runner, chosen: Sequence[Stage]) -> Counts:
-    """Run the stages: Molecule's in lanes with labs of their own, and beside them the others, one after the other."""
+    """Run the stages: Molecule's in lanes with labs of their own, and beside them most others, one after the other."""
     scenarios = [stage for stage in chosen if stage.group == "molecule"]
-    others = [stage for stage in chosen if stage.group != "molecule"]
+    others = [stage for stage in chosen if stage.group != "molecule" and not stage.first]
+    none = Counts(0, 0)
     with ThreadPoolExecutor(LANES + 1) as pool:
         try:
-            beside = pool.submit(lambda: sum(map(runner.run, others), Counts(0, 0)))
-            problem = lab_ready(runner) if scenarios else None
+            image = pool.submit(lab_ready, runner) if scenarios else None
+            total = sum((runner.run(stage) for stage in chosen if stage.first), none)
+            beside = pool.submit(lambda: sum(map(runner.run, others), none))
+            problem = image.result() if image else None
             if problem:
                 print(f"{'molecule':<24} {'FAILED':<7} {problem}", flush=True)
-                return beside.result() + Counts(0, 1)
-            return sum(pool.map(runner.run, scenarios), Counts(0, 0)) + beside.result()
+                return total + beside.result() + Counts(0, 1)
+            return total + sum(pool.map(runner.run, scenarios), none) + beside.result()
         except BaseException:
             runner.stop()
             pool.shutdown(wait=False, cancel_futures=True)

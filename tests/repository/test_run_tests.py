@@ -148,6 +148,18 @@ while awaited and not (here / awaited).exists(): time.sleep(0.01)
     assert run_tests.run_all(run_tests.Runner(), chosen) == Counts(3, 0)
 
 
+def test_what_takes_all_cpus_ends_before_the_scenarios_begin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(run_tests, "lab_ready", lambda _: None)
+    last = f"import pathlib; assert pathlib.Path({str(tmp_path / 'end')!r}).exists()"
+    first = f"import pathlib, time; time.sleep(0.5); pathlib.Path({str(tmp_path / 'end')!r}).touch()"
+    chosen = [
+        Stage("pytest", "unit", (sys.executable, "-c", first), first=True),
+        Stage("mypy", "lint", (sys.executable, "-c", last)),
+        Stage("molecule fleet", "molecule", (sys.executable, "-c", last)),
+    ]
+    assert run_tests.run_all(run_tests.Runner(), chosen) == Counts(3, 0)
+
+
 def test_a_missing_image_fails_and_the_others_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
