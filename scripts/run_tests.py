@@ -259,19 +259,19 @@ def run_all(runner: Runner, chosen: Sequence[Stage]) -> Counts:
     scenarios = [stage for stage in chosen if stage.group == "molecule"]
     others = [stage for stage in chosen if stage.group != "molecule" and not stage.first]
     none = Counts(0, 0)
-    with ThreadPoolExecutor(LANES + 1) as pool:
+    with ThreadPoolExecutor(LANES) as lanes, ThreadPoolExecutor(1) as aside:
         try:
-            image = pool.submit(lab_ready, runner) if scenarios else None
+            image = aside.submit(lab_ready, runner) if scenarios else None
             total = sum((runner.run(stage) for stage in chosen if stage.first), none)
-            beside = pool.submit(lambda: sum(map(runner.run, others), none))
+            beside = aside.submit(lambda: sum(map(runner.run, others), none))
             problem = image.result() if image else None
             if problem:
                 print(f"{'molecule':<24} {'FAILED':<7} {problem}", flush=True)
                 return total + beside.result() + Counts(0, 1)
-            return total + sum(pool.map(runner.run, scenarios), none) + beside.result()
+            return total + sum(lanes.map(runner.run, scenarios), none) + beside.result()
         except BaseException:
             runner.stop()
-            pool.shutdown(wait=False, cancel_futures=True)
+            lanes.shutdown(wait=False, cancel_futures=True)
             raise
 
 

@@ -160,6 +160,15 @@ def test_what_takes_all_cpus_ends_before_the_scenarios_begin(monkeypatch: pytest
     assert run_tests.run_all(run_tests.Runner(), chosen) == Counts(3, 0)
 
 
+def test_scenarios_begin_in_their_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(run_tests, "lab_ready", lambda _: None)
+    code = f"import sys; open({str(tmp_path / 'begun')!r}, 'a').write(sys.argv[1])"
+    stages = [Stage(name, "molecule", (sys.executable, "-c", code, name)) for name in "abcdefghij"]
+    monkeypatch.setattr(run_tests, "LANES", 1)
+    assert run_tests.run_all(run_tests.Runner(), [python(""), *stages]) == Counts(11, 0)
+    assert (tmp_path / "begun").read_text() == "abcdefghij"
+
+
 def test_a_missing_image_fails_and_the_others_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
