@@ -58,7 +58,7 @@ bench-quarantine: venv ## measure import, queries and expiry of the quarantine a
 chaos: venv ## break real lab hosts in every known way and fail on any deviation, 20 minutes (ONLY='smtp: tarpit': that one)
 	python -m chaos $(if $(ONLY),--only '$(ONLY)')
 
-chaos-backup: venv ## break control and offsite during their backups, 20 minutes (needs control and offsite of lab 3 only)
+chaos-backup: venv ## break control and offsite during their backups, 20 minutes (needs control and offsite of lab 4 only)
 	python -m chaos --only '^backup'
 
 attack: venv ## attack mx1 of a running, deployed lab while good mail goes on, 5 minutes (SECONDS=60, LAB=3)

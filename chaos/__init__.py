@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT / "lab"))  # mflab: containers, faked load, mail
 
 from mflab import spec
 
-LAB = "3"
+LAB = "4"
 
 
 def open_lab(program: str) -> spec.Lab:

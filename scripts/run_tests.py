@@ -2,8 +2,9 @@
 """Run linters, unit tests, browser tests and Molecule scenarios; show passed, failed and duration of each.
 
 Runs in the project's environment (`make venv`). A failing stage doesn't stop the others. Molecule scenarios, which wait
-most of the time, run two at a time, in the labs MF_LAB and MF_LAB + 1; beside them runs, one after the other, all that
-needs one CPU. A stage's output is in build/test/STAGE.log: its end is shown when it fails, its cause again at the end.
+half of the time, run three at a time, in the labs MF_LAB to MF_LAB + 2. One of the three places is first for all else
+that needs one CPU. A stage's output is in build/test/STAGE.log: its end is shown when it fails, its cause again at the
+end.
 
 The last line is the sum of all stages: a linter counts as one test, pytest and prove count their own tests, and each
 step of a Molecule scenario counts as one.
@@ -30,7 +31,7 @@ from stage_logs import Counts, causes, count_junit, count_molecule
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = Path("build/test")
-LANES = 2  # Molecule scenarios at a time
+LANES = 3  # stages at a time, each scenario in a lab of its own
 # The scenarios that take minutes, the longest first: begun last, one of them would run alone at the end.
 LONGEST = ("fleet", "mf_checks", "mf_backup", "qpsmtpd", "mf_status_page", "mf_quarantine", "mf_monitor", "mf_rejected")
 # Stages that run only when they are named: the fault suite is too long for each change (make chaos), and `default`
@@ -73,7 +74,7 @@ def count_browser(_log: str) -> Counts:
 
 
 def scenarios() -> list[str]:
-    """Return the Molecule scenarios: the longest first, so that both lanes end together."""
+    """Return the Molecule scenarios: the longest first, so that all lanes end together."""
     names = [path.parent.name for path in Path("molecule").glob("*/molecule.yml")]
     return sorted(names, key=lambda name: (LONGEST.index(name) if name in LONGEST else len(LONGEST), name))
 
@@ -259,19 +260,19 @@ def run_all(runner: Runner, chosen: Sequence[Stage]) -> Counts:
     scenarios = [stage for stage in chosen if stage.group == "molecule"]
     others = [stage for stage in chosen if stage.group != "molecule" and not stage.first]
     none = Counts(0, 0)
-    with ThreadPoolExecutor(LANES) as lanes, ThreadPoolExecutor(1) as aside:
+    with ThreadPoolExecutor(LANES) as pool:
         try:
-            image = aside.submit(lab_ready, runner) if scenarios else None
+            image = pool.submit(lab_ready, runner) if scenarios else None
             total = sum((runner.run(stage) for stage in chosen if stage.first), none)
-            beside = aside.submit(lambda: sum(map(runner.run, others), none))
+            beside = pool.submit(lambda: sum(map(runner.run, others), none))
             problem = image.result() if image else None
             if problem:
                 print(f"{'molecule':<24} {'FAILED':<7} {problem}", flush=True)
                 return total + beside.result() + Counts(0, 1)
-            return total + sum(lanes.map(runner.run, scenarios), none) + beside.result()
+            return total + sum(pool.map(runner.run, scenarios), none) + beside.result()
         except BaseException:
             runner.stop()
-            lanes.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 

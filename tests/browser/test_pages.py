@@ -1,6 +1,6 @@
 """The status page in a browser: accessible in every state and scheme, alone in the network, alive without flicker.
 
-Screenshots of every state at three widths, light and dark, are left in build/screenshots/.
+Screenshots of every state at three widths, and of the widest in the dark, are left in build/screenshots/.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def test_fits_at_every_width(watch: Watch, state: str, scheme: str) -> None:
     watched = watch(color_scheme=scheme, reduced_motion="reduce")
     for which in ("private", "public"):
         page = watched.open(f"/{state}/{which}/")
-        for width in WIDTHS:
+        # a scheme changes colours only
+        for width in WIDTHS if scheme == "light" else WIDTHS[-1:]:
             page.set_viewport_size({"width": width, "height": 900})
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             path = SHOTS / f"{which}-{state}-{width}-{scheme}.png"
