@@ -223,6 +223,8 @@ class Runner:
             print(f"{stage.name:<24} ...", end="\r", flush=True)
         started = time.monotonic()
         code = self.execute(stage, log, lane)
+        if self.stopped:  # ended by us: that says nothing of the stage
+            return Counts(0, 1)
         took = time.monotonic() - started
         text = log.read_text(errors="replace")
         counts = Counts(int(code == 0), int(code != 0))

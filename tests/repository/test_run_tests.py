@@ -186,7 +186,7 @@ def test_what_failed_is_known_at_the_end() -> None:
     assert runner.failures[1].startswith("FAILED a stage: see ")
 
 
-def test_an_interrupt_ends_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_ends_what_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(run_tests, "lab_ready", lambda _: None)
     runner = run_tests.Runner()
 
@@ -207,3 +207,4 @@ def test_an_interrupt_ends_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         signal.signal(signal.SIGINT, before)
     assert time.monotonic() - started < 15
     assert not runner.running
+    assert "FAILED" not in capsys.readouterr().out
