@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from mf_monitor.page import model, render
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playwright
 
 from tests.monitor import page_samples
 
@@ -123,18 +123,42 @@ def axe() -> str:
     return Path(package.origin).with_name("axe.min.js").read_text()
 
 
+NETWORK_CHANGED = "ERR_NETWORK_CHANGED"  # no fault of a page: a lab on this machine makes or removes its network
+
+
+def visit(page: Page, url: str) -> None:
+    """Open ``url``, once more if a network came or went meanwhile."""
+    try:
+        page.goto(url)
+    except Error as error:
+        if NETWORK_CHANGED not in str(error):
+            raise
+        page.goto(url)
+
+
+def listen(page: Page) -> tuple[list[str], list[str]]:
+    """What the page asks for from now on, and what it complains about."""
+    requests: list[str] = []
+    complaints: list[str] = []
+
+    def complain(text: str) -> None:
+        if NETWORK_CHANGED not in text:
+            complaints.append(text)
+
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: complain(message.text))
+    page.on("pageerror", lambda error: complain(str(error)))
+    page.on("dialog", lambda dialog: complain(f"dialog {dialog.message}"))
+    return requests, complaints
+
+
 class Watched:
     """A page, and all that it asked for or complained about."""
 
     def __init__(self, context: BrowserContext, site: Site) -> None:
         self.page: Page = context.new_page()
         self.site = site
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.complaints.append(f"dialog {dialog.message}"))
+        self.requests, self.complaints = listen(self.page)
 
     def open(self, path: str) -> Page:
         """Go to ``/STATE/private/`` or the like, of a state written just now, and wait until its font is there, too."""
@@ -147,7 +171,7 @@ class Watched:
         state = path.split("/")[1]
         if state in page_samples.STATES:
             self.site.write(state, page_samples.STATES[state](time.time()))
-        self.page.goto(self.site.address + path)
+        visit(self.page, self.site.address + path)
         return self.page
 
 

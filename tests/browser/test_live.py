@@ -15,17 +15,15 @@ from typing import Any
 
 import pytest
 import yaml
-from playwright.sync_api import Browser, Error, Page, expect
+from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import SHOTS
+from tests.browser.conftest import SHOTS, listen, visit
 
 from .test_pages import WIDTHS, every_scheme, violations
 
 ADDRESS = os.environ.get("MF_LIVE_PAGE", "")
 HOST = os.environ.get("MF_LIVE_HOST", "")
 STATE = os.environ.get("MF_LIVE_STATE", "")
-
-NETWORK_CHANGED = "ERR_NETWORK_CHANGED"  # of this machine, not of the page
 
 pytestmark = pytest.mark.skipif(not ADDRESS, reason="no running monitor: MF_LIVE_PAGE isn't set")
 
@@ -37,25 +35,12 @@ class Visitor:
         # the lab's certificate is its own; who serves it is checked where that is the subject (molecule mf_status_page)
         self.context = browser.new_context(ignore_https_errors=True, reduced_motion="reduce", **options)
         self.page: Page = self.context.new_page()
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda message: self._complain(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.requests, self.complaints = listen(self.page)
 
     def open(self, path: str) -> Page:
-        """Open a page, once more if a network came or went meanwhile: other labs on this machine have theirs."""
-        try:
-            self.page.goto(f"{ADDRESS}{path}")
-        except Error as error:
-            if NETWORK_CHANGED not in str(error):
-                raise
-            self.page.goto(f"{ADDRESS}{path}")
+        """Open a page."""
+        visit(self.page, f"{ADDRESS}{path}")
         return self.page
-
-    def _complain(self, complaint: str) -> None:
-        if NETWORK_CHANGED not in complaint:
-            self.complaints.append(complaint)
 
     def close(self) -> None:
         """End it: no request went elsewhere, no error was logged."""

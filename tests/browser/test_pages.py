@@ -9,12 +9,12 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Error, Page, expect
 
-from tests.browser.conftest import SHOTS, Site, Watched
+from tests.browser.conftest import SHOTS, Site, Watched, visit
 from tests.monitor import page_samples
 
 Watch = Callable[..., Watched]
@@ -230,6 +230,21 @@ def test_on_paper_it_is_black_on_white(watch: Watch, tmp_path: Path) -> None:
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
     expect(page.locator("#scheme")).to_be_hidden()
     page.pdf(path=SHOTS / "print.pdf", format="A4")
+
+
+def test_a_network_that_comes_or_goes_is_no_fault_of_the_page() -> None:
+    failures = [Error("Page.goto: net::ERR_NETWORK_CHANGED at http://x/")]
+
+    class Asked:
+        def goto(self, _url: str) -> None:
+            if failures:
+                raise failures.pop()
+
+    visit(cast("Page", Asked()), "http://x/")
+    assert not failures
+    failures += [Error("Page.goto: net::ERR_CONNECTION_REFUSED"), Error("Page.goto: net::ERR_NETWORK_CHANGED")]
+    with pytest.raises(Error, match="REFUSED"):
+        visit(cast("Page", Asked()), "http://x/")
 
 
 def test_a_thousand_machines_are_shown_at_once(watch: Watch, site: Site) -> None:
