@@ -61,7 +61,7 @@ chaos: venv ## break real lab hosts in every known way and fail on any deviation
 chaos-backup: venv ## break control and offsite during their backups, 20 minutes (needs control and offsite of lab 4 only)
 	python -m chaos --only '^backup'
 
-attack: venv ## attack mx1 of a running, deployed lab while good mail goes on, 5 minutes (SECONDS=60, LAB=3)
+attack: venv ## attack mx1 of a running, deployed lab while good mail goes on, 5 minutes (SECONDS=60, LAB=4)
 	MF_LAB=$(or $(LAB),$(MF_LAB),3) python -m chaos.attack --seconds $(or $(SECONDS),300)
 
 chaos-restore: venv ## destroy and restore control twice under mail traffic; each message must be there once, 10 minutes (N=1000)
@@ -76,7 +76,7 @@ kill-monitor: venv ## kill -9 the monitor 50 times at random while services brea
 chaos-quarantine: venv ## break the way to the quarantine under mail traffic; each message must be there once, 18 minutes (N=5000 ONLY='disk full')
 	python -m chaos.quarantine $(if $(filter command line,$(origin N)),--count $(N)) $(if $(ONLY),--only '$(ONLY)')
 
-bench-backup: venv ## measure the second daily archive against the first, and imports during dumps (a deployed lab: MF_LAB=3)
+bench-backup: venv ## measure the second daily archive against the first, and imports during dumps (a deployed lab: MF_LAB=4)
 	python bench/bench_backup.py
 
 bench-monitor: venv ## measure the monitor's probes against blackbox_exporter, 1,000 hosts each minute, dead hosts; its page

@@ -4,7 +4,7 @@
 1. The daily archive of some megabytes, then again with 1 % of the files changed: time and bytes of both.
 2. Rows that an importer gets into MariaDB in a second while a dump is made, beside the rate without one; by turns.
 
-    MF_LAB=3 python bench/bench_backup.py --megabytes 200 --rows 200000
+    MF_LAB=4 python bench/bench_backup.py --megabytes 200 --rows 200000
 
 Exit codes: 0 measured, 1 a job failed, 2 usage.
 """

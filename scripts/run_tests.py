@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOGS = Path("build/test")
 LANES = 3  # stages at a time, each scenario in a lab of its own
 # The scenarios that take minutes, the longest first: begun last, one of them would run alone at the end.
-LONGEST = ("fleet", "mf_checks", "mf_backup", "qpsmtpd", "mf_status_page", "mf_quarantine", "mf_monitor", "mf_rejected")
+LONGEST = ("fleet", "mf_checks", "mf_backup", "qpsmtpd", "mf_quarantine", "mf_monitor", "mf_rejected")
 # Stages that run only when they are named: the fault suite is too long for each change (make chaos), and `default`
 # creates and removes the whole lab, as `fleet` does.
 ON_DEMAND = ("chaos", "default")

@@ -7,7 +7,9 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import run_tests
@@ -148,16 +150,31 @@ while awaited and not (here / awaited).exists(): time.sleep(0.01)
     assert run_tests.run_all(run_tests.Runner(), chosen) == Counts(3, 0)
 
 
-def test_what_takes_all_cpus_ends_before_the_scenarios_begin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(run_tests, "lab_ready", lambda _: None)
-    last = f"import pathlib; assert pathlib.Path({str(tmp_path / 'end')!r}).exists()"
-    first = f"import pathlib, time; time.sleep(0.5); pathlib.Path({str(tmp_path / 'end')!r}).touch()"
+def test_what_takes_all_cpus_ends_before_the_scenarios_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[object] = []
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, work: Any, /, *arguments: Any, **options: Any) -> Any:
+            begun.append(work)
+            return super().submit(work, *arguments, **options)
+
+    class Runner(run_tests.Runner):
+        def run(self, stage: Stage) -> Counts:
+            assert not stage.first or begun == [image]
+            return Counts(1, 0)
+
+    def image(_runner: object) -> None:
+        return None
+
+    monkeypatch.setattr(run_tests, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(run_tests, "lab_ready", image)
     chosen = [
-        Stage("pytest", "unit", (sys.executable, "-c", first), first=True),
-        Stage("mypy", "lint", (sys.executable, "-c", last)),
-        Stage("molecule fleet", "molecule", (sys.executable, "-c", last)),
+        Stage("pytest", "unit", (), first=True),
+        Stage("mypy", "lint", ()),
+        Stage("molecule fleet", "molecule", ()),
     ]
-    assert run_tests.run_all(run_tests.Runner(), chosen) == Counts(3, 0)
+    assert run_tests.run_all(Runner(), chosen) == Counts(3, 0)
+    assert len(begun) == 3
 
 
 def test_scenarios_begin_in_their_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
